@@ -1,0 +1,106 @@
+"""Which library an array belongs to, and the facts about arrays that the array API standard leaves open.
+
+Nothing here imports jax or torch: an array of theirs can only arrive once its own library is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # arrays of four libraries share no base class: signatures say what is meant, bodies stay free
+
+_NAMESPACES: dict[type, Any] = {np.ndarray: np}
+
+
+def namespace_of(x: Any) -> Any | None:
+    """Return the array namespace of `x`, or None where `x` is no array."""
+    return _NAMESPACES.get(type(x)) or _find_namespace(x)
+
+
+def _find_namespace(x: Any) -> Any | None:
+    if isinstance(x, np.ndarray | np.generic):
+        namespace: Any = np
+    elif _is_jax(x):
+        namespace = sys.modules["jax.numpy"]
+    elif _is_torch(x):
+        import array_api_compat.torch as namespace
+    elif hasattr(x, "__array_namespace__"):
+        namespace = x.__array_namespace__()
+    else:
+        return None
+    _NAMESPACES[type(x)] = namespace
+    return namespace
+
+
+def array_namespace(**arrays: Any) -> Any:
+    """Return the one namespace that all the named arrays share.
+
+    Raises:
+        TypeError: an argument is no array, or two of them belong to different libraries.
+    """
+    shared, shared_name = None, ""
+    for name, x in arrays.items():
+        xp = namespace_of(x)
+        if xp is None:
+            raise TypeError(f"{name} must be an array (NumPy, JAX, PyTorch, …), got {type(x).__name__}")
+        if shared is None:
+            shared, shared_name = xp, name
+        elif xp is not shared:
+            raise TypeError(
+                f"all arrays must come from one library: {shared_name} is from {library_name(shared)}, "
+                f"{name} from {library_name(xp)}"
+            )
+    return shared
+
+
+def library_name(xp: Any) -> str:
+    """Return the name of the library behind a namespace: "numpy", "jax", "torch", …"""
+    return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
+
+
+def is_visible(x: Any) -> bool:
+    """Return whether the values of `x` can be looked at here and now, without waiting for an accelerator.
+
+    False inside a trace (`jax.jit`, `torch.compile`, `vmap`) and for arrays on an accelerator, where a look would
+    stall the device.
+    """
+    if isinstance(x, np.ndarray | np.generic):
+        return True
+    if _is_jax(x):
+        jax = sys.modules["jax"]
+        return not isinstance(x, jax.core.Tracer) and all(d.platform == "cpu" for d in x.devices())
+    if _is_torch(x):
+        torch = sys.modules["torch"]
+        return not (
+            torch.compiler.is_compiling()
+            or x.device.type != "cpu"
+            or type(x) not in (torch.Tensor, torch.nn.Parameter)  # fake tensors have no values
+            or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        )
+    return True
+
+
+def placement(x: Any) -> dict[str, Any]:
+    """Return the keyword arguments that create an array where `x` lives (JAX places uncommitted arrays itself)."""
+    if isinstance(x, np.ndarray | np.generic) or _is_jax(x):
+        return {}
+    return {"device": x.device}
+
+
+def _is_jax(x: Any) -> bool:
+    jax = _loaded("jax")
+    return jax is not None and isinstance(x, jax.Array)
+
+
+def _is_torch(x: Any) -> bool:
+    torch = _loaded("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _loaded(name: str) -> ModuleType | None:
+    # `numpy` must exist beside it: a library half-way through its own import is not usable yet
+    return sys.modules.get(name) if f"{name}.{'numpy' if name == 'jax' else 'nn'}" in sys.modules else None
