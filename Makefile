@@ -1,0 +1,69 @@
+# Every target sets up what it needs by itself: a virtual environment in .venv, filled from constraints.txt.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+WORKERS ?= 2
+CONFIG ?= docs/examples/digits.toml
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# An environment with everything in it serves the demo as well; otherwise the demo installs only what it needs.
+EVERYTHING := $(VENV)/.installed-all,docs,test
+DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint docs check serve-docs mutants constraints clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-12s %s\n' "$$target" "$$what"; done
+
+demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints, picture
+	$(BIN)/mithril-losses train $(CONFIG)
+
+# One thread per library and worker: the workers share the cores among themselves.
+test: export OMP_NUM_THREADS := 1
+test: export OPENBLAS_NUM_THREADS := 1
+test: export MKL_NUM_THREADS := 1
+test: $(EVERYTHING)  ## run the tests on NumPy, JAX and PyTorch
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(EVERYTHING)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: $(EVERYTHING)  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+check: lint docs test  ## everything that a change must pass: lint, docs, test
+
+serve-docs: $(EVERYTHING)  ## show the documentation in a browser, rebuilt as it is edited
+	$(BIN)/mkdocs serve
+
+mutants: $(EVERYTHING)  ## break the library on purpose and see that the tests notice
+	$(BIN)/python tests/mutants.py
+
+# PyTorch pins the CUDA packages of its own build; which build a machine gets (+cpu, …) is left to that machine.
+constraints:  ## pin the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear .venv-constraints
+	.venv-constraints/bin/pip install -e ".[all,docs,test]" numba
+	.venv-constraints/bin/pip freeze --exclude-editable | sed -E '/^(nvidia|cuda|triton)/d; s/\+[a-z0-9.]+$$//' > .venv-constraints/pins
+	{ grep '^#' constraints.txt; cat .venv-constraints/pins; } > .venv-constraints/constraints.txt
+	cp .venv-constraints/constraints.txt constraints.txt
+
+clean:  ## remove the environment and everything that was built (runs/ stays)
+	rm -rf $(VENV) .venv-constraints build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv puts in place, so an interrupted creation is started again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install -c constraints.txt -e ".[$*]"
+	touch "$@"
