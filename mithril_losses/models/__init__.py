@@ -1,0 +1,45 @@
+"""Compiled models: what hands out outputs and takes their gradients back.
+
+A compiled model is any object with Mithril's `evaluate` (see `CompiledModel`). The adapters here make one out of a JAX
+function, an exported JAX program, a torch module, a NumPy function or a pair of callables. Each adapter's library is
+imported when the adapter is first named, never before.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mithril_losses.models._adapter import CompiledModel
+from mithril_losses.models.callables import CallableModel
+
+if TYPE_CHECKING:
+    from mithril_losses.models.jax import ExportedJaxModel, JaxModel
+    from mithril_losses.models.numpy import NumpyModel
+    from mithril_losses.models.torch import TorchModel
+
+__all__ = ["CallableModel", "CompiledModel", "ExportedJaxModel", "JaxModel", "NumpyModel", "TorchModel"]
+
+_LAZY = {  # adapter: (its module here, the extra that installs its library)
+    "ExportedJaxModel": ("jax", "jax"),
+    "JaxModel": ("jax", "jax"),
+    "NumpyModel": ("numpy", "cli"),
+    "TorchModel": ("torch", "torch"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, extra = _LAZY[name]
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} needs {error.name}, which is not installed: pip install 'mithril-losses[{extra}]'",
+            name=error.name,
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return __all__

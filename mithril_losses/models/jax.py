@@ -1,0 +1,105 @@
+"""Compiled models from JAX: a function of parameters and data, or an exported program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mithril_losses.backends._namespace import Array
+from mithril_losses.models._adapter import ModelAdapter
+from mithril_losses.models._checks import (
+    check_library,
+    check_output_gradients,
+    check_outputs,
+    is_differentiable,
+)
+
+
+class JaxModel(ModelAdapter):
+    """A compiled model from a JAX function `function(params, data) -> {output name: array}`.
+
+    The forward pass, and the forward pass with its `jax.vjp`, are each compiled once for every combination of shapes.
+    `params` may be any nesting of dicts and lists; the gradients have the same structure.
+
+    Args:
+        function: a pure, traceable function that returns a dict of arrays.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = JaxModel(lambda params, data: {"y": params["slope"] * data["x"]})
+        >>> params, data = {"slope": jnp.array(2.0)}, {"x": jnp.array([1.0, 3.0])}
+        >>> print(model.evaluate(params, data)["y"])
+        [2. 6.]
+        >>> outputs, gradients = model.evaluate(params, data, output_gradients={"y": jnp.array([1.0, 1.0])})
+        >>> print(gradients["slope"])
+        4.0
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Mapping[str, Array]]) -> None:
+        def outputs_of(params: Any, data: Any) -> dict[str, Array]:
+            outputs = function(params, data)
+            check_outputs(outputs)
+            return dict(outputs)
+
+        def outputs_and_gradients(params: Any, data: Any, output_gradients: Any) -> Any:
+            outputs, pullback = jax.vjp(lambda params: outputs_of(params, data), params)
+            check_output_gradients(outputs, output_gradients)  # while tracing: later calls pay nothing for it
+            cotangents = {name: _cotangent(output, output_gradients.get(name)) for name, output in outputs.items()}
+            (gradients,) = pullback(cotangents)
+            return outputs, gradients
+
+        self._forward = jax.jit(outputs_of)
+        self._forward_and_backward = jax.jit(outputs_and_gradients)
+
+    def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
+        outputs: dict[str, Array] = self._forward(params, data)
+        return outputs
+
+    def _outputs_and_gradients(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], output_gradients: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        for name, gradient in output_gradients.items():
+            check_library(name, gradient, jnp)  # before the trace, which takes NumPy arrays for its own
+        outputs, gradients = self._forward_and_backward(params, data, dict(output_gradients))
+        return outputs, gradients
+
+
+class ExportedJaxModel(JaxModel):
+    """A compiled model from a JAX program that was exported with `jax.export`, together with its vjp.
+
+    Args:
+        exported: a program of `(params, data)` that returns a dict of arrays, exported by this process or read back
+            with `jax.export.deserialize`.
+
+    Raises:
+        ValueError: the program was serialised without its vjp: use `exported.serialize(vjp_order=1)`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jax import export
+        >>> params, data = {"slope": jnp.array(2.0)}, {"x": jnp.array([1.0, 3.0])}
+        >>> line = jax.jit(lambda params, data: {"y": params["slope"] * data["x"]})
+        >>> model = ExportedJaxModel(export.export(line)(params, data))
+        >>> outputs, gradients = model.evaluate(params, data, output_gradients={"y": jnp.array([1.0, 1.0])})
+        >>> print(gradients["slope"])
+        4.0
+    """
+
+    def __init__(self, exported: jax.export.Exported) -> None:
+        if not exported.has_vjp():
+            raise ValueError(
+                f"the exported program {exported.fun_name!r} carries no vjp; serialise it with "
+                "exported.serialize(vjp_order=1)"
+            )
+        super().__init__(exported.call)
+
+
+def _cotangent(output: Array, gradient: Array | None) -> Any:
+    if not is_differentiable(output):
+        return np.zeros(output.shape, jax.dtypes.float0)  # what JAX calls the gradient of an integer
+    return jnp.zeros_like(output) if gradient is None else gradient

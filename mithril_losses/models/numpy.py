@@ -1,0 +1,59 @@
+"""A compiled model from a NumPy function, differentiated by HIPS autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import autograd.builtins
+import numpy as np
+from autograd import make_vjp
+
+from mithril_losses.backends._namespace import Array
+from mithril_losses.models._adapter import ModelAdapter
+from mithril_losses.models._checks import check_mapping, check_output_gradients, check_outputs
+
+
+class NumpyModel(ModelAdapter):
+    """A compiled model from a NumPy function `function(params, data) -> {output name: array}`.
+
+    Args:
+        function: a function written with `autograd.numpy`, which stands in for `numpy`. It must not write into arrays.
+            `params` is a flat dict.
+
+    Example:
+        >>> import numpy as np
+        >>> model = NumpyModel(lambda params, data: {"y": params["slope"] * data["x"]})
+        >>> params, data = {"slope": np.array(2.0)}, {"x": np.array([1.0, 3.0])}
+        >>> print(model.evaluate(params, data)["y"])
+        [2. 6.]
+        >>> outputs, gradients = model.evaluate(params, data, output_gradients={"y": np.array([1.0, 1.0])})
+        >>> print(gradients["slope"])
+        4.0
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Mapping[str, Array]]) -> None:
+        self._function = function
+
+    def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
+        outputs = self._function(params, data)
+        check_outputs(outputs)
+        return {name: np.array(output) for name, output in outputs.items()}
+
+    def _outputs_and_gradients(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], output_gradients: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        def traced(params: Any) -> Any:
+            outputs = self._function(params, data)
+            check_mapping(outputs)
+            return autograd.builtins.dict(outputs)
+
+        pullback, outputs = make_vjp(traced)(dict(params))
+        check_outputs(outputs)
+        check_output_gradients(outputs, output_gradients)
+        zeros = {name: np.zeros_like(output) for name, output in outputs.items()}
+        gradients = pullback(zeros | dict(output_gradients))
+        return (
+            {name: np.array(output) for name, output in outputs.items()},
+            {name: np.array(gradients[name], dtype=value.dtype) for name, value in params.items()},
+        )
