@@ -1,0 +1,67 @@
+"""The documentation is true: its Python runs and prints what it says, and its formulas can be rendered."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from mithril_losses import _pairs
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROMISE = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
+
+
+@pytest.fixture
+def own_catalogue(monkeypatch, tmp_path):
+    """What a page registers or writes is gone when it ends."""
+    monkeypatch.setattr(_pairs, "_PAIRS", dict(_pairs._PAIRS))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("own_catalogue")
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
+def test_python_on_page_runs_and_prints_what_it_says(page: Path) -> None:
+    text = page.read_text()
+    namespace = {"__name__": page.stem}
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(1))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * line + block[1], page, "exec"), namespace)
+        promised = PROMISE.findall(block[1])
+        if promised:
+            assert printed.getvalue().splitlines() == promised
+
+
+def test_pages_are_found() -> None:
+    assert {"README.md", "quickstart.md", "conventions.md"} <= {page.name for page in PAGES}
+
+
+@pytest.fixture(scope="module")
+def to_mathml():
+    pytest.importorskip("latex2mathml", reason="the extra docs is not installed")
+    spec = importlib.util.spec_from_file_location("mathml", ROOT / "docs/hooks/mathml.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.to_mathml
+
+
+class TestFormulas:
+    @pytest.mark.parametrize(
+        "latex", [r"\unknown{x}", r"\frac{1}{2", "x}", "a^{", r"\begin{aligned} a &= b \end{aligned}", r"\mathbf{1}"]
+    )
+    def test_what_cannot_be_rendered_fails_the_build(self, to_mathml, latex: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(repr(latex))):
+            to_mathml(latex, "inline")
+
+    def test_sign_after_an_opening_bracket_takes_no_space(self, to_mathml) -> None:
+        assert '<mo form="prefix">−</mo>' in to_mathml("[-1, 1]", "inline")
+        assert "form" not in to_mathml("a - 1", "inline")
+        assert "form" not in to_mathml("(a) - 1", "inline")
