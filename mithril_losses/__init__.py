@@ -1,1 +1,35 @@
-"""x"""
+"""Losses with hand-derived gradients, for models that were compiled elsewhere.
+
+Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradient` gives both in one call.
+"""
+
+from mithril_losses import classification, divergence, metric_learning, regression, regularization
+from mithril_losses._pairs import (
+    catalogue,
+    find_loss,
+    gradient_of,
+    unregister,
+    value_and_gradient,
+    value_and_gradient_of,
+)
+from mithril_losses._reduction import reduce_loss
+from mithril_losses.classification import *
+from mithril_losses.divergence import *
+from mithril_losses.metric_learning import *
+from mithril_losses.regression import *
+from mithril_losses.regularization import *
+
+__all__ = [
+    "catalogue",
+    "find_loss",
+    "gradient_of",
+    "reduce_loss",
+    "unregister",
+    "value_and_gradient",
+    "value_and_gradient_of",
+]
+__all__ += classification.__all__
+__all__ += divergence.__all__
+__all__ += metric_learning.__all__
+__all__ += regression.__all__
+__all__ += regularization.__all__

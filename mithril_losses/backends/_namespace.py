@@ -13,6 +13,7 @@ import numpy as np
 
 Array = Any  # arrays of four libraries share no base class: signatures say what is meant, bodies stay free
 
+_NUMPY_TYPES = (np.ndarray, np.generic)
 _NAMESPACES: dict[type, Any] = {np.ndarray: np}
 
 
@@ -22,12 +23,12 @@ def namespace_of(x: Any) -> Any | None:
 
 
 def _find_namespace(x: Any) -> Any | None:
-    if isinstance(x, np.ndarray | np.generic):
+    if isinstance(x, _NUMPY_TYPES):
         namespace: Any = np
     elif _is_jax(x):
         namespace = sys.modules["jax.numpy"]
     elif _is_torch(x):
-        import array_api_compat.torch as namespace
+        from mithril_losses.backends import _torch_namespace as namespace
     elif hasattr(x, "__array_namespace__"):
         namespace = x.__array_namespace__()
     else:
@@ -42,24 +43,31 @@ def array_namespace(**arrays: Any) -> Any:
     Raises:
         TypeError: an argument is no array, or two of them belong to different libraries.
     """
-    shared, shared_name = None, ""
+    shared = None
     for name, x in arrays.items():
-        xp = namespace_of(x)
-        if xp is None:
-            raise TypeError(f"{name} must be an array (NumPy, JAX, PyTorch, …), got {type(x).__name__}")
         if shared is None:
-            shared, shared_name = xp, name
-        elif xp is not shared:
-            raise TypeError(
-                f"all arrays must come from one library: {shared_name} is from {library_name(shared)}, "
-                f"{name} from {library_name(xp)}"
-            )
+            shared = namespace_of(x)
+        if shared is None or namespace_of(x) is not shared:
+            require_library(shared, name, x)
     return shared
+
+
+def require_library(xp: Any, name: str, x: Any) -> None:
+    """Raise a TypeError unless the argument called `name` is an array of the library behind `xp`."""
+    found = namespace_of(x)
+    if found is None:
+        raise TypeError(f"{name} must be an array (NumPy, JAX, PyTorch, …), got {type(x).__name__}")
+    if found is not xp:
+        raise TypeError(
+            f"all arrays must come from one library: {name} is from {library_name(found)}, "
+            f"those before it from {library_name(xp)}"
+        )
 
 
 def library_name(xp: Any) -> str:
     """Return the name of the library behind a namespace: "numpy", "jax", "torch", …"""
-    return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
+    name = str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
+    return "torch" if name == "mithril_losses" else name
 
 
 def is_visible(x: Any) -> bool:
@@ -68,7 +76,7 @@ def is_visible(x: Any) -> bool:
     False inside a trace (`jax.jit`, `torch.compile`, `vmap`) and for arrays on an accelerator, where a look would
     stall the device.
     """
-    if isinstance(x, np.ndarray | np.generic):
+    if isinstance(x, _NUMPY_TYPES):
         return True
     if _is_jax(x):
         jax = sys.modules["jax"]
@@ -86,7 +94,7 @@ def is_visible(x: Any) -> bool:
 
 def placement(x: Any) -> dict[str, Any]:
     """Return the keyword arguments that create an array where `x` lives (JAX places uncommitted arrays itself)."""
-    if isinstance(x, np.ndarray | np.generic) or _is_jax(x):
+    if isinstance(x, _NUMPY_TYPES) or _is_jax(x):
         return {}
     return {"device": x.device}
 

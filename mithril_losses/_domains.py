@@ -1,0 +1,201 @@
+"""What each argument of a loss may be: declared once as data, checked at the door, drawn from by checks and tests."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mithril_losses._validation import did_you_mean
+from mithril_losses.backends._namespace import Array, is_visible, namespace_of, placement
+
+# --- options ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers an option may take. An option may also be an array that broadcasts to the predictions."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed: bool = False
+    infinite: bool = False
+    for_none: float | None = None
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            text = f"{'≥' if self.closed else '>'} {self.low:g}" if self.low > -math.inf else "any number"
+        else:
+            text = f"in {'[]'[0] if self.closed else '('}{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
+        return text if self.for_none is None else f"{text} or None"
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return `value` as a float (arrays as they are, None as what it stands for), or raise.
+
+        Raises:
+            TypeError: `value` is neither a number nor an array.
+            ValueError: `value` lies outside the interval.
+        """
+        if value is None and self.for_none is not None:
+            return self.for_none
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            value = float(value)
+            legal = self._contains(value)
+        elif (xp := namespace_of(value)) is not None:
+            legal = not is_visible(value) or bool(xp.all(self._contains(value)))
+        else:
+            raise TypeError(f"{name} must be a number {self}, got {value!r}")
+        if not legal:
+            raise ValueError(f"{name} must be {self}, got {value!r}")
+        return value
+
+    def _contains(self, value: Any) -> Any:
+        if self.closed:
+            return (value >= self.low) & (value <= self.high) & ((abs(value) < math.inf) | self.infinite)
+        return (value > self.low) & (value < self.high)
+
+    def sample(self, generator: np.random.Generator) -> float:
+        """Draw a number well inside the interval."""
+        low = self.low if self.low > -math.inf else -3.0
+        high = self.high if self.high < math.inf else low + 3.0
+        return float(generator.uniform(low + 0.1 * (high - low), high - 0.1 * (high - low)))
+
+
+@dataclass(frozen=True)
+class ClipWidth(Interval):
+    """The distance ε that keeps probabilities off 0 and 1; raised where 1 − ε would round to 1."""
+
+    low: float = 0.0
+    high: float = 0.5
+
+    def for_dtype(self, epsilon: Any, xp: Any, dtype: Any) -> Any:
+        """Return ε, raised to the resolution of `dtype` where that cannot hold 1 − ε."""
+        resolution = float(xp.finfo(dtype).eps)
+        if isinstance(epsilon, float):
+            return epsilon if epsilon > resolution / 4 else resolution
+        return xp.maximum(epsilon, xp.asarray(resolution, dtype=epsilon.dtype, **placement(epsilon)))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The names an option may take."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.names))
+
+    def check(self, name: str, value: Any) -> str:
+        """Return `value`, or raise a ValueError that lists the valid names."""
+        if value not in self.names:
+            raise ValueError(f"{name} must be {self}, got {value!r}{did_you_mean(str(value), self.names)}")
+        return str(value)
+
+
+POSITIVE = Interval(0.0)
+NON_NEGATIVE = Interval(0.0, closed=True)
+FRACTION = Interval(0.0, 1.0, closed=True)
+CLIP_WIDTH = ClipWidth()
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Real elements between `low` and `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return "real" if self.low == -math.inf else f"in [{self.low:g}, {self.high:g}]"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw elements well inside the domain."""
+        if self.low == -math.inf:
+            return 1.5 * generator.standard_normal(shape)
+        width = self.high - self.low
+        return generator.uniform(self.low + 0.05 * width, self.high - 0.05 * width, shape)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of which only the listed values are legal; one per element, or one per row."""
+
+    values: tuple[int, ...]
+    per_row: bool = False
+
+    def __str__(self) -> str:
+        return "in {" + ", ".join(f"{v:+d}" if min(self.values) < 0 else str(v) for v in self.values) + "}"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw labels, as floating-point numbers."""
+        return generator.choice(self.values, shape[:-1] if self.per_row else shape).astype(np.float64)
+
+    def check(self, name: str, labels: Array) -> None:
+        """Raise a ValueError if a label that can be seen is none of the legal values."""
+        if is_visible(labels):
+            xp = namespace_of(labels)
+            legal = self._legal(labels)
+            if not bool(xp.all(legal)):
+                offender = xp.reshape(labels, (-1,))[int(xp.argmin(xp.astype(xp.reshape(legal, (-1,)), xp.int32)))]
+                raise ValueError(f"{name} must be {self}, got {offender}")
+
+    def or_nan(self, xp: Any, labels: Array) -> Array:
+        """Return the labels with NaN in place of illegal ones: what is left to do where they cannot be seen."""
+        return labels if is_visible(labels) else xp.where(self._legal(labels), labels, math.nan)
+
+    def _legal(self, labels: Array) -> Array:
+        legal = labels == self.values[0]
+        for value in self.values[1:]:
+            legal = legal | (labels == value)
+        return legal
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Rows of probabilities over the last axis."""
+
+    def __str__(self) -> str:
+        return "distributions over the last axis"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw strictly positive rows that sum to one."""
+        rows = generator.uniform(0.1, 1.0, shape)
+        return rows / rows.sum(axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class ClassTargets:
+    """Class indices (integers, without the class axis), or class probabilities (with it)."""
+
+    def __str__(self) -> str:
+        return "class indices or class probabilities"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw class indices."""
+        return generator.integers(0, shape[-1], shape[:-1])
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """An array, or a dict, list or nesting of arrays."""
+
+    def __str__(self) -> str:
+        return "array, or nesting of dicts and lists of arrays"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw one array; nestings are made of such."""
+        return generator.standard_normal(shape)
+
+
+REAL = Elements()
+PROBABILITY = Elements(0.0, 1.0)
+BINARY = Labels((0, 1))
+SIGN = Labels((-1, 1))
+
+ArrayDomain = Elements | Labels | Distributions | ClassTargets | Parameters

@@ -1,0 +1,265 @@
+"""The catalogue: which gradient belongs to which loss, and what a loss declares about itself."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar
+
+from mithril_losses._elementwise import Elementwise
+from mithril_losses._validation import did_you_mean
+
+P = ParamSpec("P")
+V = TypeVar("V")
+F = TypeVar("F", bound=Callable[..., Any])
+
+# what a gradient takes beside its loss's own arguments
+GRADIENT_KEYWORDS = frozenset({"upstream", "wrt"})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A loss, its gradient, and what cannot be read off either.
+
+    Attributes:
+        name: the loss's name in the catalogue.
+        value: the loss.
+        gradient: its gradient.
+        both: a fused `value_and_gradient`, where the two share expensive work.
+        terms: the unreduced loss and its derivative, where the loss is element-wise.
+        wrt: the arguments that the gradient is taken with respect to.
+        on_request: further arguments that `wrt=` accepts.
+        domain: what each argument may be.
+        separable: the unreduced losses of different rows share nothing, so rows may be computed apart.
+        kinks: a function of the loss's arguments that returns arrays whose zeros are the points without a derivative.
+    """
+
+    name: str
+    value: Callable[..., Any]
+    gradient: Callable[..., Any]
+    both: Callable[..., tuple[Any, Any]] | None = None
+    terms: Elementwise | None = None
+    wrt: tuple[str, ...] = ("predictions",)
+    on_request: tuple[str, ...] = ()
+    domain: Mapping[str, Any] = field(default_factory=dict)
+    separable: bool = True
+    kinks: Callable[..., tuple[Any, ...]] | None = None
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The loss's parameters, without the reduction keywords it may pass on."""
+        return {
+            name: parameter
+            for name, parameter in inspect.signature(self.value).parameters.items()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        }
+
+    @property
+    def array_arguments(self) -> tuple[str, ...]:
+        """The names of the arguments without a default: the arrays."""
+        return tuple(name for name, p in self.parameters.items() if p.default is p.empty)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the arguments with a default."""
+        return tuple(name for name, p in self.parameters.items() if p.default is not p.empty)
+
+    @property
+    def takes_reduction(self) -> bool:
+        """Whether the loss takes the common reduction keywords."""
+        parameters = inspect.signature(self.value).parameters.values()
+        return any(p.kind is p.VAR_KEYWORD or p.name == "reduction" for p in parameters)
+
+    @property
+    def formula(self) -> str:
+        """The formula of the loss: the first line of its docstring."""
+        return _first_line(self.value)
+
+    @property
+    def gradient_formula(self) -> str:
+        """The formula of the gradient: the first line of its docstring."""
+        return _first_line(self.gradient)
+
+    @property
+    def family(self) -> str:
+        """The module that the loss stands in, without its package."""
+        return self.value.__module__.rpartition(".")[2]
+
+    @property
+    def source(self) -> str:
+        """Where the loss comes from: the section "Source" of its docstring."""
+        _, _, section = (inspect.getdoc(self.value) or "").partition("\nSource:\n")
+        return " ".join(line.strip() for line in section.partition("\n\n")[0].splitlines())
+
+
+_PAIRS: dict[str, Pair] = {}
+
+
+def catalogue() -> Mapping[str, Pair]:
+    """Return all registered pairs by name, in the order of registration: a read-only view."""
+    return MappingProxyType(_PAIRS)
+
+
+def gradient_of(
+    loss: Callable[..., Any],
+    *,
+    terms: Elementwise | None = None,
+    wrt: str | tuple[str, ...] | None = None,
+    on_request: tuple[str, ...] = (),
+    domain: Mapping[str, Any] | None = None,
+    separable: bool = True,
+    kinks: Callable[..., tuple[Any, ...]] | None = None,
+) -> Callable[[F], F]:
+    """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
+
+    Args:
+        loss: the value. Its name becomes the pair's name in the catalogue.
+        terms: the element-wise terms that both are made of; domain and kinks are then read from them.
+        wrt: the argument or arguments that the gradient is taken with respect to; the first one by default.
+        on_request: further arguments that the gradient accepts as `wrt=`.
+        domain: what each argument may be, by name; checks and tests draw from it.
+        separable: whether the unreduced losses of different rows share nothing.
+        kinks: a function of the loss's arguments that returns a tuple of arrays whose zeros are the points where
+            the derivative does not exist.
+
+    Raises:
+        TypeError: the two signatures differ in a name, a kind or a default.
+        ValueError: another loss has this name already, or `wrt` names no argument of the loss.
+
+    Example:
+        >>> import numpy as np
+        >>> def half_squared_error(predictions, targets):
+        ...     return 0.5 * np.sum((predictions - targets) ** 2)
+        >>> @gradient_of(half_squared_error)
+        ... def half_squared_error_gradient(predictions, targets):
+        ...     return predictions - targets
+        >>> value, gradient = value_and_gradient(half_squared_error)(np.array([3.0]), np.array([1.0]))
+        >>> float(value), gradient.tolist()
+        (2.0, [2.0])
+        >>> unregister("half_squared_error")
+    """
+
+    def record(gradient: F) -> F:
+        _require_same_signature(loss, gradient)
+        pair = Pair(
+            name=loss.__name__,
+            value=loss,
+            gradient=gradient,
+            terms=terms,
+            domain=dict(domain or (terms.domain if terms else {})),
+            separable=separable,
+            kinks=kinks or (terms.kinks if terms else None),
+            on_request=on_request,
+        )
+        names = (wrt,) if isinstance(wrt, str) else wrt or pair.array_arguments[:1]
+        for name in (*names, *on_request):
+            if name not in pair.array_arguments:
+                raise ValueError(f"wrt={name!r} is no array argument of {loss.__name__}{did_you_mean(name, names)}")
+        known = _PAIRS.get(pair.name)
+        if known is not None and not _is_redefinition(known.value, loss):
+            raise ValueError(f"a loss named {pair.name!r} is registered already, from {known.value.__module__}")
+        _PAIRS[pair.name] = replace(pair, wrt=tuple(names))
+        return gradient
+
+    return record
+
+
+def value_and_gradient_of(loss: Callable[..., Any]) -> Callable[[F], F]:
+    """Record the decorated function as the fused value and gradient of a registered `loss`; return it untouched.
+
+    Raises:
+        TypeError: its signature differs from the loss's.
+        ValueError: `loss` has no gradient yet.
+    """
+
+    def record(both: F) -> F:
+        pair = find_loss(loss)
+        _require_same_signature(loss, both)
+        _PAIRS[pair.name] = replace(pair, both=both)
+        return both
+
+    return record
+
+
+def find_loss(loss: str | Callable[..., Any]) -> Pair:
+    """Return the pair of a loss, given as its name or as the function itself.
+
+    Raises:
+        ValueError: the catalogue has no such loss; the message names the nearest one.
+    """
+    if isinstance(loss, str):
+        if loss not in _PAIRS:
+            raise ValueError(f"unknown loss {loss!r}{did_you_mean(loss, _PAIRS)}; `mithril-losses list` shows them all")
+        return _PAIRS[loss]
+    pair = _PAIRS.get(getattr(loss, "__name__", ""))
+    if pair is not None and pair.value is loss:
+        return pair
+    if callable(getattr(loss, "gradient", None)):
+        return Pair(name=str(getattr(loss, "name", type(loss).__name__)), value=loss, gradient=loss.gradient)  # type: ignore[attr-defined]
+    raise ValueError(
+        f"{getattr(loss, '__name__', loss)!r} has no registered gradient: decorate the gradient with "
+        f"@gradient_of({getattr(loss, '__name__', 'loss')})"
+    )
+
+
+def unregister(name: str) -> None:
+    """Take a loss out of the catalogue again.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    del _PAIRS[find_loss(name).name]
+
+
+def value_and_gradient(loss: Callable[P, V]) -> Callable[P, tuple[V, Any]]:
+    """Return a function with the loss's own arguments that gives its value and its gradient in one call.
+
+    It takes everything that the gradient takes: `upstream` (which scales the gradient alone) and, where the loss has
+    it, `wrt`. The gradient is an array, or a dict of arrays by argument name where the loss has several
+    differentiable arguments.
+
+    Raises:
+        ValueError: `loss` has no registered gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> from mithril_losses import mse_loss
+        >>> value, gradient = value_and_gradient(mse_loss)(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
+        >>> float(value), gradient.tolist()
+        (2.0, [0.0, -2.0])
+    """
+    pair = find_loss(loss)
+    if pair.both is not None:
+        return pair.both
+
+    @functools.wraps(pair.value)
+    def both(*arguments: P.args, **keywords: P.kwargs) -> tuple[V, Any]:
+        own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
+        return loss(*arguments, **own), pair.gradient(*arguments, **keywords)  # type: ignore[arg-type]
+
+    return both
+
+
+def _require_same_signature(loss: Callable[..., Any], other: Callable[..., Any]) -> None:
+    def shape(function: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
+        for name, p in inspect.signature(function).parameters.items():
+            if name not in GRADIENT_KEYWORDS:
+                yield ("" if p.kind is p.VAR_KEYWORD else name), p.kind, p.default
+
+    if list(shape(loss)) != list(shape(other)):
+        raise TypeError(
+            f"{other.__name__}{inspect.signature(other)} does not take the arguments of its loss, "
+            f"{loss.__name__}{inspect.signature(loss)}"
+        )
+
+
+def _is_redefinition(known: Callable[..., Any], new: Callable[..., Any]) -> bool:
+    """Whether `new` is the same definition run again, as in a notebook cell."""
+    return (known.__module__, known.__qualname__) == (new.__module__, new.__qualname__)
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0].strip()

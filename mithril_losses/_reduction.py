@@ -1,0 +1,280 @@
+"""Reduction of unreduced losses to a number, and its transpose: a linear map in two neighbouring functions.
+
+    reduce_loss:  L = Σᵢ wᵢ ℓᵢ / D        spread:  ∂L/∂ℓᵢ = wᵢ u / D,  times the slope ∂ℓᵢ/∂x
+
+This is the only place that knows about means, weights, normalizers, empty sets and upstream gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any, Literal, TypedDict, Unpack, get_args
+
+from mithril_losses._validation import as_dtype, did_you_mean, normalize_axis
+from mithril_losses.backends._namespace import Array, array_namespace, require_library
+
+ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
+REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
+
+
+class Reduction(TypedDict, total=False):
+    """The keywords that every loss takes.
+
+    Attributes:
+        reduction: "mean" (default), "sum", "none", "weighted_mean" or "batch_sum".
+        weights: multiply the unreduced losses; must broadcast to them without enlarging them.
+        axis: the axes of the unreduced loss to reduce over; all by default.
+        normalizer: replaces the divisor of "mean", "weighted_mean" and "batch_sum".
+    """
+
+    reduction: ReductionName
+    weights: Array | None
+    axis: int | tuple[int, ...] | None
+    normalizer: float | Array | None
+
+
+class GradientReduction(Reduction, total=False):
+    """The keywords that every gradient takes: those of its loss, and the gradient that flows into the loss.
+
+    Attributes:
+        upstream: a number, or an array of the shape of what the loss returns; 1 by default.
+    """
+
+    upstream: float | Array
+
+
+def reduce_loss(
+    values: Array,
+    *,
+    reduction: ReductionName = "mean",
+    weights: Array | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    normalizer: float | Array | None = None,
+) -> Array:
+    """L = Σᵢ wᵢ ℓᵢ / D over `axis`; D is 1, the number of elements, Σᵢ wᵢ or the batch size.
+
+    Args:
+        values: unreduced losses, any shape.
+        reduction: "none" (wᵢ ℓᵢ as they are), "sum" (D = 1), "mean" (D = number of elements, not Σ w),
+            "weighted_mean" (D = Σ w) or "batch_sum" (the mean over axis 0 of the sum over all other axes).
+        weights: wᵢ, must broadcast to `values` without enlarging them. A weight of exactly 0 removes its element,
+            NaN and infinity included.
+        axis: the axes to reduce over; all by default.
+        normalizer: D, a number or an array of the result's shape, instead of the counted divisor.
+
+    Returns:
+        A scalar, or an array of the axes that are left. With nothing left to average it is 0.
+
+    Raises:
+        ValueError: unknown reduction, weights that do not fit, an axis out of range or given twice, or an `axis`
+            or `normalizer` where the reduction has no use for one.
+
+    Example:
+        >>> import numpy as np
+        >>> per_pixel = np.array([[1.0, 2.0], [3.0, 6.0]])
+        >>> float(reduce_loss(per_pixel))
+        3.0
+        >>> float(reduce_loss(per_pixel, reduction="batch_sum"))
+        6.0
+        >>> float(reduce_loss(per_pixel, weights=np.array([[1.0], [0.0]])))
+        0.75
+    """
+    return collect(values, like=values, reduction=reduction, weights=weights, axis=axis, normalizer=normalizer)
+
+
+def collect(
+    values: Array,
+    *,
+    like: Array,
+    mass: Array | None = None,
+    reduction: ReductionName = "mean",
+    weights: Array | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    normalizer: float | Array | None = None,
+) -> Array:
+    """L = Σᵢ wᵢ ℓᵢ / D in the dtype of `like`: how every loss closes.
+
+    Args:
+        values: ℓ, the unreduced losses.
+        like: the predictions, for their dtype.
+        mass: how much loss i counts in the divisor (0 for an ignored row, a class weight, …); 1 by default.
+        reduction: as in `reduce_loss`; likewise `weights`, `axis` and `normalizer`.
+    """
+    xp = array_namespace(values=values)
+    shape = tuple(values.shape)
+    axes = _reduced_axes(len(shape), reduction, axis, normalizer)
+    weights = _fit_weights(xp, weights, shape, values.dtype)
+    if weights is not None:
+        values = xp.where(weights == 0, 0.0, values * weights)
+    divisor = _divisor(xp, shape, axes, values.dtype, reduction, weights, normalizer, mass)
+    total = _sum(xp, values, axes)
+    if isinstance(divisor, float):
+        total = total if divisor == 1.0 else total / divisor
+    else:
+        total = _divide(xp, total, xp.reshape(divisor, tuple(total.shape)))
+    return as_dtype(xp, total, like.dtype)
+
+
+def spread(
+    slope: Array,
+    *,
+    like: Array,
+    summed: int | None = None,
+    mass: Array | None = None,
+    reduction: ReductionName = "mean",
+    weights: Array | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    normalizer: float | Array | None = None,
+    upstream: float | Array = 1.0,
+) -> Array:
+    """∂L/∂xᵢ = (∂ℓᵢ/∂xᵢ) wᵢ u / D, the transpose of `collect`: how every gradient closes.
+
+    Returns a new array with the shape of `slope` and the dtype of `like`.
+
+    Args:
+        slope: ∂ℓ/∂x, of the shape of x.
+        like: x, for its dtype.
+        summed: the axis of x over which the unreduced losses were summed (a class axis); none if they are
+            element-wise.
+        mass: as in `collect`.
+        reduction: as in `reduce_loss`; likewise `weights`, `axis` and `normalizer`.
+        upstream: u, a number or an array of the shape of what `reduce_loss` returns.
+    """
+    xp = array_namespace(slope=slope)
+    shape = list(slope.shape)
+    if summed is not None:
+        del shape[summed]
+    axes = _reduced_axes(len(shape), reduction, axis, normalizer)
+    weights = _fit_weights(xp, weights, tuple(shape), slope.dtype)
+    divisor = _divisor(xp, tuple(shape), axes, slope.dtype, reduction, weights, normalizer, mass)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
+    factor = _fit_upstream(xp, upstream, shape, axes, kept, slope.dtype)
+    factor = factor / divisor if isinstance(divisor, float) else _divide(xp, factor, xp.reshape(divisor, kept))
+    if summed is not None:
+        factor = factor if isinstance(factor, float) else xp.expand_dims(factor, axis=summed)
+        weights = None if weights is None else xp.expand_dims(_broadcast_rank(xp, weights, len(shape)), axis=summed)
+    gradient = slope * factor
+    if weights is not None:
+        gradient = xp.where(weights == 0, 0.0, gradient * weights)
+    gradient = as_dtype(xp, gradient, like.dtype)
+    return gradient if shape or summed is not None else xp.asarray(gradient)  # NumPy's scalars are not writable
+
+
+def spread_each(
+    slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]
+) -> dict[str, Array]:
+    """`spread` for each of several arguments whose unreduced losses are summed over the last axis."""
+    return {
+        name: spread(slope, like=like[name], summed=len(slope.shape) - 1, **reduction) for name, slope in slopes.items()
+    }
+
+
+# --- the parts they share ---------------------------------------------------------------------------------------
+
+
+def _reduced_axes(ndim: int, reduction: str, axis: Any, normalizer: Any) -> tuple[int, ...]:
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}"
+            f"{did_you_mean(str(reduction), REDUCTIONS)}"
+        )
+    if normalizer is not None and reduction in ("none", "sum"):
+        raise ValueError(f"normalizer replaces a divisor, and reduction={reduction!r} has none")
+    if axis is None:
+        return () if reduction == "none" else tuple(range(ndim))
+    if reduction in ("none", "batch_sum"):
+        raise ValueError(f"reduction={reduction!r} takes no axis, got axis={axis!r}")
+    axes = tuple(normalize_axis("axis", a, ndim) for a in (axis if isinstance(axis, tuple) else (axis,)))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis names a dimension twice: {axis!r}")
+    return axes
+
+
+def _fit_weights(xp: Any, weights: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    if weights is None:
+        return None
+    weights = _same_library(xp, "weights", weights, dtype)
+    fits = len(weights.shape) <= len(shape) and all(
+        w in (1, n) for w, n in zip(reversed(weights.shape), reversed(shape), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} do not broadcast to the unreduced loss of shape {shape}"
+        )
+    return weights
+
+
+def _divisor(
+    xp: Any,
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    dtype: Any,
+    reduction: str,
+    weights: Any,
+    normalizer: Any,
+    mass: Any,
+) -> Any:
+    """Return D: a float, or an array whose size is that of the reduced result."""
+    if reduction in ("none", "sum"):
+        return 1.0
+    if normalizer is not None:
+        return _fit_normalizer(xp, normalizer, [n for i, n in enumerate(shape) if i not in axes], dtype)
+    if reduction == "batch_sum":
+        return float(max(shape[0], 1)) if shape else 1.0
+    share = mass
+    if reduction == "weighted_mean" and weights is not None:
+        share = weights if mass is None else weights * mass
+    if share is None:
+        return float(max(math.prod([shape[a] for a in axes]), 1))
+    return _sum(xp, xp.broadcast_to(share, shape), axes)
+
+
+def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> Any:
+    if isinstance(normalizer, numbers.Real) and not isinstance(normalizer, bool):
+        if not normalizer >= 0:
+            raise ValueError(f"normalizer must not be negative, got {normalizer}")
+        # 0 counts an empty set, whose loss is 0 whatever it is divided by
+        return float(normalizer) or math.inf
+    normalizer = _same_library(xp, "normalizer", normalizer, dtype)
+    if tuple(normalizer.shape) not in ((), tuple(shape)):
+        raise ValueError(
+            f"normalizer must be a number or have the reduced loss's shape {tuple(shape)}, "
+            f"got {tuple(normalizer.shape)}"
+        )
+    return xp.broadcast_to(normalizer, tuple(shape))
+
+
+def _fit_upstream(
+    xp: Any, upstream: Any, shape: list[int], axes: tuple[int, ...], kept: tuple[int, ...], dtype: Any
+) -> Any:
+    if isinstance(upstream, numbers.Real) and not isinstance(upstream, bool):
+        return float(upstream)
+    upstream = _same_library(xp, "upstream", upstream, dtype)
+    reduced = tuple(n for i, n in enumerate(shape) if i not in axes)
+    if tuple(upstream.shape) == ():
+        return xp.reshape(upstream, (1,) * len(kept))
+    if tuple(upstream.shape) != reduced:
+        raise ValueError(f"upstream must be a scalar or have the loss's shape {reduced}, got {tuple(upstream.shape)}")
+    return xp.reshape(upstream, kept)
+
+
+def _same_library(xp: Any, name: str, x: Any, dtype: Any) -> Any:
+    require_library(xp, name, x)
+    return as_dtype(xp, x, dtype)
+
+
+def _sum(xp: Any, x: Any, axes: tuple[int, ...]) -> Any:
+    if not axes:
+        return x
+    return xp.sum(x, axis=None if len(axes) == len(x.shape) else axes)
+
+
+def _broadcast_rank(xp: Any, x: Any, ndim: int) -> Any:
+    return xp.reshape(x, (1,) * (ndim - len(x.shape)) + tuple(x.shape))
+
+
+def _divide(xp: Any, total: Any, divisor: Any) -> Any:
+    """Return total / divisor, and 0 where nothing is left to average."""
+    empty = divisor == 0
+    return xp.where(empty, 0.0, total / xp.where(empty, 1.0, divisor))

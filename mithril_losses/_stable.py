@@ -1,0 +1,68 @@
+"""Numerically stable primitives that the array standard lacks, each beside its derivative."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mithril_losses.backends._namespace import Array, placement
+
+
+def product(xp: Any, mass: Array, x: Array) -> Array:
+    """Return mass · x with 0 · ∞ = 0: what carries no mass contributes nothing. The derivative wrt x is mass."""
+    return xp.where(mass == 0, 0.0, mass * x)
+
+
+def floored(xp: Any, x: Array) -> Array:
+    """Return x, and the dtype's smallest normal number where x is smaller."""
+    return xp.maximum(x, float(xp.finfo(x.dtype).smallest_normal))
+
+
+def log_floored(xp: Any, x: Array) -> Array:
+    """Return log x, finite also at x = 0. The derivative is 1 / x where x is not floored."""
+    return xp.log(floored(xp, x))
+
+
+def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:
+    """Return values, and 0 where one is negative by no more than the rounding of a sum of `terms` terms of `scale`."""
+    rounding = 4.0 * (terms + 1.0) * float(xp.finfo(values.dtype).eps) * scale
+    return xp.where((values < 0.0) & (values >= -rounding), 0.0, values)
+
+
+def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
+    """Return log p and p = softmax(logits) over `axis`.
+
+    A logit of −inf has p = 0 exactly; a logit of +inf takes all the mass; rows of nothing but −inf are NaN.
+    """
+    logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max))
+    shifted = logits - xp.max(logits, axis=axis, keepdims=True)
+    exponentials = xp.exp(shifted)
+    total = xp.sum(exponentials, axis=axis, keepdims=True)
+    return shifted - xp.log(total), exponentials / total
+
+
+def norm_and_unit(xp: Any, x: Array, p: float) -> tuple[Array, Array]:
+    """Return ‖x‖ₚ over the last axis and its derivative, the dual unit vector; 0 for the zero vector.
+
+    Scaled by the largest magnitude, so that squares neither overflow nor vanish.
+    """
+    magnitude = xp.abs(x)
+    if p == 1:
+        return xp.sum(magnitude, axis=-1), xp.sign(x)
+    scale = xp.max(magnitude, axis=-1, keepdims=True)
+    if p == math.inf:
+        first = one_hot(xp, xp.argmax(magnitude, axis=-1), x.shape[-1], len(x.shape) - 1, x)
+        return xp.squeeze(scale, axis=-1), first * xp.sign(x)
+    scaled = magnitude / xp.where(scale == 0, 1.0, scale)
+    power = xp.sum(scaled**p, axis=-1, keepdims=True)
+    positive = xp.where(power == 0, 1.0, power)
+    norm = xp.where(power == 0, 0.0, scale * positive ** (1.0 / p))
+    unit = xp.sign(x) * scaled ** (p - 1.0) * positive ** (1.0 / p - 1.0)
+    return xp.squeeze(norm, axis=-1), xp.where(power == 0, 0.0, unit)
+
+
+def one_hot(xp: Any, labels: Array, classes: int, axis: int, like: Array) -> Array:
+    """Return ones at the labels and zeros elsewhere along a new `axis`; a label outside the classes has only zeros."""
+    indices = xp.arange(classes, dtype=labels.dtype, **placement(like))
+    indices = xp.reshape(indices, (classes,) + (1,) * (len(labels.shape) - axis))
+    return xp.astype(xp.expand_dims(labels, axis=axis) == indices, like.dtype)

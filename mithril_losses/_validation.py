@@ -1,0 +1,84 @@
+"""Checks at the door: one library, real floating types, exact shapes, valid axes."""
+
+from __future__ import annotations
+
+import contextlib
+import numbers
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from mithril_losses.backends._namespace import Array, library_name
+
+
+def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
+    """Return the dtype that arguments of floating type `dtype` are computed in: half precision widens to float32.
+
+    Raises:
+        TypeError: `dtype` is not a real floating type, so that no gradient of that type exists.
+    """
+    if dtype == xp.float32 or dtype == xp.float64:  # the usual case, at a tenth of the cost of isdtype
+        return dtype
+    if not xp.isdtype(dtype, "real floating"):
+        raise TypeError(f"{name} must have a real floating dtype, got {dtype}")
+    return xp.float32 if dtype.itemsize <= 2 else dtype
+
+
+def widest_dtype(xp: Any, **arrays: Array) -> Any:
+    """Return the dtype in which a loss of these differentiable arguments is computed."""
+    dtypes = [compute_dtype(xp, x.dtype, name) for name, x in arrays.items()]
+    widest = dtypes[0]
+    for dtype in dtypes[1:]:
+        if dtype != widest:
+            widest = xp.result_type(dtype, widest)
+    return widest
+
+
+def as_dtype(xp: Any, x: Array, dtype: Any) -> Array:
+    """Return `x` in `dtype`, itself where it has that dtype already."""
+    return x if x.dtype == dtype else xp.astype(x, dtype)
+
+
+def require_same_shape(**arrays: Array) -> None:
+    """Raise a ValueError that names all shapes unless they are equal: nothing is broadcast silently."""
+    (first_name, first), *others = arrays.items()
+    for name, x in others:
+        if tuple(x.shape) != tuple(first.shape):
+            raise ValueError(
+                f"{first_name} and {name} must have the same shape, got {tuple(first.shape)} and {tuple(x.shape)}"
+            )
+
+
+def require_integer(name: str, value: Any) -> int:
+    """Return `value` as an int, or raise a TypeError."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return int(value)
+
+
+def normalize_axis(name: str, axis: Any, ndim: int) -> int:
+    """Return `axis` counted from the front.
+
+    Raises:
+        TypeError: `axis` is no integer.
+        ValueError: `axis` lies outside the array's dimensions.
+    """
+    axis = require_integer(name, axis)
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{name} {axis} is out of range for an array of {ndim} dimensions")
+    return axis % ndim
+
+
+def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without NumPy's floating-point warnings: infinities and NaNs are values here, not accidents."""
+    if xp is np or library_name(xp) not in ("jax", "torch"):
+        return np.errstate(all="ignore")
+    return contextlib.nullcontext()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the known name nearest to `name`, or nothing."""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

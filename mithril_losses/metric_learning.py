@@ -1,0 +1,382 @@
+"""Metric learning: losses on distances between embeddings, features on the last axis."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from mithril_losses._domains import NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
+from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction, collect, spread_each
+from mithril_losses._stable import norm_and_unit, product
+from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
+from mithril_losses.backends._namespace import Array, array_namespace
+
+__all__ = [
+    "contrastive_loss",
+    "contrastive_loss_gradient",
+    "contrastive_loss_value_and_gradient",
+    "triplet_loss",
+    "triplet_loss_gradient",
+    "triplet_loss_value_and_gradient",
+]
+
+_NORM_ORDER = Interval(1.0, closed=True, infinite=True)
+_SAME = Labels((0, 1), per_row=True)
+
+
+def _open(**embeddings: Array) -> tuple[Any, list[Array]]:
+    xp = array_namespace(**embeddings)
+    require_same_shape(**embeddings)
+    if len(next(iter(embeddings.values())).shape) == 0:
+        raise ValueError("embeddings need a feature axis, got scalars")
+    dtype = widest_dtype(xp, **embeddings)
+    return xp, [as_dtype(xp, x, dtype) for x in embeddings.values()]
+
+
+# --- triplet ----------------------------------------------------------------------------------------------------
+
+
+def _triplet(
+    anchor: Array, positive: Array, negative: Array, margin: float, p: float, squared: bool, swap: bool
+) -> tuple[Any, Array, dict[str, Array]]:
+    """Return the namespace, the losses per row and their slopes wrt the three embeddings."""
+    xp, (a, b, c) = _open(anchor=anchor, positive=positive, negative=negative)
+    margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
+    near, near_unit = _distance(xp, a - b, p, squared)
+    far, far_unit = _distance(xp, a - c, p, squared)
+    swapped = xp.zeros_like(far) != 0
+    if swap:
+        other, other_unit = _distance(xp, b - c, p, squared)
+        swapped = other < far
+        far = xp.where(swapped, other, far)
+        far_unit = xp.where(xp.expand_dims(swapped, axis=-1), other_unit, far_unit)
+    violation = near - far + margin
+    active = xp.expand_dims(violation > 0, axis=-1)
+    near_unit, far_unit = xp.where(active, near_unit, 0.0), xp.where(active, far_unit, 0.0)
+    # the far distance hangs on the anchor, or on the positive where that is nearer to the negative
+    by_positive = xp.expand_dims(swapped, axis=-1)
+    slopes = {
+        "anchor": near_unit - xp.where(by_positive, 0.0, far_unit),
+        "positive": -near_unit - xp.where(by_positive, far_unit, 0.0),
+        "negative": far_unit,
+    }
+    return xp, xp.maximum(violation, 0.0), slopes
+
+
+def _distance(xp: Any, difference: Array, p: float, squared: bool) -> tuple[Array, Array]:
+    """Return d = ‖x‖ₚ, or d², over the last axis, and its derivative wrt x."""
+    norm, unit = norm_and_unit(xp, difference, p)
+    return (norm * norm, 2.0 * xp.expand_dims(norm, axis=-1) * unit) if squared else (norm, unit)
+
+
+def triplet_loss(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    *,
+    margin: float = 1.0,
+    p: float = 2.0,
+    squared: bool = False,
+    swap: bool = False,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of max(0, d(a, p) − d(a, n) + m), with d(x, y) = ‖x − y‖ₚ.
+
+    Args:
+        anchor: a, embeddings of any shape with the features last; rows are the other axes.
+        positive: embeddings that belong to the anchors, the same shape.
+        negative: embeddings that do not, the same shape.
+        margin: m ≥ 0, in the unit of the distance.
+        p: order of the norm, ≥ 1; infinity is the largest magnitude.
+        squared: take d² for d.
+        swap: take the smaller of d(a, n) and d(p, n) for d(a, n).
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        d(a, p) = 5 and d(a, n) = 1: max(0, 5 − 1 + 1) = 5.
+
+        >>> import numpy as np
+        >>> a, p, n = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([[0.0, 1.0]])
+        >>> float(triplet_loss(a, p, n))
+        5.0
+
+    Source:
+        F. Schroff et al., FaceNet, 2015. https://doi.org/10.1109/CVPR.2015.7298682. Swap: V. Balntas et al., Learning
+        Local Feature Descriptors with Triplets, 2016. https://doi.org/10.5244/C.30.119
+    """
+    with quiet(array_namespace(anchor=anchor)):
+        _, values, _ = _triplet(anchor, positive, negative, margin, p, squared, swap)
+        return collect(values, like=anchor, **reduction)
+
+
+@gradient_of(
+    triplet_loss,
+    wrt=("anchor", "positive", "negative"),
+    domain={
+        "anchor": REAL,
+        "positive": REAL,
+        "negative": REAL,
+        "margin": NON_NEGATIVE,
+        "p": _NORM_ORDER,
+        "squared": "boolean",
+        "swap": "boolean",
+    },
+    kinks=lambda *embeddings, **options: _triplet_kinks(*embeddings, **options),
+)
+def triplet_loss_gradient(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    *,
+    margin: float = 1.0,
+    p: float = 2.0,
+    squared: bool = False,
+    swap: bool = False,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """anchor: (u⁺ − u⁻) / B, positive: −u⁺ / B, negative: u⁻ / B, with u = ∂d/∂(x − y), where the loss is positive.
+
+    0 where the loss is 0, the corner included; u is 0 at coincident points.
+
+    Args:
+        anchor: as in `triplet_loss`; likewise all other arguments.
+        positive: embeddings that belong to the anchors.
+        negative: embeddings that do not.
+        margin: m ≥ 0.
+        p: order of the norm.
+        squared: take d² for d.
+        swap: take the smaller of d(a, n) and d(p, n) for d(a, n); the first at a tie.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "anchor", "positive" and "negative", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `triplet_loss`.
+        TypeError: as in `triplet_loss`.
+
+    Example:
+        u⁺ = (−3, −4) / 5 and u⁻ = (0, −1).
+
+        >>> import numpy as np
+        >>> a, p, n = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([[0.0, 1.0]])
+        >>> gradients = triplet_loss_gradient(a, p, n)
+        >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
+        {'anchor': [[-0.6, 0.2]], 'positive': [[0.6, 0.8]], 'negative': [[0.0, -1.0]]}
+    """
+    with quiet(array_namespace(anchor=anchor)):
+        _, _, slopes = _triplet(anchor, positive, negative, margin, p, squared, swap)
+        return spread_each(slopes, {"anchor": anchor, "positive": positive, "negative": negative}, **reduction)
+
+
+@value_and_gradient_of(triplet_loss)
+def triplet_loss_value_and_gradient(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    *,
+    margin: float = 1.0,
+    p: float = 2.0,
+    squared: bool = False,
+    swap: bool = False,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, dict[str, Array]]:
+    """`triplet_loss` and `triplet_loss_gradient`, whose distances are computed once.
+
+    Args:
+        anchor: as in `triplet_loss`; likewise all other arguments.
+        positive: embeddings that belong to the anchors.
+        negative: embeddings that do not.
+        margin: m ≥ 0.
+        p: order of the norm.
+        squared: take d² for d.
+        swap: take the smaller of d(a, n) and d(p, n) for d(a, n).
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the dict of gradients.
+
+    Example:
+        >>> import numpy as np
+        >>> a, p, n = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([[0.0, 1.0]])
+        >>> value, gradients = triplet_loss_value_and_gradient(a, p, n)
+        >>> float(value), gradients["negative"].tolist()
+        (5.0, [[0.0, -1.0]])
+    """
+    with quiet(array_namespace(anchor=anchor)):
+        _, values, slopes = _triplet(anchor, positive, negative, margin, p, squared, swap)
+        like = {"anchor": anchor, "positive": positive, "negative": negative}
+        return collect(values, like=anchor, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
+
+
+def _triplet_kinks(
+    anchor: Array, positive: Array, negative: Array, margin: float, p: float, squared: bool, swap: bool
+) -> tuple[Array, ...]:
+    """Return what vanishes at the corner, at coincident points and at a tie of the two far distances."""
+    xp, (a, b, c) = _open(anchor=anchor, positive=positive, negative=negative)
+    near, far, other = (_distance(xp, x, p, squared)[0] for x in (a - b, a - c, b - c))
+    violation = near - (xp.minimum(far, other) if swap else far) + margin
+    ties = (other - far,) if swap else ()
+    # for p = 1 every coordinate at which two embeddings agree is a kink of its own
+    coordinates = tuple(xp.min(xp.abs(x), axis=-1) for x in (a - b, a - c, b - c)) if p == 1 else ()
+    return (violation, near, far, other, *ties, *coordinates)
+
+
+# --- contrastive ------------------------------------------------------------------------------------------------
+
+
+def _contrastive(
+    embedding1: Array, embedding2: Array, labels: Array, margin: float
+) -> tuple[Any, Array, dict[str, Array]]:
+    """Return the namespace, the losses per row and their slopes wrt the two embeddings."""
+    xp, (a, b) = _open(embedding1=embedding1, embedding2=embedding2)
+    array_namespace(embedding1=embedding1, labels=labels)
+    if tuple(labels.shape) != tuple(a.shape[:-1]):
+        raise ValueError(f"labels must have one entry per row, shape {tuple(a.shape[:-1])}, got {tuple(labels.shape)}")
+    margin = POSITIVE.check("margin", margin)
+    _SAME.check("labels", labels)
+    same = _SAME.or_nan(xp, as_dtype(xp, labels, a.dtype))
+    difference = a - b
+    distance, unit = norm_and_unit(xp, difference, 2.0)
+    short = xp.maximum(margin - distance, 0.0)
+    row = xp.expand_dims(same, axis=-1)
+    values = product(xp, same, distance * distance) + product(xp, 1.0 - same, short * short)
+    slope = product(xp, row, 2.0 * difference) - product(xp, 1.0 - row, 2.0 * xp.expand_dims(short, axis=-1) * unit)
+    return xp, values, {"embedding1": slope, "embedding2": -slope}
+
+
+def contrastive_loss(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 1.0,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of y d² + (1 − y) max(0, m − d)², with d = ‖x₁ − x₂‖₂ and y = 1 for the same class.
+
+    Args:
+        embedding1: x₁, embeddings of any shape with the features last; rows are the other axes.
+        embedding2: x₂, the same shape.
+        labels: y, one per row: 1 for a pair of the same class, 0 for different ones.
+        margin: m > 0, in the unit of the distance.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, a label is neither 0 nor 1, or margin is not positive. A label that cannot
+            be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
+        TypeError: an argument is no array, or the embeddings are not floating point.
+
+    Example:
+        d = 5 for the same class: 25; d = ½ for different ones: (1 − ½)² = ¼; their mean is 12.625.
+
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[0.0, 0.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.5]])
+        >>> float(contrastive_loss(x1, x2, np.array([1, 0])))
+        12.625
+
+    Source:
+        R. Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping, 2006.
+        https://doi.org/10.1109/CVPR.2006.100
+    """
+    with quiet(array_namespace(embedding1=embedding1)):
+        _, values, _ = _contrastive(embedding1, embedding2, labels, margin)
+        return collect(values, like=embedding1, **reduction)
+
+
+@gradient_of(
+    contrastive_loss,
+    wrt=("embedding1", "embedding2"),
+    domain={"embedding1": REAL, "embedding2": REAL, "labels": _SAME, "margin": POSITIVE},
+    kinks=lambda embedding1, embedding2, labels, margin: _contrastive_kinks(embedding1, embedding2, margin),
+)
+def contrastive_loss_gradient(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 1.0,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """embedding1: (2 y (x₁ − x₂) − 2 (1 − y) max(0, m − d) u) / B, embedding2: its negative; u = (x₁ − x₂) / d.
+
+    u is 0 at coincident points.
+
+    Args:
+        embedding1: as in `contrastive_loss`; likewise all other arguments.
+        embedding2: x₂.
+        labels: y, one per row.
+        margin: m > 0.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `contrastive_loss`.
+        TypeError: as in `contrastive_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[0.0, 0.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.5]])
+        >>> contrastive_loss_gradient(x1, x2, np.array([1, 0]))["embedding1"].tolist()
+        [[-3.0, -4.0], [0.0, 0.5]]
+    """
+    with quiet(array_namespace(embedding1=embedding1)):
+        _, _, slopes = _contrastive(embedding1, embedding2, labels, margin)
+        return spread_each(slopes, {"embedding1": embedding1, "embedding2": embedding2}, **reduction)
+
+
+@value_and_gradient_of(contrastive_loss)
+def contrastive_loss_value_and_gradient(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 1.0,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, dict[str, Array]]:
+    """`contrastive_loss` and `contrastive_loss_gradient`, whose distances are computed once.
+
+    Args:
+        embedding1: as in `contrastive_loss`; likewise all other arguments.
+        embedding2: x₂.
+        labels: y, one per row.
+        margin: m > 0.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the dict of gradients.
+
+    Example:
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]])
+        >>> value, gradients = contrastive_loss_value_and_gradient(x1, x2, np.array([1]))
+        >>> float(value), gradients["embedding1"].tolist()
+        (25.0, [[-6.0, -8.0]])
+    """
+    with quiet(array_namespace(embedding1=embedding1)):
+        _, values, slopes = _contrastive(embedding1, embedding2, labels, margin)
+        like = {"embedding1": embedding1, "embedding2": embedding2}
+        return collect(values, like=embedding1, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
+
+
+def _contrastive_kinks(embedding1: Array, embedding2: Array, margin: float) -> tuple[Array, ...]:
+    """Return what vanishes at the corner and at coincident points."""
+    xp, (a, b) = _open(embedding1=embedding1, embedding2=embedding2)
+    distance, _ = norm_and_unit(xp, a - b, 2.0)
+    return margin - distance, distance
