@@ -37,12 +37,12 @@ lint: $(EVERYTHING)  ## ruff and mypy
 	$(BIN)/mypy
 
 docs: $(EVERYTHING)  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint docs test  ## everything that a change must pass: lint, docs, test
 
 serve-docs: $(EVERYTHING)  ## show the documentation in a browser, rebuilt as it is edited
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 mutants: $(EVERYTHING)  ## break the library on purpose and see that the tests notice
 	$(BIN)/python tests/mutants.py
