@@ -1,0 +1,294 @@
+"""What the backends have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mithril_losses.backends._namespace import Array, library_name, namespace_of
+
+_OTHER_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64")
+
+
+class BackendNotInstalledError(ImportError):
+    """The library of a backend is not installed."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__(
+            f"the {library} backend needs {library}, which is not installed. Install it with\n"
+            f"    pip install 'mithril-losses[{library}]'",
+            name=library,
+        )
+
+
+class Backend(ABC):
+    """An array library under one spelling: creation, array functions, conversions and derivatives.
+
+    A loss that is written against `backend` runs on every library. What this class does not define itself is
+    looked up in the library's array namespace: `backend.mean(x, axis=-1, keepdims=True)`, `backend.clip(x, 0, 1)`,
+    `backend.linalg`, … `axis` and `keepdims` are passed by keyword, as in the array API standard.
+
+    **Random numbers** come from one NumPy generator: the same seed gives the same numbers on every backend.
+
+    **Conversions** change the library, not the dtype. Their result shares no memory with their source and can be
+    written into; only JAX arrays, which nobody can write into, are passed on as they are. Data travel between JAX
+    and PyTorch through DLPack and stay on their device. NumPy has no bfloat16, so there it becomes float32.
+
+    A third party's backend is a subclass that sets `name`, `namespace` and `floating_dtypes`, supplies `_adopt` and
+    `gradient`, and is named in the entry-point group `mithril_losses.backends`.
+
+    Args:
+        dtype: floating-point type of the arrays made here: one of `floating_dtypes`.
+        device: where they live, such as "cpu" or "cuda:1"; None is the library's default.
+        seed: of the random numbers.
+
+    Attributes:
+        dtype: the library's own dtype object.
+        device: the library's own device object.
+        generator: the source of the random numbers; its state is `generator.bit_generator.state`.
+
+    Raises:
+        ValueError: the library has no such dtype, or the machine no such device.
+    """
+
+    name: ClassVar[str]
+    namespace: ClassVar[Any]
+    floating_dtypes: ClassVar[tuple[str, ...]] = ("float16", "float32", "float64")
+
+    def __init__(self, dtype: str = "float32", device: str | None = None, seed: int = 0) -> None:
+        self.dtype = self._find_dtype(dtype, self.floating_dtypes)
+        self.device = self._find_device(device)
+        self.generator = np.random.Generator(np.random.PCG64(seed))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(self.namespace, name):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.namespace, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(name for name in dir(self.namespace) if name[0] != "_")})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dtype={_dtype_name(self.dtype)!r}, device={self.device!r})"
+
+    # Creation
+
+    def array(self, data: Any, dtype: Any = None) -> Array:
+        """Return a new array with the values of nested lists, numbers or an array of any library.
+
+        Floating-point values take the backend's dtype unless `dtype` says otherwise, others keep theirs.
+        """
+        x = self._adopt(data)
+        if dtype is not None:
+            return self._cast(x, self._find_dtype(dtype))
+        return self._cast(x, self.dtype) if self.namespace.isdtype(x.dtype, "real floating") else x
+
+    def zeros(self, *shape: Any, dtype: Any = None) -> Array:
+        """Return zeros: `zeros(2, 3)` or `zeros((2, 3))`."""
+        return self.namespace.zeros(_shape(shape), **self._kind(dtype))
+
+    def ones(self, *shape: Any, dtype: Any = None) -> Array:
+        """Return ones: `ones(2, 3)` or `ones((2, 3))`."""
+        return self.namespace.ones(_shape(shape), **self._kind(dtype))
+
+    def full(self, shape: int | tuple[int, ...], value: Any, dtype: Any = None) -> Array:
+        """Return an array filled with `value`; an integer or a boolean makes an array of integers or booleans."""
+        return self.namespace.full(shape, value, **self._kind(dtype, value))
+
+    def arange(self, start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Array:
+        """Return `start`, `start + step`, … up to but without `stop`; integers where all three are."""
+        if stop is None:
+            start, stop = 0, start
+        return self.namespace.arange(start, stop, step, **self._kind(dtype, start, stop, step))
+
+    def linspace(self, start: float, stop: float, num: int, dtype: Any = None) -> Array:
+        """Return `num` equally spaced numbers from `start` to `stop`, both included."""
+        return self.namespace.linspace(start, stop, num, **self._kind(dtype))
+
+    def eye(self, rows: int, columns: int | None = None, dtype: Any = None) -> Array:
+        """Return ones on the diagonal, zeros elsewhere."""
+        return self.namespace.eye(rows, columns, **self._kind(dtype))
+
+    def zeros_like(self, x: Array, dtype: Any = None) -> Array:
+        """Return zeros of the shape and dtype of `x`."""
+        return self.namespace.zeros_like(x, dtype=None if dtype is None else self._find_dtype(dtype))
+
+    def ones_like(self, x: Array, dtype: Any = None) -> Array:
+        """Return ones of the shape and dtype of `x`."""
+        return self.namespace.ones_like(x, dtype=None if dtype is None else self._find_dtype(dtype))
+
+    def randn(self, *shape: Any) -> Array:
+        """Return standard normal numbers: `randn(32, 10)` or `randn((32, 10))`."""
+        return self._random(self.generator.standard_normal(_shape(shape)))
+
+    def rand(self, *shape: Any) -> Array:
+        """Return uniform numbers in [0, 1)."""
+        return self._random(self.generator.random(_shape(shape)))
+
+    def randint(self, low: int, high: int, shape: int | tuple[int, ...] = ()) -> Array:
+        """Return uniform integers from `low` to `high - 1`."""
+        return self.array(self.generator.integers(low, high, shape))
+
+    def permutation(self, n: int) -> Array:
+        """Return the integers 0 … n - 1 in random order."""
+        return self.array(self.generator.permutation(n))
+
+    def _random(self, values: Any) -> Array:
+        # Libraries round float64 to half precision in different ways, float32 in one.
+        narrow = _dtype_name(self.dtype) != "float64"
+        return self.array(np.asarray(values, dtype=np.float32 if narrow else np.float64))
+
+    # Facts about an array on which the libraries differ
+
+    def shape(self, x: Array) -> tuple[int, ...]:
+        """Return the shape of `x`."""
+        return tuple(x.shape)
+
+    def size(self, x: Array) -> int:
+        """Return the number of elements of `x`."""
+        return math.prod(x.shape)
+
+    # Conversions
+
+    def to_numpy(self, x: Array) -> Array:
+        """Return `x` as a NumPy array."""
+        return np.array(host_array(x))
+
+    def to_jax(self, x: Array) -> Array:
+        """Return `x` as a JAX array.
+
+        Raises:
+            BackendNotInstalledError: JAX is not installed.
+        """
+        from mithril_losses.backends.jax import jax_array
+
+        return jax_array(x)
+
+    def to_torch(self, x: Array) -> Array:
+        """Return `x` as a PyTorch tensor: a leaf, on which `requires_grad_(True)` works.
+
+        Raises:
+            BackendNotInstalledError: PyTorch is not installed.
+        """
+        from mithril_losses.backends.torch import torch_tensor
+
+        return torch_tensor(x)
+
+    def from_numpy(self, x: Array) -> Array:
+        """Return the NumPy array `x` as an array of this backend."""
+        return self._adopt(_of_library(x, "numpy"))
+
+    def from_jax(self, x: Array) -> Array:
+        """Return the JAX array `x` as an array of this backend."""
+        return self._adopt(_of_library(x, "jax"))
+
+    def from_torch(self, x: Array) -> Array:
+        """Return the PyTorch tensor `x`, detached, as an array of this backend."""
+        return self._adopt(_of_library(x, "torch"))
+
+    # Derivatives
+
+    @abstractmethod
+    def gradient(self, function: Callable[..., Any], *arguments: Any, argnum: int = 0) -> Array:
+        """Return the derivative of `function(*arguments)`, one number, with respect to one of its arguments.
+
+        For checking, not for training.
+
+        Args:
+            function: takes the arguments, returns one number.
+            *arguments: arrays of this backend, or whatever else the function takes.
+            argnum: position of the argument to differentiate by.
+
+        Raises:
+            ValueError: the function returns an array rather than one number.
+        """
+
+    # What a library has to say for itself
+
+    @abstractmethod
+    def _adopt(self, data: Any) -> Array:
+        """Return a new array of this library, on this device, with the values and dtype of `data`."""
+
+    def _cast(self, x: Array, dtype: Any) -> Array:
+        return x if x.dtype == dtype else x.astype(dtype)
+
+    def _native_dtype(self, name: str) -> Any:
+        return getattr(self.namespace, name)
+
+    def _devices(self) -> Mapping[str, Any]:
+        """Return the devices of this machine by name."""
+        return {"cpu": "cpu"}
+
+    def _default_device(self) -> Any:
+        return None
+
+    def _find_dtype(self, dtype: Any, choices: tuple[str, ...] = ()) -> Any:
+        choices = choices or self.floating_dtypes + _OTHER_DTYPES
+        name = _dtype_name(dtype)
+        if name not in choices:
+            raise ValueError(f"unknown dtype {name!r} for {type(self).__name__}: choose from {', '.join(choices)}")
+        return self._native_dtype(name)
+
+    def _find_device(self, device: str | None) -> Any:
+        if device is None:
+            return self._default_device()
+        devices = self._devices()
+        if str(device) not in devices:
+            raise ValueError(f"no device {str(device)!r} for {type(self).__name__}: choose from {', '.join(devices)}")
+        return devices[str(device)]
+
+    def _kind(self, dtype: Any, *values: Any) -> dict[str, Any]:
+        """Return dtype and device of a new array; integer values leave the dtype to the library."""
+        if dtype is not None:
+            dtype = self._find_dtype(dtype)
+        elif not values or not all(isinstance(value, Integral) for value in values):
+            dtype = self.dtype
+        return {"dtype": dtype, "device": self.device}
+
+
+def host_array(data: Any) -> Any:
+    """Return `data`, an array of any library or nested lists, as a NumPy array, which may share its memory."""
+    if library_of(data) == "torch":
+        data = data.detach().cpu()
+        data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()
+    x = np.asarray(data)
+    return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+
+
+def one_number(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` with a check that what it returns is one number."""
+
+    def checked(*arguments: Any) -> Any:
+        value = function(*arguments)
+        shape = tuple(getattr(value, "shape", ()))
+        if shape != ():
+            raise ValueError(f"a gradient needs a function that returns one number, got an array of shape {shape}")
+        return value
+
+    return checked
+
+
+def library_of(x: Any) -> str | None:
+    """Return the name of the library that `x` is an array of, or None where it is no array."""
+    xp = namespace_of(x)
+    return None if xp is None else library_name(xp)
+
+
+def _of_library(x: Any, library: str) -> Any:
+    if library_of(x) != library:
+        raise TypeError(f"from_{library} takes a {library} array, got {type(x).__module__}.{type(x).__qualname__}")
+    return x
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Return the name of a dtype of any library: "float32" for itself, `np.float32`, `torch.float32`, …"""
+    return str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))).removeprefix("torch.")
+
+
+def _shape(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], Integral) else shape

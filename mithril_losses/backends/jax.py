@@ -1,0 +1,77 @@
+"""Arrays of JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.base import Backend, BackendNotInstalledError, host_array, library_of, one_number
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ModuleNotFoundError as error:
+    raise BackendNotInstalledError("jax") from error
+
+
+class JaxBackend(Backend):
+    """JAX, on its default device unless another is named.
+
+    JAX computes in 32 bits unless told otherwise. `dtype="float64"` switches `jax_enable_x64` on, **for the whole
+    process**; while that is off, conversions into JAX turn 64-bit numbers into 32-bit ones, and asking for a float64
+    array is an error.
+
+    Example:
+        >>> backend = JaxBackend()
+        >>> backend.mean(backend.square(backend.array([1.0, 3.0])))
+        Array(5., dtype=float32)
+        >>> backend.gradient(lambda x: backend.sum(x * x), backend.array([1.0, -2.0]))
+        Array([ 2., -4.], dtype=float32)
+    """
+
+    name: ClassVar[str] = "jax"
+    namespace: ClassVar[Any] = jnp
+    floating_dtypes: ClassVar[tuple[str, ...]] = ("float16", "bfloat16", "float32", "float64")
+
+    def __init__(self, dtype: str = "float32", device: str | None = None, seed: int = 0) -> None:
+        if dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
+        super().__init__(dtype, device, seed)
+
+    def gradient(self, function: Callable[..., Any], *arguments: Any, argnum: int = 0) -> Array:
+        """Return the derivative by `jax.grad`, as `Backend.gradient` says."""
+        return jax.grad(one_number(function), argnums=argnum)(*arguments)
+
+    def _adopt(self, data: Any) -> Array:
+        x = jax_array(data)
+        return x if self.device is None else jax.device_put(x, self.device)
+
+    def _native_dtype(self, name: str) -> Any:
+        if name == "float64" and not jax.config.jax_enable_x64:
+            raise ValueError('float64 needs JaxBackend(dtype="float64"), which switches on jax_enable_x64')
+        return jax.dtypes.canonicalize_dtype(name)
+
+    def _devices(self) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for kind in ("cpu", "gpu", "cuda", "rocm", "tpu"):
+            try:
+                devices = jax.devices(kind)
+            except RuntimeError:  # JAX's way of saying that this kind is not here
+                continue
+            found |= {kind: devices[0]} | {f"{kind}:{i}": device for i, device in enumerate(devices)}
+        return found
+
+
+def jax_array(data: Any) -> Any:
+    """Return `data`, an array of any library or nested lists, as a JAX array that shares nothing with it."""
+    if isinstance(data, jax.Array):
+        return data
+    if library_of(data) != "torch":
+        return jnp.asarray(np.array(host_array(data)))
+    # JAX may keep the memory it is handed, and copies late when it copies: it gets a clone that nobody else has.
+    data = data.detach().clone()
+    reachable = data.device.type == "cpu" or jax.default_backend() != "cpu"
+    return jax.dlpack.from_dlpack(data if reachable else data.cpu())

@@ -1,0 +1,43 @@
+"""What importing the package costs, measured in fresh interpreters."""
+
+import json
+import subprocess
+import sys
+import unittest
+
+from parameterized import parameterized
+
+MODULES = [("mithril_losses",), ("mithril_losses.backends",)]
+
+
+def fresh(script: str) -> object:
+    """Run a script in a new interpreter and return what it prints, read as JSON."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+class TestImport(unittest.TestCase):
+    @parameterized.expand(MODULES)
+    def test_other_libraries_stay_out(self, module: str) -> None:
+        loaded = fresh(f"import {module}, json, sys; print(json.dumps(sorted(sys.modules)))")
+        self.assertIn("numpy", loaded)
+        heavy = {"jax", "jaxlib", "torch", "numba", "matplotlib", "sklearn", "pydantic", "typer", "rich", "autograd"}
+        self.assertEqual(heavy.intersection(loaded), set())
+
+    @parameterized.expand(MODULES)
+    def test_takes_less_than_three_tenths_of_a_second(self, module: str) -> None:
+        # NumPy is 0.03 s of it: python -X importtime -c "import mithril_losses"
+        script = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
+        self.assertLess(min(fresh(script) for _ in range(5)), 0.3)
+
+    @parameterized.expand([("jax", "torch"), ("torch", "jax")])
+    def test_a_backend_brings_in_its_own_library_only(self, name: str, other: str) -> None:
+        script = f"""
+import json, sys
+from mithril_losses.backends import get_backend
+before = "{name}" in sys.modules
+backend = get_backend("{name}")
+backend.to_numpy(backend.randn(2))
+print(json.dumps([before, "{name}" in sys.modules, "{other}" in sys.modules]))
+"""
+        self.assertEqual(fresh(script), [False, True, False])
