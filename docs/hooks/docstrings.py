@@ -9,12 +9,15 @@ import griffe
 
 
 class Docstrings(griffe.Extension):
-    """Let a section "Example:" hold doctests, and keep the type of the common keywords out of every function."""
+    """Let a section "Example:" hold doctests, and say of the common keywords only where they are explained."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Adjust a docstring as soon as it has been read."""
         if obj.docstring is not None:
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = text.replace(
+                "see `reduce_loss`", "see [`reduce_loss`][mithril_losses._reduction.reduce_loss]"
+            )
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
         """Adjust a signature as soon as it has been read."""
