@@ -1,0 +1,17 @@
+"""Objectives: weighted and scheduled losses on the outputs of one model, and the `output_gradients` they send back."""
+
+from mithril_losses.objectives.objective import Objective, ObjectiveResult
+from mithril_losses.objectives.schedules import Schedule, constant, cosine, exponential_warmup, linear_warmup
+from mithril_losses.objectives.terms import Regularizer, Term
+
+__all__ = [
+    "Objective",
+    "ObjectiveResult",
+    "Regularizer",
+    "Schedule",
+    "Term",
+    "constant",
+    "cosine",
+    "exponential_warmup",
+    "linear_warmup",
+]

@@ -1,0 +1,243 @@
+"""The part of a configuration file that describes an objective: data only, checked by pydantic."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import reprlib
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from mithril_losses._pairs import find_loss
+from mithril_losses._validation import did_you_mean
+from mithril_losses.objectives import schedules
+from mithril_losses.objectives.objective import Objective
+from mithril_losses.objectives.schedules import Schedule
+from mithril_losses.objectives.terms import Regularizer, Term, check_option
+
+# --- what every table of a configuration file has in common -------------------------------------------------------
+
+
+class Section(BaseModel):
+    """A table of a configuration file: each key is known, and each value has the type that it should have."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, table: Any) -> Any:
+        if isinstance(table, Mapping):
+            check_keys(table, cls.model_fields)
+        return table
+
+
+def problem(message: str, *at: str) -> PydanticCustomError:
+    """Return the error to raise in a validator; `at` is the path of the key, below the table being validated."""
+    return PydanticCustomError("problem", "{message}", {"message": message, "at": at})
+
+
+def check_keys(keys: Iterable[str], known: Iterable[str]) -> None:
+    """Raise the error of the first key that is not known."""
+    known = list(known)
+    for key in keys:
+        if key not in known:
+            raise problem(f"unknown key{did_you_mean(key, known)} (known: {', '.join(known)})", key)
+
+
+def error_lines(error: ValidationError) -> list[str]:
+    """Return one line for each error: the path of the key, what it should be, and what it is."""
+    lines = []
+    for found in error.errors():
+        path = _dotted((*found["loc"], *found.get("ctx", {}).get("at", ())))
+        message = found["msg"].removeprefix("Value error, ")
+        if found["type"] not in ("missing", "problem", "value_error"):
+            message += f", got {reprlib.repr(found['input'])}"
+        lines.append(f"{path}: {message}" if path else message)
+    return lines
+
+
+def _dotted(path: Iterable[str | int]) -> str:
+    """Return a path such as `terms[0].options.delta`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def read_toml(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the tables of a TOML file: the path of a file that ends in `.toml`, or the text itself.
+
+    Raises:
+        ValueError: the text is not TOML; the message names the line.
+        OSError: the file cannot be read.
+    """
+    text = os.fspath(source)
+    is_file = isinstance(source, os.PathLike) or (text.endswith(".toml") and "\n" not in text)
+    try:
+        return tomllib.loads(Path(text).read_text(encoding="utf-8") if is_file else text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{text if is_file else 'the configuration'} is not TOML: {error}") from error
+
+
+# --- the tables of an objective -----------------------------------------------------------------------------------
+
+
+def _registered(loss: str) -> str:
+    find_loss(loss)
+    return loss
+
+
+LossName = Annotated[str, AfterValidator(_registered)]
+Name = Annotated[str, Field(min_length=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+_SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": schedules.constant,
+    "linear_warmup": schedules.linear_warmup,
+    "exponential_warmup": schedules.exponential_warmup,
+    "cosine": schedules.cosine,
+}
+
+
+class ScheduleConfig(Section):
+    """A weight that changes with the step: the kind of schedule and its arguments."""
+
+    kind: Literal["constant", "linear_warmup", "exponential_warmup", "cosine"]
+    value: Number = 1.0
+    steps: Annotated[Number, Field(gt=0)] = 1.0
+    maximum: Number = 1.0
+    minimum: Number = 0.0
+
+    @model_validator(mode="after")
+    def _check_arguments(self) -> ScheduleConfig:
+        parameters = inspect.signature(_SCHEDULES[self.kind]).parameters
+        check_keys(sorted(self.model_fields_set), ["kind", *parameters])
+        for name, parameter in parameters.items():
+            if parameter.default is parameter.empty and name not in self.model_fields_set:
+                raise problem(f"{self.kind} needs this key", name)
+        return self
+
+    def build(self) -> Schedule:
+        """Return the schedule."""
+        return _SCHEDULES[self.kind](**self.model_dump(include=self.model_fields_set - {"kind"}))
+
+
+class _Part(Section):
+    """What terms and regularisers have in common: a loss, its options, and a weight or schedule."""
+
+    loss: LossName
+    weight: Number = 1.0
+    schedule: ScheduleConfig | None = None
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> _Part:
+        self._at_most_one("weight", "schedule")
+        for option, value in self._options().items():
+            try:
+                check_option(find_loss(self.loss), option, value)
+            except (TypeError, ValueError) as error:
+                raise problem(str(error), "options", option) from error
+        return self
+
+    def _at_most_one(self, one: str, other: str) -> None:
+        if {one, other} <= self.model_fields_set:
+            raise problem(f"give either {one} or {other}, not both", other)
+
+    def _weight(self) -> float | Schedule:
+        return self.weight if self.schedule is None else self.schedule.build()
+
+    def _options(self) -> dict[str, Any]:
+        # several axes are a tuple in Python, a list in TOML
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in self.options.items()}
+
+
+class TermConfig(_Part):
+    """One entry of `terms`."""
+
+    name: Name
+    output: Name | None = None
+    outputs: dict[str, Name] = {}
+    target: Name | None = None
+    targets: dict[str, Name] = {}
+
+    @model_validator(mode="after")
+    def _check_term(self) -> TermConfig:
+        self._at_most_one("output", "outputs")
+        self._at_most_one("target", "targets")
+        if not self.output and not self.outputs:
+            raise problem("give the model's output (or outputs) that the loss takes", "output")
+        try:
+            self.build()
+        except (TypeError, ValueError) as error:
+            raise problem(str(error)) from error
+        return self
+
+    def build(self) -> Term:
+        """Return the term."""
+        return Term(
+            name=self.name,
+            loss=self.loss,
+            outputs=self.output or self.outputs,
+            targets=self.target or self.targets,
+            weight=self._weight(),
+            options=self._options(),
+        )
+
+
+class RegularizerConfig(_Part):
+    """One entry of `regularizers`."""
+
+    name: str = ""
+    parameters: Annotated[list[Name], Field(min_length=1)] = ["*"]
+
+    @model_validator(mode="after")
+    def _check_regularizer(self) -> RegularizerConfig:
+        try:
+            self.build()
+        except (TypeError, ValueError) as error:
+            raise problem(str(error)) from error
+        return self
+
+    def build(self) -> Regularizer:
+        """Return the regulariser."""
+        return Regularizer(
+            loss=self.loss,
+            parameters=self.parameters,
+            weight=self._weight(),
+            options=self._options(),
+            name=self.name,
+        )
+
+
+class ObjectiveConfig(Section):
+    """The objective: what `Objective.from_toml` reads, and the key `objective` of a run's configuration."""
+
+    terms: Annotated[list[TermConfig], Field(min_length=1)]
+    regularizers: list[RegularizerConfig] = []
+
+    @model_validator(mode="after")
+    def _check_names(self) -> ObjectiveConfig:
+        self.build()
+        return self
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        return Objective(
+            terms=[term.build() for term in self.terms],
+            regularizers=[regularizer.build() for regularizer in self.regularizers],
+        )
+
+
+def read_objective(config: Mapping[str, Any]) -> ObjectiveConfig:
+    """Return the validated configuration of an objective.
+
+    Raises:
+        ValueError: one line for each key that is unknown, missing or has an impossible value.
+    """
+    try:
+        return ObjectiveConfig.model_validate(config)
+    except ValidationError as error:
+        raise ValueError("\n".join(error_lines(error))) from error

@@ -1,0 +1,206 @@
+"""The objective of a model with several outputs: what turns outputs into `output_gradients`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mithril_losses._tree import leaves, map_leaves
+from mithril_losses.backends._namespace import Array
+from mithril_losses.objectives.terms import Regularizer, Term, weight_at
+
+
+class ObjectiveResult(NamedTuple):
+    """What an objective finds at one step. A named tuple, so that it can be returned from `jax.jit`.
+
+    Attributes:
+        loss: the weighted total.
+        components: the unweighted value of each term and regulariser, by name.
+        output_gradients: the gradient of the total wrt each output that a term touches: of exactly the output's shape,
+            dtype and device, new and writable, and never one array under two names.
+        parameter_gradients: the gradient of the regularisers wrt each parameter that one of them selects.
+    """
+
+    loss: Array
+    components: dict[str, Array]
+    output_gradients: dict[str, Array]
+    parameter_gradients: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L = Σ weight · loss over named terms on model outputs and regularisers on parameters.
+
+    Args:
+        terms: at least one term; names are unique among terms and regularisers.
+        regularizers: losses on parameters.
+
+    Raises:
+        ValueError: there is no term, or a name is taken twice.
+
+    Example:
+        (1² + 3²)/2 = 5 and (|2| + |−4|)/2 = 3, the second at weight ½: 6.5.
+
+        >>> import numpy as np
+        >>> objective = Objective(
+        ...     [
+        ...         Term("height", "mse_loss", outputs="height", targets="true_height"),
+        ...         Term("width", "mae_loss", outputs="width", targets="true_width", weight=0.5),
+        ...     ]
+        ... )
+        >>> result = objective.evaluate(
+        ...     outputs={"height": np.array([1.0, 3.0]), "width": np.array([2.0, -4.0])},
+        ...     data={"true_height": np.array([0.0, 0.0]), "true_width": np.array([0.0, 0.0])},
+        ... )
+        >>> float(result.loss), {name: float(value) for name, value in result.components.items()}
+        (6.5, {'height': 5.0, 'width': 3.0})
+        >>> {name: gradient.tolist() for name, gradient in result.output_gradients.items()}
+        {'height': [1.0, 3.0], 'width': [0.25, -0.25]}
+    """
+
+    terms: Sequence[Term]
+    regularizers: Sequence[Regularizer] = ()
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("an objective needs at least one term")
+        names = Counter(part.name for part in self._parts)
+        repeated = [name for name, count in names.items() if count > 1]
+        if repeated:
+            raise ValueError(f"names of terms and regularizers must differ, but {repeated[0]!r} is taken twice")
+
+    @property
+    def _parts(self) -> list[Term | Regularizer]:
+        return [*self.terms, *self.regularizers]
+
+    def evaluate(
+        self,
+        outputs: Mapping[str, Array],
+        data: Mapping[str, Any],
+        params: Mapping[str, Any] | None = None,
+        step: int = 0,
+        *,
+        gradients: bool = True,
+        check_finite: bool = False,
+    ) -> ObjectiveResult:
+        """Return the loss, its components, and the gradients to hand to the model.
+
+        Args:
+            outputs: what the model returned, by name. None of it is written to.
+            data: targets and whatever else the terms name.
+            params: the parameters by name, needed by regularisers only.
+            step: the training step, for schedules.
+            gradients: False leaves both dicts of gradients empty, at the cost of the values alone.
+            check_finite: whether to refuse a component that is NaN or infinite. It looks at values, so it waits for
+                an accelerator and does not work inside `jax.jit`.
+
+        Raises:
+            ValueError: an unknown output, a missing data entry, shapes that do not fit, regularisers without `params`
+                or with a pattern that matches nothing, or a weight or component that is not finite.
+            TypeError: arrays of several libraries, or outputs that are not floating point.
+        """
+        if params is None:
+            if self.regularizers:
+                raise ValueError(f"regularizer {self.regularizers[0].name!r} needs params, got None")
+            params = {}
+        weights = {part.name: weight_at(part, step) for part in self._parts}
+        components: dict[str, Array] = {}
+        output_gradients: dict[str, Array] = {}
+        parameter_gradients: dict[str, Any] = {}
+        for term in self.terms:
+            if gradients:
+                components[term.name], found = term.value_and_gradients(outputs, data, weights[term.name])
+                for output, gradient in found:
+                    _add(output_gradients, output, gradient)
+            else:
+                components[term.name] = term.value(outputs, data)
+        for regularizer in self.regularizers:
+            name = regularizer.name
+            if gradients:
+                components[name], by_parameter = regularizer.value_and_gradients(params, weights[name])
+                for parameter, gradient in by_parameter.items():
+                    _add(parameter_gradients, parameter, gradient)
+            else:
+                components[name] = regularizer.value(params)
+        if check_finite:
+            _require_finite(components)
+        loss = sum(weights[name] * component for name, component in components.items())
+        return ObjectiveResult(loss, components, output_gradients, parameter_gradients)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Objective:
+        """Return the objective that a nesting of dicts and lists describes, as TOML or JSON gives it.
+
+        Raises:
+            ValueError: one line for each key that is unknown, missing or has an impossible value.
+            ModuleNotFoundError: pydantic is not installed.
+
+        Example:
+            >>> term = {"name": "size", "loss": "mse_loss", "output": "size", "target": "true_size", "weight": 0.5}
+            >>> Objective.from_config({"terms": [term]}).terms[0].weight
+            0.5
+        """
+        objective: Objective = _config().read_objective(config).build()
+        return objective
+
+    @classmethod
+    def from_toml(cls, source: str | os.PathLike[str]) -> Objective:
+        """Return the objective that a TOML file describes: arrays of tables `terms` and `regularizers`.
+
+        Args:
+            source: the path of a file that ends in `.toml`, or the text itself.
+
+        Raises:
+            ValueError: the text is not TOML, or as in `from_config`.
+            OSError: the file cannot be read.
+            ModuleNotFoundError: pydantic is not installed.
+
+        Example:
+            >>> objective = Objective.from_toml('''
+            ... [[terms]]
+            ... name = "size"
+            ... loss = "huber_loss"
+            ... output = "size"
+            ... target = "true_size"
+            ... schedule = { kind = "linear_warmup", steps = 100 }
+            ... options = { delta = 0.5 }
+            ... ''')
+            >>> objective.terms[0].options
+            {'delta': 0.5}
+        """
+        return cls.from_config(_config().read_toml(source))
+
+
+def _config() -> Any:
+    try:
+        from mithril_losses.objectives import config
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"objectives from a configuration need {error.name}, which is not installed: "
+            "pip install 'mithril-losses[cli]'",
+            name=error.name,
+        ) from error
+    return config
+
+
+def _add(gradients: dict[str, Any], name: str, gradient: Any) -> None:
+    """Add to the gradient under `name`, which is the objective's own."""
+    if name in gradients:
+        added = dict(leaves(gradient))
+        gradient = map_leaves(lambda path, total: _in_place_sum(total, added[path]), gradients[name])
+    gradients[name] = gradient
+
+
+def _in_place_sum(total: Array, addend: Array) -> Array:
+    total += addend
+    return total
+
+
+def _require_finite(components: Mapping[str, Array]) -> None:
+    for name, value in components.items():
+        if not math.isfinite(value):
+            raise ValueError(f"component {name!r} of the loss is {float(value)}")

@@ -1,0 +1,307 @@
+"""The parts of an objective: terms on model outputs, regularisers on parameters."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from mithril_losses._domains import Choice, Interval
+from mithril_losses._pairs import Pair, find_loss, value_and_gradient
+from mithril_losses._reduction import REDUCTIONS, Reduction
+from mithril_losses._tree import leaves, map_leaves
+from mithril_losses._validation import as_dtype
+from mithril_losses.backends._namespace import Array, namespace_of
+from mithril_losses.models._checks import check_library, check_output_gradients, fresh, unknown
+from mithril_losses.objectives.schedules import Schedule
+
+Loss = str | Callable[..., Any]
+
+_TERM_REDUCTION = Choice(tuple(name for name in REDUCTIONS if name != "none"))  # a term is one number
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted loss on one or several outputs of a model.
+
+    Args:
+        name: the term's name among the components of the objective.
+        loss: a registered loss, as its name or as the function itself.
+        outputs: the output that the loss differentiates, or for a loss of several differentiable arguments a mapping
+            from argument to output. Arguments may share an output: their gradients are summed.
+        targets: the data entry that is the loss's target, or a mapping from argument (or option, such as `weights`)
+            to data entry. None for a loss without a target.
+        weight: a finite number, or a schedule: a function of the step.
+        options: keyword options of the loss.
+
+    Raises:
+        ValueError: an unknown loss, argument or option (the nearest name is given), an argument that nothing feeds,
+            or a weight that is not finite.
+
+    Example:
+        >>> Term("size", "mse_loss", outputs="size", targets="true_size", weight=0.5).output_of
+        {'predictions': 'size'}
+    """
+
+    name: str
+    loss: Loss
+    outputs: str | Mapping[str, str]
+    targets: str | Mapping[str, str] | None = None
+    weight: float | Schedule = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with naming(f"term {self.name!r}"):
+            check_weight(self.weight)
+            for option, value in self.options.items():
+                check_option(self.pair, option, value)
+            self._check_wiring()
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The loss with its gradient."""
+        return find_loss(self.loss)
+
+    @cached_property
+    def _weighted(self) -> Callable[..., tuple[Array, Any]]:
+        return weighted(self.pair)
+
+    @cached_property
+    def output_of(self) -> dict[str, str]:
+        """The output that feeds each differentiable argument."""
+        return self._by_argument("outputs", self.outputs, self.pair.wrt)
+
+    @cached_property
+    def entry_of(self) -> dict[str, str]:
+        """The data entry that feeds each other argument."""
+        fixed = [name for name in self.pair.array_arguments if name not in self.pair.wrt]
+        return {} if self.targets is None else self._by_argument("targets", self.targets, fixed)
+
+    def _by_argument(self, kind: str, given: str | Mapping[str, str], arguments: Sequence[str]) -> dict[str, str]:
+        if not isinstance(given, str):
+            return dict(given)
+        if len(arguments) != 1:
+            raise ValueError(
+                f"{kind} must be a mapping from arguments to names, because {self.pair.name} takes "
+                f"{', '.join(arguments) or 'none'}; got {given!r}"
+            )
+        return {arguments[0]: given}
+
+    def _check_wiring(self) -> None:
+        for argument in self.output_of:
+            if argument not in self.pair.wrt:
+                raise ValueError(unknown(f"differentiable argument of {self.pair.name}", argument, self.pair.wrt))
+        others = [name for name in self.pair.array_arguments if name not in self.pair.wrt] + option_names(self.pair)
+        for argument in self.entry_of:
+            if argument not in others:
+                raise ValueError(unknown(f"argument of {self.pair.name}", argument, others))
+            if argument in self.options:
+                raise ValueError(f"{argument!r} is given twice: as a target and as an option")
+        missing = [name for name in self.pair.array_arguments if name not in self.output_of | self.entry_of]
+        if missing:
+            raise ValueError(f"nothing feeds {', '.join(missing)} of {self.pair.name}")
+
+    def value(self, outputs: Mapping[str, Array], data: Mapping[str, Any]) -> Array:
+        """Return the unweighted loss."""
+        with naming(f"term {self.name!r}"):
+            positional, keywords = self._arguments(outputs, data)
+            return one_number(self.pair.value(*positional, **keywords))
+
+    def value_and_gradients(
+        self, outputs: Mapping[str, Array], data: Mapping[str, Any], weight: float
+    ) -> tuple[Array, list[tuple[str, Array]]]:
+        """Return the unweighted loss, and (output name, weighted gradient) for each differentiable argument."""
+        with naming(f"term {self.name!r}"):
+            positional, keywords = self._arguments(outputs, data)
+            value, gradient = self._weighted(weight, *positional, **keywords)
+            by_argument = gradient if len(self.pair.wrt) > 1 else {self.pair.wrt[0]: gradient}
+            if not isinstance(by_argument, Mapping) or by_argument.keys() != set(self.pair.wrt):
+                raise ValueError(f"the gradient must be a dict of {', '.join(self.pair.wrt)}, got {by_argument!r}")
+            found = [(output, by_argument[argument]) for argument, output in self.output_of.items()]
+            if not is_built_in(self.pair):
+                found = [(output, _fit_output(output, part, outputs[output])) for output, part in found]
+            return one_number(value), found
+
+    def _arguments(self, outputs: Mapping[str, Array], data: Mapping[str, Any]) -> tuple[list[Array], dict[str, Any]]:
+        values = dict(self.options)
+        for argument, output in self.output_of.items():
+            if output not in outputs:
+                raise ValueError(unknown("output", output, outputs))
+            values[argument] = outputs[output]
+        for argument, entry in self.entry_of.items():
+            if entry not in data:
+                raise ValueError(unknown("data entry", entry, data))
+            values[argument] = data[entry]
+        return [values.pop(name) for name in self.pair.array_arguments], values
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """One weighted loss on parameters of a model.
+
+    Args:
+        loss: a registered loss of parameters alone, as its name or as the function itself.
+        parameters: glob patterns that select parameters by name (`"*weight*"`); all by default. Nested parameters are
+            selected by their outermost name.
+        weight: a finite number, or a schedule: a function of the step.
+        options: keyword options of the loss.
+        name: the regulariser's name among the components of the objective; the loss's name by default.
+
+    Raises:
+        ValueError: an unknown loss or option, a loss that needs more than parameters, no pattern, or a weight that is
+            not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> regularizer = Regularizer("l2_regularization", parameters=["*.weight"], options={"lambda_reg": 1.0})
+        >>> params = {"out.weight": np.array([1.0, 2.0]), "out.bias": np.array([5.0])}
+        >>> float(regularizer.value(params))
+        2.5
+    """
+
+    loss: Loss
+    parameters: Sequence[str] = ("*",)
+    weight: float | Schedule = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        pair = find_loss(self.loss)
+        object.__setattr__(self, "name", self.name or pair.name)
+        with naming(f"regularizer {self.name!r}"):
+            check_weight(self.weight)
+            for option, value in self.options.items():
+                check_option(pair, option, value)
+            if len(pair.array_arguments) != 1:
+                raise ValueError(f"{pair.name} takes {', '.join(pair.array_arguments)}, not parameters alone")
+            if isinstance(self.parameters, str) or not self.parameters:
+                raise ValueError(f"parameters must be a list of one pattern or more, got {self.parameters!r}")
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The loss with its gradient."""
+        return find_loss(self.loss)
+
+    @cached_property
+    def _weighted(self) -> Callable[..., tuple[Array, Any]]:
+        return weighted(self.pair)
+
+    def value(self, params: Mapping[str, Any]) -> Array:
+        """Return the unweighted loss."""
+        with naming(f"regularizer {self.name!r}"):
+            return one_number(self.pair.value(self._select(params), **self.options))
+
+    def value_and_gradients(self, params: Mapping[str, Any], weight: float) -> tuple[Array, dict[str, Any]]:
+        """Return the unweighted loss, and the weighted gradient of each selected parameter."""
+        with naming(f"regularizer {self.name!r}"):
+            selected = self._select(params)
+            value, gradients = self._weighted(weight, selected, **self.options)
+            return one_number(value), gradients if is_built_in(self.pair) else _fit_parameters(gradients, selected)
+
+    def _select(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        for pattern in self.parameters:
+            if not any(fnmatchcase(name, pattern) for name in params):
+                raise ValueError(f"the pattern {pattern!r} matches no parameter (known: {', '.join(sorted(params))})")
+        return {
+            name: param
+            for name, param in params.items()
+            if any(fnmatchcase(name, pattern) for pattern in self.parameters)
+        }
+
+
+def _fit_output(name: str, gradient: Array, output: Array) -> Array:
+    """Return a copy of a gradient in its output's dtype, checked to fit the output in everything else."""
+    xp = namespace_of(output)
+    check_library(name, gradient, xp)
+    gradient = as_dtype(xp, fresh(gradient), output.dtype)
+    check_output_gradients({name: output}, {name: gradient})
+    return gradient
+
+
+def _fit_parameters(gradients: Any, params: Mapping[str, Any]) -> Any:
+    """Return a copy of the gradients, checked to have the structure and shapes of the parameters."""
+    found, expected = ({path: tuple(array.shape) for path, array in leaves(tree)} for tree in (gradients, params))
+    if found != expected:
+        raise ValueError(f"the gradients have the shapes {found}, the parameters {expected}")
+    return map_leaves(lambda path, gradient: fresh(gradient), gradients)
+
+
+def weighted(pair: Pair) -> Callable[..., tuple[Array, Any]]:
+    """Return the pair as a function `(weight, *arguments, **options) → (value, weight · gradient)`."""
+    both = value_and_gradient(pair.value)
+
+    def through_upstream(weight: float, *arguments: Any, **options: Any) -> tuple[Array, Any]:
+        return both(*arguments, upstream=weight, **options)
+
+    def by_multiplication(weight: float, *arguments: Any, **options: Any) -> tuple[Array, Any]:
+        value, gradient = both(*arguments, **options)
+        return value, map_leaves(lambda path, array: weight * array, gradient)
+
+    parameters = inspect.signature(pair.gradient).parameters.values()
+    takes_upstream = any(p.name == "upstream" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return through_upstream if takes_upstream else by_multiplication
+
+
+def weight_at(part: Term | Regularizer, step: int) -> Any:
+    """Return the weight of a term or regulariser at `step`: a number, or traced where the step is.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    if not callable(part.weight):
+        return part.weight
+    weight: Any = part.weight(step)
+    if isinstance(weight, numbers.Real) and not math.isfinite(weight):
+        raise ValueError(f"{part.name!r}: the schedule gives the weight {weight} at step {step}")
+    return weight
+
+
+def check_weight(weight: Any) -> None:
+    """Raise a ValueError unless `weight` is a finite number or a schedule."""
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not (callable(weight) or (is_number and math.isfinite(weight))):
+        raise ValueError(f"weight must be a finite number or a function of the step, got {weight!r}")
+
+
+def option_names(pair: Pair) -> list[str]:
+    """Return the names of the options that a loss takes, the reduction keywords included."""
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(pair.value).parameters.values())
+    return [*pair.options, *(Reduction.__annotations__ if passes_on else ())]
+
+
+def check_option(pair: Pair, option: str, value: Any) -> None:
+    """Raise a ValueError or TypeError unless the loss takes the option, with this value."""
+    known = option_names(pair)
+    if option not in known:
+        raise ValueError(unknown(f"option of {pair.name}", option, known))
+    domain = _TERM_REDUCTION if option == "reduction" else pair.domain.get(option)
+    if isinstance(domain, Interval | Choice):
+        domain.check(option, value)
+
+
+def is_built_in(pair: Pair) -> bool:
+    """Return whether a pair is one of this package's, whose gradients are exact in shape, dtype and memory."""
+    return pair.value.__module__.startswith("mithril_losses.")
+
+
+def one_number(value: Array) -> Array:
+    """Return `value`; raise a ValueError unless it is a single number."""
+    if tuple(getattr(value, "shape", ())) != ():
+        raise ValueError(f"the loss must be one number, got shape {tuple(value.shape)}; choose another reduction")
+    return value
+
+
+@contextmanager
+def naming(part: str) -> Iterator[None]:
+    """Put the name of the part that failed before the message of the error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{part}: {error}") from error
