@@ -52,8 +52,5 @@ class NumpyModel(ModelAdapter):
         check_outputs(outputs)
         check_output_gradients(outputs, output_gradients)
         zeros = {name: np.zeros_like(output) for name, output in outputs.items()}
-        gradients = pullback(zeros | dict(output_gradients))
-        return (
-            {name: np.array(output) for name, output in outputs.items()},
-            {name: np.array(gradients[name], dtype=value.dtype) for name, value in params.items()},
-        )
+        gradients = pullback(zeros | dict(output_gradients))  # new arrays, in the dtypes of the parameters
+        return {name: np.array(output) for name, output in outputs.items()}, gradients
