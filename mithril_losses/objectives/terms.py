@@ -73,6 +73,10 @@ class Term:
         return weighted(self.pair)
 
     @cached_property
+    def _positional(self) -> tuple[str, ...]:
+        return self.pair.array_arguments  # kept, because reading a signature takes longer than a small loss
+
+    @cached_property
     def output_of(self) -> dict[str, str]:
         """The output that feeds each differentiable argument."""
         return self._by_argument("outputs", self.outputs, self.pair.wrt)
@@ -138,7 +142,7 @@ class Term:
             if entry not in data:
                 raise ValueError(unknown("data entry", entry, data))
             values[argument] = data[entry]
-        return [values.pop(name) for name in self.pair.array_arguments], values
+        return [values.pop(name) for name in self._positional], values
 
 
 @dataclass(frozen=True)
