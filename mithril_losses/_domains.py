@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mithril_losses._validation import did_you_mean
-from mithril_losses.backends._namespace import Array, is_visible, namespace_of, placement
+from mithril_losses._validation import did_you_mean, is_number
+from mithril_losses.backends._namespace import Array, host_values, namespace_of, placement
 
 # --- options ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers an option may take. An option may also be an array that broadcasts to the predictions."""
+    """The numbers an option may take; unless it is static, also arrays of such numbers that broadcast to the predictions.
+
+    `static` options decide which code runs, and are never traced.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     closed: bool = False
     infinite: bool = False
+    static: bool = False
     for_none: float | None = None
 
     def __str__(self) -> str:
@@ -41,11 +44,12 @@ class Interval:
         """
         if value is None and self.for_none is not None:
             return self.for_none
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if is_number(value):
             value = float(value)
-            legal = self._contains(value)
-        elif (xp := namespace_of(value)) is not None:
-            legal = not is_visible(value) or bool(xp.all(self._contains(value)))
+            legal = bool(self._contains(value))
+        elif namespace_of(value) is not None and not self.static:
+            seen = host_values(value)
+            legal = seen is None or bool(np.all(self._contains(seen)))
         else:
             raise TypeError(f"{name} must be a number {self}, got {value!r}")
         if not legal:
@@ -70,6 +74,10 @@ class ClipWidth(Interval):
 
     low: float = 0.0
     high: float = 0.5
+
+    def sample(self, generator: np.random.Generator) -> float:
+        """Draw a width that leaves most probabilities alone."""
+        return float(10.0 ** generator.uniform(-7.0, -3.0))
 
     def for_dtype(self, epsilon: Any, xp: Any, dtype: Any) -> Any:
         """Return ε, raised to the resolution of `dtype` where that cannot hold 1 − ε."""
@@ -114,7 +122,7 @@ class Elements:
     def __str__(self) -> str:
         return "real" if self.low == -math.inf else f"in [{self.low:g}, {self.high:g}]"
 
-    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw elements well inside the domain."""
         if self.low == -math.inf:
             return 1.5 * generator.standard_normal(shape)
@@ -132,22 +140,19 @@ class Labels:
     def __str__(self) -> str:
         return "in {" + ", ".join(f"{v:+d}" if min(self.values) < 0 else str(v) for v in self.values) + "}"
 
-    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw labels, as floating-point numbers."""
         return generator.choice(self.values, shape[:-1] if self.per_row else shape).astype(np.float64)
 
     def check(self, name: str, labels: Array) -> None:
         """Raise a ValueError if a label that can be seen is none of the legal values."""
-        if is_visible(labels):
-            xp = namespace_of(labels)
-            legal = self._legal(labels)
-            if not bool(xp.all(legal)):
-                offender = xp.reshape(labels, (-1,))[int(xp.argmin(xp.astype(xp.reshape(legal, (-1,)), xp.int32)))]
-                raise ValueError(f"{name} must be {self}, got {offender}")
+        seen = host_values(labels)
+        if seen is not None and not (legal := self._legal(seen)).all():
+            raise ValueError(f"{name} must be {self}, got {seen[~legal][0]}")
 
     def or_nan(self, xp: Any, labels: Array) -> Array:
         """Return the labels with NaN in place of illegal ones: what is left to do where they cannot be seen."""
-        return labels if is_visible(labels) else xp.where(self._legal(labels), labels, math.nan)
+        return xp.where(self._legal(labels), labels, math.nan) if host_values(labels) is None else labels
 
     def _legal(self, labels: Array) -> Array:
         legal = labels == self.values[0]
@@ -163,9 +168,9 @@ class Distributions:
     def __str__(self) -> str:
         return "distributions over the last axis"
 
-    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw strictly positive rows that sum to one."""
-        rows = generator.uniform(0.1, 1.0, shape)
+        rows: Array = generator.uniform(0.1, 1.0, shape)
         return rows / rows.sum(axis=-1, keepdims=True)
 
 
@@ -176,7 +181,7 @@ class ClassTargets:
     def __str__(self) -> str:
         return "class indices or class probabilities"
 
-    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw class indices."""
         return generator.integers(0, shape[-1], shape[:-1])
 
@@ -188,9 +193,10 @@ class Parameters:
     def __str__(self) -> str:
         return "array, or nesting of dicts and lists of arrays"
 
-    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Draw one array; nestings are made of such."""
-        return generator.standard_normal(shape)
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Draw a nesting with a matrix of `shape` and vectors of its rows' length."""
+        layer = {"weight": generator.standard_normal(shape), "bias": generator.standard_normal(shape[-1:])}
+        return {"layer": layer, "scales": [generator.standard_normal(shape[-1:])]}
 
 
 REAL = Elements()

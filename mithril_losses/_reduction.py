@@ -8,10 +8,9 @@ This is the only place that knows about means, weights, normalizers, empty sets 
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
-from mithril_losses._validation import as_dtype, did_you_mean, normalize_axis
+from mithril_losses._validation import as_dtype, did_you_mean, is_number, normalize_axis
 from mithril_losses.backends._namespace import Array, array_namespace, require_library
 
 ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
@@ -109,7 +108,7 @@ def collect(
         values = xp.where(weights == 0, 0.0, values * weights)
     divisor = _divisor(xp, shape, axes, values.dtype, reduction, weights, normalizer, mass)
     total = _sum(xp, values, axes)
-    if isinstance(divisor, float):
+    if type(divisor) is float:
         total = total if divisor == 1.0 else total / divisor
     else:
         total = _divide(xp, total, xp.reshape(divisor, tuple(total.shape)))
@@ -150,9 +149,9 @@ def spread(
     divisor = _divisor(xp, tuple(shape), axes, slope.dtype, reduction, weights, normalizer, mass)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     factor = _fit_upstream(xp, upstream, shape, axes, kept, slope.dtype)
-    factor = factor / divisor if isinstance(divisor, float) else _divide(xp, factor, xp.reshape(divisor, kept))
+    factor = factor / divisor if type(divisor) is float else _divide(xp, factor, xp.reshape(divisor, kept))
     if summed is not None:
-        factor = factor if isinstance(factor, float) else xp.expand_dims(factor, axis=summed)
+        factor = factor if type(factor) is float else xp.expand_dims(factor, axis=summed)
         weights = None if weights is None else xp.expand_dims(_broadcast_rank(xp, weights, len(shape)), axis=summed)
     gradient = slope * factor
     if weights is not None:
@@ -215,7 +214,7 @@ def _divisor(
     normalizer: Any,
     mass: Any,
 ) -> Any:
-    """Return D: a float, or an array whose size is that of the reduced result."""
+    """Return D: a float, or an array whose size is that of the reduced result (NumPy's float64 scalars are floats too)."""
     if reduction in ("none", "sum"):
         return 1.0
     if normalizer is not None:
@@ -231,7 +230,7 @@ def _divisor(
 
 
 def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> Any:
-    if isinstance(normalizer, numbers.Real) and not isinstance(normalizer, bool):
+    if is_number(normalizer):
         if not normalizer >= 0:
             raise ValueError(f"normalizer must not be negative, got {normalizer}")
         # 0 counts an empty set, whose loss is 0 whatever it is divided by
@@ -248,7 +247,7 @@ def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> A
 def _fit_upstream(
     xp: Any, upstream: Any, shape: list[int], axes: tuple[int, ...], kept: tuple[int, ...], dtype: Any
 ) -> Any:
-    if isinstance(upstream, numbers.Real) and not isinstance(upstream, bool):
+    if is_number(upstream):
         return float(upstream)
     upstream = _same_library(xp, "upstream", upstream, dtype)
     reduced = tuple(n for i, n in enumerate(shape) if i not in axes)

@@ -20,8 +20,8 @@ def map_leaves(function: Callable[[str, Array], Any], tree: Any, path: str = "pa
     return function(path, tree)
 
 
-def leaves(tree: Any) -> Iterator[tuple[str, Array]]:
+def leaves(tree: Any, path: str = "params") -> Iterator[tuple[str, Array]]:
     """Yield each array of the nesting with its path, depth first."""
     found: list[tuple[str, Array]] = []
-    map_leaves(lambda path, leaf: found.append((path, leaf)), tree)
+    map_leaves(lambda path, leaf: found.append((path, leaf)), tree, path)
     yield from found

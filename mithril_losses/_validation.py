@@ -6,7 +6,7 @@ import contextlib
 import numbers
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -51,9 +51,14 @@ def require_same_shape(**arrays: Array) -> None:
             )
 
 
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return whether `value` is a plain real number: no array, and no bool."""
+    return not isinstance(value, bool) and isinstance(value, numbers.Real)
+
+
 def require_integer(name: str, value: Any) -> int:
     """Return `value` as an int, or raise a TypeError."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     return int(value)
 
@@ -65,10 +70,10 @@ def normalize_axis(name: str, axis: Any, ndim: int) -> int:
         TypeError: `axis` is no integer.
         ValueError: `axis` lies outside the array's dimensions.
     """
-    axis = require_integer(name, axis)
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"{name} {axis} is out of range for an array of {ndim} dimensions")
-    return axis % ndim
+    index = require_integer(name, axis)
+    if not -ndim <= index < ndim:
+        raise ValueError(f"{name} {index} is out of range for an array of {ndim} dimensions")
+    return index % ndim
 
 
 def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:

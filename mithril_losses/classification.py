@@ -22,7 +22,7 @@ from mithril_losses._pairs import gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._stable import log_softmax, one_hot, product
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
-from mithril_losses.backends._namespace import Array, array_namespace, is_visible, namespace_of, placement
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, namespace_of, placement
 
 __all__ = [
     "binary_cross_entropy",
@@ -124,13 +124,13 @@ def _indices(
     if ignore_index is not None:
         kept = labels != require_integer("ignore_index", ignore_index)
         illegal = illegal & kept
-    if is_visible(labels):
-        if bool(xp.any(illegal)):
-            flat = xp.reshape(illegal, (-1,))
-            offender = int(xp.reshape(labels, (-1,))[int(xp.argmax(xp.astype(flat, xp.int32)))])
-            raise ValueError(f"label {offender} is outside the {classes} classes 0 … {classes - 1}")
-        illegal = None
-    return one_hot(xp, labels, classes, axis, like), kept, illegal
+    seen = host_values(labels)
+    if seen is None:
+        return one_hot(xp, labels, classes, axis, like), kept, illegal
+    wrong = ((seen < 0) | (seen >= classes)) & (seen != ignore_index)
+    if wrong.any():
+        raise ValueError(f"label {seen[wrong][0]} is outside the {classes} classes 0 … {classes - 1}")
+    return one_hot(xp, labels, classes, axis, like), kept, None
 
 
 def _class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Array) -> Array | None:

@@ -70,26 +70,26 @@ def library_name(xp: Any) -> str:
     return "torch" if name == "mithril_losses" else name
 
 
-def is_visible(x: Any) -> bool:
-    """Return whether the values of `x` can be looked at here and now, without waiting for an accelerator.
+def host_values(x: Any) -> np.ndarray[Any, Any] | None:
+    """Return the values of `x` as a NumPy view, or None where a look is impossible or would stall an accelerator.
 
-    False inside a trace (`jax.jit`, `torch.compile`, `vmap`) and for arrays on an accelerator, where a look would
-    stall the device.
+    None for a tracer (`jax.jit`, `torch.compile`, `vmap`) and for an array on an accelerator.
     """
     if isinstance(x, _NUMPY_TYPES):
-        return True
+        return np.asarray(x)
     if _is_jax(x):
-        jax = sys.modules["jax"]
-        return not isinstance(x, jax.core.Tracer) and all(d.platform == "cpu" for d in x.devices())
+        traced = isinstance(x, sys.modules["jax"].core.Tracer)
+        return None if traced or any(d.platform != "cpu" for d in x.devices()) else np.asarray(x)
     if _is_torch(x):
         torch = sys.modules["torch"]
-        return not (
+        hidden = (
             torch.compiler.is_compiling()
             or x.device.type != "cpu"
             or type(x) not in (torch.Tensor, torch.nn.Parameter)  # fake tensors have no values
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
         )
-    return True
+        return None if hidden else (x.float() if x.dtype == torch.bfloat16 else x).detach().numpy()
+    return np.from_dlpack(x)
 
 
 def placement(x: Any) -> dict[str, Any]:

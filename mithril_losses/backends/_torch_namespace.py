@@ -1,6 +1,7 @@
-"""PyTorch as an array API namespace: array-api-compat's, with minimum and maximum that take Python scalars cheaply.
+"""PyTorch as an array API namespace: array-api-compat's, with what `torch.compile` and `vmap` cannot trace replaced.
 
-array-api-compat turns the scalar into a tensor first, which costs 5 µs a call and which `torch.compile` cannot trace.
+array-api-compat's minimum and maximum turn a Python scalar into a tensor first (5 µs a call, untraceable), and its sign
+writes NaNs through a mask.
 """
 
 from typing import Any
@@ -8,12 +9,23 @@ from typing import Any
 import torch
 from array_api_compat.torch import *  # noqa: F403
 
+del classes, ops  # type: ignore[name-defined]  # noqa: F821  (lookups of TorchScript that answer to every name)
+
 
 def maximum(x: Any, y: Any) -> Any:
     """Return the larger of two tensors, or of a tensor and a number."""
-    return torch.clamp(x, min=y) if not isinstance(y, torch.Tensor) else torch.maximum(x, y)
+    if not isinstance(x, torch.Tensor):
+        x, y = y, x
+    return torch.maximum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, min=y)
 
 
 def minimum(x: Any, y: Any) -> Any:
     """Return the smaller of two tensors, or of a tensor and a number."""
-    return torch.clamp(x, max=y) if not isinstance(y, torch.Tensor) else torch.minimum(x, y)
+    if not isinstance(x, torch.Tensor):
+        x, y = y, x
+    return torch.minimum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, max=y)
+
+
+def sign(x: Any) -> Any:
+    """Return −1, 0 or 1, and NaN for NaN."""
+    return torch.where(torch.isnan(x), x, torch.sign(x)) if x.is_floating_point() else torch.sign(x)

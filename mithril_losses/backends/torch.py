@@ -11,7 +11,7 @@ from mithril_losses.backends._namespace import Array
 from mithril_losses.backends.base import Backend, BackendNotInstalledError, host_array, library_of, one_number
 
 try:
-    import array_api_compat.torch as xp
+    from mithril_losses.backends import _torch_namespace as xp
     import torch
 except ModuleNotFoundError as error:
     raise BackendNotInstalledError("torch") from error

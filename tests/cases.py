@@ -1,0 +1,183 @@
+"""What the laws run over: every registered loss, with arguments drawn from its domain, on every library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import array_api_strict
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from mithril_losses import catalogue
+from mithril_losses._pairs import Pair
+from mithril_losses._tree import leaves, map_leaves
+from mithril_losses.checking import draw_arguments
+
+DTYPES = {  # the floating types that each library has
+    "numpy": ("float64", "float32", "float16"),
+    "jax": ("float64", "float32", "float16", "bfloat16"),
+    "torch": ("float64", "float32", "float16", "bfloat16"),
+    "array_api_strict": ("float64", "float32"),
+}
+LIBRARIES = tuple(DTYPES)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss with array arguments (NumPy, float64) and options."""
+
+    pair: Pair
+    name: str
+    arrays: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.pair.name}-{self.name}"
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The shape of the unreduced loss."""
+        return np.shape(self.pair.value(*self.arrays.values(), **self.options, reduction="none"))
+
+    def arguments(self, library: str, dtype: str = "float64") -> list[Any]:
+        """Return the array arguments in a library; floating ones in `dtype`."""
+        return [convert(x, library, dtype) for x in self.arrays.values()]
+
+    def keywords(self, library: str, dtype: str = "float64", **more: Any) -> dict[str, Any]:
+        """Return the options and further keywords, their arrays in a library."""
+        return {
+            name: convert(x, library, dtype) if isinstance(x, np.ndarray) else x
+            for name, x in {**self.options, **more}.items()
+        }
+
+    def value(self, library: str = "numpy", dtype: str = "float64", **more: Any) -> Any:
+        return self.pair.value(*self.arguments(library, dtype), **self.keywords(library, dtype, **more))
+
+    def gradient(self, library: str = "numpy", dtype: str = "float64", **more: Any) -> Any:
+        return self.pair.gradient(*self.arguments(library, dtype), **self.keywords(library, dtype, **more))
+
+
+def convert(x: Any, library: str, dtype: str = "float64") -> Any:
+    """Return a NumPy array, or a nesting of them, in another library: a copy, floating arrays in `dtype`."""
+    if isinstance(x, (dict, list)):
+        return map_leaves(lambda _, leaf: convert(leaf, library, dtype), x)
+    x = np.asarray(x)
+    is_floating = np.issubdtype(x.dtype, np.floating)
+    if library == "numpy":
+        return np.array(x, dtype=dtype if is_floating else x.dtype)
+    if library == "jax":
+        return jnp.array(x, dtype=dtype if is_floating else x.dtype)
+    if library == "torch":
+        return torch.tensor(x, dtype=getattr(torch, dtype) if is_floating else None)
+    return array_api_strict.asarray(x.astype(dtype) if is_floating else x, copy=True)
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """Return any array as NumPy's, in float64."""
+    if isinstance(x, torch.Tensor):
+        return x.detach().to(torch.float64).numpy()
+    return np.asarray(x, dtype=np.float64)
+
+
+def flat(result: Any) -> list[tuple[str, Any]]:
+    """Return the arrays of a gradient with their paths, whatever its structure."""
+    return list(leaves(result, "gradient"))
+
+
+def matched(found: Any, expected: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield path, found and expected for every array of two gradients; `jax.jit` sorts the keys of a dict."""
+    found, expected = dict(flat(found)), dict(flat(expected))
+    assert found.keys() == expected.keys()
+    for path in found:
+        yield path, found[path], expected[path]
+
+
+def double_precision(library: str) -> AbstractContextManager[Any]:
+    return jax.enable_x64(True) if library == "jax" else nullcontext()
+
+
+def _drawn(pair: Pair, seed: int, shape: tuple[int, ...] = (6, 5)) -> Case:
+    arrays, options = draw_arguments(pair, np.random.default_rng(seed), shape)
+    return Case(pair, "drawn", arrays, options)
+
+
+def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield name, arrays and options of what cannot be drawn from the domain: options that are no numbers."""
+    generator = np.random.default_rng(7)
+    if pair.name.startswith("cross_entropy"):
+        scores = pair.wrt[0]
+        weights = np.array([0.5, 1.0, 2.0, 0.25, 1.5])
+        probabilities = generator.uniform(0.1, 1.0, (6, 5))
+        mixed = {scores: arrays[scores], "targets": probabilities / probabilities.sum(axis=1, keepdims=True)}
+        images = {
+            scores: np.moveaxis(generator.dirichlet(np.ones(3), (2, 4, 2)), -1, 1),
+            "targets": generator.integers(0, 3, (2, 4, 2)),
+        }
+        yield "weighted classes", arrays, {"class_weights": weights}
+        yield "smoothed", arrays, {"label_smoothing": 0.2}
+        yield "weighted and smoothed", arrays, {"label_smoothing": 0.2, "class_weights": weights}
+        yield "ignoring", {**arrays, "targets": np.array([1, 4, -1, 0, -1, 2])}, {"ignore_index": -1}
+        yield (
+            "ignoring, weighted",
+            {**arrays, "targets": np.array([1, 4, 3, 0, 3, 2])},
+            {"ignore_index": 3, "class_weights": weights, "label_smoothing": 0.1},
+        )
+        yield "probabilities", mixed, {}
+        yield "probabilities, weighted", mixed, {"class_weights": weights, "label_smoothing": 0.3}
+        yield "unnormalized masses", {**mixed, "targets": 3.0 * probabilities}, {}
+        yield "class axis", images, {"class_axis": 1}
+    if pair.name == "binary_cross_entropy_with_logits":
+        yield "weighted positives", arrays, {"pos_weight": 3.0}
+        yield "weights per class", arrays, {"pos_weight": np.array([0.5, 1.0, 2.0, 3.0, 0.0])}
+        yield "hard targets", {**arrays, "targets": np.round(arrays["targets"])}, {}
+    if pair.name.startswith("focal"):
+        for gamma in (0.0, 0.5, 1.0):
+            yield f"gamma {gamma}", arrays, {"gamma": gamma}
+    if pair.name == "triplet_loss":
+        for p in (1.0, 3.0, np.inf):
+            yield f"p {p}", arrays, {"p": p}
+        yield "squared", arrays, {"squared": True}
+        yield "swapped", arrays, {"swap": True}
+        yield "no margin", arrays, {"margin": 0.0, "squared": True, "swap": True}
+
+
+def cases() -> list[Case]:
+    """Every loss as drawn from its domain, and its variants."""
+    found = []
+    for pair in catalogue().values():
+        drawn = _drawn(pair, seed=sum(map(ord, pair.name)))
+        found.append(drawn)
+        found += [Case(pair, name, arrays, options) for name, arrays, options in _variants(pair, drawn.arrays)]
+    return found
+
+
+CASES = cases()
+DRAWN = [case for case in CASES if case.name == "drawn"]
+REDUCED = [case for case in CASES if case.pair.takes_reduction]
+REDUCED_DRAWN = [case for case in REDUCED if case.name == "drawn"]
+
+
+def reductions(case: Case) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the reductions of a case with a name: every one, plain, weighted, over an axis, normalized."""
+    if not case.pair.takes_reduction:
+        yield "plain", {}
+        return
+    weights = np.random.default_rng(3).uniform(0.2, 2.0, case.rows)
+    weights.flat[1] = 0.0
+    for reduction in ("mean", "sum", "none", "weighted_mean", "batch_sum"):
+        yield reduction, {"reduction": reduction}
+        yield f"{reduction}, weighted", {"reduction": reduction, "weights": weights}
+    yield "mean, normalized", {"normalizer": 7.0, "weights": weights}
+    yield "weighted mean over an axis", {"reduction": "weighted_mean", "axis": -1, "weights": weights[:1]}
+    yield "sum over an axis", {"reduction": "sum", "axis": (0,)}
+
+
+def label(function: Callable[..., Any], _: Any, parameters: Any) -> str:
+    """Name a parameterized test after its parameters."""
+    text = "_".join(str(p[0] if isinstance(p, tuple) else p) for p in parameters.args)
+    return f"{function.__name__}_{text}".replace(" ", "_")

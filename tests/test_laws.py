@@ -1,0 +1,370 @@
+"""Laws that hold for every registered loss: one test each, over the whole catalogue."""
+
+from __future__ import annotations
+
+import inspect
+import unittest
+from functools import partial
+from itertools import product
+from typing import Any, get_type_hints
+
+import jax
+import numpy as np
+import torch
+from cases import (
+    CASES,
+    DRAWN,
+    DTYPES,
+    LIBRARIES,
+    REDUCED,
+    REDUCED_DRAWN,
+    Case,
+    convert,
+    double_precision,
+    flat,
+    label,
+    matched,
+    reductions,
+    to_numpy,
+)
+from parameterized import parameterized
+
+from mithril_losses import catalogue, value_and_gradient
+from mithril_losses._pairs import GRADIENT_KEYWORDS
+from mithril_losses.checking import check_gradient
+
+PAIRS = list(catalogue().values())
+
+
+class Proof(unittest.TestCase):
+    """The gradient is the derivative of the value: by autodiff, central differences and the Taylor remainder."""
+
+    @parameterized.expand([(case,) for case in CASES], name_func=label)
+    def test_gradient_by_central_differences(self, case: Case) -> None:
+        for name, reduction in reductions(case):
+            with self.subTest(name):
+                check = check_gradient(case.pair.value, *case.arguments("numpy"), **case.options, **reduction)
+                self.assertGreater(check.compared, 0.8 * (check.compared + check.left_out))
+
+    @parameterized.expand(list(product(CASES, ("jax", "torch"))), name_func=label)
+    def test_gradient_by_autodiff(self, case: Case, library: str) -> None:
+        for name, reduction in list(reductions(case))[:: 1 if case.name == "drawn" else 6]:
+            with self.subTest(name), double_precision(library):
+                keywords = case.keywords(library, **reduction)
+                check = check_gradient(case.pair.value, *case.arguments(library), tolerance=1e-8, **keywords)
+                self.assertLess(check.errors[{"jax": "jax.grad", "torch": "torch.autograd"}[library]], 1e-12)
+
+    @parameterized.expand([(pair.name, name) for pair in PAIRS for name in pair.on_request])
+    def test_gradient_on_request(self, loss: str, argument: str) -> None:
+        case = next(case for case in DRAWN if case.pair.name == loss)
+        check_gradient(loss, *case.arguments("torch"), wrt=argument, reduction="sum", **case.options)
+        both = case.gradient(wrt=(argument, *case.pair.wrt))
+        np.testing.assert_array_equal(both[argument], case.gradient(wrt=argument))
+        np.testing.assert_array_equal(both[case.pair.wrt[0]], case.gradient())
+
+
+class Pairing(unittest.TestCase):
+    """A value and its gradient belong together."""
+
+    @parameterized.expand([(pair.name,) for pair in PAIRS])
+    def test_signatures_are_equal(self, loss: str) -> None:
+        pair = catalogue()[loss]
+        functions = [pair.gradient] + ([pair.both] if pair.both else [])
+        expected = [p for p in inspect.signature(pair.value).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for function in functions:
+            found = [
+                p
+                for p in inspect.signature(function).parameters.values()
+                if p.kind is not p.VAR_KEYWORD and p.name not in GRADIENT_KEYWORDS
+            ]
+            self.assertEqual(
+                [(p.name, p.kind, p.default) for p in found], [(p.name, p.kind, p.default) for p in expected]
+            )
+            hints, value_hints = get_type_hints(function), get_type_hints(pair.value)
+            self.assertEqual({p.name: hints[p.name] for p in found}, {p.name: value_hints[p.name] for p in expected})
+
+    @parameterized.expand([(pair.name,) for pair in PAIRS])
+    def test_docstrings_are_complete(self, loss: str) -> None:
+        pair = catalogue()[loss]
+        self.assertRegex(pair.formula, r"[=·Σ|½²λ−]", "the first line is no formula")
+        self.assertRegex(pair.gradient_formula, r"[/·Σ|λ]", "the first line is no formula")
+        for function in (pair.value, pair.gradient):
+            for section in ("Args:", "Returns:", "Raises:", "Example:", ">>> "):
+                self.assertIn(section, inspect.getdoc(function) or "")
+        self.assertRegex(pair.source, r"\b(1[789]|20)\d\d\b", "the source has no year")
+        self.assertEqual(set(pair.domain), set(pair.parameters), "every argument has a domain")
+
+    @parameterized.expand([(case, library) for case in CASES for library in LIBRARIES], name_func=label)
+    def test_value_and_gradient_equals_the_two(self, case: Case, library: str) -> None:
+        with double_precision(library):
+            keywords = case.keywords(library)
+            value, gradient = value_and_gradient(case.pair.value)(*case.arguments(library), **keywords, upstream=0.5)
+            np.testing.assert_allclose(to_numpy(value), to_numpy(case.value(library)), rtol=1e-12)
+            for path, found, expected in matched(gradient, case.gradient(library, upstream=0.5)):
+                np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-12, atol=1e-15, err_msg=path)
+
+
+class Reductions(unittest.TestCase):
+    """The reduced losses are literal sums of the unreduced ones; the gradient is linear."""
+
+    @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
+    def test_values_are_literal_sums(self, case: Case) -> None:
+        losses = case.value(reduction="none")
+        weights = np.random.default_rng(5).uniform(0.2, 2.0, losses.shape)
+        pairs = list(zip(losses.ravel().tolist(), weights.ravel().tolist(), strict=True))
+        weighted = sum(loss * weight for loss, weight in pairs)
+        expected = {
+            "sum": weighted,
+            "mean": weighted / len(pairs),
+            "weighted_mean": weighted / sum(weight for _, weight in pairs),
+            "batch_sum": weighted / len(losses),
+        }
+        for reduction, literal in expected.items():
+            self.assertAlmostEqual(float(case.value(reduction=reduction, weights=weights)), literal, 12)
+        self.assertAlmostEqual(float(case.value()), sum(loss for loss, _ in pairs) / len(pairs), 12)
+        self.assertAlmostEqual(float(case.value(normalizer=3.0)), sum(loss for loss, _ in pairs) / 3.0, 12)
+        np.testing.assert_allclose(case.value(reduction="none", weights=weights), losses * weights, rtol=1e-14)
+        np.testing.assert_allclose(
+            case.value(axis=0), [sum(column) / len(losses) for column in losses.T.tolist()], rtol=1e-12
+        ) if losses.ndim > 1 else self.assertAlmostEqual(float(case.value(axis=0)), float(case.value()), 12)
+
+    @parameterized.expand([(case,) for case in REDUCED], name_func=label)
+    def test_gradient_is_linear_in_upstream(self, case: Case) -> None:
+        generator = np.random.default_rng(1)
+        for reduction in ({"reduction": "none"}, {"reduction": "sum", "axis": 0}):
+            shape = np.shape(case.value(**reduction))
+            first, second = generator.standard_normal(shape), generator.standard_normal(shape)
+            first.flat[0] = 0.0
+            sums = case.gradient(**reduction, upstream=2.0 * first - 3.0 * second)
+            parts = [dict(flat(case.gradient(**reduction, upstream=part))) for part in (first, second)]
+            for path, total in flat(sums):
+                expected = 2.0 * parts[0][path] - 3.0 * parts[1][path]
+                np.testing.assert_allclose(total, expected, rtol=1e-10, atol=1e-14, err_msg=path)
+        for path, scaled, plain in matched(case.gradient(upstream=-2.5), case.gradient()):
+            np.testing.assert_allclose(scaled, -2.5 * plain, rtol=1e-12, err_msg=path)
+        with self.assertRaisesRegex(ValueError, "upstream"):
+            case.gradient(upstream=np.ones((1, 1, 1, 99)))
+
+    @parameterized.expand([(case,) for case in REDUCED], name_func=label)
+    def test_micro_batches_add_up(self, case: Case) -> None:
+        count = float(np.prod(case.rows))
+        for (path, whole), *parts in zip(
+            flat(case.gradient(normalizer=count)),
+            *[flat(part.gradient(normalizer=count)) for part in _halves(case)],
+            strict=True,
+        ):
+            np.testing.assert_allclose(whole, np.concatenate([x for _, x in parts]), rtol=1e-12, err_msg=path)
+        total = sum(float(part.value(normalizer=count)) for part in _halves(case))
+        self.assertAlmostEqual(total, float(case.value(normalizer=count)), 12)
+
+    @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
+    def test_nothing_left_is_zero(self, case: Case, library: str) -> None:
+        with double_precision(library):
+            nothing = np.zeros(case.rows)
+            for reduction in ("mean", "sum", "weighted_mean", "batch_sum"):
+                keywords = {"reduction": reduction, "weights": nothing}
+                self.assertEqual(float(case.value(library, **keywords)), 0.0)
+                for _, gradient in flat(case.gradient(library, **keywords)):
+                    self.assertFalse(np.any(to_numpy(gradient)))
+            empty = Case(case.pair, "empty", {name: x[:0] for name, x in case.arrays.items()}, case.options)
+            for reduction in ("mean", "sum", "weighted_mean", "batch_sum"):
+                self.assertEqual(float(empty.value(library, reduction=reduction)), 0.0)
+            for _, gradient in flat(empty.gradient(library)):
+                self.assertEqual(gradient.shape[0], 0)
+
+    @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
+    def test_weight_zero_removes_nan(self, case: Case, library: str) -> None:
+        weights = np.ones(case.rows)
+        weights[0] = 0.0
+        poisoned = {name: x.copy() for name, x in case.arrays.items()}
+        for name in case.pair.wrt:
+            poisoned[name][0] = np.nan
+        bad = Case(case.pair, "poisoned", poisoned, case.options)
+        with double_precision(library):
+            np.testing.assert_allclose(
+                float(bad.value(library, weights=weights)), float(case.value(library, weights=weights)), rtol=1e-12
+            )
+            for path, found, expected in matched(
+                bad.gradient(library, weights=weights), case.gradient(library, weights=weights)
+            ):
+                np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-12, err_msg=path)
+                self.assertFalse(np.any(to_numpy(found)[0]))
+
+
+def _halves(case: Case) -> list[Case]:
+    return [
+        Case(case.pair, "half", {name: x[part] for name, x in case.arrays.items()}, case.options)
+        for part in (
+            slice(None, len(next(iter(case.arrays.values()))) // 2),
+            slice(len(next(iter(case.arrays.values()))) // 2, None),
+        )
+    ]
+
+
+class Contract(unittest.TestCase):
+    """The gradient contract: shape, dtype, fresh and writable results, arguments untouched, libraries agree."""
+
+    @parameterized.expand(
+        [(case, library, dtype) for case in CASES for library in LIBRARIES for dtype in DTYPES[library]],
+        name_func=label,
+    )
+    def test_shape_dtype_and_library_are_kept(self, case: Case, library: str, dtype: str) -> None:
+        with double_precision(library):
+            arguments = case.arguments(library, dtype)
+            keywords = case.keywords(library, dtype)
+            value = case.pair.value(*arguments, **keywords)
+            gradient = case.pair.gradient(*arguments, **keywords)
+            named = dict(zip(case.arrays, arguments, strict=True))
+            expected = flat(
+                {name: named[name] for name in case.pair.wrt} if len(case.pair.wrt) > 1 else named[case.pair.wrt[0]]
+            )
+            self.assertEqual(str(value.dtype), str(expected[0][1].dtype))
+            for (path, g), (_, x) in zip(flat(gradient), expected, strict=True):
+                self.assertIs(type(g), type(x), path)
+                self.assertEqual(tuple(g.shape), tuple(x.shape), path)
+                self.assertEqual(g.dtype, x.dtype, path)
+                self.assertEqual(str(getattr(g, "device", "")), str(getattr(x, "device", "")), path)
+            exact, exact_gradient = case.value(), case.gradient()
+            tolerance = {"float64": 1e-12, "float32": 2e-5, "float16": 2e-2, "bfloat16": 1e-1}[dtype]
+            np.testing.assert_allclose(to_numpy(value), to_numpy(exact), rtol=tolerance)
+            for path, g, x in matched(gradient, exact_gradient):
+                # elements near a kink may fall on its other side when the arguments are rounded to half precision
+                off = ~np.isclose(to_numpy(g), to_numpy(x), rtol=tolerance, atol=tolerance * np.abs(to_numpy(x)).max())
+                self.assertLessEqual(off.mean(), 0.2 if dtype in ("float16", "bfloat16") else 0.0, path)
+
+    @parameterized.expand(list(product(CASES, ("numpy", "torch"))), name_func=label)
+    def test_results_are_fresh_and_arguments_untouched(self, case: Case, library: str) -> None:
+        arguments = case.arguments(library)
+        keywords = case.keywords(library, **({"weights": np.ones(case.rows)} if case.pair.takes_reduction else {}))
+        before = [to_numpy(x).copy() for _, x in flat(arguments)]
+        inputs = [x for _, x in flat([*arguments, *(k for k in keywords.values() if hasattr(k, "shape"))])]
+        first = case.pair.gradient(*arguments, **keywords)
+        second = case.pair.gradient(*arguments, **keywords)
+        value_and_gradient(case.pair.value)(*arguments, **keywords)
+        results = [x for _, x in flat([first, second])]
+        for i, result in enumerate(results):
+            for other in [*inputs, *results[i + 1 :]]:
+                self.assertFalse(np.shares_memory(_memory(result), _memory(other)))
+        for path, a, b in matched(first, second):
+            np.testing.assert_array_equal(to_numpy(a), to_numpy(b), err_msg=path)
+            a += 1.0  # some compiled models add into the gradients they are handed
+        for x, copy in zip([x for _, x in flat(arguments)], before, strict=True):
+            np.testing.assert_array_equal(to_numpy(x), copy)
+
+    @parameterized.expand([(case,) for case in CASES], name_func=label)
+    def test_read_only_and_strided_arrays(self, case: Case) -> None:
+        def awkward(x: np.ndarray) -> np.ndarray:
+            spaced = np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x.copy()
+            spaced.flags.writeable = False
+            return spaced
+
+        arguments = [convert(x, "numpy") for x in case.arrays.values()]
+        awkward_arguments = [_map(awkward, x) for x in arguments]
+        np.testing.assert_allclose(case.pair.value(*awkward_arguments, **case.options), case.value(), rtol=1e-12)
+        for path, g, expected in matched(case.pair.gradient(*awkward_arguments, **case.options), case.gradient()):
+            np.testing.assert_allclose(g, expected, rtol=1e-12, atol=1e-16, err_msg=path)
+            self.assertTrue(g.flags.writeable)
+
+    @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
+    def test_shapes_are_never_broadcast(self, case: Case) -> None:
+        names = list(case.arrays)
+        for change in (lambda x: x[..., None], lambda x: x[:1], lambda x: x[None], lambda x: x[..., :-1]):
+            arrays = {**case.arrays, names[1]: change(case.arrays[names[1]])}
+            self._refused(case, ValueError, arrays, {})
+
+    @parameterized.expand([(case,) for case in DRAWN], name_func=label)
+    def test_bad_arguments_are_refused_alike(self, case: Case) -> None:
+        first = next(iter(case.arrays))
+        self._refused(case, TypeError, {**case.arrays, first: None}, {})
+        self._refused(
+            case, TypeError, {**case.arrays, first: _map(lambda x: x.astype(np.int64), case.arrays[first])}, {}
+        )
+        self._refused(case, TypeError, {**case.arrays, first: _map(lambda x: x + 1j, case.arrays[first])}, {})
+        for name, domain in case.pair.domain.items():
+            if name in case.options:
+                self._refused(case, TypeError, case.arrays, {name: "1"})
+                self._refused(case, TypeError, case.arrays, {name: True})
+                self._refused(case, ValueError, case.arrays, {name: float("nan")})
+                self._refused(case, ValueError, case.arrays, {name: domain.low - 0.5})
+        if case.pair.takes_reduction:
+            for keywords in (
+                {"reduction": "average"},
+                {"axis": 9},
+                {"axis": (0, 0)},
+                {"reduction": "none", "axis": 0},
+                {"reduction": "sum", "normalizer": 2.0},
+                {"normalizer": -1.0},
+                {"weights": np.ones((9, 9, 9, 9))},
+            ):
+                self._refused(case, ValueError, case.arrays, keywords)
+            self._refused(case, TypeError, case.arrays, {"weights": torch.ones(case.rows)})
+            self._refused(case, TypeError, case.arrays, {"axis": 0.5})
+        if len(case.arrays) > 1:
+            second = list(case.arrays)[1]
+            self._refused(case, TypeError, {**case.arrays, second: torch.tensor(case.arrays[second])}, {})
+
+    def _refused(self, case: Case, error: type[Exception], arrays: dict[str, Any], more: dict[str, Any]) -> None:
+        messages = []
+        for function in (case.pair.value, case.pair.gradient, value_and_gradient(case.pair.value)):
+            with self.assertRaises(error) as caught:
+                function(*arrays.values(), **{**case.options, **more})
+            messages.append(str(caught.exception))
+        self.assertEqual(len(set(messages)), 1, messages)
+
+
+class Transforms(unittest.TestCase):
+    """jit, vmap and compile see the same functions."""
+
+    @parameterized.expand([(case,) for case in CASES], name_func=label)
+    def test_jax_jit(self, case: Case) -> None:
+        with double_precision("jax"):
+            arguments, keywords = case.arguments("jax"), case.keywords("jax")
+            for function, expected in ((case.pair.value, case.value()), (case.pair.gradient, case.gradient())):
+                jitted = jax.jit(lambda *arguments, function=function: function(*arguments, **keywords))(*arguments)
+                for path, a, b in matched(jitted, expected):
+                    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15, err_msg=path)
+
+    @parameterized.expand([(case,) for case in DRAWN if case.options], name_func=label)
+    def test_jax_jit_with_traced_options(self, case: Case) -> None:
+        traced = {name: x for name, x in case.options.items() if not case.pair.domain[name].static}
+        fixed = {name: x for name, x in case.options.items() if name not in traced}
+        with double_precision("jax"):
+            for function, expected in ((case.pair.value, case.value()), (case.pair.gradient, case.gradient())):
+                found = jax.jit(partial(function, **fixed))(*case.arguments("jax"), **traced)
+                for path, a, b in matched(found, expected):
+                    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15, err_msg=path)
+
+    @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
+    def test_vmap(self, case: Case) -> None:
+        rows = [
+            Case(case.pair, "row", {name: x[i] for name, x in case.arrays.items()}, case.options)
+            for i in range(len(next(iter(case.arrays.values()))))
+        ]
+        with double_precision("jax"):
+            by_row = jax.vmap(lambda *a: case.pair.value(*a, **case.options))(*case.arguments("jax"))
+            np.testing.assert_allclose(by_row, [row.value() for row in rows], rtol=1e-12)
+            gradients = jax.vmap(lambda *a: case.pair.gradient(*a, **case.options))(*case.arguments("jax"))
+        for i, row in enumerate(rows):
+            for path, a, b in matched(gradients, row.gradient()):
+                np.testing.assert_allclose(a[i], b, rtol=1e-12, atol=1e-15, err_msg=path)
+        by_row = torch.func.vmap(lambda *a: case.pair.value(*a, **case.options))(*case.arguments("torch"))
+        np.testing.assert_allclose(by_row, [row.value() for row in rows], rtol=1e-12)
+
+    @parameterized.expand([(case,) for case in CASES], name_func=label)
+    def test_torch_compile(self, case: Case) -> None:
+        torch._dynamo.reset()
+        arguments, keywords = case.arguments("torch"), case.keywords("torch")
+        for function, expected in ((case.pair.value, case.value()), (case.pair.gradient, case.gradient())):
+            compiled = torch.compile(function, fullgraph=True, backend="eager")(*arguments, **keywords)
+            for path, a, b in matched(compiled, expected):
+                np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-12, atol=1e-15, err_msg=path)
+
+
+def _map(function: Any, tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _map(function, branch) for key, branch in tree.items()}
+    return [_map(function, branch) for branch in tree] if isinstance(tree, list) else function(tree)
+
+
+def _memory(x: Any) -> np.ndarray:
+    return x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
