@@ -4,6 +4,7 @@ Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradie
 """
 
 from mithril_losses import classification, divergence, metric_learning, regression, regularization
+from mithril_losses._elementwise import elementwise
 from mithril_losses._pairs import (
     catalogue,
     find_loss,
@@ -13,15 +14,26 @@ from mithril_losses._pairs import (
     value_and_gradient_of,
 )
 from mithril_losses._reduction import reduce_loss
+from mithril_losses.backends import get_backend
+from mithril_losses.checking import check_gradient
 from mithril_losses.classification import *
 from mithril_losses.divergence import *
 from mithril_losses.metric_learning import *
+from mithril_losses.models import CompiledModel
+from mithril_losses.objectives import Objective, Regularizer, Term
 from mithril_losses.regression import *
 from mithril_losses.regularization import *
 
 __all__ = [
+    "CompiledModel",
+    "Objective",
+    "Regularizer",
+    "Term",
     "catalogue",
+    "check_gradient",
+    "elementwise",
     "find_loss",
+    "get_backend",
     "gradient_of",
     "reduce_loss",
     "unregister",

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
-from mithril_losses._domains import ArrayDomain, ClipWidth, Interval, Labels
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace, require_library
+from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels
 
 Terms = Callable[..., tuple[Array, Array]]
 
@@ -88,7 +88,7 @@ def elementwise(
 
     Example:
         >>> import numpy as np
-        >>> from mithril_losses._domains import POSITIVE, REAL
+        >>> from mithril_losses.domains import POSITIVE, REAL
         >>> @elementwise(predictions=REAL, targets=REAL, scale=POSITIVE)
         ... def _scaled(xp, predictions, targets, scale):
         ...     error = predictions - targets

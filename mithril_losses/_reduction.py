@@ -214,7 +214,7 @@ def _divisor(
     normalizer: Any,
     mass: Any,
 ) -> Any:
-    """Return D: a float, or an array whose size is that of the reduced result (NumPy's float64 scalars are floats too)."""
+    """Return D: a plain float, or an array (NumPy's float64 scalars too) with as many elements as the result."""
     if reduction in ("none", "sum"):
         return 1.0
     if normalizer is not None:

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses._domains import ArrayDomain, ClassTargets, Elements, Interval
 from mithril_losses._pairs import Pair, catalogue, find_loss
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.backends._namespace import Array, library_name, namespace_of
+from mithril_losses.domains import ArrayDomain, Interval
 
-__all__ = ["GradientCheck", "GradientMismatch", "check_catalogue", "check_gradient", "draw_arguments"]
+__all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient", "draw_arguments"]
 
 # in units of a kink's own expression: anything nearer is left out of the comparison
 _KINK_DISTANCE = 1e-2
 _STEPS = (1e-3, 5e-4, 2.5e-4)
 
 
-class GradientMismatch(AssertionError):
+class GradientMismatchError(AssertionError):
     """A hand-derived gradient is not the derivative of its loss."""
 
 
@@ -78,7 +78,7 @@ def check_gradient(
         The errors that were found, all of them within `tolerance`.
 
     Raises:
-        GradientMismatch: the gradient is wrong. The message names the argument, the element and both numbers.
+        GradientMismatchError: the gradient is wrong. The message names the argument, the element and both numbers.
         ValueError: the loss has no gradient, or every element lies on a kink.
 
     Example:
@@ -95,7 +95,7 @@ def check_gradient(
         ... )
         Traceback (most recent call last):
         ...
-        mithril_losses.checking.GradientMismatch: <lambda>: gradient wrt predictions, element (0,), is 2 by the \
+        mithril_losses.checking.GradientMismatchError: <lambda>: gradient wrt predictions, element (0,), is 2 by the \
 gradient function, but 4 by central differences
     """
     pair = (
@@ -186,7 +186,7 @@ class _Problem:
         for name, gradient in by_argument.items():
             for (path, x), (_, g) in zip(leaves(named[name], name), leaves(gradient, name), strict=True):
                 if tuple(x.shape) != tuple(g.shape):
-                    raise GradientMismatch(
+                    raise GradientMismatchError(
                         f"{pair.name}: gradient wrt {path} has shape {tuple(g.shape)}, the argument {tuple(x.shape)}"
                     )
                 problem.gradients[path] = _to_numpy(g)
@@ -261,7 +261,7 @@ def _compare(problem: _Problem, path: str, method: str, expected: np.ndarray, to
     errors = np.where(np.isnan(errors), math.inf, errors)
     worst = np.unravel_index(int(np.argmax(errors)), errors.shape)
     if errors[worst] > tolerance:
-        raise GradientMismatch(
+        raise GradientMismatchError(
             f"{problem.name}: gradient wrt {path}, element {tuple(map(int, worst))}, is {gradient[worst]:.10g} by the "
             f"gradient function, but {expected[worst]:.10g} by {method}"
         )
@@ -304,7 +304,7 @@ def _taylor_order(problem: _Problem, seed: int) -> float:
     """Return the order in which the Taylor remainder vanishes along a random direction.
 
     Raises:
-        GradientMismatch: it vanishes no faster than the step.
+        GradientMismatchError: it vanishes no faster than the step.
     """
     generator = np.random.default_rng(seed)
     directions, slope = {}, 0.0
@@ -320,7 +320,7 @@ def _taylor_order(problem: _Problem, seed: int) -> float:
         return math.inf
     order = math.log(remainders[0] / remainders[-1]) / math.log(_STEPS[0] / _STEPS[-1])
     if order < 1.5:
-        raise GradientMismatch(
+        raise GradientMismatchError(
             f"{problem.name}: the Taylor remainder along a random direction vanishes with order {order:.2f}, not 2: "
             f"{', '.join(f'{r:.3g} at step {h:g}' for r, h in zip(remainders, _STEPS, strict=True))}"
         )

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses._domains import (
+from mithril_losses._elementwise import elementwise
+from mithril_losses._pairs import gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
+from mithril_losses._stable import log_softmax, one_hot, product
+from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, namespace_of, placement
+from mithril_losses.domains import (
     BINARY,
     CLIP_WIDTH,
     FRACTION,
@@ -17,12 +23,6 @@ from mithril_losses._domains import (
     Distributions,
     Interval,
 )
-from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
-from mithril_losses._stable import log_softmax, one_hot, product
-from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, namespace_of, placement
 
 __all__ = [
     "binary_cross_entropy",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal, Unpack
 
-from mithril_losses._domains import Choice, Distributions
 from mithril_losses._pairs import gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, reduce_loss, spread_each
 from mithril_losses._stable import floored, log_floored, never_negative, product
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of
+from mithril_losses.domains import Choice, Distributions
 
 __all__ = [
     "kl_divergence",

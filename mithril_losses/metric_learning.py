@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from mithril_losses._domains import NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread_each
 from mithril_losses._stable import norm_and_unit, product
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace
+from mithril_losses.domains import NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
 
 __all__ = [
     "contrastive_loss",

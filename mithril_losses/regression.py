@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from mithril_losses._domains import POSITIVE, REAL
 from mithril_losses._elementwise import elementwise
 from mithril_losses._pairs import gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses.backends._namespace import Array
+from mithril_losses.domains import POSITIVE, REAL
 
 __all__ = [
     "huber_loss",

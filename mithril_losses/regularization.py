@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mithril_losses._domains import NON_NEGATIVE, Parameters
 from mithril_losses._pairs import gradient_of
 from mithril_losses._reduction import spread
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses._validation import as_dtype, compute_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace
+from mithril_losses.domains import NON_NEGATIVE, Parameters
 
 __all__ = [
     "l1_regularization",

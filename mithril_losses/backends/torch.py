@@ -11,8 +11,9 @@ from mithril_losses.backends._namespace import Array
 from mithril_losses.backends.base import Backend, BackendNotInstalledError, host_array, library_of, one_number
 
 try:
-    from mithril_losses.backends import _torch_namespace as xp
     import torch
+
+    from mithril_losses.backends import _torch_namespace as xp
 except ModuleNotFoundError as error:
     raise BackendNotInstalledError("torch") from error
 

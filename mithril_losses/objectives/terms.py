@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from mithril_losses._domains import Choice, Interval
+from mithril_losses.domains import Choice, Interval
 from mithril_losses._pairs import Pair, find_loss, value_and_gradient
 from mithril_losses._reduction import REDUCTIONS, Reduction
 from mithril_losses._tree import leaves, map_leaves

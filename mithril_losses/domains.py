@@ -16,9 +16,9 @@ from mithril_losses.backends._namespace import Array, host_values, namespace_of,
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers an option may take; unless it is static, also arrays of such numbers that broadcast to the predictions.
+    """The numbers an option may take, and arrays of such numbers that broadcast to the predictions.
 
-    `static` options decide which code runs, and are never traced.
+    A `static` option decides which code runs: it is a plain number, never an array or a tracer.
     """
 
     low: float = -math.inf
