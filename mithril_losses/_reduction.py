@@ -8,7 +8,7 @@ This is the only place that knows about means, weights, normalizers, empty sets 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 from mithril_losses._validation import as_dtype, did_you_mean, is_number, normalize_axis
 from mithril_losses.backends._namespace import Array, array_namespace, require_library
@@ -82,37 +82,17 @@ def reduce_loss(
     return collect(values, like=values, reduction=reduction, weights=weights, axis=axis, normalizer=normalizer)
 
 
-def collect(
-    values: Array,
-    *,
-    like: Array,
-    mass: Array | None = None,
-    reduction: ReductionName = "mean",
-    weights: Array | None = None,
-    axis: int | tuple[int, ...] | None = None,
-    normalizer: float | Array | None = None,
-) -> Array:
+def collect(values: Array, *, like: Array, mass: Array | None = None, **reduction: Unpack[Reduction]) -> Array:
     """L = Σᵢ wᵢ ℓᵢ / D in the dtype of `like`: how every loss closes.
 
     Args:
         values: ℓ, the unreduced losses.
         like: the predictions, for their dtype.
         mass: how much loss i counts in the divisor (0 for an ignored row, a class weight, …); 1 by default.
-        reduction: as in `reduce_loss`; likewise `weights`, `axis` and `normalizer`.
+        **reduction: as in `reduce_loss`.
     """
     xp = array_namespace(values=values)
-    shape = tuple(values.shape)
-    axes = _reduced_axes(len(shape), reduction, axis, normalizer)
-    weights = _fit_weights(xp, weights, shape, values.dtype)
-    if weights is not None:
-        values = xp.where(weights == 0, 0.0, values * weights)
-    divisor = _divisor(xp, shape, axes, values.dtype, reduction, weights, normalizer, mass)
-    total = _sum(xp, values, axes)
-    if type(divisor) is float:
-        total = total if divisor == 1.0 else total / divisor
-    else:
-        total = _divide(xp, total, xp.reshape(divisor, tuple(total.shape)))
-    return as_dtype(xp, total, like.dtype)
+    return plan(xp, tuple(values.shape), values.dtype, mass=mass, **reduction).collect(xp, values, like)
 
 
 def spread(
@@ -121,11 +101,7 @@ def spread(
     like: Array,
     summed: int | None = None,
     mass: Array | None = None,
-    reduction: ReductionName = "mean",
-    weights: Array | None = None,
-    axis: int | tuple[int, ...] | None = None,
-    normalizer: float | Array | None = None,
-    upstream: float | Array = 1.0,
+    **reduction: Unpack[GradientReduction],
 ) -> Array:
     """∂L/∂xᵢ = (∂ℓᵢ/∂xᵢ) wᵢ u / D, the transpose of `collect`: how every gradient closes.
 
@@ -137,27 +113,72 @@ def spread(
         summed: the axis of x over which the unreduced losses were summed (a class axis); none if they are
             element-wise.
         mass: as in `collect`.
-        reduction: as in `reduce_loss`; likewise `weights`, `axis` and `normalizer`.
-        upstream: u, a number or an array of the shape of what `reduce_loss` returns.
+        **reduction: as in `reduce_loss`, and u, `upstream`: a number or an array of the shape of what it returns.
     """
     xp = array_namespace(slope=slope)
-    shape = list(slope.shape)
-    if summed is not None:
-        del shape[summed]
+    shape = tuple(n for i, n in enumerate(slope.shape) if i != summed)
+    return plan(xp, shape, slope.dtype, mass=mass, **reduction).spread(xp, slope, like, summed)
+
+
+class Plan(NamedTuple):
+    """The linear map L = Σ w ℓ / D over `axes` and its transpose, for unreduced losses of one shape.
+
+    `divisor` is D, and `factor` u / D: plain floats, or arrays (the factor with 1 for each reduced axis).
+    """
+
+    axes: tuple[int, ...]
+    weights: Array | None
+    divisor: Any
+    factor: Any
+
+    def collect(self, xp: Any, values: Array, like: Array) -> Array:
+        """Return Σ w ℓ / D; a weight of 0 removes whatever it multiplies."""
+        if self.weights is not None:
+            values = xp.where(self.weights == 0, 0.0, values * self.weights)
+        return self.divide(xp, _sum(xp, values, self.axes), like)
+
+    def divide(self, xp: Any, total: Array, like: Array) -> Array:
+        """Return total / D in the dtype of `like`."""
+        if type(self.divisor) is float:
+            total = total if self.divisor == 1.0 else total / self.divisor
+        else:
+            total = _divide(xp, total, xp.reshape(self.divisor, tuple(total.shape)))
+        return as_dtype(xp, total, like.dtype)
+
+    def spread(self, xp: Any, slope: Array, like: Array, summed: int | None) -> Array:
+        """Return slope · w · u / D."""
+        factor, weights = self.factor, self.weights
+        if summed is not None:
+            rank = len(slope.shape) - 1
+            factor = factor if type(factor) is float else xp.expand_dims(factor, axis=summed)
+            weights = None if weights is None else xp.expand_dims(_broadcast_rank(xp, weights, rank), axis=summed)
+        gradient = slope * factor
+        if weights is not None:
+            gradient = xp.where(weights == 0, 0.0, gradient * weights)
+        gradient = as_dtype(xp, gradient, like.dtype)
+        return gradient if like.shape else xp.asarray(gradient)  # NumPy's scalars are not writable
+
+
+def plan(
+    xp: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    mass: Array | None = None,
+    reduction: ReductionName = "mean",
+    weights: Array | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    normalizer: float | Array | None = None,
+    upstream: float | Array = 1.0,
+) -> Plan:
+    """Return the reduction of unreduced losses of `shape` and `dtype`, with all its keywords checked."""
     axes = _reduced_axes(len(shape), reduction, axis, normalizer)
-    weights = _fit_weights(xp, weights, tuple(shape), slope.dtype)
-    divisor = _divisor(xp, tuple(shape), axes, slope.dtype, reduction, weights, normalizer, mass)
+    weights = _fit_weights(xp, weights, shape, dtype)
+    divisor = _divisor(xp, shape, axes, dtype, reduction, weights, normalizer, mass)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
-    factor = _fit_upstream(xp, upstream, shape, axes, kept, slope.dtype)
+    factor = _fit_upstream(xp, upstream, shape, axes, kept, dtype)
     factor = factor / divisor if type(divisor) is float else _divide(xp, factor, xp.reshape(divisor, kept))
-    if summed is not None:
-        factor = factor if type(factor) is float else xp.expand_dims(factor, axis=summed)
-        weights = None if weights is None else xp.expand_dims(_broadcast_rank(xp, weights, len(shape)), axis=summed)
-    gradient = slope * factor
-    if weights is not None:
-        gradient = xp.where(weights == 0, 0.0, gradient * weights)
-    gradient = as_dtype(xp, gradient, like.dtype)
-    return gradient if shape or summed is not None else xp.asarray(gradient)  # NumPy's scalars are not writable
+    return Plan(axes, weights, divisor, factor)
 
 
 def spread_each(
@@ -245,7 +266,7 @@ def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> A
 
 
 def _fit_upstream(
-    xp: Any, upstream: Any, shape: list[int], axes: tuple[int, ...], kept: tuple[int, ...], dtype: Any
+    xp: Any, upstream: Any, shape: tuple[int, ...], axes: tuple[int, ...], kept: tuple[int, ...], dtype: Any
 ) -> Any:
     if is_number(upstream):
         return float(upstream)
