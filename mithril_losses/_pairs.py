@@ -54,7 +54,7 @@ class Pair:
         return {
             name: parameter
             for name, parameter in inspect.signature(self.value).parameters.items()
-            if parameter.kind is not parameter.VAR_KEYWORD
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         }
 
     @property
@@ -157,7 +157,9 @@ def gradient_of(
         names = (wrt,) if isinstance(wrt, str) else wrt or pair.array_arguments[:1]
         for name in (*names, *on_request):
             if name not in pair.array_arguments:
-                raise ValueError(f"wrt={name!r} is no array argument of {loss.__name__}{did_you_mean(name, names)}")
+                raise ValueError(
+                    f"wrt={name!r} is no array argument of {loss.__name__}{did_you_mean(name, pair.array_arguments)}"
+                )
         known = _PAIRS.get(pair.name)
         if known is not None and not _is_redefinition(known.value, loss):
             raise ValueError(f"a loss named {pair.name!r} is registered already, from {known.value.__module__}")
@@ -198,7 +200,8 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
     if pair is not None and pair.value is loss:
         return pair
     if callable(getattr(loss, "gradient", None)):
-        return Pair(name=str(getattr(loss, "name", type(loss).__name__)), value=loss, gradient=loss.gradient)  # type: ignore[attr-defined]
+        pair = Pair(name=str(getattr(loss, "name", type(loss).__name__)), value=loss, gradient=loss.gradient)  # type: ignore[attr-defined]
+        return replace(pair, wrt=pair.array_arguments[:1] or pair.wrt)
     raise ValueError(
         f"{getattr(loss, '__name__', loss)!r} has no registered gradient: decorate the gradient with "
         f"@gradient_of({getattr(loss, '__name__', 'loss')})"

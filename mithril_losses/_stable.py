@@ -13,14 +13,14 @@ def product(xp: Any, mass: Array, x: Array) -> Array:
     return xp.where(mass == 0, 0.0, mass * x)
 
 
-def floored(xp: Any, x: Array) -> Array:
-    """Return x, and the dtype's smallest normal number where x is smaller."""
-    return xp.maximum(x, float(xp.finfo(x.dtype).smallest_normal))
+def floored(xp: Any, x: Array, dtype: Any) -> Array:
+    """Return x, and the smallest normal number of `dtype` where x is smaller."""
+    return xp.maximum(x, float(xp.finfo(dtype).smallest_normal))
 
 
 def log_floored(xp: Any, x: Array) -> Array:
     """Return log x, finite also at x = 0. The derivative is 1 / x where x is not floored."""
-    return xp.log(floored(xp, x))
+    return xp.log(floored(xp, x, x.dtype))
 
 
 def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +68,7 @@ def check_gradient(
 
     Args:
         loss: a registered loss, its name, or, with `gradient=`, any function.
-        *arguments: the loss's array arguments, of any library and any floating type.
+        *arguments: the loss's array arguments, of any library and any floating type; by position or by name.
         gradient: the gradient, where the loss is not registered; it is taken wrt the first argument, or wrt those
             that its dict names.
         tolerance: how far an element may be off, relative to the largest element of the gradient.
@@ -103,6 +104,8 @@ gradient function, but 4 by central differences
         if gradient is not None
         else find_loss(loss)
     )
+    by_name = [name for name in pair.array_arguments[len(arguments) :] if name in options]
+    arguments += tuple(options.pop(name) for name in by_name)
     with _double_precision(arguments):
         problem = _Problem.of(pair, arguments, options)
         return _check(problem, tolerance, seed)
@@ -167,7 +170,8 @@ class _Problem:
 
     @staticmethod
     def of(pair: Pair, arguments: Sequence[Any], options: dict[str, Any]) -> _Problem:
-        names = pair.array_arguments[: len(arguments)]
+        names = list(pair.array_arguments[: len(arguments)])
+        names += [f"argument {i}" for i in range(len(names), len(arguments))]  # of a loss that takes *arguments
         named = {name: map_leaves(lambda _, x: _as_double(x), x) for name, x in zip(names, arguments, strict=True)}
         upstream = options.pop("upstream", None)
         wanted = options.get("wrt")
@@ -181,10 +185,22 @@ class _Problem:
             return result if xp is None or result.ndim == 0 else xp.sum(result)
 
         found = pair.gradient(*named.values(), **options, **({} if upstream is None else {"upstream": upstream}))
-        by_argument = _by_argument(pair, found, names, wanted)
+        by_argument = _by_argument(pair, found, named, wanted)
         problem = _Problem(pair.name, value, named, {})
+        if not by_argument.keys() <= named.keys():
+            raise GradientMismatchError(
+                f"{pair.name}: the gradient has the keys {list(by_argument)}, but the arguments are {names}"
+            )
         for name, gradient in by_argument.items():
-            for (path, x), (_, g) in zip(leaves(named[name], name), leaves(gradient, name), strict=True):
+            expected, given = dict(leaves(named[name], name)), dict(leaves(gradient, name))
+            if expected.keys() != given.keys():
+                raise GradientMismatchError(
+                    f"{pair.name}: gradient wrt {name} has the arrays {list(given)}, the argument {list(expected)}"
+                )
+            for path, x in expected.items():
+                g = given[path]
+                if namespace_of(g) is None:
+                    raise GradientMismatchError(f"{pair.name}: gradient wrt {path} is no array but {g!r}")
                 if tuple(x.shape) != tuple(g.shape):
                     raise GradientMismatchError(
                         f"{pair.name}: gradient wrt {path} has shape {tuple(g.shape)}, the argument {tuple(x.shape)}"
@@ -192,9 +208,9 @@ class _Problem:
                 problem.gradients[path] = _to_numpy(g)
                 problem.masks[path] = np.ones(tuple(x.shape), dtype=bool)
         if pair.kinks is not None:
-            defaults = {name: p.default for name, p in pair.parameters.items() if p.default is not p.empty}
-            own = {name: option for name, option in plain.items() if name in defaults}
-            problem._mask_kinks(pair.kinks(*named.values(), **{**_declared(pair, defaults), **own}))
+            accepted = {*pair.domain, *inspect.signature(pair.kinks).parameters}
+            own = {name: plain.get(name, pair.parameters[name].default) for name in pair.options if name in accepted}
+            problem._mask_kinks(pair.kinks(*named.values(), **own))
         return problem
 
     def _mask_kinks(self, distances: Iterable[Any]) -> None:
@@ -224,16 +240,15 @@ class _Problem:
             yield from leaves(x, name)
 
 
-def _declared(pair: Pair, defaults: dict[str, Any]) -> dict[str, Any]:
-    return {name: default for name, default in defaults.items() if name in pair.domain}
-
-
-def _by_argument(pair: Pair, found: Any, names: Sequence[str], wanted: Any) -> dict[str, Any]:
+def _by_argument(pair: Pair, found: Any, named: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
+    names = list(named)
+    # a dict is by argument, unless the first argument is one itself
+    by_name = isinstance(found, Mapping) and not isinstance(named[names[0]], Mapping)
     if isinstance(wanted, str):
         return {wanted: found}
-    if isinstance(wanted, tuple) or len(pair.wrt) > 1 or (not pair.wrt and isinstance(found, dict)):
+    if isinstance(wanted, tuple) or len(pair.wrt) > 1 or (not pair.wrt and by_name):
         return dict(found)
-    return {pair.wrt[0] if pair.wrt else names[0]: found}
+    return {pair.wrt[0] if pair.wrt and pair.wrt[0] in names else names[0]: found}
 
 
 # --- the three kinds of evidence ------------------------------------------------------------------------------------
@@ -242,6 +257,8 @@ def _by_argument(pair: Pair, found: Any, names: Sequence[str], wanted: Any) -> d
 def _check(problem: _Problem, tolerance: float, seed: int) -> GradientCheck:
     compared = sum(int(mask.sum()) for mask in problem.masks.values())
     total = sum(mask.size for mask in problem.masks.values())
+    if total == 0:
+        raise ValueError(f"{problem.name}: the arguments have no elements")
     if compared == 0:
         raise ValueError(f"{problem.name}: every element lies on a kink, so there is no derivative to compare with")
     errors = {}

@@ -117,16 +117,18 @@ def _indices(
     """Return the one-hot rows, which rows are kept, and which labels are illegal where that cannot be seen."""
     if not xp.isdtype(labels.dtype, "integral"):
         raise TypeError(f"class indices must be integers, got {labels.dtype}")
-    if not xp.isdtype(labels.dtype, "signed integer"):
-        labels = xp.astype(labels, xp.int32 if labels.dtype.itemsize < 4 else xp.arange(1).dtype)
-    illegal = (labels < 0) | (labels >= classes)
-    kept = None
-    if ignore_index is not None:
-        kept = labels != require_integer("ignore_index", ignore_index)
-        illegal = illegal & kept
-    seen = host_values(labels)
+    seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
+    kept, limits = None, xp.iinfo(labels.dtype)
+    if ignore_index is not None and limits.min <= require_integer("ignore_index", ignore_index) <= limits.max:
+        kept = labels != xp.asarray(ignore_index, dtype=labels.dtype, **placement(labels))
+    # to a type that holds every class and that every library compares
+    if limits.bits < 32:
+        labels = xp.astype(labels, xp.int32)
+    elif not xp.isdtype(labels.dtype, "signed integer"):
+        labels = xp.astype(labels, xp.arange(1).dtype)
     if seen is None:
-        return one_hot(xp, labels, classes, axis, like), kept, illegal
+        illegal = (labels < 0) | (labels >= classes)
+        return one_hot(xp, labels, classes, axis, like), kept, illegal if kept is None else illegal & kept
     wrong = ((seen < 0) | (seen >= classes)) & (seen != ignore_index)
     if wrong.any():
         raise ValueError(f"label {seen[wrong][0]} is outside the {classes} classes 0 … {classes - 1}")

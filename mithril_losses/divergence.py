@@ -44,9 +44,9 @@ def _kl_slope_p(xp: Any, p: Array, q: Array) -> Array:
     return log_floored(xp, p) - log_floored(xp, q) + 1.0
 
 
-def _kl_slope_q(xp: Any, p: Array, q: Array) -> Array:
-    """∂/∂q = −p/q, and 0 where p = q = 0."""
-    return -p / floored(xp, q)
+def _kl_slope_q(xp: Any, p: Array, q: Array, dtype: Any) -> Array:
+    """∂/∂q = −p/q, and 0 where p = q = 0; with q floored so that `dtype`, that of the gradient, holds it."""
+    return -p / floored(xp, q, dtype)
 
 
 def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]) -> Array:
@@ -127,7 +127,8 @@ def kl_divergence_gradient(
     xp, p, q = _open(predictions, targets)
     with quiet(xp):
         slopes = {
-            name: _kl_slope_p(xp, p, q) if name == "predictions" else _kl_slope_q(xp, p, q) for name in _wanted(wrt)
+            name: _kl_slope_p(xp, p, q) if name == "predictions" else _kl_slope_q(xp, p, q, targets.dtype)
+            for name in _wanted(wrt)
         }
         gradients = spread_each(slopes, {"predictions": predictions, "targets": targets}, **reduction)
     return gradients if isinstance(wrt, tuple) else gradients[wrt]
@@ -198,7 +199,8 @@ def reverse_kl_divergence_gradient(
     xp, p, q = _open(predictions, targets)
     with quiet(xp):
         slopes = {
-            name: _kl_slope_q(xp, q, p) if name == "predictions" else _kl_slope_p(xp, q, p) for name in _wanted(wrt)
+            name: _kl_slope_q(xp, q, p, predictions.dtype) if name == "predictions" else _kl_slope_p(xp, q, p)
+            for name in _wanted(wrt)
         }
         gradients = spread_each(slopes, {"predictions": predictions, "targets": targets}, **reduction)
     return gradients if isinstance(wrt, tuple) else gradients[wrt]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mithril_losses._validation import did_you_mean, is_number
-from mithril_losses.backends._namespace import Array, host_values, namespace_of, placement
+from mithril_losses.backends._namespace import Array, host_values, namespace_of
 
 # --- options ----------------------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ class ClipWidth(Interval):
         resolution = float(xp.finfo(dtype).eps)
         if isinstance(epsilon, float):
             return epsilon if epsilon > resolution / 4 else resolution
-        return xp.maximum(epsilon, xp.asarray(resolution, dtype=epsilon.dtype, **placement(epsilon)))
+        return xp.where(epsilon > resolution / 4, epsilon, resolution)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,15 @@ __all__ = [
 _DOMAIN = {"params": Parameters(), "lambda_reg": NON_NEGATIVE}
 
 
+def _strength(lambda_reg: Any) -> Any:
+    if shape := tuple(getattr(lambda_reg, "shape", ())):
+        raise ValueError(f"lambda_reg must be one number for all parameters, got an array of shape {shape}")
+    return NON_NEGATIVE.check("lambda_reg", lambda_reg)
+
+
 def _sum_over_leaves(penalty: Callable[[Any, Array], Array], params: Any, lambda_reg: float) -> Array:
     """Return λ Σ penalty(w) over all arrays of the nesting, in the dtype of the first."""
-    strength = NON_NEGATIVE.check("lambda_reg", lambda_reg)
+    strength = _strength(lambda_reg)
     arrays = dict(leaves(params))
     if not arrays:
         raise ValueError("params holds no array to regularize")
@@ -41,7 +47,7 @@ def _spread_over_leaves(
     slope: Callable[[Any, Array], Array], params: Any, lambda_reg: float, upstream: float | Array
 ) -> Any:
     """Return λ u slope(w) in the structure of `params`."""
-    strength = NON_NEGATIVE.check("lambda_reg", lambda_reg)
+    strength = _strength(lambda_reg)
     arrays = dict(leaves(params))
     if not arrays:
         raise ValueError("params holds no array to regularize")
