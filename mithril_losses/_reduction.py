@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
-from mithril_losses._validation import as_dtype, did_you_mean, is_number, normalize_axis
+from mithril_losses._validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, require_library
 
 ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
@@ -68,6 +68,7 @@ def reduce_loss(
     Raises:
         ValueError: unknown reduction, weights that do not fit, an axis out of range or given twice, or an `axis`
             or `normalizer` where the reduction has no use for one.
+        TypeError: `values` are not floating point, or an array is of another library.
 
     Example:
         >>> import numpy as np
@@ -79,7 +80,10 @@ def reduce_loss(
         >>> float(reduce_loss(per_pixel, weights=np.array([[1.0], [0.0]])))
         0.75
     """
-    return collect(values, like=values, reduction=reduction, weights=weights, axis=axis, normalizer=normalizer)
+    xp = array_namespace(values=values)
+    wide = as_dtype(xp, values, compute_dtype(xp, values.dtype, "values"))
+    with quiet(xp):
+        return collect(wide, like=values, reduction=reduction, weights=weights, axis=axis, normalizer=normalizer)
 
 
 def collect(values: Array, *, like: Array, mass: Array | None = None, **reduction: Unpack[Reduction]) -> Array:
