@@ -1,0 +1,49 @@
+"""The functions of the vocabulary that are the same for every floating-point type."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from mithril_losses.backends.scalar._compile import Scalar, inlined
+
+
+@inlined
+def abs(x: Scalar) -> Scalar:
+    """|x|."""
+    return math.fabs(x)
+
+
+@inlined
+def sqrt(x: Scalar) -> Scalar:
+    """√x, NaN for x < 0."""
+    return math.sqrt(x)
+
+
+@inlined
+def where(condition: Any, x: Scalar, y: Scalar) -> Scalar:
+    """Return x where the condition holds, y elsewhere."""
+    return x if condition else y
+
+
+def _nan_propagating(name: str) -> Any:
+    # LLVM's own operation: one instruction against a constant, where comparisons and choices take four
+    def operation(typing_context: Any, x: Any, y: Any) -> Any:
+        result = typing_context.unify_types(x, y)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, y = (context.cast(builder, a, t, result) for a, t in zip(arguments, signature.args, strict=True))
+            function = ir.FunctionType(x.type, [x.type, x.type])
+            # nsz: min(0, −0) may be either zero, as in NumPy; telling them apart would triple the instructions
+            return builder.call(builder.module.declare_intrinsic(name, [x.type], function), [x, y], fastmath=("nsz",))
+
+        return result(x, y), generate
+
+    return intrinsic(operation)
+
+
+minimum = _nan_propagating("llvm.minimum")
+maximum = _nan_propagating("llvm.maximum")
