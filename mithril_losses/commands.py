@@ -1,0 +1,247 @@
+"""The commands of the command line: train, list, show and check."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from mithril_losses._pairs import Pair, catalogue, find_loss
+from mithril_losses._reduction import REDUCTIONS
+from mithril_losses._validation import did_you_mean
+from mithril_losses.config import UserError, read_config, user_error
+
+UsageError: Any = typer.BadParameter.__base__  # typer exports only this one of its usage errors
+
+
+class Group(TyperGroup):
+    """The commands, with the one place that answers an expected error: with one line on stderr and exit code 2."""
+
+    def main(self, *args: Any, **keywords: Any) -> Any:
+        """Run a command line; what is neither a `UserError` nor a usage error is a defect and keeps its traceback."""
+        try:
+            code = super().main(*args, **keywords | {"standalone_mode": False})
+        except UserError as error:
+            _fail(str(error))
+        except UsageError as error:
+            _fail(f"{error.format_message()}; see {error.ctx.command_path if error.ctx else 'mithril-losses'} --help")
+        sys.exit(code)
+
+
+def _fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        typer.echo(f"error: {line}", err=True)
+    sys.exit(2)
+
+
+app = typer.Typer(
+    cls=Group,
+    help="Losses with hand-derived gradients: train a model with them, look them up, check them.",
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help, readable in a pipe
+    pretty_exceptions_enable=False,
+)
+
+Backend = Annotated[str | None, typer.Option("--backend", help="numpy, jax or torch", show_default=False)]
+
+
+def new_console() -> Console:
+    """Return a console for stdout: as wide as the terminal, or as wide as it takes where stdout is no terminal."""
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mithril-losses {version('mithril-losses')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    _: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+# --- train ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="the TOML file of the run", show_default=False)],
+    backend: Backend = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change a key of the file, e.g. optimizer.learning_rate=0.01"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the checkpoint in the output folder")] = False,
+) -> None:
+    """Train a compiled model by feeding the gradients of an objective to its outputs."""
+    settings = read_config(config, changes or [], backend)
+    from mithril_losses import training  # its libraries take a second to import
+
+    console = new_console()
+    table = EpochTable(console)
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("batches"), TimeRemainingColumn())
+    try:
+        with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("training", total=None)
+            result = training.train(
+                settings,
+                resume=resume,
+                on_batch=lambda progress: bar.update(task, completed=progress.done, total=progress.total),
+                on_epoch=table.add,
+            )
+    except KeyboardInterrupt as error:
+        kept = f"epoch {table.epoch} is kept in {settings.run.output}; --resume continues from there"
+        typer.echo(f"interrupted: {kept if table.epoch else 'no epoch was complete'}", err=True)
+        raise typer.Exit(130) from error
+    for output, accuracy in result.accuracy.items():
+        console.print(f"test accuracy ({output}): {100.0 * accuracy:.2f} %", markup=False)
+    console.print("written: " + ", ".join(map(str, result.files)), markup=False, soft_wrap=True)
+
+
+class EpochTable:
+    """A table that grows by one line per epoch: training components, test loss, test accuracies."""
+
+    def __init__(self, console: Console) -> None:
+        self.epoch = 0
+        self._console = console
+
+    def add(self, record: dict[str, float]) -> None:
+        """Print the line of one epoch, under a header where it is the first line."""
+        cells = {"epoch": f"{int(record['epoch'])}"}
+        cells |= {
+            key.removeprefix("train_"): f"{value:.5g}" for key, value in record.items() if key.startswith("train_")
+        }
+        cells["test loss"] = f"{record['test_loss']:.5g}"
+        cells |= {
+            f"{key.removeprefix('accuracy_')} accuracy": f"{100.0 * value:.2f} %"
+            for key, value in record.items()
+            if key.startswith("accuracy_")
+        }
+        table = Table(box=None, show_header=self.epoch == 0, pad_edge=False)
+        self.epoch = int(record["epoch"])
+        for name in cells:
+            table.add_column(Text(name), justify="right", width=max(len(name), 9), overflow="fold")
+        table.add_row(*cells.values())
+        self._console.print(table)
+
+
+# --- the catalogue --------------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_losses(
+    family: Annotated[str | None, typer.Option("--family", help="show one family only", show_default=False)] = None,
+) -> None:
+    """List every loss with its formula and its domain."""
+    families = list(dict.fromkeys(pair.family for pair in catalogue().values()))
+    if family is not None and family not in families:
+        raise UserError(f"unknown family {family!r}{did_you_mean(family, families)} (known: {', '.join(families)})")
+    table = Table(show_lines=False)
+    table.add_column("family", no_wrap=True)
+    table.add_column("name", no_wrap=True, style="bold")
+    table.add_column("formula", overflow="fold")
+    table.add_column("domain", overflow="fold")
+    for each in families:
+        pairs = [pair for pair in catalogue().values() if pair.family == each and family in (None, each)]
+        for pair in pairs:
+            arrays = [f"{name} {pair.domain[name]}" for name in pair.array_arguments if name in pair.domain]
+            table.add_row(*map(Text, (each, pair.name, pair.formula, "; ".join(arrays))))
+        table.add_section()
+    new_console().print(table)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="the name of a loss", show_default=False)]) -> None:
+    """Show one loss: formula, gradient, arguments, source and a worked example."""
+    with user_error():
+        pair = find_loss(name)
+    facts = {
+        "loss": f"{pair.name} ({pair.family})",
+        "formula": pair.formula,
+        "gradient": pair.gradient_formula,
+        "with respect to": ", ".join(pair.wrt) + (f"; on request {', '.join(pair.on_request)}" * bool(pair.on_request)),
+        "reductions": ", ".join(REDUCTIONS) if pair.takes_reduction else "none: the loss is one number",
+        "source": pair.source,
+    }
+    summary = Table.grid(padding=(0, 2))
+    for key, fact in facts.items():
+        summary.add_row(Text(key, style="bold"), Text(fact))
+    console = new_console()
+    console.print(summary)
+    console.print()
+    console.print(_arguments(pair))
+    console.print()
+    console.print(Text(_example(pair)))
+
+
+def _arguments(pair: Pair) -> Table:
+    table = Table("argument", "domain", "default")
+    for name, parameter in pair.parameters.items():
+        default = "" if parameter.default is parameter.empty else repr(parameter.default)
+        table.add_row(*map(Text, (name, str(pair.domain.get(name, "")), default)))
+    return table
+
+
+def _example(pair: Pair) -> str:
+    """Return the section "Example" of the loss's docstring."""
+    _, _, after = (inspect.getdoc(pair.value) or "").partition("\nExample:\n")
+    lines = []
+    for line in after.splitlines():
+        if line and not line.startswith(" "):  # the next section
+            break
+        lines.append(line)
+    return inspect.cleandoc("\n" + "\n".join(lines))
+
+
+# --- check ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(help="which losses; all by default", show_default=False)] = None,
+    backend: Backend = None,
+) -> None:
+    """Check gradients against automatic and numerical differentiation; exit code 1 if one is wrong."""
+    from mithril_losses.backends import get_backend
+    from mithril_losses.checking import GradientCheck, check_catalogue
+
+    with user_error():
+        pairs = [find_loss(name) for name in names or catalogue()]
+        library = get_backend(backend).name
+    table = Table()
+    table.add_column("loss", no_wrap=True)
+    table.add_column("worst relative error", justify="right")
+    table.add_column("by", no_wrap=True)
+    table.add_column("Taylor order", justify="right")
+    table.add_column("result", overflow="fold")
+    wrong = 0
+    for pair, found in zip(pairs, check_catalogue([pair.name for pair in pairs], backend=library), strict=True):
+        if isinstance(found, GradientCheck):
+            method = max(found.errors, key=lambda method: found.errors[method])
+            cells = (f"{found.worst:.1e}", method, f"{found.order:.2f}", Text("right", style="green"))
+        else:
+            wrong += 1
+            cells = ("", "", "", Text(str(found), style="red"))
+        table.add_row(pair.name, *cells)
+    new_console().print(table)
+    typer.echo(f"{len(pairs) - wrong} of {len(pairs)} gradients are right ({library})")
+    raise typer.Exit(1 if wrong else 0)
