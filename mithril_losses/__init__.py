@@ -3,14 +3,14 @@
 Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradient` gives both in one call.
 """
 
-from mithril_losses import classification, divergence, metric_learning, regression, regularization
+from mithril_losses import classification, divergence, geometric, language, metric_learning, regression, regularization
 from mithril_losses._elementwise import elementwise
+from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import (
     catalogue,
     find_loss,
     gradient_of,
     unregister,
-    value_and_gradient,
     value_and_gradient_of,
 )
 from mithril_losses._reduction import reduce_loss
@@ -18,6 +18,8 @@ from mithril_losses.backends import get_backend
 from mithril_losses.checking import check_gradient
 from mithril_losses.classification import *
 from mithril_losses.divergence import *
+from mithril_losses.geometric import *
+from mithril_losses.language import *
 from mithril_losses.metric_learning import *
 from mithril_losses.models import CompiledModel
 from mithril_losses.objectives import Objective, Regularizer, Term
@@ -42,6 +44,8 @@ __all__ = [
 ]
 __all__ += classification.__all__
 __all__ += divergence.__all__
+__all__ += geometric.__all__
+__all__ += language.__all__
 __all__ += metric_learning.__all__
 __all__ += regression.__all__
 __all__ += regularization.__all__

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from mithril_losses._elementwise import Elementwise
 from mithril_losses._validation import did_you_mean
 
-P = ParamSpec("P")
-V = TypeVar("V")
 F = TypeVar("F", bound=Callable[..., Any])
 
 # what a gradient takes beside its loss's own arguments
@@ -30,11 +27,14 @@ class Pair:
         gradient: its gradient.
         both: a fused `value_and_gradient`, where the two share expensive work.
         terms: the unreduced loss and its derivative, where the loss is element-wise.
-        wrt: the arguments that the gradient is taken with respect to.
+        wrt: the arguments that the gradient is taken with respect to; those with a default where they are given.
         on_request: further arguments that `wrt=` accepts.
         domain: what each argument may be.
         separable: the unreduced losses of different rows share nothing, so rows may be computed apart.
         kinks: a function of the loss's arguments that returns arrays whose zeros are the points without a derivative.
+        mass: a function of the loss's arguments that returns what each row counts in the divisor, or None for 1.
+        row_kernel: a fused loop over the rows of large arrays, where the loss has one.
+        check_values: a function of the loss's arguments that raises for values which only a look can tell.
     """
 
     name: str
@@ -47,6 +47,9 @@ class Pair:
     domain: Mapping[str, Any] = field(default_factory=dict)
     separable: bool = True
     kinks: Callable[..., tuple[Any, ...]] | None = None
+    mass: Callable[..., Any] | None = None
+    row_kernel: Callable[..., Any] | None = None
+    check_values: Callable[..., Any] | None = None
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -112,18 +115,25 @@ def gradient_of(
     domain: Mapping[str, Any] | None = None,
     separable: bool = True,
     kinks: Callable[..., tuple[Any, ...]] | None = None,
+    mass: Callable[..., Any] | None = None,
+    row_kernel: Callable[..., Any] | None = None,
+    check_values: Callable[..., Any] | None = None,
 ) -> Callable[[F], F]:
     """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
 
     Args:
         loss: the value. Its name becomes the pair's name in the catalogue.
         terms: the element-wise terms that both are made of; domain and kinks are then read from them.
-        wrt: the argument or arguments that the gradient is taken with respect to; the first one by default.
+        wrt: the argument or arguments that the gradient is taken with respect to; the first one by default. An
+            argument that may be None (a bias) is in the gradient where it is given.
         on_request: further arguments that the gradient accepts as `wrt=`.
         domain: what each argument may be, by name; checks and tests draw from it.
         separable: whether the unreduced losses of different rows share nothing.
         kinks: a function of the loss's arguments that returns a tuple of arrays whose zeros are the points where
             the derivative does not exist.
+        mass: a function of the loss's arguments that returns what each row counts in the divisor, where that is not 1.
+        row_kernel: a fused loop over the rows of large arrays.
+        check_values: a function of the loss's arguments that raises for values which only a look can tell.
 
     Raises:
         TypeError: the two signatures differ in a name, a kind or a default.
@@ -131,6 +141,7 @@ def gradient_of(
 
     Example:
         >>> import numpy as np
+        >>> from mithril_losses import value_and_gradient
         >>> def half_squared_error(predictions, targets):
         ...     return 0.5 * np.sum((predictions - targets) ** 2)
         >>> @gradient_of(half_squared_error)
@@ -153,10 +164,14 @@ def gradient_of(
             separable=separable,
             kinks=kinks or (terms.kinks if terms else None),
             on_request=on_request,
+            mass=mass,
+            row_kernel=row_kernel,
+            check_values=check_values,
         )
         names = (wrt,) if isinstance(wrt, str) else wrt or pair.array_arguments[:1]
+        optional = [name for name in pair.options if pair.parameters[name].default is None]
         for name in (*names, *on_request):
-            if name not in pair.array_arguments:
+            if name not in (*pair.array_arguments, *optional):
                 raise ValueError(
                     f"wrt={name!r} is no array argument of {loss.__name__}{did_you_mean(name, pair.array_arguments)}"
                 )
@@ -215,35 +230,6 @@ def unregister(name: str) -> None:
         ValueError: there is none of this name.
     """
     del _PAIRS[find_loss(name).name]
-
-
-def value_and_gradient(loss: Callable[P, V]) -> Callable[P, tuple[V, Any]]:
-    """Return a function with the loss's own arguments that gives its value and its gradient in one call.
-
-    It takes everything that the gradient takes: `upstream` (which scales the gradient alone) and, where the loss has
-    it, `wrt`. The gradient is an array, or a dict of arrays by argument name where the loss has several
-    differentiable arguments.
-
-    Raises:
-        ValueError: `loss` has no registered gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> from mithril_losses import mse_loss
-        >>> value, gradient = value_and_gradient(mse_loss)(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
-        >>> float(value), gradient.tolist()
-        (2.0, [0.0, -2.0])
-    """
-    pair = find_loss(loss)
-    if pair.both is not None:
-        return pair.both
-
-    @functools.wraps(pair.value)
-    def both(*arguments: P.args, **keywords: P.kwargs) -> tuple[V, Any]:
-        own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
-        return loss(*arguments, **own), pair.gradient(*arguments, **keywords)  # type: ignore[arg-type]
-
-    return both
 
 
 def _require_same_signature(loss: Callable[..., Any], other: Callable[..., Any]) -> None:

@@ -135,6 +135,13 @@ class Plan(NamedTuple):
     divisor: Any
     factor: Any
 
+    def over_terms(self) -> Plan:
+        """Return the plan for terms whose sums over the last axis are the unreduced losses (NumPy arrays)."""
+        weights = None if self.weights is None else self.weights[..., None]
+        return self._replace(
+            weights=weights, factor=self.factor if type(self.factor) is float else self.factor[..., None]
+        )
+
     def collect(self, xp: Any, values: Array, like: Array) -> Array:
         """Return Σ w ℓ / D; a weight of 0 removes whatever it multiplies."""
         if self.weights is not None:

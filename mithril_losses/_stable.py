@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mithril_losses.backends._namespace import Array, placement
+import numpy as np
+
+from mithril_losses.backends._namespace import Array, library_name, placement
 
 
 def product(xp: Any, mass: Array, x: Array) -> Array:
@@ -29,15 +31,20 @@ def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:
     return xp.where((values < 0.0) & (values >= -rounding), 0.0, values)
 
 
-def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
-    """Return log p and p = softmax(logits) over `axis`.
+def shifted_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Return z − max z, its exponentials and their sum over `axis`, of which softmax and its logarithm are made.
 
-    A logit of −inf has p = 0 exactly; a logit of +inf takes all the mass; rows of nothing but −inf are NaN.
+    A logit of −inf has the exponential 0 exactly; one of +inf has all the mass; rows of nothing but −inf are NaN.
     """
     logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max))
     shifted = logits - xp.max(logits, axis=axis, keepdims=True)
     exponentials = xp.exp(shifted)
-    total = xp.sum(exponentials, axis=axis, keepdims=True)
+    return shifted, exponentials, xp.sum(exponentials, axis=axis, keepdims=True)
+
+
+def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
+    """Return log p and p = softmax(logits) over `axis`."""
+    shifted, exponentials, total = shifted_softmax(xp, logits, axis)
     return shifted - xp.log(total), exponentials / total
 
 
@@ -66,3 +73,17 @@ def one_hot(xp: Any, labels: Array, classes: int, axis: int, like: Array) -> Arr
     indices = xp.arange(classes, dtype=labels.dtype, **placement(like))
     indices = xp.reshape(indices, (classes,) + (1,) * (len(labels.shape) - axis))
     return xp.astype(xp.expand_dims(labels, axis=axis) == indices, like.dtype)
+
+
+def subtract_at(xp: Any, x: Array, labels: Array, amount: Array, axis: int) -> Array:
+    """Return x with `amount` subtracted at the labels along `axis`; x is the caller's own and may be written to."""
+    labels = xp.expand_dims(labels, axis=axis)
+    amount = xp.expand_dims(amount, axis=axis)
+    if xp is np:
+        at = xp.take_along_axis(x, labels, axis=axis)
+        np.put_along_axis(x, labels, at - amount, axis=axis)
+        return x
+    if library_name(xp) == "torch":
+        return x.scatter_add(axis, xp.astype(labels, xp.int64), -amount)
+    indices = xp.reshape(xp.arange(x.shape[axis], **placement(x)), (-1,) + (1,) * (len(x.shape) - 1 - axis))
+    return x - xp.where(labels == indices, amount, 0.0)

@@ -170,21 +170,25 @@ class _Problem:
 
     @staticmethod
     def of(pair: Pair, arguments: Sequence[Any], options: dict[str, Any]) -> _Problem:
-        names = list(pair.array_arguments[: len(arguments)])
+        positional = [name for name, p in pair.parameters.items() if p.kind is not p.KEYWORD_ONLY]
+        names = positional[: len(arguments)]
         names += [f"argument {i}" for i in range(len(names), len(arguments))]  # of a loss that takes *arguments
         named = {name: map_leaves(lambda _, x: _as_double(x), x) for name, x in zip(names, arguments, strict=True)}
+        optional = [name for name in pair.wrt if name in pair.options and options.get(name) is not None]
+        named |= {name: _as_double(options.pop(name)) for name in optional}
         upstream = options.pop("upstream", None)
         wanted = options.get("wrt")
         plain = {name: option for name, option in options.items() if name != "wrt"}
 
         def value(at: dict[str, Any]) -> Any:
-            result = pair.value(*at.values(), **plain)
+            result = pair.value(*[at[name] for name in names], **{name: at[name] for name in optional}, **plain)
             if upstream is not None:
                 result = result * upstream
             xp = namespace_of(result)
             return result if xp is None or result.ndim == 0 else xp.sum(result)
 
-        found = pair.gradient(*named.values(), **options, **({} if upstream is None else {"upstream": upstream}))
+        by_name = {name: named[name] for name in optional} | ({} if upstream is None else {"upstream": upstream})
+        found = pair.gradient(*[named[name] for name in names], **by_name, **options)
         by_argument = _by_argument(pair, found, named, wanted)
         problem = _Problem(pair.name, value, named, {})
         if not by_argument.keys() <= named.keys():
@@ -210,7 +214,7 @@ class _Problem:
         if pair.kinks is not None:
             accepted = {*pair.domain, *inspect.signature(pair.kinks).parameters}
             own = {name: plain.get(name, pair.parameters[name].default) for name in pair.options if name in accepted}
-            problem._mask_kinks(pair.kinks(*named.values(), **own))
+            problem._mask_kinks(pair.kinks(*[named[name] for name in names], **own))
         return problem
 
     def _mask_kinks(self, distances: Iterable[Any]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
+import numpy as np
+
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
-from mithril_losses._stable import log_softmax, one_hot, product
+from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
+from mithril_losses._stable import log_softmax, one_hot, product, shifted_softmax, subtract_at
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, namespace_of, placement
 from mithril_losses.domains import (
@@ -33,6 +35,7 @@ __all__ = [
     "cross_entropy_loss_gradient",
     "cross_entropy_with_logits",
     "cross_entropy_with_logits_gradient",
+    "cross_entropy_with_logits_value_and_gradient",
     "focal_loss",
     "focal_loss_gradient",
     "focal_loss_with_logits",
@@ -45,8 +48,80 @@ __all__ = [
 # --- cross-entropy ----------------------------------------------------------------------------------------------
 
 
+class _Targets(NamedTuple):
+    """The checked arguments of a cross-entropy; targets are either `labels` or `probabilities`.
+
+    `weights` has a shape that broadcasts along the class axis. `kept` are the rows that are not ignored (None: all).
+    `illegal` are rows whose label lies outside the classes, where that could not be seen (None: it could, and none is).
+    """
+
+    xp: Any
+    predictions: Array
+    axis: int
+    weights: Array | None
+    smoothing: Any
+    labels: Array | None = None
+    probabilities: Array | None = None
+    kept: Array | None = None
+    illegal: Array | None = None
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return int(self.predictions.shape[self.axis])
+
+
+def _targets(
+    predictions: Array,
+    targets: Array,
+    class_axis: int,
+    class_weights: Array | Sequence[float] | None,
+    label_smoothing: float,
+    ignore_index: int | None,
+) -> _Targets:
+    xp = array_namespace(predictions=predictions, targets=targets)
+    scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype))
+    shape = tuple(scores.shape)
+    axis = normalize_axis("class_axis", class_axis, len(shape))
+    smoothing = FRACTION.check("label_smoothing", label_smoothing)
+    weights = _class_weights(xp, class_weights, shape[axis], len(shape) - axis, scores)
+    if tuple(targets.shape) == shape:
+        if ignore_index is not None:
+            raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
+        return _Targets(xp, scores, axis, weights, smoothing, probabilities=as_dtype(xp, targets, scores.dtype))
+    if tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
+        labels, kept, illegal = _labels(xp, targets, shape[axis], ignore_index)
+        return _Targets(xp, scores, axis, weights, smoothing, labels=labels, kept=kept, illegal=illegal)
+    raise ValueError(
+        f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
+        f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"
+    )
+
+
+def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> tuple[Array, Array | None, Array | None]:
+    """Return the labels, which rows are kept, and which labels are illegal where that cannot be seen."""
+    if not xp.isdtype(labels.dtype, "integral"):
+        raise TypeError(f"class indices must be integers, got {labels.dtype}")
+    seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
+    kept, limits = None, xp.iinfo(labels.dtype)
+    if ignore_index is not None and limits.min <= require_integer("ignore_index", ignore_index) <= limits.max:
+        kept = labels != xp.asarray(ignore_index, dtype=labels.dtype, **placement(labels))
+    # to a type that holds every class and that every library compares
+    if limits.bits < 32:
+        labels = xp.astype(labels, xp.int32)
+    elif not xp.isdtype(labels.dtype, "signed integer"):
+        labels = xp.astype(labels, xp.arange(1).dtype)
+    if seen is None:
+        illegal = (labels < 0) | (labels >= classes)
+        return labels, kept, illegal if kept is None else illegal & kept
+    wrong = (seen < 0) | (seen >= classes)
+    if wrong.any() and (wrong := wrong & (seen != ignore_index)).any():
+        raise ValueError(f"label {seen[wrong][0]} is outside the {classes} classes 0 … {classes - 1}")
+    return labels, kept, None
+
+
 class _Rows(NamedTuple):
-    """What cross-entropy needs of its targets, along the class axis of the predictions.
+    """What the plain cross-entropies need of their targets, along the class axis of the predictions.
 
     `q` is the target mass w_c y′_c, `mass` what each row counts in the divisor (None: 1), `kept` which rows are not
     ignored (None: all).
@@ -71,68 +146,20 @@ class _Rows(NamedTuple):
         return self.xp.where(self.xp.expand_dims(self.kept, axis=self.axis), slopes, 0.0)
 
 
-def _rows(
-    predictions: Array,
-    targets: Array,
-    class_axis: int,
-    class_weights: Array | Sequence[float] | None,
-    label_smoothing: float,
-    ignore_index: int | None,
-) -> _Rows:
-    xp = array_namespace(predictions=predictions, targets=targets)
-    scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype))
-    axis = normalize_axis("class_axis", class_axis, len(scores.shape))
-    smoothing = FRACTION.check("label_smoothing", label_smoothing)
-    shape, classes = tuple(scores.shape), scores.shape[axis]
-    weights = _class_weights(xp, class_weights, classes, len(shape) - axis, scores)
-
-    if tuple(targets.shape) == shape:
-        if ignore_index is not None:
-            raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
-        y, kept, illegal = as_dtype(xp, targets, scores.dtype), None, None
-    elif tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
-        y, kept, illegal = _indices(xp, targets, classes, axis, scores, ignore_index)
-    else:
-        raise ValueError(
-            f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
-            f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"
-        )
-
-    mass = None
-    if weights is not None:
-        mass = xp.sum(weights * y, axis=axis)
-    if kept is not None:
-        mass = as_dtype(xp, kept, scores.dtype) if mass is None else xp.where(kept, mass, 0.0)
-    q = (1.0 - smoothing) * y + smoothing / classes
-    if weights is not None:
-        q = weights * q
-    if illegal is not None:
-        q = xp.where(xp.expand_dims(illegal, axis=axis), float("nan"), q)
-    return _Rows(xp, scores, q, mass, kept, axis)
-
-
-def _indices(
-    xp: Any, labels: Array, classes: int, axis: int, like: Array, ignore_index: int | None
-) -> tuple[Array, Array | None, Array | None]:
-    """Return the one-hot rows, which rows are kept, and which labels are illegal where that cannot be seen."""
-    if not xp.isdtype(labels.dtype, "integral"):
-        raise TypeError(f"class indices must be integers, got {labels.dtype}")
-    seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
-    kept, limits = None, xp.iinfo(labels.dtype)
-    if ignore_index is not None and limits.min <= require_integer("ignore_index", ignore_index) <= limits.max:
-        kept = labels != xp.asarray(ignore_index, dtype=labels.dtype, **placement(labels))
-    # to a type that holds every class and that every library compares
-    if limits.bits < 32:
-        labels = xp.astype(labels, xp.int32)
-    elif not xp.isdtype(labels.dtype, "signed integer"):
-        labels = xp.astype(labels, xp.arange(1).dtype)
-    if seen is None:
-        illegal = (labels < 0) | (labels >= classes)
-        return one_hot(xp, labels, classes, axis, like), kept, illegal if kept is None else illegal & kept
-    wrong = ((seen < 0) | (seen >= classes)) & (seen != ignore_index)
-    if wrong.any():
-        raise ValueError(f"label {seen[wrong][0]} is outside the {classes} classes 0 … {classes - 1}")
-    return one_hot(xp, labels, classes, axis, like), kept, None
+def _rows(*arguments: Any) -> _Rows:
+    """Return the rows for the arguments of `_targets`: one definition for indices and for probabilities."""
+    t = _targets(*arguments)
+    xp, axis = t.xp, t.axis
+    y = one_hot(xp, t.labels, t.classes, axis, t.predictions) if t.probabilities is None else t.probabilities
+    mass = None if t.weights is None else xp.sum(t.weights * y, axis=axis)
+    if t.kept is not None:
+        mass = as_dtype(xp, t.kept, y.dtype) if mass is None else xp.where(t.kept, mass, 0.0)
+    q = (1.0 - t.smoothing) * y + t.smoothing / t.classes
+    if t.weights is not None:
+        q = t.weights * q
+    if t.illegal is not None:
+        q = xp.where(xp.expand_dims(t.illegal, axis=axis), float("nan"), q)
+    return _Rows(xp, t.predictions, q, mass, t.kept, axis)
 
 
 def _class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Array) -> Array | None:
@@ -204,7 +231,13 @@ def cross_entropy_with_logits(
         return collect(rows.values(log_p), like=logits, mass=rows.mass, **reduction)
 
 
-@gradient_of(cross_entropy_with_logits, domain={"logits": REAL, "targets": ClassTargets(), **_CLASS_OPTIONS})
+@gradient_of(
+    cross_entropy_with_logits,
+    domain={"logits": REAL, "targets": ClassTargets(), **_CLASS_OPTIONS},
+    mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
+    row_kernel=lambda *arguments, **keywords: _softmax_rows(*arguments, **keywords),
+    check_values=lambda *arguments, **options: _targets(*arguments, **options),
+)
 def cross_entropy_with_logits_gradient(
     logits: Array,
     targets: Array,
@@ -246,6 +279,141 @@ def cross_entropy_with_logits_gradient(
         _, p = log_softmax(rows.xp, rows.predictions, rows.axis)
         slopes = rows.slopes(p * rows.xp.sum(rows.q, axis=rows.axis, keepdims=True) - rows.q)
         return spread(slopes, like=logits, summed=rows.axis, mass=rows.mass, **reduction)
+
+
+@value_and_gradient_of(cross_entropy_with_logits)
+def cross_entropy_with_logits_value_and_gradient(
+    logits: Array,
+    targets: Array,
+    *,
+    class_axis: int = -1,
+    class_weights: Array | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Array]:
+    """`cross_entropy_with_logits` and its gradient from one softmax; class indices are never made one-hot.
+
+    Args:
+        logits: as in `cross_entropy_with_logits`; likewise all other arguments.
+        targets: class indices or class probabilities.
+        class_axis: where the classes are.
+        class_weights: w, shape (C,).
+        label_smoothing: a in [0, 1].
+        ignore_index: rows with this label count nowhere.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> value, gradient = cross_entropy_with_logits_value_and_gradient(np.array([[0.0, 0.0]]), np.array([1]))
+        >>> round(float(value), 6), gradient.tolist()
+        (0.693147, [[0.5, -0.5]])
+    """
+    t = _targets(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    with quiet(t.xp):
+        values, slopes = _softmax_terms(t)
+        closing = plan(t.xp, tuple(values.shape), values.dtype, mass=_mass(t), upstream=upstream, **reduction)
+        return closing.collect(t.xp, values, logits), closing.spread(t.xp, slopes, logits, t.axis)
+
+
+def _softmax_terms(t: _Targets) -> tuple[Array, Array]:
+    """Return the losses per row and their slopes wrt the logits."""
+    xp, axis = t.xp, t.axis
+    shifted, exponentials, total = shifted_softmax(xp, t.predictions, axis)
+    p, log_total = exponentials / total, xp.log(total)
+    if t.labels is None:
+        q = (1.0 - t.smoothing) * t.probabilities + t.smoothing / t.classes
+        q = q if t.weights is None else t.weights * q
+        return xp.sum(product(xp, q, log_total - shifted), axis=axis), p * xp.sum(q, axis=axis, keepdims=True) - q
+    labels = _safe_labels(t)
+    log_p = xp.squeeze(xp.take_along_axis(shifted, xp.expand_dims(labels, axis=axis), axis=axis) - log_total, axis=axis)
+    if t.weights is None and type(t.smoothing) is float and t.smoothing == 0.0:
+        own = xp.ones_like(log_p)
+        values, slopes = -log_p, p
+    else:
+        weights = xp.ones_like(p) if t.weights is None else xp.broadcast_to(t.weights, tuple(p.shape))
+        share = t.smoothing / t.classes
+        own = xp.squeeze(xp.take_along_axis(weights, xp.expand_dims(labels, axis=axis), axis=axis), axis=axis)
+        own = (1.0 - t.smoothing) * own
+        rest = product(xp, share * weights, log_total - shifted)
+        values = xp.sum(rest, axis=axis) + product(xp, own, -log_p)
+        slopes = p * xp.expand_dims(own + xp.sum(share * weights, axis=axis), axis=axis) - share * weights
+    slopes = subtract_at(xp, slopes, labels, own, axis)
+    if t.kept is not None:
+        values, slopes = xp.where(t.kept, values, 0.0), xp.where(xp.expand_dims(t.kept, axis=axis), slopes, 0.0)
+    if t.illegal is not None:
+        nan = float("nan")
+        values, slopes = xp.where(t.illegal, nan, values), xp.where(xp.expand_dims(t.illegal, axis=axis), nan, slopes)
+    return values, slopes
+
+
+def _safe_labels(t: _Targets) -> Array:
+    """Return the labels with a class in place of those that count for nothing or for NaN."""
+    xp, labels = t.xp, t.labels
+    if labels is None or (t.kept is None and t.illegal is None):
+        return labels
+    return xp.where((labels >= 0) & (labels < t.classes), labels, xp.zeros_like(labels))
+
+
+def _mass(t: _Targets) -> Array | None:
+    """Return what each row counts in the divisor: w_y, and 0 where it is ignored; None for 1."""
+    xp = t.xp
+    mass = None
+    if t.weights is not None:
+        if t.labels is None:
+            mass = xp.sum(t.weights * t.probabilities, axis=t.axis)
+        else:
+            mass = xp.reshape(xp.take(xp.reshape(t.weights, (-1,)), xp.reshape(_safe_labels(t), (-1,))), t.labels.shape)
+    if t.illegal is not None and mass is not None:
+        mass = xp.where(t.illegal, 0.0, mass)
+    if t.kept is not None:
+        mass = as_dtype(xp, t.kept, t.predictions.dtype) if mass is None else xp.where(t.kept, mass, 0.0)
+    return mass
+
+
+def _softmax_rows(
+    arrays: Mapping[str, Any],
+    options: Mapping[str, Any],
+    weights: Any,
+    factor: Any,
+    *,
+    values: Any,
+    gradient: Any,
+    threads: int,
+) -> float | None:
+    """Fill `gradient` (and `values`) through the fused loop; None where it does not apply."""
+    from mithril_losses.backends import fused_softmax
+
+    logits, targets = arrays["logits"], arrays["targets"]
+    t = _targets(logits, targets, **options)
+    contiguous = t.axis == logits.ndim - 1 and logits.flags.c_contiguous and targets.flags.c_contiguous
+    if not contiguous or t.predictions.dtype != logits.dtype or type(t.smoothing) is not float:
+        return None
+    rows = (-1, t.classes)
+
+    def by_row(x: Any) -> Any:
+        if not isinstance(x, np.ndarray) or x.size == 1:
+            return x
+        return np.broadcast_to(x, logits.shape[:-1]).reshape(-1)
+
+    total, _ = fused_softmax.run(
+        logits.reshape(rows),
+        targets.reshape(rows) if t.labels is None else t.labels.reshape(-1),
+        None if t.weights is None else t.weights.reshape(-1),
+        t.smoothing,
+        options["ignore_index"],
+        by_row(weights),
+        by_row(factor),
+        values=None if values is None else values.reshape(-1),
+        gradient=gradient.reshape(rows),
+        threads=threads,
+    )
+    return total
 
 
 def cross_entropy_loss(
@@ -303,6 +471,8 @@ def cross_entropy_loss(
 @gradient_of(
     cross_entropy_loss,
     domain={"predictions": Distributions(), "targets": ClassTargets(), **_CLASS_OPTIONS, "epsilon": CLIP_WIDTH},
+    mass=lambda *arguments, epsilon, **options: _mass(_targets(*arguments, **options)),
+    check_values=lambda *arguments, epsilon, **options: _targets(*arguments, **options),
 )
 def cross_entropy_loss_gradient(
     predictions: Array,
@@ -585,7 +755,7 @@ def _focal(
     p_t = targets * p + (1.0 - targets) * (1.0 - p)
     q_t = targets * (1.0 - p) + (1.0 - targets) * p
     weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))  # α_t (1 − p_t)^γ
-    log_p = xp.log(p_t)
+    log_p = targets * xp.log(p) + (1.0 - targets) * xp.log1p(-p)  # log p_t, exact also near p_t = 1 for t = 0
     return -weight * log_p, (2.0 * targets - 1.0) * weight * (gamma * log_p / q_t - 1.0 / p_t)
 
 

@@ -1,52 +1,62 @@
-"""Divergences between probability distributions over the last axis, in nats."""
+"""Divergences between distributions: given as probabilities over the last axis (in nats), or as sets of samples."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
-from mithril_losses._pairs import gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, reduce_loss, spread_each
-from mithril_losses._stable import floored, log_floored, never_negative, product
-from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
+from mithril_losses._elementwise import elementwise
+from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
+from mithril_losses._reduction import GradientReduction, Reduction, collect, reduce_loss
+from mithril_losses._stable import never_negative
+from mithril_losses._validation import as_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of
-from mithril_losses.domains import Choice, Distributions
+from mithril_losses.domains import (
+    NON_NEGATIVE,
+    POSITIVE,
+    Choice,
+    Count,
+    Distributions,
+    Interval,
+    PointSets,
+    SmallestNormal,
+)
 
 __all__ = [
+    "energy_distance",
+    "energy_distance_gradient",
+    "energy_distance_value_and_gradient",
     "kl_divergence",
     "kl_divergence_gradient",
+    "maximum_mean_discrepancy",
+    "maximum_mean_discrepancy_gradient",
+    "maximum_mean_discrepancy_value_and_gradient",
     "reverse_kl_divergence",
     "reverse_kl_divergence_gradient",
 ]
 
 Argument = Literal["predictions", "targets"]
 _ARGUMENT = Choice(("predictions", "targets"))
-_DOMAIN = {"predictions": Distributions(), "targets": Distributions()}
 
 
-def _open(predictions: Array, targets: Array) -> tuple[Any, Array, Array]:
-    xp = array_namespace(predictions=predictions, targets=targets)
-    require_same_shape(predictions=predictions, targets=targets)
-    if len(predictions.shape) == 0:
-        raise ValueError("a distribution needs at least one axis, got a scalar")
-    dtype = widest_dtype(xp, predictions=predictions, targets=targets)
-    return xp, as_dtype(xp, predictions, dtype), as_dtype(xp, targets, dtype)
+@elementwise(
+    predictions=Distributions(),
+    targets=Distributions(),
+    log_smallest=SmallestNormal(logarithm=True),
+    row_mass="predictions",
+)
+def _kl(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> tuple[Array, Array]:
+    log_p, log_q = xp.log(predictions), xp.log(targets)
+    value = xp.where(predictions == 0.0, 0.0, predictions * (log_p - log_q))
+    return value, xp.maximum(log_p, log_smallest) - xp.maximum(log_q, log_smallest) + 1.0
 
 
-def _kl(xp: Any, p: Array, q: Array) -> Array:
-    """Σ p log(p/q) over the last axis: 0 · log 0 = 0, and +inf where p > 0 = q."""
-    rows = xp.sum(product(xp, p, xp.log(p) - xp.log(q)), axis=-1)
-    return never_negative(xp, rows, terms=p.shape[-1], scale=xp.sum(p, axis=-1))
-
-
-def _kl_slope_p(xp: Any, p: Array, q: Array) -> Array:
-    """∂/∂p = log(p/q) + 1, finite also at p = 0."""
-    return log_floored(xp, p) - log_floored(xp, q) + 1.0
-
-
-def _kl_slope_q(xp: Any, p: Array, q: Array, dtype: Any) -> Array:
-    """∂/∂q = −p/q, and 0 where p = q = 0; with q floored so that `dtype`, that of the gradient, holds it."""
-    return -p / floored(xp, q, dtype)
+@elementwise(predictions=Distributions(), targets=Distributions(), smallest=SmallestNormal(), row_mass="targets")
+def _reverse_kl(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
+    value = xp.where(targets == 0.0, 0.0, targets * (xp.log(targets) - xp.log(predictions)))
+    return value, -targets / xp.maximum(predictions, smallest)
 
 
 def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]) -> Array:
@@ -63,7 +73,7 @@ def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is no array, or predictions are not floating point.
 
     Example:
         ½ log(½ / ¼) + ½ log(½ / ¾) = ½ log(4/3) = 0.143841…
@@ -77,9 +87,7 @@ def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]
     """
     if namespace_of(predictions) is None and (values := _between_distributions(predictions, targets)) is not None:
         return reduce_loss(values, **reduction)
-    xp, p, q = _open(predictions, targets)
-    with quiet(xp):
-        return collect(_kl(xp, p, q), like=predictions, **reduction)
+    return _kl.value(predictions, targets, **reduction)
 
 
 def _between_distributions(p: Any, q: Any) -> Array | None:
@@ -92,7 +100,7 @@ def _between_distributions(p: Any, q: Any) -> Array | None:
     return None
 
 
-@gradient_of(kl_divergence, on_request=("targets",), domain=_DOMAIN)
+@gradient_of(kl_divergence, terms=_kl, on_request=("targets",))
 def kl_divergence_gradient(
     predictions: Array,
     targets: Array,
@@ -124,14 +132,11 @@ def kl_divergence_gradient(
         >>> kl_divergence_gradient(np.array([0.5, 0.5]), np.array([0.25, 0.5]), wrt="targets").tolist()
         [-2.0, -1.0]
     """
-    xp, p, q = _open(predictions, targets)
-    with quiet(xp):
-        slopes = {
-            name: _kl_slope_p(xp, p, q) if name == "predictions" else _kl_slope_q(xp, p, q, targets.dtype)
-            for name in _wanted(wrt)
-        }
-        gradients = spread_each(slopes, {"predictions": predictions, "targets": targets}, **reduction)
-    return gradients if isinstance(wrt, tuple) else gradients[wrt]
+    gradients = {
+        "predictions": lambda: _kl.gradient(predictions, targets, **reduction),
+        "targets": lambda: _reverse_kl.gradient(targets, predictions, **reduction),
+    }
+    return _gradients(wrt, gradients)
 
 
 def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -149,7 +154,7 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is no array, or predictions are not floating point.
 
     Example:
         ½ log(½ / ¼) + ½ log(½ / ¾) = ½ log(4/3) = 0.143841…
@@ -161,12 +166,10 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
     Source:
         S. Kullback and R. A. Leibler, On Information and Sufficiency, 1951. https://doi.org/10.1214/aoms/1177729694
     """
-    xp, p, q = _open(predictions, targets)
-    with quiet(xp):
-        return collect(_kl(xp, q, p), like=predictions, **reduction)
+    return _reverse_kl.value(predictions, targets, **reduction)
 
 
-@gradient_of(reverse_kl_divergence, on_request=("targets",), domain=_DOMAIN)
+@gradient_of(reverse_kl_divergence, terms=_reverse_kl, on_request=("targets",))
 def reverse_kl_divergence_gradient(
     predictions: Array,
     targets: Array,
@@ -196,15 +199,451 @@ def reverse_kl_divergence_gradient(
         >>> reverse_kl_divergence_gradient(np.array([0.25, 0.5]), np.array([0.5, 0.5])).tolist()
         [-2.0, -1.0]
     """
-    xp, p, q = _open(predictions, targets)
-    with quiet(xp):
-        slopes = {
-            name: _kl_slope_q(xp, q, p, predictions.dtype) if name == "predictions" else _kl_slope_p(xp, q, p)
-            for name in _wanted(wrt)
-        }
-        gradients = spread_each(slopes, {"predictions": predictions, "targets": targets}, **reduction)
-    return gradients if isinstance(wrt, tuple) else gradients[wrt]
+    gradients = {
+        "predictions": lambda: _reverse_kl.gradient(predictions, targets, **reduction),
+        "targets": lambda: _kl.gradient(targets, predictions, **reduction),
+    }
+    return _gradients(wrt, gradients)
 
 
 def _wanted(wrt: Any) -> tuple[str, ...]:
     return tuple(_ARGUMENT.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,)))
+
+
+def _gradients(wrt: Any, gradients: Mapping[str, Callable[[], Array]]) -> Any:
+    """Return the gradient wrt one argument, or a dict of gradients for a tuple of arguments."""
+    found = {name: gradients[name]() for name in _wanted(wrt)}
+    return found if isinstance(wrt, tuple) else found[wrt]
+
+
+# --- between two sets of samples --------------------------------------------------------------------------------------
+
+KernelName = Literal["rbf", "linear", "polynomial"]
+_KERNEL = Choice(("rbf", "linear", "polynomial"))
+_DEGREE = Count()
+_ORDER = Interval(0.0, 2.0, closed_above=True, static=True)
+_SAMPLES = {"predictions": PointSets(3, 5), "targets": PointSets(4, 5)}
+
+
+def _rbf(xp: Any, squared: Array, bandwidth: Any) -> tuple[Array, Array]:
+    """k = exp(−d²/2σ²) and ∂k/∂d²."""
+    rate = 0.5 / (bandwidth * bandwidth)
+    value = xp.exp(-rate * squared)
+    return value, -rate * value
+
+
+def _polynomial(xp: Any, products: Array, degree: int, coef0: Any) -> tuple[Array, Array]:
+    """k = (x·y + c)^p and ∂k/∂(x·y)."""
+    base = products + coef0
+    power = base ** (degree - 1)
+    return base * power, degree * power
+
+
+def _power(xp: Any, squared: Array, beta: float) -> tuple[Array, Array]:
+    """d^β and its derivative by d², both 0 at coincident points."""
+    coincident = xp.astype(squared == 0, squared.dtype)
+    positive = squared + coincident
+    value = (xp.sqrt(positive) if beta == 1.0 else positive ** (0.5 * beta)) - coincident
+    return value, (0.5 * beta) * value / positive
+
+
+_RBF = distance_kernel(_rbf)
+
+
+def _one_number(name: str, domain: Interval, value: Any) -> Any:
+    value = domain.check(name, value)
+    if len(getattr(value, "shape", ())) > 0:
+        raise ValueError(f"{name} must be one number, got an array of shape {tuple(value.shape)}")
+    return value
+
+
+def _require_samples(sets: Sets, least: int, estimator: str) -> None:
+    n, m = sets.x.shape[-2], sets.y.shape[-2]
+    if min(n, m) < least:
+        raise ValueError(f"{estimator} needs at least {least} samples on either side, got {n} and {m}")
+
+
+def _never_negative(sets: Sets, parts: tuple[Array, Array, Array]) -> Array:
+    """Return the sum of the parts, which is never negative in exact arithmetic."""
+    xp, x, y = sets.xp, sets.x, sets.y
+    total, scale = (as_dtype(xp, sum(f(part) for part in parts), x.dtype) for f in (lambda part: part, xp.abs))
+    return never_negative(xp, total, terms=x.shape[-2] + y.shape[-2], scale=scale)
+
+
+def _zero_where_equal(sets: Sets, values: Array) -> Array:
+    """Return the values, and 0 for equal sets, whose sums differ by rounding alone."""
+    xp, x, y = sets.xp, sets.x, sets.y
+    if tuple(x.shape) != tuple(y.shape):
+        return values
+    return xp.where(xp.all(x == y, axis=(1, 2)), 0.0, values)
+
+
+def _mmd(
+    predictions: Array,
+    targets: Array,
+    kernel_type: str,
+    kernel_bandwidth: Any,
+    unbiased: bool,
+    degree: int,
+    coef0: Any,
+    value: bool = True,
+    wrt: tuple[str, ...] = (),
+) -> tuple[Sets, Array, dict[str, Array]]:
+    """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
+    sets = Sets.of(keep_graph=not wrt, numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
+    _KERNEL.check("kernel_type", kernel_type)
+    bandwidth = sets.bring(_one_number("kernel_bandwidth", POSITIVE, kernel_bandwidth))
+    coef0 = sets.bring(_one_number("coef0", NON_NEGATIVE, coef0))
+    degree = _DEGREE.check("degree", degree)
+    _require_samples(sets, 2 if unbiased else 1, "the unbiased estimator" if unbiased else "the discrepancy")
+    if kernel_type == "linear":
+        values, slopes = _linear_mmd(sets, unbiased)
+    elif kernel_type == "rbf":
+        values, slopes = _kernel_mmd(sets, _RBF, (bandwidth,), unbiased, value, wrt)
+    else:
+        values, slopes = _kernel_mmd(sets, product_kernel(_polynomial, degree), (coef0,), unbiased, value, wrt)
+    if values is not None:
+        values = sets.values(values if unbiased else _zero_where_equal(sets, values), predictions)
+    return sets, values, {name: slopes[name] for name in wrt}
+
+
+def _linear_mmd(sets: Sets, unbiased: bool) -> tuple[Array, dict[str, Array]]:
+    """‖x̄ − ȳ‖², less s²/n + s²/m for the unbiased estimator: no pairs at all."""
+    xp, n, m = sets.xp, sets.x.shape[-2], sets.y.shape[-2]
+    origin = sets.y[:, :1, :]
+    x, y = sets.x - origin, sets.y - origin  # the means of far-off samples keep their digits
+    x_mean, y_mean = xp.mean(x, axis=-2, keepdims=True), xp.mean(y, axis=-2, keepdims=True)
+    difference = x_mean - y_mean
+    values = xp.sum(difference * difference, axis=(-2, -1))
+    by_x = xp.broadcast_to((2.0 / n) * difference, tuple(x.shape))
+    by_y = xp.broadcast_to((-2.0 / m) * difference, tuple(y.shape))
+    if unbiased:
+        x, y = x - x_mean, y - y_mean
+        x_share, y_share = 1.0 / (n * (n - 1)), 1.0 / (m * (m - 1))
+        values = values - x_share * xp.sum(x * x, axis=(-2, -1)) - y_share * xp.sum(y * y, axis=(-2, -1))
+        by_x, by_y = by_x - (2.0 * x_share) * x, by_y - (2.0 * y_share) * y
+    return values, {"predictions": by_x, "targets": by_y}
+
+
+def _kernel_mmd(
+    sets: Sets, kernel: Kernel, parameters: tuple[Any, ...], unbiased: bool, value: bool, wrt: tuple[str, ...]
+) -> tuple[Any, dict[str, Any]]:
+    """a Σ k(x, x′) + b Σ k(y, y′) + c Σ k(x, y), without the diagonals for the unbiased estimator."""
+    xp, n, m = sets.xp, sets.x.shape[-2], sets.y.shape[-2]
+    shares = (1.0 / (n * (n - unbiased)), 1.0 / (m * (m - unbiased)), -2.0 / (n * m))
+    asked = ("predictions" in wrt, "targets" in wrt)
+    parts, slopes = two_sample_sums(sets, kernel, parameters, shares, value=value, slopes=asked)
+    if not unbiased:
+        return None if parts is None else _never_negative(sets, parts), dict(zip(_SAMPLES, slopes, strict=True))
+    values, corrected = None if parts is None else sum(parts), {}
+    for name, x, share, slope in zip(_SAMPLES, (sets.x, sets.y), shares, slopes, strict=False):
+        diagonal, by_x = kernel.diagonal(xp, x, parameters)
+        values = None if values is None else values - share * xp.sum(diagonal, axis=-1)
+        corrected[name] = None if slope is None else slope - share * by_x
+    return values, corrected
+
+
+def maximum_mean_discrepancy(
+    predictions: Array,
+    targets: Array,
+    *,
+    kernel_type: KernelName = "rbf",
+    kernel_bandwidth: float = 1.0,
+    unbiased: bool = False,
+    degree: int = 2,
+    coef0: float = 1.0,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over the batch of MMD² = E k(x, x′) + E k(y, y′) − 2 E k(x, y), x = predictions, y = targets.
+
+    The squared discrepancy, with expectations over all pairs of samples. Pairs are computed in tiles: memory grows
+    with the number of samples, not with its square.
+
+    Args:
+        predictions: samples x, (…, n, features); any leading axes are the batch.
+        targets: samples y, (…, m, features) with the same leading axes; m may differ from n.
+        kernel_type: "rbf", k = exp(−‖x − y‖² / 2σ²); "linear", k = x·y, which compares the means only;
+            or "polynomial", k = (x·y + c)^p.
+        kernel_bandwidth: σ > 0 of "rbf", in the unit of the samples.
+        unbiased: leave out the pairs of a sample with itself, so that the expectation over samples is the discrepancy
+            of the distributions. The default keeps them: it is never negative, and 0 for equal sets.
+        degree: p of "polynomial", a whole number ≥ 1.
+        coef0: c ≥ 0 of "polynomial".
+        **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
+
+    Returns:
+        A scalar (one discrepancy per batch element for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, a set has no sample (fewer than two if unbiased), an option lies outside
+            its domain, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        The means are 1 and 3: (1 − 3)² = 4.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0], [2.0], [4.0]]])
+        >>> float(maximum_mean_discrepancy(x, y, kernel_type="linear"))
+        4.0
+
+    Source:
+        A. Gretton et al., A Kernel Two-Sample Test, 2012. https://jmlr.org/papers/v13/gretton12a.html
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        _, values, _ = _mmd(predictions, targets, kernel_type, kernel_bandwidth, unbiased, degree, coef0)
+        return collect(values, like=predictions, **reduction)
+
+
+@gradient_of(
+    maximum_mean_discrepancy,
+    on_request=("targets",),
+    domain={
+        **_SAMPLES,
+        "kernel_type": _KERNEL,
+        "kernel_bandwidth": POSITIVE,
+        "unbiased": "boolean",
+        "degree": _DEGREE,
+        "coef0": NON_NEGATIVE,
+    },
+    separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
+)
+def maximum_mean_discrepancy_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    kernel_type: KernelName = "rbf",
+    kernel_bandwidth: float = 1.0,
+    unbiased: bool = False,
+    degree: int = 2,
+    coef0: float = 1.0,
+    wrt: Argument | tuple[Argument, ...] = "predictions",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """(2/n² Σⱼ ∂k(xᵢ, xⱼ)/∂xᵢ − 2/nm Σⱼ ∂k(xᵢ, yⱼ)/∂xᵢ) / B; for "rbf" ∂k/∂xᵢ = −k (xᵢ − xⱼ) / σ².
+
+    Computed outside PyTorch's autograd graph.
+
+    Args:
+        predictions: as in `maximum_mean_discrepancy`; likewise all other arguments.
+        targets: samples y.
+        kernel_type: "rbf", "linear" or "polynomial".
+        kernel_bandwidth: σ of "rbf".
+        unbiased: leave out the pairs of a sample with itself.
+        degree: p of "polynomial".
+        coef0: c of "polynomial".
+        wrt: "predictions", "targets", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `maximum_mean_discrepancy`, or `wrt` names something else.
+        TypeError: as in `maximum_mean_discrepancy`.
+
+    Example:
+        Moving one of two samples moves their mean by half: 2 · (1 − 3) / 2.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0], [2.0], [4.0]]])
+        >>> maximum_mean_discrepancy_gradient(x, y, kernel_type="linear").tolist()
+        [[[-2.0], [-2.0]]]
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        options = (kernel_type, kernel_bandwidth, unbiased, degree, coef0)
+        sets, _, slopes = _mmd(predictions, targets, *options, value=False, wrt=requested(wrt, _ARGUMENT))
+        return sets.spread(wrt, slopes, {"predictions": predictions, "targets": targets}, **reduction)
+
+
+@value_and_gradient_of(maximum_mean_discrepancy)
+def maximum_mean_discrepancy_value_and_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    kernel_type: KernelName = "rbf",
+    kernel_bandwidth: float = 1.0,
+    unbiased: bool = False,
+    degree: int = 2,
+    coef0: float = 1.0,
+    wrt: Argument | tuple[Argument, ...] = "predictions",
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Any]:
+    """`maximum_mean_discrepancy` and its gradient, whose kernels are computed once.
+
+    Args:
+        predictions: as in `maximum_mean_discrepancy`; likewise all other arguments.
+        targets: samples y.
+        kernel_type: "rbf", "linear" or "polynomial".
+        kernel_bandwidth: σ of "rbf".
+        unbiased: leave out the pairs of a sample with itself.
+        degree: p of "polynomial".
+        coef0: c of "polynomial".
+        wrt: "predictions", "targets", or a tuple of both.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0], [2.0], [4.0]]])
+        >>> value, gradient = maximum_mean_discrepancy_value_and_gradient(x, y, kernel_type="linear")
+        >>> float(value), gradient.tolist()
+        (4.0, [[[-2.0], [-2.0]]])
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        options = (kernel_type, kernel_bandwidth, unbiased, degree, coef0)
+        sets, values, slopes = _mmd(predictions, targets, *options, wrt=requested(wrt, _ARGUMENT))
+        value = collect(values, like=predictions, **reduction)
+        like = {"predictions": predictions, "targets": targets}
+        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
+
+
+def _energy(
+    predictions: Array, targets: Array, beta: float, value: bool = True, wrt: tuple[str, ...] = ()
+) -> tuple[Sets, Any, dict[str, Any]]:
+    """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
+    sets = Sets.of(keep_graph=not wrt, predictions=predictions, targets=targets)
+    kernel = distance_kernel(_power, _ORDER.check("beta", beta))
+    _require_samples(sets, 1, "the distance")
+    n, m = sets.x.shape[-2], sets.y.shape[-2]
+    shares = (-1.0 / n**2, -1.0 / m**2, 2.0 / (n * m))
+    asked = ("predictions" in wrt, "targets" in wrt)
+    parts, slopes = two_sample_sums(sets, kernel, (), shares, value=value, slopes=asked)
+    values: Any = None
+    if parts is not None:
+        values = sets.values(_zero_where_equal(sets, _never_negative(sets, parts)), predictions)
+    return sets, values, {name: slope for name, slope in zip(_SAMPLES, slopes, strict=True) if name in wrt}
+
+
+def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+    """Mean over the batch of 2 E‖x − y‖^β − E‖x − x′‖^β − E‖y − y′‖^β, x = predictions, y = targets.
+
+    With expectations over all pairs of samples (the V-statistic): never negative, and 0 for equal sets. For β = 1 in
+    one dimension it is the square of `scipy.stats.energy_distance`. Pairs are computed in tiles: memory grows with the
+    number of samples, not with its square.
+
+    Args:
+        predictions: samples x, (…, n, features); any leading axes are the batch.
+        targets: samples y, (…, m, features) with the same leading axes; m may differ from n.
+        beta: β in (0, 2]. At 2 only the means are compared: 2‖x̄ − ȳ‖².
+        **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
+
+    Returns:
+        A scalar (one distance per batch element for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, a set has no sample, beta lies outside its domain, or a reduction keyword
+            does not fit.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        2 · (3 + 1) / 2 − (0 + 2 + 2 + 0) / 4 − 0 = 3.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0]]])
+        >>> float(energy_distance(x, y))
+        3.0
+
+    Source:
+        G. J. Székely and M. L. Rizzo, Energy Statistics, 2013. https://doi.org/10.1016/j.jspi.2013.03.018
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        _, values, _ = _energy(predictions, targets, beta)
+        return collect(values, like=predictions, **reduction)
+
+
+@gradient_of(
+    energy_distance,
+    on_request=("targets",),
+    domain={**_SAMPLES, "beta": _ORDER},
+    separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
+    kinks=lambda predictions, targets, beta: _coincidences(predictions, targets),
+)
+def energy_distance_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    beta: float = 1.0,
+    wrt: Argument | tuple[Argument, ...] = "predictions",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """(2/nm Σⱼ u(xᵢ − yⱼ) − 2/n² Σⱼ u(xᵢ − xⱼ)) / B, with u(e) = β ‖e‖^(β−2) e and u(0) = 0.
+
+    Computed outside PyTorch's autograd graph.
+
+    Args:
+        predictions: as in `energy_distance`; likewise all other arguments.
+        targets: samples y.
+        beta: β in (0, 2].
+        wrt: "predictions", "targets", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `energy_distance`, or `wrt` names something else.
+        TypeError: as in `energy_distance`.
+
+    Example:
+        (2 · −1) / 2 − 2 · −1 / 4 = −½ for the first sample, (2 · −1) / 2 − 2 · 1 / 4 = −1½ for the second.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0]]])
+        >>> energy_distance_gradient(x, y).tolist()
+        [[[-0.5], [-1.5]]]
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        sets, _, slopes = _energy(predictions, targets, beta, value=False, wrt=requested(wrt, _ARGUMENT))
+        return sets.spread(wrt, slopes, {"predictions": predictions, "targets": targets}, **reduction)
+
+
+@value_and_gradient_of(energy_distance)
+def energy_distance_value_and_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    beta: float = 1.0,
+    wrt: Argument | tuple[Argument, ...] = "predictions",
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Any]:
+    """`energy_distance` and `energy_distance_gradient`, whose distances are computed once.
+
+    Args:
+        predictions: as in `energy_distance`; likewise all other arguments.
+        targets: samples y.
+        beta: β in (0, 2].
+        wrt: "predictions", "targets", or a tuple of both.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0]]])
+        >>> value, gradient = energy_distance_value_and_gradient(x, y)
+        >>> float(value), gradient.tolist()
+        (3.0, [[[-0.5], [-1.5]]])
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        sets, values, slopes = _energy(predictions, targets, beta, wrt=requested(wrt, _ARGUMENT))
+        value = collect(values, like=predictions, **reduction)
+        like = {"predictions": predictions, "targets": targets}
+        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
+
+
+def _coincidences(predictions: Array, targets: Array) -> tuple[Array, ...]:
+    """Return what vanishes where two samples of a batch element coincide."""
+    xp = array_namespace(predictions=predictions, targets=targets)
+    samples = xp.concat([predictions, targets], axis=-2)
+    squared = xp.sum((xp.expand_dims(samples, axis=-2) - xp.expand_dims(samples, axis=-3)) ** 2, axis=-1)
+    # every sample has distance 0 to itself
+    others = xp.sort(squared, axis=-1)[..., 1:]
+    return (xp.sqrt(xp.min(others, axis=(-2, -1))),)

@@ -24,6 +24,7 @@ class Interval:
     low: float = -math.inf
     high: float = math.inf
     closed: bool = False
+    closed_above: bool = False
     infinite: bool = False
     static: bool = False
     for_none: float | None = None
@@ -32,7 +33,8 @@ class Interval:
         if self.high == math.inf:
             text = f"{'≥' if self.closed else '>'} {self.low:g}" if self.low > -math.inf else "any number"
         else:
-            text = f"in {'[]'[0] if self.closed else '('}{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
+            above = "]" if self.closed or self.closed_above else ")"
+            text = f"in {'[' if self.closed else '('}{self.low:g}, {self.high:g}{above}"
         return text if self.for_none is None else f"{text} or None"
 
     def check(self, name: str, value: Any) -> Any:
@@ -59,7 +61,7 @@ class Interval:
     def _contains(self, value: Any) -> Any:
         if self.closed:
             return (value >= self.low) & (value <= self.high) & ((abs(value) < math.inf) | self.infinite)
-        return (value > self.low) & (value < self.high)
+        return (value > self.low) & ((value < self.high) | (self.closed_above & (value == self.high)))
 
     def sample(self, generator: np.random.Generator) -> float:
         """Draw a number well inside the interval."""
@@ -88,6 +90,34 @@ class ClipWidth(Interval):
 
 
 @dataclass(frozen=True)
+class Count(Interval):
+    """Whole numbers from `low` on: they decide which code runs."""
+
+    low: float = 1.0
+    closed: bool = True
+    static: bool = True
+
+    def __str__(self) -> str:
+        return f"a whole number ≥ {self.low:g}"
+
+    def check(self, name: str, value: Any) -> int:
+        """Return `value` as an int, or raise.
+
+        Raises:
+            TypeError: `value` is no number.
+            ValueError: `value` is no whole number, or too small.
+        """
+        number = super().check(name, value)
+        if number != int(number):
+            raise ValueError(f"{name} must be {self}, got {value!r}")
+        return int(number)
+
+    def sample(self, generator: np.random.Generator) -> int:
+        """Draw one of the three smallest."""
+        return int(self.low) + int(generator.integers(3))
+
+
+@dataclass(frozen=True)
 class Choice:
     """The names an option may take."""
 
@@ -101,6 +131,21 @@ class Choice:
         if value not in self.names:
             raise ValueError(f"{name} must be {self}, got {value!r}{did_you_mean(str(value), self.names)}")
         return str(value)
+
+
+@dataclass(frozen=True)
+class SmallestNormal:
+    """The smallest normal number of the gradient's dtype, or its logarithm in the dtype computed in.
+
+    Terms take it as an argument, because their source is the same for every dtype; callers never do.
+    """
+
+    logarithm: bool = False
+
+    def value(self, xp: Any, dtype: Any, own_dtype: Any) -> float:
+        """Return the constant for a loss computed in `dtype` whose gradient has `own_dtype`."""
+        smallest = float(xp.finfo(dtype if self.logarithm else own_dtype).smallest_normal)
+        return math.log(smallest) if self.logarithm else smallest
 
 
 POSITIVE = Interval(0.0)
@@ -187,6 +232,45 @@ class ClassTargets:
 
 
 @dataclass(frozen=True)
+class PointSets:
+    """Sets of points: (…, points, coordinates)."""
+
+    points: int
+    coordinates: int
+
+    def __str__(self) -> str:
+        return "sets of points (…, points, coordinates)"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a small set of points for every row of `shape`."""
+        return generator.standard_normal((*shape[:-1], self.points, self.coordinates))
+
+
+@dataclass(frozen=True)
+class ClassIndices:
+    """Class indices: one integer for each row."""
+
+    def __str__(self) -> str:
+        return "class indices"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw an index for each row, of as many classes as a row has elements."""
+        return generator.integers(0, shape[-1], shape[:-1])
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """A row of real features for each class: parameters that all rows of a batch share."""
+
+    def __str__(self) -> str:
+        return "real, one row per class"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw rows for two classes more than a row has elements."""
+        return generator.standard_normal((shape[-1] + 2, shape[-1]))
+
+
+@dataclass(frozen=True)
 class Parameters:
     """An array, or a dict, list or nesting of arrays."""
 
@@ -204,4 +288,4 @@ PROBABILITY = Elements(0.0, 1.0)
 BINARY = Labels((0, 1))
 SIGN = Labels((-1, 1))
 
-ArrayDomain = Elements | Labels | Distributions | ClassTargets | Parameters
+ArrayDomain = Elements | Labels | Distributions | ClassTargets | PointSets | ClassIndices | PerClass | Parameters

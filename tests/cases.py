@@ -17,6 +17,7 @@ from mithril_losses import catalogue
 from mithril_losses._pairs import Pair
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.checking import draw_arguments
+from mithril_losses.domains import PerClass
 
 DTYPES = {  # the floating types that each library has
     "numpy": ("float64", "float32", "float16"),
@@ -43,6 +44,16 @@ class Case:
     def rows(self) -> tuple[int, ...]:
         """The shape of the unreduced loss."""
         return np.shape(self.pair.value(*self.arrays.values(), **self.options, reduction="none"))
+
+    @property
+    def batch(self) -> tuple[str, ...]:
+        """The arrays with an entry for each row; the others (the parameters of a layer) are shared by all rows."""
+        return tuple(name for name, x in self.arrays.items() if not isinstance(self.pair.domain.get(name), PerClass))
+
+    def cut(self, at: Any, name: str = "part") -> Case:
+        """Return the case with some of its rows."""
+        arrays = {key: x[at] if key in self.batch else x for key, x in self.arrays.items()}
+        return Case(self.pair, name, arrays, self.options)
 
     def arguments(self, library: str, dtype: str = "float64") -> list[Any]:
         """Return the array arguments in a library; floating ones in `dtype`."""
@@ -131,6 +142,25 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
         yield "probabilities, weighted", mixed, {"class_weights": weights, "label_smoothing": 0.3}
         yield "unnormalized masses", {**mixed, "targets": 3.0 * probabilities}, {}
         yield "class axis", images, {"class_axis": 1}
+    if pair.name == "linear_cross_entropy":
+        weights, bias = generator.uniform(0.2, 2.0, 7), generator.standard_normal(7)
+        ignoring = {**arrays, "targets": np.array([6, 4, -1, 0, -1, 2])}
+        yield "plain", arrays, {}
+        yield "chunked", arrays, {"chunk_rows": 4, "bias": bias}
+        yield "ignoring, chunked", ignoring, {"chunk_rows": 2, "ignore_index": -1}
+        yield (
+            "everything",
+            ignoring,
+            {
+                "bias": bias,
+                "class_weights": weights,
+                "ignore_index": -1,
+                "label_smoothing": 0.1,
+                "z_loss": 0.2,
+                "soft_cap": 2.0,
+                "chunk_rows": 4,
+            },
+        )
     if pair.name == "binary_cross_entropy_with_logits":
         yield "weighted positives", arrays, {"pos_weight": 3.0}
         yield "weights per class", arrays, {"pos_weight": np.array([0.5, 1.0, 2.0, 3.0, 0.0])}
@@ -138,6 +168,12 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
     if pair.name.startswith("focal"):
         for gamma in (0.0, 0.5, 1.0):
             yield f"gamma {gamma}", arrays, {"gamma": gamma}
+    if pair.name == "maximum_mean_discrepancy":
+        yield "unbiased", arrays, {"unbiased": True, "kernel_bandwidth": 2.0}
+        yield "linear", arrays, {"kernel_type": "linear", "unbiased": True}
+        yield "polynomial", arrays, {"kernel_type": "polynomial", "degree": 3, "unbiased": True, "coef0": 0.5}
+    if pair.name == "chamfer_distance":
+        yield "unsquared", arrays, {"squared": False}
     if pair.name == "triplet_loss":
         for p in (1.0, 3.0, np.inf):
             yield f"p {p}", arrays, {"p": p}

@@ -4,12 +4,16 @@ array-api-compat's minimum and maximum turn a Python scalar into a tensor first 
 writes NaNs through a mask.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from array_api_compat.torch import *  # noqa: F403
 
 del classes, ops  # type: ignore[name-defined]  # noqa: F821  (lookups of TorchScript that answer to every name)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
 
 
 def maximum(x: Any, y: Any) -> Any:
@@ -19,11 +23,11 @@ def maximum(x: Any, y: Any) -> Any:
     return torch.maximum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, min=y)
 
 
-def minimum(x: Any, y: Any) -> Any:
+def minimum(x: Any, y: Any, out: Any = None) -> Any:
     """Return the smaller of two tensors, or of a tensor and a number."""
     if not isinstance(x, torch.Tensor):
         x, y = y, x
-    return torch.minimum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, max=y)
+    return torch.minimum(x, y, out=out) if isinstance(y, torch.Tensor) else torch.clamp(x, max=y, out=out)
 
 
 def sign(x: Any) -> Any:

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from mithril_losses.domains import Choice, Interval
-from mithril_losses._pairs import Pair, find_loss, value_and_gradient
+from mithril_losses._execution import value_and_gradient
+from mithril_losses._pairs import Pair, find_loss
 from mithril_losses._reduction import REDUCTIONS, Reduction
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses._validation import as_dtype
@@ -125,7 +126,8 @@ class Term:
             positional, keywords = self._arguments(outputs, data)
             value, gradient = self._weighted(weight, *positional, **keywords)
             by_argument = gradient if len(self.pair.wrt) > 1 else {self.pair.wrt[0]: gradient}
-            if not isinstance(by_argument, Mapping) or by_argument.keys() != set(self.pair.wrt):
+            known, fed = set(self.pair.wrt), set(self.output_of)  # an optional argument may be in neither
+            if not isinstance(by_argument, Mapping) or not fed <= by_argument.keys() <= known:
                 raise ValueError(f"the gradient must be a dict of {', '.join(self.pair.wrt)}, got {by_argument!r}")
             found = [(output, by_argument[argument]) for argument, output in self.output_of.items()]
             if not is_built_in(self.pair):

@@ -1,0 +1,418 @@
+"""`value_and_gradient`: both halves of a pair in one call, as fast as the arrays at hand allow.
+
+The plain functions are the definition. What runs here instead is chosen by the arrays: one fused loop or cache-sized
+blocks for large arrays in the memory of the host, a compiled pair for JAX, the plain functions for everything else. A
+loss declares what it is made of (`Pair.terms`, `Pair.separable`); nothing here knows a loss by name.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+
+from mithril_losses._elementwise import Elementwise
+from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
+from mithril_losses._reduction import Plan, plan
+from mithril_losses._stable import never_negative
+from mithril_losses._validation import compute_dtype, is_number, quiet
+from mithril_losses.backends._namespace import host_values, library_name, namespace_of
+from mithril_losses.backends.threads import share, thread_count
+from mithril_losses.domains import Interval, Labels
+
+P = ParamSpec("P")
+V = TypeVar("V")
+
+# elements below which the plain functions are as fast, and nothing is compiled
+LARGE = 1 << 15
+# elements of a block: few enough for the second-level cache, enough for few hand-overs of the interpreter
+_BLOCK = 1 << 17
+# elements from which threads over blocks gain more than they cost
+_SHARED_FROM = 1 << 20
+
+
+def value_and_gradient(
+    loss: Callable[P, V],
+    *,
+    threads: int | None = None,
+    fused: bool = True,
+    compile: bool = False,
+    donate: bool = False,
+) -> Callable[P, tuple[V, Any]]:
+    """Return a function with the loss's own arguments that gives its value and its gradient in one call.
+
+    It takes everything that the gradient takes: `upstream` (which scales the gradient alone) and, where the loss has
+    it, `wrt`. The gradient is an array, or a dict of arrays by argument name where the loss has several
+    differentiable arguments.
+
+    Large NumPy arrays and torch tensors on the CPU are computed in one fused loop (with the extra `fast`) or in blocks
+    that fit the cache, by several threads; the result does not depend on how many. JAX arrays go through one compiled
+    function per loss and set of options; inside a trace of the caller's the plain functions are inlined.
+
+    Args:
+        loss: a registered loss, or any function with a method `gradient`.
+        threads: how many threads share a large call on the CPU; by default the environment variable
+            MITHRIL_LOSSES_THREADS, then the cores at hand.
+        fused: whether compiled loops may be used where numba is installed; blocks are otherwise.
+        compile: whether torch tensors go through `torch.compile`.
+        donate: whether JAX may reuse the memory of the differentiable arguments, which are gone after the call.
+
+    Raises:
+        ValueError: `loss` has no registered gradient, or `threads` is no positive integer.
+
+    Example:
+        >>> import numpy as np
+        >>> from mithril_losses import mse_loss
+        >>> value, gradient = value_and_gradient(mse_loss)(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
+        >>> float(value), gradient.tolist()
+        (2.0, [0.0, -2.0])
+    """
+    pair = find_loss(loss)
+    thread_count(threads)
+    plain = _plain(pair)
+    on_host = _OnHost(pair, plain, threads, fused)
+
+    @functools.wraps(pair.value)
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        first: Any = arguments[0] if arguments else keywords.get(pair.wrt[0])
+        if type(first) is np.ndarray:
+            return plain(*arguments, **keywords) if first.size < LARGE else on_host(*arguments, **keywords)
+        xp = namespace_of(first)
+        library = None if xp is None else library_name(xp)
+        if library == "jax":
+            return _on_jax(pair, plain, donate, arguments, keywords)
+        if library == "torch":
+            if compile:
+                found: tuple[Any, Any] = _compiled_by_torch(plain)(*arguments, **keywords)
+                return found
+            if first.numel() >= LARGE and not first.requires_grad and host_values(first) is not None:
+                return on_host(*arguments, **keywords)
+        return plain(*arguments, **keywords)
+
+    return both
+
+
+def _plain(pair: Pair) -> Callable[..., tuple[Any, Any]]:
+    """Return what calls the plain functions: the fused third, the terms once for both, or one after the other."""
+    if pair.both is not None:
+        return pair.both
+    return _one_after_the_other(pair.value, pair.gradient) if pair.terms is None else _through_terms(pair.terms, pair)
+
+
+@functools.lru_cache(maxsize=1024)
+def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
+        return value(*arguments, **own), gradient(*arguments, **keywords)
+
+    return both
+
+
+_BY_TERMS: dict[Elementwise, Callable[..., tuple[Any, Any]]] = {}
+
+
+def _through_terms(terms: Elementwise, pair: Pair) -> Callable[..., tuple[Any, Any]]:
+    """Return value and gradient from one evaluation of the terms; the same function every time."""
+    if terms not in _BY_TERMS:
+        defaults = [(name, pair.parameters[name].default) for name in terms.option_names]
+        apart = _one_after_the_other(pair.value, pair.gradient)
+
+        def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+            if len(arguments) != len(terms.array_names) or "wrt" in keywords:
+                return apart(*arguments, **keywords)
+            options = [keywords.pop(name, default) for name, default in defaults]
+            return terms.both(*arguments, *options, **keywords)
+
+        _BY_TERMS[terms] = both
+    return _BY_TERMS[terms]
+
+
+# --- large arrays in the memory of the host ---------------------------------------------------------------------------
+
+
+class _Call(NamedTuple):
+    """One call, its arguments by name and all arrays as NumPy views."""
+
+    arrays: dict[str, np.ndarray[Any, Any]]
+    options: dict[str, Any]
+    reduction: dict[str, Any]
+    restore: Callable[[Any], Any]
+
+
+class _OnHost:
+    """Value and gradient of large arrays that NumPy can see."""
+
+    def __init__(self, pair: Pair, plain: Callable[..., tuple[Any, Any]], threads: int | None, fused: bool) -> None:
+        self._pair = pair
+        self._plain = plain
+        self._threads = threads
+        self._may_fuse = fused and _has_numba()
+        self._arrays = pair.array_arguments
+        self._defaults = {name: pair.parameters[name].default for name in pair.options}
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        call = self._call(arguments, keywords) if self._pair.takes_reduction and self._pair.separable else None
+        if call is not None:
+            found = self._elementwise(call) if self._pair.terms is not None else self._rows(call)
+            if found is not None:
+                value, gradient = found
+                if isinstance(gradient, dict):
+                    return call.restore(value), {name: call.restore(x) for name, x in gradient.items()}
+                return call.restore(value), call.restore(gradient)
+        return self._plain(*arguments, **keywords)
+
+    def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> _Call | None:
+        """Return the call, or None where the plain functions should answer, if only with an error."""
+        given = dict(zip(self._arrays, arguments, strict=False)) | dict(keywords)
+        if len(arguments) > len(self._arrays) or "wrt" in given or any(name not in given for name in self._arrays):
+            return None
+        xp: Any = namespace_of(given[self._arrays[0]])
+        restore: Callable[[Any], Any] = lambda x: x  # noqa: E731
+        if xp is not np:
+            torch, device = xp.torch, given[self._arrays[0]].device
+            restore = lambda x: torch.from_numpy(np.asarray(x)).to(device)  # noqa: E731
+        for name, x in given.items():
+            found = namespace_of(x)
+            if found is None or isinstance(x, np.generic):
+                continue
+            seen = host_values(x) if found is xp and x.dtype is not getattr(xp, "bfloat16", None) else None
+            if seen is None or getattr(x, "requires_grad", False):
+                return None
+            given[name] = seen
+        arrays = {name: given.pop(name) for name in self._arrays}
+        if any(namespace_of(x) is not np for x in arrays.values()):
+            return None
+        options = {name: given.pop(name, default) for name, default in self._defaults.items()}
+        return _Call(arrays, options, given, restore)
+
+    # --- element-wise terms: one loop, or blocks of elements ---
+
+    def _elementwise(self, call: _Call) -> tuple[Any, Any] | None:
+        terms = self._pair.terms
+        assert terms is not None
+        dtype, options = terms.door(call.arrays, call.options)
+        arrays = list(call.arrays.values())
+        like = arrays[0]
+        shape = like.shape if terms.row_mass is None else like.shape[:-1]
+        reduction = plan(np, shape, dtype, **call.reduction)
+        keeps_values = call.reduction.get("reduction") == "none"
+        if terms.row_mass is not None:
+            if keeps_values:
+                return self._rows(call)
+            reduction = reduction.over_terms()
+        if not keeps_values and len(reduction.axes) < len(shape):
+            return None
+        values = np.empty(like.shape, like.dtype) if keeps_values else None
+        gradient = np.empty(like.shape, like.dtype)
+        fusable = like.dtype == dtype and all(x.flags.c_contiguous for x in arrays) and self._may_fuse
+        total = self._fused(arrays, options, reduction, values, gradient) if fusable else None
+        if total is None:
+            total = self._blocked(arrays, options, dtype, reduction, values, gradient)
+        if terms.row_mass is not None and total < 0.0:
+            mass = np.sum(call.arrays[terms.row_mass])
+            total = float(never_negative(np, np.asarray(total, dtype), terms=like.shape[-1], scale=mass))
+        return (reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values), gradient
+
+    def _fused(
+        self, arrays: list[Any], options: list[Any], reduction: Plan, values: Any, gradient: Any
+    ) -> float | None:
+        from mithril_losses.backends import fused
+
+        terms: Any = self._pair.terms
+        labels = [d.values if isinstance(d := terms.domain[name], Labels) else None for name in terms.array_names]
+        try:
+            total, legal = fused.run(
+                terms.terms,
+                arrays,
+                [None if v is None else tuple(map(float, v)) for v in labels],
+                options,
+                reduction.weights,
+                reduction.factor,
+                values=values,
+                gradient=gradient,
+                threads=thread_count(self._threads),
+            )
+        except fused.NotFusable:
+            return None
+        if not legal:
+            terms.check_labels(dict(zip(terms.array_names, arrays, strict=True)))
+        return total
+
+    def _blocked(
+        self, arrays: list[Any], options: list[Any], dtype: Any, reduction: Plan, values: Any, gradient: Any
+    ) -> float:
+        terms: Any = self._pair.terms
+        shape = gradient.shape
+        operands = [*options, reduction.factor, reduction.weights]
+        flat = all(x.flags.c_contiguous for x in arrays) and all(
+            not isinstance(x, np.ndarray) or x.size == 1 or (x.shape == shape and x.flags.c_contiguous)
+            for x in operands
+        )
+        if flat:
+            shape = (gradient.size,)
+            arrays = [x.reshape(-1) for x in arrays]
+            operands = [x.reshape(-1 if x.size > 1 else ()) if isinstance(x, np.ndarray) else x for x in operands]
+        out, kept = gradient.reshape(shape), None if values is None else values.reshape(shape)
+
+        def work(rows: slice) -> float:
+            *own, factor, weights = (_rows_of(x, shape, rows) for x in operands)
+            block = terms.convert({n: x[rows] for n, x in zip(terms.array_names, arrays, strict=True)}, dtype)
+            with quiet(np):
+                value, slope = terms.terms(np, *block, *own)
+                slope = slope * factor
+                if weights is not None:
+                    value = np.where(weights == 0, 0.0, value * weights)
+                    slope = np.where(weights == 0, 0.0, slope * weights)
+                out[rows] = slope
+                if kept is not None:
+                    kept[rows] = value
+                return float(np.sum(value))
+
+        return self._over_blocks(shape, work)
+
+    # --- rows: blocks of the first axis through the loss's own functions ---
+
+    def _rows(self, call: _Call) -> tuple[Any, Any] | None:
+        arrays = list(call.arrays.values())
+        batch = arrays[0].shape[0] if arrays[0].ndim else 0
+        if batch < 2 or any(x.ndim == 0 or x.shape[0] != batch for x in arrays):
+            return None
+        if self._pair.check_values is not None:
+            self._pair.check_values(*arrays, **call.options)
+        like = call.arrays[self._pair.wrt[0]]
+        probe = self._pair.value(*(x[:1] for x in arrays), **call.options, reduction="none")
+        shape = (batch, *probe.shape[1:])
+        mass = None if self._pair.mass is None else self._pair.mass(*arrays, **call.options)
+        dtype = compute_dtype(np, like.dtype)
+        reduction = plan(np, shape, dtype, mass=mass, **call.reduction)
+        keeps_values = call.reduction.get("reduction") == "none"
+        if not keeps_values and len(reduction.axes) < len(shape):
+            return None
+        values = np.empty(shape, like.dtype) if keeps_values else None
+        gradients = {name: np.empty(x.shape, x.dtype) for name, x in call.arrays.items() if name in self._pair.wrt}
+        several = len(self._pair.wrt) > 1
+        if self._pair.row_kernel is not None and self._may_fuse:
+            total = self._pair.row_kernel(
+                call.arrays,
+                call.options,
+                reduction.weights,
+                reduction.factor,
+                values=values,
+                gradient=gradients[self._pair.wrt[0]],
+                threads=thread_count(self._threads),
+            )
+            if total is not None:
+                value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
+                return value, gradients[self._pair.wrt[0]]
+
+        def work(rows: slice) -> float:
+            value, found = self._plain(
+                *(x[rows] for x in arrays),
+                **call.options,
+                reduction="none" if keeps_values else "sum",
+                weights=_rows_of(reduction.weights, shape, rows),
+                upstream=_upstream(_rows_of(reduction.factor, shape, rows), keeps_values),
+            )
+            for name, out in gradients.items():
+                out[rows] = found[name] if several else found
+            if values is not None:
+                values[rows] = value
+                return 0.0
+            return float(value)
+
+        total = self._over_blocks(like.shape, work)
+        value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
+        return value, gradients if several else gradients[self._pair.wrt[0]]
+
+    def _over_blocks(self, shape: tuple[int, ...], work: Callable[[slice], float]) -> float:
+        """Return the sum of `work` over blocks of rows, in the order of the rows whichever thread did them."""
+        size = int(np.prod(shape))
+        step = max(1, _BLOCK * shape[0] // max(size, 1))
+        blocks = -(-shape[0] // step)
+        partials = [0.0] * blocks
+
+        def one(block: int) -> None:
+            partials[block] = work(slice(block * step, min((block + 1) * step, shape[0])))
+
+        share(blocks, one, thread_count(self._threads) if size >= _SHARED_FROM else 1)
+        return sum(partials)
+
+
+def _rows_of(x: Any, shape: tuple[int, ...], rows: slice) -> Any:
+    """Return what belongs to some rows of an operand that broadcasts to `shape`."""
+    if isinstance(x, np.ndarray) and x.ndim == len(shape) and x.shape[0] > 1:
+        return x[rows]
+    return x
+
+
+def _upstream(factor: Any, keeps_values: bool) -> Any:
+    """Return the factor as an upstream gradient: of the block's losses, or of their sum."""
+    return factor if keeps_values or isinstance(factor, float) else np.reshape(factor, ())
+
+
+@functools.cache
+def _has_numba() -> bool:
+    return find_spec("numba") is not None
+
+
+# --- JAX and torch: compilers of their own ----------------------------------------------------------------------------
+
+
+def _on_jax(
+    pair: Pair, plain: Callable[..., tuple[Any, Any]], donate: bool, arguments: tuple[Any, ...], keywords: Any
+) -> tuple[Any, Any]:
+    import jax
+
+    given = dict(zip(pair.array_arguments, arguments, strict=False)) | keywords
+    arrays = {name: x for name, x in given.items() if isinstance(x, jax.Array)}
+    traced = any(isinstance(x, jax.core.Tracer) for x in arrays.values())
+    if traced or len(arrays) < len(pair.array_arguments) or len(arguments) > len(pair.array_arguments):
+        return plain(*arguments, **keywords)
+    numbers = {}
+    for name, x in given.items():
+        domain = pair.domain.get(name)
+        dynamic = name in ("upstream", "normalizer") or (isinstance(domain, Interval) and not domain.static)
+        if name not in arrays and dynamic and is_number(x):
+            numbers[name] = float(x)
+            if isinstance(domain, Interval):
+                domain.check(name, x)
+    static = {name: x for name, x in given.items() if name not in arrays and name not in numbers}
+    if not numbers.get("normalizer", 0.0) >= 0.0:
+        return plain(*arguments, **keywords)  # which refuses it
+    _check_values(pair, given)  # a trace cannot see them
+    try:
+        jitted = _jitted(plain, tuple(static.items()), donate)
+    except TypeError:  # an option that cannot be hashed
+        return plain(*arguments, **keywords)
+    wrt = {name: x for name, x in arrays.items() if name in pair.wrt}
+    rest = {name: x for name, x in arrays.items() if name not in pair.wrt}
+    return jitted(wrt, rest | numbers)  # type: ignore[no-any-return]
+
+
+def _check_values(pair: Pair, given: Mapping[str, Any]) -> None:
+    for name, domain in pair.domain.items():
+        if isinstance(domain, Labels):
+            domain.check(name, given[name])
+    if pair.check_values is not None:
+        options = {name: given.get(name, pair.parameters[name].default) for name in pair.options}
+        pair.check_values(*(given[name] for name in pair.array_arguments), **options)
+
+
+@functools.lru_cache(maxsize=1024)
+def _jitted(plain: Callable[..., Any], static: tuple[tuple[str, Any], ...], donate: bool) -> Any:
+    import jax
+
+    def both(wrt: dict[str, Any], rest: dict[str, Any]) -> Any:
+        return plain(**wrt, **rest, **dict(static))
+
+    return jax.jit(both, donate_argnums=(0,) if donate else ())
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled_by_torch(plain: Callable[..., Any]) -> Any:
+    import torch
+
+    return torch.compile(plain, fullgraph=True)

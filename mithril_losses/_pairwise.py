@@ -1,0 +1,578 @@
+"""Work over all pairs of points of two sets, a tile of rows at a time: N × M is never held, N × M × D never formed.
+
+Points are arrays (batch, n, d). Three drivers run the same tiles: loops over NumPy for CPU arrays (PyTorch's through
+their zero-copy view), `lax.scan` for JAX, and loops over the array's own library for everything else (accelerators,
+`torch.compile`, autograd).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Unpack
+
+import numpy as np
+
+from mithril_losses._reduction import GradientReduction, spread_each
+from mithril_losses._validation import as_dtype, widest_dtype
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, library_name, placement
+from mithril_losses.domains import Choice
+
+_TILE = 2**17  # pairs in a tile on the CPU: a few of them fit the cache
+_WIDE_TILE = 2**20  # pairs in a tile where every tile costs a launch
+_FEW_COORDINATES = 4  # up to here, differences are cheaper than a product
+_CANCELS = 1.0 / 64.0  # below this share of ‖x‖² + ‖y‖², a squared distance from a product has lost too many digits
+_TREE_DIMENSIONS = 8
+_TREE_PAIRS = {1: 2**17, 2: 2**18, 3: 2**19}  # pairs from which on a tree beats the tiles, by dimension
+_TREE_PAIRS_ABOVE = 2**23
+
+
+# --- at the door ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Two batches of sets of points, ready to compute with.
+
+    Attributes:
+        xp: the namespace to compute in: NumPy for every array on the CPU that nobody traces.
+        x: (batch, n, d).
+        y: (batch, m, d).
+        shape: the leading axes that `batch` stands for.
+    """
+
+    xp: Any
+    x: Array
+    y: Array
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(*, keep_graph: bool, numbers: tuple[Any, ...] = (), **arrays: Array) -> Sets:
+        """Check two arrays (…, n, d) and (…, m, d), given by name, and make sets of them.
+
+        Args:
+            keep_graph: whether the result must stay in PyTorch's autograd graph.
+            numbers: options that may hang in that graph, too.
+            **arrays: the two arrays.
+
+        Raises:
+            ValueError: they are no sets of points, or differ in anything but the number of points.
+            TypeError: they are no arrays of one library, or not floating point.
+        """
+        xp = array_namespace(**arrays)
+        (first, x), (second, y) = arrays.items()
+        shapes = tuple(x.shape), tuple(y.shape)
+        if len(shapes[0]) < 2 or (shapes[0][:-2], shapes[0][-1]) != (shapes[1][:-2], shapes[1][-1]):
+            raise ValueError(
+                f"{first} and {second} must have shapes (…, n, d) and (…, m, d) with the same leading axes and the "
+                f"same d, got {shapes[0]} and {shapes[1]}"
+            )
+        dtype = widest_dtype(xp, **arrays)
+        points = [xp.reshape(as_dtype(xp, p, dtype), (math.prod(p.shape[:-2]), *p.shape[-2:])) for p in (x, y)]
+        if library_name(xp) == "torch" and not keep_graph:
+            points = [_without_graph(p) for p in points]
+        if _is_on_host(xp, *points, *numbers):
+            xp, points = np, [_to_host(p) for p in points]
+        return Sets(xp, points[0], points[1], shapes[0][:-2])
+
+    def bring(self, option: Any) -> Any:
+        """Return an option, a number or an array, to compute with: on the host where the points are."""
+        if self.xp is not np or option is None or isinstance(option, (bool, int, float)):
+            return option
+        values = _to_host(option)
+        return float(values) if values.ndim == 0 else values
+
+    def values(self, values: Array, like: Array) -> Array:
+        """Return one value per batch element, in the library of `like` and with the leading axes restored."""
+        return self._return(values, like, self.shape)
+
+    def spread(
+        self, wrt: Any, slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]
+    ) -> Any:
+        """`spread_each` for losses that were summed over whole sets: an array, or a dict if `wrt` is a tuple."""
+        rows = {
+            name: self._return(slope, like[name], (*self.shape, math.prod(slope.shape[1:])))
+            for name, slope in slopes.items()
+        }
+        gradients = spread_each(rows, like, **reduction)
+        shaped = {name: array_namespace(x=x).reshape(x, tuple(like[name].shape)) for name, x in gradients.items()}
+        return shaped if isinstance(wrt, tuple) else shaped[wrt]
+
+    def _return(self, x: Array, like: Array, shape: tuple[int, ...]) -> Array:
+        xp = array_namespace(like=like)
+        return xp.reshape(_from_host(x) if self.xp is np and xp is not np else x, shape)
+
+
+def requested(wrt: Any, choice: Choice) -> tuple[str, ...]:
+    """Return the names in `wrt`, a name or a tuple of names, checked."""
+    return tuple(choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,)))
+
+
+def _without_graph(x: Array) -> Array:
+    """Detach a tensor from autograd's graph, not from the transforms of `torch.func`, which would see a 0."""
+    import torch
+
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return x
+    return x.detach()
+
+
+def _is_on_host(xp: Any, *arrays: Any) -> bool:
+    if xp is np:
+        return True
+    if library_name(xp) != "torch":
+        return False
+    import torch
+
+    return all(
+        host_values(x) is not None and not (x.requires_grad and torch.is_grad_enabled())
+        for x in arrays
+        if isinstance(x, torch.Tensor)
+    )
+
+
+def _to_host(x: Any) -> Any:
+    return x if isinstance(x, np.ndarray) else x.detach().numpy()
+
+
+def _from_host(x: np.ndarray[Any, Any]) -> Array:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+# --- kernels ------------------------------------------------------------------------------------------------------
+
+
+class Points(NamedTuple):
+    """Points, and the same in a frame in which sums over pairs lose no digits to a common offset."""
+
+    at: Array  # (…, n, d)
+    frame: Array  # (…, n, d + 2): the points less a centre, 1, and the squared norm of the former
+
+    def rows(self, start: int, stop: int | None = None) -> Points:
+        return Points(self.at[..., start:stop, :], self.frame[..., start:stop, :])
+
+
+def _framed(xp: Any, x: Array, centre: Array) -> Points:
+    centred = x - centre
+    squares = xp.sum(centred * centred, axis=-1, keepdims=True)
+    return Points(x, xp.concat([centred, xp.ones_like(squares), squares], axis=-1))
+
+
+def _centre(xp: Any, x: Array) -> Array:
+    return xp.mean(x, axis=-2, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function k(x, y) of what is measured between two points.
+
+    Attributes:
+        measure: (xp, x, y) → one number per pair (…, n, m).
+        pull: (xp, slopes, x, y) → Σⱼ slopeᵢⱼ ∂measureᵢⱼ/∂xᵢ.
+        terms: (xp, measured, *static, *parameters) → the kernel and its derivative by the measured number.
+        static: parameters that decide which code runs.
+    """
+
+    measure: Callable[[Any, Points, Points], Array]
+    pull: Callable[[Any, Array, Points, Points], Array]
+    terms: Callable[..., tuple[Array, Array]]
+    static: tuple[Any, ...] = ()
+
+    def __call__(self, xp: Any, measured: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
+        return self.terms(xp, measured, *self.static, *parameters)
+
+    def diagonal(self, xp: Any, x: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
+        """Return k(xᵢ, xᵢ) and its derivative wrt xᵢ."""
+        if self.measure is _measure_distances:
+            value, _ = self(xp, xp.zeros_like(x[..., 0]), parameters)
+            return value, xp.zeros_like(x)
+        value, slope = self(xp, xp.sum(x * x, axis=-1), parameters)
+        return value, 2.0 * xp.expand_dims(slope, axis=-1) * x
+
+
+def distance_kernel(terms: Callable[..., tuple[Array, Array]], *static: Any) -> Kernel:
+    """Return a kernel of the squared distance ‖x − y‖²."""
+    return Kernel(_measure_distances, _pull_distances, terms, static)
+
+
+def product_kernel(terms: Callable[..., tuple[Array, Array]], *static: Any) -> Kernel:
+    """Return a kernel of the inner product x·y."""
+    return Kernel(_measure_products, _pull_products, terms, static)
+
+
+def _measure_products(xp: Any, x: Points, y: Points) -> Array:
+    return x.at @ xp.matrix_transpose(y.at)
+
+
+def _pull_products(xp: Any, slopes: Array, x: Points, y: Points) -> Array:
+    return slopes @ y.at
+
+
+def _measure_distances(xp: Any, x: Points, y: Points) -> Array:
+    if xp is np and x.at.shape[-1] > _FEW_COORDINATES:
+        return _distances_by_products(x, y)
+    return squared_distances(xp, x.at, y.at)
+
+
+def _pull_distances(xp: Any, slopes: Array, x: Points, y: Points) -> Array:
+    """2 Σⱼ slopeᵢⱼ (xᵢ − yⱼ), with Σⱼ slopeᵢⱼ yⱼ and Σⱼ slopeᵢⱼ from one product."""
+    d = x.at.shape[-1]
+    moments = slopes @ y.frame[..., : d + 1]
+    return 2.0 * (x.frame[..., :d] * moments[..., d:] - moments[..., :d])
+
+
+def squared_distances(xp: Any, x: Array, y: Array) -> Array:
+    """Return ‖xᵢ − yⱼ‖² (…, n, m) from the differences: exact, and exactly 0 for points that coincide."""
+    match library_name(xp):
+        case "torch":
+            distances = xp.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+            return distances * distances
+        case "jax":
+            return _distances_by_scan(x, y)
+    squared = xp.zeros((*x.shape[:-1], y.shape[-2]), dtype=x.dtype, **placement(x))
+    for k in range(x.shape[-1]):
+        columns = xp.asarray(y[..., k], copy=True)  # contiguous
+        difference = xp.expand_dims(x[..., k], axis=-1) - xp.expand_dims(columns, axis=-2)
+        difference *= difference
+        squared += difference
+    return squared
+
+
+def _distances_by_scan(x: Array, y: Array) -> Array:
+    import jax
+
+    def add(squared: Array, coordinate: tuple[Array, Array]) -> tuple[Array, None]:
+        difference = coordinate[0][..., :, None] - coordinate[1][..., None, :]
+        return squared + difference * difference, None
+
+    start = jax.numpy.zeros((*x.shape[:-1], y.shape[-2]), x.dtype)
+    coordinates = jax.numpy.moveaxis(x, -1, 0), jax.numpy.moveaxis(y, -1, 0)
+    return jax.lax.scan(add, start, coordinates, unroll=8)[0]
+
+
+def _distances_by_products(x: Points, y: Points) -> Array:
+    """‖x‖² + ‖y‖² − 2 x·y in one product of NumPy arrays; from the differences where that cancels."""
+    d = x.at.shape[-1]
+    left = np.concatenate([-2.0 * x.frame[..., :d], x.frame[..., d + 1 :], x.frame[..., d : d + 1]], axis=-1)
+    squared = left @ np.matrix_transpose(y.frame)
+    near = squared < _CANCELS * (x.frame[..., :, None, -1] + y.frame[..., None, :, -1])
+    count = np.count_nonzero(near)
+    if count * d > min(2**20, squared.size):
+        return squared_distances(np, x.at, y.at)
+    if count:
+        batch, i, j = np.nonzero(near)
+        difference = x.at[batch, i] - y.at[batch, j]
+        squared[batch, i, j] = np.vecdot(difference, difference)
+    return squared
+
+
+# --- sums over pairs ------------------------------------------------------------------------------------------------
+
+
+def pair_sums(
+    xp: Any,
+    x: Array,
+    y: Array,
+    kernel: Kernel,
+    parameters: tuple[Any, ...] = (),
+    slopes: tuple[bool, bool] = (False, False),
+) -> tuple[Array, Any, Any]:
+    """Return Σᵢⱼ k(xᵢ, yⱼ) per batch element, and its derivatives wrt x and y where `slopes` asks for them."""
+    if library_name(xp) == "jax":
+        return _compiled("sums")(x, y, parameters, kernel=kernel, slopes=slopes)  # type: ignore[no-any-return]
+    parts = []
+    for part in _batches(xp, x.shape[0], x.shape[-2] * y.shape[-2]):
+        centre = 0.5 * (_centre(xp, x[part, ...]) + _centre(xp, y[part, ...]))
+        parts.append(
+            _sums(xp, _framed(xp, x[part, ...], centre), _framed(xp, y[part, ...], centre), kernel, parameters, slopes)
+        )
+    total, by_x, by_y = zip(*parts, strict=True)
+    return _joined(xp, total), _joined(xp, by_x), _joined(xp, by_y)
+
+
+def self_sums(
+    xp: Any, x: Array, kernel: Kernel, parameters: tuple[Any, ...] = (), slopes: bool = False
+) -> tuple[Array, Any]:
+    """Return Σᵢⱼ k(xᵢ, xⱼ) per batch element, over all i and j, and its derivative; every pair is computed once."""
+    if library_name(xp) == "jax":
+        total, by_x, _ = pair_sums(xp, x, x, kernel, parameters, (slopes, False))
+        return total, 2.0 * by_x if slopes else None
+    parts = []
+    for part in _batches(xp, x.shape[0], x.shape[-2] ** 2):
+        points = _framed(xp, x[part, ...], _centre(xp, x[part, ...]))
+        parts.append(_half_sums(xp, points, kernel, parameters, slopes))
+    total, by_x = zip(*parts, strict=True)
+    return _joined(xp, total), _joined(xp, by_x)
+
+
+def _sums(
+    xp: Any, x: Points, y: Points, kernel: Kernel, parameters: tuple[Any, ...], slopes: tuple[bool, bool]
+) -> tuple[Array, Any, Any]:
+    total: Any = 0.0
+    by_x: list[Any] = []
+    by_y: Any = 0.0
+    for start, stop in _row_blocks(xp, x.at, y.at.shape[-2]):
+        value, left, right = _tile(xp, x.rows(start, stop), y, kernel, parameters, slopes)
+        total = total + value
+        by_x.append(left)
+        by_y = by_y + right if slopes[1] else None
+    return total, _joined(xp, by_x, axis=-2), by_y
+
+
+def _tile(
+    xp: Any, x: Points, y: Points, kernel: Kernel, parameters: tuple[Any, ...], slopes: tuple[bool, bool]
+) -> tuple[Array, Any, Any]:
+    values, slope = kernel(xp, kernel.measure(xp, x, y), parameters)
+    by_x = kernel.pull(xp, slope, x, y) if slopes[0] else None
+    by_y = kernel.pull(xp, xp.matrix_transpose(slope), y, x) if slopes[1] else None
+    return _total(xp, values), by_x, by_y
+
+
+def _half_sums(xp: Any, x: Points, kernel: Kernel, parameters: tuple[Any, ...], slopes: bool) -> tuple[Array, Any]:
+    total: Any = 0.0
+    gradient = xp.zeros_like(x.at) if slopes else None
+    for start, stop in _row_blocks(xp, x.at, x.at.shape[-2]):
+        rows, columns, own = x.rows(start, stop), x.rows(start), stop - start
+        values, slope = kernel(xp, kernel.measure(xp, rows, columns), parameters)
+        # the block on the diagonal holds its pairs in both orders, the rest stands for its mirror image, too
+        total = total + 2.0 * _total(xp, values) - _total(xp, values[..., :own])
+        if gradient is not None:
+            gradient[:, start:stop, :] += kernel.pull(xp, slope, rows, columns)
+            mirrored = xp.matrix_transpose(slope[..., own:])
+            gradient[:, stop:, :] += kernel.pull(xp, mirrored, columns.rows(own), rows)
+    return total, None if gradient is None else 2.0 * gradient
+
+
+def _total(xp: Any, values: Array) -> Array:
+    """Sum over rows, then over columns; in NumPy, the latter in float64."""
+    rows = xp.sum(values, axis=-1)
+    return np.sum(rows, axis=-1, dtype=np.float64) if xp is np else xp.sum(rows, axis=-1)
+
+
+def _batches(xp: Any, batch: int, pairs: int) -> Iterator[slice]:
+    """Yield as many batch elements at a time as fit a tile, at least one; an empty batch is one slice."""
+    size = max(1, _tile_size(xp) // max(pairs, 1))
+    for start in range(0, max(batch, 1), size):
+        yield slice(start, min(start + size, batch))
+
+
+def _row_blocks(xp: Any, x: Array, columns: int) -> Iterator[tuple[int, int]]:
+    count = x.shape[-2]
+    step = max(1, _tile_size(xp) // max(1, math.prod(x.shape[:-2]) * columns))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def _tile_size(xp: Any) -> int:
+    return _TILE if xp is np else _WIDE_TILE
+
+
+def _joined(xp: Any, parts: Any, axis: int = 0) -> Any:
+    if parts[0] is None or len(parts) == 1:
+        return parts[0]
+    return xp.concat(list(parts), axis=axis)
+
+
+def two_sample_sums(
+    sets: Sets,
+    kernel: Kernel,
+    parameters: tuple[Any, ...],
+    shares: tuple[float, float, float],
+    *,
+    value: bool,
+    slopes: tuple[bool, bool],
+) -> tuple[tuple[Array, Array, Array] | None, tuple[Any, Any]]:
+    """Return the parts of a Σ k(x, x′) + b Σ k(y, y′) + c Σ k(x, y), (a, b, c) = `shares`, and its derivatives.
+
+    What neither the value nor a derivative needs is not computed: the parts are None unless `value`.
+    """
+    xp, x, y = sets.xp, sets.x, sets.y
+    a, b, c = shares
+    across, across_x, across_y = pair_sums(xp, x, y, kernel, parameters, slopes)
+    own_x: tuple[Any, Any] = self_sums(xp, x, kernel, parameters, slopes[0]) if value or slopes[0] else (0.0, None)
+    own_y: tuple[Any, Any] = self_sums(xp, y, kernel, parameters, slopes[1]) if value or slopes[1] else (0.0, None)
+    by_x: Any = a * own_x[1] + c * across_x if slopes[0] else None
+    by_y: Any = b * own_y[1] + c * across_y if slopes[1] else None
+    return (a * own_x[0], b * own_y[0], c * across) if value else None, (by_x, by_y)
+
+
+# --- nearest neighbours ---------------------------------------------------------------------------------------------
+
+
+def nearest(xp: Any, x: Array, y: Array, candidates: Array | None = None) -> Array:
+    """Return, for every point of x, the index of the nearest point of y: the first one at a tie.
+
+    Args:
+        xp: their namespace.
+        x: (batch, n, d).
+        y: (batch, m, d), m ≥ 1.
+        candidates: (batch, m), which points of y may be found; all by default.
+    """
+    if library_name(xp) == "jax":
+        return _compiled("nearest")(x, y, candidates)
+    pairs = x.shape[-2] * y.shape[-2]
+    if xp is np and _tree_is_faster(pairs, x.shape[-1]) and _has_moderate_squares(x) and _has_moderate_squares(y):
+        allowed = [None] * len(x) if candidates is None else candidates
+        return np.stack([_nearest_by_tree(*element) for element in zip(x, y, allowed, strict=True)])
+    parts = []
+    for part in _batches(xp, x.shape[0], pairs):
+        penalty = 0.0 if candidates is None else _penalty(xp, candidates[part, ...], x)
+        blocks = [
+            xp.argmin(squared_distances(xp, x[part, start:stop, :], y[part, ...]) + penalty, axis=-1)
+            for start, stop in _row_blocks(xp, x[part, ...], y.shape[-2])
+        ]
+        parts.append(_joined(xp, blocks, axis=-1))
+    return _joined(xp, parts)
+
+
+def _penalty(xp: Any, candidates: Array, like: Array) -> Array:
+    zeros = xp.zeros(tuple(candidates.shape), dtype=like.dtype, **placement(like))
+    return xp.expand_dims(xp.where(candidates, zeros, math.inf), axis=-2)
+
+
+def _tree_is_faster(pairs: int, dimensions: int) -> bool:
+    return dimensions <= _TREE_DIMENSIONS and pairs >= _TREE_PAIRS.get(dimensions, _TREE_PAIRS_ABOVE)
+
+
+def _has_moderate_squares(x: np.ndarray[Any, Any]) -> bool:
+    """Whether squared distances neither overflow nor are NaN, which a tree does not see as the tiles do."""
+    return x.size > 0 and bool(np.abs(x).max() < math.sqrt(float(np.finfo(x.dtype).max) / (4.0 * x.shape[-1])))
+
+
+def _nearest_by_tree(
+    x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], candidates: np.ndarray[Any, Any] | None
+) -> np.ndarray[Any, Any]:
+    """Return what the tiles find, ties and rounding included: the tree only says which points come into question.
+
+    A point further away than the nearest by more than rounding is out of the question. As long as the last of the
+    neighbours that were asked for is not, more are asked for; where there are very many, the tiles decide.
+    """
+    from scipy.spatial import cKDTree
+
+    if candidates is not None:
+        kept = np.flatnonzero(candidates)
+        return kept[_nearest_by_tree(x, y[kept], None)] if kept.size else np.zeros(len(x), dtype=np.intp)
+    limits = np.finfo(x.dtype)
+    reach = 1.0 + (x.shape[-1] + 2) * float(limits.eps)
+    underflow = 4.0 * math.sqrt(float(limits.smallest_normal))
+    tree = cKDTree(y)
+    found = np.empty(len(x), dtype=np.intp)
+    open_rows, asked = np.arange(len(x)), 2
+    while open_rows.size and asked <= 32:
+        distances, indices = tree.query(x[open_rows], k=range(1, min(asked, len(y)) + 1), workers=-1)
+        settled = (distances[:, -1] > reach * distances[:, 0] + underflow) | (asked >= len(y))
+        indices = np.sort(indices[settled], axis=-1)
+        rows = open_rows[settled]
+        squared = squared_distances(np, x[rows, None, :], y[indices])[:, 0, :]
+        found[rows] = indices[np.arange(len(rows)), np.argmin(squared, axis=-1)]
+        open_rows, asked = open_rows[~settled], 4 * asked
+    for start, stop in _row_blocks(np, x[open_rows], len(y)):
+        rows = open_rows[start:stop]
+        found[rows] = np.argmin(squared_distances(np, x[rows], y), axis=-1)
+    return found
+
+
+def take(xp: Any, y: Array, indices: Array) -> Array:
+    """Return the points y[b, indices[b, i]]."""
+    return xp.take_along_axis(y, xp.expand_dims(indices, axis=-1), axis=-2)
+
+
+def add_at(xp: Any, indices: Array, values: Array, count: int) -> Array:
+    """Return (batch, count, d) with values[b, i] added at indices[b, i]: the transpose of `take`."""
+    batch, _, d = values.shape
+    match library_name(xp):
+        case "jax":
+            return xp.zeros((batch, count, d), values.dtype).at[xp.arange(batch)[:, None], indices].add(values)
+        case "torch":
+            places = xp.broadcast_to(xp.expand_dims(indices, axis=-1), values.shape)
+            return xp.zeros((batch, count, d), dtype=values.dtype, device=values.device).scatter_add(1, places, values)
+    # the array standard has no scattered sum
+    flat = (np.asarray(indices) + count * np.arange(batch)[:, None]).ravel()
+    columns = np.asarray(values).reshape(-1, d).T
+    sums = [np.bincount(flat, weights=column, minlength=batch * count) for column in columns]
+    added = np.stack(sums, axis=-1).reshape(batch, count, d) if d else np.zeros((batch, count, d))
+    return xp.asarray(added, dtype=values.dtype, **placement(values))
+
+
+# --- JAX --------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _compiled(name: str) -> Any:
+    """Return a function jitted once, so that a second call with arrays of the same shapes compiles nothing."""
+    import jax
+
+    if name == "sums":
+        return jax.jit(_scanned_sums, static_argnames=("kernel", "slopes"))
+    return jax.jit(_scanned_nearest)
+
+
+def _scanned_sums(
+    x: Array, y: Array, parameters: tuple[Any, ...], kernel: Kernel, slopes: tuple[bool, bool]
+) -> tuple[Array, Any, Any]:
+    import jax.numpy as jnp
+
+    def one(element: tuple[Array, Array]) -> tuple[Array, Any, Any]:
+        x, y = element
+        centre = 0.5 * (_centre(jnp, x) + _centre(jnp, y))
+        columns = _framed(jnp, y, centre)
+
+        def step(by_y: Array | None, rows: Points) -> tuple[Array | None, tuple[Array, Array | None]]:
+            total, left, right = _tile(jnp, rows, columns, kernel, parameters, slopes)
+            return None if by_y is None else by_y + right, (total[None], left)
+
+        by_y, (totals, by_x) = _scan_rows(step, jnp.zeros_like(y) if slopes[1] else None, _framed(jnp, x, centre), y)
+        return jnp.sum(totals), by_x, by_y
+
+    return _map_batch(one, (x, y), x.shape[-2] * y.shape[-2])  # type: ignore[no-any-return]
+
+
+def _scanned_nearest(x: Array, y: Array, candidates: Array | None) -> Array:
+    import jax
+    import jax.numpy as jnp
+
+    def one(element: tuple[Array, Array, Array | None]) -> Array:
+        x, y, candidates = element
+        places = jnp.arange(len(y), dtype=jnp.int32)
+        penalty = 0.0 if candidates is None else _penalty(jnp, candidates, x)
+
+        def step(_: None, rows: Array) -> tuple[None, Array]:
+            squared = jax.lax.stop_gradient(squared_distances(jnp, rows, y)) + penalty
+            least = jnp.min(squared, axis=-1, keepdims=True)
+            # XLA's argmin is ten times slower than this on the CPU
+            return None, jnp.min(jnp.where((squared == least) | jnp.isnan(squared), places, len(y)), axis=-1)
+
+        return _scan_rows(step, None, x, y)[1]
+
+    return _map_batch(one, (x, y, candidates), x.shape[-2] * y.shape[-2])
+
+
+def _map_batch(function: Callable[..., Any], arrays: tuple[Any, ...], pairs: int) -> Any:
+    """Map over the batch, as many elements at a time as fit a tile."""
+    import jax
+
+    size = max(1, _WIDE_TILE // pairs)
+    if arrays[0].shape[0] <= size:
+        return jax.vmap(lambda *element: function(element))(*arrays)
+    return jax.lax.map(function, arrays, batch_size=size)
+
+
+def _scan_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, rows: Any, columns: Array) -> tuple[Any, Any]:
+    """Run `step` over blocks of rows: the full ones under one scan, then what is left over."""
+    import jax
+
+    step = jax.checkpoint(step)  # a tile is computed again on the way back: autodiff keeps none of them either
+    count = jax.tree.leaves(rows)[0].shape[0]
+    size = max(1, min(count, _WIDE_TILE // (columns.shape[0] * max(1, columns.shape[1] // 64))))
+    full = count // size * size
+    blocks = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), rows)
+    carry, results = jax.lax.scan(step, carry, blocks)
+    results = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+    if full < count:
+        carry, rest = step(carry, jax.tree.map(lambda x: x[full:], rows))
+        results = jax.tree.map(lambda *parts: jax.numpy.concatenate(parts), results, rest)
+    return carry, results

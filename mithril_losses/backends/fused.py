@@ -1,0 +1,328 @@
+"""Element-wise terms compiled into one loop: each input read once, each output written once, the rest in registers.
+
+From the source of terms `(xp, *arrays, *options) → (value, slope)` a small module is written, with the constants in the
+dtype of the arrays and with the scalar functions in place of the array namespace, and numba compiles it. The module
+lies in a folder of the user's cache, under a name made of its own contents, so that numba can keep the machine code
+beside it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import os
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from mithril_losses.backends.threads import share
+
+CHUNK = 8192  # elements: in the first-level cache, and few enough for a float32 partial sum
+_GROUP = 64  # chunks that a thread takes at a time
+_SHARED_FROM = 1 << 18  # elements from which a second thread gains more than waking it costs
+
+Kind = Literal["scalar", "full", "periodic"]
+
+
+class NotFusable(Exception):  # noqa: N818  (an answer, not a failure)
+    """These terms cannot be compiled: their source is out of reach, or they use more than the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A number, an array with one entry per element, or a flat one of which element i has entry (i // inner) % size."""
+
+    values: Any
+    inner: int = 1
+    kind: Kind = "scalar"
+
+    @staticmethod
+    def of(x: Any, shape: tuple[int, ...], dtype: Any) -> Operand:
+        """Return the operand for a number, or for an array that broadcasts to `shape`."""
+        if not isinstance(x, np.ndarray) or x.size == 1:
+            return Operand(np.dtype(dtype).type(x if not isinstance(x, np.ndarray) else x.reshape(())))
+        if x.shape == shape and x.flags.c_contiguous:
+            return Operand(x.reshape(-1), 1, "full")
+        padded = (1,) * (len(shape) - x.ndim) + x.shape
+        varying = [axis for axis, n in enumerate(padded) if n > 1]
+        low, high = varying[0], varying[-1] + 1
+        entries = np.ascontiguousarray(
+            np.broadcast_to(
+                x.reshape(padded)[(slice(None),) * len(shape)],
+                tuple(shape[a] if low <= a < high else padded[a] for a in range(len(shape))),
+            ),
+            dtype=dtype,
+        )
+        return Operand(entries.reshape(-1), int(np.prod(shape[high:], dtype=np.int64)), "periodic")
+
+
+def run(
+    terms: Callable[..., Any],
+    arrays: list[np.ndarray[Any, Any]],
+    legal: list[tuple[float, ...] | None],
+    options: list[Any],
+    weights: np.ndarray[Any, Any] | None,
+    factor: Any,
+    *,
+    values: np.ndarray[Any, Any] | None,
+    gradient: np.ndarray[Any, Any],
+    threads: int,
+) -> tuple[float, bool]:
+    """Fill `gradient` with slope · weight · factor, and return Σ weight · value and whether all labels were legal.
+
+    Args:
+        terms: the terms, which must not have been seen to be unfusable.
+        arrays: C-contiguous, of one shape; the gradient is taken wrt the first.
+        legal: for each array the labels that are legal, None where every value is.
+        options: numbers, or arrays that broadcast to the arrays' shape.
+        weights: broadcast to that shape.
+        factor: a number, or an array that broadcasts to that shape.
+        values: where to write weight · value, if at all.
+        gradient: where to write the gradient: C-contiguous, in the dtype to compute in.
+        threads: how many threads share the work.
+
+    Raises:
+        NotFusable: the terms cannot be compiled.
+    """
+    shape, dtype = gradient.shape, gradient.dtype
+    operands = [Operand.of(x, shape, dtype) for x in (*options, factor, *(() if weights is None else (weights,)))]
+    kernel = _kernel(
+        terms, tuple(legal), tuple(o.kind for o in operands), weights is not None, values is not None, dtype.name
+    )
+    size = gradient.size
+    chunks = -(-size // CHUNK)
+    groups = -(-chunks // _GROUP)
+    partials = np.zeros(chunks, dtype=np.float64)
+    illegal = np.zeros(chunks, dtype=np.int64)
+    fixed = (
+        size,
+        *(x.reshape(-1) for x in arrays),
+        *(o.values for o in operands),
+        *(o.inner for o in operands if o.kind == "periodic"),
+        gradient.reshape(-1),
+        *(() if values is None else (values.reshape(-1),)),
+        partials,
+        illegal,
+    )
+    share(
+        groups,
+        lambda group: kernel(group * _GROUP, min((group + 1) * _GROUP, chunks), *fixed),
+        threads if size >= _SHARED_FROM else 1,
+    )
+    # one chunk after the other, whichever thread did it: the sum does not depend on the thread count
+    return float(partials.sum()), not illegal.any()
+
+
+# --- writing and compiling the module -------------------------------------------------------------------------------
+
+_kernels: dict[Any, Any] = {}
+_compiling = threading.Lock()
+
+
+def _kernel(
+    terms: Callable[..., Any],
+    legal: tuple[tuple[float, ...] | None, ...],
+    kinds: tuple[Kind, ...],
+    weighted: bool,
+    keeps_values: bool,
+    dtype: str,
+) -> Any:
+    key = (terms, legal, kinds, weighted, keeps_values, dtype)
+    found = _kernels.get(key)
+    if found is None:
+        with _compiling:
+            found = _kernels.get(key)
+            if found is None:
+                found = _kernels[key] = load_module(_source(*key)).kernel
+    return found
+
+
+def _source(
+    terms: Callable[..., Any],
+    legal: tuple[tuple[float, ...] | None, ...],
+    kinds: tuple[Kind, ...],
+    weighted: bool,
+    keeps_values: bool,
+    dtype: str,
+) -> str:
+    """Return the module that computes these terms."""
+    arrays = [f"a{i}" for i in range(len(legal))]
+    options = [f"o{i}" for i in range(len(kinds) - 1 - weighted)]
+    operands = [*options, "factor", *(["weight"] if weighted else [])]
+    kind = dict(zip(operands, kinds, strict=True))
+    periodic = [name for name in operands if kind[name] == "periodic"]
+    outputs = ["gradient", *(["values"] if keeps_values else [])]
+
+    def sliced(name: str) -> str:
+        if name in periodic:
+            return f"{name}_buffer[: stop - start]"
+        return name if kind.get(name) == "scalar" else f"{name}[start:stop]"
+
+    def element(name: str) -> str:
+        return name if kind.get(name) == "scalar" else f"{name}[i]"
+
+    load = []
+    for name, labels in zip(arrays, legal, strict=True):
+        load.append(f"        {name}_i = T({name}[i])")
+        if labels is not None:
+            tests = " | ".join(f"({name}_i == T({label!r}))" for label in labels)
+            load += [f"        illegal += not ({tests})"]
+    call = ", ".join([*(f"{name}_i" for name in arrays), *(element(name) for name in options)])
+    body = [f"        value, slope = terms({call})", f"        slope = slope * {element('factor')}"]
+    if weighted:
+        body += [
+            f"        w = {element('weight')}",
+            "        value = T(0) if w == T(0) else value * w",
+            "        slope = T(0) if w == T(0) else slope * w",
+        ]
+    body += ["        gradient[i] = slope"] + (["        values[i] = value"] if keeps_values else [])
+    names = ", ".join([*arrays, *operands])
+    lines = [
+        "import numpy as np",
+        "from numba import njit",
+        "",
+        f"from mithril_losses.backends.scalar import {dtype} as xp",
+        "",
+        f"T = np.{dtype}",
+        f"CHUNK = {CHUNK}",
+        "# infinities and NaNs keep their meaning; only the sums may be taken in another order",
+        "EXACT = {'contract', 'nsz', 'arcp'}",
+        "FAST = EXACT | {'reassoc'}",
+        "",
+        "@njit(forceinline=True, error_model='numpy', fastmath=EXACT)",
+        _scalar_source(terms),
+        "",
+        "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
+        "def fill(buffer, entries, inner, start, stop):",
+        "    entry, left = (start // inner) % entries.size, inner - start % inner",
+        "    i = 0",
+        "    while i < stop - start:",
+        "        end = min(i + left, stop - start)",
+        "        buffer[i:end] = entries[entry]",
+        "        i, left, entry = end, inner, (entry + 1) % entries.size",
+        "",
+        "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
+        f"def chunk_of({names}, {', '.join(outputs)}):",
+        "    total, illegal = T(0), 0",
+        "    for i in range(gradient.size):",
+        *load,
+        *body,
+        "        total += value",
+        "    return total, illegal",
+        "",
+        "@njit(nogil=True, error_model='numpy', fastmath=FAST, cache=True)",
+        f"def kernel(first, last, size, {names}, {''.join(f'{n}_inner, ' for n in periodic)}{', '.join(outputs)}, "
+        "partials, illegal):",
+        *(f"    {name}_buffer = np.empty(CHUNK, T)" for name in periodic),
+        "    for chunk in range(first, last):",
+        "        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, size)",
+        *(f"        fill({name}_buffer, {name}, {name}_inner, start, stop)" for name in periodic),
+        f"        partials[chunk], illegal[chunk] = chunk_of({', '.join(map(sliced, [*arrays, *operands, *outputs]))})",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _scalar_source(terms: Callable[..., Any]) -> str:
+    """Return the definition of the terms as a function of scalars of type T, named `terms`."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(terms)))
+    except (OSError, TypeError, SyntaxError) as error:
+        raise NotFusable(f"the source of {terms.__name__} is out of reach") from error
+    function = tree.body[0]
+    if not isinstance(function, ast.FunctionDef) or terms.__closure__:
+        raise NotFusable(f"{terms.__name__} is no plain function")
+    namespace, *_ = function.args.args
+    function.name, function.decorator_list, function.returns = "terms", [], None
+    function.args.args = function.args.args[1:]
+    for argument in function.args.args:
+        argument.annotation = None
+    if isinstance(function.body[0], ast.Expr) and isinstance(function.body[0].value, ast.Constant):
+        function.body = function.body[1:]  # the docstring
+    function = ast.fix_missing_locations(_Retype(namespace.arg).visit(function))
+    bound = {argument.arg for argument in function.args.args} | {"xp", "T"}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and node.id not in bound:
+            raise NotFusable(f"{terms.__name__} uses {node.id!r}, which is not in the vocabulary of terms")
+    return ast.unparse(function)
+
+
+class _Retype(ast.NodeTransformer):
+    """Give numbers the type of the arrays; integer exponents stay, because x² is a product."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name("xp", node.ctx) if node.id == self._namespace else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        node.left = self.visit(node.left)
+        if not (isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant)):
+            node.right = self.visit(node.right)
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+            return ast.Call(ast.Name("T", ast.Load()), [node], [])
+        return node
+
+
+def load_module(source: str) -> ModuleType:
+    """Import the module from the user's cache, where it is written first if it is not there yet."""
+    name = "mithril_losses_" + hashlib.sha256((source + _versions()).encode()).hexdigest()[:24]
+    path = _cache_folder() / f"{name}.py"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            file.write(source)
+        os.replace(file.name, path)  # another process may be writing the same
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _versions() -> str:
+    """Return what the machine code depends on beside the module: the scalar functions, and the versions below them."""
+    import numba
+
+    from mithril_losses.backends import scalar
+
+    folder = Path(scalar.__file__).parent
+    sources = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))]
+    return "\n".join([sys.version, numba.__version__, np.__version__, *sources])
+
+
+_folder: Path | None = None
+
+
+def _cache_folder() -> Path:
+    """Return MITHRIL_LOSSES_CACHE or a folder of the user's cache; a temporary one where that cannot be written."""
+    global _folder
+    if _folder is None:
+        base = os.environ.get("MITHRIL_LOSSES_CACHE") or Path(
+            os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mithril_losses"
+        )
+        _folder = Path(base)
+        try:
+            _folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=_folder):
+                pass
+        except OSError:
+            _folder = Path(tempfile.mkdtemp(prefix="mithril_losses_"))
+    return _folder

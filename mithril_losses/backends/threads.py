@@ -1,0 +1,94 @@
+"""A pool of threads that share a range of work; the caller does its own part."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+VARIABLE = "MITHRIL_LOSSES_THREADS"
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_inside = threading.local()
+
+
+def thread_count(threads: int | None = None) -> int:
+    """Return how many threads to use: the argument, the environment variable, or the cores this process may use.
+
+    Raises:
+        ValueError: the argument or the variable is no positive integer.
+    """
+    source = "threads"
+    if threads is None:
+        text = os.environ.get(VARIABLE, "")
+        if not text:
+            return _cores()
+        source, threads = VARIABLE, int(text) if text.isdecimal() else 0
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(
+            f"{source} must be a positive integer, got {os.environ.get(VARIABLE) if source == VARIABLE else threads!r}"
+        )
+    return threads
+
+
+def share(parts: int, work: Callable[[int], None], threads: int) -> None:
+    """Call `work(part)` for every part from 0 on, on the caller and up to `threads` − 1 other threads.
+
+    Which thread does which part is not determined. The first exception is raised to the caller once all threads have
+    stopped; the pool keeps working. A call from inside `work` runs on its own thread alone.
+    """
+    helpers = 0 if getattr(_inside, "active", False) else min(threads, parts) - 1
+    if helpers < 1:
+        for part in range(parts):
+            work(part)
+        return
+    tickets = count()
+    failed = threading.Event()
+
+    def run() -> None:
+        _inside.active = True
+        try:
+            while not failed.is_set() and (part := next(tickets)) < parts:
+                work(part)
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            _inside.active = False
+
+    futures: list[Future[None]] = [_executor().submit(run) for _ in range(helpers)]
+    try:
+        run()
+    finally:
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _cores() -> int:
+    affinity: Any = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _executor() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            # idle threads cost nothing, and the interpreter joins them when it exits
+            _pool = ThreadPoolExecutor(max_workers=max(32, _cores()), thread_name_prefix="mithril_losses")
+        return _pool
+
+
+def _forget_pool() -> None:
+    """Start anew in a forked child, where the parent's threads do not exist."""
+    global _pool, _lock, _inside
+    _pool, _lock, _inside = None, threading.Lock(), threading.local()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)

@@ -1,0 +1,286 @@
+"""Geometric losses: distances between sets of points."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack
+
+from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairwise import Sets, add_at, nearest, requested, take
+from mithril_losses._reduction import GradientReduction, Reduction, collect
+from mithril_losses._stable import norm_and_unit, product
+from mithril_losses._validation import as_dtype, quiet
+from mithril_losses.backends._namespace import Array, array_namespace, require_library
+from mithril_losses.domains import Choice, PointSets
+
+__all__ = [
+    "chamfer_distance",
+    "chamfer_distance_gradient",
+    "chamfer_distance_value_and_gradient",
+]
+
+Argument = Literal["pred_points", "target_points"]
+_ARGUMENT = Choice(("pred_points", "target_points"))
+
+
+def _chamfer(
+    pred_points: Array,
+    target_points: Array,
+    squared: bool,
+    pred_weights: Array | None,
+    target_weights: Array | None,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    wrt: tuple[str, ...] = (),
+) -> tuple[Sets, Array, dict[str, Array]]:
+    """Return the sets, the losses per batch element and their slopes wrt the arguments in `wrt`."""
+    sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
+    xp, x, y = sets.xp, sets.x, sets.y
+    x_mask = _per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
+    y_mask = _per_point(sets, "target_mask", target_mask, target_points, "bool")
+    x_weights = _per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")
+    y_weights = _per_point(sets, "target_weights", target_weights, target_points, "real floating")
+    if 0 in (x.shape[-2], y.shape[-2]):
+        nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
+        return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
+    x, y = _blanked(xp, x, x_mask), _blanked(xp, y, y_mask)
+    x_share, y_share = _shares(xp, x, x_weights, x_mask, y_mask), _shares(xp, y, y_weights, y_mask, x_mask)
+    forward, forward_slope, found_y = _to_nearest(xp, x, y, x_share, y_mask, squared)
+    backward, backward_slope, found_x = _to_nearest(xp, y, x, y_share, x_mask, squared)
+    slopes = {}
+    if "pred_points" in wrt:
+        slopes["pred_points"] = forward_slope - add_at(xp, found_x, backward_slope, x.shape[-2])
+    if "target_points" in wrt:
+        slopes["target_points"] = backward_slope - add_at(xp, found_y, forward_slope, y.shape[-2])
+    return sets, sets.values(forward + backward, pred_points), slopes
+
+
+def _to_nearest(
+    xp: Any, x: Array, y: Array, share: Array, candidates: Array | None, squared: bool
+) -> tuple[Array, Array, Array]:
+    """Return Σᵢ shareᵢ d(xᵢ, nearest y), its derivative wrt xᵢ − y, and which y it is."""
+    found = nearest(xp, x, y, candidates)
+    difference = x - take(xp, y, found)
+    if squared:
+        distance, slope = xp.sum(difference * difference, axis=-1), 2.0 * difference
+    else:
+        distance, slope = norm_and_unit(xp, difference, 2.0)
+    total = xp.sum(product(xp, share, distance), axis=-1)
+    return total, product(xp, xp.expand_dims(share, axis=-1), slope), found
+
+
+def _per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: str) -> Array | None:
+    """Return an option with one element per point, checked, in the shape of the sets."""
+    if option is None:
+        return None
+    xp = array_namespace(points=points)
+    require_library(xp, name, option)
+    if tuple(option.shape) != tuple(points.shape[:-1]):
+        raise ValueError(
+            f"{name} must have one element per point, shape {tuple(points.shape[:-1])}, got {tuple(option.shape)}"
+        )
+    if not xp.isdtype(option.dtype, kind):
+        raise TypeError(f"{name} must be of type {kind}, got {option.dtype}")
+    flat = xp.reshape(option, (sets.x.shape[0], points.shape[-2]))
+    return sets.bring(flat if kind == "bool" else as_dtype(xp, flat, getattr(xp, str(sets.x.dtype).split(".")[-1])))
+
+
+def _blanked(xp: Any, points: Array, mask: Array | None) -> Array:
+    """Return the points with 0 where they are padding, which may hold anything."""
+    return points if mask is None else xp.where(xp.expand_dims(mask, axis=-1), points, 0.0)
+
+
+def _shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, other_mask: Array | None) -> Array:
+    """Return what each point counts in the mean over its set; nothing where there is no other point to be found."""
+    shares = xp.ones_like(points[..., 0]) if weights is None else weights
+    if mask is not None:
+        shares = xp.where(mask, shares, 0.0)
+    if other_mask is not None:
+        shares = xp.where(xp.any(other_mask, axis=-1, keepdims=True), shares, 0.0)
+    total = xp.sum(shares, axis=-1, keepdims=True)
+    return shares / xp.where(total == 0, 1.0, total)
+
+
+def chamfer_distance(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    squared: bool = True,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over the batch of meanᵢ minⱼ ‖xᵢ − yⱼ‖² + meanⱼ minᵢ ‖xᵢ − yⱼ‖², x = pred_points, y = target_points.
+
+    Nearest neighbours are found in tiles, or by a tree (arrays on the CPU, up to eight dimensions): memory grows with
+    the number of points, not with its square. At a tie the first of the nearest points counts.
+
+    Args:
+        pred_points: x, (…, n, d); any leading axes are the batch.
+        target_points: y, (…, m, d) with the same leading axes; m may differ from n.
+        squared: take ‖xᵢ − yⱼ‖² (the default) or ‖xᵢ − yⱼ‖.
+        pred_weights: (…, n), turns the mean over i into Σᵢ wᵢ dᵢ / Σᵢ wᵢ. A point of weight 0 can still be found.
+        target_weights: (…, m), likewise for the mean over j.
+        pred_mask: (…, n), boolean: False for padding, which neither counts nor is found, and may hold anything.
+        target_mask: (…, m), likewise.
+        **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
+
+    Returns:
+        A scalar (one distance per batch element for reduction="none"). Where a set is empty there is nothing to
+        average or to find: the loss is 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or a reduction keyword does not fit.
+        TypeError: an argument is no array, the points or weights are not floating point, or a mask is not boolean.
+
+    Example:
+        From x: (1 + 4) / 2 to the nearest y; from y: 1 to the nearest x.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0, 0.0], [1.0, 2.0]]]), np.array([[[1.0, 0.0]]])
+        >>> float(chamfer_distance(x, y))
+        3.5
+
+    Source:
+        H. Fan et al., A Point Set Generation Network for 3D Object Reconstruction, 2017. https://arxiv.org/abs/1612.00603
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (squared, pred_weights, target_weights, pred_mask, target_mask)
+        _, values, _ = _chamfer(pred_points, target_points, *options)
+        return collect(values, like=pred_points, **reduction)
+
+
+@gradient_of(
+    chamfer_distance,
+    on_request=("target_points",),
+    domain={
+        "pred_points": PointSets(3, 3),
+        "target_points": PointSets(5, 3),
+        "squared": "boolean",
+        "pred_weights": "one number ≥ 0 per point, or None",
+        "target_weights": "one number ≥ 0 per point, or None",
+        "pred_mask": "one boolean per point, or None",
+        "target_mask": "one boolean per point, or None",
+    },
+    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    kinks=lambda pred_points, target_points, **options: _chamfer_kinks(pred_points, target_points, **options),
+)
+def chamfer_distance_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    squared: bool = True,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """(2 (xᵢ − y_near(i)) / n + Σⱼ 2 (xᵢ − yⱼ) / m over the j whose nearest is i) / B.
+
+    With unit vectors in place of twice the differences for unsquared distances, 0 at coincident points. Computed
+    outside PyTorch's autograd graph.
+
+    Args:
+        pred_points: as in `chamfer_distance`; likewise all other arguments.
+        target_points: y.
+        squared: take ‖xᵢ − yⱼ‖² or ‖xᵢ − yⱼ‖.
+        pred_weights: one weight per point of x.
+        target_weights: one weight per point of y.
+        pred_mask: False for padding in x, whose gradient is 0.
+        target_mask: False for padding in y.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `chamfer_distance`, or `wrt` names something else.
+        TypeError: as in `chamfer_distance`.
+
+    Example:
+        The only y is nearest to both points; the first x is nearest to y: 2 (−1, 0) / 2 + 2 (−1, 0) and 2 (0, 2) / 2.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0, 0.0], [1.0, 2.0]]]), np.array([[[1.0, 0.0]]])
+        >>> chamfer_distance_gradient(x, y).tolist()
+        [[[-3.0, 0.0], [0.0, 2.0]]]
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (squared, pred_weights, target_weights, pred_mask, target_mask)
+        sets, _, slopes = _chamfer(pred_points, target_points, *options, wrt=requested(wrt, _ARGUMENT))
+        return sets.spread(wrt, slopes, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+
+
+@value_and_gradient_of(chamfer_distance)
+def chamfer_distance_value_and_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    squared: bool = True,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Any]:
+    """`chamfer_distance` and `chamfer_distance_gradient`, whose nearest neighbours are found once.
+
+    Args:
+        pred_points: as in `chamfer_distance`; likewise all other arguments.
+        target_points: y.
+        squared: take ‖xᵢ − yⱼ‖² or ‖xᵢ − yⱼ‖.
+        pred_weights: one weight per point of x.
+        target_weights: one weight per point of y.
+        pred_mask: False for padding in x.
+        target_mask: False for padding in y.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0, 0.0], [1.0, 2.0]]]), np.array([[[1.0, 0.0]]])
+        >>> value, gradient = chamfer_distance_value_and_gradient(x, y)
+        >>> float(value), gradient.tolist()
+        (3.5, [[[-3.0, 0.0], [0.0, 2.0]]])
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (squared, pred_weights, target_weights, pred_mask, target_mask)
+        sets, values, slopes = _chamfer(pred_points, target_points, *options, wrt=requested(wrt, _ARGUMENT))
+        value = collect(values, like=pred_points, **reduction)
+        like = {"pred_points": pred_points, "target_points": target_points}
+        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
+
+
+def _chamfer_kinks(
+    pred_points: Array,
+    target_points: Array,
+    squared: bool,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    **_: Any,
+) -> tuple[Array, ...]:
+    """Return what vanishes where a point has two nearest neighbours, or, for unsquared distances, one at distance 0."""
+    xp = array_namespace(pred_points=pred_points, target_points=target_points)
+    differences = xp.expand_dims(pred_points, axis=-2) - xp.expand_dims(target_points, axis=-3)
+    distances = xp.sum(differences * differences, axis=-1)
+    if pred_mask is not None:
+        distances = xp.where(xp.expand_dims(pred_mask, axis=-1), distances, float("inf"))
+    if target_mask is not None:
+        distances = xp.where(xp.expand_dims(target_mask, axis=-2), distances, float("inf"))
+    kinks: tuple[Array, ...] = () if squared else (xp.min(distances, axis=(-2, -1)),)
+    for axis in (-2, -1):
+        nearest_two = xp.sort(distances, axis=axis)
+        first, second = (xp.take(nearest_two, xp.asarray([i]), axis=axis) for i in (0, 1))
+        with quiet(xp):  # nothing is found twice where everything else is padding: ∞ − ∞
+            kinks += (xp.min(second - first, axis=(-2, -1)),)
+    return kinks

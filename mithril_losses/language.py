@@ -1,0 +1,531 @@
+"""Losses of language models: cross-entropy fused with the linear layer that makes the logits.
+
+The logits of a large vocabulary are the largest array of a training step. Here they exist for a few rows at a time:
+each chunk of rows takes one product to its logits and two back to the gradients, and is then forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Unpack
+
+from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan
+from mithril_losses._stable import product
+from mithril_losses._validation import as_dtype, quiet, require_integer, widest_dtype
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, library_name, placement
+from mithril_losses.classification import _class_weights, _labels
+from mithril_losses.domains import FRACTION, NON_NEGATIVE, REAL, ClassIndices, Interval, PerClass
+
+__all__ = ["linear_cross_entropy", "linear_cross_entropy_gradient"]
+
+_SOFT_CAP = Interval(0.0, for_none=math.inf)
+
+# the logits of a chunk take this many bytes, or this share of the weight's own, whichever is more
+_CHUNK_BYTES = 16 * 2**20
+_CHUNK_SHARE = 1 / 8
+# elements of the rows that are turned from logits into slopes at a time: few enough for the second-level cache
+_BLOCK = 1 << 17
+# classes whose weight gradients are added at a time, so that a chunk's contribution takes little memory
+_CLASSES = 4096
+
+
+class _Rows(NamedTuple):
+    """What the loss needs of each row; chunks are cut from all of them alike.
+
+    `label_mass` is q_y less the smoothing's share. `live` are the rows that count (None: all). `scale` is ∂L/∂ℓ, None
+    where no gradient is wanted.
+    """
+
+    hidden: Array
+    labels: Array
+    label_mass: Array
+    live: Array | None
+    scale: Array | None
+
+
+class _Layer(NamedTuple):
+    """What all rows share. `smooth` is the mass that smoothing gives each class, None, a number or one per class."""
+
+    weight: Array
+    bias: Array | None
+    smooth: Any
+    z_loss: Any
+    soft_cap: Any
+
+
+class _Results(NamedTuple):
+    """ℓ of each row, and ∂L/∂ of hidden, weight and bias where they are wanted."""
+
+    losses: Array
+    hidden: Array | None
+    weight: Array | None
+    bias: Array | None
+
+
+class _Problem(NamedTuple):
+    """The checked arguments: rows and layer in the dtype of computation, the reduction, the rows of one chunk."""
+
+    xp: Any
+    rows: _Rows
+    layer: _Layer
+    plan: Plan
+    chunk: int
+
+
+def _problem(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    bias: Array | None,
+    class_weights: Array | Sequence[float] | None,
+    ignore_index: int | None,
+    label_smoothing: float,
+    z_loss: float,
+    soft_cap: float | None,
+    chunk_rows: int | None,
+    reduction: Any,
+    wants_gradient: bool,
+) -> _Problem:
+    given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
+    xp = array_namespace(**given, targets=targets)
+    dtype = widest_dtype(xp, **given)
+    shape = tuple(targets.shape)
+    if len(weight.shape) != 2 or 0 in weight.shape or tuple(hidden.shape) != (*shape, weight.shape[1]):
+        raise ValueError(
+            f"hidden must have shape (…, features), weight (classes, features) and targets (…), got "
+            f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {shape}"
+        )
+    (classes, features), count = weight.shape, math.prod(shape)
+    if bias is not None and tuple(bias.shape) != (classes,):
+        raise ValueError(f"bias must have shape ({classes},), got {tuple(bias.shape)}")
+    smoothing = _number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)
+    z_loss = _number(xp, "z_loss", NON_NEGATIVE.check("z_loss", z_loss), dtype)
+    cap = _number(xp, "soft_cap", _SOFT_CAP.check("soft_cap", soft_cap), dtype)
+    size = _chunk_size(chunk_rows, classes, features, xp.finfo(dtype).bits // 8)
+
+    weight = as_dtype(xp, weight, dtype)
+    per_class = _class_weights(xp, class_weights, classes, 1, weight)
+    labels, live, illegal = _labels(xp, targets, classes, ignore_index)
+    labels = as_dtype(xp, xp.minimum(xp.maximum(labels, 0), classes - 1), xp.arange(1).dtype)  # an index for certain
+    ones = xp.ones(shape, dtype=dtype, **placement(weight))
+    weight_of_label, mass = ones, None
+    if per_class is not None:
+        weight_of_label = mass = xp.reshape(xp.take(per_class, xp.reshape(labels, (count,)), axis=0), shape)
+    if illegal is not None:
+        mass = None if mass is None else xp.where(illegal, 0.0, mass)
+        weight_of_label = xp.where(illegal, math.nan, weight_of_label)
+    if live is not None:
+        mass = as_dtype(xp, live, dtype) if mass is None else xp.where(live, mass, 0.0)
+
+    reducing = plan(xp, shape, dtype, mass=mass, **reduction)
+    if reducing.weights is not None:
+        weighted = xp.broadcast_to(reducing.weights != 0, shape)
+        live = weighted if live is None else live & weighted
+    smooth = None
+    if not _is(smoothing, 0.0):
+        smooth = smoothing / classes if per_class is None else smoothing / classes * per_class
+    flat = _Rows(
+        xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
+        xp.reshape(labels, (count,)),
+        xp.reshape((1.0 - smoothing) * weight_of_label, (count,)),
+        None if live is None else xp.reshape(live, (count,)),
+        xp.reshape(reducing.spread(xp, ones, ones, None), (count,)) if wants_gradient else None,
+    )
+    layer = _Layer(
+        weight,
+        None if bias is None else as_dtype(xp, bias, dtype),
+        smooth,
+        None if _is(z_loss, 0.0) else z_loss,
+        None if _is(cap, math.inf) else cap,
+    )
+    return _Problem(xp, flat, layer, reducing, size)
+
+
+def _number(xp: Any, name: str, value: Any, dtype: Any) -> Any:
+    """Return a checked option, an array of one number in the dtype of computation."""
+    if isinstance(value, float):
+        return value
+    if tuple(value.shape) != ():
+        raise ValueError(f"{name} must be one number, got an array of shape {tuple(value.shape)}")
+    return as_dtype(xp, value, dtype)
+
+
+def _is(value: Any, number: float) -> bool:
+    """Return whether an option is the plain number that switches it off; an array never is."""
+    return isinstance(value, float) and value == number
+
+
+def _chunk_size(chunk_rows: int | None, classes: int, features: int, itemsize: int) -> int:
+    if chunk_rows is None:
+        return int(max(_CHUNK_BYTES // (classes * itemsize), features * _CHUNK_SHARE, 1))
+    if require_integer("chunk_rows", chunk_rows) < 1:
+        raise ValueError(f"chunk_rows must be ≥ 1 or None, got {chunk_rows}")
+    return chunk_rows
+
+
+# --- the mathematics ------------------------------------------------------------------------------------------------
+
+
+def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: bool) -> tuple[Array, Array | None]:
+    """ℓ = Q (lse − max) − Σ_c q_c (z_c − max) + ζ lse² of each row, and f (p (Q + 2 ζ lse) − q), with Q = Σ_c q_c.
+
+    The slopes take the place of the logits where `in_place` says so.
+    """
+
+    def over(x: Array) -> dict[str, Array]:
+        return {"out": x} if in_place else {}
+
+    bend = None
+    if layer.soft_cap is not None:
+        logits = xp.divide(logits, layer.soft_cap, **over(logits))
+        logits = xp.tanh(logits, **over(logits))
+        bend = 1.0 - logits * logits
+        logits = xp.multiply(logits, layer.soft_cap, **over(logits))
+    logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max), **over(logits))  # +∞ takes all the mass
+    largest = xp.max(logits, axis=1, keepdims=True)
+    logits = xp.subtract(logits, largest, **over(logits))
+    label_mass = xp.expand_dims(rows.label_mass, axis=1)
+    losses = -product(xp, label_mass, xp.take_along_axis(logits, xp.expand_dims(rows.labels, axis=1), axis=1))
+    mass = label_mass
+    if layer.smooth is not None:
+        smooth = xp.broadcast_to(xp.asarray(layer.smooth, dtype=logits.dtype, **placement(logits)), (logits.shape[1],))
+        losses = losses - xp.sum(product(xp, smooth, logits), axis=1, keepdims=True)
+        mass = mass + xp.sum(smooth)
+    exponentials = xp.exp(logits, **over(logits))
+    total = xp.sum(exponentials, axis=1, keepdims=True)
+    losses = losses + product(xp, mass, xp.log(total))
+    if layer.z_loss is not None:
+        lse = largest + xp.log(total)
+        losses = losses + layer.z_loss * lse * lse
+        mass = mass + 2.0 * layer.z_loss * lse
+    losses = xp.squeeze(losses, axis=1)
+    if rows.scale is None:
+        return losses, None
+
+    scale = xp.expand_dims(rows.scale, axis=1)
+    slopes = xp.multiply(exponentials, scale * mass / total, **over(exponentials))
+    if layer.smooth is not None:
+        slopes = xp.subtract(slopes, scale * layer.smooth, **over(slopes))
+    if in_place:
+        slopes[xp.arange(len(slopes)), rows.labels] -= rows.scale * rows.label_mass
+    else:
+        classes = xp.arange(slopes.shape[1], dtype=rows.labels.dtype, **placement(slopes))
+        slopes = slopes - xp.where(xp.expand_dims(rows.labels, axis=1) == classes, scale * label_mass, 0.0)
+    return losses, slopes if bend is None else xp.multiply(slopes, bend, **over(slopes))
+
+
+# --- over chunks of rows --------------------------------------------------------------------------------------------
+
+
+def _run(problem: _Problem) -> _Results:
+    xp, rows, layer, size = problem.xp, problem.rows, problem.layer, problem.chunk
+    if library_name(xp) == "jax":
+        return _Results(*_jitted_scan()(rows, layer, size))
+    if _may_overwrite(xp, rows, layer):
+        return _overwriting(xp, rows, layer, size)
+    return _looped(xp, rows, layer, size)
+
+
+def _may_overwrite(xp: Any, rows: _Rows, layer: _Layer) -> bool:
+    """Return whether the arrays are in plain sight, and no graph needs what would be overwritten."""
+    library = library_name(xp)
+    arrays: list[Any] = [x for x in (*rows, *layer) if hasattr(x, "shape")]
+    if library not in ("numpy", "torch") or any(host_values(x) is None for x in arrays):
+        return False
+    return library == "numpy" or not (sys.modules["torch"].is_grad_enabled() and any(x.requires_grad for x in arrays))
+
+
+def _overwriting(xp: Any, rows: _Rows, layer: _Layer, size: int) -> _Results:
+    """Every chunk in one buffer, and rows that do not count left out."""
+    count, classes, like = rows.hidden.shape[0], layer.weight.shape[0], placement(layer.weight)
+    dtype = layer.weight.dtype
+    live = None if rows.live is None else xp.nonzero(rows.live)[0]
+    left = count if live is None else live.shape[0]
+    logits = xp.empty((min(size, left), classes), dtype=dtype, **like)
+    losses = xp.zeros(count, dtype=dtype, **like)
+    wrt = (rows.hidden, layer.weight, layer.bias)
+    gradients = [None if x is None or rows.scale is None else xp.zeros(x.shape, dtype=dtype, **like) for x in wrt]
+    for start in range(0, left, size):
+        at = slice(start, min(start + size, left))
+        at = at if live is None else live[at]
+        chunk = _cut(rows._replace(live=None), at)
+        z = logits[: chunk.hidden.shape[0]]
+        xp.matmul(chunk.hidden, layer.weight.T, out=z)
+        if layer.bias is not None:
+            z += layer.bias
+        found, block = [], max(_BLOCK // classes, 1)
+        for first in range(0, z.shape[0], block):
+            part = slice(first, first + block)
+            found.append(_from_logits(xp, z[part], _cut(chunk, part), layer, in_place=True)[0])
+        losses[at] = xp.concat(found)
+        if rows.scale is not None:
+            _add_gradients(xp, gradients, at, z, chunk.hidden, layer)
+    return _Results(losses, *gradients)
+
+
+def _add_gradients(xp: Any, gradients: list[Any], at: Any, slopes: Array, hidden: Array, layer: _Layer) -> None:
+    of_hidden, of_weight, of_bias = gradients
+    of_hidden[at] = xp.matmul(slopes, layer.weight)
+    for first in range(0, of_weight.shape[0], _CLASSES):
+        part = slice(first, first + _CLASSES)
+        of_weight[part] += xp.matmul(slopes[:, part].T, hidden)
+    if of_bias is not None:
+        of_bias += xp.sum(slopes, axis=0)
+
+
+def _chunk(xp: Any, rows: _Rows, layer: _Layer) -> _Results:
+    """One chunk without writing to any array; rows that do not count are masked."""
+    hidden, live = rows.hidden, None
+    if rows.live is not None:
+        live = xp.expand_dims(rows.live, axis=1)
+        hidden = xp.where(live, hidden, 0.0)
+    logits = xp.matmul(hidden, layer.weight.T)
+    if layer.bias is not None:
+        logits = logits + layer.bias
+    losses, slopes = _from_logits(xp, logits, rows, layer, in_place=False)
+    if rows.live is not None:
+        losses = xp.where(rows.live, losses, 0.0)
+    if slopes is None:
+        return _Results(losses, None, None, None)
+    slopes = slopes if live is None else xp.where(live, slopes, 0.0)
+    of_hidden = xp.matmul(slopes, layer.weight)
+    return _Results(
+        losses,
+        of_hidden if live is None else xp.where(live, of_hidden, 0.0),
+        xp.matmul(slopes.T, hidden),
+        None if layer.bias is None else xp.sum(slopes, axis=0),
+    )
+
+
+def _looped(xp: Any, rows: _Rows, layer: _Layer, size: int) -> _Results:
+    count = rows.hidden.shape[0]
+    results = _chunk(xp, _cut(rows, slice(0, min(size, count))), layer)
+    losses, of_hidden, of_weight, of_bias = [results.losses], [results.hidden], results.weight, results.bias
+    for start in range(size, count, size):
+        results = _chunk(xp, _cut(rows, slice(start, min(start + size, count))), layer)
+        losses.append(results.losses)
+        of_hidden.append(results.hidden)
+        of_weight = None if of_weight is None else of_weight + results.weight
+        of_bias = None if of_bias is None else of_bias + results.bias
+    return _Results(xp.concat(losses), None if rows.scale is None else xp.concat(of_hidden), of_weight, of_bias)
+
+
+def _cut(rows: _Rows, at: Any) -> _Rows:
+    return _Rows(*(None if x is None else x[at, ...] for x in rows))
+
+
+@functools.cache
+def _jitted_scan() -> Any:
+    return sys.modules["jax"].jit(_scan, static_argnums=2)
+
+
+def _scan(rows: _Rows, layer: _Layer, size: int) -> _Results:
+    jax = sys.modules["jax"]
+    xp, count = jax.numpy, rows.hidden.shape[0]
+    if count <= size:
+        return _chunk(xp, rows, layer)
+    chunks = -(-count // size)
+    padding = chunks * size - count
+    if padding:
+        rows = rows._replace(live=xp.ones(count, dtype=bool) if rows.live is None else rows.live)
+
+    def chunked(x: Array) -> Array:
+        filled = xp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+        return xp.reshape(filled, (chunks, size, *x.shape[1:]))
+
+    def joined(x: Array) -> Array:
+        return xp.reshape(x, (chunks * size, *x.shape[2:]))[:count]
+
+    def step(sums: Any, part: _Rows) -> tuple[Any, Any]:
+        results = _chunk(xp, part, layer)
+        return jax.tree.map(xp.add, sums, results[2:]), results[:2]
+
+    shared = (layer.weight, layer.bias)
+    zeros = tuple(None if x is None or rows.scale is None else xp.zeros_like(x) for x in shared)
+    # autodiff of the value recomputes a chunk's logits instead of keeping them all
+    sums, own = jax.lax.scan(jax.checkpoint(step), zeros, jax.tree.map(chunked, rows))
+    return _Results(*jax.tree.map(joined, own), *sums)
+
+
+# --- the loss -------------------------------------------------------------------------------------------------------
+
+
+def linear_cross_entropy(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    bias: Array | None = None,
+    *,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+    chunk_rows: int | None = None,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of −Σ_c w_c y′_c log softmax(z)_c + ζ (log Σ_c e^{z_c})², with z = W h + b.
+
+    The value of `cross_entropy_with_logits` at those logits, for ζ = 0, without ever holding them for all rows.
+
+    Args:
+        hidden: h, the last layer's activations: any shape with the D features last; rows are the other axes.
+        weight: W, shape (V, D): one row per class.
+        targets: class indices (integers, the shape of `hidden` without its last axis).
+        bias: b, shape (V,).
+        class_weights: w, shape (V,). The divisor of "mean" is then Σ w_y over the rows.
+        ignore_index: rows with this label count nowhere. They are dropped before the product where the labels can be
+            seen, and masked inside `jax.jit` and `torch.compile`.
+        label_smoothing: a in [0, 1]: y′ = (1 − a) y + a / V.
+        z_loss: ζ ≥ 0, keeps the normalisers near 1; class weights do not apply to this part.
+        soft_cap: c > 0, takes c tanh(z / c) for z, so that no logit exceeds c.
+        chunk_rows: how many rows have their logits in memory at a time. By default as many as fit 16 MiB, or an
+            eighth of the weight's own size where that is more. The result depends on it by rounding alone.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. A label
+            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
+        TypeError: hidden, weight or bias are not floating point, or targets not integers.
+
+    Example:
+        W h = (0, log 3), and softmax(0, log 3) = (¼, ¾): −log ¾ = 0.287682…
+
+        >>> import numpy as np
+        >>> hidden, weight = np.array([[1.0, 0.0]]), np.array([[0.0, 5.0], [np.log(3.0), 7.0]])
+        >>> round(float(linear_cross_entropy(hidden, weight, np.array([1]))), 6)
+        0.287682
+
+    Source:
+        E. Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, 2024. https://arxiv.org/abs/2411.09009.
+        z-loss: A. Chowdhery et al., PaLM, 2022. https://arxiv.org/abs/2204.02311. Soft cap: Gemma Team, Gemma 2, 2024.
+        https://arxiv.org/abs/2408.00118
+    """
+    options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
+    with quiet(array_namespace(hidden=hidden)):
+        problem = _problem(hidden, weight, targets, *options, wants_gradient=False)
+        return _collect(problem, _run(problem), hidden, targets)
+
+
+@gradient_of(
+    linear_cross_entropy,
+    wrt=("hidden", "weight", "bias"),
+    separable=False,
+    domain={
+        "hidden": REAL,
+        "weight": PerClass(),
+        "targets": ClassIndices(),
+        "bias": "real, one per class, or None",
+        "class_weights": "≥ 0, one per class, or None",
+        "ignore_index": "integer or None",
+        "label_smoothing": FRACTION,
+        "z_loss": NON_NEGATIVE,
+        "soft_cap": _SOFT_CAP,
+        "chunk_rows": "integer ≥ 1 or None",
+    },
+)
+def linear_cross_entropy_gradient(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    bias: Array | None = None,
+    *,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+    chunk_rows: int | None = None,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """G W, Gᵀ h and Σ G over rows, with G = (softmax(z) (Σ_c q_c + 2 ζ log Σ_c e^{z_c}) − q) / M, q_c = w_c y′_c.
+
+    On torch it is no part of the autograd graph, whatever the arguments require.
+
+    Args:
+        hidden: as in `linear_cross_entropy`; likewise all other arguments.
+        weight: W, shape (V, D).
+        targets: class indices.
+        bias: b, shape (V,).
+        class_weights: w, shape (V,).
+        ignore_index: rows with this label have gradient 0.
+        label_smoothing: a in [0, 1].
+        z_loss: ζ ≥ 0.
+        soft_cap: c > 0; G is then multiplied by 1 − tanh²(z / c).
+        chunk_rows: how many rows have their logits in memory at a time.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A dict of the gradients wrt `hidden`, `weight` and, where it is given, `bias`: new arrays of their shapes and
+        dtypes.
+
+    Raises:
+        ValueError: as in `linear_cross_entropy`.
+        TypeError: as in `linear_cross_entropy`.
+
+    Example:
+        G = softmax(0, log 3) − (0, 1) = (¼, −¼), and Gᵀ h for h = (1, 0).
+
+        >>> import numpy as np
+        >>> hidden, weight = np.array([[1.0, 0.0]]), np.array([[0.0, 5.0], [np.log(3.0), 7.0]])
+        >>> linear_cross_entropy_gradient(hidden, weight, np.array([1]))["weight"].round(12).tolist()
+        [[0.25, 0.0], [-0.25, 0.0]]
+    """
+    options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
+    xp = array_namespace(hidden=hidden)
+    with quiet(xp), _without_graph(xp):
+        problem = _problem(hidden, weight, targets, *options, wants_gradient=True)
+        return _gradients(problem, _run(problem), hidden, weight, bias)
+
+
+@value_and_gradient_of(linear_cross_entropy)
+def _linear_cross_entropy_value_and_gradient(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    bias: Array | None = None,
+    *,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+    chunk_rows: int | None = None,
+    **reduction: Unpack[GradientReduction],
+) -> tuple[Array, dict[str, Array]]:
+    """Both of one product forward and two back per chunk."""
+    options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
+    xp = array_namespace(hidden=hidden)
+    with quiet(xp), _without_graph(xp):
+        problem = _problem(hidden, weight, targets, *options, wants_gradient=True)
+        results = _run(problem)
+        return _collect(problem, results, hidden, targets), _gradients(problem, results, hidden, weight, bias)
+
+
+def _collect(problem: _Problem, results: _Results, hidden: Array, targets: Array) -> Array:
+    losses = problem.xp.reshape(results.losses, tuple(targets.shape))
+    return problem.plan.collect(problem.xp, losses, hidden)
+
+
+def _gradients(
+    problem: _Problem, results: _Results, hidden: Array, weight: Array, bias: Array | None
+) -> dict[str, Array]:
+    xp = problem.xp
+    gradients = {
+        "hidden": as_dtype(xp, xp.reshape(results.hidden, tuple(hidden.shape)), hidden.dtype),
+        "weight": as_dtype(xp, results.weight, weight.dtype),
+    }
+    return gradients if bias is None else gradients | {"bias": as_dtype(xp, results.bias, bias.dtype)}
+
+
+def _without_graph(xp: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which torch records nothing: its graph would keep the logits of every chunk."""
+    return sys.modules["torch"].no_grad() if library_name(xp) == "torch" else contextlib.nullcontext()

@@ -1,0 +1,435 @@
+"""Every fast path against the plain functions, which are the definition."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import unittest
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+import torch
+from cases import REDUCED, Case, convert, double_precision, label, matched, to_numpy
+from parameterized import parameterized
+
+import mithril_losses as ml
+from mithril_losses import _execution, catalogue, value_and_gradient
+from mithril_losses.backends import fused, fused_softmax, threads
+from mithril_losses.checking import draw_arguments
+from mithril_losses.domains import Elements, Labels
+
+SPECIAL = {
+    "real": [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.3,
+        1e-30,
+        -1e-30,
+        1e-42,
+        17.0,
+        -88.0,
+        1e4,
+        -1e4,
+        3e38,
+        -3e38,
+        np.inf,
+        -np.inf,
+        np.nan,
+    ],
+    "probability": [0.0, 1e-45, 1e-30, 1e-8, 0.25, 0.5, 0.9999999, 1.0, np.nan],
+}
+TIERS = (("fused", True), ("blocked", False))
+ELEMENTWISE = [pair.name for pair in catalogue().values() if pair.terms is not None]
+
+
+def small_limits() -> Any:
+    """Let small arrays count as large, and several blocks and threads have a part in them."""
+    return mock.patch.multiple(_execution, LARGE=1, _BLOCK=64, _SHARED_FROM=1)
+
+
+def small_groups() -> Any:
+    return mock.patch.multiple(fused, _GROUP=1, _SHARED_FROM=1)
+
+
+# every mechanism once; the other losses go through the same ones with other terms, and each compiles for a second
+THOROUGH = ("huber_loss", "kl_divergence", "cross_entropy_with_logits", "triplet_loss")
+
+
+def variations(case: Case) -> list[dict[str, Any]]:
+    """Every reduction; weights of every pattern that broadcasts; upstream gradients of both kinds."""
+    if case.pair.name not in THOROUGH or case.name != "drawn":
+        return [{}, {"weights": np.random.default_rng(2).integers(0, 3, case.rows).astype(float)}]
+    generator = np.random.default_rng(2)
+    rows = case.rows
+    patterns = {rows, (*rows[:-1], 1), rows[-1:], (1,) * len(rows)}
+    found: list[dict[str, Any]] = [{"reduction": r} for r in ("mean", "sum", "none", "weighted_mean", "batch_sum")]
+    for pattern in sorted(patterns):
+        weights = generator.integers(0, 3, pattern).astype(float)
+        found += [{"weights": weights, "reduction": r} for r in ("mean", "weighted_mean", "none")]
+    found.append({"reduction": "none", "upstream": generator.standard_normal(rows)})
+    found.append({"upstream": -0.5, "normalizer": 3.0})
+    found.append({"axis": 0, "upstream": generator.standard_normal(rows[1:])})
+    return found
+
+
+class AgainstThePlainFunctions(unittest.TestCase):
+    @parameterized.expand(
+        [(case, tier, library) for case in REDUCED for tier in TIERS for library in ("numpy", "torch")], name_func=label
+    )
+    def test_every_loss_and_reduction(self, case: Case, tier: tuple[str, bool], library: str) -> None:
+        variants = variations(case)
+        for dtype, tolerance in (("float64", 1e-12), ("float32", 3e-6)):
+            for keywords in variants if dtype == "float64" else variants[:1]:
+                with self.subTest(keywords={k: np.shape(v) or v for k, v in keywords.items()}), small_limits():
+                    own = {k: v for k, v in keywords.items() if k != "upstream"}
+                    both = value_and_gradient(case.pair.value, threads=2, fused=tier[1])
+                    value, gradient = both(*case.arguments(library, dtype), **case.keywords(library, dtype, **keywords))
+                    expected = case.value(library, dtype, **own)
+                    self.assertEqual((value.dtype, value.shape), (expected.dtype, expected.shape))
+                    np.testing.assert_allclose(to_numpy(value), to_numpy(expected), rtol=tolerance, atol=1e-12)
+                    for path, a, b in matched(gradient, case.gradient(library, dtype, **keywords)):
+                        self.assertEqual((type(a), a.dtype, a.shape), (type(b), b.dtype, b.shape))
+                        scale = np.abs(to_numpy(b)).max()
+                        np.testing.assert_allclose(
+                            to_numpy(a), to_numpy(b), rtol=tolerance, atol=tolerance * scale, err_msg=path
+                        )
+
+    @parameterized.expand([(loss, *tier) for loss in ELEMENTWISE for tier in TIERS])
+    def test_special_values(self, loss: str, _: str, may_fuse: bool) -> None:
+        pair = catalogue()[loss]
+        axes = []
+        for name in pair.array_arguments:
+            domain = pair.domain[name]
+            if isinstance(domain, Labels):
+                axes.append(list(domain.values))
+            elif isinstance(domain, Elements) and domain.low == -np.inf:
+                axes.append(SPECIAL["real"])
+            else:
+                axes.append(SPECIAL["probability"])
+        for dtype in (np.float32, np.float64):
+            table = np.array(list(itertools.product(*axes)), dtype=dtype)
+            arrays = [np.ascontiguousarray(table[:, i, None]) for i in range(len(axes))]
+            with small_limits():
+                value, gradient = value_and_gradient(pair.value, fused=may_fuse)(*arrays, reduction="none")
+            tolerance = 1e-5 if dtype == np.float32 else 1e-12
+            np.testing.assert_allclose(value, pair.value(*arrays, reduction="none"), rtol=tolerance, atol=1e-44)
+            np.testing.assert_allclose(gradient, pair.gradient(*arrays, reduction="none"), rtol=tolerance, atol=1e-44)
+
+    @parameterized.expand([(case, tier) for case in REDUCED if case.name == "drawn" for tier in TIERS], name_func=label)
+    def test_thread_count_does_not_matter(self, case: Case, tier: tuple[str, bool]) -> None:
+        arrays, options = draw_arguments(case.pair, np.random.default_rng(0), (3000, 9))
+        arrays = {name: convert(x, "numpy", "float32") for name, x in arrays.items()}
+        weights = np.random.default_rng(1).uniform(
+            0.5, 1.0, np.shape(Case(case.pair, "", arrays, options).value(reduction="none"))
+        )
+        results = []
+        for count in (1, 2, 4):
+            with small_limits(), small_groups(), mock.patch.object(_execution, "_BLOCK", 4096):
+                both = value_and_gradient(case.pair.value, threads=count, fused=tier[1])
+                results.append(both(*arrays.values(), **options, weights=weights))
+        for value, gradient in results[1:]:
+            self.assertEqual(value, results[0][0])
+            for path, a, b in matched(gradient, results[0][1]):
+                np.testing.assert_array_equal(a, b, err_msg=path)
+
+    @parameterized.expand([(pair.name,) for pair in catalogue().values() if pair.takes_reduction])
+    def test_only_separable_losses_are_blocked(self, loss: str) -> None:
+        pair = catalogue()[loss]
+        arrays, options = draw_arguments(pair, np.random.default_rng(4))
+        whole = pair.value(*arrays.values(), **options, reduction="none")
+        if pair.separable:
+            parts = [
+                pair.value(*(x[i : i + 1] for x in arrays.values()), **options, reduction="none")
+                for i in range(len(whole))
+            ]
+            np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-12)
+        else:
+            with small_limits(), mock.patch.object(_execution._OnHost, "_over_blocks") as blocks:
+                value_and_gradient(pair.value)(*arrays.values(), **options)
+            blocks.assert_not_called()
+
+    def test_awkward_layouts(self) -> None:
+        generator = np.random.default_rng(0)
+        p, t = generator.standard_normal((2, 200, 300))
+        for view in (lambda x: x.T, lambda x: x[:, ::2], lambda x: np.asfortranarray(x), lambda x: x[None, :, 5:9]):
+            for may_fuse in (True, False):
+                with small_limits():
+                    value, gradient = value_and_gradient(ml.huber_loss, fused=may_fuse)(view(p), view(t))
+                np.testing.assert_allclose(value, ml.huber_loss(view(p), view(t)), rtol=1e-12)
+                np.testing.assert_allclose(gradient, ml.huber_loss_gradient(view(p), view(t)), rtol=1e-12)
+                self.assertTrue(gradient.flags.writeable)
+
+    def test_mixed_dtypes(self) -> None:
+        generator = np.random.default_rng(0)
+        p = generator.standard_normal((64, 700)).astype(np.float32)
+        t = generator.standard_normal((64, 700))
+        labels = (t > 0).astype(np.uint8)
+        half = p.astype(np.float16)
+        for loss, arguments in (
+            (ml.mse_loss, (p, t)),
+            (ml.binary_cross_entropy_with_logits, (p, labels)),
+            (ml.binary_cross_entropy_with_logits, (p, labels.astype(bool))),
+            (ml.mse_loss, (half, t)),
+            (ml.cross_entropy_with_logits, (half, labels[:, 0])),
+            (ml.cross_entropy_with_logits, (p.T.copy().T, labels[:, 0].astype(np.uint64))),
+        ):
+            value, gradient = value_and_gradient(loss)(*arguments)
+            expected = catalogue()[loss.__name__].gradient(*arguments)
+            self.assertEqual((value.dtype, gradient.dtype), (arguments[0].dtype, arguments[0].dtype))
+            np.testing.assert_allclose(
+                float(value), float(loss(*arguments)), rtol=1e-3 if value.dtype == np.float16 else 2e-6
+            )
+            np.testing.assert_allclose(gradient, expected, rtol=1e-2 if value.dtype == np.float16 else 1e-5, atol=1e-9)
+
+    def test_users_own_terms(self) -> None:
+        from mithril_losses.domains import POSITIVE, REAL
+
+        @ml.elementwise(predictions=REAL, targets=REAL, scale=POSITIVE)
+        def _log_cosh(xp: Any, predictions: Any, targets: Any, scale: float) -> Any:
+            """log cosh(e / s)."""
+            error = (predictions - targets) / scale
+            tail = xp.log1p(xp.exp(-2 * xp.abs(error)))
+            return xp.abs(error) + tail - 0.6931471805599453, xp.tanh(error) / scale
+
+        def log_cosh_of_test(predictions: Any, targets: Any, *, scale: float = 1.0, **reduction: Any) -> Any:
+            return _log_cosh.value(predictions, targets, scale, **reduction)
+
+        @ml.gradient_of(log_cosh_of_test, terms=_log_cosh)
+        def log_cosh_of_test_gradient(predictions: Any, targets: Any, *, scale: float = 1.0, **reduction: Any) -> Any:
+            return _log_cosh.gradient(predictions, targets, scale, **reduction)
+
+        self.addCleanup(ml.unregister, "log_cosh_of_test")
+        ml.check_gradient(log_cosh_of_test, np.array([0.3, -1.0]), np.array([0.0, 2.0]), scale=0.7)
+        p, t = np.random.default_rng(0).standard_normal((2, 100_000)).astype(np.float32)
+        with mock.patch.object(_execution._OnHost, "_blocked", side_effect=AssertionError("not fused")):
+            value, gradient = value_and_gradient(log_cosh_of_test)(p, t, scale=0.7)
+        np.testing.assert_allclose(value, log_cosh_of_test(p, t, scale=0.7), rtol=1e-5)
+        np.testing.assert_allclose(gradient, log_cosh_of_test_gradient(p, t, scale=0.7), rtol=1e-5, atol=1e-10)
+
+    def test_terms_that_cannot_be_fused_are_blocked(self) -> None:
+        from mithril_losses.domains import REAL
+
+        factor = 2.0
+
+        @ml.elementwise(predictions=REAL, targets=REAL)
+        def _closure(xp: Any, predictions: Any, targets: Any) -> Any:
+            error = predictions - targets
+            return factor * error * error, 2.0 * factor * error
+
+        with self.assertRaises(fused.NotFusable):
+            fused._scalar_source(_closure.terms)
+
+        def loss_of_closure(predictions: Any, targets: Any, **reduction: Any) -> Any:
+            return _closure.value(predictions, targets, **reduction)
+
+        @ml.gradient_of(loss_of_closure, terms=_closure)
+        def loss_of_closure_gradient(predictions: Any, targets: Any, **reduction: Any) -> Any:
+            return _closure.gradient(predictions, targets, **reduction)
+
+        self.addCleanup(ml.unregister, "loss_of_closure")
+        p, t = np.random.default_rng(0).standard_normal((2, 50_000))
+        value, gradient = value_and_gradient(loss_of_closure)(p, t)
+        np.testing.assert_allclose(value, loss_of_closure(p, t), rtol=1e-12)
+        np.testing.assert_allclose(gradient, loss_of_closure_gradient(p, t), rtol=1e-12)
+
+
+class Failures(unittest.TestCase):
+    """An error reaches the caller with its own message, and the pool keeps working."""
+
+    @parameterized.expand([(library, *tier) for library in ("numpy", "torch", "jax") for tier in TIERS])
+    def test_illegal_labels(self, library: str, _: str, may_fuse: bool) -> None:
+        scores = np.random.default_rng(0).standard_normal((400_000, 3)).astype(np.float32)
+        labels = np.zeros(len(scores), dtype=np.int32)
+        labels[-1] = 3
+        signs = np.ones((400_000, 3), dtype=np.float32)
+        signs[-1, -1] = 0.0
+        for loss, targets in ((ml.cross_entropy_with_logits, labels), (ml.hinge_loss, signs)):
+            arguments = [convert(x, library, "float32") for x in (scores, targets)]
+            with self.assertRaises(ValueError) as plain:
+                loss(*arguments)
+            with self.assertRaises(ValueError) as fast:
+                value_and_gradient(loss, threads=2, fused=may_fuse)(*arguments)
+            self.assertEqual(str(plain.exception), str(fast.exception))
+        value, _ = value_and_gradient(ml.mse_loss, threads=2, fused=may_fuse)(scores, scores)
+        self.assertEqual(value, 0.0)
+
+    def test_errors_are_those_of_the_plain_functions(self) -> None:
+        p = np.zeros((200, 200))
+        for arguments, keywords, error in (
+            ((p, p[:1]), {}, ValueError),
+            ((p, p), {"delta": -1.0}, ValueError),
+            ((p, p), {"reduction": "average"}, ValueError),
+            ((p, p), {"weights": np.ones((3, 3))}, ValueError),
+            ((p, p), {"upstream": np.ones((3, 3))}, ValueError),
+            ((p, torch.zeros(200, 200)), {}, TypeError),
+            ((p, p, 1.0), {}, TypeError),
+            ((p,), {}, TypeError),
+            ((p.astype(np.int64), p), {}, TypeError),
+        ):
+            for convert_first in (False, True):
+                if convert_first and all(isinstance(x, np.ndarray) for x in arguments):
+                    arguments = tuple(torch.from_numpy(x) for x in arguments)
+                    keywords = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in keywords.items()}
+                with self.assertRaises(error) as plain:
+                    ml.huber_loss_gradient(*arguments, **keywords)
+                with self.assertRaises(error) as fast:
+                    value_and_gradient(ml.huber_loss)(*arguments, **keywords)
+                if error is ValueError:
+                    self.assertEqual(str(plain.exception), str(fast.exception))
+
+    def test_exceptions_of_a_worker(self) -> None:
+        def work(part: int) -> None:
+            if part == 7:
+                raise RuntimeError("part 7")
+
+        for _ in range(3):
+            with self.assertRaisesRegex(RuntimeError, "part 7"):
+                threads.share(50, work, 4)
+        done: list[int] = []
+        threads.share(50, done.append, 4)
+        self.assertEqual(sorted(done), list(range(50)))
+
+
+class Threads(unittest.TestCase):
+    def test_thread_count(self) -> None:
+        with mock.patch.dict(os.environ, {threads.VARIABLE: "3"}):
+            self.assertEqual(threads.thread_count(), 3)
+            self.assertEqual(threads.thread_count(2), 2)
+        for bad in ("0", "-1", "two"):
+            with (
+                mock.patch.dict(os.environ, {threads.VARIABLE: bad}),
+                self.assertRaisesRegex(ValueError, threads.VARIABLE),
+            ):
+                threads.thread_count()
+        with self.assertRaisesRegex(ValueError, "threads"):
+            value_and_gradient(ml.mse_loss, threads=0)
+
+    def test_nested_shares_run_on_their_own_thread(self) -> None:
+        seen: list[tuple[str, str]] = []
+
+        def outer(part: int) -> None:
+            name = threading.current_thread().name
+            threads.share(4, lambda _: seen.append((name, threading.current_thread().name)), 4)
+
+        threads.share(8, outer, 4)
+        self.assertEqual(len(seen), 32)
+        self.assertTrue(all(a == b for a, b in seen))
+
+    def test_calls_from_many_threads(self) -> None:
+        p, t = np.random.default_rng(0).standard_normal((2, 300_000)).astype(np.float32)
+        expected = value_and_gradient(ml.huber_loss, threads=1)(p, t)
+        results: list[Any] = []
+
+        def call() -> None:
+            results.extend(value_and_gradient(ml.huber_loss, threads=3)(p, t) for _ in range(5))
+
+        workers = [threading.Thread(target=call) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        self.assertEqual(len(results), 40)
+        for value, gradient in results:
+            self.assertEqual(value, expected[0])
+            np.testing.assert_array_equal(gradient, expected[1])
+
+    def test_fork_and_exit(self) -> None:
+        script = """
+            import os
+            import numpy as np
+            from mithril_losses import huber_loss, value_and_gradient
+            p = np.linspace(-3, 3, 600_000, dtype=np.float32)
+            both = value_and_gradient(huber_loss, threads=4)
+            value, gradient = both(p, 0 * p)
+            child = os.fork()
+            if child == 0:
+                again, same = both(p, 0 * p)
+                os._exit(0 if again == value and np.array_equal(same, gradient) else 1)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+        result = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
+        )
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "0\n", ""))
+
+
+class OtherLibraries(unittest.TestCase):
+    def test_jax_compiles_once_per_set_of_options(self) -> None:
+        p = jax.numpy.arange(6.0).reshape(2, 3)
+        both = value_and_gradient(ml.huber_loss)
+        jitted = _execution._jitted(_execution._plain(catalogue()["huber_loss"]), (), False)
+        before = jitted._cache_size()
+        for weight in (1.0, 2.0, 3.0):
+            _, gradient = both(p, 0 * p, delta=weight, upstream=weight)
+            np.testing.assert_allclose(gradient, weight * np.clip(np.asarray(p), -weight, weight) / 6, rtol=1e-6)
+        self.assertLessEqual(jitted._cache_size() - before, 1)
+
+    @parameterized.expand([(case,) for case in REDUCED if case.name == "drawn"], name_func=label)
+    def test_jax_pairs_equal_the_plain_functions(self, case: Case) -> None:
+        with double_precision("jax"):
+            for more in (
+                {},
+                {"upstream": 0.25, "reduction": "sum"},
+                {"weights": np.ones(case.rows), "normalizer": 3.0},
+            ):
+                own = {k: v for k, v in more.items() if k != "upstream"}
+                keywords = case.keywords("jax", **more)
+                value, gradient = value_and_gradient(case.pair.value)(*case.arguments("jax"), **keywords)
+                np.testing.assert_allclose(value, case.value("jax", **own), rtol=1e-12)
+                for path, a, b in matched(gradient, case.gradient("jax", **more)):
+                    np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
+                traced = jax.jit(lambda *a, k=keywords, c=case: value_and_gradient(c.pair.value)(*a, **k))(
+                    *case.arguments("jax")
+                )
+                np.testing.assert_allclose(traced[0], value, rtol=1e-12)
+
+    def test_jax_refuses_what_the_plain_functions_refuse(self) -> None:
+        p = jax.numpy.zeros((2, 3))
+        for keywords in ({"delta": -1.0}, {"normalizer": -1.0}, {"reduction": "average"}, {"axis": 5}):
+            with self.assertRaises(ValueError) as plain:
+                ml.huber_loss(p, p, **keywords)
+            with self.assertRaises(ValueError) as fast:
+                value_and_gradient(ml.huber_loss)(p, p, **keywords)
+            self.assertEqual(str(plain.exception), str(fast.exception))
+
+    def test_jax_donation(self) -> None:
+        p = jax.numpy.ones((8, 8))
+        value, gradient = value_and_gradient(ml.mse_loss, donate=True)(p, jax.numpy.zeros((8, 8)))
+        self.assertEqual(float(value), 1.0)
+        self.assertEqual(gradient.shape, (8, 8))
+        self.assertTrue(p.is_deleted())
+
+    def test_torch_compile(self) -> None:
+        torch._dynamo.reset()
+        with mock.patch.object(torch, "compile", wraps=partial(torch.compile, backend="eager")) as compiled:
+            _execution._compiled_by_torch.cache_clear()
+            for height in (4.0, 2.0):
+                p = torch.full((4, 5), height)
+                value, gradient = value_and_gradient(ml.mse_loss, compile=True)(p, torch.zeros(4, 5))
+                self.assertEqual(float(value), height**2)
+                np.testing.assert_allclose(gradient, 2 * p / 20, rtol=1e-6)
+            compiled.assert_called_once()
+        _execution._compiled_by_torch.cache_clear()
+
+    def test_tensors_that_require_grad_stay_in_the_graph(self) -> None:
+        p = torch.randn(300, 300, requires_grad=True)
+        value, _ = value_and_gradient(ml.mse_loss)(p, torch.zeros(300, 300))
+        (found,) = torch.autograd.grad(value, p)
+        np.testing.assert_allclose(found, 2 * p.detach() / p.numel(), rtol=1e-6)
+
+    def test_nothing_is_compiled_for_small_calls(self) -> None:
+        with (
+            mock.patch.object(fused, "_kernel", side_effect=AssertionError),
+            mock.patch.object(fused_softmax, "_kernels", side_effect=AssertionError),
+        ):
+            value_and_gradient(ml.huber_loss)(np.zeros((32, 10)), np.ones((32, 10)))
+            value_and_gradient(ml.cross_entropy_with_logits)(np.zeros((32, 10)), np.zeros(32, dtype=int))
