@@ -33,3 +33,8 @@ def minimum(x: Any, y: Any, out: Any = None) -> Any:
 def sign(x: Any) -> Any:
     """Return −1, 0 or 1, and NaN for NaN."""
     return torch.where(torch.isnan(x), x, torch.sign(x)) if x.is_floating_point() else torch.sign(x)
+
+
+def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Any:
+    """Return the entries of `x` at the indices, of any integer type, along an axis."""
+    return torch.take_along_dim(x, indices.to(torch.int64), dim=axis)

@@ -1,0 +1,211 @@
+"""What no law says about the divergences: other people's numbers, zeros, and sums that must not turn negative."""
+
+from __future__ import annotations
+
+import math
+import unittest
+from itertools import product
+from typing import Any
+
+import mpmath
+import numpy as np
+import scipy.special
+import torch
+import torch.nn.functional as F  # noqa: N812
+from modes import MODES, evaluate, evaluate_pair
+from parameterized import parameterized
+
+from mithril_losses import (
+    kl_divergence,
+    kl_divergence_gradient,
+    reverse_kl_divergence,
+    reverse_kl_divergence_gradient,
+    value_and_gradient,
+)
+
+INF = math.inf
+GENERATOR = np.random.default_rng(8)
+P, Q = GENERATOR.dirichlet(np.ones(4), 6), GENERATOR.dirichlet(np.ones(4), 6)
+TINY = {"float64": 2.0**-1022, "float32": 2.0**-126}
+
+
+class References(unittest.TestCase):
+    """mpmath, SciPy and PyTorch."""
+
+    def test_mpmath(self) -> None:
+        rows = list(zip(P, Q, strict=True))
+        rows.append((np.array([1e-300, 0.5, 0.5]), np.array([0.25, 0.75, 1e-200])))
+        for p, q in rows:
+            with mpmath.workdps(50):
+                logarithms = [mpmath.log(mpmath.mpf(a) / mpmath.mpf(b)) for a, b in zip(p, q, strict=True)]
+                expected = float(mpmath.fsum(mpmath.mpf(a) * x for a, x in zip(p, logarithms, strict=True)))
+                slopes = [float(x + 1) for x in logarithms]
+            np.testing.assert_allclose(kl_divergence(p, q), expected, rtol=1e-14)
+            np.testing.assert_allclose(kl_divergence_gradient(p, q), slopes, rtol=1e-14, atol=1e-15)
+            np.testing.assert_allclose(reverse_kl_divergence(q, p), expected, rtol=1e-14)
+
+    def test_scipy(self) -> None:
+        # rel_entr is the same term, element by element: p log(p/q), with 0 log 0 = 0 and +inf for p > 0 = q
+        p, q = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]), np.array([[0.25, 0.75, 0.0], [0.5, 0.5, 0.0]])
+        for first, second in ((P, Q), (p, q), (q, p)):
+            expected = scipy.special.rel_entr(first, second).sum(axis=-1)
+            np.testing.assert_allclose(kl_divergence(first, second, reduction="none"), expected, rtol=1e-14)
+
+    def test_torch(self) -> None:
+        # torch's kl_div takes log p first and has the reverse direction; "batchmean" is our "mean" over rows
+        p, q = torch.tensor(P, requires_grad=True), torch.tensor(Q)
+        expected = F.kl_div(torch.log(p), q, reduction="batchmean")
+        value, gradient = value_and_gradient(reverse_kl_divergence)(p, q)
+        torch.testing.assert_close(value, expected, rtol=1e-13, atol=0.0)
+        torch.testing.assert_close(gradient.detach(), *torch.autograd.grad(expected, p), rtol=1e-13, atol=0.0)
+
+    def test_the_two_directions(self) -> None:
+        np.testing.assert_array_equal(kl_divergence(P, Q), reverse_kl_divergence(Q, P))
+        np.testing.assert_array_equal(kl_divergence_gradient(P, Q), reverse_kl_divergence_gradient(Q, P, wrt="targets"))
+        np.testing.assert_array_equal(kl_divergence_gradient(P, Q, wrt="targets"), reverse_kl_divergence_gradient(Q, P))
+
+
+class Zeros(unittest.TestCase):
+    """p = 0, q = 0, and both."""
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in TINY])
+    def test_kinks(self, mode: str, dtype: str) -> None:
+        p, q = np.array([[0.0, 1.0]]), np.array([[0.5, 0.5]])
+        value, gradient = evaluate_pair(mode, kl_divergence, p, q, dtype=dtype)
+        np.testing.assert_allclose(value, math.log(2.0), rtol=1e-6)
+        expected = [[math.log(TINY[dtype]) - math.log(0.5) + 1.0, math.log(2.0) + 1.0]]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+        at_targets = evaluate(mode, kl_divergence_gradient, p, q, dtype=dtype, wrt="targets")
+        np.testing.assert_array_equal(at_targets, [[0.0, -2.0]])
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in TINY])
+    def test_mass_where_there_is_none(self, mode: str, dtype: str) -> None:
+        p, q = np.array([[0.5, 0.5, 0.0]]), np.array([[1.0, 0.0, 0.0]])
+        for loss, first, second in ((kl_divergence, p, q), (reverse_kl_divergence, q, p)):
+            value, gradient = evaluate_pair(mode, loss, first, second, dtype=dtype)
+            self.assertEqual(float(value), INF)
+            self.assertTrue(np.all(np.isfinite(gradient)))
+        both = evaluate(mode, kl_divergence_gradient, p, q, dtype=dtype, wrt=("predictions", "targets"))
+        self.assertTrue(np.all(np.isfinite(both["predictions"])) and np.all(np.isfinite(both["targets"])))
+        self.assertLess(both["targets"][0, 1], -1e37)
+        self.assertEqual(both["targets"][0, 2], 0.0)
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_a_class_without_mass_counts_nothing(self, mode: str) -> None:
+        wider = [np.insert(x, 1, 0.0, axis=1) for x in (P, Q)]
+        for loss in (kl_divergence, reverse_kl_divergence):
+            value, gradient = evaluate_pair(mode, loss, P, Q, reduction="none")
+            found, slopes = evaluate_pair(mode, loss, *wider, reduction="none")
+            np.testing.assert_allclose(found, value, rtol=0.0 if mode == "numpy" else 1e-14)
+            np.testing.assert_array_equal(np.delete(slopes, 1, axis=1), gradient)
+
+    @parameterized.expand([(mode, dtype) for mode in ("numpy", "torch", "jax") for dtype in ("float16", "bfloat16")
+                           if (mode, dtype) != ("numpy", "bfloat16")])  # fmt: skip
+    def test_finite_in_half_precision(self, mode: str, dtype: str) -> None:
+        # 6e-8, the least float16 above 0: 1 / 6e-8 is more than float16 can hold
+        p, q = np.array([[6e-8, 1.0], [0.0, 1.0], [1e-4, 1.0]]), np.array([[0.5, 0.5], [0.0, 1.0], [0.5, 0.5]])
+        for loss, first, second in ((kl_divergence, p, q), (reverse_kl_divergence, p, q)):
+            value, gradient = evaluate_pair(mode, loss, first, second, dtype=dtype, reduction="none")
+            self.assertTrue(np.all(np.isfinite(value) & (value >= 0.0)))
+            self.assertTrue(np.all(np.isfinite(gradient)))
+        slope = evaluate(mode, reverse_kl_divergence_gradient, p[2:], q[2:], dtype=dtype)
+        np.testing.assert_allclose(slope, [[-5000.0, -0.5]], rtol=1e-2)
+        slope = evaluate(mode, kl_divergence_gradient, q, p, dtype=dtype, wrt="targets")
+        self.assertTrue(np.all(np.isfinite(slope)))
+
+    def test_a_slope_at_every_zero_points_into_the_simplex(self) -> None:
+        gradient = kl_divergence_gradient(np.array([0.0, 1.0]), np.array([0.5, 0.5]))
+        self.assertLess(gradient[0], 0.0)
+        self.assertEqual(float(kl_divergence_gradient(np.zeros(2), np.zeros(2))[0]), 1.0)
+
+
+class Sign(unittest.TestCase):
+    """A divergence is never negative: rows that are nearly or exactly equal."""
+
+    @parameterized.expand([*product(("numpy", "torch"), ("float64", "float32")), ("jax.jit", "float32")])
+    def test_nearly_equal_rows(self, mode: str, dtype: str) -> None:
+        generator = np.random.default_rng(1)
+        resolution = np.finfo(dtype).eps
+        for classes in (2, 10, 300):
+            p = generator.dirichlet(np.full(classes, 0.3), 2000).astype(dtype)
+            noise = resolution * generator.integers(-4, 5, p.shape)
+            q = (p * (1.0 + noise)).astype(dtype)
+            for first, second in ((p, q), (q, p), (p, p)):
+                value, _ = evaluate_pair(mode, kl_divergence, first, second, dtype=dtype, reduction="none")
+                self.assertGreaterEqual(value.min(), 0.0)
+                self.assertLess(value.max(), 1e3 * resolution)
+            np.testing.assert_array_equal(value, np.zeros(2000))
+
+    def test_rows_normalized_in_single_precision(self) -> None:
+        generator = np.random.default_rng(2)
+        for classes in (2, 7, 100):
+            logits = generator.standard_normal((5000, classes))
+            rows = []
+            for shift in (0.0, 1e-4 * generator.standard_normal(logits.shape)):
+                exponentials = np.exp(logits + shift).astype(np.float32)
+                rows.append(exponentials / exponentials.sum(axis=1, keepdims=True))
+            self.assertGreaterEqual(kl_divergence(*rows, reduction="none").min(), 0.0)
+            self.assertGreaterEqual(reverse_kl_divergence(*rows, reduction="none").min(), 0.0)
+
+    def test_a_true_negative_is_not_hidden(self) -> None:
+        # rows that are no distributions: log ½ < 0
+        self.assertAlmostEqual(float(kl_divergence(np.array([0.5, 0.5]), np.array([1.0, 1.0]))), math.log(0.5), 15)
+
+
+class Arguments(unittest.TestCase):
+    def test_one_distribution(self) -> None:
+        self.assertEqual(kl_divergence(P[0], Q[0]).shape, ())
+        np.testing.assert_allclose(kl_divergence(P[0], Q[0]), kl_divergence(P[:1], Q[:1]), rtol=1e-15)
+
+    def test_one_large_distribution(self) -> None:
+        p, q = np.random.default_rng(4).dirichlet(np.ones(40_000), 2)
+        for loss in (kl_divergence, reverse_kl_divergence):
+            for reduction in ("mean", "none"):
+                value, _ = evaluate_pair("numpy", loss, p, q, reduction=reduction)
+                self.assertEqual(value.shape, ())
+
+    def test_scalars_are_no_distributions(self) -> None:
+        with self.assertRaisesRegex(ValueError, "needs at least one axis, got a scalar"):
+            kl_divergence(np.array(1.0), np.array(1.0))
+
+    @parameterized.expand([(kl_divergence_gradient,), (reverse_kl_divergence_gradient,)])
+    def test_wrt(self, gradient: Any) -> None:
+        both = gradient(P, Q, wrt=("targets", "predictions"))
+        self.assertEqual(list(both), ["targets", "predictions"])
+        self.assertEqual(list(gradient(P, Q, wrt=("targets",))), ["targets"])
+        with self.assertRaisesRegex(ValueError, "wrt must be one of .*, got 'target'; did you mean 'targets'"):
+            gradient(P, Q, wrt="target")
+
+    def test_mixed_types(self) -> None:
+        p, q = P.astype(np.float16), Q.astype(np.float64)
+        both = kl_divergence_gradient(p, q, wrt=("predictions", "targets"))
+        self.assertEqual((both["predictions"].dtype, both["targets"].dtype), (np.float16, np.float64))
+        np.testing.assert_allclose(kl_divergence(p, q), kl_divergence(p.astype(np.float64), q), rtol=1e-3)
+        one_hot = np.eye(4, dtype=int)[[0, 1, 2, 3, 0, 1]]
+        expected = reverse_kl_divergence(P, one_hot.astype(float))
+        np.testing.assert_array_equal(reverse_kl_divergence(P, one_hot), expected)
+        for function in (kl_divergence, kl_divergence_gradient, value_and_gradient(kl_divergence)):
+            with self.assertRaisesRegex(TypeError, "predictions must have a real floating dtype, got int64"):
+                function(one_hot, P)
+
+    def test_torch_distributions(self) -> None:
+        p = torch.distributions.Normal(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
+        q = torch.distributions.Normal(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0]))
+        # ½ (μ_p − μ_q)² = ½, and log ½ + (4 − 1) / 2
+        value = kl_divergence(p, q, reduction="none")
+        torch.testing.assert_close(value, torch.tensor([0.5, math.log(0.5) + 1.5]))
+        torch.testing.assert_close(kl_divergence(p, q, reduction="sum"), value.sum())
+
+    def test_distributions_with_a_method(self) -> None:
+        class Bernoulli:  # as in distrax
+            def __init__(self, p: float) -> None:
+                self.p = np.array([p, 1.0 - p])
+
+            def kl_divergence(self, other: Bernoulli) -> np.ndarray:
+                return scipy.special.rel_entr(self.p, other.p).sum()
+
+        self.assertAlmostEqual(float(kl_divergence(Bernoulli(0.5), Bernoulli(0.25))), 0.5 * math.log(4 / 3), 15)
+        with self.assertRaisesRegex(TypeError, "predictions must be an array .* got Bernoulli"):
+            kl_divergence_gradient(Bernoulli(0.5), Bernoulli(0.25))
+        with self.assertRaisesRegex(TypeError, "predictions must be an array .* got list"):
+            kl_divergence([0.5, 0.5], [0.5, 0.5])

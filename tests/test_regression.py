@@ -1,0 +1,178 @@
+"""What no law says about the regression losses: PyTorch's numbers, the kinks, and the ends of the floating types."""
+
+from __future__ import annotations
+
+import math
+import unittest
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from modes import MODES, evaluate, evaluate_pair
+from parameterized import parameterized
+
+from mithril_losses import (
+    huber_loss,
+    huber_loss_gradient,
+    mae_loss,
+    mse_loss,
+    mse_loss_gradient,
+    value_and_gradient,
+)
+
+INF, NAN = math.inf, math.nan
+ERRORS = np.array([-7.0, -1.0, -0.3, 0.0, 1e-3, 0.7, 1.0, 2.5, 40.0])
+
+
+class References(unittest.TestCase):
+    """The same functions as in torch.nn.functional."""
+
+    @parameterized.expand(
+        [
+            ("mse", mse_loss, F.mse_loss, {}),
+            ("mae", mae_loss, F.l1_loss, {}),
+            ("huber", huber_loss, F.huber_loss, {}),
+            ("huber 0.25", huber_loss, F.huber_loss, {"delta": 0.25}),
+            ("huber 3", huber_loss, F.huber_loss, {"delta": 3.0}),
+        ]
+    )
+    def test_torch(self, name: str, loss: Any, reference: Any, options: dict[str, float]) -> None:
+        generator = np.random.default_rng(0)
+        targets = torch.tensor(generator.standard_normal((4, ERRORS.size)))
+        predictions = (targets + torch.tensor(ERRORS)).requires_grad_(True)
+        for reduction in ("mean", "sum", "none"):
+            expected = reference(predictions, targets, reduction=reduction, **options)
+            value, gradient = value_and_gradient(loss)(predictions, targets, reduction=reduction, **options)
+            torch.testing.assert_close(value, expected, rtol=1e-14, atol=1e-15)
+            if reduction != "none":
+                (derivative,) = torch.autograd.grad(expected, predictions)
+                torch.testing.assert_close(gradient.detach(), derivative, rtol=1e-12, atol=1e-15)
+
+    def test_huber_lies_between_its_two_limits(self) -> None:
+        zeros = np.zeros_like(ERRORS)
+        wide = huber_loss(ERRORS, zeros, delta=100.0, reduction="none")
+        np.testing.assert_allclose(wide, 0.5 * ERRORS**2, rtol=1e-15)
+        narrow = huber_loss(ERRORS, zeros, delta=1e-9, reduction="none") / 1e-9
+        np.testing.assert_allclose(narrow, np.abs(ERRORS), rtol=1e-6)
+
+
+class Kinks(unittest.TestCase):
+    """What stands where the derivative does not exist."""
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_mae_at_zero(self, mode: str) -> None:
+        x = np.array([0.0, -0.0, 3.0])
+        _, gradient = evaluate_pair(mode, mae_loss, x, np.array([-0.0, 0.0, 3.0]), reduction="sum")
+        np.testing.assert_array_equal(gradient, [0.0, 0.0, 0.0])
+
+    @parameterized.expand([(mode, delta) for mode in MODES for delta in (0.5, 1.0, 3.0)])
+    def test_huber_at_delta(self, mode: str, delta: float) -> None:
+        predictions, targets = np.array([1.0 + delta, 1.0 - delta]), np.ones(2)
+        value, gradient = evaluate_pair(mode, huber_loss, predictions, targets, delta=delta, reduction="none")
+        np.testing.assert_array_equal(gradient, [delta, -delta])
+        np.testing.assert_array_equal(value, [0.5 * delta**2, 0.5 * delta**2])
+
+
+class Extremes(unittest.TestCase):
+    """Infinite, largest and smallest errors, and widths."""
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in ("float64", "float32")])
+    def test_infinite_errors(self, mode: str, dtype: str) -> None:
+        errors, targets = np.array([INF, -INF, NAN]), np.zeros(3)
+        for loss, slopes in (
+            (mse_loss, [INF, -INF, NAN]),
+            (mae_loss, [1.0, -1.0, NAN]),
+            (huber_loss, [1.0, -1.0, NAN]),
+        ):
+            keywords = {"dtype": dtype, "reduction": "none"}
+            value, gradient = evaluate_pair(mode, loss, errors, targets, **keywords)
+            np.testing.assert_array_equal(value, [INF, INF, NAN])
+            np.testing.assert_array_equal(gradient, slopes)
+            # the difference of two equal infinities is no number
+            self.assertTrue(np.isnan(evaluate(mode, loss, errors[:1], errors[:1], **keywords)).all())
+
+    @parameterized.expand(
+        [(mode, dtype) for mode in MODES for dtype in ("float64", "float32", "float16", "bfloat16")
+         if (mode, dtype) != ("numpy", "bfloat16")]
+    )  # fmt: skip
+    def test_finite_losses_have_finite_gradients(self, mode: str, dtype: str) -> None:
+        exponents = {"float64": 308, "float32": 38, "float16": 4, "bfloat16": 38}[dtype]
+        magnitudes = 10.0 ** np.linspace(-exponents, exponents, 23)
+        predictions = np.concatenate([magnitudes, -magnitudes])
+        for loss in (mse_loss, mae_loss, huber_loss):
+            keywords = {"dtype": dtype, "reduction": "none"}
+            value, slope = evaluate_pair(mode, loss, predictions, np.zeros_like(predictions), **keywords)
+            self.assertTrue(np.all(value >= 0.0))
+            self.assertTrue(np.all(np.isfinite(slope[np.isfinite(value)])))
+            self.assertTrue(
+                np.all(np.sign(slope) * np.sign(predictions) >= 0.0), "a gradient points away from its target"
+            )
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in ("float64", "float32")])
+    def test_huber_of_extreme_width(self, mode: str, dtype: str) -> None:
+        errors = np.array([-3.0, 0.25, 1e6])
+        for delta in (1e-30, 1e30):
+            keywords = {"delta": delta, "dtype": dtype, "reduction": "none"}
+            expected = delta * np.abs(errors) if delta < 1.0 else 0.5 * errors**2
+            value, slopes = evaluate_pair(mode, huber_loss, errors, np.zeros(3), **keywords)
+            np.testing.assert_allclose(value, expected, rtol=1e-6)
+            np.testing.assert_allclose(slopes, np.clip(errors, -delta, delta), rtol=1e-6)
+
+    def test_the_square_overflows_but_its_slope_does_not(self) -> None:
+        predictions = np.array([1e30], dtype=np.float32)
+        value, gradient = value_and_gradient(mse_loss)(predictions, np.zeros_like(predictions))
+        self.assertEqual(float(value), INF)
+        np.testing.assert_allclose(gradient, [2e30], rtol=1e-6)
+
+    def test_mean_of_half_precision_squares_does_not_overflow(self) -> None:
+        predictions = np.full(10_000, 100.0, dtype=np.float16)
+        self.assertEqual(float(mse_loss(predictions, np.zeros_like(predictions))), 10_000.0)
+        gradient = mse_loss_gradient(predictions, np.zeros_like(predictions))
+        np.testing.assert_array_equal(gradient, np.full(10_000, 0.02, dtype=np.float16))
+
+
+class Width(unittest.TestCase):
+    """δ is a number, or one per column."""
+
+    def test_one_per_column(self) -> None:
+        predictions, targets = np.array([[2.0, 2.0], [-1.0, 4.0]]), np.zeros((2, 2))
+        deltas = np.array([1.0, 3.0])
+        columns = [
+            huber_loss(predictions[:, i], targets[:, i], delta=delta, reduction="sum") for i, delta in enumerate(deltas)
+        ]
+        self.assertEqual(float(huber_loss(predictions, targets, delta=deltas, reduction="sum")), sum(columns))
+
+    @parameterized.expand(
+        [
+            (np.ones(3), ValueError, r"delta of shape \(3,\) does not broadcast to predictions of shape \(2, 2\)"),
+            (np.ones((1, 2, 2)), ValueError, r"delta of shape \(1, 2, 2\)"),
+            (np.array([1.0, 0.0]), ValueError, "delta must be > 0"),
+            (torch.ones(2), TypeError, "delta is from torch"),
+            (INF, ValueError, "delta must be > 0, got inf"),
+            (-1, ValueError, "delta must be > 0, got -1.0"),
+        ]
+    )
+    def test_refused(self, delta: Any, error: type[Exception], message: str) -> None:
+        for function in (huber_loss, huber_loss_gradient):
+            with self.assertRaisesRegex(error, message):
+                function(np.ones((2, 2)), np.ones((2, 2)), delta=delta)
+
+
+class Dtypes(unittest.TestCase):
+    """Targets may be of another type: the predictions decide."""
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_integer_targets(self, mode: str) -> None:
+        value = evaluate(mode, mse_loss, np.array([1.5, 2.0]), np.array([1, 4]), dtype="float32")
+        self.assertEqual(float(value), 2.125)
+
+    def test_wider_targets(self) -> None:
+        predictions, targets = np.array([1.5, 2.0], dtype=np.float32), np.array([1.0, 4.0])
+        self.assertEqual(mse_loss(predictions, targets).dtype, np.float32)
+        self.assertEqual(mse_loss_gradient(predictions, targets).dtype, np.float32)
+
+    def test_torch_graph(self) -> None:
+        predictions = torch.tensor([1.0, 5.0], requires_grad=True)
+        mse_loss(predictions, torch.zeros(2)).backward()
+        torch.testing.assert_close(predictions.grad, torch.tensor([1.0, 5.0]))
