@@ -1,4 +1,4 @@
-"""The commands of the command line: train, list, show and check."""
+"""The commands of the command line: train, list, show, check and bench."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from mithril_losses._pairs import Pair, catalogue, find_loss
 from mithril_losses._reduction import REDUCTIONS
 from mithril_losses._validation import did_you_mean
+from mithril_losses.benchmarks.command import bench
 from mithril_losses.config import UserError, read_config, user_error
 
 UsageError: Any = typer.BadParameter.__base__  # typer exports only this one of its usage errors
@@ -245,3 +246,6 @@ def check(
     new_console().print(table)
     typer.echo(f"{len(pairs) - wrong} of {len(pairs)} gradients are right ({library})")
     raise typer.Exit(1 if wrong else 0)
+
+
+app.command()(bench)

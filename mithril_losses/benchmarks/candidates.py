@@ -1,0 +1,252 @@
+"""The candidates: each sets up what it needs, outside of what is measured, and gives value and gradient per call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mithril_losses._execution import value_and_gradient
+from mithril_losses._pairs import find_loss
+from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.threads import share
+from mithril_losses.benchmarks.problems import Case
+
+Device = Literal["cpu", "cuda"]
+Arrays = Sequence[Array]
+Call = Callable[[], tuple[Any, Any]]
+
+
+class Setting(NamedTuple):
+    """What all candidates share: the device and, on the CPU, the number of threads."""
+
+    threads: int
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to get a value and its gradient.
+
+    Attributes:
+        name: as it is shown and asked for.
+        kind: "ours", "peer" (what a user would pick instead), "plain" (our functions one after the other) or "bound".
+        prepare: for a case, its arrays and the setting, returns the call that is measured.
+        needs: the libraries without which it is left out.
+        devices: where it runs.
+        applies: the cases that it has something to say about.
+    """
+
+    name: str
+    kind: Literal["ours", "peer", "plain", "bound"]
+    prepare: Callable[[Case, Arrays, Setting], Call]
+    needs: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ("cpu",)
+    applies: Callable[[Case], bool] = lambda case: True
+
+    @property
+    def missing(self) -> str:
+        """The first library that is needed and not installed, or nothing."""
+        return next((library for library in self.needs if find_spec(library) is None), "")
+
+
+def candidates_for(case: Case, device: Device) -> list[Candidate]:
+    """Return the candidates of a case, installed or not."""
+    return [
+        candidate
+        for candidate in CANDIDATES
+        if device in candidate.devices and candidate.applies(case) and (candidate.kind == "ours" or not case.ours_alone)
+    ]
+
+
+def to_numpy(result: tuple[Any, Any]) -> tuple[float, list[Array]]:
+    """Return the value and the gradients that a call gave, of whatever library, as NumPy arrays."""
+    value, gradient = result
+    if isinstance(gradient, Mapping):
+        gradient = list(gradient.values())
+    gradients = gradient if isinstance(gradient, (list, tuple)) else [gradient]
+    return float(value), [np.asarray(g.cpu() if hasattr(g, "cpu") else g) for g in gradients]
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def _ours_numpy(case: Case, arrays: Arrays, setting: Setting, *, fused: bool = True) -> Call:
+    both: Any = value_and_gradient(find_loss(case.problem.loss).value, threads=setting.threads, compile=fused)
+    return functools.partial(both, *arrays, **case.problem.options)
+
+
+def _ours_torch(case: Case, arrays: Arrays, setting: Setting, *, compile: bool = False) -> Call:
+    both: Any = value_and_gradient(find_loss(case.problem.loss).value, threads=setting.threads, compile=compile)
+    return functools.partial(both, *_tensors(arrays, setting), **case.problem.options)
+
+
+def _ours_jax(case: Case, arrays: Arrays, setting: Setting) -> Call:
+    both: Any = value_and_gradient(find_loss(case.problem.loss).value)
+    return _finished(functools.partial(both, *_jax_arrays(arrays), **case.problem.options))
+
+
+def _numpy_plain(case: Case, arrays: Arrays, setting: Setting) -> Call:
+    pair, options = find_loss(case.problem.loss), case.problem.options
+    return lambda: (pair.value(*arrays, **options), pair.gradient(*arrays, **options))
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+def _torch_eager(case: Case, arrays: Arrays, setting: Setting) -> Call:
+    import torch
+
+    tensors = _tensors(arrays, setting)
+    wrt = [tensors[i].requires_grad_() for i in case.wrt]
+    mean = functools.partial(case.problem.torch, torch, *tensors, **case.problem.options)
+
+    def call() -> tuple[Any, Any]:
+        value = mean()
+        return value.detach(), torch.autograd.grad(value, wrt)
+
+    return call
+
+
+def _torch_compile(case: Case, arrays: Arrays, setting: Setting) -> Call:
+    import torch
+
+    mean = functools.partial(case.problem.torch_compile or case.problem.torch, torch, **case.problem.options)
+    # one graph of both: faster than a compiled loss whose backward pass is compiled apart
+    both = torch.compile(torch.func.grad_and_value(mean, argnums=case.wrt))
+    tensors = _tensors(arrays, setting)
+
+    def call() -> tuple[Any, Any]:
+        gradients, value = both(*tensors)
+        return value, gradients
+
+    return call
+
+
+def _jax_jit(case: Case, arrays: Arrays, setting: Setting, *, library: str = "jax") -> Call:
+    import importlib
+
+    import jax
+
+    expression: Any = getattr(case.problem, library)
+    mean = functools.partial(expression, importlib.import_module(library), **case.problem.options)
+    return _finished(functools.partial(jax.jit(jax.value_and_grad(mean, argnums=case.wrt)), *_jax_arrays(arrays)))
+
+
+def _scikit_learn(case: Case, arrays: Arrays, setting: Setting) -> Call:
+    from sklearn._loss import loss as losses
+
+    assert case.problem.scikit_learn is not None
+    loss, factor = case.problem.scikit_learn(losses, *arrays)
+    predictions, targets = arrays
+    scores = predictions if loss.is_multiclass else predictions.reshape(-1)
+    truth = targets.reshape(-1).astype(np.float32)
+    share = np.float32(factor / truth.size)
+
+    def call() -> tuple[Any, Any]:
+        values, gradient = loss.loss_gradient(truth, scores, n_threads=setting.threads)
+        gradient *= share
+        return values.mean() * factor, gradient.reshape(predictions.shape)
+
+    return call
+
+
+# --- the bound --------------------------------------------------------------------------------------------------------
+
+
+def _copy(case: Case, arrays: Arrays, setting: Setting) -> Call:
+    """Read every input of the gradient's shape once, and write as many bytes as the gradient has."""
+    first, *others = [x for x in arrays if x.shape == arrays[0].shape]
+    if setting.device == "cuda":
+        return _copy_on_device(_tensors([first, *others], setting))
+    flat = [x.reshape(-1) for x in (first, *others)]
+    step = -(-first.size // setting.threads)
+
+    def call() -> tuple[Any, Any]:
+        out = np.empty_like(first)
+
+        def part(i: int) -> None:
+            _sum_into(out.reshape(-1)[i * step : (i + 1) * step], [x[i * step : (i + 1) * step] for x in flat])
+
+        share(setting.threads, part, setting.threads)
+        return 0.0, out
+
+    return call
+
+
+def _sum_into(out: Array, arrays: Arrays) -> None:
+    if len(arrays) == 1:
+        np.copyto(out, arrays[0])
+    else:
+        np.add(arrays[0], arrays[1], out=out)
+
+
+def _copy_on_device(tensors: Arrays) -> Call:
+    first, *others = tensors
+    return (lambda: (0.0, first + others[0])) if others else (lambda: (0.0, first.clone()))
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _tensors(arrays: Arrays, setting: Setting) -> list[Any]:
+    import torch
+
+    torch.set_num_threads(setting.threads)
+    return [torch.from_numpy(x).to(setting.device) for x in arrays]
+
+
+def _jax_arrays(arrays: Arrays) -> list[Any]:
+    import jax
+
+    return [jax.numpy.asarray(x) for x in arrays]
+
+
+def _finished(call: Call) -> Call:
+    """Return the call that waits for its results, which JAX computes asynchronously."""
+    import jax
+
+    return lambda: jax.block_until_ready(call())
+
+
+def _in_tiers(case: Case) -> bool:
+    return case.problem.streams and case.size != "small"
+
+
+CANDIDATES = (
+    Candidate("copy", "bound", _copy, devices=("cpu", "cuda"), applies=_in_tiers),
+    Candidate("ours-numpy-fused", "ours", _ours_numpy, needs=("numba",), applies=_in_tiers),
+    Candidate("ours-numpy-blocked", "ours", functools.partial(_ours_numpy, fused=False), applies=_in_tiers),
+    Candidate("ours-numpy", "ours", _ours_numpy, applies=lambda case: not _in_tiers(case)),
+    Candidate("ours-torch", "ours", _ours_torch, needs=("torch",), devices=("cpu", "cuda")),
+    Candidate(
+        "ours-torch-compile",
+        "ours",
+        functools.partial(_ours_torch, compile=True),
+        needs=("torch",),
+        devices=("cuda",),
+    ),
+    Candidate("ours-jax", "ours", _ours_jax, needs=("jax",)),
+    Candidate("numpy-plain", "plain", _numpy_plain),
+    Candidate("torch-eager", "peer", _torch_eager, needs=("torch",), devices=("cpu", "cuda")),
+    Candidate("torch-compile", "peer", _torch_compile, needs=("torch",), devices=("cpu", "cuda")),
+    Candidate("jax-jit", "peer", _jax_jit, needs=("jax",)),
+    Candidate(
+        "jax-jit-optax",
+        "peer",
+        functools.partial(_jax_jit, library="optax"),
+        needs=("jax", "optax"),
+        applies=lambda case: case.problem.optax is not None,
+    ),
+    Candidate(
+        "scikit-learn",
+        "peer",
+        _scikit_learn,
+        needs=("sklearn",),
+        applies=lambda case: case.problem.scikit_learn is not None,
+    ),
+)

@@ -1,0 +1,175 @@
+"""Results as a page of Markdown, with the targets and whether they were met."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mithril_losses.benchmarks.candidates import Setting
+from mithril_losses.benchmarks.problems import Case
+from mithril_losses.benchmarks.results import Results, Row
+from mithril_losses.benchmarks.tables import groups, mebibytes, number, time
+from mithril_losses.benchmarks.targets import TARGETS, Outcome, Target
+from mithril_losses.benchmarks.worker import Pages
+
+_LIBRARIES = ("numpy", "scipy", "numba", "torch", "jax", "jaxlib", "optax", "scikit-learn")
+
+_HOW = """\
+Each case runs in a process of its own, and so does each measurement of memory. Arrays are float32. A call gives the
+mean loss and its gradient, and counts only where both agree with ours. Candidates take turns: in each turn, one call
+that does not count, then several that do. Times are medians. Preparation (tensors, compilation) is outside of them, and
+so is the freeing of results; the allocation of results is inside.
+
+* `copy` reads the same inputs once and writes as many bytes as the gradient has: the bound that memory sets.
+* `ours-numpy-fused`, `ours-numpy-blocked`: `value_and_gradient` with the extra `fast` and without it; `ours-numpy`
+  where there is no difference. `ours-torch`, `ours-jax`: the same function on tensors and JAX arrays.
+* `numpy-plain`: the loss and its gradient, one after the other.
+* `torch-eager`: `torch.autograd.grad` of the loss in `torch.nn.functional`, or of the textbook expression where it has
+  none. `torch-compile`: `torch.compile` of value and gradient in one graph.
+* `jax-jit`: `jax.jit(jax.value_and_grad(…))` of the textbook expression; `jax-jit-optax`: of the loss in optax.
+* `scikit-learn`: `loss_gradient` of its private losses, then the mean.
+
+Extra memory is the peak of the resident set above its level before the call, results included, after an earlier call
+has loaded and compiled everything; on a GPU it is the peak of what PyTorch has allocated."""
+
+
+def markdown(results: Results, setting: Setting, seconds: float, chart: str | None = None) -> str:
+    """Return the page; `chart` is where it finds the picture."""
+    sections = [
+        "# Benchmarks",
+        "Written by `mithril-losses bench`.",
+        "\n".join(f"* {line}" for line in [*_machine(setting), f"{seconds:g} s per case"]),
+        *_left_out(results),
+        "## How it is measured",
+        _HOW,
+        "## Targets",
+        _targets(results),
+    ]
+    if chart is not None:
+        sections += ["## Chart", f"![Time per call of each candidate at each case]({chart})"]
+    sections += ["## Time per call", *_times(results, "default")]
+    if results.has_huge_pages:
+        sections += ["## Time per call, with huge pages", *_times(results, "huge")]
+    sections += _memory(results)
+    return "\n\n".join(sections) + "\n"
+
+
+def _machine(setting: Setting) -> Iterator[str]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {platform.system()}"
+    yield f"every candidate with {setting.threads} threads"
+    if setting.device == "cuda":
+        import torch
+
+        yield torch.cuda.get_device_name()
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if huge.exists():
+        yield f"transparent huge pages: {huge.read_text().strip()}"
+    libraries = ((library, _version(library)) for library in _LIBRARIES)
+    yield ", ".join([f"Python {platform.python_version()}", *(f"{name} {found}" for name, found in libraries if found)])
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
+
+
+def _left_out(results: Results) -> Iterator[str]:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in results.rows:
+        if row.note:
+            reasons.setdefault((row.candidate.name, row.note), []).append(row.case.name)
+    if reasons:
+        yield "Left out:"
+        yield "\n".join(
+            f"* `{candidate}`: {note} ({', '.join(dict.fromkeys(cases))})"
+            for (candidate, note), cases in reasons.items()
+        )
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+def _targets(results: Results) -> str:
+    headers = ["case", "", "must be", "measured", *(["with huge pages"] if results.has_huge_pages else []), "met"]
+    lines, label = [], ""
+    for target in TARGETS:
+        outcomes = [outcome for outcome in target.outcomes(results) if outcome.number is not None]
+        bound = f"≥ {target.least:g}" if target.least is not None else f"≤ {target.most:g}"
+        cells = ["" if target.where.label == label else target.where.label, target.what, bound]
+        cells.append("<br>".join(_outcome(target, outcome) for outcome in outcomes))
+        if results.has_huge_pages:
+            cells.append("<br>".join(number(outcome.huge) for outcome in outcomes))
+        lines.append([*cells, _verdict(target, outcomes)])
+        label = target.where.label
+    return _table(headers, lines)
+
+
+def _outcome(target: Target, outcome: Outcome) -> str:
+    assert outcome.number is not None
+    text = f"{outcome.case.name}: {number(outcome.number)}"
+    return text if target.is_met(outcome.number) else f"**{text}**"
+
+
+def _verdict(target: Target, outcomes: list[Outcome]) -> str:
+    met = [target.is_met(outcome.number) for outcome in outcomes if outcome.number is not None]
+    if not met:
+        return "not measured"
+    return "yes" if all(met) else f"**{sum(met)} of {len(met)}**"
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _times(results: Results, pages: Pages) -> Iterator[str]:
+    yield (
+        "The last two columns are for the fastest of ours: how many times as fast as the best peer, and how many\n"
+        "times as long as the copy."
+    )
+    if pages == "huge":
+        yield "The allocator asks the system for huge pages: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`."
+    for title, cases in groups(results):
+        names = results.candidates(cases)
+        lines = []
+        for case in cases:
+            ours = [row.candidate.name for row in results.of(case) if row.candidate.kind == "ours"]
+            best = results.fastest(case, ours, pages)
+            comparison = [None, None] if best is None else [results.speed_up(best), results.over_copy(best)]
+            cells = [_median(results.row(case, name, pages)) for name in names]
+            lines.append([case.name, *cells, *map(number, comparison)])
+        yield f"### {title.capitalize()}"
+        yield _table(["case", *names, "× best peer", "× copy"], lines)
+
+
+def _median(row: Row | None) -> str:
+    return time(None if row is None else row.median)
+
+
+def _memory(results: Results) -> Iterator[str]:
+    def peak(case: Case, name: str) -> str:
+        row = results.row(case, name)
+        return f"{mebibytes(row)} ({number(row.extra_gradients)})" if row is not None and row.extra_bytes else ""
+
+    cases = [case for case in results.cases if any(row.extra_bytes is not None for row in results.of(case))]
+    if cases:
+        names = [name for name in results.candidates(cases) if name != "copy"]
+        yield "## Peak extra memory"
+        yield "In MiB, and in parentheses in units of the gradients returned."
+        yield _table(["case", *names], ([case.name, *(peak(case, name) for name in names)] for case in cases))
+
+
+def _table(headers: list[str], lines: Iterable[list[str]]) -> str:
+    rows = [headers, ["---", *("---:" for _ in headers[1:])], *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,203 @@
+"""What was measured, and how the measurements compare."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate, Setting, candidates_for
+from mithril_losses.benchmarks.measuring import Timing
+from mithril_losses.benchmarks.problems import Case
+from mithril_losses.benchmarks.worker import Pages, memory_apart, time_apart
+
+
+@dataclass
+class Row:
+    """One candidate at one case.
+
+    Attributes:
+        case: the loss and the shape.
+        candidate: who computed it.
+        pages: "default", or "huge" where the allocator asked the system for huge pages.
+        timing: the time per call, where it was measured.
+        extra_bytes: the peak of the memory that a call takes, its results included, where it was measured.
+        note: why something is missing.
+    """
+
+    case: Case
+    candidate: Candidate
+    pages: Pages = "default"
+    timing: Timing | None = None
+    extra_bytes: int | None = None
+    note: str = ""
+
+    @property
+    def median(self) -> float | None:
+        """The median of the time per call, in seconds."""
+        return None if self.timing is None else self.timing.median
+
+    @property
+    def extra_gradients(self) -> float | None:
+        """The extra memory in units of the gradients returned."""
+        if self.extra_bytes is None or self.timing is None or self.timing.gradient_bytes == 0:
+            return None
+        return self.extra_bytes / self.timing.gradient_bytes
+
+
+@dataclass
+class Results:
+    """All rows so far, and the questions that tables and targets ask of them."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def cases(self) -> list[Case]:
+        """The cases that have rows, in order."""
+        return list({row.case.name: row.case for row in self.rows}.values())
+
+    @property
+    def has_huge_pages(self) -> bool:
+        """Whether times were taken with huge pages as well."""
+        return any(row.pages == "huge" for row in self.rows)
+
+    def candidates(self, cases: Iterable[Case]) -> list[str]:
+        """Return the names of the candidates that have a time at one of the cases, in the order of `CANDIDATES`."""
+        timed = {row.candidate.name for case in cases for row in self.of(case) if row.timing is not None}
+        return [candidate.name for candidate in CANDIDATES if candidate.name in timed]
+
+    def of(self, case: Case, pages: Pages = "default") -> list[Row]:
+        """Return the rows of a case."""
+        return [row for row in self.rows if row.case.name == case.name and row.pages == pages]
+
+    def row(self, case: Case, candidate: str, pages: Pages = "default") -> Row | None:
+        """Return the row of a candidate by name."""
+        return next((row for row in self.of(case, pages) if row.candidate.name == candidate), None)
+
+    def fastest(self, case: Case, candidates: Iterable[str], pages: Pages = "default") -> Row | None:
+        """Return the fastest of some candidates."""
+        timed = [row for row in self.of(case, pages) if row.median is not None and row.candidate.name in candidates]
+        return min(timed, key=lambda row: row.median or 0.0, default=None)
+
+    def best_peer(self, case: Case, pages: Pages = "default") -> Row | None:
+        """Return the fastest peer."""
+        return self.fastest(case, {row.candidate.name for row in self.of(case) if row.candidate.kind == "peer"}, pages)
+
+    def speed_up(self, row: Row) -> float | None:
+        """Return how many times as fast as the best peer a candidate is."""
+        return ratio(self.best_peer(row.case, row.pages), row)
+
+    def over_copy(self, row: Row) -> float | None:
+        """Return how many times as long as the copy of the same bytes a candidate takes."""
+        return ratio(row, self.row(row.case, "copy", row.pages))
+
+    def write_csv(self, path: Path) -> None:
+        """Write all rows, with full precision."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(map(self._record, self.rows))
+
+    def _record(self, row: Row) -> Mapping[str, Any]:
+        timing = row.timing
+        cells = (
+            row.case.problem.loss,
+            row.case.size,
+            "x".join(map(str, row.case.shape)),
+            row.candidate.name,
+            row.candidate.kind,
+            row.pages,
+            timing and timing.median,
+            timing and timing.tenth,
+            timing and timing.calls,
+            self.speed_up(row),
+            self.over_copy(row),
+            row.extra_bytes,
+            row.extra_gradients,
+            row.note,
+        )
+        return dict(zip(_COLUMNS, cells, strict=True))
+
+
+_COLUMNS = (
+    "loss",
+    "size",
+    "shape",
+    "candidate",
+    "kind",
+    "pages",
+    "median_seconds",
+    "tenth_percentile_seconds",
+    "calls",
+    "speed_up_over_best_peer",
+    "times_copy",
+    "extra_bytes",
+    "extra_gradients",
+    "note",
+)
+
+
+def ratio(row: Row | None, other: Row | None) -> float | None:
+    """Return how many times as long one takes as another, or None where one was not measured."""
+    if row is None or row.median is None or other is None or other.median is None:
+        return None
+    return row.median / other.median
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures: the cases, the candidates (all where there are no names), and how."""
+
+    cases: list[Case]
+    setting: Setting
+    seconds: float
+    names: tuple[str, ...] = ()
+    huge_pages: bool = False
+
+    def candidates(self, case: Case) -> list[Candidate]:
+        """Return the candidates of a case, installed or not."""
+        found = candidates_for(case, self.setting.device)
+        return [candidate for candidate in found if not self.names or candidate.name in self.names]
+
+    def installed(self, case: Case) -> list[Candidate]:
+        """Return the candidates of a case that can run."""
+        return [candidate for candidate in self.candidates(case) if not candidate.missing]
+
+    @property
+    def pages(self) -> tuple[Pages, ...]:
+        """The settings of the allocator under which times are taken."""
+        return ("default", "huge") if self.huge_pages else ("default",)
+
+    @property
+    def steps(self) -> int:
+        """How many steps `measure` takes."""
+        return sum(len(self.pages) + len(self._with_memory(case)) for case in self.cases)
+
+    def _with_memory(self, case: Case) -> list[Candidate]:
+        return [c for c in self.installed(case) if c.kind != "bound"] if case.size != "small" else []
+
+    def measure(self, results: Results) -> Iterator[str]:
+        """Add to the results step by step, and yield before each step what it is."""
+        for case in self.cases:
+            for pages in self.pages:
+                yield f"{case.name}: time" + (", huge pages" if pages == "huge" else "")
+                found = time_apart(case, self.installed(case), self.setting, self.seconds, pages)
+                for candidate in self.candidates(case):
+                    results.rows.append(_row(case, candidate, pages, found.get(candidate.name)))
+            for candidate in self._with_memory(case):
+                yield f"{case.name}: memory of {candidate.name}"
+                row = results.row(case, candidate.name)
+                if row is not None and row.timing is not None:
+                    extra = memory_apart(case, candidate, self.setting)
+                    row.extra_bytes, row.note = (None, extra) if isinstance(extra, str) else (extra, "")
+
+
+def _row(case: Case, candidate: Candidate, pages: Pages, found: Timing | str | None) -> Row:
+    row = Row(case, candidate, pages)
+    if isinstance(found, Timing):
+        row.timing = found
+    else:
+        row.note = found or f"{candidate.missing} is not installed"
+    return row

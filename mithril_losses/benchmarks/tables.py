@@ -1,0 +1,79 @@
+"""Results as tables for the terminal, and how numbers are shown everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from mithril_losses.benchmarks.problems import Case
+from mithril_losses.benchmarks.results import Results, Row
+
+_GROUPS: dict[str, Callable[[Case], bool]] = {
+    "small": lambda case: case.size == "small",
+    "medium": lambda case: case.size == "medium",
+    "large": lambda case: case.size == "large" and not case.ours_alone,
+    "large, ours alone": lambda case: case.ours_alone,
+}
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """Yield one table for each group of cases that has rows."""
+    headers = ["median", "10 %", "× best peer", "× copy"]
+    if results.has_huge_pages:
+        headers += ["huge pages", "× best peer"]
+    for title, cases in groups(results):
+        table = Table(title=title, title_justify="left")
+        table.add_column("case", no_wrap=True)
+        table.add_column("candidate", no_wrap=True)
+        for header in (*headers, "extra MiB", "in gradients"):
+            table.add_column(header, justify="right")
+        table.add_column("note", overflow="fold")
+        for case in cases:
+            for i, row in enumerate(results.of(case)):
+                cells = (case.name if i == 0 else "", row.candidate.name, *_cells(results, row), row.note)
+                table.add_row(*map(Text, cells), style="bold" if row.candidate.kind == "ours" else "")
+            table.add_section()
+        yield table
+
+
+def _cells(results: Results, row: Row) -> Iterator[str]:
+    yield time(row.median)
+    yield time(row.timing and row.timing.tenth)
+    yield number(results.speed_up(row))
+    yield number(results.over_copy(row))
+    if results.has_huge_pages:
+        huge = results.row(row.case, row.candidate.name, "huge")
+        yield time(None if huge is None else huge.median)
+        yield number(None if huge is None else results.speed_up(huge))
+    yield mebibytes(row)
+    yield number(row.extra_gradients)
+
+
+def groups(results: Results) -> Iterator[tuple[str, list[Case]]]:
+    """Yield the title and the cases of each group that has any."""
+    for title, contains in _GROUPS.items():
+        cases = list(filter(contains, results.cases))
+        if cases:
+            yield title, cases
+
+
+def number(x: float | None) -> str:
+    """Return three digits, or nothing for None."""
+    if x is None:
+        return ""
+    return f"{x:,.0f}" if abs(x) >= 99.95 else f"{x:#.3g}"
+
+
+def time(seconds: float | None) -> str:
+    """Return three digits and a unit, or nothing for None."""
+    if seconds is None:
+        return ""
+    factor, unit = (1e6, "µs") if seconds < 1e-3 else (1e3, "ms") if seconds < 1.0 else (1.0, "s")
+    return f"{number(factor * seconds)} {unit}"
+
+
+def mebibytes(row: Row) -> str:
+    """Return the extra memory of a candidate in MiB, or nothing where it was not measured."""
+    return number(None if row.extra_bytes is None else row.extra_bytes / 2**20)

@@ -1,0 +1,85 @@
+"""A fresh process per measurement, so that libraries neither disturb one another nor find memory in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, Literal
+
+from mithril_losses.backends.threads import VARIABLE
+from mithril_losses.benchmarks import measuring, problems
+from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate, Setting
+from mithril_losses.benchmarks.measuring import Timing
+from mithril_losses.benchmarks.problems import Case
+
+Pages = Literal["default", "huge"]
+
+# the last two are read by XLA
+_THREAD_VARIABLES = (VARIABLE, "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "PJRT_NPROC")
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+
+
+def time_apart(
+    case: Case, candidates: list[Candidate], setting: Setting, seconds: float, pages: Pages = "default"
+) -> dict[str, Timing | str]:
+    """Return what `time_candidates` finds in a process of its own."""
+    names = [candidate.name for candidate in candidates]
+    found = _run({"case": case.name, "candidates": names, "setting": setting, "seconds": seconds}, setting, pages)
+    if isinstance(found, str):
+        return dict.fromkeys(names, found)
+    return {name: x if isinstance(x, str) else Timing(*x) for name, x in found.items()}
+
+
+def memory_apart(case: Case, candidate: Candidate, setting: Setting) -> int | str | None:
+    """Return what `memory_of` finds in a process of its own."""
+    found: Any = _run({"case": case.name, "candidates": [candidate.name], "setting": setting}, setting, "default")
+    return found  # type: ignore[no-any-return]
+
+
+def _run(request: dict[str, Any], setting: Setting, pages: Pages) -> Any:
+    """Return what the process answered, or the reason why it did not."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mithril_losses.benchmarks.worker", json.dumps(request)],
+        env=_environment(setting, pages),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    if done.returncode < 0:
+        return f"the process was ended by signal {-done.returncode}"
+    return (done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"])[-1]
+
+
+def _environment(setting: Setting, pages: Pages) -> dict[str, str]:
+    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(setting.threads))}
+    if setting.device == "cpu":
+        environment["JAX_PLATFORMS"] = "cpu"
+    if pages == "huge":
+        known = environment.get("GLIBC_TUNABLES")
+        environment["GLIBC_TUNABLES"] = f"{known}:{_HUGE_PAGES}" if known else _HUGE_PAGES
+    return environment
+
+
+def answer(request: dict[str, Any]) -> Any:
+    """Measure what is asked for: times where there are seconds to spend, memory otherwise."""
+    case = next(case for case in problems.all_cases() if case.name == request["case"])
+    candidates = [candidate for candidate in CANDIDATES if candidate.name in request["candidates"]]
+    setting = Setting(*request["setting"])
+    if "seconds" in request:
+        return measuring.time_candidates(case, candidates, setting, request["seconds"])
+    return measuring.memory_of(case, candidates[0], setting)
+
+
+def _main() -> None:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
+        os.dup2(2, 1)  # what libraries print does not get into the answer
+        json.dump(answer(json.loads(sys.argv[1])), stdout)
+
+
+if __name__ == "__main__":
+    _main()
