@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 WORKERS ?= 2
 CONFIG ?= docs/examples/digits.toml
+BENCH ?= --huge-pages
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs check serve-docs mutants constraints clean
+.PHONY: help demo test lint docs check serve-docs mutants bench constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-12s %s\n' "$$target" "$$what"; done
@@ -47,10 +48,14 @@ serve-docs: $(EVERYTHING)  ## show the documentation in a browser, rebuilt as it
 mutants: $(EVERYTHING)  ## break the library on purpose and see that the tests notice
 	$(BIN)/python tests/mutants.py
 
+# Takes most of an hour, and wants the machine for itself.
+bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md
+	$(BIN)/mithril-losses bench $(BENCH) --csv docs/benchmarks.csv --chart docs/benchmarks.png --report docs/benchmarks.md
+
 # PyTorch pins the CUDA packages of its own build; which build a machine gets (+cpu, …) is left to that machine.
 constraints:  ## pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear .venv-constraints
-	.venv-constraints/bin/pip install -e ".[all,docs,test]" numba
+	.venv-constraints/bin/pip install -e ".[all,docs,test]"
 	.venv-constraints/bin/pip freeze --exclude-editable | sed -E '/^(nvidia|cuda|triton)/d; s/\+[a-z0-9.]+$$//' > .venv-constraints/pins
 	{ grep '^#' constraints.txt; cat .venv-constraints/pins; } > .venv-constraints/constraints.txt
 	cp .venv-constraints/constraints.txt constraints.txt
