@@ -8,6 +8,7 @@ loss declares what it is made of (`Pair.terms`, `Pair.separable`); nothing here 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -19,7 +20,7 @@ from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
 from mithril_losses._reduction import Plan, plan
 from mithril_losses._stable import never_negative
 from mithril_losses._validation import compute_dtype, is_number, quiet
-from mithril_losses.backends._namespace import host_values, library_name, namespace_of
+from mithril_losses.backends._namespace import library_name, namespace_of
 from mithril_losses.backends.threads import share, thread_count
 from mithril_losses.domains import Interval, Labels
 
@@ -38,8 +39,7 @@ def value_and_gradient(
     loss: Callable[P, V],
     *,
     threads: int | None = None,
-    fused: bool = True,
-    compile: bool = False,
+    compile: bool | None = None,
     donate: bool = False,
 ) -> Callable[P, tuple[V, Any]]:
     """Return a function with the loss's own arguments that gives its value and its gradient in one call.
@@ -56,8 +56,9 @@ def value_and_gradient(
         loss: a registered loss, or any function with a method `gradient`.
         threads: how many threads share a large call on the CPU; by default the environment variable
             MITHRIL_LOSSES_THREADS, then the cores at hand.
-        fused: whether compiled loops may be used where numba is installed; blocks are otherwise.
-        compile: whether torch tensors go through `torch.compile`.
+        compile: None compiles loops for large arrays on the CPU, with the extra `fast`. False does not: blocks are
+            computed instead. True also sends tensors on an accelerator, or in a graph, through `torch.compile`. What
+            JAX computes is always compiled.
         donate: whether JAX may reuse the memory of the differentiable arguments, which are gone after the call.
 
     Raises:
@@ -73,7 +74,7 @@ def value_and_gradient(
     pair = find_loss(loss)
     thread_count(threads)
     plain = _plain(pair)
-    on_host = _OnHost(pair, plain, threads, fused)
+    on_host = _OnHost(pair, plain, threads, compile)
 
     @functools.wraps(pair.value)
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
@@ -85,11 +86,12 @@ def value_and_gradient(
         if library == "jax":
             return _on_jax(pair, plain, donate, arguments, keywords)
         if library == "torch":
+            views = _numpy_views(arguments, keywords)
+            if views is not None:  # NumPy's functions cost less per call, and its buffers less per page
+                return _as_tensors(both(*views[0], **views[1]))
             if compile:
                 found: tuple[Any, Any] = _compiled_by_torch(plain)(*arguments, **keywords)
                 return found
-            if first.numel() >= LARGE and not first.requires_grad and host_values(first) is not None:
-                return on_host(*arguments, **keywords)
         return plain(*arguments, **keywords)
 
     return both
@@ -134,59 +136,48 @@ def _through_terms(terms: Elementwise, pair: Pair) -> Callable[..., tuple[Any, A
 
 
 class _Call(NamedTuple):
-    """One call, its arguments by name and all arrays as NumPy views."""
+    """One call with its arguments by name."""
 
     arrays: dict[str, np.ndarray[Any, Any]]
     options: dict[str, Any]
     reduction: dict[str, Any]
-    restore: Callable[[Any], Any]
 
 
 class _OnHost:
     """Value and gradient of large arrays that NumPy can see."""
 
-    def __init__(self, pair: Pair, plain: Callable[..., tuple[Any, Any]], threads: int | None, fused: bool) -> None:
+    def __init__(
+        self, pair: Pair, plain: Callable[..., tuple[Any, Any]], threads: int | None, compile: bool | None
+    ) -> None:
         self._pair = pair
         self._plain = plain
         self._threads = threads
-        self._may_fuse = fused and _has_numba()
+        self._may_fuse = compile is not False and _has_numba()
         self._arrays = pair.array_arguments
+        self._applies = pair.takes_reduction and pair.separable
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
+    @property
+    def _thread_count(self) -> int:
+        return thread_count(self._threads)
+
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        call = self._call(arguments, keywords) if self._pair.takes_reduction and self._pair.separable else None
+        call = self._call(arguments, keywords) if self._applies else None
+        found = None
         if call is not None:
             found = self._elementwise(call) if self._pair.terms is not None else self._rows(call)
-            if found is not None:
-                value, gradient = found
-                if isinstance(gradient, dict):
-                    return call.restore(value), {name: call.restore(x) for name, x in gradient.items()}
-                return call.restore(value), call.restore(gradient)
-        return self._plain(*arguments, **keywords)
+        return self._plain(*arguments, **keywords) if found is None else found
 
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> _Call | None:
         """Return the call, or None where the plain functions should answer, if only with an error."""
         given = dict(zip(self._arrays, arguments, strict=False)) | dict(keywords)
-        if len(arguments) > len(self._arrays) or "wrt" in given or any(name not in given for name in self._arrays):
+        if len(arguments) > len(self._arrays) or "wrt" in given:
             return None
-        xp: Any = namespace_of(given[self._arrays[0]])
-        restore: Callable[[Any], Any] = lambda x: x  # noqa: E731
-        if xp is not np:
-            torch, device = xp.torch, given[self._arrays[0]].device
-            restore = lambda x: torch.from_numpy(np.asarray(x)).to(device)  # noqa: E731
-        for name, x in given.items():
-            found = namespace_of(x)
-            if found is None or isinstance(x, np.generic):
-                continue
-            seen = host_values(x) if found is xp and x.dtype is not getattr(xp, "bfloat16", None) else None
-            if seen is None or getattr(x, "requires_grad", False):
-                return None
-            given[name] = seen
+        if any(type(given.get(name)) is not np.ndarray for name in self._arrays):
+            return None
         arrays = {name: given.pop(name) for name in self._arrays}
-        if any(namespace_of(x) is not np for x in arrays.values()):
-            return None
         options = {name: given.pop(name, default) for name, default in self._defaults.items()}
-        return _Call(arrays, options, given, restore)
+        return _Call(arrays, options, given)
 
     # --- element-wise terms: one loop, or blocks of elements ---
 
@@ -233,7 +224,7 @@ class _OnHost:
                 reduction.factor,
                 values=values,
                 gradient=gradient,
-                threads=thread_count(self._threads),
+                threads=self._thread_count,
             )
         except fused.NotFusable:
             return None
@@ -276,37 +267,42 @@ class _OnHost:
     # --- rows: blocks of the first axis through the loss's own functions ---
 
     def _rows(self, call: _Call) -> tuple[Any, Any] | None:
-        arrays = list(call.arrays.values())
-        batch = arrays[0].shape[0] if arrays[0].ndim else 0
-        if batch < 2 or any(x.ndim == 0 or x.shape[0] != batch for x in arrays):
-            return None
-        if self._pair.check_values is not None:
-            self._pair.check_values(*arrays, **call.options)
-        like = call.arrays[self._pair.wrt[0]]
-        probe = self._pair.value(*(x[:1] for x in arrays), **call.options, reduction="none")
-        shape = (batch, *probe.shape[1:])
-        mass = None if self._pair.mass is None else self._pair.mass(*arrays, **call.options)
+        pair, arrays = self._pair, list(call.arrays.values())
+        like = call.arrays[pair.wrt[0]]
+        fused = pair.fused_rows(*arrays, **call.options) if pair.fused_rows is not None and self._may_fuse else None
+        if fused is not None:
+            shape, mass = fused.shape, fused.mass
+        else:
+            batch = arrays[0].shape[0] if arrays[0].ndim else 0
+            if batch < 2 or any(x.ndim == 0 or x.shape[0] != batch for x in arrays):
+                return None
+            if pair.check_values is not None:
+                pair.check_values(*arrays, **call.options)
+            row = _row_shape(pair, arrays, call.options)
+            if row is None:
+                return None
+            shape = (batch, *row)
+            mass = None if pair.mass is None else pair.mass(*arrays, **call.options)
         dtype = compute_dtype(np, like.dtype)
         reduction = plan(np, shape, dtype, mass=mass, **call.reduction)
         keeps_values = call.reduction.get("reduction") == "none"
         if not keeps_values and len(reduction.axes) < len(shape):
             return None
         values = np.empty(shape, like.dtype) if keeps_values else None
-        gradients = {name: np.empty(x.shape, x.dtype) for name, x in call.arrays.items() if name in self._pair.wrt}
-        several = len(self._pair.wrt) > 1
-        if self._pair.row_kernel is not None and self._may_fuse:
-            total = self._pair.row_kernel(
-                call.arrays,
-                call.options,
-                reduction.weights,
-                reduction.factor,
-                values=values,
-                gradient=gradients[self._pair.wrt[0]],
-                threads=thread_count(self._threads),
-            )
-            if total is not None:
-                value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
-                return value, gradients[self._pair.wrt[0]]
+        gradients = {name: np.empty(x.shape, x.dtype) for name, x in call.arrays.items() if name in pair.wrt}
+        several = len(pair.wrt) > 1
+        if fused is not None:
+            total = fused.run(reduction.weights, reduction.factor, values, gradients[pair.wrt[0]], self._thread_count)
+        else:
+            total = self._rows_blocked(call, reduction, shape, values, gradients)
+        value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
+        return value, gradients if several else gradients[pair.wrt[0]]
+
+    def _rows_blocked(
+        self, call: _Call, reduction: Plan, shape: tuple[int, ...], values: Any, gradients: dict[str, Any]
+    ) -> float:
+        arrays = list(call.arrays.values())
+        keeps_values, several = values is not None, len(gradients) > 1
 
         def work(rows: slice) -> float:
             value, found = self._plain(
@@ -323,9 +319,7 @@ class _OnHost:
                 return 0.0
             return float(value)
 
-        total = self._over_blocks(like.shape, work)
-        value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
-        return value, gradients if several else gradients[self._pair.wrt[0]]
+        return self._over_blocks(call.arrays[self._pair.wrt[0]].shape, work)
 
     def _over_blocks(self, shape: tuple[int, ...], work: Callable[[slice], float]) -> float:
         """Return the sum of `work` over blocks of rows, in the order of the rows whichever thread did them."""
@@ -337,8 +331,44 @@ class _OnHost:
         def one(block: int) -> None:
             partials[block] = work(slice(block * step, min((block + 1) * step, shape[0])))
 
-        share(blocks, one, thread_count(self._threads) if size >= _SHARED_FROM else 1)
+        share(blocks, one, self._thread_count if size >= _SHARED_FROM else 1)
         return sum(partials)
+
+
+def _row_shape(pair: Pair, arrays: list[Any], options: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the shape of one row's losses, or None where the first axis is no batch: a class axis, features."""
+    try:
+        one, two = (pair.value(*(x[:n] for x in arrays), **options, reduction="none").shape for n in (1, 2))
+    except ValueError:  # arguments that do not fit: the plain functions say which, or know what they mean
+        return None
+    row: tuple[int, ...] = one[1:]
+    return row if one == (1, *row) and two == (2, *row) else None
+
+
+def _numpy_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]] | None:
+    """Return the arguments with NumPy views in place of tensors, None if one is in a graph, traced or not in reach."""
+    torch = sys.modules["torch"]
+    if torch.compiler.is_compiling():
+        return None
+    views, named = list(arguments), dict(keywords)
+    for values, items in ((views, enumerate(arguments)), (named, keywords.items())):
+        for key, x in items:
+            if type(x) is torch.Tensor:
+                traced = torch._C._functorch.is_functorch_wrapped_tensor(x)
+                if traced or x.requires_grad or not x.is_cpu or x.dtype is torch.bfloat16:
+                    return None
+                values[key] = x.numpy()  # type: ignore[index]
+            elif namespace_of(x) is not None and not isinstance(x, np.generic):
+                return None  # of another library or kind: the plain functions have the word
+    return views, named
+
+
+def _as_tensors(found: tuple[Any, Any]) -> tuple[Any, Any]:
+    from_numpy = sys.modules["torch"].from_numpy
+    value, gradient = found
+    if isinstance(gradient, dict):
+        return from_numpy(np.asarray(value)), {name: from_numpy(x) for name, x in gradient.items()}
+    return from_numpy(np.asarray(value)), from_numpy(gradient)
 
 
 def _rows_of(x: Any, shape: tuple[int, ...], rows: slice) -> Any:

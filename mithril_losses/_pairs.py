@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mithril_losses._elementwise import Elementwise
 from mithril_losses._validation import did_you_mean
@@ -15,6 +15,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # what a gradient takes beside its loss's own arguments
 GRADIENT_KEYWORDS = frozenset({"upstream", "wrt"})
+
+
+class FusedRows(NamedTuple):
+    """A fused loop over rows that is ready to run.
+
+    Attributes:
+        shape: of the unreduced loss.
+        mass: what each row counts in the divisor, None for 1.
+        run: `run(weights, factor, values, gradient, threads)` fills the gradient (and the values, where they are no
+            None) and returns the sum of the weighted losses.
+    """
+
+    shape: tuple[int, ...]
+    mass: Any
+    run: Callable[..., float]
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,8 @@ class Pair:
         separable: the unreduced losses of different rows share nothing, so rows may be computed apart.
         kinks: a function of the loss's arguments that returns arrays whose zeros are the points without a derivative.
         mass: a function of the loss's arguments that returns what each row counts in the divisor, or None for 1.
-        row_kernel: a fused loop over the rows of large arrays, where the loss has one.
+        fused_rows: a function of the loss's arguments (NumPy arrays) that returns a fused loop over their rows, or None
+            where there is none for them.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
     """
 
@@ -48,7 +64,7 @@ class Pair:
     separable: bool = True
     kinks: Callable[..., tuple[Any, ...]] | None = None
     mass: Callable[..., Any] | None = None
-    row_kernel: Callable[..., Any] | None = None
+    fused_rows: Callable[..., FusedRows | None] | None = None
     check_values: Callable[..., Any] | None = None
 
     @property
@@ -116,7 +132,7 @@ def gradient_of(
     separable: bool = True,
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     mass: Callable[..., Any] | None = None,
-    row_kernel: Callable[..., Any] | None = None,
+    fused_rows: Callable[..., FusedRows | None] | None = None,
     check_values: Callable[..., Any] | None = None,
 ) -> Callable[[F], F]:
     """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
@@ -132,7 +148,7 @@ def gradient_of(
         kinks: a function of the loss's arguments that returns a tuple of arrays whose zeros are the points where
             the derivative does not exist.
         mass: a function of the loss's arguments that returns what each row counts in the divisor, where that is not 1.
-        row_kernel: a fused loop over the rows of large arrays.
+        fused_rows: a function of the loss's arguments that returns a fused loop over their rows.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
 
     Raises:
@@ -165,7 +181,7 @@ def gradient_of(
             kinks=kinks or (terms.kinks if terms else None),
             on_request=on_request,
             mass=mass,
-            row_kernel=row_kernel,
+            fused_rows=fused_rows,
             check_values=check_values,
         )
         names = (wrt,) if isinstance(wrt, str) else wrt or pair.array_arguments[:1]

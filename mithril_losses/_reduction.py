@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
+import numpy as np
+
 from mithril_losses._validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, require_library
 
@@ -183,6 +185,9 @@ def plan(
     upstream: float | Array = 1.0,
 ) -> Plan:
     """Return the reduction of unreduced losses of `shape` and `dtype`, with all its keywords checked."""
+    if reduction == "mean" and weights is axis is normalizer is mass is None and type(upstream) is float:
+        count = float(max(math.prod(shape), 1))  # the usual case, of which a small call should notice little
+        return Plan(tuple(range(len(shape))), None, count, upstream / count)
     axes = _reduced_axes(len(shape), reduction, axis, normalizer)
     weights = _fit_weights(xp, weights, shape, dtype)
     divisor = _divisor(xp, shape, axes, dtype, reduction, weights, normalizer, mass)
@@ -298,6 +303,8 @@ def _same_library(xp: Any, name: str, x: Any, dtype: Any) -> Any:
 def _sum(xp: Any, x: Any, axes: tuple[int, ...]) -> Any:
     if not axes:
         return x
+    if xp is np:
+        return np.add.reduce(x, axis=None if len(axes) == x.ndim else axes)  # np.sum, at half the cost of a small call
     return xp.sum(x, axis=None if len(axes) == len(x.shape) else axes)
 
 

@@ -53,7 +53,7 @@ def require_same_shape(**arrays: Array) -> None:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Return whether `value` is a plain real number: no array, and no bool."""
-    return not isinstance(value, bool) and isinstance(value, numbers.Real)
+    return type(value) is float or (not isinstance(value, bool) and isinstance(value, numbers.Real))
 
 
 def require_integer(name: str, value: Any) -> int:

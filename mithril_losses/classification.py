@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
-from mithril_losses._stable import log_softmax, one_hot, product, shifted_softmax, subtract_at
+from mithril_losses._stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, namespace_of, placement
 from mithril_losses.domains import (
@@ -100,6 +100,10 @@ def _targets(
 
 def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> tuple[Array, Array | None, Array | None]:
     """Return the labels, which rows are kept, and which labels are illegal where that cannot be seen."""
+    if labels.dtype == xp.int64 and ignore_index is None:  # the usual case, at a third of the cost
+        seen = host_values(labels)
+        if seen is not None and not (seen.view(np.uint64) >= classes).any():
+            return labels, None, None
     if not xp.isdtype(labels.dtype, "integral"):
         raise TypeError(f"class indices must be integers, got {labels.dtype}")
     seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
@@ -235,7 +239,7 @@ def cross_entropy_with_logits(
     cross_entropy_with_logits,
     domain={"logits": REAL, "targets": ClassTargets(), **_CLASS_OPTIONS},
     mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
-    row_kernel=lambda *arguments, **keywords: _softmax_rows(*arguments, **keywords),
+    fused_rows=lambda *arguments, **options: _softmax_rows(*arguments, **options),
     check_values=lambda *arguments, **options: _targets(*arguments, **options),
 )
 def cross_entropy_with_logits_gradient(
@@ -331,15 +335,13 @@ def _softmax_terms(t: _Targets) -> tuple[Array, Array]:
         q = q if t.weights is None else t.weights * q
         return xp.sum(product(xp, q, log_total - shifted), axis=axis), p * xp.sum(q, axis=axis, keepdims=True) - q
     labels = _safe_labels(t)
-    log_p = xp.squeeze(xp.take_along_axis(shifted, xp.expand_dims(labels, axis=axis), axis=axis) - log_total, axis=axis)
+    log_p = take_at(xp, shifted, labels, axis) - xp.squeeze(log_total, axis=axis)
     if t.weights is None and type(t.smoothing) is float and t.smoothing == 0.0:
-        own = xp.ones_like(log_p)
-        values, slopes = -log_p, p
+        own, values, slopes = 1.0, -log_p, p
     else:
         weights = xp.ones_like(p) if t.weights is None else xp.broadcast_to(t.weights, tuple(p.shape))
         share = t.smoothing / t.classes
-        own = xp.squeeze(xp.take_along_axis(weights, xp.expand_dims(labels, axis=axis), axis=axis), axis=axis)
-        own = (1.0 - t.smoothing) * own
+        own = (1.0 - t.smoothing) * take_at(xp, weights, labels, axis)
         rest = product(xp, share * weights, log_total - shifted)
         values = xp.sum(rest, axis=axis) + product(xp, own, -log_p)
         slopes = p * xp.expand_dims(own + xp.sum(share * weights, axis=axis), axis=axis) - share * weights
@@ -376,44 +378,38 @@ def _mass(t: _Targets) -> Array | None:
     return mass
 
 
-def _softmax_rows(
-    arrays: Mapping[str, Any],
-    options: Mapping[str, Any],
-    weights: Any,
-    factor: Any,
-    *,
-    values: Any,
-    gradient: Any,
-    threads: int,
-) -> float | None:
-    """Fill `gradient` (and `values`) through the fused loop; None where it does not apply."""
+def _softmax_rows(logits: Any, targets: Any, *, ignore_index: int | None, **options: Any) -> FusedRows | None:
+    """Return the fused loop over the rows of NumPy arrays, None where their layout or dtype does not fit it."""
+    t = _targets(logits, targets, ignore_index=ignore_index, **options)
+    contiguous = t.axis == logits.ndim - 1 and logits.flags.c_contiguous and targets.flags.c_contiguous
+    if not contiguous or t.predictions is not logits or type(t.smoothing) is not float:
+        return None
     from mithril_losses.backends import fused_softmax
 
-    logits, targets = arrays["logits"], arrays["targets"]
-    t = _targets(logits, targets, **options)
-    contiguous = t.axis == logits.ndim - 1 and logits.flags.c_contiguous and targets.flags.c_contiguous
-    if not contiguous or t.predictions.dtype != logits.dtype or type(t.smoothing) is not float:
-        return None
     rows = (-1, t.classes)
+    targets_in_rows = targets.reshape(rows) if t.labels is None else t.labels.reshape(-1)
 
-    def by_row(x: Any) -> Any:
-        if not isinstance(x, np.ndarray) or x.size == 1:
-            return x
-        return np.broadcast_to(x, logits.shape[:-1]).reshape(-1)
+    def run(weights: Any, factor: Any, values: Any, gradient: Any, threads: int) -> float:
+        total, _ = fused_softmax.run(
+            logits.reshape(rows),
+            targets_in_rows,
+            None if t.weights is None else t.weights.reshape(-1),
+            t.smoothing,
+            ignore_index,
+            _by_row(weights, logits.shape[:-1]),
+            _by_row(factor, logits.shape[:-1]),
+            values=None if values is None else values.reshape(-1),
+            gradient=gradient.reshape(rows),
+            threads=threads,
+        )
+        return total
 
-    total, _ = fused_softmax.run(
-        logits.reshape(rows),
-        targets.reshape(rows) if t.labels is None else t.labels.reshape(-1),
-        None if t.weights is None else t.weights.reshape(-1),
-        t.smoothing,
-        options["ignore_index"],
-        by_row(weights),
-        by_row(factor),
-        values=None if values is None else values.reshape(-1),
-        gradient=gradient.reshape(rows),
-        threads=threads,
-    )
-    return total
+    return FusedRows(logits.shape[:-1], _mass(t), run)
+
+
+def _by_row(x: Any, shape: tuple[int, ...]) -> Any:
+    """Return a number as it is, and an array with one entry per row."""
+    return x if not isinstance(x, np.ndarray) or x.size == 1 else np.broadcast_to(x, shape).reshape(-1)
 
 
 def cross_entropy_loss(
@@ -599,15 +595,14 @@ def binary_cross_entropy_gradient(
 
 @elementwise(logits=REAL, targets=PROBABILITY, pos_weight=Interval(0.0, closed=True, for_none=1.0))
 def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, pos_weight: float) -> tuple[Array, Array]:
-    tail = xp.exp(-xp.abs(logits))
-    log_tail = xp.log1p(tail)
-    sigmoid = xp.where(logits >= 0.0, 1.0, tail) / (1.0 + tail)  # σ(z)
-    complement = xp.where(logits >= 0.0, tail, 1.0) / (1.0 + tail)  # σ(−z)
+    magnitude = xp.abs(logits)
+    tail = xp.exp(-magnitude)
     positive, negative = pos_weight * targets, 1.0 - targets
-    value = xp.where(positive == 0.0, 0.0, positive * (xp.maximum(-logits, 0.0) + log_tail)) + xp.where(
-        negative == 0.0, 0.0, negative * (xp.maximum(logits, 0.0) + log_tail)
-    )
-    return value, negative * sigmoid - positive * complement
+    total = positive + negative
+    against = xp.where(logits > 0.0, negative, positive)  # the mass that the logit speaks against
+    value = total * xp.log1p(tail) + xp.where(against == 0.0, 0.0, against * magnitude)
+    slope = (against - (total - against) * tail) / (1.0 + tail)
+    return value, xp.where(logits > 0.0, slope, -slope)
 
 
 def binary_cross_entropy_with_logits(

@@ -66,8 +66,15 @@ def require_library(xp: Any, name: str, x: Any) -> None:
 
 def library_name(xp: Any) -> str:
     """Return the name of the library behind a namespace: "numpy", "jax", "torch", …"""
-    name = str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
-    return "torch" if name == "mithril_losses" else name
+    name: str = xp.__name__
+    return _LIBRARIES.get(name) or name.partition(".")[0]
+
+
+_LIBRARIES = {  # namespaces that are not called after their library
+    "array_api_compat.numpy": "numpy",
+    "array_api_compat.torch": "torch",
+    "mithril_losses.backends._torch_namespace": "torch",
+}
 
 
 def host_values(x: Any) -> np.ndarray[Any, Any] | None:
@@ -75,12 +82,13 @@ def host_values(x: Any) -> np.ndarray[Any, Any] | None:
 
     None for a tracer (`jax.jit`, `torch.compile`, `vmap`) and for an array on an accelerator.
     """
-    if isinstance(x, _NUMPY_TYPES):
+    library = library_name(namespace_of(x))
+    if library == "numpy":
         return np.asarray(x)
-    if _is_jax(x):
+    if library == "jax":
         traced = isinstance(x, sys.modules["jax"].core.Tracer)
         return None if traced or any(d.platform != "cpu" for d in x.devices()) else np.asarray(x)
-    if _is_torch(x):
+    if library == "torch":
         torch = sys.modules["torch"]
         hidden = (
             torch.compiler.is_compiling()
