@@ -40,10 +40,10 @@ LOGITS = 2.0 * GENERATOR.standard_normal((7, 5))
 LABELS = np.array([0, 3, 1, 4, 4, 2, 0])
 MASSES = GENERATOR.dirichlet(np.ones(5), 7)
 CLASS_WEIGHTS = np.array([0.5, 1.0, 2.0, 0.25, 1.5])
-TYPES = [  # every library, every type, and one type under `jax.jit`
+TYPES = [  # what the laws, which see every type, do not push to the ends
     *(("numpy", dtype) for dtype in ("float64", "float32", "float16")),
     *(("torch", dtype) for dtype in ("float64", "float32", "float16", "bfloat16")),
-    *(("jax", dtype) for dtype in ("float64", "float32", "bfloat16")),
+    *(("jax", dtype) for dtype in ("float32", "bfloat16")),
     ("jax.jit", "float32"),
 ]
 
@@ -308,7 +308,7 @@ class Identities(unittest.TestCase):
 class MinusInfinity(unittest.TestCase):
     """A class whose logit is −∞ and whose target mass is 0 contributes exactly nothing."""
 
-    @parameterized.expand([*product(["numpy"], (0, 2, 5)), ("jax", 2), ("jax.jit", 2), ("torch", 2)])
+    @parameterized.expand([*product(["numpy"], (0, 2, 5)), ("jax.jit", 2), ("torch", 2)])
     def test_indices(self, mode: str, position: int) -> None:
         logits = np.insert(LOGITS, position, -INF, axis=1)
         labels = np.where(position <= LABELS, LABELS + 1, LABELS)
@@ -317,7 +317,7 @@ class MinusInfinity(unittest.TestCase):
         wider = {"class_weights": np.insert(CLASS_WEIGHTS, position, 3.0)}
         self._assert_inert(mode, position, (LOGITS, LABELS, weights), (logits, labels, wider))
 
-    @parameterized.expand([*product(["numpy"], (1, 5)), ("jax", 1), ("jax.jit", 1), ("torch", 1)])
+    @parameterized.expand([*product(["numpy"], (1, 5)), ("jax.jit", 1), ("torch", 1)])
     def test_masses_and_smoothing(self, mode: str, position: int) -> None:
         logits, masses = np.insert(LOGITS, position, -INF, axis=1), np.insert(MASSES, position, 0.0, axis=1)
         self._assert_inert(mode, position, (LOGITS, MASSES, {}), (logits, masses, {}))
