@@ -93,7 +93,7 @@ def subtract_at(xp: Any, x: Array, labels: Array, amount: Any, axis: int) -> Arr
     if type(amount) is not float:
         amount = xp.expand_dims(amount, axis=axis)
     indices = xp.reshape(xp.arange(x.shape[axis], **placement(x)), (-1,) + (1,) * (len(x.shape) - 1 - axis))
-    return x - xp.where(labels == indices, amount, 0.0)
+    return x - amount * xp.astype(labels == indices, x.dtype)
 
 
 def _flat(x: Any, labels: Any) -> Any:
