@@ -18,6 +18,8 @@ from mithril_losses.backends._namespace import Array, array_namespace, require_l
 ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
 REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
 
+EMPTY = math.inf  # the divisor in place of a normalizer of 0, which counts an empty set: its loss is 0
+
 
 class Reduction(TypedDict, total=False):
     """The keywords that every loss takes.
@@ -152,7 +154,9 @@ class Plan(NamedTuple):
 
     def divide(self, xp: Any, total: Array, like: Array) -> Array:
         """Return total / D in the dtype of `like`."""
-        if type(self.divisor) is float:
+        if self.divisor is EMPTY:
+            total = xp.zeros_like(total)
+        elif type(self.divisor) is float:
             total = total if self.divisor == 1.0 else total / self.divisor
         else:
             total = _divide(xp, total, xp.reshape(self.divisor, tuple(total.shape)))
@@ -165,7 +169,7 @@ class Plan(NamedTuple):
             rank = len(slope.shape) - 1
             factor = factor if type(factor) is float else xp.expand_dims(factor, axis=summed)
             weights = None if weights is None else xp.expand_dims(_broadcast_rank(xp, weights, rank), axis=summed)
-        gradient = slope * factor
+        gradient = xp.zeros_like(slope) if self.divisor is EMPTY else slope * factor
         if weights is not None:
             gradient = xp.where(weights == 0, 0.0, gradient * weights)
         gradient = as_dtype(xp, gradient, like.dtype)
@@ -270,8 +274,7 @@ def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> A
     if is_number(normalizer):
         if not normalizer >= 0:
             raise ValueError(f"normalizer must not be negative, got {normalizer}")
-        # 0 counts an empty set, whose loss is 0 whatever it is divided by
-        return float(normalizer) or math.inf
+        return float(normalizer) or EMPTY
     normalizer = _same_library(xp, "normalizer", normalizer, dtype)
     if tuple(normalizer.shape) not in ((), tuple(shape)):
         raise ValueError(
