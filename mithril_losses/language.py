@@ -26,12 +26,15 @@ __all__ = ["linear_cross_entropy", "linear_cross_entropy_gradient"]
 _SOFT_CAP = Interval(0.0, for_none=math.inf)
 
 # the logits of a chunk take this many bytes, or this share of the weight's own, whichever is more
-_CHUNK_BYTES = 16 * 2**20
+_CHUNK_BYTES = 20 * 2**20
 _CHUNK_SHARE = 1 / 8
-# elements of the rows that are turned from logits into slopes at a time: few enough for the second-level cache
-_BLOCK = 1 << 17
-# classes whose weight gradients are added at a time, so that a chunk's contribution takes little memory
-_CLASSES = 4096
+# rows by which matrix products are tiled: a few rows more cost as much as a tile
+_TILE = 32
+# logits that are turned into slopes at a time: what fits the second-level cache of NumPy's one thread; torch's own
+# threads rather meet less often
+_BLOCK = {"numpy": 1 << 17, "torch": 1 << 22}
+# bytes of the weight's gradient that NumPy adds at a time, as its products cannot add to what is there
+_SUM_BYTES = 8 * 2**20
 
 
 class _Rows(NamedTuple):
@@ -91,18 +94,9 @@ def _problem(
     reduction: Any,
     wants_gradient: bool,
 ) -> _Problem:
-    given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
-    xp = array_namespace(**given, targets=targets)
-    dtype = widest_dtype(xp, **given)
-    shape = tuple(targets.shape)
-    if len(weight.shape) != 2 or 0 in weight.shape or tuple(hidden.shape) != (*shape, weight.shape[1]):
-        raise ValueError(
-            f"hidden must have shape (…, features), weight (classes, features) and targets (…), got "
-            f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {shape}"
-        )
-    (classes, features), count = weight.shape, math.prod(shape)
-    if bias is not None and tuple(bias.shape) != (classes,):
-        raise ValueError(f"bias must have shape ({classes},), got {tuple(bias.shape)}")
+    xp, dtype = _door(hidden, weight, targets, bias)
+    shape, (classes, features) = tuple(targets.shape), weight.shape
+    count = math.prod(shape)
     smoothing = _number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)
     z_loss = _number(xp, "z_loss", NON_NEGATIVE.check("z_loss", z_loss), dtype)
     cap = _number(xp, "soft_cap", _SOFT_CAP.check("soft_cap", soft_cap), dtype)
@@ -146,6 +140,37 @@ def _problem(
     return _Problem(xp, flat, layer, reducing, size)
 
 
+def _door(hidden: Array, weight: Array, targets: Array, bias: Array | None) -> tuple[Any, Any]:
+    """Return the namespace and the dtype of computation, having checked libraries, types and shapes."""
+    given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
+    xp = array_namespace(**given, targets=targets)
+    dtype = widest_dtype(xp, **given)
+    shape = tuple(targets.shape)
+    if len(weight.shape) != 2 or 0 in weight.shape or tuple(hidden.shape) != (*shape, weight.shape[1]):
+        raise ValueError(
+            f"hidden must have shape (…, features), weight (classes, features) and targets (…), got "
+            f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {shape}"
+        )
+    if bias is not None and tuple(bias.shape) != weight.shape[:1]:
+        raise ValueError(f"bias must have shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}")
+    return xp, dtype
+
+
+def _check_values(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    bias: Array | None,
+    class_weights: Array | Sequence[float] | None,
+    ignore_index: int | None,
+    **_: Any,
+) -> None:
+    """Raise for labels and class weights that a trace would not see."""
+    xp = _door(hidden, weight, targets, bias)[0]
+    _labels(xp, targets, weight.shape[0], ignore_index)
+    _class_weights(xp, class_weights, weight.shape[0], 1, weight)
+
+
 def _number(xp: Any, name: str, value: Any, dtype: Any) -> Any:
     """Return a checked option, an array of one number in the dtype of computation."""
     if isinstance(value, float):
@@ -162,7 +187,8 @@ def _is(value: Any, number: float) -> bool:
 
 def _chunk_size(chunk_rows: int | None, classes: int, features: int, itemsize: int) -> int:
     if chunk_rows is None:
-        return int(max(_CHUNK_BYTES // (classes * itemsize), features * _CHUNK_SHARE, 1))
+        rows = int(max(_CHUNK_BYTES // (classes * itemsize), features * _CHUNK_SHARE, 1))
+        return rows - rows % _TILE if rows > _TILE else rows
     if require_integer("chunk_rows", chunk_rows) < 1:
         raise ValueError(f"chunk_rows must be ≥ 1 or None, got {chunk_rows}")
     return chunk_rows
@@ -192,8 +218,11 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
     label_mass = xp.expand_dims(rows.label_mass, axis=1)
     losses = -product(xp, label_mass, xp.take_along_axis(logits, xp.expand_dims(rows.labels, axis=1), axis=1))
     mass = label_mass
-    if layer.smooth is not None:
-        smooth = xp.broadcast_to(xp.asarray(layer.smooth, dtype=logits.dtype, **placement(logits)), (logits.shape[1],))
+    if isinstance(layer.smooth, float):
+        losses = losses - layer.smooth * xp.sum(logits, axis=1, keepdims=True)
+        mass = mass + layer.smooth * logits.shape[1]
+    elif layer.smooth is not None:
+        smooth = xp.broadcast_to(layer.smooth, (logits.shape[1],))
         losses = losses - xp.sum(product(xp, smooth, logits), axis=1, keepdims=True)
         mass = mass + xp.sum(smooth)
     exponentials = xp.exp(logits, **over(logits))
@@ -248,6 +277,7 @@ def _overwriting(xp: Any, rows: _Rows, layer: _Layer, size: int) -> _Results:
     left = count if live is None else live.shape[0]
     logits = xp.empty((min(size, left), classes), dtype=dtype, **like)
     losses = xp.zeros(count, dtype=dtype, **like)
+    block = max(_BLOCK[library_name(xp)] // classes, 1)
     wrt = (rows.hidden, layer.weight, layer.bias)
     gradients = [None if x is None or rows.scale is None else xp.zeros(x.shape, dtype=dtype, **like) for x in wrt]
     for start in range(0, left, size):
@@ -258,7 +288,7 @@ def _overwriting(xp: Any, rows: _Rows, layer: _Layer, size: int) -> _Results:
         xp.matmul(chunk.hidden, layer.weight.T, out=z)
         if layer.bias is not None:
             z += layer.bias
-        found, block = [], max(_BLOCK // classes, 1)
+        found = []
         for first in range(0, z.shape[0], block):
             part = slice(first, first + block)
             found.append(_from_logits(xp, z[part], _cut(chunk, part), layer, in_place=True)[0])
@@ -271,9 +301,13 @@ def _overwriting(xp: Any, rows: _Rows, layer: _Layer, size: int) -> _Results:
 def _add_gradients(xp: Any, gradients: list[Any], at: Any, slopes: Array, hidden: Array, layer: _Layer) -> None:
     of_hidden, of_weight, of_bias = gradients
     of_hidden[at] = xp.matmul(slopes, layer.weight)
-    for first in range(0, of_weight.shape[0], _CLASSES):
-        part = slice(first, first + _CLASSES)
-        of_weight[part] += xp.matmul(slopes[:, part].T, hidden)
+    if library_name(xp) == "torch":
+        of_weight.addmm_(slopes.T, hidden)
+    else:
+        step = max(_SUM_BYTES // of_weight[0].nbytes, 1)
+        for first in range(0, of_weight.shape[0], step):
+            part = slice(first, first + step)
+            of_weight[part] += xp.matmul(slopes[:, part].T, hidden)
     if of_bias is not None:
         of_bias += xp.sum(slopes, axis=0)
 
@@ -384,7 +418,7 @@ def linear_cross_entropy(
         label_smoothing: a in [0, 1]: y′ = (1 − a) y + a / V.
         z_loss: ζ ≥ 0, keeps the normalisers near 1; class weights do not apply to this part.
         soft_cap: c > 0, takes c tanh(z / c) for z, so that no logit exceeds c.
-        chunk_rows: how many rows have their logits in memory at a time. By default as many as fit 16 MiB, or an
+        chunk_rows: how many rows have their logits in memory at a time. By default as many as fit 20 MiB, or an
             eighth of the weight's own size where that is more. The result depends on it by rounding alone.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
@@ -419,6 +453,7 @@ def linear_cross_entropy(
     linear_cross_entropy,
     wrt=("hidden", "weight", "bias"),
     separable=False,
+    check_values=_check_values,
     domain={
         "hidden": REAL,
         "weight": PerClass(),
