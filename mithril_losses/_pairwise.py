@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -18,15 +19,17 @@ import numpy as np
 from mithril_losses._reduction import GradientReduction, spread_each
 from mithril_losses._validation import as_dtype, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, library_name, placement
+from mithril_losses.backends.threads import thread_count
 from mithril_losses.domains import Choice
 
-_TILE = 2**17  # pairs in a tile on the CPU: a few of them fit the cache
+_TILE = 2**19  # pairs in a tile on the host: enough rows for a fast product
 _WIDE_TILE = 2**20  # pairs in a tile where every tile costs a launch
+_PIECE = 96 * 1024  # bytes of a piece of a tile: temporaries stay in the cache, and below what malloc maps anew
+_FUSED_FROM = 2**16  # pairs in a tile from which a compiled loop gains
 _FEW_COORDINATES = 4  # up to here, differences are cheaper than a product
 _CANCELS = 1.0 / 64.0  # below this share of ‖x‖² + ‖y‖², a squared distance from a product has lost too many digits
 _TREE_DIMENSIONS = 8
-_TREE_PAIRS = {1: 2**17, 2: 2**18, 3: 2**19}  # pairs from which on a tree beats the tiles, by dimension
-_TREE_PAIRS_ABOVE = 2**23
+_TREE_FROM = 2**19  # pairs from which on a tree beats the tiles
 
 
 # --- at the door ------------------------------------------------------------------------------------------------
@@ -114,9 +117,14 @@ def _without_graph(x: Array) -> Array:
     """Detach a tensor from autograd's graph, not from the transforms of `torch.func`, which would see a 0."""
     import torch
 
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return x
-    return x.detach()
+    return x if torch.compiler.is_compiling() or _is_transformed(x) else x.detach()
+
+
+def _is_transformed(x: Array) -> bool:
+    """Whether a tensor stands for others, inside of `vmap`, `grad` and the like of `torch.func`."""
+    import torch
+
+    return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
 
 
 def _is_on_host(xp: Any, *arrays: Any) -> bool:
@@ -171,16 +179,18 @@ class Kernel:
     """A function k(x, y) of what is measured between two points.
 
     Attributes:
-        measure: (xp, x, y) → one number per pair (…, n, m).
+        measure: (xp, x, y, out) → one number per pair (…, n, m), in `out` where that is an array.
         pull: (xp, slopes, x, y) → Σⱼ slopeᵢⱼ ∂measureᵢⱼ/∂xᵢ.
         terms: (xp, measured, *static, *parameters) → the kernel and its derivative by the measured number.
         static: parameters that decide which code runs.
+        fusable: whether the terms keep to the vocabulary of element-wise terms, so that they can be compiled.
     """
 
-    measure: Callable[[Any, Points, Points], Array]
+    measure: Callable[[Any, Points, Points, Array | None], Array]
     pull: Callable[[Any, Array, Points, Points], Array]
     terms: Callable[..., tuple[Array, Array]]
     static: tuple[Any, ...] = ()
+    fusable: bool = False
 
     def __call__(self, xp: Any, measured: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
         return self.terms(xp, measured, *self.static, *parameters)
@@ -194,9 +204,9 @@ class Kernel:
         return value, 2.0 * xp.expand_dims(slope, axis=-1) * x
 
 
-def distance_kernel(terms: Callable[..., tuple[Array, Array]], *static: Any) -> Kernel:
+def distance_kernel(terms: Callable[..., tuple[Array, Array]], *static: Any, fusable: bool = False) -> Kernel:
     """Return a kernel of the squared distance ‖x − y‖²."""
-    return Kernel(_measure_distances, _pull_distances, terms, static)
+    return Kernel(_measure_distances, _pull_distances, terms, static, fusable)
 
 
 def product_kernel(terms: Callable[..., tuple[Array, Array]], *static: Any) -> Kernel:
@@ -204,18 +214,19 @@ def product_kernel(terms: Callable[..., tuple[Array, Array]], *static: Any) -> K
     return Kernel(_measure_products, _pull_products, terms, static)
 
 
-def _measure_products(xp: Any, x: Points, y: Points) -> Array:
-    return x.at @ xp.matrix_transpose(y.at)
+def _measure_products(xp: Any, x: Points, y: Points, out: Array | None) -> Array:
+    transposed = xp.matrix_transpose(y.at)
+    return x.at @ transposed if out is None else np.matmul(x.at, transposed, out=out)
 
 
 def _pull_products(xp: Any, slopes: Array, x: Points, y: Points) -> Array:
     return slopes @ y.at
 
 
-def _measure_distances(xp: Any, x: Points, y: Points) -> Array:
+def _measure_distances(xp: Any, x: Points, y: Points, out: Array | None) -> Array:
     if xp is np and x.at.shape[-1] > _FEW_COORDINATES:
-        return _distances_by_products(x, y)
-    return squared_distances(xp, x.at, y.at)
+        return _distances_by_products(x, y, out)
+    return squared_distances(xp, x.at, y.at, out)
 
 
 def _pull_distances(xp: Any, slopes: Array, x: Points, y: Points) -> Array:
@@ -225,21 +236,43 @@ def _pull_distances(xp: Any, slopes: Array, x: Points, y: Points) -> Array:
     return 2.0 * (x.frame[..., :d] * moments[..., d:] - moments[..., :d])
 
 
-def squared_distances(xp: Any, x: Array, y: Array) -> Array:
+def squared_distances(xp: Any, x: Array, y: Array, out: Array | None = None) -> Array:
     """Return ‖xᵢ − yⱼ‖² (…, n, m) from the differences: exact, and exactly 0 for points that coincide."""
     match library_name(xp):
-        case "torch":
+        case "numpy":
+            return _distances_by_coordinates(
+                x, y, np.empty((*x.shape[:-1], y.shape[-2]), x.dtype) if out is None else out
+            )
+        case "torch" if not (_is_transformed(x) or _is_transformed(y)):  # vmap of cdist's backward is wrong
             distances = xp.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
             return distances * distances
         case "jax":
             return _distances_by_scan(x, y)
     squared = xp.zeros((*x.shape[:-1], y.shape[-2]), dtype=x.dtype, **placement(x))
     for k in range(x.shape[-1]):
-        columns = xp.asarray(y[..., k], copy=True)  # contiguous
-        difference = xp.expand_dims(x[..., k], axis=-1) - xp.expand_dims(columns, axis=-2)
-        difference *= difference
-        squared += difference
+        difference = xp.expand_dims(x[..., k], axis=-1) - xp.expand_dims(y[..., k], axis=-2)
+        squared = squared + difference * difference
     return squared
+
+
+def _distances_by_coordinates(x: Array, y: Array, squared: Array) -> Array:
+    columns = [np.ascontiguousarray(y[..., None, :, k]) for k in range(y.shape[-1])]
+    for start, stop in _pieces(squared):
+        total = squared[..., start:stop, :]
+        total[...] = 0.0
+        for k, column in enumerate(columns):
+            difference = x[..., start:stop, k, None] - column
+            difference *= difference
+            total += difference
+    return squared
+
+
+def _pieces(tile: Array) -> Iterator[tuple[int, int]]:
+    """Yield rows of a tile (…, n, m) that make up a piece."""
+    count = tile.shape[-2]
+    step = max(1, _PIECE * count // max(tile.nbytes, 1))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
 
 
 def _distances_by_scan(x: Array, y: Array) -> Array:
@@ -254,17 +287,24 @@ def _distances_by_scan(x: Array, y: Array) -> Array:
     return jax.lax.scan(add, start, coordinates, unroll=8)[0]
 
 
-def _distances_by_products(x: Points, y: Points) -> Array:
+def _distances_by_products(x: Points, y: Points, out: Array | None) -> Array:
     """‖x‖² + ‖y‖² − 2 x·y in one product of NumPy arrays; from the differences where that cancels."""
     d = x.at.shape[-1]
     left = np.concatenate([-2.0 * x.frame[..., :d], x.frame[..., d + 1 :], x.frame[..., d : d + 1]], axis=-1)
-    squared = left @ np.matrix_transpose(y.frame)
-    near = squared < _CANCELS * (x.frame[..., :, None, -1] + y.frame[..., None, :, -1])
-    count = np.count_nonzero(near)
-    if count * d > min(2**20, squared.size):
-        return squared_distances(np, x.at, y.at)
-    if count:
-        batch, i, j = np.nonzero(near)
+    squared = np.matmul(left, np.matrix_transpose(y.frame), out=out)
+    x_limits, y_limits = _CANCELS * x.frame[..., :, d + 1 :], _CANCELS * y.frame[..., None, :, d + 1]
+    cancelled, room = [], min(_PIECE, squared.size) // d
+    for start, stop in _pieces(squared):
+        near = squared[..., start:stop, :] < x_limits[..., start:stop, :] + y_limits
+        found = np.flatnonzero(near)
+        if found.size:
+            room -= found.size
+            if room < 0:
+                return squared_distances(np, x.at, y.at, squared)
+            batch, i, j = np.unravel_index(found, near.shape)
+            cancelled.append((batch, i + start, j))
+    if cancelled:
+        batch, i, j = map(np.concatenate, zip(*cancelled, strict=True))
         difference = x.at[batch, i] - y.at[batch, j]
         squared[batch, i, j] = np.vecdot(difference, difference)
     return squared
@@ -315,36 +355,92 @@ def _sums(
     total: Any = 0.0
     by_x: list[Any] = []
     by_y: Any = 0.0
+    tile = _Tile(xp, kernel, parameters, any(slopes))
     for start, stop in _row_blocks(xp, x.at, y.at.shape[-2]):
-        value, left, right = _tile(xp, x.rows(start, stop), y, kernel, parameters, slopes)
+        rows = x.rows(start, stop)
+        value, _, slope = tile(rows, y)
         total = total + value
-        by_x.append(left)
-        by_y = by_y + right if slopes[1] else None
+        by_x.append(kernel.pull(xp, slope, rows, y) if slopes[0] else None)
+        by_y = by_y + kernel.pull(xp, xp.matrix_transpose(slope), y, rows) if slopes[1] else None
     return total, _joined(xp, by_x, axis=-2), by_y
-
-
-def _tile(
-    xp: Any, x: Points, y: Points, kernel: Kernel, parameters: tuple[Any, ...], slopes: tuple[bool, bool]
-) -> tuple[Array, Any, Any]:
-    values, slope = kernel(xp, kernel.measure(xp, x, y), parameters)
-    by_x = kernel.pull(xp, slope, x, y) if slopes[0] else None
-    by_y = kernel.pull(xp, xp.matrix_transpose(slope), y, x) if slopes[1] else None
-    return _total(xp, values), by_x, by_y
 
 
 def _half_sums(xp: Any, x: Points, kernel: Kernel, parameters: tuple[Any, ...], slopes: bool) -> tuple[Array, Any]:
     total: Any = 0.0
     gradient = xp.zeros_like(x.at) if slopes else None
+    tile = _Tile(xp, kernel, parameters, slopes)
     for start, stop in _row_blocks(xp, x.at, x.at.shape[-2]):
         rows, columns, own = x.rows(start, stop), x.rows(start), stop - start
-        values, slope = kernel(xp, kernel.measure(xp, rows, columns), parameters)
+        value, diagonal, slope = tile(rows, columns, own)
         # the block on the diagonal holds its pairs in both orders, the rest stands for its mirror image, too
-        total = total + 2.0 * _total(xp, values) - _total(xp, values[..., :own])
+        total = total + 2.0 * value - diagonal
         if gradient is not None:
             gradient[:, start:stop, :] += kernel.pull(xp, slope, rows, columns)
             mirrored = xp.matrix_transpose(slope[..., own:])
             gradient[:, stop:, :] += kernel.pull(xp, mirrored, columns.rows(own), rows)
     return total, None if gradient is None else 2.0 * gradient
+
+
+class _Tile:
+    """Kernels of a tile of pairs; in NumPy one buffer serves all tiles."""
+
+    def __init__(self, xp: Any, kernel: Kernel, parameters: tuple[Any, ...], slopes: bool) -> None:
+        self._xp, self._kernel, self._parameters, self._slopes = xp, kernel, parameters, slopes
+        self._buffers: dict[str, Any] = {}
+
+    def __call__(self, x: Points, y: Points, own: int = 0) -> tuple[Array, Array, Array]:
+        """Return the sum of the kernel over all pairs and over the first `own` columns, and its slopes."""
+        xp = self._xp
+        if xp is not np:
+            values, slope = self._kernel(xp, self._kernel.measure(xp, x, y, None), self._parameters)
+            return _total(xp, values), _total(xp, values[..., :own]), slope
+        shape = (*x.at.shape[:-1], y.at.shape[-2])
+        measured = self._kernel.measure(np, x, y, self._buffer("measured", shape, x.at.dtype))
+        if self._kernel.fusable and shape[0] == 1 and measured.size >= _FUSED_FROM and _has_numba():
+            part, _ = self._fused(np.ascontiguousarray(measured[..., :own])) if own else (np.zeros(1), None)
+            total, slope = self._fused(measured)
+            return total, part, slope
+        return self._in_pieces(measured, own)
+
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        size = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].size < size:
+            self._buffers[name] = np.empty(size, dtype)
+        return self._buffers[name][:size].reshape(shape)
+
+    def _fused(self, measured: Array) -> tuple[Array, Array]:
+        from mithril_losses.backends import fused
+
+        slope = self._buffer("slope", measured.shape, measured.dtype)
+        options = [*self._kernel.static, *self._parameters]
+        total, _ = fused.run(
+            self._kernel.terms,
+            [measured],
+            [None],
+            options,
+            None,
+            1.0,
+            values=None,
+            gradient=slope,
+            threads=thread_count(),
+        )
+        return np.array([total]), slope
+
+    def _in_pieces(self, measured: Array, own: int) -> tuple[Array, Array, Array]:
+        """Work on pieces that stay in the cache, and leave the slopes where the measured numbers were."""
+        total, part = np.zeros(measured.shape[:-2]), np.zeros(measured.shape[:-2])
+        for start, stop in _pieces(measured):
+            values, slope = self._kernel(np, measured[..., start:stop, :], self._parameters)
+            total += _total(np, values)
+            part += _total(np, values[..., :own])
+            if self._slopes:
+                measured[..., start:stop, :] = slope
+        return total, part, measured
+
+
+@functools.cache
+def _has_numba() -> bool:
+    return find_spec("numba") is not None
 
 
 def _total(xp: Any, values: Array) -> Array:
@@ -420,22 +516,21 @@ def nearest(xp: Any, x: Array, y: Array, candidates: Array | None = None) -> Arr
         return np.stack([_nearest_by_tree(*element) for element in zip(x, y, allowed, strict=True)])
     parts = []
     for part in _batches(xp, x.shape[0], pairs):
-        penalty = 0.0 if candidates is None else _penalty(xp, candidates[part, ...], x)
-        blocks = [
-            xp.argmin(squared_distances(xp, x[part, start:stop, :], y[part, ...]) + penalty, axis=-1)
-            for start, stop in _row_blocks(xp, x[part, ...], y.shape[-2])
-        ]
+        columns, allowed, blocks = y[part, ...], None if candidates is None else candidates[part, ...], []
+        for start, stop in _row_blocks(xp, x[part, ...], y.shape[-2]):
+            squared = squared_distances(xp, x[part, start:stop, :], columns)
+            blocks.append(xp.argmin(squared if allowed is None else _only(xp, allowed, squared), axis=-1))
         parts.append(_joined(xp, blocks, axis=-1))
     return _joined(xp, parts)
 
 
-def _penalty(xp: Any, candidates: Array, like: Array) -> Array:
-    zeros = xp.zeros(tuple(candidates.shape), dtype=like.dtype, **placement(like))
-    return xp.expand_dims(xp.where(candidates, zeros, math.inf), axis=-2)
+def _only(xp: Any, candidates: Array, squared: Array) -> Array:
+    """Return the squared distances, infinite to points that are no candidates."""
+    return xp.where(xp.expand_dims(candidates, axis=-2), squared, math.inf)
 
 
 def _tree_is_faster(pairs: int, dimensions: int) -> bool:
-    return dimensions <= _TREE_DIMENSIONS and pairs >= _TREE_PAIRS.get(dimensions, _TREE_PAIRS_ABOVE)
+    return dimensions <= _TREE_DIMENSIONS and pairs >= _TREE_FROM
 
 
 def _has_moderate_squares(x: np.ndarray[Any, Any]) -> bool:
@@ -522,8 +617,11 @@ def _scanned_sums(
         columns = _framed(jnp, y, centre)
 
         def step(by_y: Array | None, rows: Points) -> tuple[Array | None, tuple[Array, Array | None]]:
-            total, left, right = _tile(jnp, rows, columns, kernel, parameters, slopes)
-            return None if by_y is None else by_y + right, (total[None], left)
+            values, slope = kernel(jnp, kernel.measure(jnp, rows, columns, None), parameters)
+            by_x = kernel.pull(jnp, slope, rows, columns) if slopes[0] else None
+            if by_y is not None:
+                by_y = by_y + kernel.pull(jnp, slope.mT, columns, rows)
+            return by_y, (jnp.sum(values, axis=-1), by_x)
 
         by_y, (totals, by_x) = _scan_rows(step, jnp.zeros_like(y) if slopes[1] else None, _framed(jnp, x, centre), y)
         return jnp.sum(totals), by_x, by_y
@@ -538,10 +636,10 @@ def _scanned_nearest(x: Array, y: Array, candidates: Array | None) -> Array:
     def one(element: tuple[Array, Array, Array | None]) -> Array:
         x, y, candidates = element
         places = jnp.arange(len(y), dtype=jnp.int32)
-        penalty = 0.0 if candidates is None else _penalty(jnp, candidates, x)
 
         def step(_: None, rows: Array) -> tuple[None, Array]:
-            squared = jax.lax.stop_gradient(squared_distances(jnp, rows, y)) + penalty
+            squared = jax.lax.stop_gradient(squared_distances(jnp, rows, y))
+            squared = squared if candidates is None else _only(jnp, candidates, squared)
             least = jnp.min(squared, axis=-1, keepdims=True)
             # XLA's argmin is ten times slower than this on the CPU
             return None, jnp.min(jnp.where((squared == least) | jnp.isnan(squared), places, len(y)), axis=-1)

@@ -239,15 +239,22 @@ def _polynomial(xp: Any, products: Array, degree: int, coef0: Any) -> tuple[Arra
     return base * power, degree * power
 
 
+def _distance(xp: Any, squared: Array) -> tuple[Array, Array]:
+    """d and ∂d/∂d² = 1/2d, both 0 at coincident points."""
+    positive = xp.where(squared == 0.0, 1.0, squared)
+    value = squared / xp.sqrt(positive)
+    return value, 0.5 * value / positive
+
+
 def _power(xp: Any, squared: Array, beta: float) -> tuple[Array, Array]:
-    """d^β and its derivative by d², both 0 at coincident points."""
-    coincident = xp.astype(squared == 0, squared.dtype)
-    positive = squared + coincident
-    value = (xp.sqrt(positive) if beta == 1.0 else positive ** (0.5 * beta)) - coincident
+    """d^β and ∂d^β/∂d², both 0 at coincident points."""
+    positive = xp.where(squared == 0.0, 1.0, squared)
+    value = squared * positive ** (0.5 * beta - 1.0)
     return value, (0.5 * beta) * value / positive
 
 
-_RBF = distance_kernel(_rbf)
+_RBF = distance_kernel(_rbf, fusable=True)
+_DISTANCE = distance_kernel(_distance, fusable=True)
 
 
 def _one_number(name: str, domain: Interval, value: Any) -> Any:
@@ -507,7 +514,8 @@ def _energy(
 ) -> tuple[Sets, Any, dict[str, Any]]:
     """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
     sets = Sets.of(keep_graph=not wrt, predictions=predictions, targets=targets)
-    kernel = distance_kernel(_power, _ORDER.check("beta", beta))
+    beta = _ORDER.check("beta", beta)
+    kernel = _DISTANCE if beta == 1.0 else distance_kernel(_power, beta)
     _require_samples(sets, 1, "the distance")
     n, m = sets.x.shape[-2], sets.y.shape[-2]
     shares = (-1.0 / n**2, -1.0 / m**2, 2.0 / (n * m))
