@@ -1,0 +1,667 @@
+"""Mistakes that a person makes, written as text: the mutants of `mutants.py` that no rule can generate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """A mistake: each key of `changes` occurs exactly once in the file, and its value is put in its place.
+
+    `laws` selects the laws that should notice, as pytest's `-k` does; the tests of the file itself are tried first.
+    """
+
+    file: str
+    description: str
+    changes: dict[str, str]
+    laws: str = ""
+
+    def apply(self, source: str) -> str:
+        """Return the wrong source.
+
+        Raises:
+            LookupError: a text to replace is no longer there, or not only once.
+        """
+        for old in self.changes:
+            if (count := source.count(old)) != 1:
+                raise LookupError(f"{self.file}, {self.description}: found {count} times, not once: {old!r}")
+        for old, new in self.changes.items():
+            source = source.replace(old, new)
+        return source
+
+
+SUBSTITUTIONS = [
+    # the reduction and its transpose
+    Substitution(
+        "_reduction.py",
+        "the mean is doubled",
+        {"return float(max(math.prod(": "return 0.5 * float(max(math.prod("},
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the mean counts the first axis only",
+        {"[shape[a] for a in axes]": "[shape[a] for a in axes[:1]]"},
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the mean of nothing divides by 0",
+        {"float(max(math.prod([shape[a] for a in axes]), 1))": "float(math.prod([shape[a] for a in axes]))"},
+        "nothing_left and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the mean divides by the sum of the weights",
+        {'if reduction == "weighted_mean" and weights is not None': "if weights is not None"},
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the weighted mean divides by the number of elements",
+        {'if reduction == "weighted_mean" and weights is not None': "if False"},
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the weighted mean forgets what a row counts",
+        {"share = weights if mass is None else weights * mass": "share = weights"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "the batch sum divides by the last axis",
+        {"float(max(shape[0], 1)) if shape": "float(max(shape[-1], 1)) if shape"},
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the batch sum of nothing divides by 0",
+        {"float(max(shape[0], 1)) if shape": "float(shape[0]) if shape"},
+        "nothing_left and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the normalizer is ignored",
+        {"    if normalizer is not None:\n        return _fit": "    if False:\n        return _fit"},
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "a normalizer of 0 divides by 0",
+        {"float(normalizer) or math.inf": "float(normalizer)"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "an array of normalizers counts as ones",
+        {"xp.broadcast_to(normalizer, ": "xp.broadcast_to(xp.ones_like(normalizer), "},
+    ),
+    Substitution(
+        "_reduction.py",
+        "a normalizer that is NaN passes",
+        {"if not normalizer >= 0:": "if normalizer < 0:"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "the value forgets the weights",
+        {"xp.where(self.weights == 0, 0.0, values * self.weights)": "values"},
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the gradient forgets the weights",
+        {"gradient = xp.where(weights == 0, 0.0, gradient * weights)": "pass"},
+        "central_differences and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "weights are squared, in value and gradient",
+        {
+            "xp.where(self.weights == 0, 0.0, values * self.weights)": "values * self.weights**2",
+            "xp.where(weights == 0, 0.0, gradient * weights)": "gradient * weights**2",
+        },
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "a weight of 0 leaves NaN in the value",
+        {"xp.where(self.weights == 0, 0.0, values * self.weights)": "values * self.weights"},
+        "weight_zero and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "a weight of 0 leaves NaN in the gradient",
+        {"xp.where(weights == 0, 0.0, gradient * weights)": "gradient * weights"},
+        "weight_zero and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "weights may enlarge the loss",
+        {"w in (1, n) for w, n": "w in (1, n) or n == 1 for w, n"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "weights of fewer axes than a loss over rows are not aligned",
+        {"_broadcast_rank(xp, weights, rank)": "weights"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "a number upstream is ignored",
+        {"return float(upstream)": "return 1.0"},
+        "upstream and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "an array upstream is ignored",
+        {"return xp.reshape(upstream, kept)": "return xp.reshape(xp.ones_like(upstream), kept)"},
+        "upstream and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "an array upstream is taken in the wrong order",
+        {"return xp.reshape(upstream, kept)": "return xp.reshape(xp.flip(upstream), kept)"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "the upstream gradient is spread along the wrong axis of a loss over rows",
+        {"xp.expand_dims(factor, axis=summed)": "xp.expand_dims(factor, axis=0)"},
+        "upstream and kl_divergence",
+    ),
+    Substitution(
+        "_reduction.py",
+        "axes are counted from the other end",
+        {'normalize_axis("axis", a, ndim) for a': 'ndim - 1 - normalize_axis("axis", a, ndim) for a'},
+        "Reductions and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "only the first of several axes is summed",
+        {"axis=None if len(axes) == len(x.shape) else axes)": "axis=None if len(axes) == len(x.shape) else axes[0])"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "an axis may be named twice",
+        {"if len(set(axes)) < len(axes):": "if False:"},
+        "refused and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "an empty set is NaN",
+        {"return xp.where(empty, 0.0, total / xp.where(empty, 1.0, divisor))": "return total / divisor"},
+        "nothing_left and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the divisor forgets what a row counts",
+        {"share = mass\n": "share = None\n"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "the value is not returned in the dtype of the predictions",
+        {"return as_dtype(xp, total, like.dtype)": "return total"},
+        "dtype and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the gradient is not returned in the dtype of the predictions",
+        {"gradient = as_dtype(xp, gradient, like.dtype)": "pass"},
+        "dtype and mse_loss",
+    ),
+    Substitution(
+        "_reduction.py",
+        "the gradient of a NumPy scalar is not writable",
+        {"return gradient if like.shape else xp.asarray(gradient)": "return gradient"},
+    ),
+    # stable primitives
+    Substitution(
+        "_stable.py",
+        "0 · ∞ is NaN",
+        {"xp.where(mass == 0, 0.0, mass * x)": "mass * x"},
+        "Extremes and cross_entropy_with_logits",
+    ),
+    Substitution(
+        "_stable.py",
+        "rounding leaves a divergence negative",
+        {"return xp.where((values < 0.0) & (values >= -rounding), 0.0, values)": "return values"},
+    ),
+    Substitution(
+        "_stable.py",
+        "every negative divergence is cut off",
+        {"(values < 0.0) & (values >= -rounding)": "values < 0.0"},
+    ),
+    Substitution(
+        "_stable.py",
+        "the softmax overflows",
+        {"logits - maximum(logits, axis=axis, keepdims=True)": "logits"},
+        "Extremes and cross_entropy_with_logits",
+    ),
+    Substitution(
+        "_stable.py",
+        "a logit of +inf is NaN",
+        {"logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max))": "pass"},
+    ),
+    Substitution(
+        "_stable.py",
+        "the softmax is normalized over the wrong axis",
+        {"total(exponentials, axis=axis, keepdims=True)": "total(exponentials, axis=0, keepdims=True)"},
+        "central_differences and cross_entropy_with_logits",
+    ),
+    Substitution(
+        "_stable.py",
+        "coincident points have no distance",
+        {"scaled = magnitude / xp.where(scale == 0, 1.0, scale)": "scaled = magnitude / scale"},
+        "Extremes and triplet_loss",
+    ),
+    Substitution(
+        "_stable.py",
+        "large distances overflow",
+        {"    scaled = magnitude / xp": "    scale = xp.where(scale == 0, 0.0, 1.0)\n    scaled = magnitude / xp"},
+        "Extremes and triplet_loss",
+    ),
+    Substitution(
+        "_stable.py",
+        "the maximum norm has a slope at every tie",
+        {"first * xp.sign(x)": "xp.where(magnitude == scale, xp.sign(x), 0.0)"},
+    ),
+    # what every element-wise loss goes through
+    Substitution(
+        "_elementwise.py",
+        "the slope is written into the predictions",
+        {"_, slope = self.terms(": "_, slope = _, arguments[0][...] = self.terms("},
+        "fresh and mse_loss",
+    ),
+    Substitution(
+        "_elementwise.py",
+        "options may enlarge the loss",
+        {"n not in (1, m) for n, m": "n not in (1, m) and m != 1 for n, m"},
+    ),
+    Substitution(
+        "_validation.py",
+        "shapes are broadcast",
+        {"if tuple(x.shape) != tuple(first.shape):": "if False:"},
+        "broadcast and mse_loss",
+    ),
+    Substitution(
+        "_validation.py",
+        "half precision is not widened",
+        {"xp.float32 if dtype.itemsize <= 2 else dtype": "dtype"},
+        "dtype and float16",
+    ),
+    Substitution(
+        "_validation.py",
+        "integer predictions are accepted",
+        {'if not xp.isdtype(dtype, "real floating"):': "if False:"},
+        "refused and mse_loss",
+    ),
+    Substitution(
+        "backends/_namespace.py",
+        "libraries are mixed",
+        {"if found is not xp:": "if False:"},
+        "refused and mse_loss",
+    ),
+    Substitution(
+        "domains.py",
+        "the end of an open interval is accepted",
+        {"return (value > self.low) & ((": "return (value >= self.low) & (("},
+    ),
+    Substitution(
+        "domains.py",
+        "the end of a closed interval is refused",
+        {"return (value >= self.low) & (value <= self.high)": "return (value > self.low) & (value <= self.high)"},
+        "focal_loss and central",
+    ),
+    Substitution(
+        "domains.py",
+        "the clip width is not raised for half precision",
+        {"return epsilon if epsilon > resolution / 4 else resolution": "return epsilon"},
+    ),
+    Substitution(
+        "domains.py",
+        "illegal labels pass where they can be seen",
+        {"if seen is not None and not (legal": "if False and not (legal"},
+    ),
+    Substitution(
+        "domains.py",
+        "illegal labels pass where they cannot be seen",
+        {"labels, math.nan) if host_values(labels) is None": "labels, math.nan) if False"},
+    ),
+    Substitution("domains.py", "0 is a sign", {"SIGN = Labels((-1, 1))": "SIGN = Labels((-1, 0, 1))"}),
+    Substitution(
+        "_execution.py",
+        "value_and_gradient loses the upstream gradient",
+        {"**own), gradient(*arguments, **keywords)": "**own), gradient(*arguments, **own)"},
+        "value_and_gradient and cross_entropy_loss",
+    ),
+    Substitution(
+        "_execution.py",
+        "blocks lose the weights",
+        {"value = np.where(weights == 0, 0.0, value * weights)": "pass"},
+    ),
+    Substitution(
+        "_execution.py",
+        "blocks lose the upstream gradient",
+        {"slope = slope * factor": "pass"},
+    ),
+    Substitution(
+        "_execution.py",
+        "illegal labels pass the fused loop",
+        {"if not legal:": "if False:"},
+    ),
+    Substitution(
+        "_pairs.py",
+        "a gradient may take other arguments than its loss",
+        {"if list(shape(loss)) != list(shape(other)):": "if False:"},
+    ),
+    Substitution(
+        "_tree.py",
+        "a tuple of parameters becomes a list",
+        {"return type(tree)(branches)": "return branches"},
+    ),
+    # regression
+    Substitution(
+        "regression.py",
+        "the slope of the squared error has the wrong sign",
+        {"return error * error, 2.0 * error": "return error * error, -2.0 * error"},
+    ),
+    Substitution(
+        "regression.py",
+        "the squared error writes into the predictions",
+        {
+            "error = predictions - targets\n    return error *": (
+                "predictions -= targets\n    error = predictions\n    return error *"
+            )
+        },
+        "fresh and mse_loss",
+    ),
+    Substitution(
+        "regression.py",
+        "sign(0) is 1",
+        {"xp.sign(error)": "xp.where(error >= 0.0, 1.0, -1.0)"},
+    ),
+    Substitution(
+        "regression.py",
+        "Huber's loss forgets to take off ½δ²",
+        {"slope * (error - 0.5 * slope)": "slope * error"},
+    ),
+    Substitution(
+        "regression.py",
+        "Huber's slope is bounded on one side only",
+        {"xp.minimum(xp.maximum(error, -delta), delta)": "xp.minimum(error, delta)"},
+    ),
+    # classification
+    Substitution(
+        "classification.py",
+        "class weights do not enter the divisor",
+        {"xp.sum(t.weights * y, axis=axis)": "None"},
+    ),
+    Substitution(
+        "classification.py",
+        "class weights do not enter the divisor, from logits",
+        {"if t.weights is not None:\n        if t.labels is None:": "if False:\n        if t.labels is None:"},
+    ),
+    Substitution(
+        "classification.py",
+        "the divisor counts ignored rows",
+        {"as_dtype(xp, t.kept, y.dtype) if mass is None": "None if mass is None"},
+    ),
+    Substitution(
+        "classification.py",
+        "the divisor counts ignored rows, from logits",
+        {"as_dtype(xp, t.kept, t.predictions.dtype) if mass is None": "None if mass is None"},
+    ),
+    Substitution(
+        "classification.py",
+        "the value does not leave out ignored rows",
+        {"return values if self.kept is None else self.xp.where(self.kept, values, 0.0)": "return values"},
+        "cross_entropy_loss-ignoring and central",
+    ),
+    Substitution(
+        "classification.py",
+        "the gradient does not leave out ignored rows",
+        {"if self.kept is None:": "if True:"},
+        "cross_entropy_loss-ignoring and central",
+    ),
+    Substitution(
+        "classification.py",
+        "ignored rows are not left out at all",
+        {"kept = labels != xp.asarray(": "kept = labels == labels + 0 * xp.asarray("},
+    ),
+    Substitution(
+        "classification.py",
+        "label smoothing shares among the other classes",
+        {"t.smoothing / t.classes\n    if": "t.smoothing / (t.classes - 1)\n    if"},
+    ),
+    Substitution(
+        "classification.py",
+        "label smoothing shares among the other classes, from logits",
+        {"share = t.smoothing / t.classes": "share = t.smoothing / (t.classes - 1)"},
+    ),
+    Substitution(
+        "classification.py",
+        "label smoothing adds to the target",
+        {"smoothing) * y": "smoothing * 0.0) * y"},
+    ),
+    Substitution(
+        "classification.py",
+        "negative labels pass where they can be seen",
+        {"(seen < 0) |": "(seen < -classes) |"},
+    ),
+    Substitution(
+        "classification.py",
+        "illegal labels pass where they cannot be seen",
+        {'q = xp.where(xp.expand_dims(t.illegal, axis=axis), float("nan"), q)': "pass"},
+    ),
+    Substitution(
+        "classification.py",
+        "illegal labels pass where they cannot be seen, from logits",
+        {'nan = float("nan")': "return values, slopes"},
+    ),
+    Substitution(
+        "classification.py",
+        "the class axis is always the last",
+        {'axis = normalize_axis("class_axis", class_axis': 'axis = normalize_axis("class_axis", -1'},
+        "class_axis and central",
+    ),
+    Substitution(
+        "classification.py",
+        "cross-entropy does not clip probabilities",
+        {"return xp.minimum(xp.maximum(rows.predictions, width), 1.0 - width)": "return rows.predictions"},
+    ),
+    Substitution(
+        "classification.py",
+        "targets that do not sum to one are taken to",
+        {"p * rows.xp.sum(rows.q, axis=rows.axis, keepdims=True) - rows.q": "p - rows.q"},
+        "cross_entropy_with_logits and central",
+    ),
+    Substitution(
+        "classification.py",
+        "binary cross-entropy does not clip probabilities",
+        {"p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)\n    value": ("p = predictions\n    value")},
+        "Extremes and binary_cross_entropy",
+    ),
+    Substitution(
+        "classification.py",
+        "binary cross-entropy clips at one end only",
+        {
+            "p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)\n    value": (
+                "p = xp.maximum(predictions, epsilon)\n    value"
+            )
+        },
+        "Extremes and binary_cross_entropy",
+    ),
+    Substitution(
+        "classification.py",
+        "the gradient of binary cross-entropy is dead where it clips",
+        {
+            "return value, (p - targets) / (p * (1.0 - p))": (
+                "return value, xp.where(p == predictions, (p - targets) / (p * (1.0 - p)), 0.0)"
+            )
+        },
+    ),
+    Substitution(
+        "classification.py",
+        "pos_weight goes to the negative class",
+        {"pos_weight * targets, 1.0 - targets": "targets, pos_weight * (1.0 - targets)"},
+    ),
+    Substitution(
+        "classification.py",
+        "pos_weight is ignored",
+        {"pos_weight * targets, 1.0 - targets": "targets, 1.0 - targets"},
+    ),
+    Substitution(
+        "classification.py",
+        "binary cross-entropy overflows for large logits",
+        {"total * xp.log1p(tail)": "total * (xp.log(xp.exp(magnitude) + 1.0) - magnitude)"},
+        "Extremes and binary_cross_entropy_with_logits",
+    ),
+    Substitution(
+        "classification.py",
+        "an infinite logit that agrees with its target is NaN",
+        {"against == 0.0, 0.0, against": "against < 0.0, 0.0, against"},
+    ),
+    Substitution(
+        "classification.py",
+        "the hinge has a slope at its corner",
+        {"violation > 0.0, -targets": "violation >= 0.0, -targets"},
+    ),
+    Substitution(
+        "classification.py",
+        "focal loss weights the wrong class",
+        {
+            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma": (
+                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(gamma"
+            )
+        },
+    ),
+    Substitution(
+        "classification.py",
+        "focal loss from logits weights the wrong class",
+        {
+            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma": (
+                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(-gamma"
+            )
+        },
+    ),
+    Substitution(
+        "classification.py",
+        "focal loss ignores gamma",
+        {"xp.exp(gamma * xp.log(q_t))": "xp.exp(2.0 * xp.log(q_t))"},
+    ),
+    Substitution(
+        "classification.py",
+        "focal loss from an infinite logit is NaN",
+        {"xp.minimum(minus_log_q, 1000.0)": "minus_log_q", "xp.minimum(minus_log_p, 1000.0)": "minus_log_p"},
+    ),
+    # divergences
+    Substitution(
+        "divergence.py",
+        "predictions and targets are swapped in value and gradient",
+        {
+            "return _kl.value(predictions": "return _reverse_kl.value(predictions",
+            "lambda: _kl.gradient(predictions": "lambda: _reverse_kl.gradient(predictions",
+            "lambda: _reverse_kl.gradient(targets": "lambda: _kl.gradient(targets",
+        },
+    ),
+    Substitution(
+        "divergence.py",
+        "predictions and targets are swapped in the value",
+        {"return _kl.value(predictions, targets,": "return _kl.value(targets, predictions,"},
+    ),
+    Substitution(
+        "divergence.py",
+        "the slope wrt p has no + 1",
+        {"log_smallest) + 1.0": "log_smallest)"},
+    ),
+    Substitution(
+        "divergence.py",
+        "the slope wrt p is infinite at 0",
+        {"xp.maximum(log_p, log_smallest)": "log_p"},
+        "Extremes and kl_divergence",
+    ),
+    Substitution(
+        "divergence.py",
+        "the slope wrt q is not finite at 0",
+        {"xp.maximum(predictions, smallest)": "predictions"},
+        "Extremes and kl_divergence",
+    ),
+    Substitution(
+        "divergence.py",
+        "p > 0 against q = 0 is finite",
+        {"predictions * (log_p - log_q)": "predictions * (log_p - xp.maximum(log_q, log_smallest))"},
+    ),
+    Substitution(
+        "divergence.py",
+        "0 · log 0 is NaN",
+        {"predictions == 0.0, 0.0, predictions": "predictions < 0.0, 0.0, predictions"},
+        "Extremes and kl_divergence",
+    ),
+    # metric learning
+    Substitution(
+        "metric_learning.py",
+        "the triplet loss forgets its margin",
+        {"violation = near - far + margin\n    active": "violation = near - far\n    active"},
+    ),
+    Substitution(
+        "metric_learning.py",
+        "the triplet loss has a slope at its corner",
+        {"xp.expand_dims(violation > 0, axis=-1)": "xp.expand_dims(violation >= 0, axis=-1)"},
+    ),
+    Substitution(
+        "metric_learning.py",
+        "the triplet loss never swaps",
+        {"    if swap:\n": "    if False:\n"},
+    ),
+    Substitution(
+        "metric_learning.py",
+        "the triplet loss swaps at a tie",
+        {"swapped = other < far": "swapped = other <= far"},
+    ),
+    Substitution(
+        "metric_learning.py",
+        "the order of the norm is ignored",
+        {"near, near_unit = _distance(": "p = 2.0\n    near, near_unit = _distance("},
+    ),
+    Substitution(
+        "metric_learning.py",
+        "distances are never squared",
+        {"* unit) if squared else": "* unit) if False else"},
+    ),
+    Substitution(
+        "metric_learning.py",
+        "contrastive labels are inverted",
+        {"same = _SAME.or_nan(": "same = 1.0 - _SAME.or_nan("},
+    ),
+    Substitution(
+        "metric_learning.py",
+        "contrastive labels are broadcast",
+        {"if tuple(labels.shape) != tuple(a.shape[:-1]):": "if False:"},
+        "broadcast and contrastive_loss",
+    ),
+    # regularization
+    Substitution(
+        "regularization.py",
+        "only the first array counts",
+        {"for other in sums[1:]:": "for other in sums[:0]:"},
+    ),
+    Substitution(
+        "regularization.py",
+        "sign(0) is 1",
+        {"xp.sign(w)": "xp.where(w >= 0.0, 1.0, -1.0)"},
+    ),
+    Substitution(
+        "regularization.py",
+        "the gradient forgets the strength",
+        {"spread(strength * slope(xp, wide)": "spread(slope(xp, wide)"},
+    ),
+    # the checker itself
+    Substitution(
+        "checking.py",
+        "no element is ever wrong",
+        {"if errors[worst] > tolerance:": "if False:"},
+    ),
+    Substitution(
+        "checking.py",
+        "a remainder of first order passes",
+        {"if order < 1.5:": "if False:"},
+    ),
+]

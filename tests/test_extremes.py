@@ -1,0 +1,48 @@
+"""A law at the ends of the domain, where the laws over drawn arguments do not come."""
+
+from __future__ import annotations
+
+import unittest
+from itertools import product
+from typing import Any
+
+import numpy as np
+from cases import REDUCED_DRAWN, Case, double_precision, flat, label, to_numpy
+from parameterized import parameterized
+
+from mithril_losses.domains import Distributions, Elements
+
+
+class Extremes(unittest.TestCase):
+    """Legal arguments never give NaN; a finite loss has a finite gradient; and no loss overflows at a thousand."""
+
+    @parameterized.expand(list(product(REDUCED_DRAWN, ("numpy", "jax", "torch"))), name_func=label)
+    def test_ends_of_the_domain(self, case: Case, library: str) -> None:
+        generator = np.random.default_rng(11)
+        # what compares whole sets of points may subtract one overflow from another
+        for huge in (1e3, 1e200) if case.pair.separable else (1e3,):
+            for draw in range(8):
+                arrays = {name: _extreme(case.pair.domain[name], x, huge, generator) for name, x in case.arrays.items()}
+                extreme = Case(case.pair, "extreme", arrays, case.options)
+                with self.subTest(huge=huge, draw=draw), double_precision(library):
+                    values = to_numpy(extreme.value(library, reduction="none"))
+                    finite = np.isfinite(values)
+                    self.assertFalse(np.isnan(values).any())
+                    if huge == 1e3 and case.pair.family != "divergence":  # p > 0 against q = 0 is infinitely far
+                        self.assertTrue(finite.all())
+                    for path, gradient in flat(extreme.gradient(library, reduction="none")):
+                        by_row = gradient.shape[: finite.ndim] == finite.shape
+                        known = finite if by_row else np.full(gradient.shape, finite.all())
+                        self.assertTrue(np.isfinite(to_numpy(gradient)[known]).all(), path)
+
+
+def _extreme(domain: Any, x: np.ndarray, huge: float, generator: np.random.Generator) -> np.ndarray:
+    """Return the ends of the domain in place of the elements; the first row is the same in every argument."""
+    if isinstance(domain, Elements):
+        ends = [domain.low, domain.high] if domain.high < np.inf else [0.0, -1.0, 1.0, 1e-300, -huge, huge]
+        extreme = generator.choice(ends, x.shape)
+        extreme[0] = ends[0]
+        return extreme
+    if isinstance(domain, Distributions):
+        return np.eye(x.shape[-1])[generator.integers(0, x.shape[-1], x.shape[:-1])]
+    return x
