@@ -55,7 +55,7 @@ def _spread_over_leaves(
 
     def gradient(path: str, w: Array) -> Array:
         wide = as_dtype(xp, w, compute_dtype(xp, w.dtype, path))
-        return spread(strength * slope(xp, wide), like=w, reduction="sum", upstream=upstream)
+        return spread(slope(xp, wide), like=w, reduction="sum", upstream=strength * upstream)
 
     with quiet(xp):
         return map_leaves(gradient, params)

@@ -651,7 +651,7 @@ SUBSTITUTIONS = [
     Substitution(
         "regularization.py",
         "the gradient forgets the strength",
-        {"spread(strength * slope(xp, wide)": "spread(slope(xp, wide)"},
+        {"upstream=strength * upstream": "upstream=upstream"},
     ),
     # the checker itself
     Substitution(
