@@ -89,7 +89,17 @@ SUBSTITUTIONS = [
     Substitution(
         "_reduction.py",
         "a normalizer of 0 divides by 0",
-        {"float(normalizer) or math.inf": "float(normalizer)"},
+        {"float(normalizer) or EMPTY": "float(normalizer)"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "an infinite loss divided by a normalizer of 0 is NaN",
+        {"if self.divisor is EMPTY:": "if False:"},
+    ),
+    Substitution(
+        "_reduction.py",
+        "an infinite slope divided by a normalizer of 0 is NaN",
+        {"xp.zeros_like(slope) if self.divisor is EMPTY else slope": "slope"},
     ),
     Substitution(
         "_reduction.py",

@@ -298,6 +298,14 @@ class Identities(unittest.TestCase):
         np.testing.assert_allclose(value, cross_entropy_with_logits(LOGITS[kept], LABELS[kept]), rtol=1e-15)
         self.assertEqual(float(cross_entropy_with_logits(LOGITS, LABELS, class_weights=[0.0] * 5)), 0.0)
 
+    def test_a_row_of_weight_two_is_two_rows(self) -> None:
+        twice = [0, 1, 1, 2, 3, 4, 5, 6]
+        weights = np.array([1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+        for loss, predictions in ((cross_entropy_with_logits, LOGITS), (cross_entropy_loss, softmax(LOGITS))):
+            value = loss(predictions, LABELS, class_weights=CLASS_WEIGHTS, reduction="weighted_mean", weights=weights)
+            expected = loss(predictions[twice], LABELS[twice], class_weights=CLASS_WEIGHTS)
+            np.testing.assert_allclose(value, expected, rtol=1e-14)
+
     def test_weights_as_a_list(self) -> None:
         for convert in (np.asarray, jnp.asarray, torch.tensor):
             value = cross_entropy_with_logits(convert(LOGITS), convert(LABELS), class_weights=CLASS_WEIGHTS.tolist())
@@ -621,6 +629,11 @@ class ClassLabels(unittest.TestCase):
         ):
             with self.assertRaisesRegex(error, message):
                 function(np.full((2, 3), 0.3), np.array([0, 1]), **options)
+
+    def test_pos_weight_does_not_enlarge_an_axis_of_one(self) -> None:
+        for function in (binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_gradient):
+            with self.assertRaisesRegex(ValueError, r"pos_weight of shape \(3,\) does not broadcast"):
+                function(np.zeros((2, 1)), np.ones((2, 1)), pos_weight=np.ones(3))
 
     def test_ignore_index_needs_indices(self) -> None:
         with self.assertRaisesRegex(ValueError, "ignore_index needs class indices"):

@@ -61,6 +61,8 @@ class Proof(unittest.TestCase):
         both = case.gradient(wrt=(argument, *case.pair.wrt))
         np.testing.assert_array_equal(both[argument], case.gradient(wrt=argument))
         np.testing.assert_array_equal(both[case.pair.wrt[0]], case.gradient())
+        _, found = value_and_gradient(case.pair.value)(*case.arguments("numpy"), wrt=argument, **case.options)
+        np.testing.assert_allclose(found, both[argument], rtol=1e-12, atol=1e-15)
 
 
 class Pairing(unittest.TestCase):

@@ -81,10 +81,19 @@ class LiteralNumbers(unittest.TestCase):
             self.assertEqual(float(reduce_loss(value, reduction=reduction)), 7.0)
         gradient = mse_loss_gradient(np.array(7.0), np.array(4.0), reduction=reduction)
         self.assertEqual(float(gradient), 6.0)
-        gradient += 1.0  # an array that can be written into, no NumPy scalar
+        gradient[...] = 1.0  # an array that can be written into, no NumPy scalar
 
     def test_batch_sum_of_three_axes(self) -> None:
         self.assertEqual(float(reduce_loss(np.ones((2, 3, 5)), reduction="batch_sum")), 15.0)
+
+    def test_two_of_three_axes(self) -> None:
+        losses = np.arange(24.0).reshape(2, 3, 4)  # 12 i + 4 j + k, over i and k: 60 + 32 j
+        np.testing.assert_array_equal(reduce_loss(losses, axis=(0, 2), reduction="sum"), [60.0, 92.0, 124.0])
+        np.testing.assert_array_equal(reduce_loss(losses, axis=(2, 0)), [7.5, 11.5, 15.5])
+
+    def test_weights_do_not_enlarge_an_axis_of_one(self) -> None:
+        with self.assertRaisesRegex(ValueError, r"weights of shape \(2, 3\) do not broadcast .* of shape \(2, 1\)"):
+            reduce_loss(np.ones((2, 1)), weights=np.ones((2, 3)))
 
     def test_empty_along_one_axis(self) -> None:
         empty = np.ones((3, 0))
