@@ -284,6 +284,8 @@ class _OnHost:
             shape = (batch, *row)
             mass = None if pair.mass is None else pair.mass(*arrays, **call.options)
         dtype = compute_dtype(np, like.dtype)
+        if like.dtype != dtype:
+            return None  # the sum of a block would be rounded to half precision
         reduction = plan(np, shape, dtype, mass=mass, **call.reduction)
         keeps_values = call.reduction.get("reduction") == "none"
         if not keeps_values and len(reduction.axes) < len(shape):

@@ -36,9 +36,10 @@ def user_error(origin: str = "", *kinds: type[Exception]) -> Iterator[None]:
     Only the code that reads or first uses what the user supplied stands in such a block: an exception from anywhere
     else is a defect of this package and keeps its traceback.
     """
+    kinds = kinds or (ValueError, TypeError, OSError, ImportError)
     try:
         yield
-    except kinds or (ValueError, TypeError, OSError, ImportError) as error:
+    except kinds as error:
         reason = str(error)
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror if origin else f"{error.filename}: {error.strerror}"

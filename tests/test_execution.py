@@ -104,7 +104,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
                         )
 
     @parameterized.expand([(loss, *tier) for loss in ELEMENTWISE for tier in TIERS])
-    def test_special_values(self, loss: str, _: str, may_fuse: bool) -> None:
+    def test_special_values(self, loss: str, tier: str, may_fuse: bool) -> None:
         pair = catalogue()[loss]
         axes = []
         for name in pair.array_arguments:
@@ -246,7 +246,7 @@ class Failures(unittest.TestCase):
     """An error reaches the caller with its own message, and the pool keeps working."""
 
     @parameterized.expand([(library, *tier) for library in ("numpy", "torch", "jax") for tier in TIERS])
-    def test_illegal_labels(self, library: str, _: str, may_fuse: bool) -> None:
+    def test_illegal_labels(self, library: str, tier: str, may_fuse: bool) -> None:
         scores = np.random.default_rng(0).standard_normal((400_000, 3)).astype(np.float32)
         labels = np.zeros(len(scores), dtype=np.int32)
         labels[-1] = 3

@@ -103,7 +103,7 @@ def run(
     chunks = -(-size // CHUNK)
     groups = -(-chunks // _GROUP)
     partials = np.zeros(chunks, dtype=np.float64)
-    illegal = np.zeros(chunks, dtype=np.int64)
+    illegal = np.zeros(chunks)
     fixed = (
         size,
         *(x.reshape(-1) for x in arrays),
@@ -176,7 +176,7 @@ def _source(
         load.append(f"        {name}_i = T({name}[i])")
         if labels is not None:
             tests = " | ".join(f"({name}_i == T({label!r}))" for label in labels)
-            load += [f"        illegal += not ({tests})"]
+            load += [f"        illegal += T(0) if {tests} else T(1)"]  # of the arrays' width, so that it vectorises
     call = ", ".join([*(f"{name}_i" for name in arrays), *(element(name) for name in options)])
     body = [f"        value, slope = terms({call})", f"        slope = slope * {element('factor')}"]
     if weighted:
@@ -213,7 +213,7 @@ def _source(
         "",
         "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
         f"def chunk_of({names}, {', '.join(outputs)}):",
-        "    total, illegal = T(0), 0",
+        "    total, illegal = T(0), T(0)",
         "    for i in range(gradient.size):",
         *load,
         *body,

@@ -98,15 +98,12 @@ OPTIONS = {'nogil': True, 'error_model': 'numpy', 'fastmath': FAST}
 
 @njit(**OPTIONS)
 def shift(z, out):
-    """out = z - max z, with infinite scores brought into range."""
-    largest = T(-np.inf)
-    nan = 0
+    """out = z - max z, with infinite scores brought into range; NaN everywhere if one is."""
+    largest, nans = T(-np.inf), T(0)
     for c in range(z.size):
-        x = min(z[c], LARGEST)
-        largest = max(largest, x)
-        nan += z[c] != z[c]
-    if nan:
-        largest = T(np.nan)
+        largest = max(largest, z[c])
+        nans += T(0) if z[c] == z[c] else T(1)
+    largest = T(np.nan) if nans > T(0) else min(largest, LARGEST)
     for c in range(z.size):
         out[c] = min(z[c], LARGEST) - largest
 

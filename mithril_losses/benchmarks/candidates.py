@@ -75,12 +75,12 @@ def to_numpy(result: tuple[Any, Any]) -> tuple[float, list[Array]]:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def _ours_numpy(case: Case, arrays: Arrays, setting: Setting, *, fused: bool = True) -> Call:
-    both: Any = value_and_gradient(find_loss(case.problem.loss).value, threads=setting.threads, compile=fused)
+def _ours_numpy(case: Case, arrays: Arrays, setting: Setting, *, compile: bool | None = None) -> Call:
+    both: Any = value_and_gradient(find_loss(case.problem.loss).value, threads=setting.threads, compile=compile)
     return functools.partial(both, *arrays, **case.problem.options)
 
 
-def _ours_torch(case: Case, arrays: Arrays, setting: Setting, *, compile: bool = False) -> Call:
+def _ours_torch(case: Case, arrays: Arrays, setting: Setting, *, compile: bool | None = None) -> Call:
     both: Any = value_and_gradient(find_loss(case.problem.loss).value, threads=setting.threads, compile=compile)
     return functools.partial(both, *_tensors(arrays, setting), **case.problem.options)
 
@@ -220,7 +220,7 @@ def _in_tiers(case: Case) -> bool:
 CANDIDATES = (
     Candidate("copy", "bound", _copy, devices=("cpu", "cuda"), applies=_in_tiers),
     Candidate("ours-numpy-fused", "ours", _ours_numpy, needs=("numba",), applies=_in_tiers),
-    Candidate("ours-numpy-blocked", "ours", functools.partial(_ours_numpy, fused=False), applies=_in_tiers),
+    Candidate("ours-numpy-blocked", "ours", functools.partial(_ours_numpy, compile=False), applies=_in_tiers),
     Candidate("ours-numpy", "ours", _ours_numpy, applies=lambda case: not _in_tiers(case)),
     Candidate("ours-torch", "ours", _ours_torch, needs=("torch",), devices=("cpu", "cuda")),
     Candidate(
