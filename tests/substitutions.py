@@ -185,6 +185,11 @@ SUBSTITUTIONS = [
     ),
     Substitution(
         "_reduction.py",
+        "only the first of several axes is summed by NumPy",
+        {"axis=None if len(axes) == x.ndim else axes)": "axis=None if len(axes) == x.ndim else axes[0])"},
+    ),
+    Substitution(
+        "_reduction.py",
         "only the first of several axes is summed",
         {"axis=None if len(axes) == len(x.shape) else axes)": "axis=None if len(axes) == len(x.shape) else axes[0])"},
     ),

@@ -88,8 +88,16 @@ class LiteralNumbers(unittest.TestCase):
 
     def test_two_of_three_axes(self) -> None:
         losses = np.arange(24.0).reshape(2, 3, 4)  # 12 i + 4 j + k, over i and k: 60 + 32 j
-        np.testing.assert_array_equal(reduce_loss(losses, axis=(0, 2), reduction="sum"), [60.0, 92.0, 124.0])
-        np.testing.assert_array_equal(reduce_loss(losses, axis=(2, 0)), [7.5, 11.5, 15.5])
+        for library, convert in LIBRARIES.items():
+            with self.subTest(library):
+                total = reduce_loss(convert(losses), axis=(0, 2), reduction="sum")
+                np.testing.assert_array_equal(total, [60.0, 92.0, 124.0])
+                np.testing.assert_array_equal(reduce_loss(convert(losses), axis=(2, 0)), [7.5, 11.5, 15.5])
+
+    def test_nothing_to_divide_by_removes_infinity(self) -> None:
+        infinite = np.array([np.inf, 1.0])
+        self.assertEqual(float(reduce_loss(infinite, normalizer=0)), 0.0)
+        np.testing.assert_array_equal(spread(infinite, like=infinite, normalizer=0), [0.0, 0.0])
 
     def test_weights_do_not_enlarge_an_axis_of_one(self) -> None:
         with self.assertRaisesRegex(ValueError, r"weights of shape \(2, 3\) do not broadcast .* of shape \(2, 1\)"):
