@@ -25,10 +25,10 @@ def namespace_of(x: Any) -> Any | None:
 def _find_namespace(x: Any) -> Any | None:
     if isinstance(x, _NUMPY_TYPES):
         namespace: Any = np
+    elif _is_torch(x):  # before jax.Array, whose instance check torch.compile cannot trace
+        from mithril_losses.backends import _torch_namespace as namespace
     elif _is_jax(x):
         namespace = sys.modules["jax.numpy"]
-    elif _is_torch(x):
-        from mithril_losses.backends import _torch_namespace as namespace
     elif hasattr(x, "__array_namespace__"):
         namespace = x.__array_namespace__()
     else:
@@ -102,9 +102,7 @@ def host_values(x: Any) -> np.ndarray[Any, Any] | None:
 
 def placement(x: Any) -> dict[str, Any]:
     """Return the keyword arguments that create an array where `x` lives (JAX places uncommitted arrays itself)."""
-    if isinstance(x, _NUMPY_TYPES) or _is_jax(x):
-        return {}
-    return {"device": x.device}
+    return {} if library_name(namespace_of(x)) in ("numpy", "jax") else {"device": x.device}
 
 
 def _is_jax(x: Any) -> bool:
