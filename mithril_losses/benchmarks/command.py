@@ -17,9 +17,10 @@ from rich.text import Text
 from mithril_losses._validation import did_you_mean
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.benchmarks.candidates import CANDIDATES, Device, Setting
+from mithril_losses.benchmarks.families import all_cases
 from mithril_losses.benchmarks.page import markdown
-from mithril_losses.benchmarks.problems import all_cases
-from mithril_losses.benchmarks.results import Plan, Results
+from mithril_losses.benchmarks.plan import Plan
+from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import tables
 from mithril_losses.config import UserError, user_error
 

@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ _ROUNDS = 10  # into which a case's time is divided
 _LEAST_CALLS = 5
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
+Pages = Literal["default", "huge"]
 Stopwatch = Callable[[Call], float]
 
 

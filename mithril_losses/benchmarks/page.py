@@ -9,11 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mithril_losses.benchmarks.candidates import Setting
+from mithril_losses.benchmarks.families import TARGETS
+from mithril_losses.benchmarks.measuring import Pages
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results, Row
 from mithril_losses.benchmarks.tables import groups, mebibytes, number, time
-from mithril_losses.benchmarks.targets import TARGETS, Outcome, Target
-from mithril_losses.benchmarks.worker import Pages
+from mithril_losses.benchmarks.targets import Outcome, Target
 
 _LIBRARIES = ("numpy", "scipy", "numba", "torch", "jax", "jaxlib", "optax", "scikit-learn")
 
@@ -47,6 +48,7 @@ def markdown(results: Results, setting: Setting, seconds: float, chart: str | No
         _HOW,
         "## Targets",
         _targets(results),
+        *_missed(results),
     ]
     if chart is not None:
         sections += ["## Chart", f"![Time per call of each candidate at each case]({chart})"]
@@ -128,6 +130,17 @@ def _verdict(target: Target, outcomes: list[Outcome]) -> str:
     if not met:
         return "not measured"
     return "yes" if all(met) else f"**{sum(met)} of {len(met)}**"
+
+
+def _missed(results: Results) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for target in TARGETS:
+        numbers = [outcome.number for outcome in target.outcomes(results) if outcome.number is not None]
+        if target.why_missed and not all(map(target.is_met, numbers)):
+            reasons.setdefault(target.why_missed, []).append(f"{target.where.label}, {target.what}")
+    if reasons:
+        yield "### Why some are missed"
+        yield "\n".join(f"* {'; '.join(missed)}: {why}" for why, missed in reasons.items())
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

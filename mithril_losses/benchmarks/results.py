@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate, Setting, candidates_for
-from mithril_losses.benchmarks.measuring import Timing
+from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate
+from mithril_losses.benchmarks.measuring import Pages, Timing
 from mithril_losses.benchmarks.problems import Case
-from mithril_losses.benchmarks.worker import Pages, memory_apart, time_apart
 
 
 @dataclass
@@ -144,60 +143,3 @@ def ratio(row: Row | None, other: Row | None) -> float | None:
     if row is None or row.median is None or other is None or other.median is None:
         return None
     return row.median / other.median
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run measures: the cases, the candidates (all where there are no names), and how."""
-
-    cases: list[Case]
-    setting: Setting
-    seconds: float
-    names: tuple[str, ...] = ()
-    huge_pages: bool = False
-
-    def candidates(self, case: Case) -> list[Candidate]:
-        """Return the candidates of a case, installed or not."""
-        found = candidates_for(case, self.setting.device)
-        return [candidate for candidate in found if not self.names or candidate.name in self.names]
-
-    def installed(self, case: Case) -> list[Candidate]:
-        """Return the candidates of a case that can run."""
-        return [candidate for candidate in self.candidates(case) if not candidate.missing]
-
-    @property
-    def pages(self) -> tuple[Pages, ...]:
-        """The settings of the allocator under which times are taken."""
-        return ("default", "huge") if self.huge_pages else ("default",)
-
-    @property
-    def steps(self) -> int:
-        """How many steps `measure` takes."""
-        return sum(len(self.pages) + len(self._with_memory(case)) for case in self.cases)
-
-    def _with_memory(self, case: Case) -> list[Candidate]:
-        return [c for c in self.installed(case) if c.kind != "bound"] if case.size != "small" else []
-
-    def measure(self, results: Results) -> Iterator[str]:
-        """Add to the results step by step, and yield before each step what it is."""
-        for case in self.cases:
-            for pages in self.pages:
-                yield f"{case.name}: time" + (", huge pages" if pages == "huge" else "")
-                found = time_apart(case, self.installed(case), self.setting, self.seconds, pages)
-                for candidate in self.candidates(case):
-                    results.rows.append(_row(case, candidate, pages, found.get(candidate.name)))
-            for candidate in self._with_memory(case):
-                yield f"{case.name}: memory of {candidate.name}"
-                row = results.row(case, candidate.name)
-                if row is not None and row.timing is not None:
-                    extra = memory_apart(case, candidate, self.setting)
-                    row.extra_bytes, row.note = (None, extra) if isinstance(extra, str) else (extra, "")
-
-
-def _row(case: Case, candidate: Candidate, pages: Pages, found: Timing | str | None) -> Row:
-    row = Row(case, candidate, pages)
-    if isinstance(found, Timing):
-        row.timing = found
-    else:
-        row.note = found or f"{candidate.missing} is not installed"
-    return row

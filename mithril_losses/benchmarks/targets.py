@@ -1,25 +1,29 @@
-"""What the benchmark must show, and whether it did."""
+"""What measurements must show: bounds on ratios, which the families state for their losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mithril_losses.benchmarks.measuring import Pages
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results, Row, ratio
-from mithril_losses.benchmarks.worker import Pages
 
 Names = tuple[str, ...]
 Measure = Callable[[Results, Case, Pages], float | None]
 
-_FUSED, _BLOCKED = ("ours-numpy-fused",), ("ours-numpy-blocked",)
-_NUMPY: Names = ("ours-numpy-fused", "ours-numpy-blocked", "ours-numpy")
-_TORCH = ("ours-torch",)
-_BEST: Names = (*_NUMPY, *_TORCH, "ours-jax")
-_EAGER, _COMPILE, _SCIKIT = ("torch-eager",), ("torch-compile",), ("scikit-learn",)
-_JAX = ("jax-jit", "jax-jit-optax")  # whichever is faster
-_PEERS: Names = (*_EAGER, *_COMPILE, *_JAX, *_SCIKIT)
+FUSED: Names = ("ours-numpy-fused",)
+BLOCKED: Names = ("ours-numpy-blocked",)
+NUMPY: Names = (*FUSED, *BLOCKED, "ours-numpy")
+TORCH: Names = ("ours-torch",)
+BEST: Names = (*NUMPY, *TORCH, "ours-jax")
+EAGER: Names = ("torch-eager",)
+COMPILE: Names = ("torch-compile",)
+JAX: Names = ("jax-jit", "jax-jit-optax")  # whichever is faster
+SCIKIT: Names = ("scikit-learn",)
+PEERS: Names = (*EAGER, *COMPILE, *JAX, *SCIKIT)
+COPY: Names = ("copy",)
 
 
 class Where(NamedTuple):
@@ -39,6 +43,7 @@ class Target:
         measure: the number, or None where it was not measured.
         least: the least that it may be, or None.
         most: the most that it may be, or None.
+        why_missed: what stands in the way, where the bound is known to be out of reach; shown where it is missed.
     """
 
     where: Where
@@ -46,6 +51,7 @@ class Target:
     measure: Measure
     least: float | None = None
     most: float | None = None
+    why_missed: str = ""
 
     def is_met(self, number: float) -> bool:
         """Whether the number lies within the bounds."""
@@ -65,10 +71,27 @@ class Outcome(NamedTuple):
     huge: float | None
 
 
+# --- where ------------------------------------------------------------------------------------------------------------
+
+
+def large(label: str, *losses: str, last: int | None = None) -> Where:
+    """Return the large cases of some losses; with `last`, those whose shape ends with it."""
+
+    def contains(case: Case) -> bool:
+        return is_large(case) and case.problem.loss in losses and last in (None, case.shape[-1])
+
+    return Where(label, contains)
+
+
+def is_large(case: Case) -> bool:
+    """Whether a case is large, and one that others take part in."""
+    return case.size == "large" and not case.ours_alone
+
+
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
-def _speed_up(ours: Names, over: Names) -> Measure:
+def speed_up(ours: Names, over: Names) -> Measure:
     """How many times as fast the fastest of ours is as the fastest of the others."""
 
     def measure(results: Results, case: Case, pages: Pages) -> float | None:
@@ -77,12 +100,7 @@ def _speed_up(ours: Names, over: Names) -> Measure:
     return measure
 
 
-def _slow_down(ours: Names, over: Names) -> Measure:
-    """How many times as long the fastest of ours takes as the fastest of the others."""
-    return _speed_up(over, ours)
-
-
-def _saving(ours: Names, over: Names, *, beyond_gradients: bool = False) -> Measure:
+def saving(ours: Names, over: Names, *, beyond_gradients: bool = False) -> Measure:
     """How many times as much extra memory the leanest of the others takes as the fastest of ours."""
 
     def measure(results: Results, case: Case, pages: Pages) -> float | None:
@@ -96,7 +114,7 @@ def _saving(ours: Names, over: Names, *, beyond_gradients: bool = False) -> Meas
     return measure
 
 
-def _most_memory(ours: Names, unit: Callable[[Row], float | None]) -> Measure:
+def most_memory(ours: Names, unit: Callable[[Row], float | None]) -> Measure:
     """The most extra memory that one of ours takes."""
 
     def measure(results: Results, case: Case, pages: Pages) -> float | None:
@@ -110,40 +128,54 @@ def _rows(results: Results, case: Case, names: Names) -> list[Row]:
     return [row for row in results.of(case) if row.candidate.name in names]
 
 
-def _megabytes(row: Row) -> float | None:
-    return None if row.extra_bytes is None else row.extra_bytes / 1e6
+# --- targets in one line ----------------------------------------------------------------------------------------------
 
 
-# --- where ------------------------------------------------------------------------------------------------------------
+def faster(
+    where: Where, label: str, ours: Names, bounds: Mapping[Names, float], why_missed: Mapping[Names, str] | None = None
+) -> list[Target]:
+    """Return how many times as fast ours must be as each of the others."""
+    return [
+        Target(
+            where,
+            f"{label}: times as fast as {over[0]}",
+            speed_up(ours, over),
+            least=bound,
+            why_missed=(why_missed or {}).get(over, ""),
+        )
+        for over, bound in bounds.items()
+    ]
 
 
-def _large(label: str, *losses: str, classes: int | None = None) -> Where:
-    def contains(case: Case) -> bool:
-        return _every_large(case) and case.problem.loss in losses and classes in (None, case.shape[-1])
-
-    return Where(label, contains)
+def blocked(where: Where, why_missed: Mapping[Names, str] | None = None) -> list[Target]:
+    """Return how many times as fast blocks must be, for losses that are served by fused loops, too."""
+    return faster(where, "blocked", BLOCKED, {EAGER: 3.0, JAX: 2.0}, why_missed)
 
 
-def _every_large(case: Case) -> bool:
-    return case.size == "large" and not case.ours_alone
+def time_over(where: Where, label: str, ours: Names, over: Names, *, most: float, why_missed: str = "") -> Target:
+    """Return how many times as long as another ours may take."""
+    names = {COPY: "the copy", NUMPY: "NumPy arrays"}
+    what = f"{label}: time over that of {names.get(over, over[0])}"
+    return Target(where, what, speed_up(over, ours), most=most, why_missed=why_missed)
 
 
-_ARITHMETIC = _large("mse, mae, huber, 16e6", "mse_loss", "mae_loss", "huber_loss")
-_TRANSCENDENTAL = _large(
-    "bce with logits, focal with logits, kl, 16e6",
-    "binary_cross_entropy_with_logits",
-    "focal_loss_with_logits",
-    "kl_divergence",
-)
-_SIX = Where("these six", lambda case: _ARITHMETIC.contains(case) or _TRANSCENDENTAL.contains(case))
-_WIDE = _large("cross-entropy 512×32,000", "cross_entropy_with_logits", classes=32_000)
-_NARROW = _large("cross-entropy 65,536×100", "cross_entropy_with_logits", classes=100)
-_CHAMFER = _large("chamfer 8,000 × 8,000 × 3", "chamfer_distance")
-_SAMPLES = _large("MMD 2,000 × 64, energy 2,000 × 16", "maximum_mean_discrepancy", "energy_distance")
-_POINTS = Where("chamfer, MMD, energy on 20,000 points", lambda case: case.ours_alone)
-_STREAMS = Where("every separable loss, large", lambda case: _every_large(case) and case.problem.streams)
-_LINEAR = _large("linear cross-entropy 2,048×512 · 512×32,000", "linear_cross_entropy")
-_LARGE = Where("every loss, large", _every_large)
+def memory_below(
+    where: Where, over: Names, others: str, *, times: float, beyond_gradients: bool = False, why_missed: str = ""
+) -> Target:
+    """Return how many times less extra memory the fastest of ours must take than others, which are named in words."""
+    what = f"best of ours: times less memory{' beyond the gradients' if beyond_gradients else ''} than {others}"
+    measure = saving(BEST, over, beyond_gradients=beyond_gradients)
+    return Target(where, what, measure, least=times, why_missed=why_missed)
+
+
+def on_many_points(*losses: str) -> Target:
+    """Return how much extra memory ours may take where whoever holds all pairs runs out of it."""
+    where = Where("on 20,000 points", lambda case: case.ours_alone and case.problem.loss in losses)
+    measure = most_memory((*NUMPY, *TORCH), lambda row: None if row.extra_bytes is None else row.extra_bytes / 1e6)
+    return Target(where, "NumPy and torch: extra memory in MB", measure, most=200.0)
+
+
+_SEPARABLE = Where("every separable loss, large", lambda case: is_large(case) and case.problem.streams)
 _CALLS = Where(
     "mse, bce, cross-entropy 32×10",
     lambda case: (
@@ -152,44 +184,13 @@ _CALLS = Where(
     ),
 )
 
-# --- the targets ------------------------------------------------------------------------------------------------------
-
-
-def _faster(where: Where, label: str, ours: Names, bounds: dict[Names, float]) -> list[Target]:
-    return [
-        Target(where, f"{label}: times as fast as {over[0]}", _speed_up(ours, over), least=bound)
-        for over, bound in bounds.items()
-    ]
-
-
-TARGETS = [
-    *_faster(_ARITHMETIC, "fused", _FUSED, {_EAGER: 6.0, _COMPILE: 3.5, _JAX: 3.5, _SCIKIT: 2.5}),
-    Target(_ARITHMETIC, "fused: time over that of the copy", _slow_down(_FUSED, ("copy",)), most=1.5),
-    *_faster(_TRANSCENDENTAL, "fused", _FUSED, {_EAGER: 12.0, _COMPILE: 3.5, _JAX: 6.0, _SCIKIT: 15.0}),
-    Target(_TRANSCENDENTAL, "fused: time over that of the copy", _slow_down(_FUSED, ("copy",)), most=1.6),
-    *_faster(_SIX, "blocked", _BLOCKED, {_EAGER: 3.0, _JAX: 2.0}),
-    *_faster(_WIDE, "best of ours", _BEST, {_EAGER: 5.0, _COMPILE: 2.2, _JAX: 2.0, _SCIKIT: 3.5}),
-    *_faster(_NARROW, "best of ours", _BEST, {_EAGER: 6.0, _JAX: 1.5, _SCIKIT: 3.0}),
-    Target(_CHAMFER, "best of ours: times as fast as the best peer", _speed_up(_BEST, _PEERS), least=20.0),
-    Target(_CHAMFER, "best of ours: times less memory than the best peer", _saving(_BEST, _PEERS), least=100.0),
-    *_faster(_SAMPLES, "best of ours", _BEST, {_EAGER: 2.0, _JAX: 2.0}),
+OF_ALL_LOSSES = [
     Target(
-        _SAMPLES, "best of ours: times less memory than torch-eager and jax-jit", _saving(_BEST, (*_EAGER, *_JAX)), 5.0
-    ),
-    Target(_POINTS, "NumPy and torch: extra memory in MB", _most_memory((*_NUMPY, *_TORCH), _megabytes), most=200.0),
-    Target(
-        _STREAMS,
+        _SEPARABLE,
         "NumPy and torch: extra memory in gradients",
-        _most_memory((*_NUMPY, *_TORCH), lambda row: row.extra_gradients),
+        most_memory((*NUMPY, *TORCH), lambda row: row.extra_gradients),
         most=1.15,
     ),
-    Target(_LINEAR, "best of ours: time over that of torch-eager", _slow_down(_BEST, _EAGER), most=1.1),
-    Target(
-        _LINEAR,
-        "best of ours: times less memory beyond the gradients than torch-eager",
-        _saving(_BEST, _EAGER, beyond_gradients=True),
-        least=8.0,
-    ),
-    Target(_CALLS, "torch tensors: time over that of torch-eager", _slow_down(_TORCH, _EAGER), most=1.0),
-    Target(_LARGE, "torch tensors: time over that of NumPy arrays", _slow_down(_TORCH, _NUMPY), most=1.2),
+    time_over(_CALLS, "torch tensors", TORCH, EAGER, most=1.0),
+    time_over(Where("every loss, large", is_large), "torch tensors", TORCH, NUMPY, most=1.2),
 ]

@@ -6,15 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any, Literal
+from typing import Any
 
 from mithril_losses.backends.threads import VARIABLE
-from mithril_losses.benchmarks import measuring, problems
+from mithril_losses.benchmarks import families, measuring
 from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate, Setting
-from mithril_losses.benchmarks.measuring import Timing
+from mithril_losses.benchmarks.measuring import Pages, Timing
 from mithril_losses.benchmarks.problems import Case
-
-Pages = Literal["default", "huge"]
 
 # the last two are read by XLA
 _THREAD_VARIABLES = (VARIABLE, "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "PJRT_NPROC")
@@ -67,7 +65,7 @@ def _environment(setting: Setting, pages: Pages) -> dict[str, str]:
 
 def answer(request: dict[str, Any]) -> Any:
     """Measure what is asked for: times where there are seconds to spend, memory otherwise."""
-    case = next(case for case in problems.all_cases() if case.name == request["case"])
+    case = next(case for case in families.all_cases() if case.name == request["case"])
     candidates = [candidate for candidate in CANDIDATES if candidate.name in request["candidates"]]
     setting = Setting(*request["setting"])
     if "seconds" in request:

@@ -1,0 +1,37 @@
+"""Which losses are measured, and what the measurements must show: one module per family of losses.
+
+Each module has `PROBLEMS`, a block per loss, and may have `TARGETS`. A new module is found by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
+from mithril_losses._pairs import catalogue
+from mithril_losses.benchmarks import targets
+from mithril_losses.benchmarks.problems import Case, Problem
+from mithril_losses.benchmarks.targets import Target
+
+_MODULES = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+
+PROBLEMS: list[Problem] = sorted(
+    (problem for module in _MODULES for problem in module.PROBLEMS),
+    key=lambda problem: list(catalogue()).index(problem.loss),
+)
+TARGETS: list[Target] = [
+    *(target for module in _MODULES for target in getattr(module, "TARGETS", ())),
+    *targets.OF_ALL_LOSSES,
+]
+
+
+def all_cases() -> Iterator[Case]:
+    """Yield every case, the small ones first."""
+    for size in ("small", "medium", "large"):
+        for problem in PROBLEMS:
+            for shape in problem.shapes.get(size, ()):
+                yield Case(problem, size, shape)
+    for problem in PROBLEMS:
+        for shape in problem.ours_alone:
+            yield Case(problem, "large", shape, ours_alone=True)

@@ -1,0 +1,63 @@
+"""Regression losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mithril_losses.benchmarks.problems import ELEMENTS, Problem, two_normals
+from mithril_losses.benchmarks.targets import (
+    COMPILE,
+    COPY,
+    EAGER,
+    FUSED,
+    JAX,
+    SCIKIT,
+    blocked,
+    faster,
+    large,
+    time_over,
+)
+
+
+def _huber_jax(jax: Any, predictions: Any, targets: Any) -> Any:
+    jnp = jax.numpy
+    error = jnp.abs(predictions - targets)
+    return jnp.mean(jnp.where(error <= 1.0, 0.5 * error * error, error - 0.5))
+
+
+PROBLEMS = [
+    Problem(
+        loss="mse_loss",
+        draw=two_normals,
+        shapes=ELEMENTS,
+        torch=lambda torch, p, t: torch.nn.functional.mse_loss(p, t),
+        jax=lambda jax, p, t: jax.numpy.mean((p - t) ** 2),
+        optax=lambda optax, p, t: optax.squared_error(p, t).mean(),
+        scikit_learn=lambda loss, p, t: (loss.HalfSquaredError(), 2.0),
+    ),
+    Problem(
+        loss="mae_loss",
+        draw=two_normals,
+        shapes=ELEMENTS,
+        torch=lambda torch, p, t: torch.nn.functional.l1_loss(p, t),
+        jax=lambda jax, p, t: jax.numpy.mean(jax.numpy.abs(p - t)),
+        scikit_learn=lambda loss, p, t: (loss.AbsoluteError(), 1.0),
+    ),
+    Problem(
+        loss="huber_loss",
+        draw=two_normals,
+        shapes=ELEMENTS,
+        torch=lambda torch, p, t: torch.nn.functional.huber_loss(p, t),
+        jax=_huber_jax,
+        optax=lambda optax, p, t: optax.huber_loss(p, t).mean(),
+        scikit_learn=lambda loss, p, t: (loss.HuberLoss(delta=1.0), 1.0),
+    ),
+]
+
+_LARGE = large("mse, mae, huber, 16e6", "mse_loss", "mae_loss", "huber_loss")
+
+TARGETS = [
+    *faster(_LARGE, "fused", FUSED, {EAGER: 6.0, COMPILE: 3.5, JAX: 3.5, SCIKIT: 2.5}),
+    time_over(_LARGE, "fused", FUSED, COPY, most=1.5),
+    *blocked(_LARGE),
+]
