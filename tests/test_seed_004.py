@@ -15,18 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from seeds import assert_is_derivative, assert_moved_downhill, choice, probabilities, unit_interval
 
 from mithril_losses import check_gradient, gradient_of, unregister
-from mithril_losses.backends import Backend, JaxBackend, NumpyBackend, TorchBackend
+from mithril_losses.backends import Backend, JaxBackend, TorchBackend
 from mithril_losses.models import JaxModel, NumpyModel, TorchModel
-
-BACKENDS = {"numpy": NumpyBackend, "jax": JaxBackend, "torch": TorchBackend}
-
-
-@pytest.fixture(params=list(BACKENDS))
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return BACKENDS[request.param](seed=4)
-
 
 # --- what the guide leaves out ----------------------------------------------------------------------------------
 
@@ -69,36 +62,6 @@ class Compiled:
     def evaluate(self, params: Any, inputs: Any, output_gradients: Any = None) -> Any:
         data = {"input": inputs["input"]}
         return self._model.evaluate(params, data, output_gradients=output_gradients)
-
-
-def probabilities(backend: Backend, *shape: int) -> Any:
-    """Rows of the last axis that sum to one."""
-    return backend.array(backend.generator.dirichlet(np.ones(shape[-1]), shape[:-1]))
-
-
-def unit_interval(backend: Backend, *shape: int) -> Any:
-    return 0.05 + 0.9 * backend.rand(*shape)
-
-
-def choice(backend: Backend, values: tuple[float, ...], *shape: int) -> Any:
-    return backend.array(backend.generator.choice(values, shape))
-
-
-def assert_is_derivative(
-    backend: Backend, gradient: Any, loss: Callable[..., Any], *arguments: Any, argnum: int = 0
-) -> None:
-    """The gradient wrt one argument equals jax.grad's, torch autograd's or central differences'."""
-    assert tuple(gradient.shape) == tuple(arguments[argnum].shape)
-    if backend.name == "numpy":  # differences of float32 numbers would be noise
-        arguments = tuple(x.astype(np.float64) if x.dtype == np.float32 else x for x in arguments)
-    traced = jax.jit(loss) if backend.name == "jax" else loss  # one compilation, not one for each operation
-    expected = backend.to_numpy(backend.gradient(traced, *arguments, argnum=argnum))
-    atol = 2e-6 * np.abs(expected).max()
-    np.testing.assert_allclose(backend.to_numpy(gradient), expected, rtol=1e-4, atol=atol)
-
-
-def assert_moved_downhill(before: Any, after: Any) -> None:
-    assert float(after) < float(before)
 
 
 @pytest.fixture

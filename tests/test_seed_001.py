@@ -1,0 +1,186 @@
+"""The code blocks of the page "Loss Functions" of an API reference (seed document 001), in its order.
+
+Each test is named after the block's heading and holds the block as it stands there. Adapted are the imports, `jnp` to
+the backend where a block creates arrays with it, and what the page leaves out: the arrays. What follows each block
+checks that it did what the page says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from seeds import assert_is_derivative
+
+from mithril_losses.backends import Backend
+
+
+@pytest.fixture
+def predictions(backend: Backend) -> Any:
+    return backend.array([1.0, 2.0, 3.0])
+
+
+@pytest.fixture
+def targets(backend: Backend) -> Any:
+    return backend.array([1.1, 1.9, 3.2])
+
+
+# --- Reconstruction Losses --------------------------------------------------------------------------------------
+
+
+def test_mse_loss(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    from mithril_losses import mse_loss
+
+    predictions = backend.array([1.0, 2.0, 3.0])
+    targets = backend.array([1.1, 1.9, 3.2])
+
+    loss = mse_loss(predictions, targets, reduction="mean")
+    print(f"MSE Loss: {loss}")
+
+    # the page says 0.0233..., but (0.01 + 0.01 + 0.04) / 3 is 0.02
+    assert capsys.readouterr().out.startswith("MSE Loss: 0.0")
+    assert float(loss) == pytest.approx(0.02, rel=1e-6)
+
+
+def test_mae_loss(predictions: Any, targets: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from mithril_losses import mae_loss
+
+    loss = mae_loss(predictions, targets, reduction="mean")
+    print(f"MAE Loss: {loss}")  # 0.133...
+
+    assert capsys.readouterr().out.startswith("MAE Loss: 0.133")
+
+
+def test_huber_loss(predictions: Any, targets: Any) -> None:
+    from mithril_losses import huber_loss
+
+    # Delta controls the transition point
+    loss = huber_loss(predictions, targets, delta=1.0, reduction="mean")
+
+    assert float(loss) == pytest.approx(0.01, rel=1e-6)  # half the squares, all errors being small
+
+
+# --- Divergence Losses ------------------------------------------------------------------------------------------
+
+
+def test_kl_divergence_of_distribution_objects() -> None:
+    from torch.distributions import Normal
+
+    from mithril_losses import kl_divergence
+
+    # With distribution objects
+    p = Normal(loc=0.0, scale=1.0)
+    q = Normal(loc=0.5, scale=1.5)
+    kl = kl_divergence(p, q)
+
+    # log(σ₂/σ₁) + (σ₁² + (μ₁ − μ₂)²) / 2σ₂² − ½
+    assert float(kl) == pytest.approx(np.log(1.5) + 1.25 / 4.5 - 0.5, rel=1e-6)
+
+
+def test_kl_divergence(backend: Backend) -> None:
+    from mithril_losses import kl_divergence, kl_divergence_gradient
+
+    # With probability arrays
+    p_probs = backend.array([0.2, 0.5, 0.3])
+    q_probs = backend.array([0.3, 0.4, 0.3])
+    kl = kl_divergence(p_probs, q_probs, reduction="sum")
+
+    assert float(kl) == pytest.approx(0.2 * np.log(2 / 3) + 0.5 * np.log(5 / 4), rel=1e-5)
+    gradient = kl_divergence_gradient(p_probs, q_probs, reduction="sum")
+    assert_is_derivative(backend, gradient, lambda p, q: kl_divergence(p, q, reduction="sum"), p_probs, q_probs)
+
+
+def test_maximum_mean_discrepancy() -> None:
+    from mithril_losses import maximum_mean_discrepancy
+
+    # Generate samples
+    key = jax.random.key(0)
+    pred_samples = jax.random.normal(key, (2, 100, 5))
+    target_samples = jax.random.normal(key, (2, 100, 5))
+
+    # Compute MMD with RBF kernel
+    mmd = maximum_mean_discrepancy(pred_samples, target_samples, kernel_type="rbf", kernel_bandwidth=1.0)
+
+    assert float(mmd) == 0.0  # both sets are drawn with one key
+    other = jax.random.normal(jax.random.key(1), (2, 100, 5))
+    assert float(maximum_mean_discrepancy(pred_samples, other)) > 0.0
+
+
+def test_energy_distance(backend: Backend) -> None:
+    pred_samples, target_samples = backend.randn(2, 100, 5), backend.randn(2, 100, 5)
+
+    from mithril_losses import energy_distance
+
+    energy = energy_distance(
+        pred_samples,
+        target_samples,
+        beta=1.0,  # Power parameter (0 < beta <= 2)
+    )
+
+    assert float(energy) > 0.0
+    # "Metric": the square root satisfies the triangle inequality
+    third = backend.randn(2, 100, 5)
+    a, b, c = (
+        np.sqrt(backend.to_numpy(energy_distance(x, y, reduction="none")))
+        for x, y in ((pred_samples, target_samples), (pred_samples, third), (third, target_samples))
+    )
+    assert (a <= b + c).all()
+
+
+# --- Explicit Loss Composition ----------------------------------------------------------------------------------
+
+
+def test_explicit_loss_composition(predictions: Any, targets: Any) -> None:
+    from mithril_losses import mae_loss, mse_loss
+
+    reconstruction_loss = mse_loss(predictions, targets)
+    l1_penalty = mae_loss(predictions, targets)
+    total_loss = reconstruction_loss + 0.5 * l1_penalty
+
+    loss_dict = {
+        "total_loss": total_loss,
+        "reconstruction_loss": reconstruction_loss,
+        "l1_penalty": l1_penalty,
+    }
+
+    assert float(loss_dict["total_loss"]) == pytest.approx(0.02 + 0.5 * 0.4 / 3, rel=1e-6)
+
+
+# --- Base Utilities ---------------------------------------------------------------------------------------------
+
+
+def test_reduce_loss(backend: Backend) -> None:
+    from mithril_losses import reduce_loss
+
+    predictions, targets = backend.array([[1.0, 2.0], [3.0, 4.0]]), backend.array([[0.0, 0.0], [0.0, 0.0]])
+    per_pixel_loss = backend.square(predictions - targets)
+
+    mean_loss = reduce_loss(per_pixel_loss, reduction="mean")
+    sum_loss = reduce_loss(per_pixel_loss, reduction="sum")
+    vae_loss = reduce_loss(per_pixel_loss, reduction="batch_sum")
+
+    assert (float(mean_loss), float(sum_loss), float(vae_loss)) == (7.5, 30.0, 15.0)
+
+
+# --- Performance Tips -------------------------------------------------------------------------------------------
+
+
+def test_vectorized_loss_computation() -> None:
+    from mithril_losses import mse_loss
+
+    predictions, targets = jnp.arange(6.0).reshape(3, 2), jnp.zeros((3, 2))
+
+    # Use JAX's vmap for batched loss computation
+    @jax.jit
+    def batch_loss(predictions, targets):
+        return jax.vmap(mse_loss)(predictions, targets)
+
+    np.testing.assert_allclose(batch_loss(predictions, targets), [0.5, 6.5, 20.5], rtol=1e-6)
+
+    # the same in PyTorch
+    found = torch.func.vmap(mse_loss)(torch.arange(6.0).reshape(3, 2), torch.zeros(3, 2))
+    np.testing.assert_allclose(found, [0.5, 6.5, 20.5], rtol=1e-6)
