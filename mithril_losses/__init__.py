@@ -3,7 +3,16 @@
 Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradient` gives both in one call.
 """
 
-from mithril_losses import classification, divergence, geometric, language, metric_learning, regression, regularization
+from mithril_losses import (
+    boxes,
+    classification,
+    divergence,
+    geometric,
+    language,
+    metric_learning,
+    regression,
+    regularization,
+)
 from mithril_losses._elementwise import elementwise
 from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import (
@@ -15,6 +24,7 @@ from mithril_losses._pairs import (
 )
 from mithril_losses._reduction import reduce_loss
 from mithril_losses.backends import get_backend
+from mithril_losses.boxes import *
 from mithril_losses.checking import check_gradient
 from mithril_losses.classification import *
 from mithril_losses.divergence import *
@@ -42,6 +52,7 @@ __all__ = [
     "value_and_gradient",
     "value_and_gradient_of",
 ]
+__all__ += boxes.__all__
 __all__ += classification.__all__
 __all__ += divergence.__all__
 __all__ += geometric.__all__

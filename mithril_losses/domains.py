@@ -247,6 +247,19 @@ class PointSets:
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Boxes by two corners: (…, 4), the lower corner first."""
+
+    def __str__(self) -> str:
+        return "boxes (…, 4): x₁, y₁, x₂, y₂"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a box for every row of `shape`, all of them around one place."""
+        low = generator.uniform(0.0, 1.0, (*shape[:-1], 2))
+        return np.concatenate([low, low + generator.uniform(0.4, 1.4, low.shape)], axis=-1)
+
+
+@dataclass(frozen=True)
 class ClassIndices:
     """Class indices: one integer for each row."""
 
@@ -288,4 +301,6 @@ PROBABILITY = Elements(0.0, 1.0)
 BINARY = Labels((0, 1))
 SIGN = Labels((-1, 1))
 
-ArrayDomain = Elements | Labels | Distributions | ClassTargets | PointSets | ClassIndices | PerClass | Parameters
+ArrayDomain = (
+    Elements | Labels | Distributions | ClassTargets | PointSets | Boxes | ClassIndices | PerClass | Parameters
+)
