@@ -1,4 +1,4 @@
-"""Element-wise losses: one small function of terms, (value, slope), evaluated on any array library."""
+"""Element-wise losses: one small function of terms, (value, slopes), evaluated on any array library."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
-from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
+from mithril_losses._reduction import GradientReduction, Plan, Reduction, collect, plan
 from mithril_losses._stable import never_negative
-from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
+from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of, require_library
 from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
 
-Terms = Callable[..., tuple[Array, Array]]
+Terms = Callable[..., tuple[Array, Any]]
 
 
 class Elementwise:
     """The terms of an element-wise loss together with the domains of their arguments.
 
-    The terms are a function `(xp, *arrays, *options) → (value, slope)` in plain array notation: the unreduced loss
-    and its derivative wrt the first array. `xp` is the namespace of the arrays.
+    The terms are a function `(xp, *arrays, *options) → (value, slope)` in plain array notation: the loss of each
+    element and its derivative wrt the first array, or a tuple of derivatives wrt the first few. `xp` is the namespace
+    of the arrays.
     """
 
     def __init__(
         self,
         terms: Terms,
         domain: Mapping[str, Any],
-        kinks: Callable[..., tuple[Any, ...]] | None,
+        kinks: Callable[..., tuple[Any, ...]] | None = None,
+        slopes: int = 1,
+        rows: int | None = None,
         row_mass: str | None = None,
     ) -> None:
         self.terms = terms
         self.kinks = kinks
+        self.rows = rows
         self.row_mass = row_mass
         names = list(inspect.signature(terms).parameters)[1:]
         if names != list(domain):
@@ -39,39 +43,57 @@ class Elementwise:
         self.domain = {name: d for name, d in domain.items() if not isinstance(d, SmallestNormal)}
         self.array_names = [name for name, d in self.domain.items() if isinstance(d, ArrayDomain)]
         self.option_names = list(self.domain)[len(self.array_names) :]
+        self.wrt = tuple(self.array_names[:slopes])
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss of arrays and options given in the order of the terms."""
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, _ = self.terms(xp, *arrays, *options)
-            return collect(self.rows(xp, value, arrays), like=arguments[0], **reduction)
+            return collect(self._unreduced(xp, value, arrays), like=arguments[0], **reduction)
 
-    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Array:
-        """Return the gradient of `value` wrt the first array."""
+    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
+        """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few by name."""
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            _, slope = self.terms(xp, *arrays, *options)
-            summed = None if self.row_mass is None else len(slope.shape) - 1
-            return spread(slope, like=arguments[0], summed=summed, **reduction)
+            _, slopes = self.terms(xp, *arrays, *options)
+            closing = plan(xp, self.shape(arrays[0]), arrays[0].dtype, **reduction)
+            return self._spread(xp, closing, slopes, arguments)
 
-    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
+    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            value, slope = self.terms(xp, *arrays, *options)
-            value = self.rows(xp, value, arrays)
-            summed = None if self.row_mass is None else len(slope.shape) - 1
+            value, slopes = self.terms(xp, *arrays, *options)
+            value = self._unreduced(xp, value, arrays)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
-            like = arguments[0]
-            return closing.collect(xp, value, like), closing.spread(xp, slope, like, summed)
+            return closing.collect(xp, value, arguments[0]), self._spread(xp, closing, slopes, arguments)
 
-    def rows(self, xp: Any, value: Array, arrays: list[Array]) -> Array:
-        """Return the unreduced losses: the values, or their sums over the last axis."""
-        if self.row_mass is None:
+    def shape(self, x: Array) -> tuple[int, ...]:
+        """Return the shape of the unreduced losses of arrays like `x`."""
+        return tuple(x.shape)[: self.rows]
+
+    def _unreduced(self, xp: Any, value: Array, arrays: list[Array]) -> Array:
+        summed = self._summed(value)
+        if not summed:
             return value
-        mass = xp.sum(arrays[self.array_names.index(self.row_mass)], axis=-1)
-        return never_negative(xp, xp.sum(value, axis=-1), terms=value.shape[-1], scale=mass)
+        total = xp.sum(value, axis=summed)
+        if self.row_mass is None:
+            return total
+        mass = xp.sum(arrays[self.array_names.index(self.row_mass)], axis=summed)
+        return never_negative(xp, total, terms=value.shape[-1], scale=mass)
+
+    def _spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
+        if len(self.wrt) == 1:
+            return closing.spread(xp, slopes, arguments[0], self._summed(slopes))
+        return {
+            name: closing.spread(xp, slope, like, self._summed(slope))
+            for name, slope, like in zip(self.wrt, slopes, arguments, strict=False)
+        }
+
+    def _summed(self, x: Array) -> tuple[int, ...]:
+        """Return the axes that the terms are summed over."""
+        return () if self.rows is None else tuple(range(len(x.shape)))[self.rows :]
 
     def prepare(self, arguments: tuple[Any, ...]) -> tuple[Any, list[Array], list[Any]]:
         """Return the namespace, the arrays in the dtype to compute in, and the options, all of them checked."""
@@ -85,8 +107,11 @@ class Elementwise:
         xp = array_namespace(**arrays)
         require_same_shape(**arrays)
         predictions = arrays[self.array_names[0]]
-        dtype = compute_dtype(xp, predictions.dtype, self.array_names[0])
-        if self.row_mass is not None and len(predictions.shape) == 0:
+        if len(self.wrt) == 1:
+            dtype = compute_dtype(xp, predictions.dtype, self.array_names[0])
+        else:
+            dtype = widest_dtype(xp, **{name: arrays[name] for name in self.wrt})
+        if self.rows is not None and self.rows < 0 and len(predictions.shape) == 0:
             raise ValueError(f"{self.array_names[0]} needs at least one axis, got a scalar")
         checked = [self._option(xp, name, options[name], predictions, dtype) for name in self.option_names]
         return dtype, checked + [constant.value(xp, dtype, predictions.dtype) for constant in self.constants]
@@ -122,12 +147,24 @@ class Elementwise:
 
 
 def elementwise(
-    *, kinks: Callable[..., tuple[Any, ...]] | None = None, row_mass: str | None = None, **domain: Any
+    *,
+    kinks: Callable[..., tuple[Any, ...]] | None = None,
+    slopes: int = 1,
+    rows: int | None = None,
+    row_mass: str | None = None,
+    **domain: Any,
 ) -> Callable[[Terms], Elementwise]:
     """Declare what the arguments of element-wise terms may be, arrays first, and where their kinks are.
 
-    With `row_mass` the unreduced losses are the sums of the terms over the last axis, a divergence of rows that cannot
-    be negative: what is negative by the rounding of a row whose `row_mass` argument sums to m is 0.
+    Args:
+        kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
+        slopes: how many of the arrays, from the first on, the terms are differentiated by. With several the terms
+            return a tuple of slopes, and the gradient is a dict by argument name.
+        rows: the unreduced losses have the shape `shape[:rows]`, because the terms are summed over the axes after
+            it: -1 for rows along the last axis, 1 for one loss per entry of the first axis. None sums nothing.
+        row_mass: the array that scales the rounding of a sum of terms that cannot be negative: what is negative by
+            the rounding of a row that sums to m in this array is 0.
+        **domain: what each argument of the terms may be, in their order.
 
     Example:
         >>> import numpy as np
@@ -139,4 +176,4 @@ def elementwise(
         >>> float(_scaled.value(np.array([3.0]), np.array([1.0]), 0.5))
         2.0
     """
-    return lambda terms: Elementwise(terms, domain, kinks, row_mass)
+    return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass)

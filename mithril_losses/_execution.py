@@ -19,7 +19,8 @@ from mithril_losses._elementwise import Elementwise
 from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
 from mithril_losses._reduction import Plan, plan
 from mithril_losses._stable import never_negative
-from mithril_losses._validation import compute_dtype, is_number, quiet
+from mithril_losses._tree import map_leaves
+from mithril_losses._validation import is_number, quiet, widest_dtype
 from mithril_losses.backends._namespace import library_name, namespace_of
 from mithril_losses.backends.threads import share, thread_count
 from mithril_losses.domains import Interval, Labels
@@ -187,28 +188,31 @@ class _OnHost:
         dtype, options = terms.door(call.arrays, call.options)
         arrays = list(call.arrays.values())
         like = arrays[0]
-        shape = like.shape if terms.row_mass is None else like.shape[:-1]
+        shape = terms.shape(like)
         reduction = plan(np, shape, dtype, **call.reduction)
         keeps_values = call.reduction.get("reduction") == "none"
-        if terms.row_mass is not None:
+        if terms.rows is not None:
             if keeps_values:
                 return self._rows(call)
-            reduction = reduction.over_terms()
+            reduction = reduction.over_terms(like.ndim - len(shape))
         if not keeps_values and len(reduction.axes) < len(shape):
             return None
         values = np.empty(like.shape, like.dtype) if keeps_values else None
-        gradient = np.empty(like.shape, like.dtype)
-        fusable = like.dtype == dtype and all(x.flags.c_contiguous for x in arrays) and self._may_fuse
-        total = self._fused(arrays, options, reduction, values, gradient) if fusable else None
+        gradients = {name: np.empty(like.shape, call.arrays[name].dtype) for name in terms.wrt}
+        fusable = self._may_fuse and all(x.flags.c_contiguous for x in arrays)
+        fusable = fusable and all(x.dtype == dtype for x in gradients.values())
+        outputs = list(gradients.values())
+        total = self._fused(arrays, options, reduction, values, outputs) if fusable else None
         if total is None:
-            total = self._blocked(arrays, options, dtype, reduction, values, gradient)
+            total = self._blocked(arrays, options, dtype, reduction, values, outputs)
         if terms.row_mass is not None and total < 0.0:
             mass = np.sum(call.arrays[terms.row_mass])
             total = float(never_negative(np, np.asarray(total, dtype), terms=like.shape[-1], scale=mass))
-        return (reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values), gradient
+        value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
+        return value, gradients if len(outputs) > 1 else outputs[0]
 
     def _fused(
-        self, arrays: list[Any], options: list[Any], reduction: Plan, values: Any, gradient: Any
+        self, arrays: list[Any], options: list[Any], reduction: Plan, values: Any, gradients: list[Any]
     ) -> float | None:
         from mithril_losses.backends import fused
 
@@ -223,7 +227,7 @@ class _OnHost:
                 reduction.weights,
                 reduction.factor,
                 values=values,
-                gradient=gradient,
+                gradients=gradients,
                 threads=self._thread_count,
             )
         except fused.NotFusable:
@@ -233,31 +237,31 @@ class _OnHost:
         return total
 
     def _blocked(
-        self, arrays: list[Any], options: list[Any], dtype: Any, reduction: Plan, values: Any, gradient: Any
+        self, arrays: list[Any], options: list[Any], dtype: Any, reduction: Plan, values: Any, gradients: list[Any]
     ) -> float:
         terms: Any = self._pair.terms
-        shape = gradient.shape
+        shape = gradients[0].shape
         operands = [*options, reduction.factor, reduction.weights]
         flat = all(x.flags.c_contiguous for x in arrays) and all(
             not isinstance(x, np.ndarray) or x.size == 1 or (x.shape == shape and x.flags.c_contiguous)
             for x in operands
         )
         if flat:
-            shape = (gradient.size,)
+            shape = (gradients[0].size,)
             arrays = [x.reshape(-1) for x in arrays]
             operands = [x.reshape(-1 if x.size > 1 else ()) if isinstance(x, np.ndarray) else x for x in operands]
-        out, kept = gradient.reshape(shape), None if values is None else values.reshape(shape)
+        outs, kept = [x.reshape(shape) for x in gradients], None if values is None else values.reshape(shape)
 
         def work(rows: slice) -> float:
             *own, factor, weights = (_rows_of(x, shape, rows) for x in operands)
             block = terms.convert({n: x[rows] for n, x in zip(terms.array_names, arrays, strict=True)}, dtype)
             with quiet(np):
-                value, slope = terms.terms(np, *block, *own)
-                slope = slope * factor
+                value, slopes = terms.terms(np, *block, *own)
+                for out, slope in zip(outs, slopes if len(outs) > 1 else (slopes,), strict=True):
+                    slope = slope * factor
+                    out[rows] = slope if weights is None else np.where(weights == 0, 0.0, slope * weights)
                 if weights is not None:
                     value = np.where(weights == 0, 0.0, value * weights)
-                    slope = np.where(weights == 0, 0.0, slope * weights)
-                out[rows] = slope
                 if kept is not None:
                     kept[rows] = value
                 return float(np.sum(value))
@@ -283,15 +287,16 @@ class _OnHost:
                 return None
             shape = (batch, *row)
             mass = None if pair.mass is None else pair.mass(*arrays, **call.options)
-        dtype = compute_dtype(np, like.dtype)
-        if like.dtype != dtype:
+        wrt = {name: x for name, x in call.arrays.items() if name in pair.wrt}
+        dtype = widest_dtype(np, **wrt)
+        if any(x.dtype != dtype for x in wrt.values()):
             return None  # the sum of a block would be rounded to half precision
         reduction = plan(np, shape, dtype, mass=mass, **call.reduction)
         keeps_values = call.reduction.get("reduction") == "none"
         if not keeps_values and len(reduction.axes) < len(shape):
             return None
         values = np.empty(shape, like.dtype) if keeps_values else None
-        gradients = {name: np.empty(x.shape, x.dtype) for name, x in call.arrays.items() if name in pair.wrt}
+        gradients = {name: np.empty(x.shape, x.dtype) for name, x in wrt.items()}
         several = len(pair.wrt) > 1
         if fused is not None:
             total = fused.run(reduction.weights, reduction.factor, values, gradients[pair.wrt[0]], self._thread_count)
@@ -367,10 +372,8 @@ def _numpy_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tup
 
 def _as_tensors(found: tuple[Any, Any]) -> tuple[Any, Any]:
     from_numpy = sys.modules["torch"].from_numpy
-    value, gradient = found
-    if isinstance(gradient, dict):
-        return from_numpy(np.asarray(value)), {name: from_numpy(x) for name, x in gradient.items()}
-    return from_numpy(np.asarray(value)), from_numpy(gradient)
+    value, gradient = (map_leaves(lambda _, x: from_numpy(np.asarray(x)), part) for part in found)
+    return value, gradient
 
 
 def _rows_of(x: Any, shape: tuple[int, ...], rows: slice) -> Any:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from mithril_losses._elementwise import Elementwise
+from mithril_losses._reduction import Reduction
 from mithril_losses._validation import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,6 +52,8 @@ class Pair:
         fused_rows: a function of the loss's arguments (NumPy arrays) that returns a fused loop over their rows, or None
             where there is none for them.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
+        returns: the names of what the loss returns where that is a tuple: the first is the loss, which the gradient
+            belongs to; the others are for people to look at. Empty for a loss that returns itself alone.
     """
 
     name: str
@@ -66,6 +69,11 @@ class Pair:
     mass: Callable[..., Any] | None = None
     fused_rows: Callable[..., FusedRows | None] | None = None
     check_values: Callable[..., Any] | None = None
+    returns: tuple[str, ...] = ()
+
+    def loss(self, returned: Any) -> Any:
+        """Return the loss out of what the value function returned."""
+        return returned[0] if self.returns else returned
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -89,8 +97,9 @@ class Pair:
     @property
     def takes_reduction(self) -> bool:
         """Whether the loss takes the common reduction keywords."""
-        parameters = inspect.signature(self.value).parameters.values()
-        return any(p.kind is p.VAR_KEYWORD or p.name == "reduction" for p in parameters)
+        parameters = inspect.signature(self.value).parameters
+        passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return passes_on or parameters.keys() >= Reduction.__annotations__.keys()
 
     @property
     def formula(self) -> str:
@@ -134,14 +143,15 @@ def gradient_of(
     mass: Callable[..., Any] | None = None,
     fused_rows: Callable[..., FusedRows | None] | None = None,
     check_values: Callable[..., Any] | None = None,
+    returns: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
     """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
 
     Args:
         loss: the value. Its name becomes the pair's name in the catalogue.
         terms: the element-wise terms that both are made of; domain and kinks are then read from them.
-        wrt: the argument or arguments that the gradient is taken with respect to; the first one by default. An
-            argument that may be None (a bias) is in the gradient where it is given.
+        wrt: the argument or arguments that the gradient is taken with respect to; by default those of the terms, or
+            the first one. An argument that may be None (a bias) is in the gradient where it is given.
         on_request: further arguments that the gradient accepts as `wrt=`.
         domain: what each argument may be, by name; checks and tests draw from it.
         separable: whether the unreduced losses of different rows share nothing.
@@ -150,6 +160,7 @@ def gradient_of(
         mass: a function of the loss's arguments that returns what each row counts in the divisor, where that is not 1.
         fused_rows: a function of the loss's arguments that returns a fused loop over their rows.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
+        returns: where the loss returns a tuple, the names of its entries: the first is the loss.
 
     Raises:
         TypeError: the two signatures differ in a name, a kind or a default.
@@ -183,8 +194,9 @@ def gradient_of(
             mass=mass,
             fused_rows=fused_rows,
             check_values=check_values,
+            returns=returns,
         )
-        names = (wrt,) if isinstance(wrt, str) else wrt or pair.array_arguments[:1]
+        names = (wrt,) if isinstance(wrt, str) else wrt or (terms.wrt if terms else pair.array_arguments[:1])
         optional = [name for name in pair.options if pair.parameters[name].default is None]
         for name in (*names, *on_request):
             if name not in (*pair.array_arguments, *optional):
@@ -220,6 +232,9 @@ def value_and_gradient_of(loss: Callable[..., Any]) -> Callable[[F], F]:
 def find_loss(loss: str | Callable[..., Any]) -> Pair:
     """Return the pair of a loss, given as its name or as the function itself.
 
+    An object with a method `gradient` is a loss, too. It may have a method `value_and_gradient`, and attributes `name`,
+    `wrt` and `returns` with what `gradient_of` takes under these names.
+
     Raises:
         ValueError: the catalogue has no such loss; the message names the nearest one.
     """
@@ -231,8 +246,15 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
     if pair is not None and pair.value is loss:
         return pair
     if callable(getattr(loss, "gradient", None)):
-        pair = Pair(name=str(getattr(loss, "name", type(loss).__name__)), value=loss, gradient=loss.gradient)  # type: ignore[attr-defined]
-        return replace(pair, wrt=pair.array_arguments[:1] or pair.wrt)
+        pair = Pair(
+            name=str(getattr(loss, "name", type(loss).__name__)),
+            value=loss,
+            gradient=loss.gradient,  # type: ignore[attr-defined]
+            both=getattr(loss, "value_and_gradient", None),
+            returns=tuple(getattr(loss, "returns", ())),
+            separable=False,  # who knows
+        )
+        return replace(pair, wrt=tuple(getattr(loss, "wrt", ())) or pair.array_arguments[:1] or pair.wrt)
     raise ValueError(
         f"{getattr(loss, '__name__', loss)!r} has no registered gradient: decorate the gradient with "
         f"@gradient_of({getattr(loss, '__name__', 'loss')})"

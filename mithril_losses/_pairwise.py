@@ -421,7 +421,7 @@ class _Tile:
             None,
             1.0,
             values=None,
-            gradient=slope,
+            gradients=[slope],
             threads=thread_count(),
         )
         return np.array([total]), slope

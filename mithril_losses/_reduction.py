@@ -107,7 +107,7 @@ def spread(
     slope: Array,
     *,
     like: Array,
-    summed: int | None = None,
+    summed: tuple[int, ...] = (),
     mass: Array | None = None,
     **reduction: Unpack[GradientReduction],
 ) -> Array:
@@ -118,13 +118,13 @@ def spread(
     Args:
         slope: ∂ℓ/∂x, of the shape of x.
         like: x, for its dtype.
-        summed: the axis of x over which the unreduced losses were summed (a class axis); none if they are
-            element-wise.
+        summed: the axes of x over which the unreduced losses were summed (a class axis, say), in order; none if
+            they are element-wise.
         mass: as in `collect`.
         **reduction: as in `reduce_loss`, and u, `upstream`: a number or an array of the shape of what it returns.
     """
     xp = array_namespace(slope=slope)
-    shape = tuple(n for i, n in enumerate(slope.shape) if i != summed)
+    shape = tuple(n for i, n in enumerate(slope.shape) if i not in summed)
     return plan(xp, shape, slope.dtype, mass=mass, **reduction).spread(xp, slope, like, summed)
 
 
@@ -139,12 +139,12 @@ class Plan(NamedTuple):
     divisor: Any
     factor: Any
 
-    def over_terms(self) -> Plan:
-        """Return the plan for terms whose sums over the last axis are the unreduced losses (NumPy arrays)."""
-        weights = None if self.weights is None else self.weights[..., None]
-        return self._replace(
-            weights=weights, factor=self.factor if type(self.factor) is float else self.factor[..., None]
-        )
+    def over_terms(self, summed: int) -> Plan:
+        """Return the plan for terms whose sums over as many last axes are the unreduced losses (NumPy arrays)."""
+        ones = (1,) * summed
+        weights = None if self.weights is None else self.weights.reshape(self.weights.shape + ones)
+        factor = self.factor if type(self.factor) is float else self.factor.reshape(self.factor.shape + ones)
+        return self._replace(weights=weights, factor=factor)
 
     def collect(self, xp: Any, values: Array, like: Array) -> Array:
         """Return Σ w ℓ / D; a weight of 0 removes whatever it multiplies."""
@@ -162,13 +162,16 @@ class Plan(NamedTuple):
             total = _divide(xp, total, xp.reshape(self.divisor, tuple(total.shape)))
         return as_dtype(xp, total, like.dtype)
 
-    def spread(self, xp: Any, slope: Array, like: Array, summed: int | None) -> Array:
+    def spread(self, xp: Any, slope: Array, like: Array, summed: tuple[int, ...] = ()) -> Array:
         """Return slope · w · u / D."""
         factor, weights = self.factor, self.weights
-        if summed is not None:
-            rank = len(slope.shape) - 1
-            factor = factor if type(factor) is float else xp.expand_dims(factor, axis=summed)
-            weights = None if weights is None else xp.expand_dims(_broadcast_rank(xp, weights, rank), axis=summed)
+        if summed:
+            if weights is not None:
+                rank = len(slope.shape) - len(summed)
+                weights = _broadcast_rank(xp, weights, rank)
+            for axis in summed:
+                factor = factor if type(factor) is float else xp.expand_dims(factor, axis=axis)
+                weights = None if weights is None else xp.expand_dims(weights, axis=axis)
         gradient = xp.zeros_like(slope) if self.divisor is EMPTY else slope * factor
         if weights is not None:
             gradient = xp.where(weights == 0, 0.0, gradient * weights)
@@ -206,7 +209,8 @@ def spread_each(
 ) -> dict[str, Array]:
     """`spread` for each of several arguments whose unreduced losses are summed over the last axis."""
     return {
-        name: spread(slope, like=like[name], summed=len(slope.shape) - 1, **reduction) for name, slope in slopes.items()
+        name: spread(slope, like=like[name], summed=(len(slope.shape) - 1,), **reduction)
+        for name, slope in slopes.items()
     }
 
 

@@ -181,7 +181,8 @@ class _Problem:
         plain = {name: option for name, option in options.items() if name != "wrt"}
 
         def value(at: dict[str, Any]) -> Any:
-            result = pair.value(*[at[name] for name in names], **{name: at[name] for name in optional}, **plain)
+            returned = pair.value(*[at[name] for name in names], **{name: at[name] for name in optional}, **plain)
+            result = pair.loss(returned)
             if upstream is not None:
                 result = result * upstream
             xp = namespace_of(result)

@@ -282,7 +282,7 @@ def cross_entropy_with_logits_gradient(
     with quiet(rows.xp):
         _, p = log_softmax(rows.xp, rows.predictions, rows.axis)
         slopes = rows.slopes(p * rows.xp.sum(rows.q, axis=rows.axis, keepdims=True) - rows.q)
-        return spread(slopes, like=logits, summed=rows.axis, mass=rows.mass, **reduction)
+        return spread(slopes, like=logits, summed=(rows.axis,), mass=rows.mass, **reduction)
 
 
 @value_and_gradient_of(cross_entropy_with_logits)
@@ -322,7 +322,7 @@ def cross_entropy_with_logits_value_and_gradient(
     with quiet(t.xp):
         values, slopes = _softmax_terms(t)
         closing = plan(t.xp, tuple(values.shape), values.dtype, mass=_mass(t), upstream=upstream, **reduction)
-        return closing.collect(t.xp, values, logits), closing.spread(t.xp, slopes, logits, t.axis)
+        return closing.collect(t.xp, values, logits), closing.spread(t.xp, slopes, logits, (t.axis,))
 
 
 def _softmax_terms(t: _Targets) -> tuple[Array, Array]:
@@ -509,7 +509,7 @@ def cross_entropy_loss_gradient(
     rows = _rows(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
     with quiet(rows.xp):
         slopes = rows.slopes(-rows.q / _clip(rows, predictions, epsilon))
-        return spread(slopes, like=predictions, summed=rows.axis, mass=rows.mass, **reduction)
+        return spread(slopes, like=predictions, summed=(rows.axis,), mass=rows.mass, **reduction)
 
 
 def _clip(rows: _Rows, predictions: Array, epsilon: float) -> Array:

@@ -170,6 +170,9 @@ def list_losses(
     new_console().print(table)
 
 
+_ONE_NUMBER = "none: the loss is one number"
+
+
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="the name of a loss", show_default=False)]) -> None:
     """Show one loss: formula, gradient, arguments, source and a worked example."""
@@ -180,7 +183,8 @@ def show(name: Annotated[str, typer.Argument(help="the name of a loss", show_def
         "formula": pair.formula,
         "gradient": pair.gradient_formula,
         "with respect to": ", ".join(pair.wrt) + (f"; on request {', '.join(pair.on_request)}" * bool(pair.on_request)),
-        "reductions": ", ".join(REDUCTIONS) if pair.takes_reduction else "none: the loss is one number",
+        "returns": ", ".join(pair.returns or ("the loss",)) + "; the gradient is of the first" * bool(pair.returns),
+        "reductions": ", ".join(REDUCTIONS) if pair.takes_reduction else str(pair.domain.get("reduction", _ONE_NUMBER)),
         "source": pair.source,
     }
     summary = Table.grid(padding=(0, 2))

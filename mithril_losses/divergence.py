@@ -45,6 +45,7 @@ _ARGUMENT = Choice(("predictions", "targets"))
     predictions=Distributions(),
     targets=Distributions(),
     log_smallest=SmallestNormal(logarithm=True),
+    rows=-1,
     row_mass="predictions",
 )
 def _kl(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> tuple[Array, Array]:
@@ -53,7 +54,9 @@ def _kl(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> tup
     return value, xp.maximum(log_p, log_smallest) - xp.maximum(log_q, log_smallest) + 1.0
 
 
-@elementwise(predictions=Distributions(), targets=Distributions(), smallest=SmallestNormal(), row_mass="targets")
+@elementwise(
+    predictions=Distributions(), targets=Distributions(), smallest=SmallestNormal(), rows=-1, row_mass="targets"
+)
 def _reverse_kl(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
     value = xp.where(targets == 0.0, 0.0, targets * (xp.log(targets) - xp.log(predictions)))
     return value, -targets / xp.maximum(predictions, smallest)

@@ -128,7 +128,7 @@ def _problem(
         xp.reshape(labels, (count,)),
         xp.reshape((1.0 - smoothing) * weight_of_label, (count,)),
         None if live is None else xp.reshape(live, (count,)),
-        xp.reshape(reducing.spread(xp, ones, ones, None), (count,)) if wants_gradient else None,
+        xp.reshape(reducing.spread(xp, ones, ones), (count,)) if wants_gradient else None,
     )
     layer = _Layer(
         weight,

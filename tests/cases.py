@@ -43,7 +43,7 @@ class Case:
     @property
     def rows(self) -> tuple[int, ...]:
         """The shape of the unreduced loss."""
-        return np.shape(self.pair.value(*self.arrays.values(), **self.options, reduction="none"))
+        return np.shape(self.value(reduction="none"))
 
     @property
     def batch(self) -> tuple[str, ...]:

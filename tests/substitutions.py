@@ -174,7 +174,7 @@ SUBSTITUTIONS = [
     Substitution(
         "_reduction.py",
         "the upstream gradient is spread along the wrong axis of a loss over rows",
-        {"xp.expand_dims(factor, axis=summed)": "xp.expand_dims(factor, axis=0)"},
+        {"xp.expand_dims(factor, axis=axis)": "xp.expand_dims(factor, axis=0)"},
         "upstream and kl_divergence",
     ),
     Substitution(
@@ -282,7 +282,7 @@ SUBSTITUTIONS = [
     Substitution(
         "_elementwise.py",
         "the slope is written into the predictions",
-        {"_, slope = self.terms(": "_, slope = _, arguments[0][...] = self.terms("},
+        {"_, slopes = self.terms(": "_, slopes = _, arguments[0][...] = self.terms("},
         "fresh and mse_loss",
     ),
     Substitution(

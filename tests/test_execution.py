@@ -23,7 +23,7 @@ import mithril_losses as ml
 from mithril_losses import _execution, catalogue, value_and_gradient
 from mithril_losses.backends import fused, fused_softmax, threads
 from mithril_losses.checking import draw_arguments
-from mithril_losses.domains import Elements, Labels
+from mithril_losses.domains import REAL, Elements, Labels
 
 SPECIAL = {
     "real": [
@@ -191,7 +191,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             np.testing.assert_allclose(gradient, expected, rtol=1e-2 if value.dtype == np.float16 else 1e-5, atol=1e-9)
 
     def test_users_own_terms(self) -> None:
-        from mithril_losses.domains import POSITIVE, REAL
+        from mithril_losses.domains import POSITIVE
 
         @ml.elementwise(predictions=REAL, targets=REAL, scale=POSITIVE)
         def _log_cosh(xp: Any, predictions: Any, targets: Any, scale: float) -> Any:
@@ -215,9 +215,57 @@ class AgainstThePlainFunctions(unittest.TestCase):
         np.testing.assert_allclose(value, log_cosh_of_test(p, t, scale=0.7), rtol=1e-5)
         np.testing.assert_allclose(gradient, log_cosh_of_test_gradient(p, t, scale=0.7), rtol=1e-5, atol=1e-10)
 
-    def test_terms_that_cannot_be_fused_are_blocked(self) -> None:
-        from mithril_losses.domains import REAL
+    @parameterized.expand(TIERS)
+    def test_several_slopes_summed_over_all_but_the_first_axis(self, tier: str, may_fuse: bool) -> None:
+        @ml.elementwise(center=REAL, spread=REAL, truth=REAL, slopes=2, rows=1)
+        def _squares(xp: Any, center: Any, spread: Any, truth: Any) -> Any:
+            error = center - truth
+            return error * error + spread * spread * spread, (2.0 * error, 3.0 * spread * spread)
 
+        def squares_of_test(center: Any, spread: Any, truth: Any, **reduction: Any) -> Any:
+            return _squares.value(center, spread, truth, **reduction)
+
+        @ml.gradient_of(squares_of_test, terms=_squares)
+        def squares_of_test_gradient(center: Any, spread: Any, truth: Any, **reduction: Any) -> Any:
+            return _squares.gradient(center, spread, truth, **reduction)
+
+        self.addCleanup(ml.unregister, "squares_of_test")
+        self.assertEqual(catalogue()["squares_of_test"].wrt, ("center", "spread"))
+        generator = np.random.default_rng(0)
+        center, spread, truth = generator.standard_normal((3, 50, 40, 30))
+        weights = generator.integers(0, 3, 50).astype(float)
+        losses = ((center - truth) ** 2 + spread**3).sum((1, 2))
+        both = value_and_gradient(squares_of_test, compile=may_fuse)
+        tier_of = _execution._OnHost._fused if may_fuse else _execution._OnHost._blocked
+        for keywords, factor, expected in (
+            ({}, 1 / 50, losses.mean()),
+            ({"reduction": "sum", "weights": weights, "upstream": 0.5}, 0.5, (weights * losses).sum()),
+            ({"reduction": "batch_sum"}, 1 / 50, losses.mean()),
+            (
+                {"reduction": "weighted_mean", "weights": weights},
+                1 / weights.sum(),
+                np.average(losses, weights=weights),
+            ),
+        ):
+            scale = factor * keywords.get("weights", np.ones(50))[:, None, None]
+            with mock.patch.object(_execution._OnHost, f"_{tier}", autospec=True, side_effect=tier_of) as ran:
+                value, gradient = both(center, spread, truth, **keywords)
+            ran.assert_called_once()
+            np.testing.assert_allclose(value, expected, rtol=1e-12)
+            np.testing.assert_allclose(gradient["center"], scale * 2.0 * (center - truth), rtol=1e-12, atol=1e-16)
+            np.testing.assert_allclose(gradient["spread"], scale * 3.0 * spread**2, rtol=1e-12, atol=1e-16)
+        value, gradient = both(center, spread, truth, reduction="none")
+        np.testing.assert_allclose(value, losses, rtol=1e-12)
+        self.assertEqual(set(gradient), {"center", "spread"})
+        # each gradient in the dtype of its argument, computed in the widest of them
+        value, gradient = both(center.astype(np.float32), spread, truth)
+        self.assertEqual((value.dtype, gradient["center"].dtype, gradient["spread"].dtype), ("f4", "f4", "f8"))
+        np.testing.assert_allclose(gradient["spread"], 3.0 * spread**2 / 50, rtol=1e-12)
+        small = np.ones(4), np.ones(4), np.zeros(4)  # nothing left to sum over
+        np.testing.assert_array_equal(squares_of_test(*small, reduction="none"), [2.0] * 4)
+        np.testing.assert_array_equal(squares_of_test_gradient(*small)["spread"], [0.75] * 4)
+
+    def test_terms_that_cannot_be_fused_are_blocked(self) -> None:
         factor = 2.0
 
         @ml.elementwise(predictions=REAL, targets=REAL)

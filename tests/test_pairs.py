@@ -16,6 +16,8 @@ from parameterized import parameterized
 
 import mithril_losses
 from mithril_losses import (
+    Objective,
+    Term,
     catalogue,
     check_gradient,
     elementwise,
@@ -285,6 +287,44 @@ class Catalogue(unittest.TestCase):
         value, gradient = value_and_gradient(loss)(X, Y, upstream=3.0)
         self.assertAlmostEqual(float(value), 31.0 / 3.0)
         np.testing.assert_allclose(gradient, [2.0, -12.0, -10.0])
+
+    @parameterized.expand([("function",), ("object",)])
+    def test_the_loss_is_the_first_of_what_is_returned(self, kind: str) -> None:
+        def halves(left: Any, right: Any) -> Any:
+            fit, size = (left * right).sum(), (right**2).sum()
+            return fit + 2.0 * size, fit, size
+
+        def halves_gradient(left: Any, right: Any, *, upstream: float = 1.0) -> Any:
+            return {"left": upstream * right, "right": upstream * (left + 4.0 * right)}
+
+        class Halves:
+            returns = ("total", "fit", "size")
+            wrt = ("left", "right")
+
+            def __call__(self, left: Any, right: Any) -> Any:
+                return halves(left, right)
+
+            def gradient(self, left: Any, right: Any, *, upstream: float = 1.0) -> Any:
+                return halves_gradient(left, right, upstream=upstream)
+
+        forget(self, "halves")
+        loss: Any = Halves()
+        if kind == "function":
+            gradient_of(halves, wrt=Halves.wrt, returns=Halves.returns)(halves_gradient)
+            loss = halves
+        # X·Y = -1 and Y·Y = 10.25
+        for convert in (np.asarray, torch.tensor, jnp.asarray):
+            values, gradients = value_and_gradient(loss)(convert(X), convert(Y), upstream=3.0)
+            self.assertEqual([float(value) for value in values], [float(X @ Y + 2 * Y @ Y), float(X @ Y), float(Y @ Y)])
+            np.testing.assert_allclose(gradients["right"], 3.0 * (X + 4.0 * Y), rtol=1e-6)
+            check_gradient(loss, convert(X), convert(Y))
+        objective = Objective([Term("halves", loss, outputs={"left": "x", "right": "y"}, weight=2.0)])
+        for gradients in (True, False):
+            found = objective.evaluate({"x": X, "y": Y}, {}, gradients=gradients)
+            self.assertEqual(found.components, {"halves": X @ Y + 2 * Y @ Y})
+        np.testing.assert_allclose(
+            objective.evaluate({"x": X, "y": Y}, {}).output_gradients["y"], 2.0 * (X + 4.0 * Y), rtol=1e-15
+        )
 
     def test_upstream_scales_the_gradient_alone(self) -> None:
         for loss, arguments in ((mse_loss, (X, Y)), (triplet_loss, (X, Y, -Y))):

@@ -197,7 +197,7 @@ class Transpose(unittest.TestCase):
         gradient = spread(slope, like=slope, upstream=upstream, **keywords)
         np.testing.assert_array_equal(gradient, spread_upstream * slope)
         classes = generator.integers(-9, 10, (4, 3, 4)).astype(float)
-        gradient = spread(classes, like=classes, summed=1, upstream=upstream, **keywords)
+        gradient = spread(classes, like=classes, summed=(1,), upstream=upstream, **keywords)
         np.testing.assert_array_equal(gradient, spread_upstream[:, None, :] * classes)
 
 

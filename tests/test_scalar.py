@@ -169,7 +169,7 @@ class TestTerms:
         with np.errstate(all="ignore"):
             expected = loss.terms(np, x.astype(np.float64), y.astype(np.float64), *options)
         kinds = ("scalar",) * (len(options) + 1)  # the options and the factor of the gradient
-        module = fused.load_module(fused._source(loss.terms, (None, None), kinds, False, True, "float32"))
+        module = fused.load_module(fused._source(loss.terms, (None, None), kinds, 1, False, True, "float32"))
         value, slope = (np.empty_like(x) for _ in range(2))
         module.chunk_of(x, y, *map(np.float32, options), np.float32(1.0), slope, value)
         # subnormal results keep fewer digits

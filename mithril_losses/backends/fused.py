@@ -1,7 +1,7 @@
 """Element-wise terms compiled into one loop: each input read once, each output written once, the rest in registers.
 
-From the source of terms `(xp, *arrays, *options) → (value, slope)` a small module is written, with the constants in the
-dtype of the arrays and with the scalar functions in place of the array namespace, and numba compiles it. The module
+From the source of terms `(xp, *arrays, *options) → (value, slopes)` a small module is written, with the constants in
+the dtype of the arrays and with the scalar functions in place of the array namespace, and numba compiles it. The module
 lies in a folder of the user's cache, under a name made of its own contents, so that numba can keep the machine code
 beside it.
 """
@@ -75,31 +75,29 @@ def run(
     factor: Any,
     *,
     values: np.ndarray[Any, Any] | None,
-    gradient: np.ndarray[Any, Any],
+    gradients: list[np.ndarray[Any, Any]],
     threads: int,
 ) -> tuple[float, bool]:
-    """Fill `gradient` with slope · weight · factor, and return Σ weight · value and whether all labels were legal.
+    """Fill `gradients` with slope · weight · factor, and return Σ weight · value and whether all labels were legal.
 
     Args:
         terms: the terms, which must not have been seen to be unfusable.
-        arrays: C-contiguous, of one shape; the gradient is taken wrt the first.
+        arrays: C-contiguous, of one shape; the gradients are taken wrt the first ones.
         legal: for each array the labels that are legal, None where every value is.
         options: numbers, or arrays that broadcast to the arrays' shape.
         weights: broadcast to that shape.
         factor: a number, or an array that broadcasts to that shape.
         values: where to write weight · value, if at all.
-        gradient: where to write the gradient: C-contiguous, in the dtype to compute in.
+        gradients: where to write the gradients: C-contiguous, in the dtype to compute in.
         threads: how many threads share the work.
 
     Raises:
         NotFusable: the terms cannot be compiled.
     """
-    shape, dtype = gradient.shape, gradient.dtype
+    shape, dtype, size = gradients[0].shape, gradients[0].dtype, gradients[0].size
     operands = [Operand.of(x, shape, dtype) for x in (*options, factor, *(() if weights is None else (weights,)))]
-    kernel = _kernel(
-        terms, tuple(legal), tuple(o.kind for o in operands), weights is not None, values is not None, dtype.name
-    )
-    size = gradient.size
+    kinds = tuple(o.kind for o in operands)
+    kernel = _kernel(terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name)
     chunks = -(-size // CHUNK)
     groups = -(-chunks // _GROUP)
     partials = np.zeros(chunks, dtype=np.float64)
@@ -109,7 +107,7 @@ def run(
         *(x.reshape(-1) for x in arrays),
         *(o.values for o in operands),
         *(o.inner for o in operands if o.kind == "periodic"),
-        gradient.reshape(-1),
+        *(x.reshape(-1) for x in gradients),
         *(() if values is None else (values.reshape(-1),)),
         partials,
         illegal,
@@ -133,11 +131,12 @@ def _kernel(
     terms: Callable[..., Any],
     legal: tuple[tuple[float, ...] | None, ...],
     kinds: tuple[Kind, ...],
+    slopes: int,
     weighted: bool,
     keeps_values: bool,
     dtype: str,
 ) -> Any:
-    key = (terms, legal, kinds, weighted, keeps_values, dtype)
+    key = (terms, legal, kinds, slopes, weighted, keeps_values, dtype)
     found = _kernels.get(key)
     if found is None:
         with _compiling:
@@ -151,6 +150,7 @@ def _source(
     terms: Callable[..., Any],
     legal: tuple[tuple[float, ...] | None, ...],
     kinds: tuple[Kind, ...],
+    slopes: int,
     weighted: bool,
     keeps_values: bool,
     dtype: str,
@@ -161,7 +161,8 @@ def _source(
     operands = [*options, "factor", *(["weight"] if weighted else [])]
     kind = dict(zip(operands, kinds, strict=True))
     periodic = [name for name in operands if kind[name] == "periodic"]
-    outputs = ["gradient", *(["values"] if keeps_values else [])]
+    gradients = [f"gradient{i}" for i in range(slopes)]
+    outputs = [*gradients, *(["values"] if keeps_values else [])]
 
     def sliced(name: str) -> str:
         if name in periodic:
@@ -178,14 +179,13 @@ def _source(
             tests = " | ".join(f"({name}_i == T({label!r}))" for label in labels)
             load += [f"        illegal += T(0) if {tests} else T(1)"]  # of the arrays' width, so that it vectorises
     call = ", ".join([*(f"{name}_i" for name in arrays), *(element(name) for name in options)])
-    body = [f"        value, slope = terms({call})", f"        slope = slope * {element('factor')}"]
-    if weighted:
-        body += [
-            f"        w = {element('weight')}",
-            "        value = T(0) if w == T(0) else value * w",
-            "        slope = T(0) if w == T(0) else slope * w",
-        ]
-    body += ["        gradient[i] = slope"] + (["        values[i] = value"] if keeps_values else [])
+    found = ", ".join(f"slope{i}" for i in range(slopes))
+    body = [f"        value, {found if slopes == 1 else f'({found})'} = terms({call})"]
+    body += [f"        w = {element('weight')}", "        value = T(0) if w == T(0) else value * w"] * weighted
+    for i in range(slopes):
+        scaled = f"slope{i} * {element('factor')}"
+        body += [f"        gradient{i}[i] = " + (f"T(0) if w == T(0) else {scaled} * w" if weighted else scaled)]
+    body += ["        values[i] = value"] * keeps_values
     names = ", ".join([*arrays, *operands])
     lines = [
         "import numpy as np",
@@ -214,7 +214,7 @@ def _source(
         "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
         f"def chunk_of({names}, {', '.join(outputs)}):",
         "    total, illegal = T(0), T(0)",
-        "    for i in range(gradient.size):",
+        "    for i in range(gradient0.size):",
         *load,
         *body,
         "        total += value",

@@ -116,7 +116,7 @@ class Term:
         """Return the unweighted loss."""
         with naming(f"term {self.name!r}"):
             positional, keywords = self._arguments(outputs, data)
-            return one_number(self.pair.value(*positional, **keywords))
+            return one_number(self.pair.loss(self.pair.value(*positional, **keywords)))
 
     def value_and_gradients(
         self, outputs: Mapping[str, Array], data: Mapping[str, Any], weight: float
@@ -132,7 +132,7 @@ class Term:
             found = [(output, by_argument[argument]) for argument, output in self.output_of.items()]
             if not is_built_in(self.pair):
                 found = [(output, _fit_output(output, part, outputs[output])) for output, part in found]
-            return one_number(value), found
+            return one_number(self.pair.loss(value)), found
 
     def _arguments(self, outputs: Mapping[str, Array], data: Mapping[str, Any]) -> tuple[list[Array], dict[str, Any]]:
         values = dict(self.options)
@@ -201,14 +201,16 @@ class Regularizer:
     def value(self, params: Mapping[str, Any]) -> Array:
         """Return the unweighted loss."""
         with naming(f"regularizer {self.name!r}"):
-            return one_number(self.pair.value(self._select(params), **self.options))
+            return one_number(self.pair.loss(self.pair.value(self._select(params), **self.options)))
 
     def value_and_gradients(self, params: Mapping[str, Any], weight: float) -> tuple[Array, dict[str, Any]]:
         """Return the unweighted loss, and the weighted gradient of each selected parameter."""
         with naming(f"regularizer {self.name!r}"):
             selected = self._select(params)
             value, gradients = self._weighted(weight, selected, **self.options)
-            return one_number(value), gradients if is_built_in(self.pair) else _fit_parameters(gradients, selected)
+            return one_number(self.pair.loss(value)), gradients if is_built_in(self.pair) else _fit_parameters(
+                gradients, selected
+            )
 
     def _select(self, params: Mapping[str, Any]) -> dict[str, Any]:
         for pattern in self.parameters:
@@ -286,7 +288,7 @@ def check_option(pair: Pair, option: str, value: Any) -> None:
     known = option_names(pair)
     if option not in known:
         raise ValueError(unknown(f"option of {pair.name}", option, known))
-    domain = _TERM_REDUCTION if option == "reduction" else pair.domain.get(option)
+    domain = pair.domain.get(option, _TERM_REDUCTION if option == "reduction" else None)
     if isinstance(domain, Interval | Choice):
         domain.check(option, value)
 
