@@ -32,15 +32,18 @@ from mithril_losses.geometric import *
 from mithril_losses.language import *
 from mithril_losses.metric_learning import *
 from mithril_losses.models import CompiledModel
-from mithril_losses.objectives import Objective, Regularizer, Term
+from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
 from mithril_losses.regression import *
 from mithril_losses.regularization import *
 
 __all__ = [
     "CompiledModel",
+    "CompositeLoss",
     "Objective",
     "Regularizer",
+    "ScheduledLoss",
     "Term",
+    "WeightedLoss",
     "catalogue",
     "check_gradient",
     "elementwise",

@@ -74,6 +74,8 @@ def value_and_gradient(
     """
     pair = find_loss(loss)
     thread_count(threads)
+    if pair.compose is not None:  # each of its losses on the fast path of its own
+        return pair.compose(functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate))
     plain = _plain(pair)
     on_host = _OnHost(pair, plain, threads, compile)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -54,6 +55,8 @@ class Pair:
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
         returns: the names of what the loss returns where that is a tuple: the first is the loss, which the gradient
             belongs to; the others are for people to look at. Empty for a loss that returns itself alone.
+        compose: of a loss that is made of others, a function that returns its value and gradient in one call, having
+            been handed what does that for any loss.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Pair:
     fused_rows: Callable[..., FusedRows | None] | None = None
     check_values: Callable[..., Any] | None = None
     returns: tuple[str, ...] = ()
+    compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
 
     def loss(self, returned: Any) -> Any:
         """Return the loss out of what the value function returned."""
@@ -86,13 +90,14 @@ class Pair:
 
     @property
     def array_arguments(self) -> tuple[str, ...]:
-        """The names of the arguments without a default: the arrays."""
-        return tuple(name for name, p in self.parameters.items() if p.default is p.empty)
+        """The names of the arguments that have no default and go by position: the arrays."""
+        return tuple(n for n, p in self.parameters.items() if p.default is p.empty and p.kind is not p.KEYWORD_ONLY)
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The names of the arguments with a default."""
-        return tuple(name for name, p in self.parameters.items() if p.default is not p.empty)
+        """The names of the other arguments."""
+        arrays = self.array_arguments
+        return tuple(name for name in self.parameters if name not in arrays)
 
     @property
     def takes_reduction(self) -> bool:
@@ -100,6 +105,20 @@ class Pair:
         parameters = inspect.signature(self.value).parameters
         passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         return passes_on or parameters.keys() >= Reduction.__annotations__.keys()
+
+    @property
+    def takes_upstream(self) -> bool:
+        """Whether the gradient takes `upstream`."""
+        parameters = inspect.signature(self.gradient).parameters.values()
+        return any(p.kind is p.VAR_KEYWORD or p.name == "upstream" for p in parameters)
+
+    def kinks_at(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the arrays whose zeros are the points without a derivative, for arguments of the loss."""
+        if self.kinks is None:
+            return ()
+        accepted = {*self.domain, *inspect.signature(self.kinks).parameters}
+        own = {name: options.get(name, self.parameters[name].default) for name in self.options if name in accepted}
+        return self.kinks(*arrays, **own)
 
     @property
     def formula(self) -> str:
@@ -232,8 +251,9 @@ def value_and_gradient_of(loss: Callable[..., Any]) -> Callable[[F], F]:
 def find_loss(loss: str | Callable[..., Any]) -> Pair:
     """Return the pair of a loss, given as its name or as the function itself.
 
-    An object with a method `gradient` is a loss, too. It may have a method `value_and_gradient`, and attributes `name`,
-    `wrt` and `returns` with what `gradient_of` takes under these names.
+    A `functools.partial` of a loss is the loss with some options settled. An object with a method `gradient` is a loss,
+    too. It may have a method `value_and_gradient`, and attributes `name`, `wrt` and `returns` with what `gradient_of`
+    takes under these names; or its whole `Pair` as the attribute `pair`.
 
     Raises:
         ValueError: the catalogue has no such loss; the message names the nearest one.
@@ -245,6 +265,10 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
     pair = _PAIRS.get(getattr(loss, "__name__", ""))
     if pair is not None and pair.value is loss:
         return pair
+    if isinstance(loss, functools.partial) and not loss.args:
+        return _settled(loss)
+    if isinstance(getattr(loss, "pair", None), Pair):
+        return loss.pair  # type: ignore[attr-defined,no-any-return]
     if callable(getattr(loss, "gradient", None)):
         pair = Pair(
             name=str(getattr(loss, "name", type(loss).__name__)),
@@ -258,6 +282,19 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
     raise ValueError(
         f"{getattr(loss, '__name__', loss)!r} has no registered gradient: decorate the gradient with "
         f"@gradient_of({getattr(loss, '__name__', 'loss')})"
+    )
+
+
+def _settled(loss: functools.partial[Any]) -> Pair:
+    pair, options = find_loss(loss.func), loss.keywords
+    return replace(
+        pair,
+        value=loss,
+        gradient=functools.partial(pair.gradient, **options),
+        both=None,
+        terms=None,
+        fused_rows=None,
+        compose=lambda both_of: functools.partial(both_of(loss.func), **options),
     )
 
 

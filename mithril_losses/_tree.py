@@ -20,6 +20,19 @@ def map_leaves(function: Callable[[str, Array], Any], tree: Any, path: str = "pa
     return function(path, tree)
 
 
+def add(total: Any, addend: Any) -> Any:
+    """Return the sum of two nestings of one structure; arrays of the first are written to, except where in a graph."""
+    added = dict(leaves(addend))
+    return map_leaves(lambda path, x: _add_array(x, added[path]), total)
+
+
+def _add_array(total: Array, addend: Array) -> Array:
+    if getattr(total, "requires_grad", False):
+        return total + addend  # torch's backward pass may need what it was
+    total += addend
+    return total
+
+
 def leaves(tree: Any, path: str = "params") -> Iterator[tuple[str, Array]]:
     """Yield each array of the nesting with its path, depth first."""
     found: list[tuple[str, Array]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -212,10 +211,7 @@ class _Problem:
                     )
                 problem.gradients[path] = _to_numpy(g)
                 problem.masks[path] = np.ones(tuple(x.shape), dtype=bool)
-        if pair.kinks is not None:
-            accepted = {*pair.domain, *inspect.signature(pair.kinks).parameters}
-            own = {name: plain.get(name, pair.parameters[name].default) for name in pair.options if name in accepted}
-            problem._mask_kinks(pair.kinks(*[named[name] for name in names], **own))
+        problem._mask_kinks(pair.kinks_at([named[name] for name in names], plain))
         return problem
 
     def _mask_kinks(self, distances: Iterable[Any]) -> None:

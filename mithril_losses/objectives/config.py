@@ -7,6 +7,7 @@ import os
 import reprlib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +17,10 @@ from pydantic_core import PydanticCustomError
 from mithril_losses._pairs import find_loss
 from mithril_losses._validation import did_you_mean
 from mithril_losses.objectives import schedules
+from mithril_losses.objectives.composition import CompositeLoss, ScheduledLoss, WeightedLoss
 from mithril_losses.objectives.objective import Objective
 from mithril_losses.objectives.schedules import Schedule
-from mithril_losses.objectives.terms import Regularizer, Term, check_option
+from mithril_losses.objectives.terms import Loss, Regularizer, Term, check_option
 
 # --- what every table of a configuration file has in common -------------------------------------------------------
 
@@ -125,22 +127,33 @@ class ScheduleConfig(Section):
 
 
 class _Part(Section):
-    """What terms and regularisers have in common: a loss, its options, and a weight or schedule."""
+    """What terms, regularisers and losses of a sum have in common: a loss or several, options, weight or schedule."""
 
-    loss: LossName
+    loss: LossName | None = None
+    losses: list[ComponentConfig] = []
     weight: Number = 1.0
     schedule: ScheduleConfig | None = None
     options: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _check(self) -> _Part:
+        self._at_most_one("loss", "losses")
         self._at_most_one("weight", "schedule")
+        if not self.loss and not self.losses:
+            raise problem("give the name of a loss, or several losses to add up", "loss")
+        try:
+            pair = find_loss(self._loss())
+        except (TypeError, ValueError) as error:
+            raise problem(str(error), "losses") from error
         for option, value in self._options().items():
             try:
-                check_option(find_loss(self.loss), option, value)
+                check_option(pair, option, value)
             except (TypeError, ValueError) as error:
                 raise problem(str(error), "options", option) from error
         return self
+
+    def _loss(self) -> Loss:
+        return self.loss or CompositeLoss([loss.build() for loss in self.losses])
 
     def _at_most_one(self, one: str, other: str) -> None:
         if {one, other} <= self.model_fields_set:
@@ -152,6 +165,20 @@ class _Part(Section):
     def _options(self) -> dict[str, Any]:
         # several axes are a tuple in Python, a list in TOML
         return {name: tuple(value) if isinstance(value, list) else value for name, value in self.options.items()}
+
+
+class ComponentConfig(_Part):
+    """One entry of `losses`: a loss of a sum."""
+
+    name: Name | None = None
+
+    def build(self) -> Loss:
+        """Return the weighted or scheduled loss."""
+        loss = self._loss()
+        if self.options:
+            loss = partial(find_loss(loss).value, **self._options())
+        weight = self._weight()
+        return ScheduledLoss(loss, weight, self.name) if callable(weight) else WeightedLoss(loss, weight, self.name)
 
 
 class TermConfig(_Part):
@@ -179,7 +206,7 @@ class TermConfig(_Part):
         """Return the term."""
         return Term(
             name=self.name,
-            loss=self.loss,
+            loss=self._loss(),
             outputs=self.output or self.outputs,
             targets=self.target or self.targets,
             weight=self._weight(),
@@ -204,7 +231,7 @@ class RegularizerConfig(_Part):
     def build(self) -> Regularizer:
         """Return the regulariser."""
         return Regularizer(
-            loss=self.loss,
+            loss=self._loss(),
             parameters=self.parameters,
             weight=self._weight(),
             options=self._options(),

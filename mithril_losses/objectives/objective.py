@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mithril_losses._tree import leaves, map_leaves
+from mithril_losses._tree import add
 from mithril_losses.backends._namespace import Array
 from mithril_losses.objectives.terms import Regularizer, Term, weight_at
 
@@ -107,25 +107,25 @@ class Objective:
             if self.regularizers:
                 raise ValueError(f"regularizer {self.regularizers[0].name!r} needs params, got None")
             params = {}
-        weights = {part.name: weight_at(part, step) for part in self._parts}
+        weights = {part.name: weight_at(part.name, part.weight, step) for part in self._parts}
         components: dict[str, Array] = {}
         output_gradients: dict[str, Array] = {}
         parameter_gradients: dict[str, Any] = {}
         for term in self.terms:
             if gradients:
-                components[term.name], found = term.value_and_gradients(outputs, data, weights[term.name])
+                components[term.name], found = term.value_and_gradients(outputs, data, weights[term.name], step)
                 for output, gradient in found:
                     _add(output_gradients, output, gradient)
             else:
-                components[term.name] = term.value(outputs, data)
+                components[term.name] = term.value(outputs, data, step)
         for regularizer in self.regularizers:
             name = regularizer.name
             if gradients:
-                components[name], by_parameter = regularizer.value_and_gradients(params, weights[name])
+                components[name], by_parameter = regularizer.value_and_gradients(params, weights[name], step)
                 for parameter, gradient in by_parameter.items():
                     _add(parameter_gradients, parameter, gradient)
             else:
-                components[name] = regularizer.value(params)
+                components[name] = regularizer.value(params, step)
         if check_finite:
             _require_finite(components)
         loss = sum(weights[name] * component for name, component in components.items())
@@ -189,15 +189,7 @@ def _config() -> Any:
 
 def _add(gradients: dict[str, Any], name: str, gradient: Any) -> None:
     """Add to the gradient under `name`, which is the objective's own."""
-    if name in gradients:
-        added = dict(leaves(gradient))
-        gradient = map_leaves(lambda path, total: _in_place_sum(total, added[path]), gradients[name])
-    gradients[name] = gradient
-
-
-def _in_place_sum(total: Array, addend: Array) -> Array:
-    total += addend
-    return total
+    gradients[name] = add(gradients[name], gradient) if name in gradients else gradient
 
 
 def _require_finite(components: Mapping[str, Array]) -> None:

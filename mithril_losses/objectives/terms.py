@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import Pair, find_loss
 from mithril_losses._reduction import REDUCTIONS, Reduction
 from mithril_losses._tree import leaves, map_leaves
-from mithril_losses._validation import as_dtype
+from mithril_losses._validation import as_dtype, is_number
 from mithril_losses.backends._namespace import Array, namespace_of
 from mithril_losses.domains import Choice, Interval
 from mithril_losses.models._checks import check_library, check_output_gradients, fresh, unknown
@@ -71,7 +70,11 @@ class Term:
 
     @cached_property
     def _weighted(self) -> Callable[..., tuple[Array, Any]]:
-        return weighted(self.pair)
+        return weighted(self.pair, value_and_gradient(self.pair.value))
+
+    @cached_property
+    def _takes_step(self) -> bool:
+        return "step" in self.pair.options
 
     @cached_property
     def _positional(self) -> tuple[str, ...]:
@@ -112,18 +115,18 @@ class Term:
         if missing:
             raise ValueError(f"nothing feeds {', '.join(missing)} of {self.pair.name}")
 
-    def value(self, outputs: Mapping[str, Array], data: Mapping[str, Any]) -> Array:
+    def value(self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int = 0) -> Array:
         """Return the unweighted loss."""
         with naming(f"term {self.name!r}"):
-            positional, keywords = self._arguments(outputs, data)
+            positional, keywords = self._arguments(outputs, data, step)
             return one_number(self.pair.loss(self.pair.value(*positional, **keywords)))
 
     def value_and_gradients(
-        self, outputs: Mapping[str, Array], data: Mapping[str, Any], weight: float
+        self, outputs: Mapping[str, Array], data: Mapping[str, Any], weight: float, step: int = 0
     ) -> tuple[Array, list[tuple[str, Array]]]:
         """Return the unweighted loss, and (output name, weighted gradient) for each differentiable argument."""
         with naming(f"term {self.name!r}"):
-            positional, keywords = self._arguments(outputs, data)
+            positional, keywords = self._arguments(outputs, data, step)
             value, gradient = self._weighted(weight, *positional, **keywords)
             by_argument = gradient if len(self.pair.wrt) > 1 else {self.pair.wrt[0]: gradient}
             known, fed = set(self.pair.wrt), set(self.output_of)  # an optional argument may be in neither
@@ -134,8 +137,10 @@ class Term:
                 found = [(output, _fit_output(output, part, outputs[output])) for output, part in found]
             return one_number(self.pair.loss(value)), found
 
-    def _arguments(self, outputs: Mapping[str, Array], data: Mapping[str, Any]) -> tuple[list[Array], dict[str, Any]]:
-        values = dict(self.options)
+    def _arguments(
+        self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int
+    ) -> tuple[list[Array], dict[str, Any]]:
+        values = ({"step": step} if self._takes_step else {}) | dict(self.options)
         for argument, output in self.output_of.items():
             if output not in outputs:
                 raise ValueError(unknown("output", output, outputs))
@@ -196,21 +201,29 @@ class Regularizer:
 
     @cached_property
     def _weighted(self) -> Callable[..., tuple[Array, Any]]:
-        return weighted(self.pair)
+        return weighted(self.pair, value_and_gradient(self.pair.value))
 
-    def value(self, params: Mapping[str, Any]) -> Array:
+    @cached_property
+    def _takes_step(self) -> bool:
+        return "step" in self.pair.options
+
+    def value(self, params: Mapping[str, Any], step: int = 0) -> Array:
         """Return the unweighted loss."""
         with naming(f"regularizer {self.name!r}"):
-            return one_number(self.pair.loss(self.pair.value(self._select(params), **self.options)))
+            return one_number(self.pair.loss(self.pair.value(self._select(params), **self._keywords(step))))
 
-    def value_and_gradients(self, params: Mapping[str, Any], weight: float) -> tuple[Array, dict[str, Any]]:
+    def value_and_gradients(
+        self, params: Mapping[str, Any], weight: float, step: int = 0
+    ) -> tuple[Array, dict[str, Any]]:
         """Return the unweighted loss, and the weighted gradient of each selected parameter."""
         with naming(f"regularizer {self.name!r}"):
             selected = self._select(params)
-            value, gradients = self._weighted(weight, selected, **self.options)
-            return one_number(self.pair.loss(value)), gradients if is_built_in(self.pair) else _fit_parameters(
-                gradients, selected
-            )
+            value, gradients = self._weighted(weight, selected, **self._keywords(step))
+            gradients = gradients if is_built_in(self.pair) else _fit_parameters(gradients, selected)
+            return one_number(self.pair.loss(value)), gradients
+
+    def _keywords(self, step: int) -> dict[str, Any]:
+        return ({"step": step} if self._takes_step else {}) | dict(self.options)
 
     def _select(self, params: Mapping[str, Any]) -> dict[str, Any]:
         for pattern in self.parameters:
@@ -240,47 +253,50 @@ def _fit_parameters(gradients: Any, params: Mapping[str, Any]) -> Any:
     return map_leaves(lambda path, gradient: fresh(gradient), gradients)
 
 
-def weighted(pair: Pair) -> Callable[..., tuple[Array, Any]]:
-    """Return the pair as a function `(weight, *arguments, **options) → (value, weight · gradient)`."""
-    both = value_and_gradient(pair.value)
+def weighted(pair: Pair, both: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Return `both`, a pair's value and gradient, as `(weight, *arguments, **options) → (value, weight · gradient)`."""
 
     def through_upstream(weight: float, *arguments: Any, **options: Any) -> tuple[Array, Any]:
         return both(*arguments, upstream=weight, **options)
 
     def by_multiplication(weight: float, *arguments: Any, **options: Any) -> tuple[Array, Any]:
+        if tuple(getattr(weight, "shape", ())) != ():
+            raise TypeError(f"the gradient of {pair.name} takes no upstream, so it can be scaled by a number only")
         value, gradient = both(*arguments, **options)
         return value, map_leaves(lambda path, array: weight * array, gradient)
 
-    parameters = inspect.signature(pair.gradient).parameters.values()
-    takes_upstream = any(p.name == "upstream" or p.kind is p.VAR_KEYWORD for p in parameters)
-    return through_upstream if takes_upstream else by_multiplication
+    return through_upstream if pair.takes_upstream else by_multiplication
 
 
-def weight_at(part: Term | Regularizer, step: int) -> Any:
-    """Return the weight of a term or regulariser at `step`: a number, or traced where the step is.
+def weight_at(name: str, weight: Any, step: Any) -> Any:
+    """Return the weight of the part `name` at `step`: a number, or traced where the step or the weight is.
 
     Raises:
         ValueError: it is not finite.
     """
-    if not callable(part.weight):
-        return part.weight
-    weight: Any = part.weight(step)
-    if isinstance(weight, numbers.Real) and not math.isfinite(weight):
-        raise ValueError(f"{part.name!r}: the schedule gives the weight {weight} at step {step}")
-    return weight
+    if not callable(weight):
+        return weight
+    scheduled: Any = weight(step)
+    if is_number(scheduled) and not math.isfinite(scheduled):
+        raise ValueError(f"{name!r}: the schedule gives the weight {scheduled} at step {step}")
+    return scheduled
 
 
-def check_weight(weight: Any) -> None:
-    """Raise a ValueError unless `weight` is a finite number or a schedule."""
-    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-    if not (callable(weight) or (is_number and math.isfinite(weight))):
-        raise ValueError(f"weight must be a finite number or a function of the step, got {weight!r}")
+def check_weight(weight: Any, schedules: bool = True) -> None:
+    """Raise a ValueError unless `weight` is a finite number or, with `schedules`, a schedule."""
+    if not ((schedules and callable(weight)) or (is_number(weight) and math.isfinite(weight))):
+        kinds = "a finite number or a function of the step" if schedules else "a finite number"
+        raise ValueError(f"weight must be {kinds}, got {weight!r}")
 
 
 def option_names(pair: Pair) -> list[str]:
     """Return the names of the options that a loss takes, the reduction keywords included."""
-    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(pair.value).parameters.values())
-    return [*pair.options, *(Reduction.__annotations__ if passes_on else ())]
+    return [*pair.options, *(Reduction.__annotations__ if passes_reduction_on(pair) else ())]
+
+
+def passes_reduction_on(pair: Pair) -> bool:
+    """Return whether a loss takes keywords that it does not name: those of the reduction."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(pair.value).parameters.values())
 
 
 def check_option(pair: Pair, option: str, value: Any) -> None:
@@ -295,7 +311,8 @@ def check_option(pair: Pair, option: str, value: Any) -> None:
 
 def is_built_in(pair: Pair) -> bool:
     """Return whether a pair is one of this package's, whose gradients are exact in shape, dtype and memory."""
-    return pair.value.__module__.startswith("mithril_losses.")
+    value = pair.value.func if isinstance(pair.value, partial) else pair.value
+    return value.__module__.startswith("mithril_losses.")
 
 
 def one_number(value: Array) -> Array:
