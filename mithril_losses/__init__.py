@@ -8,6 +8,7 @@ from mithril_losses import (
     classification,
     divergence,
     geometric,
+    image,
     language,
     metric_learning,
     regression,
@@ -29,6 +30,7 @@ from mithril_losses.checking import check_gradient
 from mithril_losses.classification import *
 from mithril_losses.divergence import *
 from mithril_losses.geometric import *
+from mithril_losses.image import *
 from mithril_losses.language import *
 from mithril_losses.metric_learning import *
 from mithril_losses.models import CompiledModel
@@ -59,6 +61,7 @@ __all__ += boxes.__all__
 __all__ += classification.__all__
 __all__ += divergence.__all__
 __all__ += geometric.__all__
+__all__ += image.__all__
 __all__ += language.__all__
 __all__ += metric_learning.__all__
 __all__ += regression.__all__

@@ -275,8 +275,9 @@ class _OnHost:
     def _rows(self, call: _Call) -> tuple[Any, Any] | None:
         pair, arrays = self._pair, list(call.arrays.values())
         like = call.arrays[pair.wrt[0]]
-        fused = pair.fused_rows(*arrays, **call.options) if pair.fused_rows is not None and self._may_fuse else None
-        if fused is not None:
+        fused = None if pair.fused_rows is None else pair.fused_rows(*arrays, **call.options)
+        run = None if fused is None else fused.run if self._may_fuse else fused.blocked
+        if fused is not None and run is not None:
             shape, mass = fused.shape, fused.mass
         else:
             batch = arrays[0].shape[0] if arrays[0].ndim else 0
@@ -300,8 +301,8 @@ class _OnHost:
         values = np.empty(shape, like.dtype) if keeps_values else None
         gradients = {name: np.empty(x.shape, x.dtype) for name, x in wrt.items()}
         several = len(pair.wrt) > 1
-        if fused is not None:
-            total = fused.run(reduction.weights, reduction.factor, values, gradients[pair.wrt[0]], self._thread_count)
+        if run is not None:
+            total = run(reduction.weights, reduction.factor, values, gradients[pair.wrt[0]], self._thread_count)
         else:
             total = self._rows_blocked(call, reduction, shape, values, gradients)
         value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values

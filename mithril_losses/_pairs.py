@@ -20,18 +20,20 @@ GRADIENT_KEYWORDS = frozenset({"upstream", "wrt"})
 
 
 class FusedRows(NamedTuple):
-    """A fused loop over rows that is ready to run.
+    """A loop over rows that is ready to run.
 
     Attributes:
         shape: of the unreduced loss.
         mass: what each row counts in the divisor, None for 1.
         run: `run(weights, factor, values, gradient, threads)` fills the gradient (and the values, where they are no
-            None) and returns the sum of the weighted losses.
+            None) and returns the sum of the weighted losses. It may compile.
+        blocked: the same for when nothing may be compiled; by default blocks of rows through the plain functions.
     """
 
     shape: tuple[int, ...]
     mass: Any
     run: Callable[..., float]
+    blocked: Callable[..., float] | None = None
 
 
 @dataclass(frozen=True)

@@ -260,6 +260,22 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Images:
+    """Real images (…, rows, columns, channels), or (…, channels, rows, columns) for channels first."""
+
+    rows: int
+    columns: int
+    channels: int
+
+    def __str__(self) -> str:
+        return "images (…, rows, columns, channels)"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a small image for every row of `shape`."""
+        return generator.standard_normal((*shape[:-1], self.rows, self.columns, self.channels))
+
+
+@dataclass(frozen=True)
 class ClassIndices:
     """Class indices: one integer for each row."""
 
@@ -302,5 +318,5 @@ BINARY = Labels((0, 1))
 SIGN = Labels((-1, 1))
 
 ArrayDomain = (
-    Elements | Labels | Distributions | ClassTargets | PointSets | Boxes | ClassIndices | PerClass | Parameters
+    Elements | Labels | Distributions | ClassTargets | PointSets | Boxes | Images | ClassIndices | PerClass | Parameters
 )

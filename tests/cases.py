@@ -174,6 +174,10 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
         yield "polynomial", arrays, {"kernel_type": "polynomial", "degree": 3, "unbiased": True, "coef0": 0.5}
     if pair.name == "chamfer_distance":
         yield "unsquared", arrays, {"squared": False}
+    if pair.name == "total_variation_loss":
+        planes = {"images": np.moveaxis(arrays["images"], -1, -3)}
+        yield "isotropic", arrays, {"norm_type": "isotropic"}
+        yield "squared, channels first", planes, {"norm_type": "l2_squared", "channels_first": True}
     if pair.name == "triplet_loss":
         for p in (1.0, 3.0, np.inf):
             yield f"p {p}", arrays, {"p": p}

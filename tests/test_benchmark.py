@@ -77,9 +77,14 @@ class TestCandidates:
     def test_tiers_are_the_ones_asked_for(self, name: str, problem: Problem) -> None:
         if BY_NAME[name].missing:
             pytest.skip(f"{BY_NAME[name].missing} is not installed")
-        case = Case(problem, "medium", (4_000, 10))
+        large = Case(problem, "large", problem.shapes["large"][0])
+        case = dataclasses.replace(large, shape=(4_000, 10)) if len(large.shape) < 3 else little(large)
         call = BY_NAME[name].prepare(case, case.draw(), SETTING)
-        with mock.patch("mithril_losses._execution._OnHost._over_blocks", side_effect=AssertionError("in blocks")):
+        blocks = {"side_effect": AssertionError("in blocks")}
+        with (
+            mock.patch("mithril_losses._execution._OnHost._over_blocks", **blocks),
+            mock.patch("mithril_losses._stencil._plain_band", **blocks),
+        ):
             if name == "ours-numpy-blocked":
                 with pytest.raises(AssertionError, match="in blocks"):
                     call()

@@ -274,7 +274,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             return factor * error * error, 2.0 * factor * error
 
         with self.assertRaises(fused.NotFusable):
-            fused._scalar_source(_closure.terms)
+            fused.scalar_source(_closure.terms)
 
         def loss_of_closure(predictions: Any, targets: Any, **reduction: Any) -> Any:
             return _closure.value(predictions, targets, **reduction)

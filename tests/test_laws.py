@@ -270,7 +270,7 @@ class Contract(unittest.TestCase):
             np.testing.assert_allclose(g, expected, rtol=1e-12, atol=1e-16, err_msg=path)
             self.assertTrue(g.flags.writeable)
 
-    @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
+    @parameterized.expand([(case,) for case in REDUCED_DRAWN if len(case.arrays) > 1], name_func=label)
     def test_shapes_are_never_broadcast(self, case: Case) -> None:
         names = list(case.arrays)
         for change in (lambda x: x[..., None], lambda x: x[:1], lambda x: x[None], lambda x: x[..., :-1]):

@@ -200,7 +200,7 @@ def _source(
         "FAST = EXACT | {'reassoc'}",
         "",
         "@njit(forceinline=True, error_model='numpy', fastmath=EXACT)",
-        _scalar_source(terms),
+        scalar_source(terms),
         "",
         "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
         "def fill(buffer, entries, inner, start, stop):",
@@ -233,7 +233,7 @@ def _source(
     return "\n".join(lines)
 
 
-def _scalar_source(terms: Callable[..., Any]) -> str:
+def scalar_source(terms: Callable[..., Any]) -> str:
     """Return the definition of the terms as a function of scalars of type T, named `terms`."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(terms)))
