@@ -123,6 +123,11 @@ class Pair:
         return self.kinks(*arrays, **own)
 
     @property
+    def takes_axis(self) -> bool:
+        """Whether `axis` is one of the common keywords to the loss, and not an option with a meaning of its own."""
+        return self.takes_reduction and "axis" not in self.options
+
+    @property
     def formula(self) -> str:
         """The formula of the loss: the first line of its docstring."""
         return _first_line(self.value)

@@ -21,30 +21,42 @@ REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
 EMPTY = math.inf  # the divisor in place of a normalizer of 0, which counts an empty set: its loss is 0
 
 
-class Reduction(TypedDict, total=False):
-    """The keywords that every loss takes.
+class RowReduction(TypedDict, total=False):
+    """The keywords of every loss; a loss with an `axis` of its own takes no others.
 
     Attributes:
         reduction: "mean" (default), "sum", "none", "weighted_mean" or "batch_sum".
         weights: multiply the unreduced losses; must broadcast to them without enlarging them.
-        axis: the axes of the unreduced loss to reduce over; all by default.
         normalizer: replaces the divisor of "mean", "weighted_mean" and "batch_sum".
     """
 
     reduction: ReductionName
     weights: Array | None
-    axis: int | tuple[int, ...] | None
     normalizer: float | Array | None
 
 
-class GradientReduction(Reduction, total=False):
-    """The keywords that every gradient takes: those of its loss, and the gradient that flows into the loss.
+class Reduction(RowReduction, total=False):
+    """The keywords that all other losses take.
+
+    Attributes:
+        axis: the axes of the unreduced loss to reduce over; all by default.
+    """
+
+    axis: int | tuple[int, ...] | None
+
+
+class GradientRowReduction(RowReduction, total=False):
+    """The keywords of the gradient of a loss with an `axis` of its own: the loss's, and the gradient that flows in.
 
     Attributes:
         upstream: a number, or an array of the shape of what the loss returns; 1 by default.
     """
 
     upstream: float | Array
+
+
+class GradientReduction(Reduction, GradientRowReduction, total=False):
+    """The keywords that all other gradients take."""
 
 
 def reduce_loss(

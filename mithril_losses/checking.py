@@ -13,7 +13,7 @@ import numpy as np
 from mithril_losses._pairs import Pair, catalogue, find_loss
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.backends._namespace import Array, library_name, namespace_of
-from mithril_losses.domains import ArrayDomain, Interval
+from mithril_losses.domains import ArrayDomain, Axes, Interval
 
 __all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient", "draw_arguments"]
 
@@ -125,7 +125,7 @@ def draw_arguments(
     options = {
         name: domain.sample(generator)
         for name, domain in pair.domain.items()
-        if name in pair.options and isinstance(domain, Interval)
+        if name in pair.options and isinstance(domain, Interval | Axes)
     }
     return arrays, options
 

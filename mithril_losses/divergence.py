@@ -260,13 +260,6 @@ _RBF = distance_kernel(_rbf, fusable=True)
 _DISTANCE = distance_kernel(_distance, fusable=True)
 
 
-def _one_number(name: str, domain: Interval, value: Any) -> Any:
-    value = domain.check(name, value)
-    if len(getattr(value, "shape", ())) > 0:
-        raise ValueError(f"{name} must be one number, got an array of shape {tuple(value.shape)}")
-    return value
-
-
 def _require_samples(sets: Sets, least: int, estimator: str) -> None:
     n, m = sets.x.shape[-2], sets.y.shape[-2]
     if min(n, m) < least:
@@ -302,8 +295,8 @@ def _mmd(
     """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
     sets = Sets.of(keep_graph=not wrt, numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
     _KERNEL.check("kernel_type", kernel_type)
-    bandwidth = sets.bring(_one_number("kernel_bandwidth", POSITIVE, kernel_bandwidth))
-    coef0 = sets.bring(_one_number("coef0", NON_NEGATIVE, coef0))
+    bandwidth = sets.bring(POSITIVE.one_number("kernel_bandwidth", kernel_bandwidth))
+    coef0 = sets.bring(NON_NEGATIVE.one_number("coef0", coef0))
     degree = _DEGREE.check("degree", degree)
     _require_samples(sets, 2 if unbiased else 1, "the unbiased estimator" if unbiased else "the discrepancy")
     if kernel_type == "linear":

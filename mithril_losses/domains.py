@@ -58,6 +58,13 @@ class Interval:
             raise ValueError(f"{name} must be {self}, got {value!r}")
         return value
 
+    def one_number(self, name: str, value: Any) -> Any:
+        """Return what `check` returns; raise a ValueError for an array of several numbers."""
+        value = self.check(name, value)
+        if len(getattr(value, "shape", ())) > 0:
+            raise ValueError(f"{name} must be one number, got an array of shape {tuple(value.shape)}")
+        return value
+
     def _contains(self, value: Any) -> Any:
         if self.closed:
             return (value >= self.low) & (value <= self.high) & ((abs(value) < math.inf) | self.infinite)
@@ -131,6 +138,20 @@ class Choice:
         if value not in self.names:
             raise ValueError(f"{name} must be {self}, got {value!r}{did_you_mean(str(value), self.names)}")
         return str(value)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of the arrays that a loss takes together; rows are counted along the others."""
+
+    static = True
+
+    def __str__(self) -> str:
+        return "an axis, a tuple of axes or None"
+
+    def sample(self, generator: np.random.Generator) -> int:
+        """Return the last axis, which every array has."""
+        return -1
 
 
 @dataclass(frozen=True)

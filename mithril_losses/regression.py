@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Unpack
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction
-from mithril_losses.backends._namespace import Array
-from mithril_losses.domains import POSITIVE, REAL
+from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._reduction import (
+    GradientReduction,
+    GradientRowReduction,
+    Reduction,
+    RowReduction,
+    collect,
+    spread,
+)
+from mithril_losses._rows import Rows
+from mithril_losses._stable import norm_and_unit
+from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
+from mithril_losses.backends._namespace import Array, array_namespace
+from mithril_losses.domains import POSITIVE, REAL, Axes
 
 __all__ = [
+    "charbonnier_loss",
+    "charbonnier_loss_gradient",
     "huber_loss",
     "huber_loss_gradient",
     "mae_loss",
     "mae_loss_gradient",
     "mse_loss",
     "mse_loss_gradient",
+    "psnr_loss",
+    "psnr_loss_gradient",
+    "psnr_loss_value_and_gradient",
 ]
 
 
@@ -203,3 +219,237 @@ def huber_loss_gradient(
         [0.25, -0.5]
     """
     return _huber.gradient(predictions, targets, delta, **reduction)
+
+
+@elementwise(predictions=REAL, targets=REAL, epsilon=POSITIVE, alpha=POSITIVE)
+def _charbonnier(xp: Any, predictions: Array, targets: Array, epsilon: float, alpha: float) -> tuple[Array, Array]:
+    error = predictions - targets
+    magnitude = xp.abs(error)
+    larger = xp.maximum(magnitude, epsilon)
+    ratio = xp.minimum(magnitude, epsilon) / larger  # squares of the errors themselves could overflow
+    root = larger * xp.sqrt(1.0 + ratio * ratio)
+    power = xp.exp((alpha - 1.0) * xp.log(root))  # root^(α − 1), exactly 1 for α = 1
+    return xp.where(root == 2.0 * root, root, root * power), alpha * power * (error / root)  # ∞ stays ∞
+
+
+def charbonnier_loss(
+    predictions: Array,
+    targets: Array,
+    *,
+    epsilon: float = 1e-3,
+    alpha: float = 1.0,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean of (e² + ε²)^(α/2), e = predictions − targets.
+
+    Args:
+        predictions: model outputs, any shape.
+        targets: ground truth, the same shape.
+        epsilon: ε > 0, in the unit of the error: below it the loss is quadratic. A perfect fit costs ε^α.
+        alpha: α > 0, the power with which large errors count: |e|^α.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, epsilon or alpha is not positive, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        e = (3, 0) and ε = 4: (√(9 + 16) + √16) / 2 = 4.5.
+
+        >>> import numpy as np
+        >>> float(charbonnier_loss(np.array([3.0, 0.0]), np.array([0.0, 0.0]), epsilon=4.0))
+        4.5
+
+    Source:
+        P. Charbonnier et al., Two Deterministic Half-Quadratic Regularization Algorithms for Computed Imaging, 1994.
+        https://doi.org/10.1109/ICIP.1994.413553. With a power: J. T. Barron, A General and Adaptive Robust Loss
+        Function, 2019. https://doi.org/10.1109/CVPR.2019.00446
+    """
+    return _charbonnier.value(predictions, targets, epsilon, alpha, **reduction)
+
+
+@gradient_of(charbonnier_loss, terms=_charbonnier)
+def charbonnier_loss_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    epsilon: float = 1e-3,
+    alpha: float = 1.0,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """α e (e² + ε²)^(α/2 − 1) / n.
+
+    Args:
+        predictions: as in `charbonnier_loss`; likewise all other arguments.
+        targets: ground truth.
+        epsilon: ε > 0.
+        alpha: α > 0.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt predictions, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `charbonnier_loss`.
+        TypeError: as in `charbonnier_loss`.
+
+    Example:
+        3 / √(9 + 16) / 2 = 0.3.
+
+        >>> import numpy as np
+        >>> charbonnier_loss_gradient(np.array([3.0, 0.0]), np.array([0.0, 0.0]), epsilon=4.0).round(12).tolist()
+        [0.3, 0.0]
+    """
+    return _charbonnier.gradient(predictions, targets, epsilon, alpha, **reduction)
+
+
+_DECIBEL = 20.0 / math.log(10.0)
+
+
+def _psnr(
+    predictions: Array, targets: Array, max_value: float, axis: int | tuple[int, ...] | None
+) -> tuple[Array, Array, tuple[int, ...]]:
+    """Return the losses per image, their slopes, and the axes of the slopes that make up an image."""
+    xp = array_namespace(predictions=predictions, targets=targets)
+    require_same_shape(predictions=predictions, targets=targets)
+    dtype = compute_dtype(xp, predictions.dtype)
+    max_value = POSITIVE.one_number("max_value", max_value)
+    images = Rows.along(axis, tuple(predictions.shape))
+    errors = images.of(xp, as_dtype(xp, predictions, dtype) - as_dtype(xp, targets, dtype))
+    if images.length == 0:
+        return xp.sum(errors, axis=-1), images.back(xp, errors), images.flattened
+    norm, unit = norm_and_unit(xp, errors, 2.0)
+    values = _DECIBEL * (xp.log(norm / max_value) - 0.5 * math.log(images.length))
+    # below this norm the gradient would leave the range of its dtype
+    least = 10.0 / float(xp.finfo(predictions.dtype).max)
+    slopes = _DECIBEL * unit / xp.expand_dims(xp.maximum(norm, least), axis=-1)
+    return values, images.back(xp, slopes), images.flattened
+
+
+def psnr_loss(
+    predictions: Array,
+    targets: Array,
+    *,
+    max_value: float = 1.0,
+    axis: int | tuple[int, ...] | None = None,
+    **reduction: Unpack[RowReduction],
+) -> Array:
+    """Negative peak signal-to-noise ratio, −20 log₁₀(max / √MSE), in decibels.
+
+    Args:
+        predictions: images, any shape.
+        targets: ground truth, the same shape.
+        max_value: the largest possible value of a pixel: 1, or 255 for images of bytes.
+        axis: the axes of one image, over which its mean squared error is taken: (1, 2, 3) gives one loss per image.
+            By default there is one error over everything, as if the batch were one image.
+        **reduction: see `reduce_loss`; the unreduced losses are one per image, so `weights` weigh images, not pixels.
+
+    Returns:
+        A scalar (one loss per image for reduction="none"); −inf where an image is reproduced exactly.
+
+    Raises:
+        ValueError: the shapes differ, max_value is not positive, an axis is out of range or given twice, or a
+            reduction keyword does not fit.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        MSE = (0.1² + 0.1²) / 2 = 0.01: −20 log₁₀(1 / 0.1) = −20.
+
+        >>> import numpy as np
+        >>> round(float(psnr_loss(np.array([0.6, 0.4]), np.array([0.5, 0.5]))), 12)
+        -20.0
+
+    Source:
+        Q. Huynh-Thu and M. Ghanbari, Scope of Validity of PSNR in Image/Video Quality Assessment, 2008.
+        https://doi.org/10.1049/el:20080522
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        values, _, _ = _psnr(predictions, targets, max_value, axis)
+        return collect(values, like=predictions, **reduction)
+
+
+@gradient_of(
+    psnr_loss,
+    domain={"predictions": REAL, "targets": REAL, "max_value": POSITIVE, "axis": Axes()},
+    kinks=lambda predictions, targets, max_value, axis: _psnr_kinks(predictions, targets, axis),
+)
+def psnr_loss_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    max_value: float = 1.0,
+    axis: int | tuple[int, ...] | None = None,
+    **reduction: Unpack[GradientRowReduction],
+) -> Array:
+    """20 / ln 10 · e / Σ e² / B, with the sum over the image's own errors e; 0 for a perfect fit.
+
+    A fit so close that the gradient would leave the range of its dtype has the largest one inside it.
+
+    Args:
+        predictions: as in `psnr_loss`; likewise all other arguments.
+        targets: ground truth.
+        max_value: the largest possible value of a pixel; the gradient does not depend on it.
+        axis: the axes of one image.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt predictions, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `psnr_loss`.
+        TypeError: as in `psnr_loss`.
+
+    Example:
+        20 / ln 10 · 1 / (1 + 1) = 4.342945…
+
+        >>> import numpy as np
+        >>> psnr_loss_gradient(np.array([1.0, -1.0]), np.array([0.0, 0.0])).round(6).tolist()
+        [4.342945, -4.342945]
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        _, slopes, summed = _psnr(predictions, targets, max_value, axis)
+        return spread(slopes, like=predictions, summed=summed, **reduction)
+
+
+@value_and_gradient_of(psnr_loss)
+def psnr_loss_value_and_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    max_value: float = 1.0,
+    axis: int | tuple[int, ...] | None = None,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[RowReduction],
+) -> tuple[Array, Array]:
+    """`psnr_loss` and `psnr_loss_gradient`, whose squared errors are summed once.
+
+    Args:
+        predictions: as in `psnr_loss`; likewise all other arguments.
+        targets: ground truth.
+        max_value: the largest possible value of a pixel.
+        axis: the axes of one image.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> value, gradient = psnr_loss_value_and_gradient(np.array([1.0, -1.0]), np.array([0.0, 0.0]), max_value=10.0)
+        >>> round(float(value), 12), gradient.round(6).tolist()
+        (-20.0, [4.342945, -4.342945])
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        values, slopes, summed = _psnr(predictions, targets, max_value, axis)
+        value = collect(values, like=predictions, **reduction)
+        return value, spread(slopes, like=predictions, summed=summed, upstream=upstream, **reduction)
+
+
+def _psnr_kinks(predictions: Array, targets: Array, axis: int | tuple[int, ...] | None) -> tuple[Array, ...]:
+    xp = array_namespace(predictions=predictions)
+    images = Rows.along(axis, tuple(predictions.shape))
+    return (xp.max(images.of(xp, abs(predictions - targets)), axis=-1),)

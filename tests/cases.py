@@ -213,8 +213,9 @@ def reductions(case: Case) -> Iterator[tuple[str, dict[str, Any]]]:
         yield reduction, {"reduction": reduction}
         yield f"{reduction}, weighted", {"reduction": reduction, "weights": weights}
     yield "mean, normalized", {"normalizer": 7.0, "weights": weights}
-    yield "weighted mean over an axis", {"reduction": "weighted_mean", "axis": -1, "weights": weights[:1]}
-    yield "sum over an axis", {"reduction": "sum", "axis": (0,)}
+    if case.pair.takes_axis:
+        yield "weighted mean over an axis", {"reduction": "weighted_mean", "axis": -1, "weights": weights[:1]}
+        yield "sum over an axis", {"reduction": "sum", "axis": (0,)}
 
 
 def label(function: Callable[..., Any], _: Any, parameters: Any) -> str:

@@ -32,6 +32,7 @@ from parameterized import parameterized
 from mithril_losses import catalogue, value_and_gradient
 from mithril_losses._pairs import GRADIENT_KEYWORDS
 from mithril_losses.checking import check_gradient
+from mithril_losses.domains import Interval
 
 PAIRS = list(catalogue().values())
 
@@ -127,14 +128,15 @@ class Reductions(unittest.TestCase):
         self.assertAlmostEqual(float(case.value()), sum(loss for loss, _ in pairs) / len(pairs), 12)
         self.assertAlmostEqual(float(case.value(normalizer=3.0)), sum(loss for loss, _ in pairs) / 3.0, 12)
         np.testing.assert_allclose(case.value(reduction="none", weights=weights), losses * weights, rtol=1e-14)
-        np.testing.assert_allclose(
-            case.value(axis=0), [sum(column) / len(losses) for column in losses.T.tolist()], rtol=1e-12
-        ) if losses.ndim > 1 else self.assertAlmostEqual(float(case.value(axis=0)), float(case.value()), 12)
+        if case.pair.takes_axis:
+            columns = losses.T.tolist() if losses.ndim > 1 else losses.tolist()
+            expected = np.sum(columns, axis=-1) / len(losses)
+            np.testing.assert_allclose(case.value(axis=0), expected, rtol=1e-12)
 
     @parameterized.expand([(case,) for case in REDUCED], name_func=label)
     def test_gradient_is_linear_in_upstream(self, case: Case) -> None:
         generator = np.random.default_rng(1)
-        for reduction in ({"reduction": "none"}, {"reduction": "sum", "axis": 0}):
+        for reduction in ({"reduction": "none"}, {"reduction": "sum", **({"axis": 0} if case.pair.takes_axis else {})}):
             shape = np.shape(case.value(**reduction))
             first, second = generator.standard_normal(shape), generator.standard_normal(shape)
             first.flat[0] = 0.0
@@ -289,17 +291,17 @@ class Contract(unittest.TestCase):
             if name in case.options:
                 self._refused(case, TypeError, case.arrays, {name: "1"})
                 self._refused(case, TypeError, case.arrays, {name: True})
+            if name in case.options and isinstance(domain, Interval):
                 self._refused(case, ValueError, case.arrays, {name: float("nan")})
                 self._refused(case, ValueError, case.arrays, {name: domain.low - 0.5})
         if case.pair.takes_reduction:
             for keywords in (
                 {"reduction": "average"},
                 {"axis": 9},
-                {"axis": (0, 0)},
-                {"reduction": "none", "axis": 0},
                 {"reduction": "sum", "normalizer": 2.0},
                 {"normalizer": -1.0},
                 {"weights": np.ones((9, 9, 9, 9))},
+                *([{"axis": (0, 0)}, {"reduction": "none", "axis": 0}] if case.pair.takes_axis else []),
             ):
                 self._refused(case, ValueError, case.arrays, keywords)
             self._refused(case, TypeError, case.arrays, {"weights": torch.ones(case.rows)})

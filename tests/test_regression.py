@@ -6,6 +6,7 @@ import math
 import unittest
 from typing import Any
 
+import mpmath
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,11 +14,15 @@ from modes import MODES, evaluate, evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
+    charbonnier_loss,
+    charbonnier_loss_gradient,
     huber_loss,
     huber_loss_gradient,
     mae_loss,
     mse_loss,
     mse_loss_gradient,
+    psnr_loss,
+    psnr_loss_gradient,
     value_and_gradient,
 )
 
@@ -55,6 +60,127 @@ class References(unittest.TestCase):
         np.testing.assert_allclose(wide, 0.5 * ERRORS**2, rtol=1e-15)
         narrow = huber_loss(ERRORS, zeros, delta=1e-9, reduction="none") / 1e-9
         np.testing.assert_allclose(narrow, np.abs(ERRORS), rtol=1e-6)
+
+
+class Charbonnier(unittest.TestCase):
+    """mpmath at 50 digits, straight from the definition; the limits; nothing overflows before the loss itself."""
+
+    @parameterized.expand(
+        [(dtype, *options) for dtype in ("float64", "float32") for options in ((1e-3, 1.0), (0.5, 0.45), (2.0, 1.7))]
+    )
+    def test_mpmath(self, dtype: str, epsilon: float, alpha: float) -> None:
+        errors = np.array([0.0, 1e-12, 3e-4, -1e-3, 0.02, -1.0, 7.5, -3e3, 1e18]).astype(dtype)
+        with mpmath.workdps(50):
+            e, squared = [mpmath.mpf(float(x)) for x in errors], mpmath.mpf(epsilon) ** 2
+            half = mpmath.mpf(alpha) / 2
+            values = [float((x * x + squared) ** half) for x in e]
+            slopes = [float(2 * half * x * (x * x + squared) ** (half - 1)) for x in e]
+        keywords = {"epsilon": epsilon, "alpha": alpha, "reduction": "none", "dtype": dtype}
+        value, slope = evaluate_pair("numpy", charbonnier_loss, errors, np.zeros_like(errors), **keywords)
+        # a power costs the logarithm's digits, 1e18^0.7 = e^29; a root costs none
+        rounding = (1.0 if alpha == 1.0 else 10.0) * 3.0 * np.finfo(dtype).eps
+        np.testing.assert_allclose(value, values, rtol=rounding)
+        np.testing.assert_allclose(slope, slopes, rtol=rounding)
+
+    def test_lies_between_its_two_limits(self) -> None:
+        zeros = np.zeros_like(ERRORS)
+        narrow = charbonnier_loss(ERRORS, zeros, epsilon=1e-12, reduction="none")
+        np.testing.assert_allclose(narrow, np.abs(ERRORS), atol=1e-12)
+        wide = charbonnier_loss(ERRORS, zeros, epsilon=1e3, alpha=2.0, reduction="none")
+        np.testing.assert_allclose(wide, ERRORS**2 + 1e6, rtol=1e-15)
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in ("float64", "float32")])
+    def test_extremes(self, mode: str, dtype: str) -> None:
+        largest = {"float64": 1e300, "float32": 1e38}[dtype]
+        errors = np.array([largest, -largest, 0.0, 1.0 / largest])
+        for alpha in (0.5, 1.0):
+            keywords = {"alpha": alpha, "dtype": dtype, "reduction": "none"}
+            value, slope = evaluate_pair(mode, charbonnier_loss, errors, np.zeros(4), **keywords)
+            rounding = {"float64": 1e-12, "float32": 1e-4}[dtype]  # e^690 and e^87
+            np.testing.assert_allclose(value, [largest**alpha] * 2 + [1e-3**alpha] * 2, rtol=rounding)
+            far = alpha * largest ** (alpha - 1.0)
+            np.testing.assert_allclose(slope[:3], [far, -far, 0.0], rtol=rounding)
+
+    @parameterized.expand([("epsilon", 0.0), ("epsilon", -1.0), ("alpha", 0.0), ("alpha", INF)])
+    def test_refused(self, option: str, value: float) -> None:
+        for function in (charbonnier_loss, charbonnier_loss_gradient):
+            with self.assertRaisesRegex(ValueError, f"{option} must be > 0"):
+                function(np.ones(2), np.ones(2), **{option: value})
+
+
+class PeakSignalToNoise(unittest.TestCase):
+    """The textbook's 10 log₁₀(MSE / max²), image by image; perfect, far and close fits."""
+
+    @parameterized.expand([(mode, axis) for mode in MODES for axis in (None, (1, 2, 3), (-1,), (3, 1), 0)])
+    def test_textbook(self, mode: str, axis: Any) -> None:
+        generator = np.random.default_rng(0)
+        predictions, targets = 255.0 * generator.random((2, 3, 4, 5, 2))
+        mse = np.mean((predictions - targets) ** 2, axis=axis)
+        value, slope = evaluate_pair(
+            mode, psnr_loss, predictions, targets, max_value=255.0, axis=axis, reduction="none"
+        )
+        np.testing.assert_allclose(value, 10.0 * np.log10(mse / 255.0**2), rtol=1e-12)
+        # d(10 log₁₀ m) = 10 / (m ln 10) dm
+        each = np.mean((predictions - targets) ** 2, axis=axis, keepdims=True)
+        expected = 10.0 / (np.log(10.0) * each) * 2.0 * (predictions - targets) * each.size / predictions.size
+        np.testing.assert_allclose(slope, expected, rtol=1e-12)
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in ("float64", "float32", "float16")])
+    def test_perfect_fit(self, mode: str, dtype: str) -> None:
+        predictions = np.array([[0.25, 0.5], [0.25, 0.75], [0.0, 1.0]])
+        targets = np.array([[0.25, 0.5], [0.25, 0.5], [0.0, 1.0]])
+        value, slope = evaluate_pair(mode, psnr_loss, predictions, targets, axis=1, reduction="none", dtype=dtype)
+        np.testing.assert_array_equal(value[[0, 2]], [-INF, -INF])
+        np.testing.assert_array_equal(slope[[0, 2]], np.zeros((2, 2)))
+        np.testing.assert_allclose(
+            slope[1], [0.0, 20.0 / np.log(10.0) / 0.25], rtol=1e-3 if dtype == "float16" else 1e-6
+        )
+        weights = np.array([0.0, 1.0, 0.0])
+        value, slope = evaluate_pair(mode, psnr_loss, predictions, targets, axis=1, weights=weights, dtype=dtype)
+        self.assertTrue(np.isfinite(value))
+        self.assertFalse(np.any(slope[[0, 2]]))
+
+    @parameterized.expand(
+        [(mode, dtype) for mode in MODES for dtype in ("float64", "float32", "float16", "bfloat16")
+         if (mode, dtype) != ("numpy", "bfloat16")]
+    )  # fmt: skip
+    def test_finite_losses_have_finite_gradients(self, mode: str, dtype: str) -> None:
+        exponents = {"float64": 307, "float32": 37, "float16": 4, "bfloat16": 37}[dtype]  # XLA has no subnormals
+        errors = 10.0 ** np.linspace(-exponents, exponents, 23)[:, None] * np.array([1.0, -0.5])
+        value, slope = evaluate_pair(
+            mode, psnr_loss, errors, np.zeros_like(errors), axis=1, reduction="none", dtype=dtype
+        )
+        self.assertTrue(np.isfinite(value[np.any(errors != 0.0, axis=1)]).all())
+        self.assertTrue(np.isfinite(slope).all())
+        self.assertTrue(np.all(slope[:, 0] >= 0.0) and np.all(slope[:, 1] <= 0.0))
+
+    def test_weights_weigh_images(self) -> None:
+        generator = np.random.default_rng(1)
+        predictions, targets = generator.random((2, 4, 3))
+        weights = np.array([1.0, 0.0, 2.0, 1.0])
+        each = psnr_loss(predictions, targets, axis=1, reduction="none")
+        found = psnr_loss(predictions, targets, axis=1, weights=weights, reduction="weighted_mean")
+        self.assertAlmostEqual(float(found), float(np.sum(weights * each) / 4.0), 12)
+        with self.assertRaisesRegex(ValueError, r"weights of shape \(4, 3\) do not broadcast"):
+            psnr_loss(predictions, targets, axis=1, weights=np.ones((4, 3)))
+
+    @parameterized.expand(
+        [
+            ({"axis": 4}, ValueError, "axis 4 is out of range for an array of 2 dimensions"),
+            ({"axis": (0, -2)}, ValueError, "axis names a dimension twice"),
+            ({"axis": 1.0}, TypeError, "axis must be an integer"),
+            ({"max_value": 0.0}, ValueError, "max_value must be > 0"),
+            ({"max_value": np.ones(2)}, ValueError, "max_value must be one number"),
+        ]
+    )
+    def test_refused(self, options: Any, error: type[Exception], message: str) -> None:
+        for function in (psnr_loss, psnr_loss_gradient, value_and_gradient(psnr_loss)):
+            with self.assertRaisesRegex(error, message):
+                function(np.ones((2, 2)), np.zeros((2, 2)), **options)
+
+    def test_no_pixels(self) -> None:
+        value, slope = value_and_gradient(psnr_loss)(np.ones((3, 0)), np.ones((3, 0)), axis=1)
+        self.assertEqual((float(value), slope.shape), (0.0, (3, 0)))
 
 
 class Kinks(unittest.TestCase):

@@ -64,6 +64,41 @@ def test_huber_loss(predictions: Any, targets: Any) -> None:
     assert float(loss) == pytest.approx(0.01, rel=1e-6)  # half the squares, all errors being small
 
 
+def test_charbonnier_loss(backend: Backend, predictions: Any, targets: Any) -> None:
+    from mithril_losses import charbonnier_loss, charbonnier_loss_gradient
+
+    loss = charbonnier_loss(
+        predictions,
+        targets,
+        epsilon=1e-3,  # Smoothing constant
+        alpha=1.0,  # Exponent
+        reduction="mean",
+    )
+
+    assert float(loss) == pytest.approx((2 * np.sqrt(0.01 + 1e-6) + np.sqrt(0.04 + 1e-6)) / 3, rel=1e-5)
+    gradient = charbonnier_loss_gradient(predictions, targets)
+    assert_is_derivative(backend, gradient, charbonnier_loss, predictions, targets)
+
+
+def test_psnr_loss(backend: Backend) -> None:
+    from mithril_losses import psnr_loss, psnr_loss_gradient
+
+    pred_images, target_images = backend.rand(2, 4, 4, 3), backend.rand(2, 4, 4, 3)
+
+    # For normalized images (0-1)
+    loss = psnr_loss(pred_images, target_images, max_value=1.0)
+
+    mse = np.mean((backend.to_numpy(pred_images).astype(np.float64) - backend.to_numpy(target_images)) ** 2)
+    assert float(loss) == pytest.approx(10 * np.log10(mse), rel=1e-5)
+    gradient = psnr_loss_gradient(pred_images, target_images)
+    assert_is_derivative(backend, gradient, psnr_loss, pred_images, target_images)
+
+    # For images in range [0, 255]
+    loss = psnr_loss(pred_images, target_images, max_value=255.0)
+
+    assert float(loss) == pytest.approx(10 * np.log10(mse / 255**2), rel=1e-5)
+
+
 # --- Divergence Losses ------------------------------------------------------------------------------------------
 
 
