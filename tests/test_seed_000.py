@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from seeds import assert_is_derivative
+from seeds import assert_is_derivative, probabilities
 
 from mithril_losses.backends import Backend
 
@@ -44,6 +46,87 @@ def test_functional_losses(backend: Backend) -> None:
     np.testing.assert_allclose(mse_loss(predictions, targets, reduction="none"), e**2, rtol=1e-5)
 
 
+# --- 2. Weighted Losses -----------------------------------------------------------------------------------------
+
+
+def test_weighted_losses(backend: Backend) -> None:
+    predictions, targets = backend.randn(4, 3), backend.randn(4, 3)
+
+    from mithril_losses import WeightedLoss, mse_loss
+
+    # Create weighted loss
+    weighted_mse = WeightedLoss(
+        loss_fn=mse_loss,
+        weight=2.0,
+        name="weighted_reconstruction",
+    )
+
+    # Compute weighted loss
+    loss_value = weighted_mse(predictions, targets)
+
+    assert float(loss_value) == 2.0 * float(mse_loss(predictions, targets))
+    assert_is_derivative(backend, weighted_mse.gradient(predictions, targets), weighted_mse, predictions, targets)
+
+
+# --- 3. Composite Losses ----------------------------------------------------------------------------------------
+
+
+def test_composite_losses(backend: Backend) -> None:
+    predictions, targets = backend.randn(4, 3), backend.randn(4, 3)
+
+    from mithril_losses import CompositeLoss, WeightedLoss, mae_loss, mse_loss
+
+    composite = CompositeLoss(
+        [
+            WeightedLoss(mse_loss, weight=1.0, name="reconstruction"),
+            WeightedLoss(mae_loss, weight=0.5, name="l1_penalty"),
+        ],
+        return_components=True,
+    )
+
+    # Get total loss and components
+    total_loss, components = composite(predictions, targets)
+    # components = {"reconstruction": 0.15, "l1_penalty": 0.08}
+
+    squared, absolute = float(mse_loss(predictions, targets)), float(mae_loss(predictions, targets))
+    assert {name: float(value) for name, value in components.items()} == {
+        "reconstruction": squared,
+        "l1_penalty": absolute,
+    }
+    np.testing.assert_allclose(float(total_loss), squared + 0.5 * absolute, rtol=1e-6)
+    gradient = composite.gradient(predictions, targets)
+    assert_is_derivative(backend, gradient, lambda p, t: composite(p, t)[0], predictions, targets)
+
+
+# --- 6. Scheduled Losses ----------------------------------------------------------------------------------------
+
+
+def test_scheduled_losses(backend: Backend) -> None:
+    predictions, targets = backend.randn(4, 3), backend.randn(4, 3)
+
+    from mithril_losses import ScheduledLoss
+    from mithril_losses import mse_loss as perceptual_loss  # any loss
+
+    # Define schedule function
+    def warmup_schedule(step):
+        """Linear warmup from 0 to 1 over 1000 steps."""
+        return jnp.minimum(1.0, step / 1000.0)
+
+    # Create scheduled loss
+    scheduled_loss = ScheduledLoss(
+        loss_fn=perceptual_loss,
+        schedule_fn=warmup_schedule,
+        name="scheduled_perceptual",
+    )
+
+    # Loss weight increases with training steps
+    loss_value = scheduled_loss(predictions, targets, step=500)  # weight = 0.5
+
+    assert float(loss_value) == 0.5 * float(perceptual_loss(predictions, targets))
+    gradient = scheduled_loss.gradient(predictions, targets, step=500)
+    assert_is_derivative(backend, gradient, lambda p, t: scheduled_loss(p, t, step=500), predictions, targets)
+
+
 # --- 7. Geometric Losses ----------------------------------------------------------------------------------------
 
 
@@ -63,6 +146,52 @@ def test_chamfer_distance(backend: Backend) -> None:
     assert 0.5 * expected < float(loss) < 2.0 * expected
 
 
+# --- Experiments to Try -----------------------------------------------------------------------------------------
+
+
+def test_adjust_loss_weights(backend: Backend) -> None:
+    predictions, targets = probabilities(backend, 4, 3), probabilities(backend, 4, 3)
+
+    from mithril_losses import CompositeLoss, WeightedLoss
+    from mithril_losses import kl_divergence as kl_loss
+    from mithril_losses import mse_loss as recon_loss
+
+    # Try different β values for VAE
+    composite = CompositeLoss(
+        [
+            WeightedLoss(recon_loss, weight=1.0, name="recon"),
+            WeightedLoss(kl_loss, weight=4.0, name="kl"),  # β = 4.0
+        ]
+    )
+
+    expected = float(recon_loss(predictions, targets)) + 4.0 * float(kl_loss(predictions, targets))
+    np.testing.assert_allclose(float(composite(predictions, targets)), expected, rtol=1e-6)
+    assert_is_derivative(backend, composite.gradient(predictions, targets), composite, predictions, targets)
+
+
+def test_custom_schedule_functions() -> None:
+    total_steps = 1000
+
+    # Exponential warmup
+    def exp_schedule(step):
+        return 1.0 - jnp.exp(-step / 1000.0)
+
+    # Cosine annealing
+    def cosine_schedule(step):
+        return 0.5 * (1 + jnp.cos(jnp.pi * step / total_steps))
+
+    from mithril_losses import ScheduledLoss, mae_loss
+    from mithril_losses.objectives import cosine, exponential_warmup
+
+    ones, zeros = jnp.ones(3), jnp.zeros(3)
+    for theirs, ours in ((exp_schedule, exponential_warmup(1000)), (cosine_schedule, cosine(total_steps))):
+        for step in (0, 300, 1000):
+            values = [float(ScheduledLoss(mae_loss, schedule)(ones, zeros, step=step)) for schedule in (theirs, ours)]
+            np.testing.assert_allclose(values[0], values[1], rtol=1e-6, atol=1e-7)
+    traced = jax.jit(lambda step: ScheduledLoss(mae_loss, cosine_schedule)(ones, zeros, step=step))
+    np.testing.assert_allclose(traced(500), 0.5, rtol=1e-6)
+
+
 # --- Troubleshooting --------------------------------------------------------------------------------------------
 
 
@@ -79,3 +208,14 @@ def test_shape_mismatch_errors(backend: Backend, capsys: Any) -> None:
 
     assert capsys.readouterr().out.count("12") == 1
     assert float(mse_loss(predictions, targets)) > 0.0
+
+
+def test_composite_loss_component_mismatch(backend: Backend) -> None:
+    pred, target = backend.randn(4, 3), backend.randn(4, 3)
+
+    from mithril_losses import CompositeLoss, mae_loss, mse_loss
+
+    composite = CompositeLoss([mse_loss, mae_loss], return_components=True)
+    total, components = composite(pred, target)  # Returns tuple
+
+    np.testing.assert_allclose(float(total), float(components["mse_loss"]) + float(components["mae_loss"]), rtol=1e-6)

@@ -185,6 +185,24 @@ def test_explicit_loss_composition(predictions: Any, targets: Any) -> None:
     assert float(loss_dict["total_loss"]) == pytest.approx(0.02 + 0.5 * 0.4 / 3, rel=1e-6)
 
 
+def test_explicit_schedule_weights(predictions: Any, targets: Any) -> None:
+    from mithril_losses import ScheduledLoss, WeightedLoss, mae_loss, mse_loss
+    from mithril_losses import mse_loss as perceptual_loss  # any loss
+
+    reconstruction_loss, step = mae_loss(predictions, targets), 250
+
+    def warmup_schedule(step: int) -> float:
+        return min(1.0, step / 1000.0)
+
+    perceptual_term = perceptual_loss(predictions, targets)
+    scheduled_perceptual = warmup_schedule(step) * perceptual_term
+    total_loss = reconstruction_loss + 0.1 * scheduled_perceptual
+
+    assert float(total_loss) == pytest.approx(0.4 / 3 + 0.1 * 0.25 * 0.02, rel=1e-6)
+    composed = WeightedLoss(ScheduledLoss(mse_loss, warmup_schedule), weight=0.1)  # the same as one loss
+    assert float(composed(predictions, targets, step=step)) == pytest.approx(0.1 * 0.25 * 0.02, rel=1e-5)
+
+
 # --- Base Utilities ---------------------------------------------------------------------------------------------
 
 
@@ -199,6 +217,26 @@ def test_reduce_loss(backend: Backend) -> None:
     vae_loss = reduce_loss(per_pixel_loss, reduction="batch_sum")
 
     assert (float(mean_loss), float(sum_loss), float(vae_loss)) == (7.5, 30.0, 15.0)
+
+
+# --- Common Patterns --------------------------------------------------------------------------------------------
+
+
+def test_explicit_multi_loss_system(predictions: Any, targets: Any) -> None:
+    from mithril_losses import mae_loss as perceptual_fn  # any loss
+    from mithril_losses import mse_loss
+
+    recon_loss = mse_loss(predictions, targets)
+    perc_loss = perceptual_fn(predictions, targets)
+    total_loss = recon_loss + 0.1 * perc_loss
+
+    components = {
+        "reconstruction_loss": recon_loss,
+        "perceptual_loss": perc_loss,
+    }
+
+    assert [float(x) for x in components.values()] == pytest.approx([0.02, 0.4 / 3], rel=1e-6)
+    assert float(total_loss) == pytest.approx(0.02 + 0.1 * 0.4 / 3, rel=1e-6)
 
 
 # --- Performance Tips -------------------------------------------------------------------------------------------
