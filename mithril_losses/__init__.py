@@ -6,6 +6,7 @@ Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradie
 from mithril_losses import (
     boxes,
     classification,
+    contrastive,
     divergence,
     geometric,
     image,
@@ -28,6 +29,7 @@ from mithril_losses.backends import get_backend
 from mithril_losses.boxes import *
 from mithril_losses.checking import check_gradient
 from mithril_losses.classification import *
+from mithril_losses.contrastive import *
 from mithril_losses.divergence import *
 from mithril_losses.geometric import *
 from mithril_losses.image import *
@@ -59,6 +61,7 @@ __all__ = [
 ]
 __all__ += boxes.__all__
 __all__ += classification.__all__
+__all__ += contrastive.__all__
 __all__ += divergence.__all__
 __all__ += geometric.__all__
 __all__ += image.__all__

@@ -52,33 +52,38 @@ class Sets:
     shape: tuple[int, ...]
 
     @staticmethod
-    def of(*, keep_graph: bool, numbers: tuple[Any, ...] = (), **arrays: Array) -> Sets:
-        """Check two arrays (…, n, d) and (…, m, d), given by name, and make sets of them.
+    def of(*, keep_graph: bool, numbers: tuple[Any, ...] = (), dtype: Any = None, **arrays: Array) -> Sets:
+        """Check two arrays (…, n, d) and (…, m, d), given by name, and make sets of them; of one array, twice the same.
 
         Args:
             keep_graph: whether the result must stay in PyTorch's autograd graph.
             numbers: options that may hang in that graph, too.
-            **arrays: the two arrays.
+            dtype: to compute in; the widest of the arrays' by default.
+            **arrays: the two arrays, or the one.
 
         Raises:
             ValueError: they are no sets of points, or differ in anything but the number of points.
             TypeError: they are no arrays of one library, or not floating point.
         """
         xp = array_namespace(**arrays)
-        (first, x), (second, y) = arrays.items()
+        (first, x), *others = arrays.items()
+        if not others and len(x.shape) < 2:
+            raise ValueError(f"{first} must have shape (…, n, d), got {tuple(x.shape)}")
+        second, y = others[0] if others else (first, x)
         shapes = tuple(x.shape), tuple(y.shape)
         if len(shapes[0]) < 2 or (shapes[0][:-2], shapes[0][-1]) != (shapes[1][:-2], shapes[1][-1]):
             raise ValueError(
                 f"{first} and {second} must have shapes (…, n, d) and (…, m, d) with the same leading axes and the "
                 f"same d, got {shapes[0]} and {shapes[1]}"
             )
-        dtype = widest_dtype(xp, **arrays)
-        points = [xp.reshape(as_dtype(xp, p, dtype), (math.prod(p.shape[:-2]), *p.shape[-2:])) for p in (x, y)]
+        dtype = widest_dtype(xp, **arrays) if dtype is None else dtype
+        given = (x, y) if others else (x,)
+        points = [xp.reshape(as_dtype(xp, p, dtype), (math.prod(p.shape[:-2]), *p.shape[-2:])) for p in given]
         if library_name(xp) == "torch" and not keep_graph:
             points = [_without_graph(p) for p in points]
         if _is_on_host(xp, *points, *numbers):
             xp, points = np, [_to_host(p) for p in points]
-        return Sets(xp, points[0], points[1], shapes[0][:-2])
+        return Sets(xp, points[0], points[-1], shapes[0][:-2])
 
     def bring(self, option: Any) -> Any:
         """Return an option, a number or an array, to compute with: on the host where the points are."""
@@ -88,8 +93,14 @@ class Sets:
         return float(values) if values.ndim == 0 else values
 
     def values(self, values: Array, like: Array) -> Array:
-        """Return one value per batch element, in the library of `like` and with the leading axes restored."""
-        return self._return(values, like, self.shape)
+        """Return values (batch, …) in the library of `like` and with the leading axes restored."""
+        return self._return(values, like, (*self.shape, *values.shape[1:]))
+
+    def gradients(self, gradients: dict[str, Array], like: dict[str, Array]) -> dict[str, Array]:
+        """Return finished gradients in the library, shape and dtype of the arguments in `like`."""
+        xp = array_namespace(**like)
+        shaped = {name: self._return(x, like[name], tuple(like[name].shape)) for name, x in gradients.items()}
+        return {name: as_dtype(xp, x, like[name].dtype) for name, x in shaped.items()}
 
     def spread(
         self, wrt: Any, slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]
@@ -142,7 +153,7 @@ def _is_on_host(xp: Any, *arrays: Any) -> bool:
 
 
 def _to_host(x: Any) -> Any:
-    return x if isinstance(x, np.ndarray) else x.detach().numpy()
+    return x if isinstance(x, (np.ndarray, np.generic)) else x.detach().numpy()
 
 
 def _from_host(x: np.ndarray[Any, Any]) -> Array:

@@ -70,6 +70,23 @@ def norm_and_unit(xp: Any, x: Array, p: float) -> tuple[Array, Array]:
     return xp.squeeze(norm, axis=-1), xp.where(power == 0, 0.0, unit)
 
 
+def unit_and_norm(xp: Any, x: Array) -> tuple[Array, Array]:
+    """Return x / ‖x‖₂ and ‖x‖₂ over the last axis, which stays; a zero vector stays 0. `along_sphere` goes back."""
+    norm, unit = norm_and_unit(xp, x, 2.0)
+    return unit, xp.expand_dims(norm, axis=-1)
+
+
+def along_sphere(xp: Any, slope: Array, unit: Array, norm: Array) -> Array:
+    """Return (g − (g·u) u) / ‖x‖, the derivative wrt x of what has the slope g by u = x / ‖x‖; 0 for a zero vector.
+
+    A derivative beyond the largest finite number, of vectors near 0, is that number.
+    """
+    tangent = slope - xp.sum(slope * unit, axis=-1, keepdims=True) * unit
+    largest = float(xp.finfo(slope.dtype).max)
+    bounded = xp.minimum(xp.maximum(tangent / xp.where(norm == 0, 1.0, norm), -largest), largest)
+    return xp.where(norm == 0, 0.0, bounded)
+
+
 def one_hot(xp: Any, labels: Array, classes: int, axis: int, like: Array) -> Array:
     """Return ones at the labels and zeros elsewhere along a new `axis`; a label outside the classes has only zeros."""
     indices = xp.arange(classes, dtype=labels.dtype, **placement(like))
@@ -94,6 +111,16 @@ def subtract_at(xp: Any, x: Array, labels: Array, amount: Any, axis: int) -> Arr
         amount = xp.expand_dims(amount, axis=axis)
     indices = xp.reshape(xp.arange(x.shape[axis], **placement(x)), (-1,) + (1,) * (len(x.shape) - 1 - axis))
     return x - amount * xp.astype(labels == indices, x.dtype)
+
+
+def put_at(xp: Any, x: Array, labels: Array, values: Any) -> Array:
+    """Return x with `values` at the labels along the last axis; x is the caller's own and may be written to."""
+    if xp is np and x.flags.c_contiguous:
+        x.reshape(-1)[_flat(x, labels)] = values if type(values) is float else values.reshape(-1)
+        return x
+    places = xp.arange(x.shape[-1], dtype=labels.dtype, **placement(x))
+    values = values if type(values) is float else xp.expand_dims(values, axis=-1)
+    return xp.where(xp.expand_dims(labels, axis=-1) == places, values, x)
 
 
 def _flat(x: Any, labels: Any) -> Any:

@@ -56,6 +56,15 @@ def is_number(value: Any) -> TypeGuard[float]:
     return type(value) is float or (not isinstance(value, bool) and isinstance(value, numbers.Real))
 
 
+def require_one_number(xp: Any, name: str, value: Any, dtype: Any) -> Any:
+    """Return a checked option, a float or an array of one number in `dtype`; a ValueError for an array of more."""
+    if isinstance(value, float):
+        return value
+    if tuple(value.shape) != ():
+        raise ValueError(f"{name} must be one number, got an array of shape {tuple(value.shape)}")
+    return as_dtype(xp, value, dtype)
+
+
 def require_integer(name: str, value: Any) -> int:
     """Return `value` as an int, or raise a TypeError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -309,8 +309,25 @@ class ClassIndices:
 
 
 @dataclass(frozen=True)
+class PointLabels:
+    """The class of each point of a set: an integer each."""
+
+    points: int
+    classes: int = 2
+
+    def __str__(self) -> str:
+        return "integers, one per point (…, points)"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw the classes of a small set for every row of `shape`."""
+        return generator.integers(0, self.classes, (*shape[:-1], self.points))
+
+
+@dataclass(frozen=True)
 class PerClass:
     """A row of real features for each class: parameters that all rows of a batch share."""
+
+    shared: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return "real, one row per class"
@@ -318,6 +335,20 @@ class PerClass:
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw rows for two classes more than a row has elements."""
         return generator.standard_normal((shape[-1] + 2, shape[-1]))
+
+
+@dataclass(frozen=True)
+class OneNumber:
+    """A real number, as an array without axes: a parameter that all rows of a batch share."""
+
+    shared: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "real, one number"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a number."""
+        return np.asarray(generator.standard_normal())
 
 
 @dataclass(frozen=True)
@@ -339,5 +370,16 @@ BINARY = Labels((0, 1))
 SIGN = Labels((-1, 1))
 
 ArrayDomain = (
-    Elements | Labels | Distributions | ClassTargets | PointSets | Boxes | Images | ClassIndices | PerClass | Parameters
+    Elements
+    | Labels
+    | Distributions
+    | ClassTargets
+    | PointSets
+    | Boxes
+    | Images
+    | ClassIndices
+    | PerClass
+    | PointLabels
+    | OneNumber
+    | Parameters
 )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Unpack
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses._stable import product
-from mithril_losses._validation import as_dtype, quiet, require_integer, widest_dtype
+from mithril_losses._validation import as_dtype, quiet, require_integer, require_one_number, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, library_name, placement
 from mithril_losses.classification import _class_weights, _labels
 from mithril_losses.domains import FRACTION, NON_NEGATIVE, REAL, ClassIndices, Interval, PerClass
@@ -97,9 +97,9 @@ def _problem(
     xp, dtype = _door(hidden, weight, targets, bias)
     shape, (classes, features) = tuple(targets.shape), weight.shape
     count = math.prod(shape)
-    smoothing = _number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)
-    z_loss = _number(xp, "z_loss", NON_NEGATIVE.check("z_loss", z_loss), dtype)
-    cap = _number(xp, "soft_cap", _SOFT_CAP.check("soft_cap", soft_cap), dtype)
+    smoothing = require_one_number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)
+    z_loss = require_one_number(xp, "z_loss", NON_NEGATIVE.check("z_loss", z_loss), dtype)
+    cap = require_one_number(xp, "soft_cap", _SOFT_CAP.check("soft_cap", soft_cap), dtype)
     size = _chunk_size(chunk_rows, classes, features, xp.finfo(dtype).bits // 8)
 
     weight = as_dtype(xp, weight, dtype)
@@ -169,15 +169,6 @@ def _check_values(
     xp = _door(hidden, weight, targets, bias)[0]
     _labels(xp, targets, weight.shape[0], ignore_index)
     _class_weights(xp, class_weights, weight.shape[0], 1, weight)
-
-
-def _number(xp: Any, name: str, value: Any, dtype: Any) -> Any:
-    """Return a checked option, an array of one number in the dtype of computation."""
-    if isinstance(value, float):
-        return value
-    if tuple(value.shape) != ():
-        raise ValueError(f"{name} must be one number, got an array of shape {tuple(value.shape)}")
-    return as_dtype(xp, value, dtype)
 
 
 def _is(value: Any, number: float) -> bool:

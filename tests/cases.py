@@ -17,7 +17,6 @@ from mithril_losses import catalogue
 from mithril_losses._pairs import Pair
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.checking import draw_arguments
-from mithril_losses.domains import PerClass
 
 DTYPES = {  # the floating types that each library has
     "numpy": ("float64", "float32", "float16"),
@@ -48,7 +47,7 @@ class Case:
     @property
     def batch(self) -> tuple[str, ...]:
         """The arrays with an entry for each row; the others (the parameters of a layer) are shared by all rows."""
-        return tuple(name for name, x in self.arrays.items() if not isinstance(self.pair.domain.get(name), PerClass))
+        return tuple(name for name in self.arrays if not getattr(self.pair.domain.get(name), "shared", False))
 
     def cut(self, at: Any, name: str = "part") -> Case:
         """Return the case with some of its rows."""

@@ -146,7 +146,7 @@ class Reductions(unittest.TestCase):
                 expected = 2.0 * parts[0][path] - 3.0 * parts[1][path]
                 np.testing.assert_allclose(total, expected, rtol=1e-10, atol=1e-14, err_msg=path)
         for path, scaled, plain in matched(case.gradient(upstream=-2.5), case.gradient()):
-            np.testing.assert_allclose(scaled, -2.5 * plain, rtol=1e-12, err_msg=path)
+            np.testing.assert_allclose(scaled, -2.5 * plain, rtol=1e-12, atol=1e-15, err_msg=path)
         with self.assertRaisesRegex(ValueError, "upstream"):
             case.gradient(upstream=np.ones((1, 1, 1, 99)))
 
@@ -178,7 +178,7 @@ class Reductions(unittest.TestCase):
             for reduction in ("mean", "sum", "weighted_mean", "batch_sum"):
                 self.assertEqual(float(empty.value(library, reduction=reduction)), 0.0)
             for (_, gradient), (_, whole) in zip(flat(empty.gradient(library)), flat(case.gradient()), strict=True):
-                self.assertIn(gradient.shape[0], (0, whole.shape[0]))
+                self.assertIn(gradient.shape[:1], ((0,), whole.shape[:1]))
                 self.assertFalse(np.any(to_numpy(gradient)))
 
     @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
@@ -197,7 +197,7 @@ class Reductions(unittest.TestCase):
                 bad.gradient(library, weights=weights), case.gradient(library, weights=weights)
             ):
                 np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-12, err_msg=path)
-                if found.shape[0] == len(weights):
+                if found.shape[:1] == weights.shape[:1]:
                     self.assertFalse(np.any(to_numpy(found)[0]))
 
 
