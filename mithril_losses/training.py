@@ -27,7 +27,7 @@ from mithril_losses.checkpoints import (
 from mithril_losses.config import TrainingConfig, UserError, user_error
 from mithril_losses.data import DIGITS_SHAPE, PARAMETERS, batches, generator, load_dataset
 from mithril_losses.domains import ClassTargets
-from mithril_losses.models.perceptron import compile_perceptron
+from mithril_losses.models import compile_model
 from mithril_losses.objectives import Term
 from mithril_losses.optimizers import State
 from mithril_losses.plotting import Examples, draw_training
@@ -148,7 +148,9 @@ class Trainer:
         initial = self.network.initial_parameters(inputs, generator(config.seed, PARAMETERS))
         self.initial_parameters = {name: self.backend.array(array) for name, array in initial.items()}
         with user_error("model"):
-            self.model = compile_perceptron(self.network, self.backend.name, self.initial_parameters)
+            self.model = compile_model(
+                lambda xp, params, data: self.network(xp, params, data["input"]), self.backend.name
+            )
         described = config.model_copy(update={"backend": self.backend.name})
         self.fingerprint = fingerprint(described.model_dump(), dataset.digest)
         with user_error("objective"):  # shapes, labels and domains show when the losses first meet the data

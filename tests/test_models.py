@@ -19,6 +19,7 @@ from mithril_losses.models import (
     JaxModel,
     NumpyModel,
     TorchModel,
+    compile_model,
 )
 
 jax.config.update("jax_enable_x64", True)
@@ -45,14 +46,20 @@ def network(xp):
 
 
 def network_vjp(params, data, gradients):
-    """The same network's vector-Jacobian product by hand."""
+    """The same network's vector-Jacobian product by hand, of its parameters and its input."""
     hidden = np.tanh(data["x"] @ params["hidden"])
     into_hidden = gradients["scores"] @ params["scores"].T + gradients["size"] @ params["size"].T
     return {
         "hidden": data["x"].T @ (into_hidden * (1 - hidden**2)),
         "scores": hidden.T @ gradients["scores"],
         "size": hidden.T @ gradients["size"],
+        "x": (into_hidden * (1 - hidden**2)) @ params["hidden"].T,
     }
+
+
+def parameters_by_hand(seeds):
+    gradients = network_vjp(PARAMS, DATA, seeds)
+    return {name: gradients[name] for name in PARAMS}
 
 
 class Network(torch.nn.Module):
@@ -86,6 +93,7 @@ MODELS = [
     ("torch", TorchModel(Network(), output_names=["scores", "size", "label"]), in_torch),
     ("numpy", NumpyModel(network(anp)), lambda arrays: {name: array.copy() for name, array in arrays.items()}),
     ("callables", CallableModel(network(np), network_vjp), lambda arrays: {n: a.copy() for n, a in arrays.items()}),
+    ("torch_function", TorchModel(network(torch)), in_torch),
 ]
 
 
@@ -125,6 +133,44 @@ def test_gradients_are_those_of_torch_through_the_composed_loss():
     model = TorchModel(Network(), output_names=["scores", "size", "label"])
     _, gradients = model.evaluate(in_torch(PARAMS), in_torch(DATA), output_gradients=seeds)
     assert_close(gradients, {name: parameter.grad for name, parameter in module.named_parameters()})
+
+
+@parameterized.expand(MODELS)
+def test_the_gradients_that_are_asked_for_may_be_of_inputs(name, model, convert):
+    params, data = convert(PARAMS), convert(DATA)
+    outputs, every = model.evaluate(params, data, output_gradients=convert(SEEDS))
+    same, found = model.evaluate(params, data, output_gradients=convert(SEEDS), wrt=["x", "size"])
+    assert_close(same, outputs)
+    _, pullback = jax.vjp(lambda x: network(jnp)(in_jax(PARAMS), {"x": x}), jnp.asarray(DATA["x"]))
+    (by_x,) = pullback({**in_jax(SEEDS), "label": np.zeros(6, jax.dtypes.float0)})
+    assert_close(found, {"x": by_x, "size": every["size"]})
+
+
+@parameterized.expand(MODELS)
+def test_a_gradient_of_what_has_none_is_refused(name, model, convert):
+    params, data, seeds = convert(PARAMS), convert(DATA), convert(SEEDS)
+    with pytest.raises(ValueError, match=r"unknown parameter or input 'xs'; did you mean 'x'"):
+        model.evaluate(params, data, output_gradients=seeds, wrt=["xs"])
+    with pytest.raises(ValueError, match="'size' is the name of a parameter and of an input"):
+        model.evaluate(params, {**data, "size": data["x"]}, output_gradients=seeds, wrt=["size"])
+    with pytest.raises(TypeError, match=r"'unused' has dtype .*int.* and therefore no gradient"):
+        model.evaluate(params, {**data, **convert({"unused": np.arange(6)})}, output_gradients=seeds, wrt=["unused"])
+    with pytest.raises(ValueError, match="needs output_gradients"):
+        model.evaluate(params, data, wrt=["x"])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
+def test_one_function_is_compiled_for_every_backend(backend):
+    model = compile_model(lambda xp, params, data: network(xp)(params, data), backend)
+    convert = {"numpy": lambda arrays: dict(arrays), "jax": in_jax, "torch": in_torch}[backend]
+    outputs, gradients = model.evaluate(convert(PARAMS), convert(DATA), output_gradients=convert(SEEDS))
+    assert_close(outputs, network(np)(PARAMS, DATA))
+    assert_close(gradients, parameters_by_hand(SEEDS))
+
+
+def test_a_backend_without_adapter_is_refused():
+    with pytest.raises(ValueError, match="numpy, jax and torch, not for 'cupy'"):
+        compile_model(lambda xp, params, data: {}, "cupy")
 
 
 @parameterized.expand(MODELS)
@@ -260,7 +306,7 @@ def test_a_jax_model_runs_inside_the_callers_own_jit():
     model = JaxModel(network(jnp))
     step = jax.jit(lambda params, data, seeds: model.evaluate(params, data, output_gradients=seeds)[1])
     gradients = step(in_jax(PARAMS), in_jax(DATA), in_jax(SEEDS))
-    assert_close(gradients, network_vjp(PARAMS, DATA, SEEDS))
+    assert_close(gradients, parameters_by_hand(SEEDS))
 
 
 def test_an_exported_program_without_its_vjp_is_refused():
@@ -296,7 +342,7 @@ def test_torch_gradients_flow_where_the_caller_has_switched_them_off():
     model = TorchModel(Network(), output_names=["scores", "size", "label"])
     with torch.no_grad():
         _, gradients = model.evaluate(in_torch(PARAMS), in_torch(DATA), output_gradients=in_torch(SEEDS))
-    assert_close(gradients, network_vjp(PARAMS, DATA, SEEDS))
+    assert_close(gradients, parameters_by_hand(SEEDS))
 
 
 def test_a_torch_module_keeps_its_parameters_and_moves_running_statistics_once_per_step():
@@ -395,7 +441,7 @@ def test_a_vjp_that_forgets_or_misshapes_a_gradient_is_refused():
         CallableModel(forward, lambda *_: {"v": np.ones(2)}).evaluate(params, {}, output_gradients=seeds)
     with pytest.raises(ValueError, match=r"one gradient for each of \['w'\], got ndarray"):
         CallableModel(forward, lambda *_: np.ones(2)).evaluate(params, {}, output_gradients=seeds)
-    with pytest.raises(ValueError, match=r"gradient of shape \(3,\) for parameter 'w' of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"gradient of shape \(3,\) for 'w' of shape \(2,\)"):
         CallableModel(forward, lambda *_: {"w": np.ones(3)}).evaluate(params, {}, output_gradients=seeds)
 
 

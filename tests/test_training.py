@@ -13,7 +13,7 @@ from parameterized import parameterized
 from mithril_losses.checkpoints import write_atomically
 from mithril_losses.config import TrainingConfig, UserError, read_config
 from mithril_losses.data import batches, generator
-from mithril_losses.models.perceptron import Perceptron, compile_perceptron
+from mithril_losses.models.perceptron import Perceptron
 from mithril_losses.optimizers import Adam, Sgd
 from mithril_losses.plotting import Examples, draw_training
 from mithril_losses.training import Trainer, train
@@ -323,10 +323,6 @@ class TestParts(unittest.TestCase):
         code = np.tanh(1.0)  # 0.1 + 2 · 0.2 + 0.5
         np.testing.assert_allclose(outputs["a"], [[3.0 * code - 1.0]])
         np.testing.assert_allclose(outputs["b"], [[np.tanh(2.0 * code), 10.0 - np.tanh(2.0 * code)]])
-
-    def test_a_backend_without_adapter_is_refused(self) -> None:
-        with self.assertRaisesRegex(ValueError, "numpy, jax and torch, not for 'cupy'"):
-            compile_perceptron(Perceptron((), {"a": (1,)}), "cupy", {})
 
     @parameterized.expand(
         [

@@ -1,7 +1,8 @@
 """Compiled models: what hands out outputs and takes their gradients back.
 
 A compiled model is any object with Mithril's `evaluate` (see `CompiledModel`). The adapters here make one out of a JAX
-function, an exported JAX program, a torch module, a NumPy function or a pair of callables. Each adapter's library is
+function, an exported JAX program, a torch module or function, a NumPy function or a pair of callables; `compile_model`
+chooses the adapter for a function that is written for all three libraries. Each adapter's library is
 imported when the adapter is first named, never before.
 """
 
@@ -12,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from mithril_losses.models._adapter import CompiledModel
 from mithril_losses.models.callables import CallableModel
+from mithril_losses.models.portable import compile_model
 
 if TYPE_CHECKING:
     from mithril_losses.models.jax import ExportedJaxModel, JaxModel
     from mithril_losses.models.numpy import NumpyModel
     from mithril_losses.models.torch import TorchModel
 
-__all__ = ["CallableModel", "CompiledModel", "ExportedJaxModel", "JaxModel", "NumpyModel", "TorchModel"]
+__all__ = [
+    "CallableModel",
+    "CompiledModel",
+    "ExportedJaxModel",
+    "JaxModel",
+    "NumpyModel",
+    "TorchModel",
+    "compile_model",
+]
 
 _LAZY = {  # adapter: (its module here, the extra that installs its library)
     "ExportedJaxModel": ("jax", "jax"),

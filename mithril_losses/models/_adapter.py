@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload, runtime_checkable
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends._namespace import Array, namespace_of
+from mithril_losses.models._checks import is_differentiable, unknown
 
 
 @runtime_checkable
@@ -34,13 +35,18 @@ class ModelAdapter(ABC):
     ) -> dict[str, Array]: ...
     @overload
     def evaluate(
-        self, params: Mapping[str, Any], data: Mapping[str, Any], output_gradients: Mapping[str, Array]
+        self,
+        params: Mapping[str, Any],
+        data: Mapping[str, Any],
+        output_gradients: Mapping[str, Array],
+        wrt: Sequence[str] | None = None,
     ) -> tuple[dict[str, Array], dict[str, Any]]: ...
     def evaluate(
         self,
         params: Mapping[str, Any],
         data: Mapping[str, Any],
         output_gradients: Mapping[str, Array] | None = None,
+        wrt: Sequence[str] | None = None,
     ) -> dict[str, Array] | tuple[dict[str, Array], dict[str, Any]]:
         """Return the outputs; with `output_gradients`, also the gradients of the parameters.
 
@@ -49,23 +55,60 @@ class ModelAdapter(ABC):
             data: inputs by name; entries the model does not use are ignored.
             output_gradients: for some or all outputs, the gradient of the loss: an array of exactly the output's
                 shape, dtype, library and device. An output that is left out counts as zero. It is never written to.
+            wrt: the names of the parameters and inputs whose gradients are wanted, all parameters by default. The
+                gradient of an input is what trains whatever made it: the generator before a discriminator.
 
         Returns:
-            The outputs by name or, with `output_gradients`, `(outputs, parameter gradients by name)`. The arrays are
-            new: they share memory with nothing that was handed in, and hang on no autodiff graph.
+            The outputs by name or, with `output_gradients`, `(outputs, gradients by name)`. The arrays are new: they
+            share memory with nothing that was handed in, and hang on no autodiff graph.
 
         Raises:
-            ValueError: an unknown output name, or a gradient of another shape or on another device.
-            TypeError: a gradient of another dtype or library.
+            ValueError: an unknown output name, or a gradient of another shape or on another device; a name in `wrt`
+                that belongs to no parameter or input, or to one of each.
+            TypeError: a gradient of another dtype or library, or one wrt an input of integers.
         """
         if output_gradients is None:
+            if wrt is not None:
+                raise ValueError("wrt says which gradients are wanted, so it needs output_gradients")
             return self._outputs(params, data)
-        return self._outputs_and_gradients(params, data, output_gradients)
+        if wrt is not None:
+            _check_names(wrt, params, data)
+        return self._outputs_and_gradients(params, data, output_gradients, wrt)
 
     @abstractmethod
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]: ...
 
     @abstractmethod
     def _outputs_and_gradients(
-        self, params: Mapping[str, Any], data: Mapping[str, Any], output_gradients: Mapping[str, Array]
+        self,
+        params: Mapping[str, Any],
+        data: Mapping[str, Any],
+        output_gradients: Mapping[str, Array],
+        wrt: Sequence[str] | None,
     ) -> tuple[dict[str, Array], dict[str, Any]]: ...
+
+
+def variables_of(params: Any, data: Mapping[str, Any], wrt: Sequence[str] | None) -> Any:
+    """Return what to differentiate by: the parameters, or a dict of what `wrt` names."""
+    return params if wrt is None else {name: params[name] if name in params else data[name] for name in wrt}
+
+
+def substitute(params: Any, data: Mapping[str, Any], wrt: Sequence[str] | None, variables: Any) -> tuple[Any, Any]:
+    """Return parameters and data with the variables in their places."""
+    if wrt is None:
+        return variables, data
+    params, data = (
+        {name: variables[name] if name in wrt else x for name, x in group.items()} for group in (params, data)
+    )
+    return params, data
+
+
+def _check_names(wrt: Sequence[str], params: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    for name in wrt:
+        if name not in params and name not in data:
+            raise ValueError(unknown("parameter or input", name, {**params, **data}))
+        if name in params and name in data:
+            raise ValueError(f"{name!r} is the name of a parameter and of an input; wrt cannot tell them apart")
+        x = params[name] if name in params else data[name]
+        if namespace_of(x) is not None and not is_differentiable(x):
+            raise TypeError(f"{name!r} has dtype {x.dtype} and therefore no gradient")

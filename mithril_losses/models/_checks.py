@@ -56,16 +56,16 @@ def check_library(name: str, gradient: Any, xp: Any) -> None:
         raise TypeError(f"the gradient of output {name!r} must be a {library_name(xp)} array, got {kind}")
 
 
-def check_gradients(params: Mapping[str, Array], gradients: Any) -> None:
-    """Raise a ValueError unless `gradients` has an array of the right shape for each parameter, and no other."""
-    if not isinstance(gradients, Mapping) or gradients.keys() != params.keys():
+def check_gradients(variables: Mapping[str, Array], gradients: Any) -> None:
+    """Raise a ValueError unless `gradients` has an array of the right shape for each variable."""
+    if not isinstance(gradients, Mapping) or not gradients.keys() >= variables.keys():
         found = sorted(gradients) if isinstance(gradients, Mapping) else type(gradients).__name__
-        raise ValueError(f"vjp must return one gradient for each of {sorted(params)}, got {found}")
-    for name, gradient in gradients.items():
-        if tuple(gradient.shape) != tuple(params[name].shape):
+        raise ValueError(f"vjp must return one gradient for each of {sorted(variables)}, got {found}")
+    for name, variable in variables.items():
+        if tuple(gradients[name].shape) != tuple(variable.shape):
             raise ValueError(
-                f"vjp returned a gradient of shape {tuple(gradient.shape)} for parameter {name!r} "
-                f"of shape {tuple(params[name].shape)}"
+                f"vjp returned a gradient of shape {tuple(gradients[name].shape)} for {name!r} "
+                f"of shape {tuple(variable.shape)}"
             )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mithril_losses.backends._namespace import Array, namespace_of
-from mithril_losses.models._adapter import ModelAdapter
+from mithril_losses.models._adapter import ModelAdapter, variables_of
 from mithril_losses.models._checks import (
     check_gradients,
     check_output_gradients,
@@ -21,8 +21,9 @@ class CallableModel(ModelAdapter):
 
     Args:
         forward: `forward(params, data)` returns the outputs by name.
-        vjp: `vjp(params, data, output_gradients)` returns the gradient of each parameter by name. It is handed a
-            copy of each output gradient, and zeros for every output that the caller left out.
+        vjp: `vjp(params, data, output_gradients)` returns the gradient of each parameter by name, and of those inputs
+            whose gradients `wrt` may ask for. It is handed a copy of each output gradient, and zeros for every output
+            that the caller left out.
 
     Raises:
         ValueError: (from `evaluate`) besides an adapter's usual errors, `vjp` forgot or misshaped a gradient.
@@ -55,15 +56,20 @@ class CallableModel(ModelAdapter):
         return {name: fresh(output) for name, output in outputs.items()}
 
     def _outputs_and_gradients(
-        self, params: Mapping[str, Any], data: Mapping[str, Any], output_gradients: Mapping[str, Array]
+        self,
+        params: Mapping[str, Any],
+        data: Mapping[str, Any],
+        output_gradients: Mapping[str, Array],
+        wrt: Sequence[str] | None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         outputs = self._outputs(params, data)
         check_output_gradients(outputs, output_gradients)
         zeros = {name: _zeros_like(output) for name, output in outputs.items() if is_differentiable(output)}
         given = {name: fresh(gradient) for name, gradient in output_gradients.items()}
         gradients = self._vjp(params, data, zeros | given)
-        check_gradients(params, gradients)
-        return outputs, {name: fresh(gradient) for name, gradient in gradients.items()}
+        wanted = variables_of(params, data, wrt)
+        check_gradients(wanted, gradients)
+        return outputs, {name: fresh(gradients[name]) for name in wanted}
 
 
 def _zeros_like(output: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mithril_losses.backends._namespace import Array
-from mithril_losses.models._adapter import ModelAdapter
+from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
 from mithril_losses.models._checks import (
     check_library,
     check_output_gradients,
@@ -45,26 +45,32 @@ class JaxModel(ModelAdapter):
             check_outputs(outputs)
             return dict(outputs)
 
-        def outputs_and_gradients(params: Any, data: Any, output_gradients: Any) -> Any:
-            outputs, pullback = jax.vjp(lambda params: outputs_of(params, data), params)
+        def outputs_and_gradients(params: Any, data: Any, output_gradients: Any, wrt: tuple[str, ...] | None) -> Any:
+            variables = variables_of(params, data, wrt)
+            outputs, pullback = jax.vjp(lambda x: outputs_of(*substitute(params, data, wrt, x)), variables)
             check_output_gradients(outputs, output_gradients)  # while tracing: later calls pay nothing for it
             cotangents = {name: _cotangent(output, output_gradients.get(name)) for name, output in outputs.items()}
             (gradients,) = pullback(cotangents)
             return outputs, gradients
 
         self._forward = jax.jit(outputs_of)
-        self._forward_and_backward = jax.jit(outputs_and_gradients)
+        self._forward_and_backward = jax.jit(outputs_and_gradients, static_argnums=3)
 
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         outputs: dict[str, Array] = self._forward(params, data)
         return outputs
 
     def _outputs_and_gradients(
-        self, params: Mapping[str, Any], data: Mapping[str, Any], output_gradients: Mapping[str, Array]
+        self,
+        params: Mapping[str, Any],
+        data: Mapping[str, Any],
+        output_gradients: Mapping[str, Array],
+        wrt: Sequence[str] | None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         for name, gradient in output_gradients.items():
             check_library(name, gradient, jnp)  # before the trace, which takes NumPy arrays for its own
-        outputs, gradients = self._forward_and_backward(params, data, dict(output_gradients))
+        names = None if wrt is None else tuple(wrt)
+        outputs, gradients = self._forward_and_backward(params, data, dict(output_gradients), names)
         return outputs, gradients
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import autograd.builtins
@@ -10,7 +10,7 @@ import numpy as np
 from autograd import make_vjp
 
 from mithril_losses.backends._namespace import Array
-from mithril_losses.models._adapter import ModelAdapter
+from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
 from mithril_losses.models._checks import check_mapping, check_output_gradients, check_outputs
 
 
@@ -41,16 +41,20 @@ class NumpyModel(ModelAdapter):
         return {name: np.array(output) for name, output in outputs.items()}
 
     def _outputs_and_gradients(
-        self, params: Mapping[str, Any], data: Mapping[str, Any], output_gradients: Mapping[str, Array]
+        self,
+        params: Mapping[str, Any],
+        data: Mapping[str, Any],
+        output_gradients: Mapping[str, Array],
+        wrt: Sequence[str] | None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        def traced(params: Any) -> Any:
-            outputs = self._function(params, data)
+        def traced(variables: Any) -> Any:
+            outputs = self._function(*substitute(params, data, wrt, variables))
             check_mapping(outputs)
             return autograd.builtins.dict(outputs)
 
-        pullback, outputs = make_vjp(traced)(dict(params))
+        pullback, outputs = make_vjp(traced)(dict(variables_of(params, data, wrt)))
         check_outputs(outputs)
         check_output_gradients(outputs, output_gradients)
         zeros = {name: np.zeros_like(output) for name, output in outputs.items()}
-        gradients = pullback(zeros | dict(output_gradients))  # new arrays, in the dtypes of the parameters
+        gradients = pullback(zeros | dict(output_gradients))  # new arrays, in the dtypes of the variables
         return {name: np.array(output) for name, output in outputs.items()}, gradients

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses import models
 from mithril_losses.backends._namespace import Array
-from mithril_losses.models._adapter import CompiledModel
 
 
 @dataclass(frozen=True)
@@ -73,44 +71,3 @@ class Perceptron:
                 y = xp.tanh(linear(f"{name}_{depth}", y))
             outputs[name] = linear(f"{name}_{len(widths)}", y)
         return outputs
-
-
-def compile_perceptron(network: Perceptron, backend: str, params: Mapping[str, Array]) -> CompiledModel:
-    """Return the compiled model of a network on a backend; it takes its input from the data entry `input`.
-
-    Args:
-        network: the forward pass.
-        backend: "numpy", "jax" or "torch".
-        params: initial parameters, arrays of the backend.
-
-    Raises:
-        ValueError: this package has no adapter for the backend.
-        ModuleNotFoundError: the adapter's library is not installed.
-    """
-    if backend == "numpy":
-        adapter = models.NumpyModel  # names the extra to install where autograd is missing
-        import autograd.numpy as anp
-
-        return adapter(lambda params, data: network(anp, params, data["input"]))
-    if backend == "jax":
-        import jax.numpy as jnp
-
-        return models.JaxModel(lambda params, data: network(jnp, params, data["input"]))
-    if backend == "torch":
-        return models.TorchModel(_torch_module(network, params))
-    raise ValueError(f"models are compiled for numpy, jax and torch, not for {backend!r}")
-
-
-def _torch_module(network: Perceptron, params: Mapping[str, Array]) -> Any:
-    import torch
-
-    class Module(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked
-        def __init__(self) -> None:
-            super().__init__()
-            for name, value in params.items():
-                self.register_parameter(name, torch.nn.Parameter(value))
-
-        def forward(self, input: Any) -> dict[str, Any]:
-            return network(torch, dict(self.named_parameters()), input)
-
-    return Module()
