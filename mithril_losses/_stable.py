@@ -25,6 +25,18 @@ def log_floored(xp: Any, x: Array) -> Array:
     return xp.log(floored(xp, x, x.dtype))
 
 
+def exponential_remainder(xp: Any, x: Array) -> Array:
+    """Return eˣ − 1 − x, never negative, to full relative precision also near 0. The derivative is eˣ − 1."""
+    near = xp.minimum(xp.maximum(x, -0.8), 0.8)
+    half = 0.5 * near
+    square = half * half
+    # ½x coth ½x = 1 + n/d, from Lambert's continued fraction; eˣ − 1 − x = x (½x d − n) / (d + n − ½x d)
+    n = square * (45045.0 + square * (2772.0 + 27.0 * square))
+    d = 135135.0 + square * (17325.0 + square * (378.0 + square))
+    rest = half * d - n
+    return xp.where(xp.abs(x) < 0.8, near * rest / (d - rest), xp.expm1(x) - xp.minimum(x, 1000.0))  # ∞ − ∞ is NaN
+
+
 def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:
     """Return values, and 0 where one is negative by no more than the rounding of a sum of `terms` terms of `scale`."""
     rounding = 4.0 * (terms + 1.0) * float(xp.finfo(values.dtype).eps) * scale

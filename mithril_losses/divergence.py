@@ -1,4 +1,4 @@
-"""Divergences between distributions: given as probabilities over the last axis (in nats), or as sets of samples."""
+"""Divergences between distributions, in nats: of rows of probabilities, of Gaussians, of sets of samples."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from mithril_losses._elementwise import elementwise
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
 from mithril_losses._reduction import GradientReduction, Reduction, collect, reduce_loss
-from mithril_losses._stable import never_negative
+from mithril_losses._stable import exponential_remainder, never_negative, product
 from mithril_losses._validation import as_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of
 from mithril_losses.domains import (
     NON_NEGATIVE,
     POSITIVE,
+    REAL,
     Choice,
     Count,
     Distributions,
@@ -28,6 +29,10 @@ __all__ = [
     "energy_distance",
     "energy_distance_gradient",
     "energy_distance_value_and_gradient",
+    "gaussian_kl_divergence",
+    "gaussian_kl_divergence_between",
+    "gaussian_kl_divergence_between_gradient",
+    "gaussian_kl_divergence_gradient",
     "kl_divergence",
     "kl_divergence_gradient",
     "maximum_mean_discrepancy",
@@ -39,6 +44,8 @@ __all__ = [
 
 Argument = Literal["predictions", "targets"]
 _ARGUMENT = Choice(("predictions", "targets"))
+GaussianArgument = Literal["mean", "logvar", "other_mean", "other_logvar"]
+_GAUSSIAN_ARGUMENT = Choice(("mean", "logvar", "other_mean", "other_logvar"))
 
 
 @elementwise(
@@ -209,14 +216,208 @@ def reverse_kl_divergence_gradient(
     return _gradients(wrt, gradients)
 
 
-def _wanted(wrt: Any) -> tuple[str, ...]:
-    return tuple(_ARGUMENT.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,)))
-
-
 def _gradients(wrt: Any, gradients: Mapping[str, Callable[[], Array]]) -> Any:
     """Return the gradient wrt one argument, or a dict of gradients for a tuple of arguments."""
-    found = {name: gradients[name]() for name in _wanted(wrt)}
+    found = {name: gradients[name]() for name in requested(wrt, _ARGUMENT)}
     return found if isinstance(wrt, tuple) else found[wrt]
+
+
+# --- between two Gaussians --------------------------------------------------------------------------------------------
+
+
+@elementwise(
+    mean=REAL,
+    logvar=REAL,
+    free_bits=NON_NEGATIVE,
+    slopes=2,
+    rows=1,
+    kinks=lambda mean, logvar, free_bits: (
+        0.5 * (mean * mean + exponential_remainder(namespace_of(mean), logvar)) - free_bits,
+    ),
+)
+def _gaussian_kl(xp: Any, mean: Array, logvar: Array, free_bits: float) -> tuple[Array, Any]:
+    value = 0.5 * (mean * mean + exponential_remainder(xp, logvar))
+    clamped = value < free_bits
+    slopes = xp.where(clamped, 0.0, mean), xp.where(clamped, 0.0, 0.5 * xp.expm1(logvar))
+    return xp.maximum(value, free_bits), slopes
+
+
+def gaussian_kl_divergence(
+    mean: Array, logvar: Array, *, free_bits: float = 0.0, **reduction: Unpack[Reduction]
+) -> Array:
+    """Mean over samples of KL(N(μ, e^ℓ) ‖ N(0, 1)) = Σ ½ (μ² + e^ℓ − 1 − ℓ), μ = mean, ℓ = logvar.
+
+    The terms are summed over all axes but the first. Each has full relative precision, also near μ = ℓ = 0, where
+    1 + ℓ − μ² − e^ℓ would be nothing but rounding.
+
+    Args:
+        mean: μ, first axis = samples.
+        logvar: ℓ = log σ², the same shape.
+        free_bits: λ ≥ 0, in nats: each dimension of each sample counts max(λ, KL), so that a dimension which is
+            nearly the standard normal is not driven there altogether.
+        **reduction: see `reduce_loss`; the unreduced losses are one per sample.
+
+    Returns:
+        A scalar (one divergence per sample for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, free_bits is negative, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        ½ (1² + 1 − 1 − 0) + ½ (0 + 2 − 1 − log 2) = 1 − ½ log 2 = 0.653426…
+
+        >>> import numpy as np
+        >>> round(float(gaussian_kl_divergence(np.array([[1.0, 0.0]]), np.array([[0.0, np.log(2.0)]]))), 6)
+        0.653426
+
+    Source:
+        D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, 2014, appendix B. https://arxiv.org/abs/1312.6114
+        D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016 (free bits).
+        https://arxiv.org/abs/1606.04934
+    """
+    return _gaussian_kl.value(mean, logvar, free_bits, **reduction)
+
+
+@gradient_of(gaussian_kl_divergence, terms=_gaussian_kl)
+def gaussian_kl_divergence_gradient(
+    mean: Array, logvar: Array, *, free_bits: float = 0.0, **reduction: Unpack[GradientReduction]
+) -> dict[str, Array]:
+    """μ / B and ½ (e^ℓ − 1) / B; 0 where the divergence lies below `free_bits`, not at the tie.
+
+    Args:
+        mean: as in `gaussian_kl_divergence`; likewise `logvar` and `free_bits`.
+        logvar: ℓ.
+        free_bits: λ ≥ 0.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "mean" and "logvar", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `gaussian_kl_divergence`.
+        TypeError: as in `gaussian_kl_divergence`.
+
+    Example:
+        >>> import numpy as np
+        >>> gradients = gaussian_kl_divergence_gradient(np.array([[1.0], [3.0]]), np.array([[0.0], [np.log(3.0)]]))
+        >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
+        {'mean': [[0.5], [1.5]], 'logvar': [[0.0], [0.5]]}
+    """
+    return _gaussian_kl.gradient(mean, logvar, free_bits, **reduction)  # type: ignore[no-any-return]
+
+
+def _between_gaussians(xp: Any, mean: Array, logvar: Array, other_mean: Array, other_logvar: Array) -> Any:
+    """Return KL(N(mean, e^logvar) ‖ N(other_mean, e^other_logvar)) and its derivatives wrt the first two and last."""
+    precision = xp.exp(-0.5 * other_logvar)  # its root: squares of both would overflow sooner than their product
+    ratio = logvar - other_logvar
+    score = product(xp, mean - other_mean, precision)
+    by_mean = product(xp, score, precision)
+    excess = xp.expm1(ratio)
+    value = 0.5 * (score * score + exponential_remainder(xp, ratio))
+    return value, by_mean, 0.5 * excess, -0.5 * (score * score + excess)
+
+
+@elementwise(mean=REAL, logvar=REAL, other_mean=REAL, other_logvar=REAL, slopes=2, rows=1)
+def _from_gaussian(
+    xp: Any, mean: Array, logvar: Array, other_mean: Array, other_logvar: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    value, by_mean, by_logvar, _ = _between_gaussians(xp, mean, logvar, other_mean, other_logvar)
+    return value, (by_mean, by_logvar)
+
+
+@elementwise(other_mean=REAL, other_logvar=REAL, mean=REAL, logvar=REAL, slopes=2, rows=1)
+def _to_gaussian(
+    xp: Any, other_mean: Array, other_logvar: Array, mean: Array, logvar: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    value, by_mean, _, by_other_logvar = _between_gaussians(xp, mean, logvar, other_mean, other_logvar)
+    return value, (-by_mean, by_other_logvar)
+
+
+def gaussian_kl_divergence_between(
+    mean: Array, logvar: Array, other_mean: Array, other_logvar: Array, **reduction: Unpack[Reduction]
+) -> Array:
+    """Mean over samples of KL(N(μ, e^ℓ) ‖ N(m, e^s)) = Σ ½ ((μ − m)² e^(−s) + e^(ℓ − s) − 1 − (ℓ − s)).
+
+    The terms are summed over all axes but the first.
+
+    Args:
+        mean: μ, first axis = samples.
+        logvar: ℓ, the logarithm of the variance, the same shape.
+        other_mean: m of the distribution that the divergence is taken to, the same shape.
+        other_logvar: s, the same shape.
+        **reduction: see `reduce_loss`; the unreduced losses are one per sample.
+
+    Returns:
+        A scalar (one divergence per sample for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        ½ (2² / 4 + 1/4 − 1 − log(1/4)) = ⅛ + log 2 = 0.818147…
+
+        >>> import numpy as np
+        >>> mean, logvar, other_mean, other_logvar = np.array([[[3.0]], [[0.0]], [[1.0]], [[np.log(4.0)]]])
+        >>> round(float(gaussian_kl_divergence_between(mean, logvar, other_mean, other_logvar)), 6)
+        0.818147
+
+    Source:
+        S. Kullback, Information Theory and Statistics, 1959, chapter 9.
+    """
+    return _from_gaussian.value(mean, logvar, other_mean, other_logvar, **reduction)
+
+
+@gradient_of(
+    gaussian_kl_divergence_between,
+    terms=_from_gaussian,
+    on_request=("other_mean", "other_logvar"),
+)
+def gaussian_kl_divergence_between_gradient(
+    mean: Array,
+    logvar: Array,
+    other_mean: Array,
+    other_logvar: Array,
+    *,
+    wrt: GaussianArgument | tuple[GaussianArgument, ...] = ("mean", "logvar"),
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """(μ − m) e^(−s) / B and ½ (e^(ℓ − s) − 1) / B; wrt m and s their negatives, less ½ (μ − m)² e^(−s) / B for s.
+
+    Args:
+        mean: as in `gaussian_kl_divergence_between`; likewise all other arguments.
+        logvar: ℓ.
+        other_mean: m.
+        other_logvar: s.
+        wrt: one of the four arguments, or a tuple of some.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays by name, each with its argument's shape and dtype; or one array if `wrt` is no tuple.
+
+    Raises:
+        ValueError: as in `gaussian_kl_divergence_between`, or `wrt` names something else.
+        TypeError: as in `gaussian_kl_divergence_between`.
+
+    Example:
+        (3 − 1) / 4 = ½ and ½ (¼ − 1) = −⅜.
+
+        >>> import numpy as np
+        >>> gaussians = np.array([[[3.0]], [[0.0]], [[1.0]], [[np.log(4.0)]]])
+        >>> gradients = gaussian_kl_divergence_between_gradient(*gaussians)
+        >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
+        {'mean': [[0.5]], 'logvar': [[-0.375]]}
+        >>> gaussian_kl_divergence_between_gradient(*gaussians, wrt="other_logvar").round(12).tolist()
+        [[-0.125]]
+    """
+    wanted = requested(wrt, _GAUSSIAN_ARGUMENT)
+    found: dict[str, Array] = {}
+    if not {"mean", "logvar"}.isdisjoint(wanted):
+        found |= _from_gaussian.gradient(mean, logvar, other_mean, other_logvar, **reduction)
+    if not {"other_mean", "other_logvar"}.isdisjoint(wanted):
+        found |= _to_gaussian.gradient(other_mean, other_logvar, mean, logvar, **reduction)
+    return {name: found[name] for name in wanted} if isinstance(wrt, tuple) else found[wrt]
 
 
 # --- between two sets of samples --------------------------------------------------------------------------------------

@@ -68,6 +68,11 @@ class Case:
     def value(self, library: str = "numpy", dtype: str = "float64", **more: Any) -> Any:
         return self.pair.value(*self.arguments(library, dtype), **self.keywords(library, dtype, **more))
 
+    def by_argument(self) -> dict[str, Any]:
+        """Return the gradient as a dict by argument."""
+        gradient = self.gradient()
+        return gradient if len(self.pair.wrt) > 1 else {self.pair.wrt[0]: gradient}
+
     def gradient(self, library: str = "numpy", dtype: str = "float64", **more: Any) -> Any:
         return self.pair.gradient(*self.arguments(library, dtype), **self.keywords(library, dtype, **more))
 
@@ -167,6 +172,8 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
     if pair.name.startswith("focal"):
         for gamma in (0.0, 0.5, 1.0):
             yield f"gamma {gamma}", arrays, {"gamma": gamma}
+    if pair.name == "gaussian_kl_divergence":
+        yield "without free bits", arrays, {}
     if pair.name == "maximum_mean_discrepancy":
         yield "unbiased", arrays, {"unbiased": True, "kernel_bandwidth": 2.0}
         yield "linear", arrays, {"kernel_type": "linear", "unbiased": True}

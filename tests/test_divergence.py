@@ -16,6 +16,10 @@ from modes import MODES, evaluate, evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
+    gaussian_kl_divergence,
+    gaussian_kl_divergence_between,
+    gaussian_kl_divergence_between_gradient,
+    gaussian_kl_divergence_gradient,
     kl_divergence,
     kl_divergence_gradient,
     reverse_kl_divergence,
@@ -209,3 +213,94 @@ class Arguments(unittest.TestCase):
             kl_divergence_gradient(Bernoulli(0.5), Bernoulli(0.25))
         with self.assertRaisesRegex(TypeError, "predictions must be an array .* got list"):
             kl_divergence([0.5, 0.5], [0.5, 0.5])
+
+
+def standard_normal_kl(mean: float, logvar: float) -> mpmath.mpf:
+    """Return KL(N(mean, e^logvar) ‖ N(0, 1)) in 50 digits."""
+    with mpmath.workdps(50):
+        m, s = mpmath.mpf(mean), mpmath.mpf(logvar)
+        return (m * m + mpmath.expm1(s) - s) / 2
+
+
+class Gaussians(unittest.TestCase):
+    """Closed forms, torch.distributions, precision near the standard normal, free bits."""
+
+    @parameterized.expand(list(product(MODES, ("float64", "float32"))))
+    def test_every_dimension_keeps_its_digits(self, mode: str, dtype: str) -> None:
+        magnitudes = np.concatenate([10.0 ** -np.arange(0.0, 7.0), [0.79, 0.81, 3.0, 40.0]])
+        logvar = np.concatenate([magnitudes, -magnitudes]).astype(dtype).astype(float)
+        for mean in (0.0, 1e-6, 0.5):
+            means = np.full(logvar.shape, mean).astype(dtype).astype(float)
+            found = evaluate(mode, gaussian_kl_divergence, means, logvar, dtype=dtype, reduction="none")
+            expected = [float(standard_normal_kl(m, s)) for m, s in zip(means, logvar, strict=True)]
+            # a few roundings; XLA's expm1 in float32 is off by more than one of them
+            np.testing.assert_allclose(found, expected, rtol=6 * np.finfo(dtype).eps)
+
+    def test_the_compiled_loop_keeps_the_digits(self) -> None:
+        logvar = np.geomspace(1e-6, 1e-3, 60_000, dtype=np.float32)
+        value, gradient = value_and_gradient(gaussian_kl_divergence)(0.0 * logvar, logvar, reduction="sum")
+        exact = logvar.astype(float)
+        # x²/4 (1 + x/3 + x²/12) for ½(eˣ − 1 − x)
+        np.testing.assert_allclose(value, np.sum(exact**2 / 4 * (1 + exact / 3 + exact**2 / 12)), rtol=3e-7)
+        np.testing.assert_allclose(gradient["logvar"], np.expm1(exact) / 2, rtol=3e-7)
+
+    def test_torch_distributions(self) -> None:
+        mean, logvar, other_mean, other_logvar = torch.tensor(GENERATOR.standard_normal((4, 6, 5)))
+        p = torch.distributions.Normal(mean, torch.exp(0.5 * logvar))
+        standard = torch.distributions.Normal(torch.zeros(6, 5, dtype=torch.float64), 1.0)
+        expected = torch.distributions.kl_divergence(p, standard).sum(1)
+        torch.testing.assert_close(gaussian_kl_divergence(mean, logvar, reduction="none"), expected, rtol=1e-12, atol=0)
+        q = torch.distributions.Normal(other_mean, torch.exp(0.5 * other_logvar))
+        expected = torch.distributions.kl_divergence(p, q).sum(1)
+        arguments = (mean, logvar, other_mean, other_logvar)
+        found = gaussian_kl_divergence_between(*arguments, reduction="none")
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+    def test_the_standard_normal_is_one_of_two(self) -> None:
+        mean, logvar = GENERATOR.standard_normal((2, 6, 5))
+        zeros = np.zeros((6, 5))
+        found = gaussian_kl_divergence_between(mean, logvar, zeros, zeros)
+        np.testing.assert_allclose(found, gaussian_kl_divergence(mean, logvar), rtol=1e-14)
+        gradients = gaussian_kl_divergence_between_gradient(mean, logvar, zeros, zeros)
+        for name, expected in gaussian_kl_divergence_gradient(mean, logvar).items():
+            np.testing.assert_allclose(gradients[name], expected, rtol=1e-13)
+
+    @parameterized.expand(list(product(MODES, ("float64", "float32", "float16"))))
+    def test_nothing_at_all(self, mode: str, dtype: str) -> None:
+        same = np.array([[0.5, -2.0], [0.0, 3.0]])
+        value, gradient = evaluate_pair(mode, gaussian_kl_divergence_between, same, same, same, same, dtype=dtype)
+        self.assertEqual(value, 0.0)
+        for slopes in gradient.values():
+            self.assertFalse(np.any(slopes))
+
+    def test_samples_of_any_shape(self) -> None:
+        # one loss per entry of the first axis: Σ over the others
+        mean = GENERATOR.standard_normal((3, 2, 4))
+        found = gaussian_kl_divergence(mean, np.zeros((3, 2, 4)), reduction="none")
+        np.testing.assert_allclose(found, 0.5 * (mean**2).sum((1, 2)), rtol=1e-14)
+        np.testing.assert_allclose(gaussian_kl_divergence(mean[0, 0], np.zeros(4)), 0.5 * np.mean(mean[0, 0] ** 2))
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_free_bits(self, mode: str) -> None:
+        # divergences ½·0.25 = 0.125, ½·1 = 0.5 and ½·4 = 2; the tie at 0.5 has the slope of the divergence
+        mean, logvar = np.array([[0.5, 1.0, 2.0]]), np.zeros((1, 3))
+        value, gradient = evaluate_pair(mode, gaussian_kl_divergence, mean, logvar, free_bits=0.5)
+        self.assertEqual(float(value), 3.0)
+        np.testing.assert_array_equal(gradient["mean"], [[0.0, 1.0, 2.0]])
+        np.testing.assert_array_equal(gradient["logvar"], [[0.0, 0.0, 0.0]])
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_ends(self, mode: str) -> None:
+        logvar = np.array([-INF, -1e4, 1e4, INF])
+        value, gradient = evaluate_pair(mode, gaussian_kl_divergence, 0.0 * np.ones(4), logvar, reduction="none")
+        np.testing.assert_allclose(value, [INF, 4999.5, INF, INF], rtol=1e-14)
+        np.testing.assert_allclose(gradient["logvar"], [-0.5, -0.5, INF, INF], rtol=1e-14)
+
+    def test_requests(self) -> None:
+        gaussians = GENERATOR.standard_normal((4, 3, 2))
+        names = ("mean", "logvar", "other_mean", "other_logvar")
+        every = gaussian_kl_divergence_between_gradient(*gaussians, wrt=names)
+        self.assertEqual(tuple(every), names)
+        np.testing.assert_allclose(every["other_mean"], -every["mean"], rtol=1e-15)
+        with self.assertRaisesRegex(ValueError, "wrt must be one of 'mean'.*did you mean 'other_mean'"):
+            gaussian_kl_divergence_between_gradient(*gaussians, wrt="othermean")

@@ -81,6 +81,15 @@ def variations(case: Case) -> list[dict[str, Any]]:
     return found
 
 
+def _exponential_of_test(xp: Any, x: Any) -> Any:
+    return xp.exp(x)
+
+
+def _nested_of_test(xp: Any, x: Any) -> Any:
+    slope = _exponential_of_test(xp, x)
+    return slope + 1.0, slope
+
+
 class AgainstThePlainFunctions(unittest.TestCase):
     @parameterized.expand(
         [(case, tier, library) for case in REDUCED for tier in TIERS for library in ("numpy", "torch")], name_func=label
@@ -118,11 +127,14 @@ class AgainstThePlainFunctions(unittest.TestCase):
         for dtype in (np.float32, np.float64):
             table = np.array(list(itertools.product(*axes)), dtype=dtype)
             arrays = [np.ascontiguousarray(table[:, i, None]) for i in range(len(axes))]
-            with small_limits():
-                value, gradient = value_and_gradient(pair.value, compile=may_fuse)(*arrays, reduction="none")
             tolerance = 1e-5 if dtype == np.float32 else 1e-12
-            np.testing.assert_allclose(value, pair.value(*arrays, reduction="none"), rtol=tolerance, atol=1e-44)
-            np.testing.assert_allclose(gradient, pair.gradient(*arrays, reduction="none"), rtol=tolerance, atol=1e-44)
+            for reduction in ("none",) if pair.terms.rows is None else ("none", "sum"):  # rows are only fused in sums
+                with small_limits():
+                    both = value_and_gradient(pair.value, compile=may_fuse)
+                    value, gradient = both(*arrays, reduction=reduction)
+                np.testing.assert_allclose(value, pair.value(*arrays, reduction=reduction), rtol=tolerance, atol=1e-44)
+                for path, a, b in matched(gradient, pair.gradient(*arrays, reduction=reduction)):
+                    np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-44, err_msg=path)
 
     @parameterized.expand([(case, tier) for case in REDUCED if case.name == "drawn" for tier in TIERS], name_func=label)
     def test_thread_count_does_not_matter(self, case: Case, tier: tuple[str, bool]) -> None:
@@ -264,6 +276,26 @@ class AgainstThePlainFunctions(unittest.TestCase):
         small = np.ones(4), np.ones(4), np.zeros(4)  # nothing left to sum over
         np.testing.assert_array_equal(squares_of_test(*small, reduction="none"), [2.0] * 4)
         np.testing.assert_array_equal(squares_of_test_gradient(*small)["spread"], [0.75] * 4)
+
+    def test_functions_that_are_handed_the_namespace_are_compiled_with_the_terms(self) -> None:
+        @ml.elementwise(predictions=REAL, targets=REAL)
+        def _terms(xp: Any, predictions: Any, targets: Any) -> Any:
+            value, slope = _nested_of_test(xp, predictions - targets)
+            return value, slope
+
+        p, t = np.random.default_rng(0).standard_normal((2, 1000))
+        gradient = np.empty(1000)
+        total, _ = fused.run(
+            _terms.terms, [p, t], [None, None], [], None, 2.0, values=None, gradients=[gradient], threads=1
+        )
+        np.testing.assert_allclose(total, np.sum(np.exp(p - t) + 1.0), rtol=1e-13)
+        np.testing.assert_allclose(gradient, 2.0 * np.exp(p - t), rtol=1e-13)
+
+        def _without_namespace(xp: Any, predictions: Any, targets: Any) -> Any:
+            return _exponential_of_test(predictions, targets), targets
+
+        with self.assertRaisesRegex(fused.NotFusable, "not handed the array namespace"):
+            fused.scalar_source(_without_namespace)
 
     def test_terms_that_cannot_be_fused_are_blocked(self) -> None:
         factor = 2.0

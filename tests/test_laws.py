@@ -61,7 +61,8 @@ class Proof(unittest.TestCase):
         check_gradient(loss, *case.arguments("torch"), wrt=argument, reduction="sum", **case.options)
         both = case.gradient(wrt=(argument, *case.pair.wrt))
         np.testing.assert_array_equal(both[argument], case.gradient(wrt=argument))
-        np.testing.assert_array_equal(both[case.pair.wrt[0]], case.gradient())
+        for path, found, expected in matched({name: both[name] for name in case.pair.wrt}, case.by_argument()):
+            np.testing.assert_array_equal(found, expected, err_msg=path)
         _, found = value_and_gradient(case.pair.value)(*case.arguments("numpy"), wrt=argument, **case.options)
         np.testing.assert_allclose(found, both[argument], rtol=1e-12, atol=1e-15)
 

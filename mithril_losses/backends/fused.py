@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -199,7 +199,6 @@ def _source(
         "EXACT = {'contract', 'nsz', 'arcp'}",
         "FAST = EXACT | {'reassoc'}",
         "",
-        "@njit(forceinline=True, error_model='numpy', fastmath=EXACT)",
         scalar_source(terms),
         "",
         "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
@@ -234,40 +233,60 @@ def _source(
 
 
 def scalar_source(terms: Callable[..., Any]) -> str:
-    """Return the definition of the terms as a function of scalars of type T, named `terms`."""
+    """Return the terms, named `terms`, after the functions that they call: compiled functions of scalars of type T."""
+    return "\n\n".join(_definitions(terms, "terms"))
+
+
+def _definitions(function: Callable[..., Any], name: str) -> list[str]:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(terms)))
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, TypeError, SyntaxError) as error:
-        raise NotFusable(f"the source of {terms.__name__} is out of reach") from error
-    function = tree.body[0]
-    if not isinstance(function, ast.FunctionDef) or terms.__closure__:
-        raise NotFusable(f"{terms.__name__} is no plain function")
-    namespace, *_ = function.args.args
-    function.name, function.decorator_list, function.returns = "terms", [], None
-    function.args.args = function.args.args[1:]
-    for argument in function.args.args:
+        raise NotFusable(f"the source of {function.__name__} is out of reach") from error
+    if not isinstance(definition, ast.FunctionDef) or function.__closure__ or not definition.args.args:
+        raise NotFusable(f"{function.__name__} is no plain function")
+    namespace, *arguments = definition.args.args
+    definition.name, definition.decorator_list, definition.returns = name, [], None
+    definition.args.args = arguments
+    for argument in arguments:
         argument.annotation = None
-    if isinstance(function.body[0], ast.Expr) and isinstance(function.body[0].value, ast.Constant):
-        function.body = function.body[1:]  # the docstring
-    function = ast.fix_missing_locations(_Retype(namespace.arg).visit(function))
-    bound = {argument.arg for argument in function.args.args} | {"xp", "T"}
-    for node in ast.walk(function):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            bound.add(node.id)
-    for node in ast.walk(function):
-        if isinstance(node, ast.Name) and node.id not in bound:
-            raise NotFusable(f"{terms.__name__} uses {node.id!r}, which is not in the vocabulary of terms")
-    return ast.unparse(function)
+    if isinstance(definition.body[0], ast.Expr) and isinstance(definition.body[0].value, ast.Constant):
+        definition.body = definition.body[1:]  # the docstring
+    names = [node for node in ast.walk(definition) if isinstance(node, ast.Name)]
+    bound = {argument.arg for argument in arguments} | {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    called: dict[str, Callable[..., Any]] = {}
+    for node in names:
+        if node.id not in bound and node.id != namespace.arg:
+            known = function.__globals__.get(node.id)
+            if not isinstance(known, FunctionType):
+                raise NotFusable(f"{function.__name__} uses {node.id!r}, which is not in the vocabulary of terms")
+            called[node.id] = known
+    scalar = _Scalar(namespace.arg, {known: f"{name}_{known}" for known in called}).visit(definition)
+    below = [source for known, other in called.items() for source in _definitions(other, f"{name}_{known}")]
+    return [*below, f"{_COMPILED}\n{ast.unparse(ast.fix_missing_locations(scalar))}"]
 
 
-class _Retype(ast.NodeTransformer):
-    """Give numbers the type of the arrays; integer exponents stay, because x² is a product."""
+_COMPILED = "@njit(forceinline=True, error_model='numpy', fastmath=EXACT)"
 
-    def __init__(self, namespace: str) -> None:
+
+class _Scalar(ast.NodeTransformer):
+    """Give numbers the type of the arrays, and functions that are handed the namespace new names without it.
+
+    Integer exponents stay integers, because x² is a product.
+    """
+
+    def __init__(self, namespace: str, called: dict[str, str]) -> None:
         self._namespace = namespace
+        self._called = called
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         return ast.Name("xp", node.ctx) if node.id == self._namespace else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id in self._called:
+            if not node.args or not isinstance(node.args[0], ast.Name) or node.args[0].id != self._namespace:
+                raise NotFusable(f"{node.func.id} is not handed the array namespace first")
+            node.func, node.args = ast.Name(self._called[node.func.id], ast.Load()), node.args[1:]
+        return self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         node.left = self.visit(node.left)

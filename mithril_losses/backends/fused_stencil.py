@@ -65,7 +65,6 @@ EXACT = {'contract', 'nsz', 'arcp'}
 OPTIONS = {'nogil': True, 'error_model': 'numpy', 'fastmath': EXACT | {'reassoc'}}
 
 
-@njit(forceinline=True, error_model='numpy', fastmath=EXACT)
 TERMS
 
 
