@@ -25,6 +25,9 @@ from mithril_losses.backends._namespace import library_name, namespace_of
 from mithril_losses.backends.threads import share, thread_count
 from mithril_losses.domains import Interval, Labels
 
+# what loops are compiled for: no foreign byte order, nothing wider or narrower
+_COMPILED = frozenset(map(np.dtype, ("float32", "float64", "bool", *"bhilqBHILQ")))
+
 P = ParamSpec("P")
 V = TypeVar("V")
 
@@ -182,6 +185,9 @@ class _OnHost:
         options = {name: given.pop(name, default) for name, default in self._defaults.items()}
         return _Call(arrays, options, given)
 
+    def _may_compile_for(self, arrays: list[Any]) -> bool:
+        return self._may_fuse and all(x.dtype in _COMPILED for x in arrays)
+
     # --- element-wise terms: one loop, or blocks of elements ---
 
     def _elementwise(self, call: _Call) -> tuple[Any, Any] | None:
@@ -201,7 +207,7 @@ class _OnHost:
             return None
         values = np.empty(like.shape, like.dtype) if keeps_values else None
         gradients = {name: np.empty(like.shape, call.arrays[name].dtype) for name in terms.wrt}
-        fusable = self._may_fuse and all(x.flags.c_contiguous for x in arrays)
+        fusable = self._may_compile_for(arrays) and all(x.flags.c_contiguous for x in arrays)
         fusable = fusable and all(x.dtype == dtype for x in gradients.values())
         outputs = list(gradients.values())
         total = self._fused(arrays, options, reduction, values, outputs) if fusable else None
@@ -276,7 +282,7 @@ class _OnHost:
         pair, arrays = self._pair, list(call.arrays.values())
         like = call.arrays[pair.wrt[0]]
         fused = None if pair.fused_rows is None else pair.fused_rows(*arrays, **call.options)
-        run = None if fused is None else fused.run if self._may_fuse else fused.blocked
+        run = None if fused is None else fused.run if self._may_compile_for(arrays) else fused.blocked
         if fused is not None and run is not None:
             shape, mass = fused.shape, fused.mass
         else:
@@ -360,14 +366,15 @@ def _numpy_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tup
     torch = sys.modules["torch"]
     if torch.compiler.is_compiling():
         return None
+    if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
+        return None  # torch.func takes derivatives, or torch does in forward mode
     views, named = list(arguments), dict(keywords)
     for values, items in ((views, enumerate(arguments)), (named, keywords.items())):
         for key, x in items:
             if type(x) is torch.Tensor:
-                traced = torch._C._functorch.is_functorch_wrapped_tensor(x)
-                if traced or x.requires_grad or not x.is_cpu or x.dtype is torch.bfloat16:
+                if x.requires_grad or not x.is_cpu or x.dtype is torch.bfloat16:
                     return None
-                values[key] = x.numpy()  # type: ignore[index]
+                values[key] = x.numpy(force=True)  # type: ignore[index]
             elif namespace_of(x) is not None and not isinstance(x, np.generic):
                 return None  # of another library or kind: the plain functions have the word
     return views, named

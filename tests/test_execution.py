@@ -15,6 +15,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 import torch
 from cases import REDUCED, Case, convert, double_precision, label, matched, to_numpy
 from parameterized import parameterized
@@ -111,6 +112,40 @@ class AgainstThePlainFunctions(unittest.TestCase):
                         np.testing.assert_allclose(
                             to_numpy(a), to_numpy(b), rtol=tolerance, atol=tolerance * scale, err_msg=path
                         )
+
+    @parameterized.expand([("huber_loss",), ("cross_entropy_with_logits",)])
+    def test_dtypes_that_no_loop_is_compiled_for(self, loss: str) -> None:
+        pair = catalogue()[loss]
+        arrays = list(draw_arguments(pair, np.random.default_rng(0))[0].values())
+        plain = pair.gradient(*arrays)
+        with small_limits():
+            both = value_and_gradient(pair.value)
+            for arguments in (
+                [x.astype(x.dtype.newbyteorder("S")) for x in arrays],
+                [arrays[0].astype(">f8"), arrays[1]],
+            ):
+                value, gradient = both(*arguments)
+                np.testing.assert_allclose(value, pair.value(*arrays), rtol=1e-12)
+                np.testing.assert_allclose(gradient, plain, rtol=1e-12, atol=1e-16)
+                self.assertEqual(gradient.dtype, arguments[0].dtype)
+            with self.assertRaisesRegex(TypeError, "targets must hold real numbers|class indices must be integers"):
+                both(arrays[0], arrays[1] + 1j)
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")  # by torch's forward mode itself
+    def test_derivatives_that_torch_takes_of_the_value(self) -> None:
+        both = value_and_gradient(ml.mse_loss)
+        x, y = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0])
+        self.assertEqual(torch.func.grad(lambda x: both(x, y)[0])(x).tolist(), [1.0, 3.0])
+        self.assertEqual(float(torch.func.grad(lambda w: both(x, y, weights=w)[0])(torch.ones(2))[1]), 4.5)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, torch.tensor([1.0, 0.0]))
+            self.assertEqual(float(torch.autograd.forward_ad.unpack_dual(both(dual, y)[0]).tangent), 1.0)
+
+    def test_a_tensor_with_its_sign_to_come(self) -> None:
+        x = torch.tensor([1.0 + 2.0j, 3.0j]).conj().imag  # a view that PyTorch negates when it is read
+        value, gradient = value_and_gradient(ml.mse_loss)(x, torch.zeros(2))
+        self.assertEqual((float(value), gradient.tolist()), (6.5, [-2.0, -3.0]))
+        self.assertEqual(float(ml.hinge_loss(torch.zeros(2), torch.tensor([1.0 - 1.0j, 1.0j]).conj().imag)), 1.0)
 
     @parameterized.expand([(loss, *tier) for loss in ELEMENTWISE for tier in TIERS])
     def test_special_values(self, loss: str, tier: str, may_fuse: bool) -> None:

@@ -24,6 +24,8 @@ def namespace_of(x: Any) -> Any | None:
 
 def _find_namespace(x: Any) -> Any | None:
     if isinstance(x, _NUMPY_TYPES):
+        if _is_no_plain_array(x):
+            return None
         namespace: Any = np
     elif _is_torch(x):  # before jax.Array, whose instance check torch.compile cannot trace
         from mithril_losses.backends import _torch_namespace as namespace
@@ -96,13 +98,23 @@ def host_values(x: Any) -> np.ndarray[Any, Any] | None:
             or type(x) not in (torch.Tensor, torch.nn.Parameter)  # fake tensors have no values
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
         )
-        return None if hidden else (x.float() if x.dtype == torch.bfloat16 else x).detach().numpy()
+        if hidden:
+            return None
+        with torch._C._DisableFuncTorch():  # inside torch.func.grad, even the view of a constant would be wrapped
+            values: np.ndarray[Any, Any] = (x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True)
+        return values
     return np.from_dlpack(x)
 
 
 def placement(x: Any) -> dict[str, Any]:
     """Return the keyword arguments that create an array where `x` lives (JAX places uncommitted arrays itself)."""
     return {} if library_name(namespace_of(x)) in ("numpy", "jax") else {"device": x.device}
+
+
+def _is_no_plain_array(x: Any) -> bool:
+    """Whether `x` is a NumPy array whose arithmetic is not element by element (a matrix) or leaves elements out."""
+    masked = sys.modules.get("numpy.ma")
+    return isinstance(x, np.matrix) or (masked is not None and isinstance(x, masked.MaskedArray))
 
 
 def _is_jax(x: Any) -> bool:
