@@ -120,7 +120,8 @@ class Elementwise:
         """Return the arrays in the dtype to compute in; an illegal label is an error, or NaN if it is out of sight."""
         self.check_labels(arrays)
         xp = namespace_of(arrays[self.array_names[0]])
-        return [self._convert(xp, self.domain[name], as_dtype(xp, arrays[name], dtype)) for name in self.array_names]
+        found = {name: as_dtype(xp, x, dtype, name) for name, x in arrays.items()}
+        return [self._convert(xp, self.domain[name], x) for name, x in found.items()]
 
     def _convert(self, xp: Any, domain: Any, x: Array) -> Array:
         return domain.or_nan(xp, x) if isinstance(domain, Labels) else x
@@ -143,7 +144,7 @@ class Elementwise:
         shape, full = tuple(option.shape), tuple(predictions.shape)
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
             raise ValueError(f"{name} of shape {shape} does not broadcast to predictions of shape {full}")
-        return as_dtype(xp, option, dtype)
+        return as_dtype(xp, option, dtype, name)
 
 
 def elementwise(

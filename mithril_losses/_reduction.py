@@ -316,7 +316,7 @@ def _fit_upstream(
 
 def _same_library(xp: Any, name: str, x: Any, dtype: Any) -> Any:
     require_library(xp, name, x)
-    return as_dtype(xp, x, dtype)
+    return as_dtype(xp, x, dtype, name)
 
 
 def _sum(xp: Any, x: Any, axes: tuple[int, ...]) -> Any:

@@ -65,19 +65,22 @@ def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
 def norm_and_unit(xp: Any, x: Array, p: float) -> tuple[Array, Array]:
     """Return ‖x‖ₚ over the last axis and its derivative, the dual unit vector; 0 for the zero vector.
 
-    Scaled by the largest magnitude, so that squares neither overflow nor vanish.
+    Scaled by the largest magnitude, so that squares neither overflow nor vanish. Where an element is infinite, so is
+    the norm, and its derivative is that of the largest number in its place.
     """
-    magnitude = xp.abs(x)
-    if p == 1:
+    limits, magnitude = xp.finfo(x.dtype), xp.abs(x)
+    if p == 1 or x.shape[-1] == 0:
         return xp.sum(magnitude, axis=-1), xp.sign(x)
     scale = xp.max(magnitude, axis=-1, keepdims=True)
     if p == math.inf:
         first = one_hot(xp, xp.argmax(magnitude, axis=-1), x.shape[-1], len(x.shape) - 1, x)
         return xp.squeeze(scale, axis=-1), first * xp.sign(x)
-    scaled = magnitude / xp.where(scale == 0, 1.0, scale)
+    # XLA multiplies by the reciprocal, which it takes for 0 where it is no normal number
+    divisor = xp.where(scale == 0, 1.0, xp.minimum(scale, 1.0 / float(limits.smallest_normal)))
+    scaled = xp.minimum(magnitude, float(limits.max)) / divisor
     power = xp.sum(scaled**p, axis=-1, keepdims=True)
     positive = xp.where(power == 0, 1.0, power)
-    norm = xp.where(power == 0, 0.0, scale * positive ** (1.0 / p))
+    norm = xp.where(power == 0, 0.0, xp.where(scale == math.inf, math.inf, divisor * positive ** (1.0 / p)))
     unit = xp.sign(x) * scaled ** (p - 1.0) * positive ** (1.0 / p - 1.0)
     return xp.squeeze(norm, axis=-1), xp.where(power == 0, 0.0, unit)
 
@@ -102,7 +105,7 @@ def along_sphere(xp: Any, slope: Array, unit: Array, norm: Array) -> Array:
 def one_hot(xp: Any, labels: Array, classes: int, axis: int, like: Array) -> Array:
     """Return ones at the labels and zeros elsewhere along a new `axis`; a label outside the classes has only zeros."""
     indices = xp.arange(classes, dtype=labels.dtype, **placement(like))
-    indices = xp.reshape(indices, (classes,) + (1,) * (len(labels.shape) - axis))
+    indices = xp.reshape(indices, (1,) * axis + (classes,) + (1,) * (len(labels.shape) - axis))
     return xp.astype(xp.expand_dims(labels, axis=axis) == indices, like.dtype)
 
 
@@ -121,7 +124,8 @@ def subtract_at(xp: Any, x: Array, labels: Array, amount: Any, axis: int) -> Arr
     labels = xp.expand_dims(labels, axis=axis)
     if type(amount) is not float:
         amount = xp.expand_dims(amount, axis=axis)
-    indices = xp.reshape(xp.arange(x.shape[axis], **placement(x)), (-1,) + (1,) * (len(x.shape) - 1 - axis))
+    indices = xp.arange(x.shape[axis], **placement(x))
+    indices = xp.reshape(indices, (1,) * axis + (-1,) + (1,) * (len(x.shape) - 1 - axis))
     return x - amount * xp.astype(labels == indices, x.dtype)
 
 

@@ -17,12 +17,15 @@ def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
     """Return the dtype that arguments of floating type `dtype` are computed in: half precision widens to float32.
 
     Raises:
-        TypeError: `dtype` is not a real floating type, so that no gradient of that type exists.
+        TypeError: `dtype` is not a real floating type, so that no gradient of that type exists; or it is wider than
+            float64, whose range constants and options do not have.
     """
     if dtype == xp.float32 or dtype == xp.float64:  # the usual case, at a tenth of the cost of isdtype
         return dtype
     if not xp.isdtype(dtype, "real floating"):
         raise TypeError(f"{name} must have a real floating dtype, got {dtype}")
+    if dtype.itemsize > 8:
+        raise TypeError(f"{name} must have at most 64 bits per number, got {dtype}")
     return xp.float32 if dtype.itemsize <= 2 else dtype
 
 
@@ -36,9 +39,17 @@ def widest_dtype(xp: Any, **arrays: Array) -> Any:
     return widest
 
 
-def as_dtype(xp: Any, x: Array, dtype: Any) -> Array:
-    """Return `x` in `dtype`, itself where it has that dtype already."""
-    return x if x.dtype == dtype else xp.astype(x, dtype)
+def as_dtype(xp: Any, x: Array, dtype: Any, name: str = "an argument") -> Array:
+    """Return `x` in `dtype`, itself where it has that dtype already.
+
+    Raises:
+        TypeError: `x` holds no real numbers: complex ones would lose a part, and text or objects have no value.
+    """
+    if x.dtype == dtype:
+        return x
+    if not xp.isdtype(x.dtype, ("real floating", "integral", "bool")):
+        raise TypeError(f"{name} must hold real numbers, got {x.dtype}")
+    return xp.astype(x, dtype)
 
 
 def require_same_shape(**arrays: Array) -> None:

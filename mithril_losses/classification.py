@@ -83,12 +83,15 @@ def _targets(
     scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype))
     shape = tuple(scores.shape)
     axis = normalize_axis("class_axis", class_axis, len(shape))
+    if shape[axis] == 0:
+        raise ValueError(f"class_axis {class_axis} of predictions of shape {shape} holds no class")
     smoothing = FRACTION.check("label_smoothing", label_smoothing)
     weights = _class_weights(xp, class_weights, shape[axis], len(shape) - axis, scores)
     if tuple(targets.shape) == shape:
         if ignore_index is not None:
             raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
-        return _Targets(xp, scores, axis, weights, smoothing, probabilities=as_dtype(xp, targets, scores.dtype))
+        probabilities = as_dtype(xp, targets, scores.dtype, "targets")
+        return _Targets(xp, scores, axis, weights, smoothing, probabilities=probabilities)
     if tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
         labels, kept, illegal = _labels(xp, targets, shape[axis], ignore_index)
         return _Targets(xp, scores, axis, weights, smoothing, labels=labels, kept=kept, illegal=illegal)
@@ -176,7 +179,7 @@ def _class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Array) 
     if tuple(weights.shape) != (classes,):
         raise ValueError(f"class_weights must have shape ({classes},), got {tuple(weights.shape)}")
     NON_NEGATIVE.check("class_weights", weights)
-    return xp.reshape(as_dtype(xp, weights, like.dtype), (classes,) + (1,) * (rank - 1))
+    return xp.reshape(as_dtype(xp, weights, like.dtype, "class_weights"), (classes,) + (1,) * (rank - 1))
 
 
 _CLASS_OPTIONS = {

@@ -244,7 +244,7 @@ def _contrastive(
         raise ValueError(f"labels must have one entry per row, shape {tuple(a.shape[:-1])}, got {tuple(labels.shape)}")
     margin = POSITIVE.check("margin", margin)
     _SAME.check("labels", labels)
-    same = _SAME.or_nan(xp, as_dtype(xp, labels, a.dtype))
+    same = _SAME.or_nan(xp, as_dtype(xp, labels, a.dtype, "labels"))
     difference = a - b
     distance, unit = norm_and_unit(xp, difference, 2.0)
     short = xp.maximum(margin - distance, 0.0)

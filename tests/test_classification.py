@@ -7,6 +7,7 @@ import unittest
 from itertools import product
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
@@ -638,6 +639,15 @@ class ClassLabels(unittest.TestCase):
     def test_ignore_index_needs_indices(self) -> None:
         with self.assertRaisesRegex(ValueError, "ignore_index needs class indices"):
             cross_entropy_with_logits(LOGITS, MASSES, ignore_index=0)
+
+    def test_ranks_are_never_promoted(self) -> None:
+        with jax.numpy_rank_promotion("raise"):
+            evaluate_pair("jax", cross_entropy_with_logits, LOGITS, np.arange(7) % 5, label_smoothing=0.1)
+
+    def test_there_is_a_class(self) -> None:
+        for targets in (np.zeros((2, 0)), np.zeros(2, dtype=int)):
+            with self.assertRaisesRegex(ValueError, r"class_axis -1 of predictions of shape \(2, 0\) holds no class"):
+                cross_entropy_with_logits(np.zeros((2, 0)), targets)
 
     def test_one_row_without_a_batch(self) -> None:
         value, gradient = value_and_gradient(cross_entropy_with_logits)(np.zeros(4), np.array(2))

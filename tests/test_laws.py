@@ -259,19 +259,22 @@ class Contract(unittest.TestCase):
             np.testing.assert_array_equal(to_numpy(x), copy)
 
     @parameterized.expand([(case,) for case in CASES], name_func=label)
-    def test_read_only_and_strided_arrays(self, case: Case) -> None:
-        def awkward(x: np.ndarray) -> np.ndarray:
+    def test_read_only_strided_and_byte_swapped_arrays(self, case: Case) -> None:
+        def strided(x: np.ndarray) -> np.ndarray:
             spaced = np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x.copy()
             spaced.flags.writeable = False
             return spaced
 
-        arguments = [convert(x, "numpy") for x in case.arrays.values()]
-        awkward_arguments = [_map(awkward, x) for x in arguments]
-        for _, found, expected in matched(case.pair.value(*awkward_arguments, **case.options), case.value()):
-            np.testing.assert_allclose(found, expected, rtol=1e-12)
-        for path, g, expected in matched(case.pair.gradient(*awkward_arguments, **case.options), case.gradient()):
-            np.testing.assert_allclose(g, expected, rtol=1e-12, atol=1e-16, err_msg=path)
-            self.assertTrue(g.flags.writeable)
+        def reversed_(x: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray(x[..., ::-1])[..., ::-1] if x.ndim else x
+
+        for awkward in (strided, reversed_, lambda x: x.astype(x.dtype.newbyteorder("S"))):
+            arguments = [_map(awkward, convert(x, "numpy")) for x in case.arrays.values()]
+            for _, found, expected in matched(case.pair.value(*arguments, **case.options), case.value()):
+                np.testing.assert_allclose(found, expected, rtol=1e-12)
+            for path, g, expected in matched(case.pair.gradient(*arguments, **case.options), case.gradient()):
+                np.testing.assert_allclose(g, expected, rtol=1e-12, atol=1e-16, err_msg=path)
+                self.assertTrue(g.flags.writeable)
 
     @parameterized.expand([(case,) for case in REDUCED_DRAWN if len(case.arrays) > 1], name_func=label)
     def test_shapes_are_never_broadcast(self, case: Case) -> None:
@@ -287,7 +290,12 @@ class Contract(unittest.TestCase):
         self._refused(
             case, TypeError, {**case.arrays, first: _map(lambda x: x.astype(np.int64), case.arrays[first])}, {}
         )
-        self._refused(case, TypeError, {**case.arrays, first: _map(lambda x: x + 1j, case.arrays[first])}, {})
+        self._refused(
+            case, TypeError, {**case.arrays, first: _map(lambda x: x.astype(np.longdouble), case.arrays[first])}, {}
+        )
+        for name, x in case.arrays.items():
+            for change in (lambda x: x + 0j, lambda x: x.astype(object), np.ma.masked_array):
+                self._refused(case, TypeError, {**case.arrays, name: _map(change, x)}, {})
         for name, domain in case.pair.domain.items():
             if name in case.options:
                 self._refused(case, TypeError, case.arrays, {name: "1"})
@@ -355,6 +363,14 @@ class Transforms(unittest.TestCase):
                 np.testing.assert_allclose(a[i], b, rtol=1e-12, atol=1e-15, err_msg=path)
         by_row = torch.func.vmap(lambda *a: case.pair.value(*a, **case.options), axes)(*case.arguments("torch"))
         np.testing.assert_allclose(by_row, [row.value() for row in rows], rtol=1e-12)
+
+    @parameterized.expand([(case,) for case in DRAWN], name_func=label)
+    def test_torch_func_grad(self, case: Case) -> None:
+        first, *constants = case.arguments("torch")
+        found = torch.func.grad(lambda x: case.pair.value(x, *constants, **case.options))(first)
+        expected = case.gradient()
+        for path, a, b in matched(found, expected[case.pair.wrt[0]] if len(case.pair.wrt) > 1 else expected):
+            np.testing.assert_allclose(to_numpy(a), b, rtol=1e-12, atol=1e-15, err_msg=path)
 
     @parameterized.expand([(case,) for case in CASES], name_func=label)
     def test_torch_compile(self, case: Case) -> None:

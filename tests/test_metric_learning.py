@@ -160,6 +160,27 @@ class Extremes(unittest.TestCase):
         self.assertEqual(float(value), 0.0)
         np.testing.assert_array_equal(gradients["embedding1"], zeros)
 
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_the_largest_numbers(self, mode: str) -> None:
+        # the reciprocal of the norm is no normal number; the difference of two largest numbers is infinite
+        half, zeros = np.array([[0.0, 2e38]]), np.zeros((1, 2))
+        value, gradients = evaluate_pair(mode, triplet_loss, half, zeros, half, margin=0.0, dtype="float32")
+        np.testing.assert_allclose(value, 2e38, rtol=1e-6)
+        np.testing.assert_allclose(gradients["positive"], [[0.0, -1.0]], rtol=1e-6)
+        value, gradients = evaluate_pair(
+            mode, contrastive_loss, 1.5 * half, -1.5 * half, np.array([0]), reduction="none", dtype="float32"
+        )
+        np.testing.assert_array_equal(value, [0.0])
+        np.testing.assert_array_equal(gradients["embedding1"], zeros)
+        value, _ = evaluate_pair(mode, triplet_loss, 1.5 * half, -1.5 * half, 1.5 * half, dtype="float32")
+        self.assertEqual(float(value), INF)
+
+    def test_no_features(self) -> None:
+        nothing = np.zeros((2, 0))
+        self.assertEqual(float(triplet_loss(nothing, nothing, nothing)), 1.0)
+        self.assertEqual(float(contrastive_loss(nothing, nothing, np.array([0, 1]))), 0.5)
+        self.assertEqual(triplet_loss_gradient(nothing, nothing, nothing)["anchor"].shape, (2, 0))
+
     def test_one_large_triplet(self) -> None:
         # large enough for `value_and_gradient` to split a batch of them into blocks
         embeddings = np.random.default_rng(2).standard_normal((3, 40_000))
