@@ -171,6 +171,30 @@ class AgainstThePlainFunctions(unittest.TestCase):
                 for path, a, b in matched(gradient, pair.gradient(*arrays, reduction=reduction)):
                     np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-44, err_msg=path)
 
+    @parameterized.expand([(classes, *tier) for classes in (9, 700) for tier in TIERS])  # a row is done in two ways
+    def test_special_scores(self, classes: int, tier: str, may_fuse: bool) -> None:
+        rows = [*itertools.product((0.0, -np.inf, np.inf, np.nan, 3e38, -3e38, 1e-42, 90.0), repeat=2)]
+        rows += [(-np.inf,) * classes, (np.inf,) * classes, (np.nan,) * classes]
+        labels = np.arange(len(rows)) % 3
+        weights = np.arange(classes) % 4 * 0.5
+        for dtype in (np.float32, np.float64):
+            scores = np.random.default_rng(0).standard_normal((len(rows), classes)).astype(dtype)
+            for row, special in zip(scores, rows, strict=True):
+                row[: len(special)] = special
+            for targets in (labels, np.eye(classes, dtype=dtype)[labels]):
+                for options in ({}, {"label_smoothing": 0.1}, {"class_weights": weights}):
+                    keywords = {**options, "reduction": "none"}
+                    with small_limits():
+                        value, gradient = value_and_gradient(ml.cross_entropy_with_logits, compile=may_fuse)(
+                            scores, targets, **keywords
+                        )
+                    rtol = 1e-5 if dtype == np.float32 else 1e-12
+                    tolerance = {"rtol": rtol, "atol": 1e-4 * rtol}  # p and q nearly cancel
+                    expected = ml.cross_entropy_with_logits(scores, targets, **keywords)
+                    np.testing.assert_allclose(value, expected, **tolerance)
+                    expected = ml.cross_entropy_with_logits_gradient(scores, targets, **keywords)
+                    np.testing.assert_allclose(gradient, expected, **tolerance)
+
     @parameterized.expand([(case, tier) for case in REDUCED if case.name == "drawn" for tier in TIERS], name_func=label)
     def test_thread_count_does_not_matter(self, case: Case, tier: tuple[str, bool]) -> None:
         arrays, options = draw_arguments(case.pair, np.random.default_rng(0), (3000, 9))

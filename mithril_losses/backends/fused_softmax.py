@@ -1,6 +1,6 @@
 """Rows of softmax cross-entropy in one loop over cache-sized groups of rows, compiled by numba.
 
-For each row, ℓ = Q log S − Σ_c q_c (z_c − m) and ∂ℓ/∂z_c = Q e^(z_c − m) / S − q_c, with m = max z, S = Σ e^(z − m)
+For each row, ℓ = Σ_c q_c (log S − (z_c − m)) and ∂ℓ/∂z_c = Q e^(z_c − m) / S − q_c, with m = max z, S = Σ e^(z − m)
 and Q = Σ q. The target mass q_c is w_c ((1 − a) y_c + a / C), y given by an index or by probabilities.
 """
 
@@ -89,29 +89,62 @@ import numpy as np
 from numba import njit
 
 from mithril_losses.backends.scalar import DTYPE as xp
+from mithril_losses.backends.scalar._common import larger
+from mithril_losses.backends.scalar._prefetch import prefetch_to_read, prefetch_to_write
 
 T = np.DTYPE
 LARGEST = T(np.finfo(T).max)
+LINE = 64 // T().itemsize  # of the cache
+STEP = 128  # elements between two looks ahead
+WIDE = 256  # classes from which the remainder of a row by vectors costs less than another pass over it
 FAST = {'contract', 'reassoc', 'nsz', 'arcp'}  # infinities and NaNs keep their meaning
 OPTIONS = {'nogil': True, 'error_model': 'numpy', 'fastmath': FAST}
 
 
 @njit(**OPTIONS)
-def shift(z, out):
-    """out = z - max z, with infinite scores brought into range; NaN everywhere if one is."""
-    largest, nans = T(-np.inf), T(0)
-    for c in range(z.size):
-        largest = max(largest, z[c])
-        nans += T(0) if z[c] == z[c] else T(1)
-    largest = T(np.nan) if nans > T(0) else min(largest, LARGEST)
-    for c in range(z.size):
-        out[c] = min(z[c], LARGEST) - largest
+def softmax_terms(start, stop, every_z, every_out, maxima, totals, logs):
+    """For each row: its largest score m, out = e^(z - m), its sum S, and log S.
+
+    One step for all rows after the other: a row waits for the number that its previous step ends in, other rows do not.
+    """
+    z, out = every_z[start:stop], every_out[start:stop]
+    rows, classes = z.shape
+    for r in range(rows):
+        row, largest = z[r], T(-np.inf)
+        for c in range(classes):
+            largest = larger(largest, row[c])  # any score in a row with a NaN, all of which is NaN in the end
+        maxima[r] = xp.minimum(largest, LARGEST)
+    if classes < WIDE:
+        for r in range(rows):
+            row, shifted, m = z[r], out[r], maxima[r]
+            for c in range(classes):
+                shifted[c] = xp.minimum(row[c], LARGEST) - m
+        next_rows = slice(stop, min(stop + rows, len(every_z)))
+        exponentials(out.reshape(-1), every_z[next_rows].reshape(-1), every_out[next_rows].reshape(-1))
+        for r in range(rows):
+            totals[r] = total_of(out[r])
+    else:
+        for r in range(rows):
+            row, exponential, m, total = z[r], out[r], maxima[r], T(0)
+            for c in range(classes):
+                e = xp.exp(xp.minimum(row[c], LARGEST) - m)
+                exponential[c] = e
+                total += e
+            totals[r] = total
+    for r in range(rows):
+        logs[r] = xp.log(totals[r])
 
 
 @njit(**OPTIONS)
-def exponentials(x):
-    for i in range(x.size):
-        x[i] = xp.exp(x[i])
+def exponentials(x, next_z, next_out):
+    """x = e^x, while memory brings what the next rows read and write."""
+    for start in range(0, x.size, STEP):
+        for i in range(start, min(start + STEP, next_z.size), LINE):
+            prefetch_to_read(next_z, i)
+            prefetch_to_write(next_out, i)
+        part = x[start : start + STEP]
+        for i in range(part.size):
+            part[i] = xp.exp(part[i])
 
 
 @njit(**OPTIONS)
@@ -122,25 +155,33 @@ def total_of(x):
     return total
 
 
+@njit(forceinline=True, error_model='numpy', fastmath={'contract'})
+def minus_log_p(z, m, log_total):
+    """log S - (z - m), in this order: of large scores log S - z would leave nothing of log S."""
+    return log_total - (xp.minimum(z, LARGEST) - m)
+
+
 @njit(**OPTIONS)
-def weighted_total(w, x):
-    """The sum of w x with 0 times infinity = 0."""
+def smoothed_total(share, w, z, m, log_total):
+    """-Σ q log p with q = share w, and 0 times infinity = 0."""
     total = T(0)
-    for c in range(x.size):
-        total += T(0) if w[c] == T(0) else w[c] * x[c]
+    for c in range(z.size):
+        q = share * w[c]
+        total += T(0) if q == T(0) else q * minus_log_p(z[c], m, log_total)
     return total
 
 
 @njit(**OPTIONS)
-def scale(g, by, w, base):
-    for c in range(g.size):
-        g[c] = g[c] * by - base * w[c]
-
-
-@njit(**OPTIONS)
-def scale_uniform(g, by, base):
-    for c in range(g.size):
-        g[c] = g[c] * by - base
+def scale(g, by, uniform, w, base):
+    """Each row of g times `by` less w `base`, which differ from row to row."""
+    for r in range(g.shape[0]):
+        row, factor, share = g[r], by[r], base[r]
+        if uniform:
+            for c in range(row.size):
+                row[c] = row[c] * factor - share
+        else:
+            for c in range(row.size):
+                row[c] = row[c] * factor - share * w[c]
 
 
 @njit(cache=True, **OPTIONS)
@@ -149,49 +190,41 @@ def by_index(first, last, per_chunk, z, labels, w, uniform, a, ignores, ignored,
     rows, classes = z.shape
     share = a / T(classes)
     W = total_of(w)
-    shifted = np.empty(per_chunk, T)  # z_y - m
-    spread = np.zeros(per_chunk, T)  # the sum of w (z - m), needed for smoothing alone
+    room = np.empty((6, per_chunk), T)
+    maxima, totals, logs, by, base, own = room[0], room[1], room[2], room[3], room[4], room[5]
+    counts = np.empty(per_chunk, np.bool_)
     for chunk in range(first, last):
         start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
-        for r in range(start, stop):
-            shift(z[r], gradient[r])
-            y = labels[r]
-            if ignores and y == ignored:
-                continue
-            if y < 0 or y >= classes:
-                illegal[chunk] += 1
-                continue
-            shifted[r - start] = gradient[r, y]
-            if a != T(0):
-                spread[r - start] = weighted_total(w, gradient[r])
-        exponentials(gradient[start:stop].reshape(-1))
+        g = gradient[start:stop]
+        softmax_terms(start, stop, z, gradient, maxima, totals, logs)
         total = T(0)
         for r in range(start, stop):
-            y = labels[r]
+            i, y = r - start, labels[r]
             omega = weights[r] if weights.size else T(1)
-            f = factors[r] if factors.size else factor
-            if omega == T(0) or y < 0 or y >= classes or (ignores and y == ignored):
-                gradient[r, :] = T(0)
-                if values.size:
-                    values[r] = T(0)
-                continue
-            own = (T(1) - a) * w[y]
-            S = total_of(gradient[r])
-            Q = own + share * W
-            value = Q * xp.log(S) - (T(0) if own == T(0) else own * shifted[r - start])
-            if a != T(0):
-                value -= share * spread[r - start]
-            value *= omega
-            f *= omega
+            ignore = ignores and y == ignored
+            legal = 0 <= y < classes
+            illegal[chunk] += not (ignore or legal)
+            counts[i] = omega != T(0) and legal and not ignore
+            value = by[i] = base[i] = T(0)
+            if counts[i]:
+                q = (T(1) - a) * w[y]
+                if q != T(0):
+                    value = q * minus_log_p(z[r, y], maxima[i], logs[i])
+                if a != T(0):
+                    value += smoothed_total(share, w, z[r], maxima[i], logs[i])
+                value *= omega
+                f = (factors[r] if factors.size else factor) * omega
+                by[i], base[i], own[i] = f * (q + share * W) / totals[i], f * share, f * q
             total += value
             if values.size:
                 values[r] = value
-            if uniform:
-                scale_uniform(gradient[r], f * Q / S, f * share)
-            else:
-                scale(gradient[r], f * Q / S, w, f * share)
-            gradient[r, y] -= f * own
         partials[chunk] = total
+        scale(g, by, uniform, w, base)
+        for i in range(stop - start):
+            if counts[i]:
+                g[i, labels[start + i]] -= own[i]
+            else:
+                g[i, :] = T(0)
 
 
 @njit(**OPTIONS)
@@ -203,11 +236,12 @@ def mass_of(t, w, a, share):
 
 
 @njit(**OPTIONS)
-def cross_total(t, w, a, share, x):
+def cross_total(t, w, a, share, z, m, log_total):
+    """-Σ q log p with 0 times infinity = 0."""
     total = T(0)
     for c in range(t.size):
         q = w[c] * ((T(1) - a) * T(t[c]) + share)
-        total += T(0) if q == T(0) else q * x[c]
+        total += T(0) if q == T(0) else q * minus_log_p(z[c], m, log_total)
     return total
 
 
@@ -222,15 +256,14 @@ def by_probability(first, last, per_chunk, z, t, w, uniform, a, weights, factors
                    illegal):
     rows, classes = z.shape
     share = a / T(classes)
-    cross = np.empty(per_chunk, T)  # the sum of q (z - m)
+    room = np.empty((3, per_chunk), T)
+    maxima, totals, logs = room[0], room[1], room[2]
     for chunk in range(first, last):
         start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
-        for r in range(start, stop):
-            shift(z[r], gradient[r])
-            cross[r - start] = cross_total(t[r], w, a, share, gradient[r])
-        exponentials(gradient[start:stop].reshape(-1))
+        softmax_terms(start, stop, z, gradient, maxima, totals, logs)
         total = T(0)
         for r in range(start, stop):
+            i = r - start
             omega = weights[r] if weights.size else T(1)
             f = factors[r] if factors.size else factor
             if omega == T(0):
@@ -238,13 +271,11 @@ def by_probability(first, last, per_chunk, z, t, w, uniform, a, weights, factors
                 if values.size:
                     values[r] = T(0)
                 continue
-            S = total_of(gradient[r])
-            Q = mass_of(t[r], w, a, share)
-            value = (Q * xp.log(S) - cross[r - start]) * omega
+            value = cross_total(t[r], w, a, share, z[r], maxima[i], logs[i]) * omega
             f *= omega
             total += value
             if values.size:
                 values[r] = value
-            subtract(gradient[r], f * Q / S, f, t[r], w, a, share)
+            subtract(gradient[r], f * mass_of(t[r], w, a, share) / totals[i], f, t[r], w, a, share)
         partials[chunk] = total
 '''
