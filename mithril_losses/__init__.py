@@ -14,6 +14,7 @@ from mithril_losses import (
     metric_learning,
     regression,
     regularization,
+    segmentation,
 )
 from mithril_losses._elementwise import elementwise
 from mithril_losses._execution import value_and_gradient
@@ -39,6 +40,7 @@ from mithril_losses.models import CompiledModel
 from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
 from mithril_losses.regression import *
 from mithril_losses.regularization import *
+from mithril_losses.segmentation import *
 
 __all__ = [
     "CompiledModel",
@@ -69,3 +71,4 @@ __all__ += language.__all__
 __all__ += metric_learning.__all__
 __all__ += regression.__all__
 __all__ += regularization.__all__
+__all__ += segmentation.__all__

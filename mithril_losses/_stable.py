@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array, placement
+from mithril_losses.backends._namespace import Array, library_name, placement
 
 
 def product(xp: Any, mass: Array, x: Array) -> Array:
@@ -137,6 +137,20 @@ def put_at(xp: Any, x: Array, labels: Array, values: Any) -> Array:
     places = xp.arange(x.shape[-1], dtype=labels.dtype, **placement(x))
     values = values if type(values) is float else xp.expand_dims(values, axis=-1)
     return xp.where(xp.expand_dims(labels, axis=-1) == places, values, x)
+
+
+def put_back(xp: Any, sorted_values: Array, order: Array) -> Array:
+    """Return values where they were before `order` sorted them along the last axis: the transpose of taking them."""
+    match library_name(xp):
+        case "numpy":
+            values = np.empty_like(sorted_values)
+            np.put_along_axis(values, order, sorted_values, axis=-1)
+            return values
+        case "jax":
+            return xp.put_along_axis(xp.zeros_like(sorted_values), order, sorted_values, axis=-1, inplace=False)
+        case "torch":
+            return xp.zeros_like(sorted_values).scatter(-1, order, sorted_values)
+    return xp.take_along_axis(sorted_values, xp.argsort(order, axis=-1), axis=-1)
 
 
 def _flat(x: Any, labels: Any) -> Any:

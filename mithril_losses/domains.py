@@ -297,6 +297,30 @@ class Images:
 
 
 @dataclass(frozen=True)
+class ProbabilityMaps:
+    """Class probabilities of every pixel: (batch, …, classes)."""
+
+    def __str__(self) -> str:
+        return "class probabilities of every pixel"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a map of five pixels and three classes for every row of `shape`."""
+        return generator.dirichlet(np.full(3, 2.0), (*shape[:-1], 5))
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """Class indices of every pixel: (batch, …)."""
+
+    def __str__(self) -> str:
+        return "class indices of every pixel"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw what fits a sample of `ProbabilityMaps`."""
+        return generator.integers(0, 3, (*shape[:-1], 5))
+
+
+@dataclass(frozen=True)
 class ClassIndices:
     """Class indices: one integer for each row."""
 
@@ -376,6 +400,8 @@ ArrayDomain = (
     | ClassTargets
     | PointSets
     | Boxes
+    | ProbabilityMaps
+    | LabelMaps
     | Images
     | ClassIndices
     | PerClass

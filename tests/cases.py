@@ -169,7 +169,7 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
         yield "weighted positives", arrays, {"pos_weight": 3.0}
         yield "weights per class", arrays, {"pos_weight": np.array([0.5, 1.0, 2.0, 3.0, 0.0])}
         yield "hard targets", {**arrays, "targets": np.round(arrays["targets"])}, {}
-    if pair.name.startswith("focal"):
+    if pair.name.startswith("focal_loss"):
         for gamma in (0.0, 0.5, 1.0):
             yield f"gamma {gamma}", arrays, {"gamma": gamma}
     if pair.name == "gaussian_kl_divergence":
@@ -184,6 +184,13 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
         planes = {"images": np.moveaxis(arrays["images"], -1, -3)}
         yield "isotropic", arrays, {"norm_type": "isotropic"}
         yield "squared, channels first", planes, {"norm_type": "l2_squared", "channels_first": True}
+    if pair.name in ("dice_loss", "focal_tversky_loss"):
+        masks = {name: generator.uniform(0.05, 0.95, (3, 2, 4)) for name in arrays}
+        yield "per class", masks, {"class_axis": 1, "smooth": 0.0}
+    if pair.name == "lovasz_softmax_loss":
+        yield "all classes", arrays, {"classes": "all"}
+        classes_first = {"predictions": np.moveaxis(arrays["predictions"], -1, 1), "targets": arrays["targets"]}
+        yield "classes first, ignoring", classes_first, {"class_axis": 1, "ignore_index": 0}
     if pair.name == "triplet_loss":
         for p in (1.0, 3.0, np.inf):
             yield f"p {p}", arrays, {"p": p}

@@ -1,7 +1,8 @@
 """PyTorch as an array API namespace: array-api-compat's, with what `torch.compile` and `vmap` cannot trace replaced.
 
 array-api-compat's minimum and maximum turn a Python scalar into a tensor first (5 µs a call, untraceable), and its sign
-writes NaNs through a mask.
+writes NaNs through a mask; its cumulative sum looks its namespace up, and `vmap`
+does not know PyTorch's moveaxis.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -38,3 +39,13 @@ def sign(x: Any) -> Any:
 def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Any:
     """Return the entries of `x` at the indices, of any integer type, along an axis."""
     return torch.take_along_dim(x, indices.to(torch.int64), dim=axis)
+
+
+def cumulative_sum(x: Any, *, axis: int) -> Any:
+    """Return the sums of the first elements along an axis, each one included."""
+    return torch.cumsum(x, dim=axis)
+
+
+def moveaxis(x: Any, source: int, destination: int) -> Any:
+    """Return `x` with one axis in another place."""
+    return torch.movedim(x, source, destination)
