@@ -125,6 +125,57 @@ class Count(Interval):
 
 
 @dataclass(frozen=True)
+class Odd(Count):
+    """Odd whole numbers: sizes with a middle."""
+
+    def __str__(self) -> str:
+        return f"an odd number ≥ {self.low:g}"
+
+    def check(self, name: str, value: Any) -> int:
+        """Return `value` as an int, or raise.
+
+        Raises:
+            TypeError: `value` is no number.
+            ValueError: `value` is even, no whole number, or too small.
+        """
+        number = super().check(name, value)
+        if number % 2 == 0:
+            raise ValueError(f"{name} must be {self}, got {value!r}")
+        return number
+
+    def sample(self, generator: np.random.Generator) -> int:
+        """Draw 3, the smallest that has neighbours."""
+        return 3
+
+
+@dataclass(frozen=True)
+class ScaleWeights:
+    """Positive numbers, one for each of the scales of an image: how many there are decides which code runs."""
+
+    static: bool = True
+
+    def __str__(self) -> str:
+        return "positive numbers, one per scale"
+
+    def check(self, name: str, value: Any) -> tuple[float, ...]:
+        """Return `value` as a tuple of floats, or raise.
+
+        Raises:
+            TypeError: `value` is no tuple or list of numbers.
+            ValueError: it is empty, or one of them is not positive.
+        """
+        if not isinstance(value, tuple | list):
+            raise TypeError(f"{name} must be {self}, got {value!r}")
+        if not value:
+            raise ValueError(f"{name} must be {self}, got none")
+        return tuple(Interval(0.0, static=True).check(name, weight) for weight in value)
+
+    def sample(self, generator: np.random.Generator) -> tuple[float, ...]:
+        """Draw weights for two scales."""
+        return tuple(map(float, generator.uniform(0.2, 0.8, 2)))
+
+
+@dataclass(frozen=True)
 class Choice:
     """The names an option may take."""
 

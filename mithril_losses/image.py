@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._stencil import apply_stencil, cut, differences, stencil_rows
-from mithril_losses._validation import as_dtype, compute_dtype, quiet
-from mithril_losses.backends._namespace import Array, array_namespace
-from mithril_losses.domains import Choice, Images
+from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
+from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
+from mithril_losses.domains import POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
 
 __all__ = [
+    "multi_scale_ssim_loss",
+    "multi_scale_ssim_loss_gradient",
+    "multi_scale_ssim_loss_value_and_gradient",
+    "ssim_loss",
+    "ssim_loss_gradient",
+    "ssim_loss_value_and_gradient",
     "total_variation_loss",
     "total_variation_loss_gradient",
     "total_variation_loss_value_and_gradient",
@@ -219,3 +225,560 @@ def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> FusedR
     """Return the loops over NumPy images, having checked the arguments."""
     _require_images("images", images, channels_first)
     return stencil_rows(_NORMS[_NORM.check("norm_type", norm_type)], images, channels_first=channels_first)
+
+
+# --- structural similarity --------------------------------------------------------------------------------------------
+
+_WINDOW_SIZE, _SIGMA = Odd(), Interval(0.0, static=True)
+
+
+class _Similarity(NamedTuple):
+    """How unlike two images are around each position, and what the derivatives are made of.
+
+    All of it is made of Gaussian means: μ of each image, δ of their difference, and second moments. These are taken of
+    images that are moved to a common level, which no variance notices, so that they do not cancel.
+    """
+
+    luminance: Array  # a = δ² / m, that is 1 − l
+    structure: Array  # b = σ²_(x−y) / v, that is 1 − c s
+    x: Array  # the first image, moved
+    difference: Array  # x − y
+    delta: Array
+    mean: Array  # μ_x
+    moved_mean: Array  # that of the moved image
+    means: Array  # m = μ_x² + μ_y² + c₁
+    variances: Array  # v = σ_x² + σ_y² + c₂
+
+    @property
+    def distance(self) -> Array:
+        """1 − l c s = 1 − (1 − a)(1 − b)."""
+        return self.luminance + self.structure - self.luminance * self.structure
+
+    @property
+    def slopes(self) -> tuple[Array, Array]:
+        """The derivatives of `distance` wrt a and b."""
+        return 1.0 - self.structure, 1.0 - self.luminance
+
+
+class _Comparison(NamedTuple):
+    """What two images are compared by."""
+
+    window: tuple[float, ...]
+    axes: tuple[int, int]
+    c1: Any
+    c2: Any
+
+    def similarity(self, xp: Any, x: Array, y: Array) -> _Similarity:
+        level = 0.5 * xp.mean(x + y, axis=self.axes, keepdims=True)
+        x, y, difference = x - level, y - level, x - y
+        maps = xp.stack([x, difference, difference * difference, x * x + y * y])
+        moved, delta, square, moment = (_filtered(xp, maps, self.window, self.axes)[i, ...] for i in range(4))
+        moved_y, mean = moved - delta, moved + level
+        means = mean * mean + (mean - delta) ** 2 + self.c1
+        variances = xp.maximum(moment - moved * moved - moved_y * moved_y, 0.0) + self.c2
+        luminance, structure = delta * delta / means, xp.maximum(square - delta * delta, 0.0) / variances
+        return _Similarity(luminance, structure, x, difference, delta, mean, moved, means, variances)
+
+    def pull(self, xp: Any, at: _Similarity, by_luminance: Any, by_structure: Any) -> Array:
+        """Return the derivative wrt x of what has these derivatives wrt a and b."""
+        by_moment = by_structure / at.variances
+        by_mean = by_luminance * 2.0 * (at.delta - at.luminance * at.mean) / at.means
+        by_mean = by_mean + by_moment * 2.0 * (at.structure * at.moved_mean - at.delta)
+        maps = xp.stack([by_mean, by_moment, by_moment * at.structure])
+        by_mean, by_square, by_moment = (_spread_by_filter(xp, maps, self.window, self.axes)[i, ...] for i in range(3))
+        return by_mean + 2.0 * (at.difference * by_square - at.x * by_moment)
+
+
+def _gaussian(size: int, sigma: float) -> tuple[float, ...]:
+    """Return a Gaussian window that sums to 1."""
+    heights = [math.exp(-0.5 * ((i - size // 2) / sigma) ** 2) for i in range(size)]
+    return tuple(height / sum(heights) for height in heights)
+
+
+def _filtered(xp: Any, x: Array, window: tuple[float, ...], axes: tuple[int, int]) -> Array:
+    """Return the mean of x in a symmetric window around each position that has room for one."""
+    size, middle = len(window), len(window) // 2
+    for axis in axes:
+        room = x.shape[axis] - size + 1
+        parts = [cut(x, axis, slice(k, k + room)) for k in range(size)]
+        x = window[middle] * parts[middle]
+        for k in range(middle):
+            x = x + window[k] * (parts[k] + parts[size - 1 - k])
+    return x
+
+
+def _spread_by_filter(xp: Any, slope: Array, window: tuple[float, ...], axes: tuple[int, int]) -> Array:
+    """Return what each pixel gets from the positions whose window it lies in: the filter again, with zeros around."""
+    for axis in axes:
+        shape = list(slope.shape)
+        shape[axis] = len(window) - 1
+        around = xp.zeros(tuple(shape), dtype=slope.dtype, **placement(slope))
+        slope = xp.concat([around, slope, around], axis=axis)
+    return _filtered(xp, slope, window, axes)
+
+
+def _compare(
+    predictions: Array,
+    targets: Array,
+    scales: int,
+    max_value: Any,
+    window_size: int,
+    sigma: float,
+    k1: Any,
+    k2: Any,
+    channels_first: bool,
+) -> tuple[Any, Array, Array, _Comparison]:
+    """Return the namespace, both images in the dtype to compute in, and the comparison, having checked them all."""
+    xp = array_namespace(predictions=predictions, targets=targets)
+    require_same_shape(predictions=predictions, targets=targets)
+    dtype = compute_dtype(xp, predictions.dtype)
+    _require_images("predictions", predictions, channels_first)
+    rows, columns, _ = _axes(channels_first)
+    size = _WINDOW_SIZE.check("window_size", window_size)
+    least = size * 2 ** (scales - 1)
+    if min(predictions.shape[rows], predictions.shape[columns]) < least:
+        at = f" at {scales} scales" if scales > 1 else ""
+        raise ValueError(
+            f"a window of {size} pixels{at} needs images of at least {least}×{least}, got "
+            f"{predictions.shape[rows]}×{predictions.shape[columns]}"
+        )
+    if predictions.shape[_axes(channels_first)[2]] == 0:
+        raise ValueError("predictions need at least one channel")
+    scale = _one_number("max_value", max_value, dtype, xp)
+    c1, c2 = ((_one_number(name, k, dtype, xp) * scale) ** 2 for name, k in (("k1", k1), ("k2", k2)))
+    window = _gaussian(size, _SIGMA.check("sigma", sigma))
+    x, y = as_dtype(xp, predictions, dtype), as_dtype(xp, targets, dtype)
+    return xp, x, y, _Comparison(window, (rows, columns), c1, c2)
+
+
+def _one_number(name: str, option: Any, dtype: Any, xp: Any) -> Any:
+    option = POSITIVE.check(name, option)
+    if isinstance(option, float):
+        return option
+    require_library(xp, name, option)
+    if tuple(option.shape) != ():
+        raise ValueError(f"{name} must be one number for all images, got an array of shape {tuple(option.shape)}")
+    return as_dtype(xp, option, dtype)
+
+
+def _structural_similarity(xp: Any, x: Array, y: Array, comparison: _Comparison) -> tuple[Array, _Similarity]:
+    """Return 1 − SSIM of each image, and what its derivative is made of."""
+    at = comparison.similarity(xp, x, y)
+    return xp.mean(at.distance, axis=(-3, -2, -1)), at
+
+
+def _structural_similarity_slope(xp: Any, at: _Similarity, comparison: _Comparison) -> Array:
+    share = 1.0 / math.prod(at.luminance.shape[-3:])
+    return comparison.pull(xp, at, *(share * by for by in at.slopes))
+
+
+_SIMILARITY_DOMAIN = {
+    "predictions": Images(4, 5, 2),
+    "targets": Images(4, 5, 2),
+    "max_value": POSITIVE,
+    "window_size": _WINDOW_SIZE,
+    "sigma": _SIGMA,
+    "k1": POSITIVE,
+    "k2": POSITIVE,
+    "channels_first": "boolean",
+}
+
+
+def ssim_loss(
+    predictions: Array,
+    targets: Array,
+    *,
+    max_value: float = 1.0,
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    channels_first: bool = False,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over images of 1 − mean of (2 μ_x μ_y + c₁)(2 σ_xy + c₂) / ((μ_x² + μ_y² + c₁)(σ_x² + σ_y² + c₂)).
+
+    Means μ, variances σ² and the covariance are those in a Gaussian window around a position; the mean runs over the
+    channels and over all positions whose window lies within the image. Symmetric in the two images.
+
+    Args:
+        predictions: x, (…, rows, columns, channels); any leading axes are the batch.
+        targets: y, the same shape.
+        max_value: the dynamic range L: 1 for images in [0, 1], 255 for bytes; sets c₁ = (k₁ L)² and c₂ = (k₂ L)².
+        window_size: pixels along a side of the window, odd.
+        sigma: standard deviation of the window, in pixels.
+        k1: k₁ > 0.
+        k2: k₂ > 0.
+        channels_first: whether the layout is (…, channels, rows, columns) instead.
+        **reduction: see `reduce_loss`; the unreduced losses are one per image.
+
+    Returns:
+        A scalar (one loss per image for reduction="none"), 0 for equal images, at most 2.
+
+    Raises:
+        ValueError: the shapes differ, an image has no room for a window, an option lies outside its domain, or a
+            reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        Flat images of 3 and 1 have no variance: l = (2 · 3 · 1 + 2) / (9 + 1 + 2) = 2/3 with c₁ = 2, and c s = 1.
+
+        >>> import numpy as np
+        >>> x, y = np.full((1, 11, 11, 1), 3.0), np.full((1, 11, 11, 1), 1.0)
+        >>> round(float(ssim_loss(x, y, k1=2**0.5)), 12)
+        0.333333333333
+
+    Source:
+        Z. Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004.
+        https://doi.org/10.1109/TIP.2003.819861
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        xp, x, y, comparison = _compare(predictions, targets, 1, max_value, window_size, sigma, k1, k2, channels_first)
+        values, _ = _structural_similarity(xp, x, y, comparison)
+        return collect(values, like=predictions, **reduction)
+
+
+@gradient_of(ssim_loss, domain=_SIMILARITY_DOMAIN)
+def ssim_loss_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    max_value: float = 1.0,
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    channels_first: bool = False,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """(G ∂ℓ/∂μ_x + 2 (x − y) · G ∂ℓ/∂E(x−y)² + 2 x · G ∂ℓ/∂E(x²+y²)) / B, with G the Gaussian filter, zeros around.
+
+    With a = 1 − l, b = 1 − c s and ℓ = a + b − a b at each position; the derivation is in the documentation.
+
+    Args:
+        predictions: as in `ssim_loss`; likewise all other arguments.
+        targets: y; the gradient wrt it is that wrt the first argument with the two exchanged.
+        max_value: the dynamic range L.
+        window_size: pixels along a side of the window.
+        sigma: standard deviation of the window.
+        k1: k₁ > 0.
+        k2: k₂ > 0.
+        channels_first: whether the layout is (…, channels, rows, columns).
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the predictions.
+
+    Raises:
+        ValueError: as in `ssim_loss`.
+        TypeError: as in `ssim_loss`.
+
+    Example:
+        One position and a window of one pixel: ℓ = 1 − (2 x y + c₁) / (x² + y² + c₁), with derivative
+        (2 (x − y) − ℓ · 2 x) / (x² + y² + c₁) = (4 − 2) / 12.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[[3.0]]]]), np.array([[[[1.0]]]])
+        >>> round(float(ssim_loss_gradient(x, y, window_size=1, k1=2**0.5)[0, 0, 0, 0]), 12)
+        0.166666666667
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        xp, x, y, comparison = _compare(predictions, targets, 1, max_value, window_size, sigma, k1, k2, channels_first)
+        _, at = _structural_similarity(xp, x, y, comparison)
+        return _spread_over_images(_structural_similarity_slope(xp, at, comparison), predictions, **reduction)
+
+
+@value_and_gradient_of(ssim_loss)
+def ssim_loss_value_and_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    max_value: float = 1.0,
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    channels_first: bool = False,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Array]:
+    """`ssim_loss` and `ssim_loss_gradient`, whose windows are computed once.
+
+    Args:
+        predictions: as in `ssim_loss`; likewise all other arguments.
+        targets: y.
+        max_value: the dynamic range L.
+        window_size: pixels along a side of the window.
+        sigma: standard deviation of the window.
+        k1: k₁ > 0.
+        k2: k₂ > 0.
+        channels_first: whether the layout is (…, channels, rows, columns).
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> image = np.linspace(0.0, 1.0, 144).reshape(12, 12, 1)
+        >>> value, gradient = ssim_loss_value_and_gradient(image, image)
+        >>> float(value), gradient.shape, bool(gradient.any())
+        (0.0, (12, 12, 1), False)
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        xp, x, y, comparison = _compare(predictions, targets, 1, max_value, window_size, sigma, k1, k2, channels_first)
+        values, at = _structural_similarity(xp, x, y, comparison)
+        slope = _structural_similarity_slope(xp, at, comparison)
+        gradient = _spread_over_images(slope, predictions, upstream=upstream, **reduction)
+        return collect(values, like=predictions, **reduction), gradient
+
+
+# --- structural similarity at several scales --------------------------------------------------------------------------
+
+WANG_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_SCALE_WEIGHTS = ScaleWeights()
+
+
+class _Scale(NamedTuple):
+    """Two images at one scale."""
+
+    x: Array
+    at: _Similarity
+    distance: Array  # 1 − r for each channel
+
+
+def _scales(xp: Any, x: Array, y: Array, comparison: _Comparison, count: int) -> list[_Scale]:
+    found = []
+    for scale in range(count):
+        if scale > 0:
+            x, y = _halved(x, comparison.axes), _halved(y, comparison.axes)
+        at = comparison.similarity(xp, x, y)
+        distance = at.structure if scale < count - 1 else at.distance
+        found.append(_Scale(x, at, xp.mean(distance, axis=comparison.axes, keepdims=True)))
+    return found
+
+
+def _multi_scale(
+    predictions: Array, targets: Array, scale_weights: Any, *options: Any, slope: bool
+) -> tuple[Array, Array | None]:
+    """Return 1 − MS-SSIM of each image, and its derivative wrt each pixel where `slope` asks for it."""
+    weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
+    xp, x, y, comparison = _compare(predictions, targets, len(weights), *options)
+    scales = _scales(xp, x, y, comparison, len(weights))
+    lost = xp.any(xp.stack([scale.distance for scale in scales]) >= 1.0, axis=0)
+    distances = [xp.where(lost, 0.0, scale.distance) for scale in scales]
+    logarithm = weights[0] * xp.log1p(-distances[0])
+    for weight, distance in zip(weights[1:], distances[1:], strict=True):
+        logarithm = logarithm + weight * xp.log1p(-distance)
+    values = xp.mean(xp.where(lost, 1.0, -xp.expm1(logarithm)), axis=(-3, -2, -1))
+    if not slope:
+        return values, None
+    product = xp.where(lost, 0.0, xp.exp(logarithm)) / math.prod(logarithm.shape[-3:])
+    gradient = None
+    for weight, distance, scale in reversed(list(zip(weights, distances, scales, strict=True))):
+        structure = scale.at.structure
+        factor = weight / math.prod([structure.shape[axis] for axis in comparison.axes]) * product / (1.0 - distance)
+        if gradient is None:
+            gradient = comparison.pull(xp, scale.at, *(factor * by for by in scale.at.slopes))
+        else:
+            own = comparison.pull(xp, scale.at, 0.0, factor * xp.ones_like(structure))
+            gradient = own + _doubled(xp, gradient, scale.x, comparison.axes)
+    return values, gradient
+
+
+def _halved(x: Array, axes: tuple[int, int]) -> Array:
+    """Return the means of two by two pixels; an odd last row or column has no part in them."""
+    for axis in axes:
+        even = 2 * (x.shape[axis] // 2)
+        x = 0.5 * (cut(x, axis, slice(0, even, 2)) + cut(x, axis, slice(1, even, 2)))
+    return x
+
+
+def _doubled(xp: Any, slope: Array, like: Array, axes: tuple[int, int]) -> Array:
+    """Return what each pixel of `like` gets from the slopes of its means: the transpose of `_halved`."""
+    for axis in axes:
+        shape = list(slope.shape)
+        shape[axis] *= 2
+        # axis counts from the end, and so do the places before it
+        pairs = xp.stack([slope, slope], axis=len(shape) + axis + 1)
+        slope = 0.5 * xp.reshape(pairs, tuple(shape))
+        shape[axis] = like.shape[axis] - shape[axis]
+        rest = xp.zeros(tuple(shape), dtype=slope.dtype, **placement(slope))
+        slope = xp.concat([slope, rest], axis=axis)
+    return slope
+
+
+def multi_scale_ssim_loss(
+    predictions: Array,
+    targets: Array,
+    *,
+    scale_weights: tuple[float, ...] = WANG_WEIGHTS,
+    max_value: float = 1.0,
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    channels_first: bool = False,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over images and channels of 1 − Π_j r_j^w_j, with r_j the mean of c s at scale j, at the last one of l c s.
+
+    Both images are halved from scale to scale, each pixel the mean of two by two; an odd last row or column is left
+    out. A channel with a mean r_j ≤ 0 has the loss 1.
+
+    Args:
+        predictions: x, (…, rows, columns, channels); any leading axes are the batch.
+        targets: y, the same shape.
+        scale_weights: w_j > 0, from the finest scale on; the default is the five of the paper, which sum to 1 and need
+            images of 176 pixels along a side.
+        max_value: as in `ssim_loss`; likewise all other arguments.
+        window_size: pixels along a side of the window, odd.
+        sigma: standard deviation of the window, in pixels.
+        k1: k₁ > 0.
+        k2: k₂ > 0.
+        channels_first: whether the layout is (…, channels, rows, columns) instead.
+        **reduction: see `reduce_loss`; the unreduced losses are one per image.
+
+    Returns:
+        A scalar (one loss per image for reduction="none"), between 0 and 1.
+
+    Raises:
+        ValueError: the shapes differ, an image has no room for a window at the last scale, an option lies outside its
+            domain, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        Flat images of 3 and 1 have c s = 1, and l = 2/3 at the last scale with c₁ = 2: 1 − √(2/3) with the weight ½.
+
+        >>> import numpy as np
+        >>> x, y = np.full((1, 22, 22, 1), 3.0), np.full((1, 22, 22, 1), 1.0)
+        >>> round(float(multi_scale_ssim_loss(x, y, scale_weights=(0.5, 0.5), k1=2**0.5)), 12)
+        0.183503419072
+
+    Source:
+        Z. Wang, E. P. Simoncelli and A. C. Bovik, Multiscale structural similarity for image quality assessment, 2003.
+        https://doi.org/10.1109/ACSSC.2003.1292216
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        options = (max_value, window_size, sigma, k1, k2, channels_first)
+        values, _ = _multi_scale(predictions, targets, scale_weights, *options, slope=False)
+        return collect(values, like=predictions, **reduction)
+
+
+@gradient_of(
+    multi_scale_ssim_loss,
+    domain={
+        **_SIMILARITY_DOMAIN,
+        "predictions": Images(6, 7, 1),
+        "targets": Images(6, 7, 1),
+        "scale_weights": _SCALE_WEIGHTS,
+    },
+    kinks=lambda predictions, targets, **options: _multi_scale_kinks(predictions, targets, **options),
+)
+def multi_scale_ssim_loss_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    scale_weights: tuple[float, ...] = WANG_WEIGHTS,
+    max_value: float = 1.0,
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    channels_first: bool = False,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """−Σ_j (w_j / r_j) Π_i r_i^w_i Hᵀ^j ∂r_j/∂x_j / (B C), with H the halving; 0 for a channel with a mean r_j ≤ 0.
+
+    ∂r_j/∂x_j is that of `ssim_loss`, of c s alone but for the last scale.
+
+    Args:
+        predictions: as in `multi_scale_ssim_loss`; likewise all other arguments.
+        targets: y; the gradient wrt it is that wrt the first argument with the two exchanged.
+        scale_weights: w_j > 0, from the finest scale on.
+        max_value: the dynamic range L.
+        window_size: pixels along a side of the window.
+        sigma: standard deviation of the window.
+        k1: k₁ > 0.
+        k2: k₂ > 0.
+        channels_first: whether the layout is (…, channels, rows, columns).
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the predictions.
+
+    Raises:
+        ValueError: as in `multi_scale_ssim_loss`.
+        TypeError: as in `multi_scale_ssim_loss`.
+
+    Example:
+        Two by two equal pixels and a window of one, c₂ = 1: no variance, c s = 1 at both scales. At the last,
+        r = (2 · 3 · 1 + 2) / 12 = 2/3 with derivative (2 − (2/3) · 6) / 12 = −1/6 wrt the mean, so the loss 1 − √r has
+        −½ (2/3)^(−1/2) · (−1/6) = 0.102 wrt the mean, and a quarter of it wrt each pixel.
+
+        >>> import numpy as np
+        >>> x, y = np.full((1, 2, 2, 1), 3.0), np.full((1, 2, 2, 1), 1.0)
+        >>> options = {"scale_weights": (0.5, 0.5), "window_size": 1, "k1": 2**0.5, "k2": 1.0}
+        >>> multi_scale_ssim_loss_gradient(x, y, **options).ravel().round(9).tolist()
+        [0.025515518, 0.025515518, 0.025515518, 0.025515518]
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        options = (max_value, window_size, sigma, k1, k2, channels_first)
+        _, slope = _multi_scale(predictions, targets, scale_weights, *options, slope=True)
+        return _spread_over_images(slope, predictions, **reduction)
+
+
+@value_and_gradient_of(multi_scale_ssim_loss)
+def multi_scale_ssim_loss_value_and_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    scale_weights: tuple[float, ...] = WANG_WEIGHTS,
+    max_value: float = 1.0,
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    channels_first: bool = False,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Array]:
+    """`multi_scale_ssim_loss` and `multi_scale_ssim_loss_gradient`, whose windows are computed once.
+
+    Args:
+        predictions: as in `multi_scale_ssim_loss`; likewise all other arguments.
+        targets: y.
+        scale_weights: w_j > 0, from the finest scale on.
+        max_value: the dynamic range L.
+        window_size: pixels along a side of the window.
+        sigma: standard deviation of the window.
+        k1: k₁ > 0.
+        k2: k₂ > 0.
+        channels_first: whether the layout is (…, channels, rows, columns).
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> image = np.linspace(0.0, 1.0, 22 * 22).reshape(22, 22, 1)
+        >>> value, gradient = multi_scale_ssim_loss_value_and_gradient(image, image, scale_weights=(0.5, 0.5))
+        >>> float(value), gradient.shape, bool(gradient.any())
+        (0.0, (22, 22, 1), False)
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        options = (max_value, window_size, sigma, k1, k2, channels_first)
+        values, slope = _multi_scale(predictions, targets, scale_weights, *options, slope=True)
+        gradient = _spread_over_images(slope, predictions, upstream=upstream, **reduction)
+        return collect(values, like=predictions, **reduction), gradient
+
+
+def _multi_scale_kinks(predictions: Array, targets: Array, scale_weights: Any, **options: Any) -> tuple[Array, ...]:
+    """Return, for each image, what vanishes where a channel's factor does."""
+    weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
+    xp, x, y, comparison = _compare(predictions, targets, len(weights), **options)
+    scales = _scales(xp, x, y, comparison, len(weights))
+    return tuple(xp.min(xp.abs(1.0 - scale.distance), axis=(-3, -2, -1)) for scale in scales)

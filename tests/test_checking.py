@@ -210,8 +210,16 @@ class Evidence(unittest.TestCase):
 
     @parameterized.expand([("numpy", set()), ("jax", {"jax.grad"}), ("torch", {"torch.autograd"})])
     def test_methods(self, library: str, autodiff: set[str]) -> None:
-        check = check_gradient(mse_loss, LIBRARIES[library](PREDICTIONS), LIBRARIES[library](TARGETS))
+        arguments = LIBRARIES[library](PREDICTIONS), LIBRARIES[library](TARGETS)
+        check = check_gradient(mse_loss, *arguments)
         self.assertEqual(set(check.errors), autodiff | {"central differences"})
+        check = check_gradient(mse_loss, *arguments, differences=False)
+        self.assertEqual(set(check.errors), autodiff)
+        self.assertGreaterEqual(check.worst, 0.0)
+        with self.assertRaisesRegex(GradientMismatchError, "Taylor remainder" if library == "numpy" else "grad"):
+            check_gradient(
+                cubed_error, *arguments, gradient=lambda p, t: 1.5 * cubed_error_gradient(p, t), differences=False
+            )
 
     @parameterized.expand(
         [

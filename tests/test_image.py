@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from functools import partial
 from itertools import product
 from typing import Any
 from unittest import mock
@@ -10,8 +11,10 @@ from unittest import mock
 import numpy as np
 import torch
 from cases import label
-from modes import EAGER, MODES, evaluate_pair
+from modes import EAGER, MODES, evaluate, evaluate_pair
 from parameterized import parameterized
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
 
 import mithril_losses as ml
 from mithril_losses import _execution, _stencil, value_and_gradient
@@ -86,6 +89,154 @@ class TotalVariation(unittest.TestCase):
                 function(np.ones(4), channels_first=True)
             with self.assertRaisesRegex(ValueError, "did you mean 'isotropic'"):
                 function(np.ones((3, 4, 1)), norm_type="isotropc")
+
+
+def _pictures(channels: int, side: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two smooth images in [0, 1], the second one the first with noise and less contrast."""
+    generator = np.random.default_rng(seed)
+    x = gaussian_filter(generator.standard_normal((side, side + 3, channels)), (2.0, 2.0, 0.0))
+    x = (x - x.min()) / (x.max() - x.min())
+    return x, np.clip(0.2 + 0.7 * x + 0.05 * generator.standard_normal(x.shape), 0.0, 1.0)
+
+
+def _factors(x: np.ndarray, y: np.ndarray, c1: float, c2: float) -> tuple[np.ndarray, np.ndarray]:
+    """The means over positions of l c s and of c s for each channel, as the papers write them."""
+
+    def mean(z: np.ndarray) -> np.ndarray:
+        return gaussian_filter(z, (1.5, 1.5, 0.0), truncate=3.5)[5:-5, 5:-5]
+
+    mx, my = mean(x), mean(y)
+    xx, yy, xy = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    contrast_and_structure = (2 * xy + c2) / (xx + yy + c2)
+    luminance = (2 * mx * my + c1) / (mx * mx + my * my + c1)
+    return (luminance * contrast_and_structure).mean((0, 1)), contrast_and_structure.mean((0, 1))
+
+
+class StructuralSimilarity(unittest.TestCase):
+    @parameterized.expand(product(MODES, (1, 3), (1.0, 255.0)))
+    def test_scikit_image(self, mode: str, channels: int, max_value: float) -> None:
+        x, y = (max_value * z for z in _pictures(channels))
+        expected = structural_similarity(
+            x, y, data_range=max_value, channel_axis=-1, gaussian_weights=True, use_sample_covariance=False
+        )
+        value = evaluate(mode, partial(ml.ssim_loss, max_value=max_value), x[None], y[None])
+        self.assertAlmostEqual(float(value), 1.0 - expected, 12)
+
+    def test_gradient_of_scikit_image(self) -> None:
+        options = {"data_range": 2.0, "gaussian_weights": True, "use_sample_covariance": False, "channel_axis": -1}
+        x, y = _pictures(2)
+        gradient = ml.ssim_loss_gradient(x, y, max_value=2.0)
+        for place in ((0, 0, 0), (11, 13, 1), (23, 26, 0)):
+            step = np.zeros_like(x)
+            step[place] = 1e-5
+            ahead, behind = (structural_similarity(x + sign * step, y, **options) for sign in (1.0, -1.0))
+            self.assertAlmostEqual(gradient[place], -(ahead - behind) / 2e-5, 9)
+
+    @parameterized.expand(MODES)
+    def test_layouts_agree(self, mode: str) -> None:
+        pairs = [_pictures(3, seed=seed) for seed in range(2)]
+        x, y = (np.stack(images) for images in zip(*pairs, strict=True))
+        last = evaluate_pair(mode, ml.ssim_loss, x, y)
+        first = evaluate_pair(mode, ml.ssim_loss, *(np.moveaxis(z, -1, 1) for z in (x, y)), channels_first=True)
+        np.testing.assert_allclose(first[0], last[0], rtol=1e-12)
+        np.testing.assert_allclose(np.moveaxis(first[1], 1, -1), last[1], rtol=1e-10, atol=1e-16)
+
+    def test_symmetric(self) -> None:
+        x, y = _pictures(1)
+        self.assertAlmostEqual(ml.ssim_loss(x, y), ml.ssim_loss(y, x), 14)
+
+    def test_nearly_equal_images_in_single_precision(self) -> None:
+        # 1 − SSIM would be rounding, or negative; a common level far above the contrast would drown the variances
+        x, _ = _pictures(1)
+        x = 1000.0 + x
+        y = x + 1e-3 * np.random.default_rng(5).standard_normal(x.shape)
+        x, y = (z.astype(np.float32).astype(np.float64) for z in (x, y))
+        exact = ml.ssim_loss(x, y, k2=1e-4)
+        found, gradient = ml.image.ssim_loss_value_and_gradient(x.astype(np.float32), y.astype(np.float32), k2=1e-4)
+        self.assertLess(exact, 1e-3)
+        self.assertAlmostEqual(found / exact, 1.0, 2)
+        scale = np.abs(gradient).max()
+        np.testing.assert_allclose(gradient, ml.ssim_loss_gradient(x, y, k2=1e-4), atol=0.01 * scale)
+
+    def test_equal_and_flat_images(self) -> None:
+        x, _ = _pictures(3)
+        for image in (x, np.zeros_like(x), np.full_like(x, 0.7), 255.0 * x.astype(np.float32)):
+            for loss in (ml.ssim_loss, partial(ml.multi_scale_ssim_loss, scale_weights=(0.4, 0.6))):
+                self.assertEqual(loss(image, image.copy()), 0.0)
+            self.assertFalse(ml.ssim_loss_gradient(image, image.copy()).any())
+
+    def test_opposite_contrast_is_worse_than_none(self) -> None:
+        x, _ = _pictures(1)
+        flat, opposite = np.full_like(x, x.mean()), 2.0 * x.mean() - x
+        self.assertLess(1.0, ml.ssim_loss(x, opposite))
+        self.assertLess(ml.ssim_loss(x, flat), 1.0)
+
+    def test_what_does_not_fit(self) -> None:
+        x = np.ones((2, 12, 10, 1))
+        for function in (ml.ssim_loss, ml.ssim_loss_gradient):
+            with self.assertRaisesRegex(ValueError, "a window of 11 pixels needs images of at least 11×11, got 12×10"):
+                function(x, x)
+            with self.assertRaisesRegex(ValueError, "window_size must be an odd number ≥ 1, got 4"):
+                function(x, x, window_size=4)
+            with self.assertRaisesRegex(ValueError, "max_value must be one number"):
+                function(x, x, window_size=5, max_value=np.ones(2))
+            with self.assertRaisesRegex(ValueError, "at least one channel"):
+                function(x[..., :0], x[..., :0], window_size=5)
+        with self.assertRaisesRegex(ValueError, "at 5 scales needs images of at least 176×176"):
+            ml.multi_scale_ssim_loss(x, x)
+        with self.assertRaisesRegex(TypeError, "scale_weights must be positive numbers, one per scale"):
+            ml.multi_scale_ssim_loss(x, x, scale_weights=3)
+        with self.assertRaisesRegex(ValueError, "scale_weights"):
+            ml.multi_scale_ssim_loss(x, x, scale_weights=())
+
+
+class MultiScaleSimilarity(unittest.TestCase):
+    @parameterized.expand(product(MODES, (2, 4)))
+    def test_the_paper_in_loops(self, mode: str, scales: int) -> None:
+        weights = (0.1, 0.4, 0.3, 0.2)[:scales]
+        x, y = _pictures(3, side=89)  # odd, so that a last row has no part in the next scale
+        product = np.ones(3)
+        for scale, weight in enumerate(weights):
+            if scale > 0:
+                rows, columns = (2 * (n // 2) for n in x.shape[:2])
+                x, y = (z[:rows, :columns].reshape(rows // 2, 2, columns // 2, 2, 3).mean((1, 3)) for z in (x, y))
+            whole, part = _factors(x, y, 0.01**2, 0.03**2)
+            product *= (whole if scale == scales - 1 else part) ** weight
+        value = evaluate(mode, partial(ml.multi_scale_ssim_loss, scale_weights=weights), *_pictures(3, side=89))
+        self.assertAlmostEqual(float(value), 1.0 - product.mean(), 12)
+
+    def test_one_scale_with_weight_one_is_ssim(self) -> None:
+        x, y = _pictures(1)
+        options = {"scale_weights": (1.0,)}
+        self.assertAlmostEqual(ml.multi_scale_ssim_loss(x, y, **options), ml.ssim_loss(x, y), 14)
+        np.testing.assert_allclose(
+            ml.multi_scale_ssim_loss_gradient(x, y, **options), ml.ssim_loss_gradient(x, y), rtol=1e-11, atol=1e-16
+        )
+
+    def test_the_five_scales_of_the_paper(self) -> None:
+        x, y = _pictures(1, side=176)
+        value, gradient = value_and_gradient(ml.multi_scale_ssim_loss)(x, y)
+        direction = np.random.default_rng(6).standard_normal(x.shape)
+        ahead, behind = (ml.multi_scale_ssim_loss(x + step * direction, y) for step in (1e-6, -1e-6))
+        self.assertAlmostEqual(np.vdot(gradient, direction) / ((ahead - behind) / 2e-6), 1.0, 6)
+        self.assertTrue(0.0 < value < ml.ssim_loss(x, y))  # the noise is at the finest scale
+
+    @parameterized.expand(EAGER)
+    def test_a_channel_of_opposite_contrast_is_lost(self, mode: str) -> None:
+        x, y = _pictures(2, side=22)
+        opposite = y.copy()
+        opposite[..., 0] = 2.0 * x[..., 0].mean() - x[..., 0]
+        loss = partial(ml.multi_scale_ssim_loss, scale_weights=(0.5, 0.5))
+        value = evaluate(mode, loss, x, opposite)
+        self.assertAlmostEqual(float(value), 0.5 + 0.5 * loss(x[..., 1:], y[..., 1:]), 13)
+        gradient = evaluate(mode, partial(ml.multi_scale_ssim_loss_gradient, scale_weights=(0.5, 0.5)), x, opposite)
+        self.assertFalse(gradient[..., 0].any())
+        self.assertTrue(gradient[..., 1].any())
+
+    def test_nan_is_not_lost(self) -> None:
+        x, y = _pictures(1, side=22)
+        x[3, 3] = np.nan
+        self.assertTrue(np.isnan(ml.multi_scale_ssim_loss(x, y, scale_weights=(0.5, 0.5))))
 
 
 class TotalVariationOfLargeImages(unittest.TestCase):

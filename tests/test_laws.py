@@ -49,10 +49,13 @@ class Proof(unittest.TestCase):
 
     @parameterized.expand(list(product(CASES, ("jax", "torch"))), name_func=label)
     def test_gradient_by_autodiff(self, case: Case, library: str) -> None:
-        for name, reduction in list(reductions(case))[:: 1 if case.name == "drawn" else 6]:
+        # eager JAX compiles every operation by itself; reductions are the same code everywhere
+        step = 6 if case.name != "drawn" else 3 if library == "jax" else 1
+        for name, reduction in list(reductions(case))[::step]:
             with self.subTest(name), double_precision(library):
                 keywords = case.keywords(library, **reduction)
-                check = check_gradient(case.pair.value, *case.arguments(library), tolerance=1e-8, **keywords)
+                arguments = case.arguments(library)
+                check = check_gradient(case.pair.value, *arguments, tolerance=1e-8, differences=False, **keywords)
                 self.assertLess(check.errors[{"jax": "jax.grad", "torch": "torch.autograd"}[library]], 1e-12)
 
     @parameterized.expand([(pair.name, name) for pair in PAIRS for name in pair.on_request])
