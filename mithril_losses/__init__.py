@@ -15,6 +15,7 @@ from mithril_losses import (
     regression,
     regularization,
     segmentation,
+    variational,
 )
 from mithril_losses._elementwise import elementwise
 from mithril_losses._execution import value_and_gradient
@@ -38,9 +39,11 @@ from mithril_losses.language import *
 from mithril_losses.metric_learning import *
 from mithril_losses.models import CompiledModel
 from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
+from mithril_losses.objectives.schedules import cyclical_kl_weight, get_kl_weight
 from mithril_losses.regression import *
 from mithril_losses.regularization import *
 from mithril_losses.segmentation import *
+from mithril_losses.variational import *
 
 __all__ = [
     "CompiledModel",
@@ -52,9 +55,11 @@ __all__ = [
     "WeightedLoss",
     "catalogue",
     "check_gradient",
+    "cyclical_kl_weight",
     "elementwise",
     "find_loss",
     "get_backend",
+    "get_kl_weight",
     "gradient_of",
     "reduce_loss",
     "unregister",
@@ -72,3 +77,4 @@ __all__ += metric_learning.__all__
 __all__ += regression.__all__
 __all__ += regularization.__all__
 __all__ += segmentation.__all__
+__all__ += variational.__all__

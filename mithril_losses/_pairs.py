@@ -170,6 +170,7 @@ def gradient_of(
     fused_rows: Callable[..., FusedRows | None] | None = None,
     check_values: Callable[..., Any] | None = None,
     returns: tuple[str, ...] = (),
+    compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None,
 ) -> Callable[[F], F]:
     """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
 
@@ -187,6 +188,8 @@ def gradient_of(
         fused_rows: a function of the loss's arguments that returns a fused loop over their rows.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
         returns: where the loss returns a tuple, the names of its entries: the first is the loss.
+        compose: of a loss that is made of others, a function that is handed what makes one function of value and
+            gradient of any loss, and returns such a function.
 
     Raises:
         TypeError: the two signatures differ in a name, a kind or a default.
@@ -221,6 +224,7 @@ def gradient_of(
             fused_rows=fused_rows,
             check_values=check_values,
             returns=returns,
+            compose=compose,
         )
         names = (wrt,) if isinstance(wrt, str) else wrt or (terms.wrt if terms else pair.array_arguments[:1])
         optional = [name for name in pair.options if pair.parameters[name].default is None]

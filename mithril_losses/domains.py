@@ -231,16 +231,22 @@ CLIP_WIDTH = ClipWidth()
 
 @dataclass(frozen=True)
 class Elements:
-    """Real elements between `low` and `high`."""
+    """Real elements between `low` and `high`.
+
+    With `per_sample` an array holds so many for each entry of the first axis, whatever the other arguments hold.
+    """
 
     low: float = -math.inf
     high: float = math.inf
+    per_sample: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         return "real" if self.low == -math.inf else f"in [{self.low:g}, {self.high:g}]"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw elements well inside the domain."""
+        if self.per_sample is not None:
+            shape = (*shape[:1], *self.per_sample)
         if self.low == -math.inf:
             return 1.5 * generator.standard_normal(shape)
         width = self.high - self.low

@@ -172,6 +172,9 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
     if pair.name.startswith("focal_loss"):
         for gamma in (0.0, 0.5, 1.0):
             yield f"gamma {gamma}", arrays, {"gamma": gamma}
+    if pair.family == "variational":
+        yield "mean", arrays, {"reduction": "mean"}
+        yield "batch sum", arrays, {"reduction": "batch_sum"}
     if pair.name == "gaussian_kl_divergence":
         yield "without free bits", arrays, {}
     if pair.name == "maximum_mean_discrepancy":

@@ -370,7 +370,7 @@ class Transforms(unittest.TestCase):
     @parameterized.expand([(case,) for case in DRAWN], name_func=label)
     def test_torch_func_grad(self, case: Case) -> None:
         first, *constants = case.arguments("torch")
-        found = torch.func.grad(lambda x: case.pair.value(x, *constants, **case.options))(first)
+        found = torch.func.grad(lambda x: case.pair.loss(case.pair.value(x, *constants, **case.options)))(first)
         expected = case.gradient()
         for path, a, b in matched(found, expected[case.pair.wrt[0]] if len(case.pair.wrt) > 1 else expected):
             np.testing.assert_allclose(to_numpy(a), b, rtol=1e-12, atol=1e-15, err_msg=path)

@@ -17,7 +17,10 @@ from mithril_losses.objectives import (
     Term,
     constant,
     cosine,
+    cyclical,
+    cyclical_kl_weight,
     exponential_warmup,
+    get_kl_weight,
     linear_warmup,
 )
 
@@ -554,6 +557,22 @@ def test_schedules_start_and_end_where_they_should():
     np.testing.assert_allclose(exponential_warmup(10)(10 * np.log(2.0)), 0.5, rtol=1e-15)  # one half-life
     wave = cosine(6, maximum=3.0, minimum=1.0)
     np.testing.assert_allclose([wave(step) for step in (0, 2, 3, 4, 6, 9)], [3.0, 2.5, 2.0, 1.5, 1.0, 1.0], rtol=1e-15)
+    sawtooth = cyclical(8, ratio=0.25, maximum=3.0)
+    assert [sawtooth(step) for step in (0, 1, 2, 7, 8, 9, 17)] == [0.0, 1.5, 3.0, 3.0, 0.0, 1.5, 1.5]
+    assert [cyclical(4, ratio=1.0)(step) for step in range(6)] == [0.0, 0.25, 0.5, 0.75, 0.0, 0.25]
+
+
+def test_weights_of_a_kl_divergence_at_one_step():
+    assert [get_kl_weight(epoch, 4, 2.0) for epoch in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
+    assert get_kl_weight(0, warmup_epochs=0, max_weight=0.3) == 0.3
+    assert [cyclical_kl_weight(step, 8, 0.5) for step in range(9)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match="steps must be positive, got -1"):
+        get_kl_weight(3, -1)
+    for ratio in (0.0, 1.5, -0.5):
+        with pytest.raises(ValueError, match=r"ratio must lie in \(0, 1\], got"):
+            cyclical_kl_weight(3, 8, ratio)
+    with pytest.raises(ValueError, match="cycle_length must be positive, got 0"):
+        cyclical_kl_weight(3, 0)
 
 
 @parameterized.expand([("linear", linear_warmup), ("exponential", exponential_warmup), ("cosine", cosine)])
@@ -609,6 +628,7 @@ def test_an_objective_from_toml_is_the_one_written_in_python(tmp_path):
         ("linear", {"kind": "linear_warmup", "steps": 10, "maximum": 0.5}, 0.25),
         ("exponential", {"kind": "exponential_warmup", "steps": 5}, 1 - np.exp(-1.0)),
         ("cosine", {"kind": "cosine", "steps": 10, "maximum": 3.0, "minimum": 1.0}, 2.0),
+        ("cyclical", {"kind": "cyclical", "cycle_length": 4, "ratio": 1.0, "maximum": 2.0}, 0.5),
     ]
 )
 def test_every_schedule_can_be_configured(name, schedule, weight):

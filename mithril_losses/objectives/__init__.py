@@ -2,7 +2,16 @@
 
 from mithril_losses.objectives.composition import CompositeLoss, ScheduledLoss, WeightedLoss
 from mithril_losses.objectives.objective import Objective, ObjectiveResult
-from mithril_losses.objectives.schedules import Schedule, constant, cosine, exponential_warmup, linear_warmup
+from mithril_losses.objectives.schedules import (
+    Schedule,
+    constant,
+    cosine,
+    cyclical,
+    cyclical_kl_weight,
+    exponential_warmup,
+    get_kl_weight,
+    linear_warmup,
+)
 from mithril_losses.objectives.terms import Regularizer, Term
 
 __all__ = [
@@ -16,6 +25,9 @@ __all__ = [
     "WeightedLoss",
     "constant",
     "cosine",
+    "cyclical",
+    "cyclical_kl_weight",
     "exponential_warmup",
+    "get_kl_weight",
     "linear_warmup",
 ]

@@ -100,17 +100,20 @@ _SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear_warmup": schedules.linear_warmup,
     "exponential_warmup": schedules.exponential_warmup,
     "cosine": schedules.cosine,
+    "cyclical": schedules.cyclical,
 }
 
 
 class ScheduleConfig(Section):
     """A weight that changes with the step: the kind of schedule and its arguments."""
 
-    kind: Literal["constant", "linear_warmup", "exponential_warmup", "cosine"]
+    kind: Literal["constant", "linear_warmup", "exponential_warmup", "cosine", "cyclical"]
     value: Number = 1.0
     steps: Annotated[Number, Field(gt=0)] = 1.0
     maximum: Number = 1.0
     minimum: Number = 0.0
+    cycle_length: Annotated[Number, Field(gt=0)] = 1.0
+    ratio: Annotated[Number, Field(gt=0, le=1)] = 0.5
 
     @model_validator(mode="after")
     def _check_arguments(self) -> ScheduleConfig:
