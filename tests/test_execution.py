@@ -356,7 +356,44 @@ class AgainstThePlainFunctions(unittest.TestCase):
         with self.assertRaisesRegex(fused.NotFusable, "not handed the array namespace"):
             fused.scalar_source(_without_namespace)
 
-    def test_terms_that_cannot_be_fused_are_blocked(self) -> None:
+    def test_terms_are_cut_where_an_expensive_function_needs_another(self) -> None:
+        def _terms(xp: Any, predictions: Any, targets: Any, rate: float) -> Any:
+            error = predictions - targets
+            side = error > 0.0
+            error = xp.exp(rate * error)
+            error = xp.where(side & (error > 1.0), xp.log(error), error)
+            value, slope = _nested_of_test(xp, -error)
+            return value + xp.tanh(value), slope * xp.log(rate + 0.0 * error)
+
+        p, t = np.random.default_rng(0).standard_normal((2, 20_000))  # more than a chunk, and no whole number of strips
+        helpers, definition = fused._scalar(_terms, "terms")
+        self.assertEqual(len(fused.stages_of(definition, fused._expensive(helpers))), 4)
+        gradient, value = np.empty((2, p.size))
+        total, _ = fused.run(
+            _terms, [p, t], [None, None], [1.5], None, 2.0, values=value, gradients=[gradient], threads=2
+        )
+        expected, slope = _terms(np, p, t, 1.5)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(gradient, 2.0 * slope, rtol=1e-12)
+        np.testing.assert_allclose(total, expected.sum(), rtol=1e-12)
+
+    def test_terms_beyond_the_vocabulary_are_refused(self) -> None:
+        def _floor(xp: Any, predictions: Any, targets: Any) -> Any:
+            error = xp.floor(predictions - targets)
+            return error, error
+
+        def _method(xp: Any, predictions: Any, targets: Any) -> Any:
+            return predictions.conj() * targets, targets
+
+        def _attribute(xp: Any, predictions: Any, targets: Any) -> Any:
+            return predictions.size * targets, targets
+
+        p, gradient = np.zeros((2, 10))
+        for terms, word in ((_floor, "floor"), (_method, "conj"), (_attribute, "size"), (_method, "conj")):
+            with self.assertRaisesRegex(fused.NotFusable, word):
+                fused.run(terms, [p, p], [None, None], [], None, 1.0, values=None, gradients=[gradient], threads=1)
+
+    def test_terms_out_of_reach_are_blocked(self) -> None:
         factor = 2.0
 
         @ml.elementwise(predictions=REAL, targets=REAL)

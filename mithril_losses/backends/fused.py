@@ -25,9 +25,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mithril_losses.backends._fission import stages_of
 from mithril_losses.backends.threads import share
 
 CHUNK = 8192  # elements: in the first-level cache, and few enough for a float32 partial sum
+_STRIP = 1024  # elements that go through all stages: few enough for what is kept between these to stay in that cache
 _GROUP = 64  # chunks that a thread takes at a time
 _SHARED_FROM = 1 << 18  # elements from which a second thread gains more than waking it costs
 
@@ -94,10 +96,13 @@ def run(
     Raises:
         NotFusable: the terms cannot be compiled.
     """
+    from numba.core import errors
+
     shape, dtype, size = gradients[0].shape, gradients[0].dtype, gradients[0].size
     operands = [Operand.of(x, shape, dtype) for x in (*options, factor, *(() if weights is None else (weights,)))]
     kinds = tuple(o.kind for o in operands)
-    kernel = _kernel(terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name)
+    key = (terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name)
+    kernel = _kernel(*key)
     chunks = -(-size // CHUNK)
     groups = -(-chunks // _GROUP)
     partials = np.zeros(chunks, dtype=np.float64)
@@ -112,11 +117,15 @@ def run(
         partials,
         illegal,
     )
-    share(
-        groups,
-        lambda group: kernel(group * _GROUP, min((group + 1) * _GROUP, chunks), *fixed),
-        threads if size >= _SHARED_FROM else 1,
-    )
+    try:
+        share(
+            groups,
+            lambda group: kernel(group * _GROUP, min((group + 1) * _GROUP, chunks), *fixed),
+            threads if size >= _SHARED_FROM else 1,
+        )
+    except errors.NumbaError as error:  # by the first call, which compiles
+        _kernels[key] = _refusal(f"{terms.__name__} cannot be compiled: {error}")
+        raise NotFusable(str(error)) from error
     # one chunk after the other, whichever thread did it: the sum does not depend on the thread count
     return float(partials.sum()), not illegal.any()
 
@@ -146,6 +155,13 @@ def _kernel(
     return found
 
 
+def _refusal(reason: str) -> Callable[..., None]:
+    def kernel(*arguments: Any) -> None:
+        raise NotFusable(reason)
+
+    return kernel
+
+
 def _source(
     terms: Callable[..., Any],
     legal: tuple[tuple[float, ...] | None, ...],
@@ -172,20 +188,29 @@ def _source(
     def element(name: str) -> str:
         return name if kind.get(name) == "scalar" else f"{name}[i]"
 
-    load = []
+    helpers, definition = _scalar(terms, "terms")
+    stages = stages_of(definition, _expensive(helpers))
+    arguments = [*(f"T({name}[i])" for name in arrays), *map(element, options)]
+    elements = dict(zip((argument.arg for argument in definition.args.args), arguments, strict=True))
+    between = [name for stage in stages for name in stage.outputs]
+    elements |= {name: f"kept[{k} * STRIP + i]" for k, name in enumerate(between)}
+    calls = [f"terms_{k}({', '.join(elements[name] for name in stage.inputs)})" for k, stage in enumerate(stages)]
+    loops = []
+    for stage, call in zip(stages[:-1], calls[:-1], strict=True):
+        kept = ", ".join(elements[name] for name in stage.outputs)
+        loops += ["    for i in range(gradient0.size):", f"        {kept} = {call}"]
+    loops.append("    for i in range(gradient0.size):")
     for name, labels in zip(arrays, legal, strict=True):
-        load.append(f"        {name}_i = T({name}[i])")
         if labels is not None:
-            tests = " | ".join(f"({name}_i == T({label!r}))" for label in labels)
-            load += [f"        illegal += T(0) if {tests} else T(1)"]  # of the arrays' width, so that it vectorises
-    call = ", ".join([*(f"{name}_i" for name in arrays), *(element(name) for name in options)])
+            tests = " | ".join(f"(T({name}[i]) == T({label!r}))" for label in labels)
+            loops += [f"        illegal += T(0) if {tests} else T(1)"]  # of the arrays' width, so that it vectorises
     found = ", ".join(f"slope{i}" for i in range(slopes))
-    body = [f"        value, {found if slopes == 1 else f'({found})'} = terms({call})"]
-    body += [f"        w = {element('weight')}", "        value = T(0) if w == T(0) else value * w"] * weighted
+    loops += [f"        value, {found if slopes == 1 else f'({found})'} = {calls[-1]}"]
+    loops += [f"        w = {element('weight')}", "        value = T(0) if w == T(0) else value * w"] * weighted
     for i in range(slopes):
         scaled = f"slope{i} * {element('factor')}"
-        body += [f"        gradient{i}[i] = " + (f"T(0) if w == T(0) else {scaled} * w" if weighted else scaled)]
-    body += ["        values[i] = value"] * keeps_values
+        loops += [f"        gradient{i}[i] = " + (f"T(0) if w == T(0) else {scaled} * w" if weighted else scaled)]
+    loops += ["        values[i] = value"] * keeps_values
     names = ", ".join([*arrays, *operands])
     lines = [
         "import numpy as np",
@@ -195,12 +220,12 @@ def _source(
         "",
         f"T = np.{dtype}",
         f"CHUNK = {CHUNK}",
+        f"STRIP = {CHUNK if len(stages) == 1 else _STRIP}",
         "# infinities and NaNs keep their meaning; only the sums may be taken in another order",
         "EXACT = {'contract', 'nsz', 'arcp'}",
         "FAST = EXACT | {'reassoc'}",
         "",
-        scalar_source(terms),
-        "",
+        *(f"{_COMPILED}\n{source}\n" for source in [*helpers.values(), *(stage.source for stage in stages)]),
         "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
         "def fill(buffer, entries, inner, start, stop):",
         "    entry, left = (start // inner) % entries.size, inner - start % inner",
@@ -211,22 +236,25 @@ def _source(
         "        i, left, entry = end, inner, (entry + 1) % entries.size",
         "",
         "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
-        f"def chunk_of({names}, {', '.join(outputs)}):",
+        f"def strip_of({names}, {', '.join(outputs)}, kept):",
         "    total, illegal = T(0), T(0)",
-        "    for i in range(gradient0.size):",
-        *load,
-        *body,
+        *loops,
         "        total += value",
         "    return total, illegal",
         "",
         "@njit(nogil=True, error_model='numpy', fastmath=FAST, cache=True)",
         f"def kernel(first, last, size, {names}, {''.join(f'{n}_inner, ' for n in periodic)}{', '.join(outputs)}, "
         "partials, illegal):",
-        *(f"    {name}_buffer = np.empty(CHUNK, T)" for name in periodic),
+        f"    kept = np.empty({len(between)} * STRIP, T)",
+        *(f"    {name}_buffer = np.empty(STRIP, T)" for name in periodic),
         "    for chunk in range(first, last):",
-        "        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, size)",
-        *(f"        fill({name}_buffer, {name}, {name}_inner, start, stop)" for name in periodic),
-        f"        partials[chunk], illegal[chunk] = chunk_of({', '.join(map(sliced, [*arrays, *operands, *outputs]))})",
+        "        total, wrong = T(0), T(0)",
+        "        for start in range(chunk * CHUNK, min((chunk + 1) * CHUNK, size), STRIP):",
+        "            stop = min(start + STRIP, size)",
+        *(f"            fill({name}_buffer, {name}, {name}_inner, start, stop)" for name in periodic),
+        f"            found = strip_of({', '.join(map(sliced, [*arrays, *operands, *outputs]))}, kept)",
+        "            total, wrong = total + found[0], wrong + found[1]",
+        "        partials[chunk], illegal[chunk] = total, wrong",
         "",
     ]
     return "\n".join(lines)
@@ -234,10 +262,14 @@ def _source(
 
 def scalar_source(terms: Callable[..., Any]) -> str:
     """Return the terms, named `terms`, after the functions that they call: compiled functions of scalars of type T."""
-    return "\n\n".join(_definitions(terms, "terms"))
+    helpers, definition = _scalar(terms, "terms")
+    return "\n\n".join(f"{_COMPILED}\n{source}" for source in (*helpers.values(), ast.unparse(definition)))
 
 
-def _definitions(function: Callable[..., Any], name: str) -> list[str]:
+def _scalar(function: Callable[..., Any], name: str) -> tuple[dict[str, str], ast.FunctionDef]:
+    """Return a function by the name it is to have, and the sources of those that it calls by theirs, lowest first."""
+    from mithril_losses.backends.scalar import float32
+
     try:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, TypeError, SyntaxError) as error:
@@ -253,6 +285,10 @@ def _definitions(function: Callable[..., Any], name: str) -> list[str]:
         definition.body = definition.body[1:]  # the docstring
     names = [node for node in ast.walk(definition) if isinstance(node, ast.Name)]
     bound = {argument.arg for argument in arguments} | {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(definition):
+        match node:
+            case ast.Attribute(value=ast.Name(id=namespace.arg), attr=name) if name not in float32.__all__:
+                raise NotFusable(f"{function.__name__} uses {name}, which is not in the vocabulary of terms")
     called: dict[str, Callable[..., Any]] = {}
     for node in names:
         if node.id not in bound and node.id != namespace.arg:
@@ -260,9 +296,21 @@ def _definitions(function: Callable[..., Any], name: str) -> list[str]:
             if not isinstance(known, FunctionType):
                 raise NotFusable(f"{function.__name__} uses {node.id!r}, which is not in the vocabulary of terms")
             called[node.id] = known
-    scalar = _Scalar(namespace.arg, {known: f"{name}_{known}" for known in called}).visit(definition)
-    below = [source for known, other in called.items() for source in _definitions(other, f"{name}_{known}")]
-    return [*below, f"{_COMPILED}\n{ast.unparse(ast.fix_missing_locations(scalar))}"]
+    _Scalar(namespace.arg, {known: f"{name}_{known}" for known in called}).visit(definition)
+    helpers: dict[str, str] = {}
+    for known, other in called.items():
+        below, helper = _scalar(other, f"{name}_{known}")
+        helpers |= below | {helper.name: ast.unparse(helper)}
+    return helpers, ast.fix_missing_locations(definition)
+
+
+def _expensive(helpers: dict[str, str]) -> frozenset[str]:
+    """Return the names of functions that take as long as a dozen of operations, as terms call them."""
+    found = [f"xp.{name}" for name in ("exp", "expm1", "log", "log1p", "tanh")]
+    for name, source in helpers.items():
+        if any(f"{other}(" in source for other in found):
+            found.append(name)
+    return frozenset(found)
 
 
 _COMPILED = "@njit(forceinline=True, error_model='numpy', fastmath=EXACT)"
