@@ -29,7 +29,7 @@ from mithril_losses.backends._fission import stages_of
 from mithril_losses.backends.threads import share
 
 CHUNK = 8192  # elements: in the first-level cache, and few enough for a float32 partial sum
-_STRIP = 1024  # elements that go through all stages: few enough for what is kept between these to stay in that cache
+_KEPT = 2048  # numbers that are kept between two stages: few enough to stay in that cache beside the arrays
 _GROUP = 64  # chunks that a thread takes at a time
 _SHARED_FROM = 1 << 18  # elements from which a second thread gains more than waking it costs
 
@@ -220,7 +220,7 @@ def _source(
         "",
         f"T = np.{dtype}",
         f"CHUNK = {CHUNK}",
-        f"STRIP = {CHUNK if len(stages) == 1 else _STRIP}",
+        f"STRIP = {CHUNK if not between else 1 << (_KEPT // len(between)).bit_length() - 1}",
         "# infinities and NaNs keep their meaning; only the sums may be taken in another order",
         "EXACT = {'contract', 'nsz', 'arcp'}",
         "FAST = EXACT | {'reassoc'}",
