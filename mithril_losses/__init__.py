@@ -4,6 +4,7 @@ Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradie
 """
 
 from mithril_losses import (
+    adversarial,
     boxes,
     classification,
     contrastive,
@@ -27,6 +28,7 @@ from mithril_losses._pairs import (
     value_and_gradient_of,
 )
 from mithril_losses._reduction import reduce_loss
+from mithril_losses.adversarial import *
 from mithril_losses.backends import get_backend
 from mithril_losses.boxes import *
 from mithril_losses.checking import check_gradient
@@ -66,6 +68,7 @@ __all__ = [
     "value_and_gradient",
     "value_and_gradient_of",
 ]
+__all__ += adversarial.__all__
 __all__ += boxes.__all__
 __all__ += classification.__all__
 __all__ += contrastive.__all__

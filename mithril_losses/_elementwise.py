@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Unpack
 
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, collect, plan
 from mithril_losses._stable import never_negative
-from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape, widest_dtype
+from mithril_losses._validation import (
+    as_dtype,
+    compute_dtype,
+    did_you_mean,
+    quiet,
+    require_same_shape,
+    widest_dtype,
+)
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of, require_library
 from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
 
@@ -44,6 +52,15 @@ class Elementwise:
         self.array_names = [name for name, d in self.domain.items() if isinstance(d, ArrayDomain)]
         self.option_names = list(self.domain)[len(self.array_names) :]
         self.wrt = tuple(self.array_names[:slopes])
+
+    def named(self, **names: str) -> Elementwise:
+        """Return the same terms with some of their arguments under other names."""
+        renamed = copy.copy(self)
+        renamed.domain = {names.get(name, name): domain for name, domain in self.domain.items()}
+        renamed.array_names = [names.get(name, name) for name in self.array_names]
+        renamed.option_names = [names.get(name, name) for name in self.option_names]
+        renamed.wrt = tuple(renamed.array_names[: len(self.wrt)])
+        return renamed
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss of arrays and options given in the order of the terms."""
@@ -178,3 +195,82 @@ def elementwise(
         2.0
     """
     return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass)
+
+
+class Apart:
+    """Element-wise losses of one array each, which are reduced apart and then added: L = Σₖ R(ℓₖ(xₖ)).
+
+    The arrays may differ in shape wherever R leaves shapes that can be added, such as numbers. `weights` and
+    `normalizer` hold for every array, or are mappings from the name of an array to its own.
+    """
+
+    def __init__(self, **parts: Elementwise) -> None:
+        self.parts = parts
+        self.wrt = tuple(parts)
+        self.domain = {name: part.domain[name] for name, part in parts.items()}
+        for part in parts.values():
+            self.domain |= part.domain
+
+    def kinks(self, *arrays: Array, **options: Any) -> tuple[Any, ...]:
+        """Return the arrays whose zeros are the points without a derivative."""
+        return tuple(
+            distance
+            for part, x in zip(self.parts.values(), arrays, strict=True)
+            if part.kinks is not None
+            for distance in part.kinks(x, *(options[name] for name in part.option_names))
+        )
+
+    def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
+        """Return the loss of arrays and options given in the order of `domain`."""
+        return self._close(arguments, reduction, value=True, slopes=False)[0]
+
+    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
+        """Return the gradients of `value` wrt every array, by name."""
+        return self._close(arguments, reduction, value=False, slopes=True)[1]
+
+    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, dict[str, Array]]:
+        """Return `value` and `gradient` from one evaluation of the terms."""
+        return self._close(arguments, reduction, value=True, slopes=True)
+
+    def _close(
+        self, arguments: tuple[Any, ...], reduction: Any, value: bool, slopes: bool
+    ) -> tuple[Any, dict[str, Array]]:
+        given = dict(zip(self.domain, arguments, strict=True))
+        xp = array_namespace(**{name: given[name] for name in self.parts})
+        total, gradients, left = None, {}, {}
+        with quiet(xp):
+            for name, part, own in self.split(reduction):
+                _, (x,), options = part.prepare((given[name], *(given[option] for option in part.option_names)))
+                closing = plan(xp, tuple(x.shape), x.dtype, **own)
+                left[name] = closing.shape(tuple(x.shape))
+                self.require_addable(left)
+                values, slope = part.terms(xp, x, *options)
+                if value:
+                    reduced = closing.collect(xp, values, values)
+                    total = reduced if total is None else total + reduced
+                if slopes:
+                    gradients[name] = closing.spread(xp, slope, given[name])
+        return total if total is None else as_dtype(xp, total, arguments[0].dtype), gradients
+
+    def split(self, reduction: Mapping[str, Any]) -> Iterator[tuple[str, Elementwise, dict[str, Any]]]:
+        """Yield the name of each array, its terms, and its own reduction keywords.
+
+        Raises:
+            ValueError: a mapping has a key that is no array's name.
+        """
+        for keyword in ("weights", "normalizer"):
+            given = reduction.get(keyword)
+            for name in given if isinstance(given, Mapping) else ():
+                if name not in self.parts:
+                    raise ValueError(
+                        f"{keyword} has the key {name!r}, which is none of {', '.join(self.parts)}"
+                        f"{did_you_mean(str(name), self.parts)}"
+                    )
+        for name, part in self.parts.items():
+            yield name, part, {k: x.get(name) if isinstance(x, Mapping) else x for k, x in reduction.items()}
+
+    def require_addable(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise a ValueError unless what is left of the arrays has one shape: nothing is broadcast silently."""
+        if len(set(shapes.values())) > 1:
+            left = " and ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
+            raise ValueError(f"the reduced losses are added, but the reduction leaves {left}; reduce them to numbers")

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from mithril_losses._elementwise import Elementwise
+from mithril_losses._elementwise import Apart, Elementwise
 from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
 from mithril_losses._reduction import Plan, plan
 from mithril_losses._stable import never_negative
 from mithril_losses._tree import map_leaves
-from mithril_losses._validation import is_number, quiet, widest_dtype
+from mithril_losses._validation import as_dtype, is_number, quiet, widest_dtype
 from mithril_losses.backends._namespace import library_name, namespace_of
 from mithril_losses.backends.threads import share, thread_count
 from mithril_losses.domains import Interval, Labels
@@ -107,7 +107,9 @@ def _plain(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     """Return what calls the plain functions: the fused third, the terms once for both, or one after the other."""
     if pair.both is not None:
         return pair.both
-    return _one_after_the_other(pair.value, pair.gradient) if pair.terms is None else _through_terms(pair.terms, pair)
+    if pair.terms is not None or pair.apart is not None:
+        return _through_terms(pair)
+    return _one_after_the_other(pair.value, pair.gradient)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -119,20 +121,23 @@ def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]
     return both
 
 
-_BY_TERMS: dict[Elementwise, Callable[..., tuple[Any, Any]]] = {}
+_BY_TERMS: dict[Elementwise | Apart, Callable[..., tuple[Any, Any]]] = {}
 
 
-def _through_terms(terms: Elementwise, pair: Pair) -> Callable[..., tuple[Any, Any]]:
+def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     """Return value and gradient from one evaluation of the terms; the same function every time."""
+    terms: Any = pair.terms or pair.apart
     if terms not in _BY_TERMS:
-        defaults = [(name, pair.parameters[name].default) for name in terms.option_names]
-        apart = _one_after_the_other(pair.value, pair.gradient)
+        arrays = pair.array_arguments
+        defaults = [(name, pair.parameters[name].default) for name in terms.domain if name not in arrays]
+        one_after_the_other = _one_after_the_other(pair.value, pair.gradient)
 
         def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-            if len(arguments) != len(terms.array_names) or "wrt" in keywords:
-                return apart(*arguments, **keywords)
+            if len(arguments) != len(arrays) or "wrt" in keywords:
+                return one_after_the_other(*arguments, **keywords)
             options = [keywords.pop(name, default) for name, default in defaults]
-            return terms.both(*arguments, *options, **keywords)
+            found: tuple[Any, Any] = terms.both(*arguments, *options, **keywords)
+            return found
 
         _BY_TERMS[terms] = both
     return _BY_TERMS[terms]
@@ -171,7 +176,11 @@ class _OnHost:
         call = self._call(arguments, keywords) if self._applies else None
         found = None
         if call is not None:
-            found = self._elementwise(call) if self._pair.terms is not None else self._rows(call)
+            pair = self._pair
+            if pair.terms is not None:
+                found = self._elementwise(pair.terms, call)
+            else:
+                found = self._rows(call) if pair.apart is None else self._apart(pair.apart, call)
         return self._plain(*arguments, **keywords) if found is None else found
 
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> _Call | None:
@@ -190,9 +199,22 @@ class _OnHost:
 
     # --- element-wise terms: one loop, or blocks of elements ---
 
-    def _elementwise(self, call: _Call) -> tuple[Any, Any] | None:
-        terms = self._pair.terms
-        assert terms is not None
+    def _apart(self, apart: Apart, call: _Call) -> tuple[Any, Any] | None:
+        if call.reduction.get("axis") is not None or any(x.dtype == np.float16 for x in call.arrays.values()):
+            return None
+        if call.reduction.get("reduction") == "none":
+            apart.require_addable({name: x.shape for name, x in call.arrays.items()})
+        total, gradients = None, {}
+        for name, terms, reduction in apart.split(call.reduction):
+            options = {option: call.options[option] for option in terms.option_names}
+            found = self._elementwise(terms, _Call({name: call.arrays[name]}, options, reduction))
+            if found is None:
+                return None
+            total = found[0] if total is None else total + found[0]
+            gradients[name] = found[1]
+        return as_dtype(np, total, call.arrays[apart.wrt[0]].dtype), gradients
+
+    def _elementwise(self, terms: Elementwise, call: _Call) -> tuple[Any, Any] | None:
         dtype, options = terms.door(call.arrays, call.options)
         arrays = list(call.arrays.values())
         like = arrays[0]
@@ -210,9 +232,9 @@ class _OnHost:
         fusable = self._may_compile_for(arrays) and all(x.flags.c_contiguous for x in arrays)
         fusable = fusable and all(x.dtype == dtype for x in gradients.values())
         outputs = list(gradients.values())
-        total = self._fused(arrays, options, reduction, values, outputs) if fusable else None
+        total = self._fused(terms, arrays, options, reduction, values, outputs) if fusable else None
         if total is None:
-            total = self._blocked(arrays, options, dtype, reduction, values, outputs)
+            total = self._blocked(terms, arrays, options, dtype, reduction, values, outputs)
         if terms.row_mass is not None and total < 0.0:
             mass = np.sum(call.arrays[terms.row_mass])
             total = float(never_negative(np, np.asarray(total, dtype), terms=like.shape[-1], scale=mass))
@@ -220,11 +242,16 @@ class _OnHost:
         return value, gradients if len(outputs) > 1 else outputs[0]
 
     def _fused(
-        self, arrays: list[Any], options: list[Any], reduction: Plan, values: Any, gradients: list[Any]
+        self,
+        terms: Elementwise,
+        arrays: list[Any],
+        options: list[Any],
+        reduction: Plan,
+        values: Any,
+        gradients: list[Any],
     ) -> float | None:
         from mithril_losses.backends import fused
 
-        terms: Any = self._pair.terms
         labels = [d.values if isinstance(d := terms.domain[name], Labels) else None for name in terms.array_names]
         try:
             total, legal = fused.run(
@@ -245,9 +272,15 @@ class _OnHost:
         return total
 
     def _blocked(
-        self, arrays: list[Any], options: list[Any], dtype: Any, reduction: Plan, values: Any, gradients: list[Any]
+        self,
+        terms: Elementwise,
+        arrays: list[Any],
+        options: list[Any],
+        dtype: Any,
+        reduction: Plan,
+        values: Any,
+        gradients: list[Any],
     ) -> float:
-        terms: Any = self._pair.terms
         shape = gradients[0].shape
         operands = [*options, reduction.factor, reduction.weights]
         flat = all(x.flags.c_contiguous for x in arrays) and all(
@@ -375,7 +408,7 @@ def _numpy_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tup
                 if x.requires_grad or not x.is_cpu or x.dtype is torch.bfloat16:
                     return None
                 values[key] = x.numpy(force=True)  # type: ignore[index]
-            elif namespace_of(x) is not None and not isinstance(x, np.generic):
+            elif isinstance(x, Mapping) or (namespace_of(x) is not None and not isinstance(x, np.generic)):
                 return None  # of another library or kind: the plain functions have the word
     return views, named
 

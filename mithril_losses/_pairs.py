@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from mithril_losses._elementwise import Elementwise
+from mithril_losses._elementwise import Apart, Elementwise
 from mithril_losses._reduction import Reduction
 from mithril_losses._validation import did_you_mean
 
@@ -36,7 +36,7 @@ class FusedRows(NamedTuple):
     blocked: Callable[..., float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a loss is itself alone, and can be hashed: `jax.jit` asks for that
 class Pair:
     """A loss, its gradient, and what cannot be read off either.
 
@@ -46,6 +46,7 @@ class Pair:
         gradient: its gradient.
         both: a fused `value_and_gradient`, where the two share expensive work.
         terms: the unreduced loss and its derivative, where the loss is element-wise.
+        apart: the terms of each array, where the loss is element-wise in several that need not have one shape.
         wrt: the arguments that the gradient is taken with respect to; those with a default where they are given.
         on_request: further arguments that `wrt=` accepts.
         domain: what each argument may be.
@@ -66,6 +67,7 @@ class Pair:
     gradient: Callable[..., Any]
     both: Callable[..., tuple[Any, Any]] | None = None
     terms: Elementwise | None = None
+    apart: Apart | None = None
     wrt: tuple[str, ...] = ("predictions",)
     on_request: tuple[str, ...] = ()
     domain: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +78,10 @@ class Pair:
     check_values: Callable[..., Any] | None = None
     returns: tuple[str, ...] = ()
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Return the loss: an entry of the catalogue takes part wherever a loss does."""
+        return self.value(*arguments, **options)
 
     def loss(self, returned: Any) -> Any:
         """Return the loss out of what the value function returned."""
@@ -160,7 +166,7 @@ def catalogue() -> Mapping[str, Pair]:
 def gradient_of(
     loss: Callable[..., Any],
     *,
-    terms: Elementwise | None = None,
+    terms: Elementwise | Apart | None = None,
     wrt: str | tuple[str, ...] | None = None,
     on_request: tuple[str, ...] = (),
     domain: Mapping[str, Any] | None = None,
@@ -215,7 +221,8 @@ def gradient_of(
             name=loss.__name__,
             value=loss,
             gradient=gradient,
-            terms=terms,
+            terms=terms if isinstance(terms, Elementwise) else None,
+            apart=terms if isinstance(terms, Apart) else None,
             domain=dict(domain or (terms.domain if terms else {})),
             separable=separable,
             kinks=kinks or (terms.kinks if terms else None),
@@ -262,13 +269,15 @@ def value_and_gradient_of(loss: Callable[..., Any]) -> Callable[[F], F]:
 def find_loss(loss: str | Callable[..., Any]) -> Pair:
     """Return the pair of a loss, given as its name or as the function itself.
 
-    A `functools.partial` of a loss is the loss with some options settled. An object with a method `gradient` is a loss,
-    too. It may have a method `value_and_gradient`, and attributes `name`, `wrt` and `returns` with what `gradient_of`
-    takes under these names; or its whole `Pair` as the attribute `pair`.
+    An entry of the catalogue is its own pair. A `functools.partial` of a loss is the loss with some options settled. An
+    object with a method `gradient` is a loss, too. It may have a method `value_and_gradient`, and attributes `name`,
+    `wrt` and `returns` with what `gradient_of` takes under these names; or its whole `Pair` as the attribute `pair`.
 
     Raises:
         ValueError: the catalogue has no such loss; the message names the nearest one.
     """
+    if isinstance(loss, Pair):
+        return loss
     if isinstance(loss, str):
         if loss not in _PAIRS:
             raise ValueError(f"unknown loss {loss!r}{did_you_mean(loss, _PAIRS)}; `mithril-losses list` shows them all")
@@ -304,6 +313,7 @@ def _settled(loss: functools.partial[Any]) -> Pair:
         gradient=functools.partial(pair.gradient, **options),
         both=None,
         terms=None,
+        apart=None,
         fused_rows=None,
         compose=lambda both_of: functools.partial(both_of(loss.func), **options),
     )

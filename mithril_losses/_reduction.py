@@ -151,6 +151,10 @@ class Plan(NamedTuple):
     divisor: Any
     factor: Any
 
+    def shape(self, unreduced: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the reduced losses."""
+        return tuple(n for i, n in enumerate(unreduced) if i not in self.axes)
+
     def over_terms(self, summed: int) -> Plan:
         """Return the plan for terms whose sums over as many last axes are the unreduced losses (NumPy arrays)."""
         ones = (1,) * summed

@@ -367,7 +367,8 @@ class Names(unittest.TestCase):
         listed = {f.__name__ for pair in pairs for f in (pair.value, pair.gradient, pair.both) if f is not None}
         public = {name for name in listed if not name.startswith("_")}
         exported = {name for family in FAMILIES for name in family.__all__}
-        self.assertEqual(public, {name for name in exported if inspect.isfunction(getattr(mithril_losses, name))})
+        functions = {name for name in exported if inspect.isfunction(getattr(mithril_losses, name))}
+        self.assertEqual(public, functions - {"create_gan_loss_suite"})  # which gives losses by name
         for pair in pairs:
             self.assertEqual(pair.gradient.__name__, f"{pair.name}_gradient")
             self.assertEqual(pair.name, pair.value.__name__)

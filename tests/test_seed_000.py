@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from seeds import assert_is_derivative, probabilities
+import pytest
+from seeds import assert_is_derivative, probabilities, unit_interval
 
 from mithril_losses.backends import Backend
 
@@ -98,6 +99,49 @@ def test_composite_losses(backend: Backend) -> None:
     assert_is_derivative(backend, gradient, lambda p, t: composite(p, t)[0], predictions, targets)
 
 
+# --- 5. GAN Losses ----------------------------------------------------------------------------------------------
+
+
+def test_gan_losses(backend: Backend) -> None:
+    from mithril_losses import create_gan_loss_suite
+
+    fake_scores, real_scores = backend.randn(6), backend.randn(4)
+
+    # Create GAN losses
+    gen_loss, disc_loss = create_gan_loss_suite(
+        generator_loss_type="lsgan",
+        discriminator_loss_type="lsgan",
+    )
+
+    # Generator loss (want discriminator to output 1 for fake)
+    g_loss = gen_loss(fake_scores)
+
+    # Discriminator loss (real→1, fake→0)
+    d_loss = disc_loss(real_scores, fake_scores)
+
+    real, fake = (backend.to_numpy(x).astype(np.float64) for x in (real_scores, fake_scores))
+    np.testing.assert_allclose(float(g_loss), np.mean((fake - 1) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(float(d_loss), np.mean((real - 1) ** 2) + np.mean(fake**2), rtol=1e-6)
+    assert_is_derivative(backend, gen_loss.gradient(fake_scores), gen_loss, fake_scores)
+    gradients = disc_loss.gradient(real_scores, fake_scores)
+    for argnum, name in enumerate(("real_scores", "fake_scores")):
+        assert_is_derivative(backend, gradients[name], disc_loss, real_scores, fake_scores, argnum=argnum)
+
+
+@pytest.mark.parametrize("kind", ["standard", "lsgan", "wgan"])
+def test_available_gan_loss_types(backend: Backend, kind: str) -> None:
+    from mithril_losses import create_gan_loss_suite
+
+    gen_loss, disc_loss = create_gan_loss_suite(kind, kind)
+    real, fake = unit_interval(backend, 4), unit_interval(backend, 6)
+    better = fake - 1e-3 * gen_loss.gradient(fake)
+    assert float(backend.mean(better)) > float(backend.mean(fake))
+    assert float(gen_loss(better)) < float(gen_loss(fake))
+    gradients = disc_loss.gradient(real, fake)
+    told_apart = disc_loss(real - 1e-3 * gradients["real_scores"], fake - 1e-3 * gradients["fake_scores"])
+    assert float(told_apart) < float(disc_loss(real, fake))
+
+
 # --- 6. Scheduled Losses ----------------------------------------------------------------------------------------
 
 
@@ -169,6 +213,24 @@ def test_adjust_loss_weights(backend: Backend) -> None:
     assert_is_derivative(backend, composite.gradient(predictions, targets), composite, predictions, targets)
 
 
+def test_compare_gan_loss_types(backend: Backend) -> None:
+    from mithril_losses import create_gan_loss_suite
+
+    # Standard GAN
+    gen_loss, disc_loss = create_gan_loss_suite("standard", "standard")
+
+    # a discriminator that knows nothing: −log ½, and twice that
+    know_nothing = backend.full((5,), 0.5)
+    np.testing.assert_allclose(float(gen_loss(know_nothing)), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(float(disc_loss(know_nothing, know_nothing)), 2 * np.log(2), rtol=1e-6)
+
+    # LS-GAN (often more stable)
+    gen_loss, disc_loss = create_gan_loss_suite("lsgan", "lsgan")
+
+    assert float(gen_loss(know_nothing)) == 0.25
+    assert float(disc_loss(know_nothing, know_nothing)) == 0.5
+
+
 def test_custom_schedule_functions() -> None:
     total_steps = 1000
 
@@ -208,6 +270,17 @@ def test_shape_mismatch_errors(backend: Backend, capsys: Any) -> None:
 
     assert capsys.readouterr().out.count("12") == 1
     assert float(mse_loss(predictions, targets)) > 0.0
+
+
+def test_gan_loss_not_converging(backend: Backend) -> None:
+    from mithril_losses import create_gan_loss_suite
+
+    # LS-GAN is often more stable
+    gen_loss, disc_loss = create_gan_loss_suite("lsgan", "lsgan")
+
+    # where a discriminator is sure of itself, least squares pull with full strength
+    assert float(gen_loss.gradient(backend.zeros(1))[0]) == -2.0
+    assert float(disc_loss.gradient(backend.zeros(1), backend.ones(1))["fake_scores"][0]) == 2.0
 
 
 def test_composite_loss_component_mismatch(backend: Backend) -> None:

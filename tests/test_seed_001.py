@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from seeds import assert_is_derivative
+from seeds import assert_is_derivative, unit_interval
 
+from mithril_losses import find_loss
 from mithril_losses.backends import Backend
 
 
@@ -97,6 +98,97 @@ def test_psnr_loss(backend: Backend) -> None:
     loss = psnr_loss(pred_images, target_images, max_value=255.0)
 
     assert float(loss) == pytest.approx(10 * np.log10(mse / 255**2), rel=1e-5)
+
+
+# --- Adversarial Losses -----------------------------------------------------------------------------------------
+
+
+def test_vanilla_gan_losses(backend: Backend) -> None:
+    fake_scores, real_scores = unit_interval(backend, 6), unit_interval(backend, 4)
+
+    from mithril_losses import vanilla_discriminator_loss, vanilla_generator_loss
+
+    # Generator loss: -log(D(G(z)))
+    g_loss = vanilla_generator_loss(fake_scores)
+
+    # Discriminator loss: -log(D(x)) - log(1 - D(G(z)))
+    d_loss = vanilla_discriminator_loss(real_scores, fake_scores)
+
+    real, fake = (backend.to_numpy(x).astype(np.float64) for x in (real_scores, fake_scores))
+    assert float(g_loss) == pytest.approx(-np.log(fake).mean(), rel=1e-5)
+    assert float(d_loss) == pytest.approx(-np.log(real).mean() - np.log(1 - fake).mean(), rel=1e-5)
+    assert_are_derivatives(backend, vanilla_generator_loss, vanilla_discriminator_loss, real_scores, fake_scores)
+
+
+def test_lsgan_losses(backend: Backend) -> None:
+    fake_scores, real_scores = backend.randn(6), backend.randn(4)
+
+    from mithril_losses import least_squares_discriminator_loss, least_squares_generator_loss
+
+    # Generator: minimize (D(G(z)) - 1)^2
+    g_loss = least_squares_generator_loss(fake_scores, target_real=1.0)
+
+    # Discriminator: minimize (D(x) - 1)^2 + (D(G(z)) - 0)^2
+    d_loss = least_squares_discriminator_loss(real_scores, fake_scores, target_real=1.0, target_fake=0.0)
+
+    real, fake = (backend.to_numpy(x).astype(np.float64) for x in (real_scores, fake_scores))
+    assert float(g_loss) == pytest.approx(((fake - 1) ** 2).mean(), rel=1e-5)
+    assert float(d_loss) == pytest.approx(((real - 1) ** 2).mean() + (fake**2).mean(), rel=1e-5)
+    losses = least_squares_generator_loss, least_squares_discriminator_loss
+    assert_are_derivatives(backend, *losses, real_scores, fake_scores)
+
+
+def test_wasserstein_gan_losses(backend: Backend) -> None:
+    fake_scores, real_scores = backend.randn(6), backend.randn(4)
+
+    from mithril_losses import wasserstein_discriminator_loss, wasserstein_generator_loss
+
+    # Generator: minimize -D(G(z))
+    g_loss = wasserstein_generator_loss(fake_scores)
+
+    # Critic: minimize D(G(z)) - D(x)
+    d_loss = wasserstein_discriminator_loss(real_scores, fake_scores)
+
+    # Note: Requires gradient penalty or weight clipping
+
+    real, fake = (backend.to_numpy(x).astype(np.float64) for x in (real_scores, fake_scores))
+    assert float(g_loss) == pytest.approx(-fake.mean(), rel=1e-5)
+    assert float(d_loss) == pytest.approx(fake.mean() - real.mean(), rel=1e-5)
+    losses = wasserstein_generator_loss, wasserstein_discriminator_loss
+    assert_are_derivatives(backend, *losses, real_scores, fake_scores)
+
+    from mithril_losses import gradient_penalty, gradient_penalty_gradient
+
+    input_gradients = backend.randn(4, 3)
+    gradient = gradient_penalty_gradient(input_gradients, target_norm=1.0)
+    assert_is_derivative(backend, gradient, gradient_penalty, input_gradients)
+
+
+def test_hinge_losses(backend: Backend) -> None:
+    fake_scores, real_scores = backend.randn(6), backend.randn(4)
+
+    from mithril_losses import hinge_discriminator_loss, hinge_generator_loss
+
+    # Generator: -D(G(z))
+    g_loss = hinge_generator_loss(fake_scores)
+
+    # Discriminator: max(0, 1 - D(x)) + max(0, 1 + D(G(z)))
+    d_loss = hinge_discriminator_loss(real_scores, fake_scores)
+
+    real, fake = (backend.to_numpy(x).astype(np.float64) for x in (real_scores, fake_scores))
+    assert float(g_loss) == pytest.approx(-fake.mean(), rel=1e-5)
+    assert float(d_loss) == pytest.approx(np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), rel=1e-5)
+    assert_are_derivatives(backend, hinge_generator_loss, hinge_discriminator_loss, real_scores, fake_scores)
+
+
+def assert_are_derivatives(
+    backend: Backend, generator_loss: Any, discriminator_loss: Any, real: Any, fake: Any
+) -> None:
+    gradient = find_loss(generator_loss).gradient(fake)
+    assert_is_derivative(backend, gradient, generator_loss, fake)
+    gradients = find_loss(discriminator_loss).gradient(real, fake)
+    for argnum, name in enumerate(("real_scores", "fake_scores")):
+        assert_is_derivative(backend, gradients[name], discriminator_loss, real, fake, argnum=argnum)
 
 
 # --- Divergence Losses ------------------------------------------------------------------------------------------
