@@ -13,6 +13,7 @@ from mithril_losses import (
     image,
     language,
     metric_learning,
+    perceptual,
     regression,
     regularization,
     segmentation,
@@ -42,6 +43,7 @@ from mithril_losses.metric_learning import *
 from mithril_losses.models import CompiledModel
 from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
 from mithril_losses.objectives.schedules import cyclical_kl_weight, get_kl_weight
+from mithril_losses.perceptual import *
 from mithril_losses.regression import *
 from mithril_losses.regularization import *
 from mithril_losses.segmentation import *
@@ -77,6 +79,7 @@ __all__ += geometric.__all__
 __all__ += image.__all__
 __all__ += language.__all__
 __all__ += metric_learning.__all__
+__all__ += perceptual.__all__
 __all__ += regression.__all__
 __all__ += regularization.__all__
 __all__ += segmentation.__all__

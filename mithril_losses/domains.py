@@ -433,6 +433,22 @@ class OneNumber:
 
 
 @dataclass(frozen=True)
+class FeatureMaps:
+    """Feature maps (…, rows, columns, channels): an array, or a dict, list or tuple of arrays, one per layer."""
+
+    def __str__(self) -> str:
+        return "feature maps (…, rows, columns, channels), an array or a dict or list of arrays"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Draw two small layers with an image for every row of `shape`."""
+        batch = shape[:-1]
+        return {
+            "fine": generator.standard_normal((*batch, 3, 3, 2)),
+            "coarse": generator.standard_normal((*batch, 2, 1, 3)),
+        }
+
+
+@dataclass(frozen=True)
 class Parameters:
     """An array, or a dict, list or nesting of arrays."""
 
@@ -460,6 +476,7 @@ ArrayDomain = (
     | ProbabilityMaps
     | LabelMaps
     | Images
+    | FeatureMaps
     | ClassIndices
     | PerClass
     | PointLabels

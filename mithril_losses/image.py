@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, Unpack
 
+from mithril_losses._images import image_axes, require_images
 from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._stencil import apply_stencil, cut, differences, stencil_rows
@@ -23,19 +24,6 @@ __all__ = [
     "total_variation_loss_gradient",
     "total_variation_loss_value_and_gradient",
 ]
-
-# --- images and their layout ------------------------------------------------------------------------------------------
-
-
-def _axes(channels_first: bool) -> tuple[int, int, int]:
-    """Return the axes of rows, columns and channels, counted from the end."""
-    return (-2, -1, -3) if channels_first else (-3, -2, -1)
-
-
-def _require_images(name: str, x: Array, channels_first: bool) -> None:
-    if len(x.shape) < 3:
-        layout = "(…, channels, rows, columns)" if channels_first else "(…, rows, columns, channels)"
-        raise ValueError(f"{name} must have shape {layout}, got {tuple(x.shape)}")
 
 
 def _by_image(xp: Any, x: Array) -> Array:
@@ -79,8 +67,8 @@ def _variation(images: Array, norm_type: str, channels_first: bool) -> tuple[Arr
     """Return the total variation of each image and its derivative wrt each pixel."""
     xp = array_namespace(images=images)
     dtype = compute_dtype(xp, images.dtype, "images")
-    _require_images("images", images, channels_first)
-    rows, columns, _ = _axes(channels_first)
+    require_images("images", images, channels_first)
+    rows, columns, _ = image_axes(channels_first)
     terms = _NORMS[_NORM.check("norm_type", norm_type)]
     values, slope = apply_stencil(xp, terms, as_dtype(xp, images, dtype), rows, columns)
     return xp.sum(_by_image(xp, values), axis=-1), slope
@@ -126,7 +114,7 @@ def total_variation_loss(
 def _variation_kinks(images: Array, norm_type: str, channels_first: bool) -> tuple[Array, ...]:
     """Return, for each pixel, what vanishes where a term that it takes part in has no derivative."""
     xp = array_namespace(images=images)
-    rows, columns, _ = _axes(channels_first)
+    rows, columns, _ = image_axes(channels_first)
     if norm_type == "l2_squared":
         return ()
     if norm_type == "l1":
@@ -223,7 +211,7 @@ def total_variation_loss_value_and_gradient(
 
 def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> FusedRows | None:
     """Return the loops over NumPy images, having checked the arguments."""
-    _require_images("images", images, channels_first)
+    require_images("images", images, channels_first)
     return stencil_rows(_NORMS[_NORM.check("norm_type", norm_type)], images, channels_first=channels_first)
 
 
@@ -332,8 +320,8 @@ def _compare(
     xp = array_namespace(predictions=predictions, targets=targets)
     require_same_shape(predictions=predictions, targets=targets)
     dtype = compute_dtype(xp, predictions.dtype)
-    _require_images("predictions", predictions, channels_first)
-    rows, columns, _ = _axes(channels_first)
+    require_images("predictions", predictions, channels_first)
+    rows, columns, _ = image_axes(channels_first)
     size = _WINDOW_SIZE.check("window_size", window_size)
     least = size * 2 ** (scales - 1)
     if min(predictions.shape[rows], predictions.shape[columns]) < least:
@@ -342,7 +330,7 @@ def _compare(
             f"a window of {size} pixels{at} needs images of at least {least}×{least}, got "
             f"{predictions.shape[rows]}×{predictions.shape[columns]}"
         )
-    if predictions.shape[_axes(channels_first)[2]] == 0:
+    if predictions.shape[image_axes(channels_first)[2]] == 0:
         raise ValueError("predictions need at least one channel")
     scale = _one_number("max_value", max_value, dtype, xp)
     c1, c2 = ((_one_number(name, k, dtype, xp) * scale) ** 2 for name, k in (("k1", k1), ("k2", k2)))

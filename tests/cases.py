@@ -183,6 +183,13 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
         yield "polynomial", arrays, {"kernel_type": "polynomial", "degree": 3, "unbiased": True, "coef0": 0.5}
     if pair.name == "chamfer_distance":
         yield "unsquared", arrays, {"squared": False}
+    if pair.name in ("style_loss", "contextual_loss"):
+        generator = np.random.default_rng(14)
+        first = [generator.standard_normal((2, 3, rows, 4)) for rows in (3, 2)]
+        second = [generator.standard_normal((2, 3, 2, columns)) for columns in (3, 5)]
+        more = {"max_samples": 6, "band_width": 2.0} if pair.name == "contextual_loss" else {}
+        options = {"channels_first": True, "weights": [0.5, 2.0], **more}
+        yield "lists, channels first, other sizes", {"predictions": first, "targets": second}, options
     if pair.name == "total_variation_loss":
         planes = {"images": np.moveaxis(arrays["images"], -1, -3)}
         yield "isotropic", arrays, {"norm_type": "isotropic"}

@@ -64,11 +64,13 @@ class Proof(unittest.TestCase):
         summed = {"reduction": "sum"} if case.pair.takes_reduction else {}
         check_gradient(loss, *case.arguments("torch"), wrt=argument, **summed, **case.options)
         both = case.gradient(wrt=(argument, *case.pair.wrt))
-        np.testing.assert_array_equal(both[argument], case.gradient(wrt=argument))
+        for path, found, expected in matched(both[argument], case.gradient(wrt=argument)):
+            np.testing.assert_array_equal(found, expected, err_msg=path)
         for path, found, expected in matched({name: both[name] for name in case.pair.wrt}, case.by_argument()):
             np.testing.assert_array_equal(found, expected, err_msg=path)
-        _, found = value_and_gradient(case.pair.value)(*case.arguments("numpy"), wrt=argument, **case.options)
-        np.testing.assert_allclose(found, both[argument], rtol=1e-12, atol=1e-15)
+        _, gradient = value_and_gradient(case.pair.value)(*case.arguments("numpy"), wrt=argument, **case.options)
+        for path, found, expected in matched(gradient, both[argument]):
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15, err_msg=path)
 
 
 class Pairing(unittest.TestCase):
@@ -322,7 +324,7 @@ class Contract(unittest.TestCase):
             self._refused(case, TypeError, case.arrays, {"axis": 0.5})
         if len(case.arrays) > 1:
             second = list(case.arrays)[1]
-            self._refused(case, TypeError, {**case.arrays, second: torch.tensor(case.arrays[second])}, {})
+            self._refused(case, TypeError, {**case.arrays, second: convert(case.arrays[second], "torch")}, {})
 
     def _refused(self, case: Case, error: type[Exception], arrays: dict[str, Any], more: dict[str, Any]) -> None:
         messages = []

@@ -190,6 +190,71 @@ def test_chamfer_distance(backend: Backend) -> None:
     assert 0.5 * expected < float(loss) < 2.0 * expected
 
 
+# --- 8. Perceptual Loss -----------------------------------------------------------------------------------------
+
+
+def test_perceptual_loss(backend: Backend) -> None:
+    generated_images, real_images = backend.rand(2, 8, 8, 3), backend.rand(2, 8, 8, 3)
+    extracted_features_pred = {"relu1": backend.randn(2, 8, 8, 4), "relu2": backend.randn(2, 4, 4, 6)}
+    extracted_features_target = {"relu1": backend.randn(2, 8, 8, 4), "relu2": backend.randn(2, 4, 4, 6)}
+
+    from mithril_losses import (
+        PerceptualLoss,
+        feature_reconstruction_loss,
+        feature_reconstruction_loss_gradient,
+        style_loss,
+        style_loss_gradient,
+    )
+
+    perceptual = PerceptualLoss(
+        content_weight=1.0,
+        style_weight=0.01,
+    )
+
+    # Requires feature extraction from images
+    loss = perceptual(
+        pred_images=generated_images,
+        target_images=real_images,
+        features_pred=extracted_features_pred,
+        features_target=extracted_features_target,
+    )
+
+    features = extracted_features_pred, extracted_features_target
+    expected = float(feature_reconstruction_loss(*features)) + 0.01 * float(style_loss(*features))
+    np.testing.assert_allclose(float(loss), expected, rtol=1e-6)
+    assert float(loss) > 3.0  # two layers of independent normal numbers differ by 2 each
+
+    gradient = perceptual.gradient(features_pred=features[0], features_target=features[1])
+    content, style = feature_reconstruction_loss_gradient(*features), style_loss_gradient(*features)
+    for name in features[0]:
+        parts = [backend.to_numpy(part[name]) for part in (content, style)]
+        np.testing.assert_allclose(backend.to_numpy(gradient[name]), parts[0] + 0.01 * parts[1], rtol=1e-5, atol=1e-8)
+
+
+# --- 9. Total Variation Loss ------------------------------------------------------------------------------------
+
+
+def test_total_variation_loss(backend: Backend) -> None:
+    generated_images = backend.rand(2, 6, 5, 3)
+    reconstruction_loss = 0.25
+
+    from mithril_losses import total_variation_loss, total_variation_loss_gradient
+
+    # Encourages spatial smoothness
+    tv_loss = total_variation_loss(generated_images)
+
+    # Often combined with other losses
+    total_loss = reconstruction_loss + 0.001 * tv_loss
+
+    x = backend.to_numpy(generated_images).astype(np.float64)
+    expected = np.abs(np.diff(x, axis=1)).sum() / 2 + np.abs(np.diff(x, axis=2)).sum() / 2
+    np.testing.assert_allclose(float(tv_loss), expected, rtol=1e-6)
+    np.testing.assert_allclose(float(total_loss), 0.25 + 0.001 * expected, rtol=1e-6)
+    gradient = total_variation_loss_gradient(generated_images)
+    stepped = total_variation_loss(generated_images - 1e-3 * gradient)
+    assert float(stepped) < float(tv_loss)
+
+
 # --- Experiments to Try -----------------------------------------------------------------------------------------
 
 

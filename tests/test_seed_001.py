@@ -18,6 +18,7 @@ from seeds import assert_is_derivative, unit_interval
 
 from mithril_losses import find_loss
 from mithril_losses.backends import Backend
+from mithril_losses.models import compile_model
 
 
 @pytest.fixture
@@ -258,6 +259,113 @@ def test_energy_distance(backend: Backend) -> None:
     assert (a <= b + c).all()
 
 
+# --- Perceptual Losses ------------------------------------------------------------------------------------------
+
+
+def test_feature_reconstruction_loss() -> None:
+    from mithril_losses import feature_reconstruction_loss, feature_reconstruction_loss_gradient
+
+    # Dictionary of features (e.g., from VGG)
+    features_real = {
+        "conv1": jnp.ones((2, 64, 64, 64)),
+        "conv2": jnp.ones((2, 32, 32, 128)),
+        "conv3": jnp.ones((2, 16, 16, 256)),
+    }
+
+    features_fake = {
+        "conv1": jnp.zeros((2, 64, 64, 64)),
+        "conv2": jnp.zeros((2, 32, 32, 128)),
+        "conv3": jnp.zeros((2, 16, 16, 256)),
+    }
+
+    # Weighted feature loss
+    loss = feature_reconstruction_loss(
+        features_real,
+        features_fake,
+        weights={"conv1": 1.0, "conv2": 0.5, "conv3": 0.25},
+    )
+
+    assert float(loss) == 1.75
+    gradient = feature_reconstruction_loss_gradient(features_real, features_fake)
+    assert {name: x.shape for name, x in gradient.items()} == {name: x.shape for name, x in features_real.items()}
+
+
+def test_style_loss(backend: Backend) -> None:
+    features_real = {
+        "conv1": backend.ones(2, 8, 8, 4),
+        "conv2": backend.ones(2, 4, 4, 8),
+        "conv3": backend.ones(2, 2, 2, 16),
+    }
+    features_fake = {name: 0.0 * x for name, x in features_real.items()}
+
+    from mithril_losses import style_loss
+
+    # Captures texture/style information
+    loss = style_loss(
+        features_real,
+        features_fake,
+        weights={"conv1": 1.0, "conv2": 1.0, "conv3": 1.0},
+    )
+
+    # every entry of a Gram matrix of ones is H W / (H W C)
+    np.testing.assert_allclose(float(loss), 1 / 4**2 + 1 / 8**2 + 1 / 16**2, rtol=1e-6)
+
+
+def test_contextual_loss() -> None:
+    from mithril_losses import contextual_loss, contextual_loss_gradient
+
+    # Single-layer features
+    feat_real = jnp.ones((2, 32, 32, 128))
+    feat_fake = jnp.zeros((2, 32, 32, 128))
+
+    loss = contextual_loss(
+        feat_real,
+        feat_fake,
+        band_width=0.1,
+        max_samples=512,  # Memory-efficient
+    )
+
+    # all are equally far: each of the 512 targets is met with a share of 1/512
+    np.testing.assert_allclose(float(loss), np.log(512.0), rtol=1e-6)
+    assert np.isfinite(contextual_loss_gradient(feat_real, feat_fake, max_samples=512)).all()
+
+
+def test_perceptual_loss_module(backend: Backend) -> None:
+    weights = {name: backend.randn(3, 5) for name in ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")}
+
+    def features(xp: Any, params: Any, data: Any) -> dict[str, Any]:
+        return {name: xp.tanh(xp.matmul(data["images"], kernel)) for name, kernel in params.items()}
+
+    vgg_model = compile_model(features, backend.name)
+    pred_images, target_images = backend.rand(1, 5, 4, 3), backend.rand(1, 5, 4, 3)
+
+    from mithril_losses import PerceptualLoss
+
+    # Create perceptual loss module
+    perceptual = PerceptualLoss(
+        feature_extractor=vgg_model,  # Pre-trained VGG
+        layer_weights={
+            "conv1_2": 1.0,
+            "conv2_2": 1.0,
+            "conv3_3": 1.0,
+            "conv4_3": 1.0,
+        },
+        content_weight=1.0,
+        style_weight=10.0,
+        contextual_weight=0.1,
+        extractor_params=weights,
+    )
+
+    # Compute combined loss
+    loss = perceptual(pred_images, target_images)
+
+    assert float(loss) > 0.0
+    value, gradient = perceptual.value_and_gradient(pred_images, target_images)
+    assert float(value) == float(loss)
+    assert tuple(gradient.shape) == (1, 5, 4, 3)
+    assert float(perceptual(pred_images - 1e-2 * gradient, target_images)) < float(loss)
+
+
 # --- Explicit Loss Composition ----------------------------------------------------------------------------------
 
 
@@ -332,6 +440,28 @@ def test_explicit_multi_loss_system(predictions: Any, targets: Any) -> None:
 
 
 # --- Performance Tips -------------------------------------------------------------------------------------------
+
+
+def test_memory_efficient_perceptual_loss(backend: Backend) -> None:
+    from mithril_losses import PerceptualLoss, contextual_loss
+
+    # Use lower resolution or fewer samples
+    perceptual = PerceptualLoss(
+        max_contextual_samples=256,  # Reduce memory usage
+        content_weight=0.0,
+        contextual_weight=1.0,
+    )
+
+    features_real, features_fake = backend.randn(1, 20, 20, 4), backend.randn(1, 20, 20, 4)
+    found = perceptual(features_pred=features_real, features_target=features_fake)
+
+    # and under Troubleshooting
+    expected = contextual_loss(
+        features_real,
+        features_fake,
+        max_samples=256,  # Reduce from default 1024
+    )
+    np.testing.assert_allclose(float(found), float(expected), rtol=1e-6)
 
 
 def test_vectorized_loss_computation() -> None:

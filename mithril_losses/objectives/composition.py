@@ -208,8 +208,8 @@ class _Sum:
         return given
 
     def _weights(self, given: Mapping[str, Any]) -> list[Any]:
-        first = given[self._positional[0]]
-        xp = namespace_of(first) or namespace_of(next(leaves(first))[1])
+        arrays = (x for argument in given.values() for _, x in leaves(argument))  # the first one may be left out
+        xp = next((xp for xp in map(namespace_of, arrays) if xp is not None), None)
         return [part.weight(given.get("step"), xp) for part in self._parts]
 
     # --- the sums -----------------------------------------------------------------------------------------------------

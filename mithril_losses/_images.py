@@ -1,0 +1,17 @@
+"""The two layouts of images and feature maps: channels last, and channels first."""
+
+from __future__ import annotations
+
+from mithril_losses.backends._namespace import Array
+
+
+def image_axes(channels_first: bool) -> tuple[int, int, int]:
+    """Return the axes of rows, columns and channels, counted from the end."""
+    return (-2, -1, -3) if channels_first else (-3, -2, -1)
+
+
+def require_images(name: str, x: Array, channels_first: bool) -> None:
+    """Raise a ValueError unless `x` has axes of rows, columns and channels."""
+    if len(x.shape) < 3:
+        layout = "(…, channels, rows, columns)" if channels_first else "(…, rows, columns, channels)"
+        raise ValueError(f"{name} must have shape {layout}, got {tuple(x.shape)}")
