@@ -7,6 +7,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 CONFIG ?= docs/examples/digits.toml
 BENCH ?= --huge-pages
+FUZZ ?= --seconds 60
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs check serve-docs mutants bench constraints clean
+.PHONY: help demo test lint docs check serve-docs mutants fuzz bench constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-12s %s\n' "$$target" "$$what"; done
@@ -47,6 +48,9 @@ serve-docs: $(EVERYTHING)  ## show the documentation in a browser, rebuilt as it
 
 mutants: $(EVERYTHING)  ## break the library on purpose and see that the tests notice
 	$(BIN)/python tests/mutants.py
+
+fuzz: $(EVERYTHING)  ## train on generated configurations for a minute: each must run or be refused with a clear line
+	$(BIN)/python tests/fuzz.py $(FUZZ)
 
 # Takes most of an hour, and wants the machine for itself.
 bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md

@@ -34,6 +34,8 @@ class Group(TyperGroup):
             code = super().main(*args, **keywords | {"standalone_mode": False})
         except UserError as error:
             _fail(str(error))
+        except MemoryError as error:
+            _fail(f"not enough memory: {error}")
         except UsageError as error:
             _fail(f"{error.format_message()}; see {error.ctx.command_path if error.ctx else 'mithril-losses'} --help")
         sys.exit(code)

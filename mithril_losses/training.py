@@ -60,6 +60,7 @@ class TrainingResult:
     files: list[Path]
 
 
+@np.errstate(all="ignore")  # a run that diverges ends with one line, which says so
 def train(
     config: TrainingConfig,
     *,
@@ -182,15 +183,14 @@ class Trainer:
         rows = batches(self.train_count, self.config.run.batch_size, self.config.seed, epoch)
         step = state.epoch * len(rows)
         values, sizes = [], []
-        with np.errstate(all="ignore"):  # a run that diverges ends below, with one line
-            for batch in rows:
-                batch_values, gradients = self._gradients(params, self._rows(batch), step)
-                step += 1
-                params, optimizer_state = self.update(params, gradients, optimizer_state, step)
-                values.append(batch_values)
-                sizes.append(len(batch))
-                report(on_batch, Progress(step, epochs * len(rows)))
-            test = self._values(params, self.test_data, step)
+        for batch in rows:
+            batch_values, gradients = self._gradients(params, self._rows(batch), step)
+            step += 1
+            params, optimizer_state = self.update(params, gradients, optimizer_state, step)
+            values.append(batch_values)
+            sizes.append(len(batch))
+            report(on_batch, Progress(step, epochs * len(rows)))
+        test = self._values(params, self.test_data, step)
         record: Record = {"epoch": epoch}
         record |= {f"train_{name}": value for name, value in weighted_means(values, sizes).items()}
         record |= {f"test_{name}": float(value) for name, value in test.items()}
@@ -212,7 +212,8 @@ class Trainer:
         """Return the losses on a batch, and the gradients: through the model's outputs, and of the regularisers."""
         inputs = {"input": data[self.config.data.input]}
         outputs = self.model.evaluate(params, inputs)
-        result = self.objective.evaluate(outputs, data, params, step)
+        with user_error("objective"):  # a loss may ask for more examples than the last batch has
+            result = self.objective.evaluate(outputs, data, params, step)
         _, gradients = self.model.evaluate(params, inputs, output_gradients=result.output_gradients)
         for name, gradient in result.parameter_gradients.items():
             gradients[name] = gradients[name] + gradient
@@ -280,7 +281,9 @@ class Trainer:
             (term, term.output_of[term.pair.wrt[0]], target)
             for term in self.objective.terms
             for argument, target in term.entry_of.items()
-            if isinstance(term.pair.domain.get(argument), ClassTargets) and self.test_arrays[target].dtype.kind in "iu"
+            if isinstance(term.pair.domain.get(argument), ClassTargets)
+            and self.test_arrays[target].ndim == 1
+            and self.test_arrays[target].dtype.kind in "iu"
         ]
 
     def _predictions(self, params: dict[str, Array]) -> dict[str, Array]:
