@@ -184,8 +184,12 @@ class TestMemory(unittest.TestCase):
         self.assertLess(found, 2**19)
 
     def test_what_fails_says_why(self) -> None:
-        found = memory_of(Case(MSE, "small", (6, 4)), fake("failing", failing), SETTING)
-        self.assertEqual(found, "RuntimeError: no compiler")
+        candidates = [fake("failing", failing), BY_NAME["numpy-plain"]]
+        found = memory_of(Case(MSE, "medium", (600, 400)), candidates, SETTING)
+        self.assertEqual(found["failing"], "RuntimeError: no compiler")
+        extra = found["numpy-plain"]
+        assert isinstance(extra, int)
+        self.assertGreater(extra, 600 * 400 * 4)
 
 
 class TestTargets(unittest.TestCase):
@@ -336,16 +340,16 @@ class TestCommand(unittest.TestCase):
         tiny = dataclasses.replace(MSE, shapes={"small": ((3, 2),), "medium": ((6, 4),)})
         asked = []
 
-        def memory(case: Case, candidate: Candidate, setting: Setting) -> int:
-            asked.append((case.name, candidate.name))
-            return 2 * 6 * 4 * 4
+        def memory(case: Case, candidates: list[Candidate], setting: Setting) -> dict[str, int]:
+            asked.append((case.name, [candidate.name for candidate in candidates]))
+            return {candidate.name: 2 * 6 * 4 * 4 for candidate in candidates}
 
         self.replace(time_apart=in_this_process, memory_apart=memory)
         found = Results()
         with mock.patch.object(families, "PROBLEMS", (tiny,)):
             run = Plan(list(all_cases()), SETTING, 0.0, ("copy", "ours-numpy", "numpy-plain"))
             steps = list(run.measure(found))
-        self.assertEqual(asked, [("mse_loss 6×4", "numpy-plain")])
+        self.assertEqual(asked, [("mse_loss 6×4", ["numpy-plain"])])
         self.assertEqual(len(steps), run.steps)
         self.assertEqual([row.extra_gradients for row in found.rows], [None, None, None, 2.0])
 
@@ -356,11 +360,12 @@ class TestCommand(unittest.TestCase):
             asked.append(pages)
             return in_this_process(case, candidates, setting, seconds, pages)
 
-        self.replace(time_apart=apart)
+        self.replace(time_apart=apart, memory_apart=lambda case, candidates, setting: {"numpy-plain": 1})
         found = Results()
-        case = Case(MSE, "small", (3, 2))
-        list(Plan([case], SETTING, 0.0, ("ours-numpy",), huge_pages=True).measure(found))
-        self.assertEqual(asked, ["default", "huge"])
+        cases = [Case(MSE, "small", (3, 2)), Case(MSE, "large", (6, 4))]
+        run = Plan(cases, SETTING, 0.0, ("numpy-plain",), huge_pages=True)
+        self.assertEqual(len(list(run.measure(found))), run.steps)
+        self.assertEqual(asked, ["default", "default", "huge"])
         self.assertIn("with huge pages", markdown(found, SETTING, 0.0))
         environment = worker._environment(Setting(3), "huge")
         self.assertIn("glibc.malloc.hugetlb=1", environment["GLIBC_TUNABLES"])

@@ -37,7 +37,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="threads of every candidate; all cores by default")
     ] = None,
-    seconds: Annotated[float, typer.Option("--time", min=0.0, help="seconds per case")] = 10.0,
+    seconds: Annotated[float, typer.Option("--time", min=0.0, help="seconds per case")] = 4.0,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
     huge_pages: Annotated[
         bool, typer.Option("--huge-pages", help="measure a second time with huge pages (Linux with glibc)")

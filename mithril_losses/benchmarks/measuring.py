@@ -16,7 +16,8 @@ from mithril_losses.benchmarks.candidates import Call, Candidate, Device, Settin
 from mithril_losses.benchmarks.problems import Case
 
 _ROUNDS = 10  # into which a case's time is divided
-_LEAST_CALLS = 5
+_LEAST_CALLS, _LEAST_SLOW_CALLS = 5, 3
+_SLOW = 0.1  # seconds from which a call needs none before it to wake its threads
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Pages = Literal["default", "huge"]
@@ -38,7 +39,8 @@ def time_candidates(
     """Return the timing of each candidate by name, or the reason why there is none.
 
     Every candidate first shows that it computes what the first of ours does. Then they take turns: in each round, a
-    candidate makes one call that does not count, which wakes its threads, and then several that do.
+    candidate makes one call that does not count, which wakes its threads, and then several that do; those that take
+    long make one that does.
     """
     arrays = case.draw()
     calls: dict[str, Call] = {}
@@ -93,10 +95,11 @@ def _take_turns(calls: Mapping[str, Call], seconds: float, stopwatch: Stopwatch)
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        while calls and (time.perf_counter() < end or min(map(len, samples.values())) < _LEAST_CALLS):
+        while calls and (time.perf_counter() < end or any(map(_too_few, samples.values()))):
             for name, call in calls.items():
                 turn_end = time.perf_counter() + turn
-                call()
+                if not samples[name] or samples[name][-1] < _SLOW:
+                    call()
                 samples[name].append(stopwatch(call))
                 while time.perf_counter() < turn_end:
                     samples[name].append(stopwatch(call))
@@ -104,6 +107,10 @@ def _take_turns(calls: Mapping[str, Call], seconds: float, stopwatch: Stopwatch)
         if was_enabled:
             gc.enable()
     return samples
+
+
+def _too_few(samples: list[float]) -> bool:
+    return len(samples) < (_LEAST_CALLS if not samples or samples[-1] < _SLOW else _LEAST_SLOW_CALLS)
 
 
 def _stopwatch(device: Device) -> Stopwatch:
@@ -180,12 +187,16 @@ def _status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def memory_of(case: Case, candidate: Candidate, setting: Setting) -> int | str | None:
-    """Return the peak extra memory of a candidate, or the reason why there is none."""
-    try:
-        return extra_memory(candidate.prepare(case, case.draw(), setting), setting.device)
-    except Exception as error:  # whatever a library raises: the others go on
-        return _reason(error)
+def memory_of(case: Case, candidates: Iterable[Candidate], setting: Setting) -> dict[str, int | str | None]:
+    """Return the peak extra memory of each candidate by name, or the reason why there is none."""
+    arrays = case.draw()
+    found: dict[str, int | str | None] = {}
+    for candidate in candidates:
+        try:
+            found[candidate.name] = extra_memory(candidate.prepare(case, arrays, setting), setting.device)
+        except Exception as error:  # whatever a library raises: the others go on
+            found[candidate.name] = _reason(error)
+    return found
 
 
 def _reason(error: Exception) -> str:

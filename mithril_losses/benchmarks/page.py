@@ -19,10 +19,10 @@ from mithril_losses.benchmarks.targets import Outcome, Target
 _LIBRARIES = ("numpy", "scipy", "numba", "torch", "jax", "jaxlib", "optax", "scikit-learn")
 
 _HOW = """\
-Each case runs in a process of its own, and so does each measurement of memory. Arrays are float32. A call gives the
-mean loss and its gradient, and counts only where both agree with ours. Candidates take turns: in each turn, one call
-that does not count, then several that do. Times are medians. Preparation (tensors, compilation) is outside of them, and
-so is the freeing of results; the allocation of results is inside.
+The times of a case are taken in a process of its own, and so is its memory. Arrays are float32. A call gives the mean
+loss and its gradient, and counts only where both agree with ours. Candidates take turns: in each turn, one call that
+does not count, then several that do. Times are medians. Preparation (tensors, compilation) is outside of them, and so
+is the freeing of results; the allocation of results is inside.
 
 * `copy` reads the same inputs once and writes as many bytes as the gradient has: the bound that memory sets.
 * `ours-numpy-fused`, `ours-numpy-blocked`: `value_and_gradient` with the extra `fast` and without it; `ours-numpy`
@@ -34,7 +34,8 @@ so is the freeing of results; the allocation of results is inside.
 * `scikit-learn`: `loss_gradient` of its private losses, then the mean.
 
 Extra memory is the peak of the resident set above its level before the call, results included, after an earlier call
-has loaded and compiled everything; on a GPU it is the peak of what PyTorch has allocated."""
+has loaded and compiled everything, with an allocator that returns to the system what is freed; on a GPU it is the peak
+of what PyTorch has allocated."""
 
 
 def markdown(results: Results, setting: Setting, seconds: float, chart: str | None = None) -> str:

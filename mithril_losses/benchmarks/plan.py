@@ -31,33 +31,33 @@ class Plan:
         """Return the candidates of a case that can run."""
         return [candidate for candidate in self.candidates(case) if not candidate.missing]
 
-    @property
-    def pages(self) -> tuple[Pages, ...]:
-        """The settings of the allocator under which times are taken."""
-        return ("default", "huge") if self.huge_pages else ("default",)
+    def pages(self, case: Case) -> tuple[Pages, ...]:
+        """The settings of the allocator under which times are taken: huge pages only where there is more than one."""
+        return ("default", "huge") if self.huge_pages and case.size == "large" else ("default",)
 
     @property
     def steps(self) -> int:
         """How many steps `measure` takes."""
-        return sum(len(self.pages) + len(self._with_memory(case)) for case in self.cases)
-
-    def _with_memory(self, case: Case) -> list[Candidate]:
-        return [c for c in self.installed(case) if c.kind != "bound"] if case.size != "small" else []
+        return sum(len(self.pages(case)) + (case.size != "small") for case in self.cases)
 
     def measure(self, results: Results) -> Iterator[str]:
         """Add to the results step by step, and yield before each step what it is."""
         for case in self.cases:
-            for pages in self.pages:
+            for pages in self.pages(case):
                 yield f"{case.name}: time" + (", huge pages" if pages == "huge" else "")
                 found = time_apart(case, self.installed(case), self.setting, self.seconds, pages)
                 for candidate in self.candidates(case):
                     results.rows.append(_row(case, candidate, pages, found.get(candidate.name)))
-            for candidate in self._with_memory(case):
-                yield f"{case.name}: memory of {candidate.name}"
-                row = results.row(case, candidate.name)
-                if row is not None and row.timing is not None:
-                    extra = memory_apart(case, candidate, self.setting)
-                    row.extra_bytes, row.note = (None, extra) if isinstance(extra, str) else (extra, "")
+            if case.size != "small":
+                yield f"{case.name}: memory"
+                self._measure_memory(case, results)
+
+    def _measure_memory(self, case: Case, results: Results) -> None:
+        rows = [row for row in results.of(case) if row.timing is not None and row.candidate.kind != "bound"]
+        found = memory_apart(case, [row.candidate for row in rows], self.setting)
+        for row in rows:
+            extra = found[row.candidate.name]
+            row.extra_bytes, row.note = (None, extra) if isinstance(extra, str) else (extra, "")
 
 
 def _row(case: Case, candidate: Candidate, pages: Pages, found: Timing | str | None) -> Row:

@@ -1,4 +1,4 @@
-"""A fresh process per measurement, so that libraries neither disturb one another nor find memory in use."""
+"""A fresh process for the times and one for the memory of each case."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mithril_losses.benchmarks.problems import Case
 # the last two are read by XLA
 _THREAD_VARIABLES = (VARIABLE, "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "PJRT_NPROC")
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
+_MAPPED_FROM = str(1 << 16)  # bytes from which glibc gives back to the system what is freed, when memory is measured
 
 
 def time_apart(
@@ -30,17 +31,18 @@ def time_apart(
     return {name: x if isinstance(x, str) else Timing(*x) for name, x in found.items()}
 
 
-def memory_apart(case: Case, candidate: Candidate, setting: Setting) -> int | str | None:
+def memory_apart(case: Case, candidates: list[Candidate], setting: Setting) -> dict[str, int | str | None]:
     """Return what `memory_of` finds in a process of its own."""
-    found: Any = _run({"case": case.name, "candidates": [candidate.name], "setting": setting}, setting, "default")
-    return found  # type: ignore[no-any-return]
+    names = [candidate.name for candidate in candidates]
+    found: Any = _run({"case": case.name, "candidates": names, "setting": setting}, setting, memory=True)
+    return dict.fromkeys(names, found) if isinstance(found, str) else found
 
 
-def _run(request: dict[str, Any], setting: Setting, pages: Pages) -> Any:
+def _run(request: dict[str, Any], setting: Setting, pages: Pages = "default", *, memory: bool = False) -> Any:
     """Return what the process answered, or the reason why it did not."""
     done = subprocess.run(
         [sys.executable, "-m", "mithril_losses.benchmarks.worker", json.dumps(request)],
-        env=_environment(setting, pages),
+        env=_environment(setting, pages, memory=memory),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
@@ -53,13 +55,15 @@ def _run(request: dict[str, Any], setting: Setting, pages: Pages) -> Any:
     return (done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"])[-1]
 
 
-def _environment(setting: Setting, pages: Pages) -> dict[str, str]:
+def _environment(setting: Setting, pages: Pages, *, memory: bool = False) -> dict[str, str]:
     environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(setting.threads))}
     if setting.device == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
     if pages == "huge":
         known = environment.get("GLIBC_TUNABLES")
         environment["GLIBC_TUNABLES"] = f"{known}:{_HUGE_PAGES}" if known else _HUGE_PAGES
+    if memory:
+        environment["MALLOC_MMAP_THRESHOLD_"] = _MAPPED_FROM
     return environment
 
 
@@ -70,7 +74,7 @@ def answer(request: dict[str, Any]) -> Any:
     setting = Setting(*request["setting"])
     if "seconds" in request:
         return measuring.time_candidates(case, candidates, setting, request["seconds"])
-    return measuring.memory_of(case, candidates[0], setting)
+    return measuring.memory_of(case, candidates, setting)
 
 
 def _main() -> None:
