@@ -12,6 +12,7 @@ from mithril_losses import (
     geometric,
     image,
     language,
+    mesh,
     metric_learning,
     perceptual,
     regression,
@@ -39,6 +40,7 @@ from mithril_losses.divergence import *
 from mithril_losses.geometric import *
 from mithril_losses.image import *
 from mithril_losses.language import *
+from mithril_losses.mesh import *
 from mithril_losses.metric_learning import *
 from mithril_losses.models import CompiledModel
 from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
@@ -78,6 +80,7 @@ __all__ += divergence.__all__
 __all__ += geometric.__all__
 __all__ += image.__all__
 __all__ += language.__all__
+__all__ += mesh.__all__
 __all__ += metric_learning.__all__
 __all__ += perceptual.__all__
 __all__ += regression.__all__

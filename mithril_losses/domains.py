@@ -325,6 +325,22 @@ class PointSets:
 
 
 @dataclass(frozen=True)
+class Edges:
+    """Edges between vertices, pairs of integers, that all meshes of a batch share."""
+
+    shared: ClassVar[bool] = True
+    vertices: int
+
+    def __str__(self) -> str:
+        return "edges (n, 2), each one once"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a ring through all vertices, in any order."""
+        ring = generator.permutation(self.vertices)
+        return np.sort(np.stack([ring, np.roll(ring, 1)], axis=-1), axis=-1)
+
+
+@dataclass(frozen=True)
 class Boxes:
     """Boxes by two corners: (…, 4), the lower corner first."""
 
@@ -472,6 +488,7 @@ ArrayDomain = (
     | Distributions
     | ClassTargets
     | PointSets
+    | Edges
     | Boxes
     | ProbabilityMaps
     | LabelMaps

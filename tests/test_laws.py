@@ -32,7 +32,7 @@ from parameterized import parameterized
 from mithril_losses import catalogue, value_and_gradient
 from mithril_losses._pairs import GRADIENT_KEYWORDS
 from mithril_losses.checking import check_gradient
-from mithril_losses.domains import Interval
+from mithril_losses.domains import Edges, Interval
 
 PAIRS = list(catalogue().values())
 
@@ -285,7 +285,10 @@ class Contract(unittest.TestCase):
     @parameterized.expand([(case,) for case in REDUCED_DRAWN if len(case.arrays) > 1], name_func=label)
     def test_shapes_are_never_broadcast(self, case: Case) -> None:
         names = list(case.arrays)
-        for change in (lambda x: x[..., None], lambda x: x[:1], lambda x: x[None], lambda x: x[..., :-1]):
+        changes = [lambda x: x[..., None], lambda x: x[None], lambda x: x[..., :-1]]
+        if not isinstance(case.pair.domain[names[1]], Edges):  # fewer edges are edges, too
+            changes.append(lambda x: x[:1])
+        for change in changes:
             arrays = {**case.arrays, names[1]: change(case.arrays[names[1]])}
             # arrays that are reduced apart may differ, but what is left of them is not broadcast
             self._refused(case, ValueError, arrays, {} if case.pair.apart is None else {"reduction": "none"})

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seeds import assert_is_derivative, probabilities, unit_interval
+from seeds import assert_is_derivative, assert_moved_downhill, probabilities, unit_interval
 
 from mithril_losses.backends import Backend
 
@@ -190,6 +190,43 @@ def test_chamfer_distance(backend: Backend) -> None:
     assert 0.5 * expected < float(loss) < 2.0 * expected
 
 
+def test_mesh_loss(backend: Backend) -> None:
+    vertices_pred, vertices_target = backend.randn(4, 3), backend.randn(4, 3)
+    normals_pred, normals_target = backend.randn(4, 3), backend.randn(4, 3)
+    faces = backend.from_numpy(np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]]))
+
+    from mithril_losses import MeshLoss
+
+    mesh_loss = MeshLoss(
+        vertex_weight=1.0,  # Vertex position accuracy
+        normal_weight=0.1,  # Surface normal consistency
+        edge_weight=0.1,  # Edge length preservation
+        laplacian_weight=0.01,  # Smoothness regularization
+    )
+
+    # Mesh format: (vertices, faces, normals)
+    pred_mesh = (vertices_pred, faces, normals_pred)
+    target_mesh = (vertices_target, faces, normals_target)
+
+    loss = mesh_loss(pred_mesh, target_mesh)
+
+    v, target, n, m = (
+        backend.to_numpy(x).astype(np.float64) for x in (vertices_pred, vertices_target, normals_pred, normals_target)
+    )
+    lengths = [np.linalg.norm(x[i] - x[j]) for x in (v, target) for i in range(4) for j in range(i)]
+    cosines = np.sum(n * m, axis=1) / np.linalg.norm(n, axis=1) / np.linalg.norm(m, axis=1)
+    from_middle = [np.delete(v, i, axis=0).mean(axis=0) - v[i] for i in range(4)]  # everybody is a neighbour
+    expected = np.mean((v - target) ** 2) + 0.1 * np.mean(1 - cosines)
+    expected += 0.1 * np.mean((np.array(lengths[:6]) - lengths[6:]) ** 2) + 0.01 * np.mean(
+        np.sum(np.square(from_middle), 1)
+    )
+    np.testing.assert_allclose(float(loss), expected, rtol=1e-5)
+
+    gradients = mesh_loss.gradient(pred_mesh, target_mesh)
+    moved = (vertices_pred - 1e-2 * gradients["vertices"], faces, normals_pred - 1e-2 * gradients["normals"])
+    assert_moved_downhill(loss, mesh_loss(moved, target_mesh))
+
+
 # --- 8. Perceptual Loss -----------------------------------------------------------------------------------------
 
 
@@ -317,6 +354,25 @@ def test_custom_schedule_functions() -> None:
             np.testing.assert_allclose(values[0], values[1], rtol=1e-6, atol=1e-7)
     traced = jax.jit(lambda step: ScheduledLoss(mae_loss, cosine_schedule)(ones, zeros, step=step))
     np.testing.assert_allclose(traced(500), 0.5, rtol=1e-6)
+
+
+def test_geometric_loss_weights(backend: Backend) -> None:
+    from mithril_losses import MeshLoss
+
+    # Adjust mesh loss components
+    mesh_loss = MeshLoss(
+        vertex_weight=2.0,  # Emphasize position accuracy
+        normal_weight=0.5,  # More weight on normals
+        edge_weight=0.1,
+        laplacian_weight=0.01,
+    )
+
+    # a flat triangle that was moved: twice the mean square, and the Laplacian of a triangle with sides 1, 1 and √2
+    vertices, faces = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([[0, 1, 2]])
+    target_mesh = (backend.array(vertices), backend.from_numpy(faces), None)
+    pred_mesh = (backend.array(vertices + 3.0), target_mesh[1], None)
+    expected = 2.0 * 9.0 + 0.01 * (0.5 + 1.25 + 1.25) / 3
+    np.testing.assert_allclose(float(mesh_loss(pred_mesh, target_mesh)), expected, rtol=1e-6)
 
 
 # --- Troubleshooting --------------------------------------------------------------------------------------------
