@@ -13,6 +13,7 @@ from mithril_losses import (
     image,
     language,
     mesh,
+    likelihood,
     metric_learning,
     perceptual,
     regression,
@@ -41,6 +42,7 @@ from mithril_losses.geometric import *
 from mithril_losses.image import *
 from mithril_losses.language import *
 from mithril_losses.mesh import *
+from mithril_losses.likelihood import *
 from mithril_losses.metric_learning import *
 from mithril_losses.models import CompiledModel
 from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
@@ -81,6 +83,7 @@ __all__ += geometric.__all__
 __all__ += image.__all__
 __all__ += language.__all__
 __all__ += mesh.__all__
+__all__ += likelihood.__all__
 __all__ += metric_learning.__all__
 __all__ += perceptual.__all__
 __all__ += regression.__all__

@@ -37,6 +37,22 @@ def exponential_remainder(xp: Any, x: Array) -> Array:
     return xp.where(xp.abs(x) < 0.8, near * rest / (d - rest), xp.expm1(x) - xp.minimum(x, 1000.0))  # ∞ − ∞ is NaN
 
 
+def log_gamma(xp: Any, x: Array) -> Array:
+    """Return log |Γ(x)|, which the array standard lacks and every library has."""
+    library = library_name(xp)
+    if library == "jax":
+        import jax
+
+        return jax.scipy.special.gammaln(x)
+    if library == "torch":
+        import torch
+
+        return torch.lgamma(x)
+    from scipy.special import gammaln
+
+    return xp.asarray(gammaln(np.asarray(x)), dtype=x.dtype)
+
+
 def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:
     """Return values, and 0 where one is negative by no more than the rounding of a sum of `terms` terms of `scale`."""
     rounding = 4.0 * (terms + 1.0) * float(xp.finfo(values.dtype).eps) * scale

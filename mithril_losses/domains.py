@@ -206,6 +206,20 @@ class Axes:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """True or False. It decides which code runs: terms may branch on it."""
+
+    def __str__(self) -> str:
+        return "boolean"
+
+    def check(self, name: str, value: Any) -> bool:
+        """Return `value`, or raise a TypeError unless it is a bool."""
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
 class SmallestNormal:
     """The smallest normal number of the gradient's dtype, or its logarithm in the dtype computed in.
 
@@ -224,6 +238,7 @@ POSITIVE = Interval(0.0)
 NON_NEGATIVE = Interval(0.0, closed=True)
 FRACTION = Interval(0.0, 1.0, closed=True)
 CLIP_WIDTH = ClipWidth()
+FLAG = Flag()
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------
@@ -241,7 +256,9 @@ class Elements:
     per_sample: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
-        return "real" if self.low == -math.inf else f"in [{self.low:g}, {self.high:g}]"
+        if self.high == math.inf:
+            return "real" if self.low == -math.inf else f"≥ {self.low:g}"
+        return f"in [{self.low:g}, {self.high:g}]"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw elements well inside the domain."""
@@ -249,6 +266,8 @@ class Elements:
             shape = (*shape[:1], *self.per_sample)
         if self.low == -math.inf:
             return 1.5 * generator.standard_normal(shape)
+        if self.high == math.inf:
+            return self.low + 0.1 + 2.0 * generator.standard_exponential(shape)
         width = self.high - self.low
         return generator.uniform(self.low + 0.05 * width, self.high - 0.05 * width, shape)
 
@@ -395,13 +414,18 @@ class LabelMaps:
 
 @dataclass(frozen=True)
 class ClassIndices:
-    """Class indices: one integer for each row."""
+    """Class indices: one integer for each row, or so many of so many classes for each entry of the first axis."""
+
+    per_sample: tuple[int, ...] | None = None
+    classes: int = 0
 
     def __str__(self) -> str:
         return "class indices"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw an index for each row, of as many classes as a row has elements."""
+        """Draw an index for each row, of as many classes as a row has elements where nothing else is said."""
+        if self.per_sample is not None:
+            return generator.integers(0, self.classes, (*shape[:1], *self.per_sample))
         return generator.integers(0, shape[-1], shape[:-1])
 
 
@@ -478,6 +502,7 @@ class Parameters:
 
 
 REAL = Elements()
+NON_NEGATIVE_REAL = Elements(0.0)
 PROBABILITY = Elements(0.0, 1.0)
 BINARY = Labels((0, 1))
 SIGN = Labels((-1, 1))

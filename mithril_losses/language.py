@@ -1,7 +1,8 @@
-"""Losses of language models: cross-entropy fused with the linear layer that makes the logits.
+"""Losses of language models: of the next token, and cross-entropy fused with the linear layer that makes the logits.
 
-The logits of a large vocabulary are the largest array of a training step. Here they exist for a few rows at a time:
-each chunk of rows takes one product to its logits and two back to the gradients, and is then forgotten.
+The logits of a large vocabulary are the largest array of a training step. In `linear_cross_entropy` they exist for a
+few rows at a time: each chunk of rows takes one product to its logits and two back to the gradients, and is then
+forgotten.
 """
 
 from __future__ import annotations
@@ -10,18 +11,35 @@ import contextlib
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan
+from mithril_losses._reduction import GradientReduction, Plan, Reduction, _reduced_axes, plan
 from mithril_losses._stable import product
 from mithril_losses._validation import as_dtype, quiet, require_integer, require_one_number, widest_dtype
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, library_name, placement
-from mithril_losses.classification import _class_weights, _labels
-from mithril_losses.domains import FRACTION, NON_NEGATIVE, REAL, ClassIndices, Interval, PerClass
+from mithril_losses.backends._namespace import (
+    Array,
+    array_namespace,
+    host_values,
+    library_name,
+    placement,
+    require_library,
+)
+from mithril_losses.classification import (
+    _class_weights,
+    _labels,
+    cross_entropy_with_logits,
+    cross_entropy_with_logits_gradient,
+)
+from mithril_losses.domains import FRACTION, NON_NEGATIVE, REAL, ClassIndices, Elements, Interval, PerClass
 
-__all__ = ["linear_cross_entropy", "linear_cross_entropy_gradient"]
+__all__ = [
+    "linear_cross_entropy",
+    "linear_cross_entropy_gradient",
+    "next_token_cross_entropy",
+    "next_token_cross_entropy_gradient",
+]
 
 _SOFT_CAP = Interval(0.0, for_none=math.inf)
 
@@ -555,3 +573,144 @@ def _gradients(
 def _without_graph(xp: Any) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which torch records nothing: its graph would keep the logits of every chunk."""
     return sys.modules["torch"].no_grad() if library_name(xp) == "torch" else contextlib.nullcontext()
+
+
+# --- the next token ---------------------------------------------------------------------------------------------------
+
+
+class _NextTokens(NamedTuple):
+    """Cross-entropy of the next tokens as one over all positions, whose last one is ignored: no logits are copied.
+
+    Attributes:
+        options: of `cross_entropy_with_logits`; what they have for each position has one more for the last.
+        has_positions: whether the reduced loss still has an entry for each position.
+    """
+
+    targets: Array
+    options: dict[str, Any]
+    has_positions: bool
+
+    @staticmethod
+    def of(logits: Array, tokens: Array, ignore_index: int | None, reduction: Any) -> _NextTokens:
+        xp = array_namespace(logits=logits, tokens=tokens)
+        shape = tuple(tokens.shape)
+        if not shape or shape[-1] == 0 or tuple(logits.shape)[:-1] != shape:
+            raise ValueError(
+                f"logits must have shape (…, tokens, classes) and tokens (…, tokens), of one token at least, got "
+                f"{tuple(logits.shape)} and {shape}"
+            )
+        if not xp.isdtype(tokens.dtype, "integral"):
+            raise TypeError(f"tokens must be integers, got {tokens.dtype}")
+        tokens = as_dtype(xp, tokens, xp.arange(1).dtype)
+        limits = xp.iinfo(tokens.dtype)
+        ignored = limits.min if ignore_index is None else require_integer("ignore_index", ignore_index)
+        if not limits.min <= ignored <= limits.max:
+            ignored = limits.min  # no token has it
+        nothing = xp.full((*shape[:-1], 1), ignored, dtype=tokens.dtype, **placement(tokens))
+        options = dict(reduction)
+        name, axis, normalizer = options.get("reduction", "mean"), options.get("axis"), options.get("normalizer")
+        axes = _reduced_axes(len(shape), name, axis, normalizer)
+        has_positions = len(shape) - 1 not in axes
+        for key in ("weights", *(("normalizer", "upstream") if has_positions else ())):
+            if len(getattr(options.get(key), "shape", ())) > 0:
+                options[key] = _with_last(xp, key, options[key], shape[-1] - 1)
+        targets = xp.concat([tokens[..., 1:], nothing], axis=-1)
+        return _NextTokens(targets, options | {"ignore_index": ignored}, has_positions)
+
+    def value(self, of_all: Array) -> Array:
+        return of_all[..., :-1] if self.has_positions else of_all
+
+
+def _with_last(xp: Any, name: str, x: Array, positions: int) -> Array:
+    """Return an array with an entry for each position with one more; one that broadcasts as it is."""
+    require_library(xp, name, x)
+    if x.shape[-1] == positions:
+        return xp.concat([x, xp.full((*x.shape[:-1], 1), 1.0, dtype=x.dtype, **placement(x))], axis=-1)
+    if x.shape[-1] != 1:
+        raise ValueError(f"{name} of shape {tuple(x.shape)} does not fit the losses of {positions} positions")
+    return x
+
+
+def next_token_cross_entropy(
+    logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[Reduction]
+) -> Array:
+    """Mean of −log softmax(z_t)_(x_(t+1)): how well the logits z at each position predict the next token x.
+
+    Args:
+        logits: z, (…, tokens, classes): the model's output at each position. The last has nothing left to predict.
+        tokens: x, integers (…, tokens): what the model read. The first is predicted by nothing.
+        ignore_index: a token that is not to be predicted (padding, a prompt); it does not count in the mean.
+        **reduction: see `reduce_loss`; the unreduced losses are one per token but the first, (…, tokens − 1).
+
+    Returns:
+        A scalar ((…, tokens − 1) for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, a token is outside the classes, or a reduction keyword does not fit. A
+            token that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN instead.
+        TypeError: an argument is no array, logits are not floating point, or tokens are no integers.
+
+    Example:
+        The first logits give the second token the probability ¾, the second ones the third token ½:
+        −(log ¾ + log ½) / 2 = 0.490415…
+
+        >>> import numpy as np
+        >>> logits = np.array([[0.0, np.log(3.0)], [5.0, 5.0], [9.0, 0.0]])
+        >>> round(float(next_token_cross_entropy(logits, np.array([0, 1, 0]))), 6)
+        0.490415
+
+    Source:
+        Y. Bengio et al., A Neural Probabilistic Language Model, 2003. https://www.jmlr.org/papers/v3/bengio03a.html
+    """
+    shifted = _NextTokens.of(logits, tokens, ignore_index, reduction)
+    return shifted.value(cross_entropy_with_logits(logits, shifted.targets, **shifted.options))
+
+
+def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array, Array]]:
+    of_all = both_of(cross_entropy_with_logits)
+
+    def both(logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Any) -> tuple[Array, Array]:
+        shifted = _NextTokens.of(logits, tokens, ignore_index, reduction)
+        value, gradient = of_all(logits, shifted.targets, **shifted.options)
+        return shifted.value(value), gradient
+
+    return both
+
+
+@gradient_of(
+    next_token_cross_entropy,
+    domain={
+        "logits": Elements(per_sample=(4, 5)),
+        "tokens": ClassIndices(per_sample=(4,), classes=5),
+        "ignore_index": "a class index or None",
+    },
+    compose=_fast_next_tokens,
+)
+def next_token_cross_entropy_gradient(
+    logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[GradientReduction]
+) -> Array:
+    """(softmax(z_t) − one-hot(x_(t+1))) / M, M = predicted tokens; 0 at the last position.
+
+    Args:
+        logits: as in `next_token_cross_entropy`; likewise all other arguments.
+        tokens: x.
+        ignore_index: a token that is not to be predicted.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the logits, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `next_token_cross_entropy`.
+        TypeError: as in `next_token_cross_entropy`.
+
+    Example:
+        The next tokens are 1 and 0: (¼, ¾ − 1) / 2 and (½ − 1, ½) / 2, and nothing at the end.
+
+        >>> import numpy as np
+        >>> logits = np.array([[0.0, np.log(3.0)], [5.0, 5.0], [9.0, 0.0]])
+        >>> next_token_cross_entropy_gradient(logits, np.array([0, 1, 0])).round(12).tolist()
+        [[0.125, -0.125], [-0.25, 0.25], [0.0, 0.0]]
+    """
+    shifted = _NextTokens.of(logits, tokens, ignore_index, reduction)
+    return cross_entropy_with_logits_gradient(logits, shifted.targets, **shifted.options)

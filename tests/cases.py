@@ -175,6 +175,18 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
     if pair.family == "variational":
         yield "mean", arrays, {"reduction": "mean"}
         yield "batch sum", arrays, {"reduction": "batch_sum"}
+    if pair.name == "next_token_cross_entropy":
+        yield (
+            "ignoring",
+            {**arrays, "tokens": np.where(arrays["tokens"] == 2, -7, arrays["tokens"])},
+            {"ignore_index": -7},
+        )
+    if "full" in pair.options:
+        yield "full", arrays, {"full": True}
+    if pair.name == "poisson_negative_log_likelihood":
+        yield "rates", {**arrays, "predictions": np.exp(arrays["predictions"])}, {"log_input": False}
+    if pair.name == "flow_negative_log_likelihood":
+        yield "logistic", arrays, {"prior": "logistic"}
     if pair.name == "gaussian_kl_divergence":
         yield "without free bits", arrays, {}
     if pair.name == "maximum_mean_discrepancy":

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from cases import LIBRARIES, convert, double_precision, to_numpy
+from modes import MODES, evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
@@ -23,6 +24,8 @@ from mithril_losses import (
     cross_entropy_with_logits_gradient,
     linear_cross_entropy,
     linear_cross_entropy_gradient,
+    next_token_cross_entropy,
+    next_token_cross_entropy_gradient,
     value_and_gradient,
 )
 
@@ -407,3 +410,95 @@ class Arguments(unittest.TestCase):
             found = objective.evaluate(outputs, data).output_gradients
             by_argument = {argument: found[output] for argument, output in wiring.items()}
             assert_same_gradients(by_argument, {argument: expected[argument] for argument in wiring})
+
+
+class NextTokens(unittest.TestCase):
+    """The logits at a position predict the token after it: torch's cross-entropy of the shifted arrays."""
+
+    LOGITS = np.random.default_rng(1).standard_normal((3, 6, 5))
+    TOKENS = np.random.default_rng(2).integers(0, 5, (3, 6))
+
+    def expected(self, tokens: np.ndarray, **options: Any) -> tuple[Any, np.ndarray]:
+        logits = torch.tensor(self.LOGITS, requires_grad=True)
+        losses = F.cross_entropy(logits[:, :-1].reshape(-1, 5), torch.tensor(tokens)[:, 1:].reshape(-1), **options)
+        (gradient,) = torch.autograd.grad(losses.sum(), logits)
+        return losses.detach().numpy(), gradient.numpy()
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_torch(self, mode: str) -> None:
+        value, gradient = evaluate_pair(mode, next_token_cross_entropy, self.LOGITS, self.TOKENS)
+        expected, slopes = self.expected(self.TOKENS)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-11, atol=1e-15)
+        self.assertFalse(gradient[:, -1].any())
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_padding(self, mode: str) -> None:
+        tokens = self.TOKENS.copy()
+        tokens[0, 3:] = -100
+        tokens[1, :2] = -100  # the first one is predicted by nothing in any case
+        value, gradient = evaluate_pair(mode, next_token_cross_entropy, self.LOGITS, tokens, ignore_index=-100)
+        expected, slopes = self.expected(tokens, ignore_index=-100)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-11, atol=1e-15)
+        self.assertFalse(gradient[0, 2:].any())
+
+    def test_every_keyword_has_an_entry_for_each_prediction(self) -> None:
+        losses, _ = self.expected(self.TOKENS, reduction="none")
+        losses = losses.reshape(3, 5)
+        generator = np.random.default_rng(3)
+        for weights in (generator.random((3, 5)), generator.random((3, 1)), generator.random(5)):
+            both = value_and_gradient(next_token_cross_entropy)
+            arrays = (self.LOGITS, self.TOKENS)
+            value, gradient = both(*arrays, reduction="none", weights=weights, upstream=generator.random((3, 5)))
+            np.testing.assert_allclose(value, losses * weights, rtol=1e-12)
+            self.assertEqual(gradient.shape, self.LOGITS.shape)
+            full = np.broadcast_to(weights, (3, 5))
+            value, _ = both(*arrays, reduction="weighted_mean", weights=weights)
+            np.testing.assert_allclose(value, np.average(losses, weights=full), rtol=1e-12)
+            value, _ = both(*arrays, axis=0, weights=weights, normalizer=np.arange(1.0, 6.0), upstream=np.ones(5))
+            np.testing.assert_allclose(value, (losses * full).sum(0) / np.arange(1.0, 6.0), rtol=1e-12)
+            value, _ = both(*arrays, axis=-1)
+            np.testing.assert_allclose(value, losses.mean(1), rtol=1e-12)
+        check_gradient(
+            next_token_cross_entropy, *arrays, reduction="sum", axis=0, weights=weights, upstream=generator.random(5)
+        )
+
+    def test_one_token_leaves_nothing_to_predict(self) -> None:
+        arrays = self.LOGITS[:, :1], self.TOKENS[:, :1]
+        self.assertEqual(next_token_cross_entropy(*arrays), 0.0)
+        self.assertFalse(next_token_cross_entropy_gradient(*arrays).any())
+        self.assertEqual(next_token_cross_entropy(*arrays, reduction="none", weights=np.ones((3, 0))).shape, (3, 0))
+
+    def test_narrow_tokens(self) -> None:
+        expected = next_token_cross_entropy(self.LOGITS, self.TOKENS)
+        for dtype in (np.uint8, np.int8, np.uint64, np.int32):
+            self.assertEqual(next_token_cross_entropy(self.LOGITS, self.TOKENS.astype(dtype)), expected)
+        padded = np.where(self.TOKENS == 4, 255, self.TOKENS).astype(np.uint8)
+        found = next_token_cross_entropy(self.LOGITS, padded, ignore_index=255)
+        reference = np.where(self.TOKENS == 4, -100, self.TOKENS)
+        np.testing.assert_allclose(found, self.expected(reference, ignore_index=-100)[0], rtol=1e-12)
+
+    def test_large_arrays(self) -> None:
+        logits = np.random.default_rng(4).standard_normal((8, 128, 64)).astype(np.float32)
+        tokens = np.random.default_rng(5).integers(0, 64, (8, 128))
+        value, gradient = value_and_gradient(next_token_cross_entropy)(logits, tokens)
+        np.testing.assert_allclose(value, next_token_cross_entropy(logits.astype(np.float64), tokens), rtol=1e-6)
+        expected = next_token_cross_entropy_gradient(logits.astype(np.float64), tokens)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-9)
+
+    @parameterized.expand(
+        [
+            ("tokens", (LOGITS, TOKENS[:, :-1]), {}, ValueError, "logits must have shape"),
+            ("no axis", (LOGITS[0, 0], TOKENS[0, 0]), {}, ValueError, "logits must have shape"),
+            ("no token", (LOGITS[:, :0], TOKENS[:, :0]), {}, ValueError, "of one token at least"),
+            ("class", (LOGITS, TOKENS + 1), {}, ValueError, "label 5 is outside the 5 classes"),
+            ("floats", (LOGITS, TOKENS + 0.0), {}, TypeError, "tokens must be integers, got float64"),
+            ("weights", (LOGITS, TOKENS), {"weights": np.ones((3, 6))}, ValueError, "does not fit the losses of 5 po"),
+        ]
+    )
+    def test_refused(self, name: str, arrays: Any, options: Any, error: type[Exception], message: str) -> None:
+        both = value_and_gradient(next_token_cross_entropy)
+        for function in (next_token_cross_entropy, next_token_cross_entropy_gradient, both):
+            with self.assertRaisesRegex(error, message):
+                function(*arrays, **options)

@@ -17,10 +17,10 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ _GROUP = 64  # chunks that a thread takes at a time
 _SHARED_FROM = 1 << 18  # elements from which a second thread gains more than waking it costs
 
 Kind = Literal["scalar", "full", "periodic"]
+_FLAGS = {"True": True, "False": False}
 
 
 class NotFusable(Exception):  # noqa: N818  (an answer, not a failure)
@@ -86,7 +87,7 @@ def run(
         terms: the terms, which must not have been seen to be unfusable.
         arrays: C-contiguous, of one shape; the gradients are taken wrt the first ones.
         legal: for each array the labels that are legal, None where every value is.
-        options: numbers, or arrays that broadcast to the arrays' shape.
+        options: numbers, arrays that broadcast to the arrays' shape, or booleans: a loop is compiled for each.
         weights: broadcast to that shape.
         factor: a number, or an array that broadcasts to that shape.
         values: where to write weight · value, if at all.
@@ -99,8 +100,10 @@ def run(
     from numba.core import errors
 
     shape, dtype, size = gradients[0].shape, gradients[0].dtype, gradients[0].size
-    operands = [Operand.of(x, shape, dtype) for x in (*options, factor, *(() if weights is None else (weights,)))]
-    kinds = tuple(o.kind for o in operands)
+    given = [*options, factor, *(() if weights is None else (weights,))]
+    operands = [Operand.of(x, shape, dtype) for x in given if not isinstance(x, bool)]
+    of_operands = (o.kind for o in operands)
+    kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
     key = (terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name)
     kernel = _kernel(*key)
     chunks = -(-size // CHUNK)
@@ -139,7 +142,7 @@ _compiling = threading.Lock()
 def _kernel(
     terms: Callable[..., Any],
     legal: tuple[tuple[float, ...] | None, ...],
-    kinds: tuple[Kind, ...],
+    kinds: tuple[str, ...],
     slopes: int,
     weighted: bool,
     keeps_values: bool,
@@ -165,14 +168,16 @@ def _refusal(reason: str) -> Callable[..., None]:
 def _source(
     terms: Callable[..., Any],
     legal: tuple[tuple[float, ...] | None, ...],
-    kinds: tuple[Kind, ...],
+    kinds: tuple[str, ...],
     slopes: int,
     weighted: bool,
     keeps_values: bool,
     dtype: str,
 ) -> str:
-    """Return the module that computes these terms."""
+    """Return the module that computes these terms; `kinds` has the kind of each operand, or a flag itself."""
     arrays = [f"a{i}" for i in range(len(legal))]
+    flags = {len(arrays) + i: _FLAGS[kind] for i, kind in enumerate(kinds) if kind in _FLAGS}
+    kinds = tuple(kind for kind in kinds if kind not in _FLAGS)
     options = [f"o{i}" for i in range(len(kinds) - 1 - weighted)]
     operands = [*options, "factor", *(["weight"] if weighted else [])]
     kind = dict(zip(operands, kinds, strict=True))
@@ -188,7 +193,9 @@ def _source(
     def element(name: str) -> str:
         return name if kind.get(name) == "scalar" else f"{name}[i]"
 
-    helpers, definition = _scalar(terms, "terms")
+    helpers, definition = _scalar(terms, "terms", flags)
+    # a vector of sums keeps the digits of a chunk; a loop that calls into the C library has one sum alone
+    zero = "0.0" if any(f"xp.{native}(" in ast.unparse(definition) for native in _NATIVE) else "T(0)"
     stages = stages_of(definition, _expensive(helpers))
     arguments = [*(f"T({name}[i])" for name in arrays), *map(element, options)]
     elements = dict(zip((argument.arg for argument in definition.args.args), arguments, strict=True))
@@ -237,7 +244,7 @@ def _source(
         "",
         "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
         f"def strip_of({names}, {', '.join(outputs)}, kept):",
-        "    total, illegal = T(0), T(0)",
+        f"    total, illegal = {zero}, T(0)",
         *loops,
         "        total += value",
         "    return total, illegal",
@@ -248,7 +255,7 @@ def _source(
         f"    kept = np.empty({len(between)} * STRIP, T)",
         *(f"    {name}_buffer = np.empty(STRIP, T)" for name in periodic),
         "    for chunk in range(first, last):",
-        "        total, wrong = T(0), T(0)",
+        f"        total, wrong = {zero}, T(0)",
         "        for start in range(chunk * CHUNK, min((chunk + 1) * CHUNK, size), STRIP):",
         "            stop = min(start + STRIP, size)",
         *(f"            fill({name}_buffer, {name}, {name}_inner, start, stop)" for name in periodic),
@@ -266,8 +273,13 @@ def scalar_source(terms: Callable[..., Any]) -> str:
     return "\n\n".join(f"{_COMPILED}\n{source}" for source in (*helpers.values(), ast.unparse(definition)))
 
 
-def _scalar(function: Callable[..., Any], name: str) -> tuple[dict[str, str], ast.FunctionDef]:
-    """Return a function by the name it is to have, and the sources of those that it calls by theirs, lowest first."""
+def _scalar(
+    function: Callable[..., Any], name: str, flags: Mapping[int, bool] = MappingProxyType({})
+) -> tuple[dict[str, str], ast.FunctionDef]:
+    """Return a function by the name it is to have, and the sources of those that it calls by theirs, lowest first.
+
+    Branches on flags, which are arguments by their position after the namespace, are taken here and now.
+    """
     from mithril_losses.backends.scalar import float32
 
     try:
@@ -278,7 +290,8 @@ def _scalar(function: Callable[..., Any], name: str) -> tuple[dict[str, str], as
         raise NotFusable(f"{function.__name__} is no plain function")
     namespace, *arguments = definition.args.args
     definition.name, definition.decorator_list, definition.returns = name, [], None
-    definition.args.args = arguments
+    _Settled({arguments[i].arg: flag for i, flag in flags.items()}).visit(definition)
+    definition.args.args = arguments = [argument for i, argument in enumerate(arguments) if i not in flags]
     for argument in arguments:
         argument.annotation = None
     if isinstance(definition.body[0], ast.Expr) and isinstance(definition.body[0].value, ast.Constant):
@@ -287,16 +300,17 @@ def _scalar(function: Callable[..., Any], name: str) -> tuple[dict[str, str], as
     bound = {argument.arg for argument in arguments} | {node.id for node in names if isinstance(node.ctx, ast.Store)}
     for node in ast.walk(definition):
         match node:
-            case ast.Attribute(value=ast.Name(id=namespace.arg), attr=name) if name not in float32.__all__:
-                raise NotFusable(f"{function.__name__} uses {name}, which is not in the vocabulary of terms")
+            case ast.Attribute(value=ast.Name(id=namespace.arg), attr=word) if word not in float32.__all__:
+                raise NotFusable(f"{function.__name__} uses {word}, which is not in the vocabulary of terms")
     called: dict[str, Callable[..., Any]] = {}
     for node in names:
-        if node.id not in bound and node.id != namespace.arg:
+        if node.id not in bound and node.id not in (namespace.arg, *_NATIVE):
             known = function.__globals__.get(node.id)
             if not isinstance(known, FunctionType):
                 raise NotFusable(f"{function.__name__} uses {node.id!r}, which is not in the vocabulary of terms")
             called[node.id] = known
-    _Scalar(namespace.arg, {known: f"{name}_{known}" for known in called}).visit(definition)
+    renamed = {known: f"xp.{known}" for known in _NATIVE} | {known: f"{name}_{known}" for known in called}
+    _Scalar(namespace.arg, renamed).visit(definition)
     helpers: dict[str, str] = {}
     for known, other in called.items():
         below, helper = _scalar(other, f"{name}_{known}")
@@ -313,7 +327,22 @@ def _expensive(helpers: dict[str, str]) -> frozenset[str]:
     return frozenset(found)
 
 
+_NATIVE = ("log_gamma",)  # functions that each array library has elsewhere, and the scalar namespaces among their own
 _COMPILED = "@njit(forceinline=True, error_model='numpy', fastmath=EXACT)"
+
+
+class _Settled(ast.NodeTransformer):
+    """Put the branch that a flag chooses in place of the choice."""
+
+    def __init__(self, flags: Mapping[str, bool]) -> None:
+        self._flags = flags
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        match node.test:
+            case ast.Name(id=name) if name in self._flags:
+                return node.body if self._flags[name] else node.orelse
+        return node
 
 
 class _Scalar(ast.NodeTransformer):

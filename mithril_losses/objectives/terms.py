@@ -17,7 +17,7 @@ from mithril_losses._reduction import REDUCTIONS, Reduction
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses._validation import as_dtype, is_number
 from mithril_losses.backends._namespace import Array, namespace_of
-from mithril_losses.domains import Choice, Interval
+from mithril_losses.domains import Choice, Flag, Interval
 from mithril_losses.models._checks import check_library, check_output_gradients, fresh, unknown
 from mithril_losses.objectives.schedules import Schedule
 
@@ -305,7 +305,7 @@ def check_option(pair: Pair, option: str, value: Any) -> None:
     if option not in known:
         raise ValueError(unknown(f"option of {pair.name}", option, known))
     domain = pair.domain.get(option, _TERM_REDUCTION if option == "reduction" else None)
-    if isinstance(domain, Interval | Choice):
+    if isinstance(domain, Interval | Choice | Flag):
         domain.check(option, value)
 
 

@@ -24,6 +24,12 @@ def sqrt(x: Scalar) -> Scalar:
 
 
 @inlined
+def log_gamma(x: Scalar) -> Scalar:
+    """log |Γ(x)|, one call of the C library for each number."""
+    return math.lgamma(x)
+
+
+@inlined
 def where(condition: Any, x: Scalar, y: Scalar) -> Scalar:
     """Return x where the condition holds, y elsewhere."""
     return x if condition else y
