@@ -69,8 +69,8 @@ class Found(NamedTuple):
 
     losses: Array
     extra: Array
-    by_x: Array | None
-    by_y: Array | None
+    by_x: Any
+    by_y: Any
 
 
 Rule = Callable[[Any, Array, Rows, Columns], tuple[Array, Array, Array | None]]
@@ -120,7 +120,7 @@ def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tu
     safe_count, alone = xp.maximum(count, 1.0), count == 0
     shifted, _ = _shifted(xp, put_at(xp, logits, rows.itself, -math.inf))
     shifted = put_at(xp, shifted, rows.itself, 0.0)
-    own = xp.vecdot(same, shifted) / safe_count
+    own = (np.vecdot(same, shifted) if xp is np else xp.sum(same * shifted, axis=-1)) / safe_count
     exponentials, _ = _exponentials(xp, shifted)
     exponentials = put_at(xp, exponentials, rows.itself, 0.0)
     total = xp.sum(exponentials, axis=-1)

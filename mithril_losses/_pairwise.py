@@ -100,7 +100,8 @@ class Sets:
         """Return finished gradients in the library, shape and dtype of the arguments in `like`."""
         xp = array_namespace(**like)
         shaped = {name: self._return(x, like[name], tuple(like[name].shape)) for name, x in gradients.items()}
-        return {name: as_dtype(xp, x, like[name].dtype) for name, x in shaped.items()}
+        typed = {name: as_dtype(xp, x, like[name].dtype) for name, x in shaped.items()}
+        return {name: x if x.shape else xp.asarray(x) for name, x in typed.items()}  # NumPy's scalars are not writable
 
     def spread(
         self, wrt: Any, slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]

@@ -9,21 +9,35 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Unpack
 
 from mithril_losses._pair_rows import (
+    Columns,
     Rows,
     row_losses,
+    sigmoid,
     softmax,
+    softmax_both_ways,
+    softmax_by_label,
 )
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses._stable import along_sphere, unit_and_norm
-from mithril_losses._validation import quiet, require_one_number, widest_dtype
+from mithril_losses._validation import quiet, require_one_number, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
-from mithril_losses.domains import POSITIVE, OneNumber, PointSets
+from mithril_losses.domains import POSITIVE, OneNumber, PointLabels, PointSets
 
 __all__ = [
+    "clip_loss",
+    "clip_loss_gradient",
     "info_nce_loss",
     "info_nce_loss_gradient",
+    "n_pair_loss",
+    "n_pair_loss_gradient",
+    "nt_xent_loss",
+    "nt_xent_loss_gradient",
+    "siglip_loss",
+    "siglip_loss_gradient",
+    "supervised_contrastive_loss",
+    "supervised_contrastive_loss_gradient",
 ]
 
 _SET = PointSets(4, 5)
@@ -250,3 +264,640 @@ def _info_nce(
 ) -> Results:
     sharpness = _inverse_temperature(temperature, queries=queries, keys=keys)
     return _one_of_many(("queries", "keys"), queries, keys, sharpness, normalize, reduction, wants_gradient)
+
+
+def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean over rows of log(1 + Σ_{j≠i} e^(a_i·p_j − a_i·p_i)), a = anchor, p = positive.
+
+    The products are used as they are: keep embeddings short by a regulariser of their squares, as the paper does. Pairs
+    are computed in tiles.
+
+    Args:
+        anchor: a, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        positive: p, the same shape: p_i belongs to a_i, and is a negative for every other anchor.
+        **reduction: see `reduce_loss`; the unreduced losses are one per anchor, (…, n).
+
+    Returns:
+        A scalar (one loss per anchor for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        a_i·p_i = log 3 and a_i·p_j = 0: log(1 + 1/3).
+
+        >>> import numpy as np
+        >>> a, p = np.log(3.0) * np.eye(2), np.eye(2)
+        >>> round(float(n_pair_loss(a, p)), 6)
+        0.287682
+
+    Source:
+        K. Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, 2016.
+        https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective
+    """
+    with quiet(array_namespace(anchor=anchor)):
+        return _n_pair(anchor, positive, reduction, wants_gradient=False)[0]
+
+
+@gradient_of(n_pair_loss, wrt=("anchor", "positive"), domain={"anchor": _SET, "positive": _SET}, separable=False)
+def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
+    """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
+
+    Computed outside PyTorch's autograd graph.
+
+    Args:
+        anchor: as in `n_pair_loss`; likewise all other arguments.
+        positive: p.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "anchor" and "positive", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `n_pair_loss`.
+        TypeError: as in `n_pair_loss`.
+
+    Example:
+        softmax(log 3, 0) = (¾, ¼), so G = ((−¼, ¼), (¼, −¼)) / 2.
+
+        >>> import numpy as np
+        >>> a, p = np.log(3.0) * np.eye(2), np.eye(2)
+        >>> n_pair_loss_gradient(a, p)["anchor"].round(12).tolist()
+        [[-0.125, 0.125], [0.125, -0.125]]
+    """
+    with quiet(array_namespace(anchor=anchor)):
+        return _n_pair(anchor, positive, reduction)[1]
+
+
+@value_and_gradient_of(n_pair_loss)
+def _n_pair_value_and_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> Results:
+    """Both of the same tiles."""
+    with quiet(array_namespace(anchor=anchor)):
+        return _n_pair(anchor, positive, reduction)
+
+
+def _n_pair(anchor: Array, positive: Array, reduction: Any, wants_gradient: bool = True) -> Results:
+    require_same_shape(anchor=anchor, positive=positive)
+    return _one_of_many(("anchor", "positive"), anchor, positive, 1.0, False, reduction, wants_gradient)
+
+
+# --- NT-Xent ----------------------------------------------------------------------------------------------------------
+
+
+def nt_xent_loss(
+    embedding1: Array,
+    embedding2: Array,
+    *,
+    temperature: float = 0.5,
+    normalize: bool = True,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over pairs of ½ (ℓ(x_i, y_i) + ℓ(y_i, x_i)), ℓ(a, b) = −log (e^(a·b/τ) / Σ_{c≠a} e^(a·c/τ)).
+
+    x = embedding1 and y = embedding2 are two views of the same n things, divided by their norms; c runs over all 2n
+    embeddings. Pairs are computed in tiles: memory grows with the number of embeddings, not with its square.
+
+    Args:
+        embedding1: x, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        embedding2: y, the same shape: y_i belongs to x_i.
+        temperature: τ > 0.
+        normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
+        **reduction: see `reduce_loss`; the unreduced losses are one per pair, (…, n).
+
+    Returns:
+        A scalar (one loss per pair for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, τ is not positive, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        For each of the four embeddings e^(1/τ) = 2 of its partner stands against 2 + 1 + 1: log 2.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[2.0, 0.0], [0.0, 3.0]])
+        >>> round(float(nt_xent_loss(x, y, temperature=1 / np.log(2.0))), 6)
+        0.693147
+
+    Source:
+        T. Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020.
+        https://arxiv.org/abs/2002.05709
+    """
+    with quiet(array_namespace(embedding1=embedding1)):
+        return _nt_xent(embedding1, embedding2, temperature, normalize, reduction, wants_gradient=False)[0]
+
+
+@gradient_of(
+    nt_xent_loss,
+    wrt=("embedding1", "embedding2"),
+    domain={"embedding1": _SET, "embedding2": _SET, "temperature": POSITIVE, "normalize": "boolean"},
+    separable=False,
+)
+def nt_xent_loss_gradient(
+    embedding1: Array,
+    embedding2: Array,
+    *,
+    temperature: float = 0.5,
+    normalize: bool = True,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """J (G + Gᵀ) ẑ / τ, the rows of z = (x, y), with G_ab = (softmax_{b≠a}(ẑ_a·ẑ_b/τ) − [b belongs to a]) / 2n.
+
+    J = (1 − ẑ ẑᵀ) / ‖z‖. Computed outside PyTorch's autograd graph.
+
+    Args:
+        embedding1: as in `nt_xent_loss`; likewise all other arguments.
+        embedding2: y.
+        temperature: τ > 0.
+        normalize: divide each embedding by its norm; without, J is 1.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `nt_xent_loss`.
+        TypeError: as in `nt_xent_loss`.
+
+    Example:
+        The two negatives of x_1 have ¼ each, and so has x_1 for them: (¼ + ¼ + ¼ + ¼) / 2n · log 2, across x_1.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[2.0, 0.0], [0.0, 3.0]])
+        >>> gradients = nt_xent_loss_gradient(x, y, temperature=1 / np.log(2.0))
+        >>> (gradients["embedding1"] / np.log(2.0)).round(12).tolist()
+        [[0.0, 0.25], [0.25, 0.0]]
+    """
+    with quiet(array_namespace(embedding1=embedding1)):
+        return _nt_xent(embedding1, embedding2, temperature, normalize, reduction)[1]
+
+
+@value_and_gradient_of(nt_xent_loss)
+def _nt_xent_value_and_gradient(
+    embedding1: Array,
+    embedding2: Array,
+    *,
+    temperature: float = 0.5,
+    normalize: bool = True,
+    **reduction: Unpack[GradientReduction],
+) -> Results:
+    """Both of the same tiles."""
+    with quiet(array_namespace(embedding1=embedding1)):
+        return _nt_xent(embedding1, embedding2, temperature, normalize, reduction)
+
+
+def _nt_xent(
+    embedding1: Array,
+    embedding2: Array,
+    temperature: float,
+    normalize: bool,
+    reduction: Any,
+    wants_gradient: bool = True,
+) -> Results:
+    given = {"embedding1": embedding1, "embedding2": embedding2}
+    sharpness = _inverse_temperature(temperature, **given)
+    require_same_shape(**given)
+    p = _problem(reduction, wants_gradient, normalize, numbers=(sharpness,), **given)
+    xp, sharpness, n = p.xp, p.sets.bring(sharpness), p.x.shape[1]
+    z, places = xp.concat([p.x, p.y], axis=1), p.places(2 * n)
+    rows = Rows(
+        target=xp.concat([places[:, n:], places[:, :n]], axis=1),
+        itself=places,
+        scale=None if p.scale is None else 0.5 * xp.concat([p.scale, p.scale], axis=1),
+    )
+    found = row_losses(xp, sharpness * z, z, softmax, rows)
+    value = p.value(0.5 * (found.losses[:, :n] + found.losses[:, n:]), embedding1)
+    if not wants_gradient:
+        return value, {}
+    by_z = sharpness * found.by_x + found.by_y
+    back = p.back(by_z[:, :n, :], by_z[:, n:, :])
+    return value, p.sets.gradients(dict(zip(given, back, strict=True)), given)
+
+
+# --- supervised -------------------------------------------------------------------------------------------------------
+
+
+def supervised_contrastive_loss(
+    embeddings: Array,
+    labels: Array,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of −1/|P(i)| Σ_{p∈P(i)} log(e^(z_i·z_p/τ) / Σ_{a≠i} e^(z_i·z_a/τ)), P(i): the others of i's label.
+
+    z are the embeddings divided by their norms. A row whose label no other row has contributes 0; it counts in the
+    divisor of "mean", and is a negative for the others. Several views of one thing are rows with one label. Pairs are
+    computed in tiles: memory grows with the number of embeddings, not with its square.
+
+    Args:
+        embeddings: (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        labels: integers (…, n), compared with each other and with nothing else: any integer is a label.
+        temperature: τ > 0.
+        normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row, (…, n).
+
+    Returns:
+        A scalar (one loss per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, τ is not positive, or a reduction keyword does not fit.
+        TypeError: an argument is no array, the embeddings are not floating point, or the labels not integers.
+
+    Example:
+        For the first two rows e^(1/τ) = 3 stands against 3 + 1: log(4/3); the third is alone: 2 log(4/3) / 3.
+
+        >>> import numpy as np
+        >>> embeddings, labels = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), np.array([7, 7, 3])
+        >>> round(float(supervised_contrastive_loss(embeddings, labels, temperature=1 / np.log(3.0))), 6)
+        0.191788
+
+    Source:
+        P. Khosla et al., Supervised Contrastive Learning, 2020, eq. 2 (L_out). https://arxiv.org/abs/2004.11362
+    """
+    with quiet(array_namespace(embeddings=embeddings)):
+        return _supervised(embeddings, labels, temperature, normalize, reduction, wants_gradient=False)[0]
+
+
+@gradient_of(
+    supervised_contrastive_loss,
+    wrt="embeddings",
+    domain={"embeddings": _SET, "labels": PointLabels(4), "temperature": POSITIVE, "normalize": "boolean"},
+    separable=False,
+)
+def supervised_contrastive_loss_gradient(
+    embeddings: Array,
+    labels: Array,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """J (G + Gᵀ) z / τ, with G_ia = (softmax_{a≠i}(z_i·z_a/τ) − [a ∈ P(i)] / |P(i)|) / n, 0 where P(i) is empty.
+
+    J = (1 − z zᵀ) / ‖x‖ for the embedding x of z. Computed outside PyTorch's autograd graph.
+
+    Args:
+        embeddings: as in `supervised_contrastive_loss`; likewise all other arguments.
+        labels: integers, one per row.
+        temperature: τ > 0.
+        normalize: divide each embedding by its norm; without, J is 1.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the embeddings, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `supervised_contrastive_loss`.
+        TypeError: as in `supervised_contrastive_loss`.
+
+    Example:
+        The third row has ¼ of the first and of the second: (¼ + ¼) / 3 · log 3, across it.
+
+        >>> import numpy as np
+        >>> embeddings, labels = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), np.array([7, 7, 3])
+        >>> gradient = supervised_contrastive_loss_gradient(embeddings, labels, temperature=1 / np.log(3.0))
+        >>> (6 * gradient / np.log(3.0)).round(12).tolist()
+        [[0.0, 0.5], [0.0, 0.25], [1.0, 0.0]]
+    """
+    with quiet(array_namespace(embeddings=embeddings)):
+        return _supervised(embeddings, labels, temperature, normalize, reduction)[1]["embeddings"]
+
+
+@value_and_gradient_of(supervised_contrastive_loss)
+def _supervised_contrastive_value_and_gradient(
+    embeddings: Array,
+    labels: Array,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    **reduction: Unpack[GradientReduction],
+) -> tuple[Array, Array]:
+    """Both of the same tiles."""
+    with quiet(array_namespace(embeddings=embeddings)):
+        value, gradients = _supervised(embeddings, labels, temperature, normalize, reduction)
+        return value, gradients["embeddings"]
+
+
+def _supervised(
+    embeddings: Array,
+    labels: Array,
+    temperature: float,
+    normalize: bool,
+    reduction: Any,
+    wants_gradient: bool = True,
+) -> Results:
+    own, given = array_namespace(embeddings=embeddings, labels=labels), {"embeddings": embeddings}
+    sharpness = _inverse_temperature(temperature, **given)
+    p = _problem(reduction, wants_gradient, normalize, numbers=(sharpness, labels), **given)
+    if tuple(labels.shape) != tuple(embeddings.shape[:-1]):
+        raise ValueError(
+            f"labels must have one integer per row, shape {tuple(embeddings.shape[:-1])}, got {tuple(labels.shape)}"
+        )
+    if not own.isdtype(labels.dtype, "integral"):
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    sharpness, places = p.sets.bring(sharpness), p.places(p.x.shape[1])
+    label = p.sets.bring(own.reshape(labels, tuple(places.shape)))
+    rows = Rows(itself=places, label=label, scale=p.scale)
+    found = row_losses(p.xp, sharpness * p.x, p.x, softmax_by_label, rows, Columns(label=label))
+    value = p.value(found.losses, embeddings)
+    if not wants_gradient:
+        return value, {}
+    back, _ = p.back(sharpness * found.by_x + found.by_y, found.by_y)
+    return value, p.sets.gradients({"embeddings": back}, given)
+
+
+# --- two kinds of embeddings: CLIP and SigLIP -------------------------------------------------------------------------
+
+
+def clip_loss(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    *,
+    normalize: bool = True,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over pairs of −½ (log softmax_j(z_ij)_i + log softmax_j(z_ji)_i), z_ij = e^s u_i·v_j, s = logit_scale.
+
+    u and v are the embeddings of images and texts divided by their norms: each image is to find its text, and each text
+    its image. Pairs are computed in tiles: memory grows with the number of embeddings, not with its square.
+
+    Args:
+        image_embeddings: u, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        text_embeddings: v, the same shape: v_i belongs to u_i.
+        logit_scale: s, an array of one number, the logarithm of the scale: the parameter as it is trained. CLIP starts
+            at s = log(1/0.07) and keeps s ≤ log 100.
+        normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
+        **reduction: see `reduce_loss`; the unreduced losses are one per pair, (…, n).
+
+    Returns:
+        A scalar (one loss per pair for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, logit_scale is more than one number, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        z_ii = log 3 and z_ij = 0: −log ¾ both ways.
+
+        >>> import numpy as np
+        >>> u, v, s = np.eye(2), np.eye(2), np.array(np.log(np.log(3.0)))
+        >>> round(float(clip_loss(u, v, s)), 6)
+        0.287682
+
+    Source:
+        A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, fig. 3.
+        https://arxiv.org/abs/2103.00020
+    """
+    with quiet(array_namespace(image_embeddings=image_embeddings)):
+        return _clip(image_embeddings, text_embeddings, logit_scale, normalize, reduction, wants_gradient=False)[0]
+
+
+@gradient_of(
+    clip_loss,
+    wrt=("image_embeddings", "text_embeddings", "logit_scale"),
+    domain={
+        "image_embeddings": _SET,
+        "text_embeddings": _SET,
+        "logit_scale": OneNumber(),
+        "normalize": "boolean",
+    },
+    separable=False,
+)
+def clip_loss_gradient(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    *,
+    normalize: bool = True,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """e^s J G v, e^s J Gᵀ u and Σ_ij G_ij z_ij, with G = (softmax of rows + softmax of columns − 2·1) / 2n.
+
+    J = (1 − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v. Computed outside PyTorch's autograd graph.
+
+    Args:
+        image_embeddings: as in `clip_loss`; likewise all other arguments.
+        text_embeddings: v.
+        logit_scale: s, an array of one number.
+        normalize: divide each embedding by its norm; without, J is 1.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "image_embeddings", "text_embeddings" and "logit_scale", each with its argument's shape and
+        dtype.
+
+    Raises:
+        ValueError: as in `clip_loss`.
+        TypeError: as in `clip_loss`.
+
+    Example:
+        softmax(log 3, 0) = (¾, ¼) along rows and columns: Σ G z = −¼ log 3.
+
+        >>> import numpy as np
+        >>> u, v, s = np.eye(2), np.eye(2), np.array(np.log(np.log(3.0)))
+        >>> gradients = clip_loss_gradient(u, v, s)
+        >>> float((gradients["logit_scale"] / np.log(3.0)).round(12))
+        -0.25
+    """
+    with quiet(array_namespace(image_embeddings=image_embeddings)):
+        return _clip(image_embeddings, text_embeddings, logit_scale, normalize, reduction)[1]
+
+
+@value_and_gradient_of(clip_loss)
+def _clip_value_and_gradient(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    *,
+    normalize: bool = True,
+    **reduction: Unpack[GradientReduction],
+) -> Results:
+    """Both of the same tiles."""
+    with quiet(array_namespace(image_embeddings=image_embeddings)):
+        return _clip(image_embeddings, text_embeddings, logit_scale, normalize, reduction)
+
+
+def _clip(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    normalize: bool,
+    reduction: Any,
+    wants_gradient: bool = True,
+) -> Results:
+    given = {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings}
+    p, (s,) = _scaled_problem(reduction, wants_gradient, normalize, given, logit_scale=logit_scale)
+    xp, places = p.xp, p.places(p.x.shape[1])
+    x, half = _exp(xp, s) * p.x, None if p.scale is None else 0.5 * p.scale
+    # what a column loses is complete before the slopes of a row, which need it, begin
+    by_column = row_losses(xp, p.y, x, softmax, Rows(target=places))
+    columns = Columns(log_sum=by_column.extra, scale=half)
+    found = row_losses(xp, x, p.y, softmax_both_ways, Rows(target=places, scale=half), columns)
+    value = p.value(0.5 * (found.losses + by_column.losses), image_embeddings)
+    if not wants_gradient:
+        return value, {}
+    back = p.back(_exp(xp, s) * found.by_x, found.by_y)
+    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * found.by_x)}
+    return value, p.sets.gradients(gradients, given | {"logit_scale": logit_scale})
+
+
+def _scaled_problem(
+    reduction: Any, wants_gradient: bool, normalize: bool, given: dict[str, Array], **numbers: Array
+) -> tuple[_Problem, list[Any]]:
+    """Return the problem of embeddings of one shape, and differentiable numbers to compute with."""
+    own = array_namespace(**given, **numbers)
+    require_same_shape(**given)
+    dtype = widest_dtype(own, **given, **numbers)
+    values = [require_one_number(own, name, x, dtype) for name, x in numbers.items()]
+    p = _problem(reduction, wants_gradient, normalize, numbers=tuple(values), dtype=dtype, **given)
+    return p, [p.sets.bring(x) for x in values]
+
+
+def _exp(xp: Any, x: Any) -> Any:
+    return float(xp.exp(x)) if isinstance(x, float) else xp.exp(x)
+
+
+def siglip_loss(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    logit_bias: Array,
+    *,
+    normalize: bool = True,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of Σ_j softplus(∓z_ij), − for j = i and + for j ≠ i, with z_ij = e^s u_i·v_j + b.
+
+    u and v are the embeddings of images and texts divided by their norms: every pair is a yes or a no of its own. Pairs
+    are computed in tiles: memory grows with the number of embeddings, not with its square.
+
+    Args:
+        image_embeddings: u, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        text_embeddings: v, the same shape: v_i belongs to u_i.
+        logit_scale: s, an array of one number, the logarithm of the scale; the paper starts at log 10.
+        logit_bias: b, an array of one number; the paper starts at −10, as nearly all pairs are a no.
+        normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
+        **reduction: see `reduce_loss`; the unreduced losses are one per image, (…, n): the sum over all texts.
+
+    Returns:
+        A scalar (one loss per image for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, scale or bias is more than one number, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        z_11 = log 3 + 0: softplus(−log 3) = log(4/3).
+
+        >>> import numpy as np
+        >>> u, v, s, b = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]), np.array(np.log(np.log(3.0))), np.array(0.0)
+        >>> round(float(siglip_loss(u, v, s, b)), 6)
+        0.287682
+
+    Source:
+        X. Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023. https://doi.org/10.1109/ICCV51070.2023.01100
+    """
+    with quiet(array_namespace(image_embeddings=image_embeddings)):
+        arguments = (image_embeddings, text_embeddings, logit_scale, logit_bias, normalize)
+        return _siglip(*arguments, reduction, wants_gradient=False)[0]
+
+
+@gradient_of(
+    siglip_loss,
+    wrt=("image_embeddings", "text_embeddings", "logit_scale", "logit_bias"),
+    domain={
+        "image_embeddings": _SET,
+        "text_embeddings": _SET,
+        "logit_scale": OneNumber(),
+        "logit_bias": OneNumber(),
+        "normalize": "boolean",
+    },
+    separable=False,
+)
+def siglip_loss_gradient(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    logit_bias: Array,
+    *,
+    normalize: bool = True,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """e^s J G v, e^s J Gᵀ u, Σ_ij G_ij (z_ij − b) and Σ_ij G_ij, with G_ij = (σ(z_ij) − [i = j]) / n.
+
+    J = (1 − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v. Computed outside PyTorch's autograd graph.
+
+    Args:
+        image_embeddings: as in `siglip_loss`; likewise all other arguments.
+        text_embeddings: v.
+        logit_scale: s, an array of one number.
+        logit_bias: b, an array of one number.
+        normalize: divide each embedding by its norm; without, J is 1.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "image_embeddings", "text_embeddings", "logit_scale" and "logit_bias", each with its argument's
+        shape and dtype.
+
+    Raises:
+        ValueError: as in `siglip_loss`.
+        TypeError: as in `siglip_loss`.
+
+    Example:
+        σ(log 3) − 1 = −¼.
+
+        >>> import numpy as np
+        >>> u, v, s, b = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]), np.array(np.log(np.log(3.0))), np.array(0.0)
+        >>> gradients = siglip_loss_gradient(u, v, s, b)
+        >>> float(gradients["logit_bias"].round(12)), float((gradients["logit_scale"] / np.log(3.0)).round(12))
+        (-0.25, -0.25)
+    """
+    with quiet(array_namespace(image_embeddings=image_embeddings)):
+        return _siglip(image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, reduction)[1]
+
+
+@value_and_gradient_of(siglip_loss)
+def _siglip_value_and_gradient(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    logit_bias: Array,
+    *,
+    normalize: bool = True,
+    **reduction: Unpack[GradientReduction],
+) -> Results:
+    """Both of the same tiles."""
+    with quiet(array_namespace(image_embeddings=image_embeddings)):
+        return _siglip(image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, reduction)
+
+
+def _siglip(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    logit_bias: Array,
+    normalize: bool,
+    reduction: Any,
+    wants_gradient: bool = True,
+) -> Results:
+    given, numbers = (
+        {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings},
+        {"logit_scale": logit_scale, "logit_bias": logit_bias},
+    )
+    p, (s, b) = _scaled_problem(reduction, wants_gradient, normalize, given, **numbers)
+    xp, d = p.xp, p.x.shape[-1]
+    x, ones = _exp(xp, s) * p.x, xp.ones_like(p.y[..., :1])
+    # the bias is one more feature, whose partner is 1
+    rows = Rows(target=p.places(p.x.shape[1]), scale=p.scale)
+    found = row_losses(xp, xp.concat([x, b * ones], axis=-1), xp.concat([p.y, ones], axis=-1), sigmoid, rows)
+    value = p.value(found.losses, image_embeddings)
+    if not wants_gradient:
+        return value, {}
+    by_x, by_bias = found.by_x[..., :d], xp.sum(found.by_x[..., d])
+    back = p.back(_exp(xp, s) * by_x, found.by_y[..., :d])
+    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * by_x), "logit_bias": by_bias}
+    return value, p.sets.gradients(gradients, given | numbers)

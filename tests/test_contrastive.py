@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import unittest
 from itertools import product
 from typing import Any
@@ -11,11 +12,23 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from cases import matched
-from modes import EAGER, MODES, evaluate_pair
+from cases import convert, flat, matched
+from modes import evaluate_pair
 from parameterized import parameterized
 
-from mithril_losses import _pairwise, find_loss, info_nce_loss, value_and_gradient
+from mithril_losses import (
+    _pair_rows,
+    _pairwise,
+    catalogue,
+    clip_loss,
+    find_loss,
+    info_nce_loss,
+    n_pair_loss,
+    nt_xent_loss,
+    siglip_loss,
+    supervised_contrastive_loss,
+    value_and_gradient,
+)
 
 GENERATOR = np.random.default_rng(21)
 QUERIES, KEYS = GENERATOR.standard_normal((2, 7, 4))
@@ -53,34 +66,155 @@ class References(unittest.TestCase):
         arrays = {"queries": QUERIES, "keys": keys}
         self.compare(info_nce_loss, arrays, expression, temperature=temperature, normalize=normalize)
 
+    def test_n_pair(self) -> None:
+        arrays = {"anchor": QUERIES, "positive": KEYS}
+        self.compare(
+            n_pair_loss, arrays, lambda anchor, positive: F.cross_entropy(anchor @ positive.T, torch.arange(7))
+        )
+
+    @parameterized.expand([(0.5, True), (2.0, False)])
+    def test_nt_xent(self, temperature: float, normalize: bool) -> None:
+        def expression(embedding1: Any, embedding2: Any) -> Any:
+            z = torch.cat([embedding1, embedding2])
+            z = unit(z) if normalize else z
+            logits = (z @ z.T / temperature).masked_fill(torch.eye(14, dtype=torch.bool), -math.inf)
+            return F.cross_entropy(logits, torch.arange(14).roll(7))
+
+        arrays = {"embedding1": QUERIES, "embedding2": KEYS}
+        self.compare(nt_xent_loss, arrays, expression, temperature=temperature, normalize=normalize)
+
+    @parameterized.expand([(0.1, True), (1.0, False)])
+    def test_supervised(self, temperature: float, normalize: bool) -> None:
+        labels = [4, -1, 4, 2**40, -1, 4, -100]  # the last one and 2⁴⁰ are alone
+
+        def expression(embeddings: Any) -> Any:
+            z, total = unit(embeddings) if normalize else embeddings, 0.0
+            for i in range(7):
+                others = [a for a in range(7) if a != i]
+                logits = {a: z[i] @ z[a] / temperature for a in others}
+                log_sum = torch.logsumexp(torch.stack(list(logits.values())), dim=0)
+                partners = [a for a in others if labels[a] == labels[i]]
+                total = total + sum((log_sum - logits[p]) / len(partners) for p in partners)
+            return total / 7
+
+        # the gradient of one argument is no dict
+        value, gradient = value_and_gradient(supervised_contrastive_loss)(
+            QUERIES, np.array(labels), temperature=temperature, normalize=normalize
+        )
+        expected, derivatives = autograd(expression, {"embeddings": QUERIES})
+        np.testing.assert_allclose(value, expected, rtol=1e-13)
+        np.testing.assert_allclose(gradient, derivatives["embeddings"], rtol=1e-11, atol=1e-15)
+
+    @parameterized.expand([(math.log(1 / 0.07), True), (0.0, False)])
+    def test_clip(self, scale: float, normalize: bool) -> None:
+        def expression(image_embeddings: Any, text_embeddings: Any, logit_scale: Any) -> Any:
+            u, v = (unit(image_embeddings), unit(text_embeddings)) if normalize else (image_embeddings, text_embeddings)
+            logits = logit_scale.exp() * u @ v.T
+            return 0.5 * (F.cross_entropy(logits, torch.arange(7)) + F.cross_entropy(logits.T, torch.arange(7)))
+
+        arrays = {"image_embeddings": QUERIES, "text_embeddings": KEYS, "logit_scale": np.array(scale)}
+        self.compare(clip_loss, arrays, expression, normalize=normalize)
+
+    @parameterized.expand([(math.log(10.0), -10.0, True), (0.3, 0.5, False)])
+    def test_siglip(self, scale: float, bias: float, normalize: bool) -> None:
+        def expression(image_embeddings: Any, text_embeddings: Any, logit_scale: Any, logit_bias: Any) -> Any:
+            u, v = (unit(image_embeddings), unit(text_embeddings)) if normalize else (image_embeddings, text_embeddings)
+            logits = logit_scale.exp() * u @ v.T + logit_bias
+            return -F.logsigmoid((2.0 * torch.eye(7) - 1.0) * logits).sum() / 7
+
+        numbers = {"logit_scale": np.array(scale), "logit_bias": np.array(bias)}
+        arrays = {"image_embeddings": QUERIES, "text_embeddings": KEYS, **numbers}
+        self.compare(siglip_loss, arrays, expression, normalize=normalize)
+
+    def test_unreduced_losses(self) -> None:
+        # a row's loss is its own share: the sum over the two views, over both directions, over all texts
+        both = nt_xent_loss(QUERIES, KEYS, reduction="none")
+        np.testing.assert_allclose(both, nt_xent_loss(KEYS, QUERIES, reduction="none"), rtol=1e-13)
+        u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (QUERIES, KEYS))
+        logits, scale = math.e * u @ v.T, np.array(1.0)
+        log_rows, log_columns = (np.log(np.exp(logits).sum(axis=axis)) for axis in (1, 0))
+        expected = 0.5 * (log_rows + log_columns) - np.diagonal(logits)
+        np.testing.assert_allclose(clip_loss(QUERIES, KEYS, scale, reduction="none"), expected, rtol=1e-13)
+        yes, no = np.log1p(np.exp(-logits)), np.log1p(np.exp(logits))
+        expected = np.where(np.eye(7, dtype=bool), yes, no).sum(axis=1)
+        np.testing.assert_allclose(
+            siglip_loss(QUERIES, KEYS, scale, np.array(0.0), reduction="none"), expected, rtol=1e-13
+        )
+
+
+MODES = ("numpy", "jax.jit", "torch")
+CONTRASTIVE = [pair.name for pair in catalogue().values() if pair.family == "contrastive"]
+
+
+def arguments_of(name: str, *embeddings: Any) -> list[Any]:
+    """Return the arguments of a loss for one or two sets of embeddings."""
+    numbers = {"logit_scale": np.array(1.5), "logit_bias": np.array(-2.0), "labels": np.arange(len(embeddings[0])) // 2}
+    names = find_loss(name).array_arguments
+    count = sum(argument not in numbers for argument in names)
+    return [*embeddings[:count], *(numbers[argument] for argument in names[count:])]
+
 
 class Tiles(unittest.TestCase):
-    """However the rows are cut, the result is the same; and no array of all pairs is ever held."""
+    """However the rows are cut, the result is the same."""
 
-    @parameterized.expand(list(product(EAGER, (1, 3 * 11, 10**6))))
-    def test_any_tile(self, mode: str, pairs: int) -> None:
-        queries, keys = np.random.default_rng(3).standard_normal((2, 3, 9, 5))
+    @parameterized.expand(list(product(CONTRASTIVE, MODES)))
+    def test_any_tile(self, name: str, mode: str) -> None:
+        pairs = 30
+        pair = find_loss(name)
+        sets = np.random.default_rng(3).standard_normal((2, 3, 9, 5))
+        alone = [arguments_of(name, *embeddings) for embeddings in sets.swapaxes(0, 1)]
+        batched = [x if x.ndim == 0 else np.stack(rows) for x, *rows in zip(alone[0], *alone, strict=True)]
         weights = np.random.default_rng(4).uniform(0.0, 1.0, (3, 9))
-        expected = [
-            info_nce_loss(q, k, weights=w, reduction="sum") for q, k, w in zip(queries, keys, weights, strict=True)
-        ]
-        with mock.patch.multiple(_pairwise, _TILE=pairs, _WIDE_TILE=pairs):
-            value, gradients = evaluate_pair(mode, info_nce_loss, queries, keys, weights=weights, reduction="sum")
+        weights[1, 4] = 0.0
+        options = [{"weights": w, "reduction": "sum"} for w in weights]
+        expected = [pair.value(*arguments, **more) for arguments, more in zip(alone, options, strict=True)]
+        # the pieces that threads work on, too
+        with (
+            mock.patch.multiple(_pairwise, _TILE=pairs, _WIDE_TILE=pairs),
+            mock.patch.multiple(_pair_rows, _PIECE=pairs, _SHARED_FROM=pairs),
+        ):
+            value, gradients = evaluate_pair(mode, pair.value, *batched, weights=weights, reduction="sum")
         np.testing.assert_allclose(value, sum(expected), rtol=1e-13)
-        for i in range(3):
-            alone = find_loss(info_nce_loss).gradient(queries[i], keys[i], weights=weights[i], reduction="sum")
-            for path, found, derivative in matched({name: g[i] for name, g in gradients.items()}, alone):
-                np.testing.assert_allclose(found, derivative, rtol=1e-10, atol=1e-14, err_msg=path)
+        apart = [pair.gradient(*arguments, **more) for arguments, more in zip(alone, options, strict=True)]
+        parts = [dict(flat(gradient)) for gradient in apart]
+        for path, found in flat(gradients):
+            shares = [part[path] for part in parts]
+            derivative = np.stack(shares) if found.ndim else sum(shares)
+            np.testing.assert_allclose(found, derivative, rtol=1e-10, atol=1e-13, err_msg=path)
+
+    @parameterized.expand(list(product(CONTRASTIVE, ("numpy", "torch"))))
+    def test_memory_grows_with_the_number_of_embeddings(self, name: str, library: str) -> None:
+        embeddings = np.random.default_rng(1).standard_normal((2, 3000, 8)).astype(np.float32)
+        arguments = [convert(x, library, "float32") for x in arguments_of(name, *embeddings)]
+        tracemalloc.start()
+        value_and_gradient(find_loss(name).value)(*arguments)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        self.assertLess(peak, 3000 * 3000 * 4 / 2)
 
 
 class Rows(unittest.TestCase):
     """Rows of a set are coupled; a row or a set that does not count is out."""
 
-    def test_micro_batches_do_not_add_up(self) -> None:
-        whole = info_nce_loss(QUERIES, KEYS, normalizer=7.0)
-        parts = [info_nce_loss(QUERIES[at], KEYS[at], normalizer=7.0) for at in (slice(0, 3), slice(3, 7))]
-        self.assertGreater(float(whole), float(sum(parts)) + 0.1)
-        self.assertFalse(find_loss(info_nce_loss).separable)
+    @parameterized.expand([(name,) for name in CONTRASTIVE])
+    def test_micro_batches_do_not_add_up(self, name: str) -> None:
+        pair = find_loss(name)
+        self.assertFalse(pair.separable)
+        whole = float(pair.value(*arguments_of(name, QUERIES, KEYS), normalizer=7.0))
+        halves = [arguments_of(name, QUERIES[at], KEYS[at]) for at in (slice(0, 4), slice(4, 7))]
+        self.assertGreater(whole, sum(float(pair.value(*half, normalizer=7.0)) for half in halves) + 0.1)
+
+    @parameterized.expand(list(product(CONTRASTIVE, ("numpy", "torch"))))
+    def test_rows_in_another_order(self, name: str, mode: str) -> None:
+        order = np.random.default_rng(2).permutation(7)
+        arguments = arguments_of(name, QUERIES, KEYS)
+        value, gradients = evaluate_pair(mode, find_loss(name).value, *arguments)
+        shuffled = [x[order] if x.ndim else x for x in arguments]
+        other_value, others = evaluate_pair(mode, find_loss(name).value, *shuffled)
+        np.testing.assert_allclose(other_value, value, rtol=1e-13)
+        for path, found, expected in matched(others, gradients):
+            expected = expected[order] if found.ndim else expected
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14, err_msg=path)
 
     @parameterized.expand([(mode,) for mode in MODES])
     def test_query_without_weight_may_hold_anything(self, mode: str) -> None:
@@ -96,19 +230,78 @@ class Rows(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "keys must hold a partner for each of the 7 rows of queries, got 6"):
             info_nce_loss(QUERIES, KEYS[:6])
 
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_row_without_a_partner(self, mode: str) -> None:
+        labels = np.array([5, 5, 8])
+        value, gradient = evaluate_pair(mode, supervised_contrastive_loss, QUERIES[:3], labels, reduction="none")
+        self.assertGreater(value[0], 0.0)
+        self.assertEqual(value[2], 0.0)
+        _, own = evaluate_pair(
+            mode, supervised_contrastive_loss, QUERIES[:3], labels, reduction="none", upstream=np.array([0.0, 0.0, 1.0])
+        )
+        np.testing.assert_array_equal(own, np.zeros((3, 4)))
+        self.assertTrue(np.any(gradient[2]))  # it is a negative of the others
+        # nobody has a partner, and nobody else is there
+        for rows in (3, 1):
+            value, gradient = evaluate_pair(mode, supervised_contrastive_loss, QUERIES[:rows], np.arange(rows))
+            self.assertEqual(float(value), 0.0)
+            np.testing.assert_array_equal(gradient, np.zeros((rows, 4)))
+
+    @parameterized.expand([("int64",), ("int32",), ("uint8",), ("int8",), ("uint64",)])
+    def test_labels_of_every_type(self, dtype: str) -> None:
+        labels = np.array([1, 0, 1, 1, 127, 0, 127])
+        expected = supervised_contrastive_loss(QUERIES, labels)
+        np.testing.assert_array_equal(supervised_contrastive_loss(QUERIES, labels.astype(dtype)), expected)
+        tensors = torch.tensor(QUERIES), torch.tensor(labels.astype(dtype))
+        np.testing.assert_allclose(supervised_contrastive_loss(*tensors), expected, rtol=1e-14)
+
+    def test_large_labels_are_told_apart(self) -> None:
+        # 2²⁴ and 2²⁴ + 1 are one number in float32, 2,048 and 2,049 in float16
+        for dtype, label in ((np.float32, 2**24), (np.float16, 2048)):
+            labels = np.array([label, label + 1, label, label + 1])
+            found = supervised_contrastive_loss(QUERIES[:4].astype(dtype), labels)
+            self.assertEqual(found, supervised_contrastive_loss(QUERIES[:4].astype(dtype), np.array([0, 1, 0, 1])))
+
+    def test_labels_that_are_none(self) -> None:
+        for function in (supervised_contrastive_loss, find_loss("supervised_contrastive_loss").gradient):
+            with self.assertRaisesRegex(TypeError, "labels must be integers, got float64"):
+                function(QUERIES, np.zeros(7))
+            with self.assertRaisesRegex(ValueError, r"one integer per row, shape \(7,\), got \(7, 1\)"):
+                function(QUERIES, np.zeros((7, 1), dtype=int))
+
+    def test_numbers_are_arrays_of_one(self) -> None:
+        for scale, error in ((np.ones(1), ValueError), (1.0, TypeError), (np.array(1), TypeError)):
+            with self.assertRaisesRegex(error, "logit_scale"):
+                clip_loss(QUERIES, KEYS, scale)
+
+    def test_scale_of_another_type(self) -> None:
+        arguments = QUERIES.astype(np.float16), KEYS.astype(np.float32), np.array(1.0)
+        gradients = find_loss(clip_loss).gradient(*arguments)
+        self.assertEqual([g.dtype for g in gradients.values()], [np.float16, np.float32, np.float64])
+
+    def test_one_pair_has_no_negatives(self) -> None:
+        for name in ("info_nce_loss", "n_pair_loss", "nt_xent_loss", "clip_loss"):
+            value, gradients = value_and_gradient(find_loss(name).value)(*arguments_of(name, QUERIES[:1], KEYS[:1]))
+            self.assertEqual(float(value), 0.0)
+            for _, gradient in flat(gradients):
+                np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
+
 
 class Extremes(unittest.TestCase):
     """Zero vectors, identical ones, tiny and huge ones, sharp temperatures."""
 
-    @parameterized.expand(list(product(MODES, ("float64", "float32"))))
-    def test_zero_vectors(self, mode: str, dtype: str) -> None:
-        queries, keys = QUERIES.copy(), KEYS.copy()
-        queries[1] = keys[3] = 0.0
-        value, gradients = evaluate_pair(mode, info_nce_loss, queries, keys, dtype=dtype)
+    @parameterized.expand(list(product([name for name in CONTRASTIVE if name != "n_pair_loss"], MODES)))
+    def test_zero_vectors(self, name: str, mode: str) -> None:
+        first, second = QUERIES.copy(), KEYS.copy()
+        first[1] = second[3] = 0.0
+        pair = find_loss(name)
+        value, gradients = evaluate_pair(mode, pair.value, *arguments_of(name, first, second), dtype="float32")
         self.assertTrue(np.isfinite(value))
-        np.testing.assert_array_equal(gradients["queries"][1], np.zeros(4))
-        np.testing.assert_array_equal(gradients["keys"][3], np.zeros(4))
-        self.assertTrue(all(np.isfinite(g).all() for g in gradients.values()))
+        by_name = gradients if isinstance(gradients, dict) else {pair.wrt[0]: gradients}
+        for argument, zero in zip(pair.wrt, (1, 3), strict=False):
+            if by_name[argument].ndim:
+                self.assertTrue(np.isfinite(by_name[argument]).all(), argument)
+                np.testing.assert_array_equal(by_name[argument][zero], np.zeros(4), err_msg=argument)
 
     @parameterized.expand([("float64", 1e-320), ("float64", 1e300), ("float32", 1e-42), ("float32", 1e37)])
     def test_length_does_not_count(self, dtype: str, scale: float) -> None:
@@ -119,13 +312,14 @@ class Extremes(unittest.TestCase):
         np.testing.assert_allclose(value, info_nce_loss(*arrays), rtol=0.2 if scale < 1 else 1e-5)
         self.assertTrue(all(np.isfinite(g).all() for g in gradients.values()))
 
-    @parameterized.expand([(mode,) for mode in EAGER])
+    @parameterized.expand([("numpy",), ("torch",)])
     def test_identical_embeddings(self, mode: str) -> None:
         same = np.tile(QUERIES[:1], (5, 1))
-        value, gradients = evaluate_pair(mode, info_nce_loss, same, same)
-        np.testing.assert_allclose(value, math.log(5), rtol=1e-14)
-        for gradient in gradients.values():
-            np.testing.assert_allclose(gradient, np.zeros((5, 4)), atol=1e-15)
+        for loss, expected in ((info_nce_loss, 5), (nt_xent_loss, 9)):
+            value, gradients = evaluate_pair(mode, loss, same, same)
+            np.testing.assert_allclose(value, math.log(expected), rtol=1e-14)
+            for gradient in gradients.values():
+                np.testing.assert_allclose(gradient, np.zeros((5, 4)), atol=1e-15)
 
     @parameterized.expand([("float32",), ("float16",)])
     def test_sharp_temperatures(self, dtype: str) -> None:
@@ -137,8 +331,20 @@ class Extremes(unittest.TestCase):
         swapped = info_nce_loss(eye, np.roll(eye, 1, axis=0), temperature=0.01)
         np.testing.assert_allclose(float(swapped), 100.0, rtol=1e-6 if dtype == "float32" else 1e-3)
 
-    def test_never_negative(self) -> None:
+    @parameterized.expand([(name,) for name in CONTRASTIVE])
+    def test_never_negative(self, name: str) -> None:
         generator = np.random.default_rng(5)
         for dtype in (np.float32, np.float16):
-            keys = generator.standard_normal((300, 16)).astype(dtype)
-            self.assertGreaterEqual(info_nce_loss(keys, keys, temperature=0.02, reduction="none").min(), 0.0)
+            same = 3.0 * generator.standard_normal((300, 16)).astype(dtype)
+            for scale in (4.0, -4.0):
+                arguments = [np.asarray(scale, dtype) if x.ndim == 0 else x for x in arguments_of(name, same, same)]
+                self.assertGreaterEqual(find_loss(name).value(*arguments, reduction="none").min(), 0.0)
+
+    def test_logits_that_no_exponential_holds(self) -> None:
+        scale, bias = np.array(8.0), np.array(-300.0)  # logits between −3,281 and 2,681
+        value, gradients = value_and_gradient(siglip_loss)(QUERIES, KEYS, scale, bias)
+        u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (QUERIES, KEYS))
+        logits = math.exp(8.0) * u @ v.T - 300.0
+        expected = np.maximum(np.where(np.eye(7, dtype=bool), -logits, logits), 0.0).sum() / 7
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        self.assertTrue(all(np.isfinite(g).all() for g in gradients.values()))
