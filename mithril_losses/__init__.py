@@ -12,8 +12,8 @@ from mithril_losses import (
     geometric,
     image,
     language,
-    mesh,
     likelihood,
+    mesh,
     metric_learning,
     perceptual,
     regression,
@@ -41,8 +41,8 @@ from mithril_losses.divergence import *
 from mithril_losses.geometric import *
 from mithril_losses.image import *
 from mithril_losses.language import *
-from mithril_losses.mesh import *
 from mithril_losses.likelihood import *
+from mithril_losses.mesh import *
 from mithril_losses.metric_learning import *
 from mithril_losses.models import CompiledModel
 from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
