@@ -280,7 +280,9 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
         return loss
     if isinstance(loss, str):
         if loss not in _PAIRS:
-            raise ValueError(f"unknown loss {loss!r}{did_you_mean(loss, _PAIRS)}; `mithril-losses list` shows them all")
+            raise ValueError(
+                f"unknown loss {loss!r} (`mithril-losses list` shows them all){did_you_mean(loss, _PAIRS)}"
+            )
         return _PAIRS[loss]
     pair = _PAIRS.get(getattr(loss, "__name__", ""))
     if pair is not None and pair.value is loss:

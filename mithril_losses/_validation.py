@@ -104,6 +104,7 @@ def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the known name nearest to `name`, or nothing."""
-    nearest = get_close_matches(name, list(known), n=1)
+    """Return "; did you mean 'x'?" for the known name nearest to `name` or the shortest with it inside, or nothing."""
+    known = list(known)
+    nearest = get_close_matches(name, known, n=1) or sorted((x for x in known if name and name in x), key=len)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""

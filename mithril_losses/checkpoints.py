@@ -69,8 +69,8 @@ class Checkpoint:
         write_atomically(path, lambda file: np.savez(file, about=np.array(json.dumps(about)), **self.arrays))
 
 
-def load_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint:
-    """Read a checkpoint of a run with this fingerprint.
+def load_checkpoint(path: Path, fingerprint: Mapping[str, Any], like: Mapping[str, Array]) -> Checkpoint:
+    """Read a checkpoint of a run with this fingerprint, whose arrays have the names and shapes of `like`.
 
     Raises:
         UserError: there is none, it is damaged, or it belongs to a run with another configuration or other data.
@@ -81,12 +81,18 @@ def load_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint:
     try:
         about = json.loads(str(arrays.pop("about")))
         epoch, history, before = (about[key] for key in ("epoch", "history", "fingerprint"))
-    except (KeyError, ValueError) as error:
+        if not isinstance(before, dict) or len(history) != epoch:
+            raise ValueError("a record for each epoch, and a fingerprint, are missing")
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: this is no checkpoint of a training run") from error
     for key in sorted({*before, *fingerprint}):
         then, now = before.get(key, "not set"), fingerprint.get(key, "not set")
         if then != now:
             raise UserError(f"{path}: the run was started with {key} = {then!r}, and cannot go on with {now!r}")
+    for name in sorted({*arrays, *like}):
+        found, expected = (tuple(tree[name].shape) if name in tree else None for tree in (arrays, like))
+        if found != expected:
+            raise UserError(f"{path}: {name} has the shape {found} there, but {expected} in this run")
     return Checkpoint(epoch, arrays, history, before)
 
 

@@ -15,6 +15,8 @@ def main() -> None:
         from mithril_losses.commands import app
 
         app(prog_name="mithril-losses")
+    except KeyboardInterrupt:  # before a command began
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == __package__:
             raise

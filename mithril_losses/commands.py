@@ -37,7 +37,8 @@ class Group(TyperGroup):
         except MemoryError as error:
             _fail(f"not enough memory: {error}")
         except UsageError as error:
-            _fail(f"{error.format_message()}; see {error.ctx.command_path if error.ctx else 'mithril-losses'} --help")
+            command = error.ctx.command_path if error.ctx else "mithril-losses"
+            _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
         sys.exit(code)
 
 

@@ -178,7 +178,7 @@ def read_config(
         raise UserError("\n".join(f"{path}: {line}" for line in error_lines(error))) from error
     if backend is None and os.environ.get("MITHRIL_LOSSES_BACKEND"):
         return config.model_copy(update={"backend": None})  # get_backend() reads the variable and names it in errors
-    return config.model_copy(update={"backend": backend or config.backend})
+    return config if backend is None else config.model_copy(update={"backend": backend})
 
 
 def apply_change(table: dict[str, Any], change: str) -> None:

@@ -31,8 +31,8 @@ class Dataset:
     digest: str
 
 
-def load_dataset(config: DataConfig, entries: Collection[str], seed: int) -> Dataset:
-    """Return the model's input and the arrays that `entries` names, shuffled and split.
+def load_dataset(config: DataConfig, entries: Collection[str], seed: int, dtype: str) -> Dataset:
+    """Return the model's input and the arrays that `entries` names, shuffled and split; none is beyond `dtype`.
 
     Raises:
         UserError: the file cannot be read, lacks an array, or holds one that is not numeric, not finite or of another
@@ -46,7 +46,7 @@ def load_dataset(config: DataConfig, entries: Collection[str], seed: int) -> Dat
             raise UserError(
                 f"{origin}: unknown data entry {name!r}{did_you_mean(name, arrays)} (known: {', '.join(arrays)})"
             )
-        _check_numbers(f"{origin}: array {name!r}", arrays[name])
+        _check_numbers(f"{origin}: array {name!r}", arrays[name], dtype)
     arrays = {name: arrays[name] for name in names}
     inputs = arrays[config.input]
     if inputs.ndim != 2 or not np.issubdtype(inputs.dtype, np.floating):
@@ -85,13 +85,17 @@ def _split(arrays: Mapping[str, Array], config: DataConfig, seed: int) -> Datase
     )
 
 
-def _check_numbers(where: str, array: Array) -> None:
+def _check_numbers(where: str, array: Array, dtype: str) -> None:
     if array.ndim == 0 or not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
-        raise UserError(f"{where} must hold one number or row of numbers per example, got {array.dtype}")
-    finite = np.isfinite(array)
-    if not finite.all():
-        place = tuple(int(index) for index in np.argwhere(~finite)[0])
-        raise UserError(f"{where} holds {array[place]} at {place}, the first of {(~finite).sum()} such numbers")
+        raise UserError(
+            f"{where} must hold one number or row of numbers per example, got {array.dtype} of shape {array.shape}"
+        )
+    usable = abs(array) <= np.finfo(dtype).max
+    if not usable.all():
+        place = tuple(int(index) for index in np.argwhere(~usable)[0])
+        raise UserError(
+            f"{where} holds {array[place]} at {place}, which is no finite {dtype}; it is the first of {(~usable).sum()}"
+        )
 
 
 def _digits() -> dict[str, Array]:
@@ -111,9 +115,10 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     with user_error(str(path)):
         try:
             with open(path, "rb") as file:
+                if file.read(2) not in (b"PK", b""):
+                    raise ValueError("this is no .npz file of arrays by name")
+                file.seek(0)
                 found = np.load(file, allow_pickle=False)
-                if not isinstance(found, np.lib.npyio.NpzFile):
-                    raise ValueError("this is a single array, not an .npz file of arrays by name")
                 return {name: found[name] for name in found.files}
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"the file is truncated or damaged ({error})") from error

@@ -25,7 +25,7 @@ from mithril_losses.checkpoints import (
     write_atomically,
 )
 from mithril_losses.config import TrainingConfig, UserError, user_error
-from mithril_losses.data import DIGITS_SHAPE, PARAMETERS, batches, generator, load_dataset
+from mithril_losses.data import DIGITS, DIGITS_SHAPE, PARAMETERS, batches, generator, load_dataset
 from mithril_losses.domains import ClassTargets
 from mithril_losses.models import compile_model
 from mithril_losses.objectives import Term
@@ -138,11 +138,12 @@ class Trainer:
             self.backend = get_backend(config.backend, dtype=config.dtype)
         self.update = compiled(self.optimizer.update, self.backend.name)
         entries = {entry for term in self.objective.terms for entry in term.entry_of.values()}
-        dataset = load_dataset(config.data, entries, config.seed)
-        self.train_data, self.test_data = (
-            {name: self.backend.array(array) for name, array in arrays.items()}
-            for arrays in (dataset.train, dataset.test)
-        )
+        dataset = load_dataset(config.data, entries, config.seed, config.dtype)
+        with user_error(f"{config.data.file or DIGITS} on {self.backend.name}"):
+            self.train_data, self.test_data = (
+                {name: self.backend.array(array) for name, array in arrays.items()}
+                for arrays in (dataset.train, dataset.test)
+            )
         self.train_count, inputs = dataset.train[config.data.input].shape
         self.test_arrays = dataset.test
         self.network = config.model.build()
@@ -167,10 +168,11 @@ class Trainer:
 
     def resume(self, path: Path, epochs: int) -> RunState:
         """Return the state in a checkpoint."""
-        checkpoint = load_checkpoint(path, self.fingerprint)
+        slots = self.optimizer.initial_state(self.initial_parameters)
+        like = join({"parameters": self.initial_parameters} | slots)
+        checkpoint = load_checkpoint(path, self.fingerprint, like)
         if checkpoint.epoch > epochs:
             raise UserError(f"{path}: {checkpoint.epoch} epochs are done already, run.epochs asks for {epochs}")
-        slots = self.optimizer.initial_state(self.initial_parameters)
         trees = split(checkpoint.arrays, ["parameters", *slots])
         state = {
             outer: {name: self.backend.array(array) for name, array in tree.items()} for outer, tree in trees.items()

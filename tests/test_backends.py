@@ -300,6 +300,7 @@ AWKWARD_ARRAYS = [
     np.array([True, False]),
     np.array([1.5], np.float16),
     np.arange(6, dtype=np.float32)[::-2],
+    np.arange(3, dtype=">f4"),
 ]
 
 
@@ -337,6 +338,16 @@ class TestConversions(BackendTest):
             made = self.backend.array(source)
             source[:] = 1.0
             self.assertEqual(float(self.backend.max(made)), 0.0)
+
+    def test_integers_that_32_bits_do_not_hold(self) -> None:
+        with jax.enable_x64(False):
+            backend = JaxBackend()
+            self.assertEqual(backend.array([2**31 - 1, -(2**31)]).tolist(), [2**31 - 1, -(2**31)])
+            for x in (np.array([0, 2**32]), np.array([2**63], np.uint64), torch.tensor([-(2**31) - 1])):
+                with self.assertRaisesRegex(ValueError, "needs 64 bits"):
+                    backend.array(x)
+        with jax.enable_x64(True):
+            self.assertEqual(JaxBackend().array([2**32]).tolist(), [2**32])
 
     def test_to_torch_gives_a_leaf(self) -> None:
         x = self.backend.to_torch(self.backend.array([1.0, 2.0]))

@@ -147,6 +147,9 @@ class TestBackendChoice(CommandLineTestCase):
         os.environ["MITHRIL_LOSSES_BACKEND"] = "jaxx"
         self.assert_fails(self.train(), "'jaxx'", "MITHRIL_LOSSES_BACKEND", "did you mean 'jax'?")
 
+    def test_a_name_that_is_empty_is_no_name(self) -> None:
+        self.assert_fails(self.train(backend=""), "unknown backend ''")
+
     def test_a_backend_that_is_not_installed(self) -> None:
         with mock.patch("mithril_losses.training.get_backend", side_effect=BackendNotInstalledError("torch")):
             self.assert_fails(self.train(backend="torch"), "pip install 'mithril-losses[torch]'")
@@ -179,7 +182,7 @@ class TestBadConfiguration(CommandLineTestCase):
             ("reserved output name", "model.outputs.hidden.size=3", ["no output can be called 'hidden'"]),
             ("reserved term name", "objective.terms.0.name=loss", ["'loss' is the name of the total"]),
             ("weight that is not finite", "objective.terms.0.weight=nan", ["objective.terms[0].weight", "finite"]),
-            ("no table", "run=3", ["run", "got 3"]),
+            ("no table", "run=3", ["run: Input should be a table, got 3"]),
             ("index out of range", "objective.terms.4.weight=1", ["--set objective.terms.4.weight=1", "list of 1"]),
             ("index into a number", "optimizer.kind.0=1", ["--set optimizer.kind.0=1", "no table"]),
             ("no value", "seed", ["--set seed", "key=value"]),
@@ -228,7 +231,8 @@ class TestBadConfiguration(CommandLineTestCase):
             ("folder for a file", ["train", "."], ["directory"]),
             ("unknown command", ["trian"], ["'trian'", "train"]),
             ("unknown option", ["list", "--famly", "x"], ["--famly"]),
-            ("missing argument", ["train"], ["onfig"]),
+            ("missing argument", ["train"], ["'config'; see mithril-losses train --help"]),
+            ("part of a name", ["show", "mse"], ["did you mean 'mse_loss'?"]),
             ("unknown loss to show", ["show", "hubber_loss"], ["did you mean 'huber_loss'?"]),
             ("unknown loss to check", ["check", "mse"], ["'mse'"]),
             ("unknown family", ["list", "--family", "regresion"], ["did you mean 'regression'?", "divergence"]),
@@ -263,11 +267,29 @@ class TestBadFiles(CommandLineTestCase):
             ("no features", {"image": np.ones(120)}, ["'image'", "(120,)"]),
             ("integers", {"image": np.ones((120, 4), dtype=int)}, ["'image'", "int64"]),
             ("negative labels", {"label": np.full(120, -1)}, ["label -1"]),
+            ("too large", {"image": np.full((120, 4), 1e39)}, ["holds 1e+39 at (0, 0)", "float32"]),
+            ("one number", {"image": np.array(1.0)}, ["float64 of shape ()"]),
         ]
     )  # fmt: skip
     def test_bad_arrays_are_named(self, case: str, arrays: dict[str, Any], words: list[str]) -> None:
         self.assert_fails(self.train_on(**arrays), *words)
         self.assertFalse(self.output.exists())
+
+    def test_labels_are_never_wrapped_round(self) -> None:
+        label = np.arange(120) % 2 + 2**32
+        self.train_on()
+        with np.load(self.data) as found:
+            np.savez(self.data, **{**found, "label": label})
+        for backend in ("numpy", "jax"):
+            result = self.train(f"data.file={self.data.as_posix()}", "data.input=image", backend=backend)
+            self.assert_fails(result, str(2**32)[:8])
+
+    def test_foreign_byte_order(self) -> None:
+        result = self.train_on(image=np.ones((120, 4), dtype=">f8"), label=np.zeros(120, dtype=">i2"))
+        self.assertEqual(result.exit_code, 0, result.output)
+        for backend in ("jax", "torch"):
+            result = self.train(f"data.file={self.data.as_posix()}", backend=backend)
+            self.assertEqual(result.exit_code, 0, result.output)
 
     @parameterized.expand(["empty", "cut", "text", "one array", "missing"])
     def test_files_that_are_no_npz(self, kind: str) -> None:

@@ -258,7 +258,8 @@ class Catalogue(unittest.TestCase):
             ("mse_los", "; did you mean 'mse_loss'?"),
             ("cross_entropy", "; did you mean 'cross_entropy_loss'?"),
             ("Huber_loss", "; did you mean 'huber_loss'?"),
-            ("nothing like it at all", "at all'; `mithril-losses list`"),
+            ("triplet", "; did you mean 'triplet_loss'?"),
+            ("nothing like it at all", "at all' (`mithril-losses list` shows them all)"),
         ]
     )
     def test_the_nearest_name(self, name: str, hint: str) -> None:

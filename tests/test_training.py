@@ -1,6 +1,7 @@
 """Training: the same run on every backend, resumed runs, and what is left when a run ends early."""
 
 import csv
+import json
 import tempfile
 import tomllib
 import unittest
@@ -246,6 +247,25 @@ class TestResume(RunTestCase):
         np.savez(path, w=np.zeros(3))
         with self.assertRaisesRegex(UserError, "no checkpoint"):
             train(self.config(), resume=True)
+
+    def test_checkpoints_with_other_contents_are_refused(self) -> None:
+        train(self.config())
+        path = self.folder / "run" / "checkpoint.npz"
+        with np.load(path) as found:
+            whole = dict(found)
+        about = json.loads(str(whole["about"]))
+        name = next(name for name in whole if name.endswith("_bias"))
+        for changes, message in (
+            ({name: np.zeros(3)}, rf"{name} has the shape \(3,\) there, but"),
+            ({"parameters/other": np.zeros(3)}, r"parameters/other has the shape \(3,\) there, but None"),
+            ({"about": np.array("[1, 2]")}, "no checkpoint"),
+            ({"about": np.array(json.dumps(about | {"epoch": "x"}))}, "no checkpoint"),
+            ({"about": np.array(json.dumps(about | {"history": []}))}, "no checkpoint"),
+            ({"about": np.array(json.dumps(about | {"fingerprint": 3}))}, "no checkpoint"),
+        ):
+            np.savez(path, **(whole | changes))
+            with self.assertRaisesRegex(UserError, message):
+                train(self.config(), resume=True)
 
 
 class TestFiles(RunTestCase):

@@ -257,6 +257,8 @@ def host_array(data: Any) -> Any:
         data = data.detach().cpu()
         data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()
     x = np.asarray(data)
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
     return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
 
 

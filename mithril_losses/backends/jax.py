@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ class JaxBackend(Backend):
 
     JAX computes in 32 bits unless told otherwise. `dtype="float64"` switches `jax_enable_x64` on, **for the whole
     process**; while that is off, conversions into JAX turn 64-bit numbers into 32-bit ones, and asking for a float64
-    array is an error.
+    array, or converting an integer that 32 bits do not hold, is an error.
 
     Example:
         >>> backend = JaxBackend()
@@ -70,8 +71,21 @@ def jax_array(data: Any) -> Any:
     if isinstance(data, jax.Array):
         return data
     if library_of(data) != "torch":
-        return jnp.asarray(np.array(host_array(data)))
+        data = np.array(host_array(data))
+        _require_room(data)
+        return jnp.asarray(data)
     # JAX may keep the memory it is handed, and copies late when it copies: it gets a clone that nobody else has.
     data = data.detach().clone()
+    _require_room(data)
     reachable = data.device.type == "cpu" or jax.default_backend() != "cpu"
     return jax.dlpack.from_dlpack(data if reachable else data.cpu())
+
+
+def _require_room(x: Any) -> None:
+    """Raise a ValueError for integers that JAX, computing in 32 bits, would wrap round."""
+    kind = str(x.dtype).removeprefix("torch.")
+    if kind in ("int64", "uint64") and math.prod(x.shape) and not jax.config.jax_enable_x64:
+        limits = np.iinfo(kind.replace("64", "32"))
+        for extreme in (int(x.min()), int(x.max())):
+            if not limits.min <= extreme <= limits.max:
+                raise ValueError(f'{extreme} needs 64 bits: JaxBackend(dtype="float64") switches on jax_enable_x64')

@@ -57,6 +57,8 @@ def error_lines(error: ValidationError) -> list[str]:
     for found in error.errors():
         path = _dotted((*found["loc"], *found.get("ctx", {}).get("at", ())))
         message = found["msg"].removeprefix("Value error, ")
+        if found["type"] == "model_type":
+            message = "Input should be a table"
         if found["type"] not in ("missing", "problem", "value_error"):
             message += f", got {reprlib.repr(found['input'])}"
         lines.append(f"{path}: {message}" if path else message)
