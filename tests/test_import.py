@@ -1,8 +1,10 @@
 """What importing the package costs, measured in fresh interpreters."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import unittest
 
 from parameterized import parameterized
@@ -10,9 +12,10 @@ from parameterized import parameterized
 MODULES = [("mithril_losses",), ("mithril_losses.backends",)]
 
 
-def fresh(script: str) -> object:
+def fresh(script: str, **environment: str) -> object:
     """Run a script in a new interpreter and return what it prints, read as JSON."""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    variables = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=variables)
     return json.loads(done.stdout)
 
 
@@ -28,7 +31,9 @@ class TestImport(unittest.TestCase):
     def test_takes_less_than_three_tenths_of_a_second(self, module: str) -> None:
         # NumPy is 0.03 s of it: python -X importtime -c "import mithril_losses"
         script = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
-        self.assertLess(min(fresh(script) for _ in range(5)), 0.3)
+        with tempfile.TemporaryDirectory() as cache:  # as after the first import: compiled to bytecode
+            compiled = {"PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
+            self.assertLess(min(fresh(script, **compiled) for _ in range(5)), 0.3)
 
     @parameterized.expand([("jax", "torch"), ("torch", "jax")])
     def test_a_backend_brings_in_its_own_library_only(self, name: str, other: str) -> None:
