@@ -264,13 +264,13 @@ SUBSTITUTIONS = [
     Substitution(
         "_stable.py",
         "coincident points have no distance",
-        {"scaled = magnitude / xp.where(scale == 0, 1.0, scale)": "scaled = magnitude / scale"},
+        {"xp.where(scale == 0, 1.0, xp.minimum(scale,": "xp.where(scale < 0, 1.0, xp.minimum(scale,"},
         "Extremes and triplet_loss",
     ),
     Substitution(
         "_stable.py",
         "large distances overflow",
-        {"    scaled = magnitude / xp": "    scale = xp.where(scale == 0, 0.0, 1.0)\n    scaled = magnitude / xp"},
+        {"    divisor = xp.where(scale == 0, 1.0, xp": "    divisor = 1.0 + 0.0 * xp.where(scale == 0, 1.0, xp"},
         "Extremes and triplet_loss",
     ),
     Substitution(
