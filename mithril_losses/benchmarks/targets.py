@@ -25,6 +25,8 @@ SCIKIT: Names = ("scikit-learn",)
 PEERS: Names = (*EAGER, *COMPILE, *JAX, *SCIKIT)
 COPY: Names = ("copy",)
 
+BEYOND_MEMORY = "a copy of the same bytes, which `copy` measures, would not be that much faster either."
+
 
 class Where(NamedTuple):
     """Some cases, in words and as a test."""
