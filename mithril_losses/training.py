@@ -147,9 +147,9 @@ class Trainer:
         self.train_count, inputs = dataset.train[config.data.input].shape
         self.test_arrays = dataset.test
         self.network = config.model.build()
-        initial = self.network.initial_parameters(inputs, generator(config.seed, PARAMETERS))
-        self.initial_parameters = {name: self.backend.array(array) for name, array in initial.items()}
         with user_error("model"):
+            initial = self.network.initial_parameters(inputs, generator(config.seed, PARAMETERS))
+            self.initial_parameters = {name: self.backend.array(array) for name, array in initial.items()}
             self.model = compile_model(
                 lambda xp, params, data: self.network(xp, params, data["input"]), self.backend.name
             )
