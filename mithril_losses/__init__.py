@@ -19,6 +19,7 @@ from mithril_losses import (
     regression,
     regularization,
     segmentation,
+    transport,
     variational,
 )
 from mithril_losses._elementwise import elementwise
@@ -51,6 +52,7 @@ from mithril_losses.perceptual import *
 from mithril_losses.regression import *
 from mithril_losses.regularization import *
 from mithril_losses.segmentation import *
+from mithril_losses.transport import *
 from mithril_losses.variational import *
 
 __all__ = [
@@ -89,4 +91,5 @@ __all__ += perceptual.__all__
 __all__ += regression.__all__
 __all__ += regularization.__all__
 __all__ += segmentation.__all__
+__all__ += transport.__all__
 __all__ += variational.__all__

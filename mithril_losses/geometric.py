@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Literal, Unpack
 
+import numpy as np
+
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, nearest, requested, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
 from mithril_losses._stable import norm_and_unit, product
 from mithril_losses._validation import as_dtype, quiet
-from mithril_losses.backends._namespace import Array, array_namespace, require_library
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
 from mithril_losses.domains import Choice, PointSets
 
 __all__ = [
     "chamfer_distance",
     "chamfer_distance_gradient",
     "chamfer_distance_value_and_gradient",
+    "hausdorff_distance",
+    "hausdorff_distance_gradient",
+    "hausdorff_distance_value_and_gradient",
 ]
 
 Argument = Literal["pred_points", "target_points"]
@@ -271,12 +276,7 @@ def _chamfer_kinks(
 ) -> tuple[Array, ...]:
     """Return what vanishes where a point has two nearest neighbours, or, for unsquared distances, one at distance 0."""
     xp = array_namespace(pred_points=pred_points, target_points=target_points)
-    differences = xp.expand_dims(pred_points, axis=-2) - xp.expand_dims(target_points, axis=-3)
-    distances = xp.sum(differences * differences, axis=-1)
-    if pred_mask is not None:
-        distances = xp.where(xp.expand_dims(pred_mask, axis=-1), distances, float("inf"))
-    if target_mask is not None:
-        distances = xp.where(xp.expand_dims(target_mask, axis=-2), distances, float("inf"))
+    distances = _all_pairs(pred_points, target_points, pred_mask, target_mask)
     kinks: tuple[Array, ...] = () if squared else (xp.min(distances, axis=(-2, -1)),)
     for axis in (-2, -1):
         nearest_two = xp.sort(distances, axis=axis)
@@ -284,3 +284,229 @@ def _chamfer_kinks(
         with quiet(xp):  # nothing is found twice where everything else is padding: ∞ − ∞
             kinks += (xp.min(second - first, axis=(-2, -1)),)
     return kinks
+
+
+def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None) -> Array:
+    """Return the squared distances of all pairs, infinite where one of the two is padding."""
+    xp = array_namespace(pred_points=pred_points, target_points=target_points)
+    differences = xp.expand_dims(pred_points, axis=-2) - xp.expand_dims(target_points, axis=-3)
+    distances = xp.sum(differences * differences, axis=-1)
+    if pred_mask is not None:
+        distances = xp.where(xp.expand_dims(pred_mask, axis=-1), distances, float("inf"))
+    if target_mask is not None:
+        distances = xp.where(xp.expand_dims(target_mask, axis=-2), distances, float("inf"))
+    return distances
+
+
+# --- Hausdorff ----------------------------------------------------------------------------------------------------
+
+
+def _hausdorff(
+    pred_points: Array,
+    target_points: Array,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    wrt: tuple[str, ...] = (),
+) -> tuple[Sets, Array, dict[str, Array]]:
+    """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
+    sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
+    xp, x, y = sets.xp, sets.x, sets.y
+    x_mask = _per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
+    y_mask = _per_point(sets, "target_mask", target_mask, target_points, "bool")
+    if 0 in (x.shape[-2], y.shape[-2]):
+        nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
+        return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
+    x, y = _blanked(xp, x, x_mask), _blanked(xp, y, y_mask)
+    # one pair of points decides: the point that is furthest from the other set, and its nearest there
+    forward, i, nearest_to_i = _furthest(xp, x, y, x_mask, y_mask)
+    backward, j, nearest_to_j = _furthest(xp, y, x, y_mask, x_mask)
+    by_x = forward >= backward
+    i, j = xp.where(by_x, i, nearest_to_j), xp.where(by_x, nearest_to_i, j)
+    distance, unit = norm_and_unit(xp, take(xp, x, i) - take(xp, y, j), 2.0)
+    if not (x_mask is None and y_mask is None):
+        is_pair = _any(xp, x, x_mask) & _any(xp, y, y_mask)
+        distance, unit = xp.where(is_pair, distance, 0.0), xp.where(xp.expand_dims(is_pair, axis=-1), unit, 0.0)
+    slopes = {}
+    if "pred_points" in wrt:
+        slopes["pred_points"] = add_at(xp, i, unit, x.shape[-2])
+    if "target_points" in wrt:
+        slopes["target_points"] = add_at(xp, j, -unit, y.shape[-2])
+    return sets, sets.values(distance[:, 0], pred_points), slopes
+
+
+def _furthest(
+    xp: Any, x: Array, y: Array, x_mask: Array | None, candidates: Array | None
+) -> tuple[Array, Array, Array]:
+    """Return (batch, 1): the largest distance of a point of x to the nearest of y, which point it is, and which y."""
+    found = nearest(xp, x, y, candidates)
+    distances, _ = norm_and_unit(xp, x - take(xp, y, found), 2.0)
+    if x_mask is not None:
+        distances = xp.where(x_mask, distances, -1.0)
+    furthest = xp.argmax(distances, axis=-1, keepdims=True)
+    at = [xp.take_along_axis(values, furthest, axis=-1) for values in (distances, found)]
+    return at[0], furthest, at[1]
+
+
+def _any(xp: Any, points: Array, mask: Array | None) -> Array:
+    """Return (batch, 1): whether there is a point at all."""
+    return xp.any(xp.ones_like(points[..., 0]) > 0 if mask is None else mask, axis=-1, keepdims=True)
+
+
+def hausdorff_distance(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over the batch of max(maxᵢ minⱼ ‖xᵢ − yⱼ‖, maxⱼ minᵢ ‖xᵢ − yⱼ‖), x = pred_points, y = target_points.
+
+    How far a point of either set is from the other set at most: one point decides, and the gradient is that of one
+    pair. Memory grows with the number of points, as for `chamfer_distance`.
+
+    Args:
+        pred_points: x, (…, n, d); any leading axes are the batch.
+        target_points: y, (…, m, d) with the same leading axes; m may differ from n.
+        pred_mask: (…, n), boolean: False for padding, which neither counts nor is found, and may hold anything.
+        target_mask: (…, m), likewise.
+        **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
+
+    Returns:
+        A scalar (one distance per batch element for reduction="none"), in the unit of the points. Where a set is empty,
+        it is 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or a reduction keyword does not fit.
+        TypeError: an argument is no array, the points are not floating point, or a mask is not boolean.
+
+    Example:
+        Every x has a y at most 1 away, but the y at 7 is 5 away from all of x.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[1.0], [7.0]]])
+        >>> float(hausdorff_distance(x, y))
+        5.0
+
+    Source:
+        D. P. Huttenlocher et al., Comparing Images Using the Hausdorff Distance, 1993.
+        https://doi.org/10.1109/34.232073
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        _, values, _ = _hausdorff(pred_points, target_points, pred_mask, target_mask)
+        return collect(values, like=pred_points, **reduction)
+
+
+@gradient_of(
+    hausdorff_distance,
+    on_request=("target_points",),
+    domain={
+        "pred_points": PointSets(3, 3),
+        "target_points": PointSets(5, 3),
+        "pred_mask": "one boolean per point, or None",
+        "target_mask": "one boolean per point, or None",
+    },
+    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    kinks=lambda pred_points, target_points, pred_mask, target_mask: _hausdorff_kinks(
+        pred_points, target_points, pred_mask, target_mask
+    ),
+)
+def hausdorff_distance_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """(xᵢ − yⱼ) / ‖xᵢ − yⱼ‖ / B for the pair (i, j) that decides, 0 for all other points and where the two coincide.
+
+    At a tie the first point decides, one of x before one of y. Computed outside PyTorch's autograd graph.
+
+    Args:
+        pred_points: x, as in `hausdorff_distance`; likewise all other arguments.
+        target_points: y.
+        pred_mask: False for padding in x, whose gradient is 0.
+        target_mask: False for padding in y.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `hausdorff_distance`, or `wrt` names something else.
+        TypeError: as in `hausdorff_distance`.
+
+    Example:
+        The y at 7 decides, and its nearest x is the second one.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[1.0], [7.0]]])
+        >>> hausdorff_distance_gradient(x, y).tolist()
+        [[[0.0], [-1.0]]]
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        sets, _, slopes = _hausdorff(pred_points, target_points, pred_mask, target_mask, requested(wrt, _ARGUMENT))
+        return sets.spread(wrt, slopes, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+
+
+@value_and_gradient_of(hausdorff_distance)
+def hausdorff_distance_value_and_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Any]:
+    """`hausdorff_distance` and `hausdorff_distance_gradient`, whose pair of points is found once.
+
+    Args:
+        pred_points: x, as in `hausdorff_distance`; likewise all other arguments.
+        target_points: y.
+        pred_mask: False for padding in x.
+        target_mask: False for padding in y.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[1.0], [7.0]]])
+        >>> value, gradient = hausdorff_distance_value_and_gradient(x, y)
+        >>> float(value), gradient.tolist()
+        (5.0, [[[0.0], [-1.0]]])
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        found = _hausdorff(pred_points, target_points, pred_mask, target_mask, requested(wrt, _ARGUMENT))
+        sets, values, slopes = found
+        value = collect(values, like=pred_points, **reduction)
+        like = {"pred_points": pred_points, "target_points": target_points}
+        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
+
+
+def _hausdorff_kinks(
+    pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None
+) -> tuple[Array, ...]:
+    """Return the distance, and how close another pair of points comes to deciding in place of the one that does."""
+    distances = np.sqrt(np.asarray(host_values(_all_pairs(pred_points, target_points, pred_mask, target_mask))))
+    flat = distances.reshape(-1, *distances.shape[-2:])
+    kinks = np.zeros((2, len(flat)))
+    for b, pairs in enumerate(flat):
+        forward, backward = np.min(pairs, axis=1), np.min(pairs, axis=0)
+        forward, backward = (np.where(np.isinf(x), 0.0, x) for x in (forward, backward))  # padding
+        by_x = forward.max() >= backward.max()
+        pairs = pairs if by_x else pairs.T
+        own, other = (forward, backward) if by_x else (backward, forward)
+        i = int(np.argmax(own))
+        j = int(np.argmin(pairs[i]))
+        rivals = [*np.delete(own, i), *np.delete(other, j), 2.0 * own[i] - np.delete(pairs[i], j).min(initial=np.inf)]
+        kinks[:, b] = own[i], own[i] - max(rivals, default=0.0)
+    return tuple(kink.reshape(distances.shape[:-2]) for kink in kinks)
