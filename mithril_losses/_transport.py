@@ -5,6 +5,7 @@ Points are arrays (batch, n, d).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,10 @@ def assignment_on_host(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.n
     """Return the partners (…, n) for NumPy arrays (…, n, d)."""
     from scipy.optimize import linear_sum_assignment
 
-    count, d = x.shape[-2:]
-    found = np.empty((x.size // max(count * d, 1), count), dtype=np.int64)
-    for partners, points, others in zip(found, x.reshape(-1, count, d), y.reshape(-1, count, d), strict=True):
+    *batch, count, d = x.shape
+    shape = (math.prod(batch), count, d)
+    found = np.empty(shape[:2], dtype=np.int64)
+    for partners, points, others in zip(found, x.reshape(shape), y.reshape(shape), strict=True):
         scale = max(np.abs(points).max(initial=0.0), np.abs(others).max(initial=0.0)) or 1.0
         if not np.isfinite(scale):
             partners[:] = np.arange(count)

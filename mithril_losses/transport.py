@@ -36,10 +36,7 @@ def _earth_mover(
     xp, x, y = sets.xp, sets.x, sets.y
     n = x.shape[-2]
     if n != y.shape[-2]:
-        raise ValueError(
-            f"the earth mover's distance needs as many points on either side, got {n} and {y.shape[-2]}; "
-            "sinkhorn_divergence takes sets of different sizes"
-        )
+        raise ValueError(f"the earth mover's distance needs as many points on either side, got {n} and {y.shape[-2]}")
     partners = assignment(xp, x, y)
     distances, unit = norm_and_unit(xp, x - take(xp, y, partners), 2.0)
     share = 1.0 / max(n, 1)
