@@ -22,7 +22,9 @@ from mithril_losses.backends.threads import share
 Terms = Callable[[Any, Array, Array], tuple[Array, Array, Array]]
 Loop = Callable[[Any, int, int, Any, Any], Any]
 
-_BAND = 1 << 16  # elements of a band of rows: with its temporaries in the second-level cache
+# elements of a band of rows
+_PLAIN_BAND = 1 << 16  # with its temporaries in the second-level cache
+_COMPILED_BAND = 1 << 18  # which has none
 _SHARED_FROM = 1 << 18  # elements from which a second thread gains more than waking it costs
 
 
@@ -72,12 +74,13 @@ def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> FusedRow
     per_image, *plane = (first, second, third, 1) if channels_first else (1, first, second, third)
     planes = images.reshape(-1, *plane)
 
-    def run(loop: Loop, weights: Any, factor: Any, values: Any, gradient: Any, threads: int) -> float:
+    def run(loop: Loop, most: int, weights: Any, factor: Any, values: Any, gradient: Any, threads: int) -> float:
         with quiet(np):
             factors = np.broadcast_to(np.asarray(factor, planes.dtype), batch).reshape(-1)
             by_image = None if weights is None else np.broadcast_to(weights, batch).reshape(-1)
             scales = factors if by_image is None else np.where(by_image == 0, 0.0, factors * by_image)
-            sums = _over_bands(loop, planes, np.repeat(scales, per_image), gradient.reshape(planes.shape), threads)
+            scales = np.repeat(scales, per_image)
+            sums = _over_bands(loop, most, planes, scales, gradient.reshape(planes.shape), threads)
             losses = sums.reshape(len(factors), -1).sum(axis=1)
             if by_image is not None:
                 losses = np.where(by_image == 0, 0.0, losses * by_image)
@@ -89,17 +92,17 @@ def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> FusedRow
     return FusedRows(
         tuple(batch),
         None,
-        functools.partial(run, functools.partial(_compiled_band, terms)),
-        functools.partial(run, functools.partial(_plain_band, terms)),
+        functools.partial(run, functools.partial(_compiled_band, terms), _COMPILED_BAND),
+        functools.partial(run, functools.partial(_plain_band, terms), _PLAIN_BAND),
     )
 
 
-def _over_bands(loop: Loop, planes: Any, scales: Any, gradient: Any, threads: int) -> Any:
+def _over_bands(loop: Loop, most: int, planes: Any, scales: Any, gradient: Any, threads: int) -> Any:
     """Fill the gradient, times one scale per plane, and return the sums of the values: planes × bands of rows."""
     count, height, row = len(planes), planes.shape[1], math.prod(planes.shape[2:])
-    band = min(height, max(1, _BAND // row))
+    band = min(height, max(1, most // row))
     bands = -(-height // band)
-    step = max(1, _BAND // (height * row))  # of planes, where one is small
+    step = max(1, most // (height * row))  # of planes, where one is small
     sums = np.zeros((count, bands))
 
     def work(part: int) -> None:

@@ -301,7 +301,7 @@ class TotalVariationOfLargeImages(unittest.TestCase):
         both = value_and_gradient(ml.total_variation_loss, threads=2, compile=compile)
         with (
             mock.patch.object(_execution, "LARGE", 1),
-            mock.patch.multiple(_stencil, _BAND=1000, _SHARED_FROM=1),
+            mock.patch.multiple(_stencil, _PLAIN_BAND=1000, _COMPILED_BAND=1000, _SHARED_FROM=1),
         ):
             found = both(images, **keywords)
         rounding = {"float32": 2e-6, "float64": 1e-13}[images.dtype.name]

@@ -1,7 +1,7 @@
 """Stencil terms compiled into one loop over rows: each pixel read once, its gradient written once, the rest in cache.
 
-A pixel's derivative is made of its own slopes and of those of its upper and left neighbour, so those of two rows are
-kept. The first row of a band computes those of the row above it anew.
+A pixel's derivative is made of its own slopes and of those of its upper and left neighbour. So the slopes of a row are
+kept for the row below it; the first row of a band computes those of the row above anew.
 """
 
 from __future__ import annotations
@@ -68,70 +68,61 @@ OPTIONS = {'nogil': True, 'error_model': 'numpy', 'fastmath': EXACT | {'reassoc'
 TERMS
 
 
-# a neighbour is reached through a slice: an index with an offset may be negative, and the loop would stay scalar
+# Every index is unsigned: one that may be negative would count from the end, and the loops would stay scalar.
+U = np.uintp
+ZERO, ONE = U(0), U(1)
 
 
-@njit(**OPTIONS)
-def inner_slopes(row, right, below, across, down):
+@njit(forceinline=True, **OPTIONS)
+def terms_at(x, p, r, i, step, right, below):
+    """The terms of an element, with slopes of 0 towards a neighbour that is not there."""
+    own = x[p, r, i]
+    value, across, down = terms(
+        x[p, r, i + step] - own if right else T(0), x[p, r + ONE, i] - own if below else T(0)
+    )
+    return value, across if right else T(0), down if below else T(0)
+
+
+@njit(forceinline=True, **OPTIONS)
+def part_of_row(x, p, r, first, last, step, left, right, below, above, gradient, scale):
+    """Fill the gradient, and return the sum of the values. The slopes of the row above give way to this row's own.
+
+    Those of the left neighbours are computed a second time, which costs less than to keep them.
+    """
     total = T(0)
-    for i in range(right.size):
-        value, slope_across, slope_down = terms(right[i] - row[i], below[i] - row[i])
-        across[i], down[i] = slope_across, slope_down
+    for i in range(first, last):
+        value, across, down = terms_at(x, p, r, i, step, right, below)
+        before = terms_at(x, p, r, i - step, step, True, below)[1] if left else T(0)
+        gradient[p, r, i] = scale * (above[i] - down + (before - across))
+        above[i] = down
         total += value
     return total
 
 
-@njit(**OPTIONS)
-def right_slopes(row, below, down):
-    total = T(0)
-    for i in range(row.size):
-        value, _, slope_down = terms(T(0), below[i] - row[i])
-        down[i] = slope_down
-        total += value
-    return total
-
-
-@njit(**OPTIONS)
-def lower_slopes(row, right, across):
-    total = T(0)
-    for i in range(right.size):
-        value, slope_across, _ = terms(right[i] - row[i], T(0))
-        across[i] = slope_across
-        total += value
-    return total
-
-
-@njit(**OPTIONS)
-def slopes(row, below, step, across, down):
-    """Fill the slopes of a row with another one below it, and return the sum of its values."""
-    end = row.size - step
-    return inner_slopes(row, row[step:], below, across, down) + right_slopes(row[end:], below[end:], down[end:])
-
-
-@njit(**OPTIONS)
-def gather(gradient, above, across, left, down, scale):
-    for i in range(gradient.size):
-        gradient[i] = scale * (above[i] - down[i] + (left[i] - across[i]))
+@njit(forceinline=True, **OPTIONS)
+def row_of(x, p, r, step, below, above, gradient, scale):
+    end = U(x.shape[2])
+    if end == step:
+        return part_of_row(x, p, r, ZERO, end, step, False, False, below, above, gradient, scale)
+    first = part_of_row(x, p, r, ZERO, step, step, False, True, below, above, gradient, scale)
+    inner = part_of_row(x, p, r, step, end - step, step, True, True, below, above, gradient, scale)
+    last = part_of_row(x, p, r, end - step, end, step, True, False, below, above, gradient, scale)
+    return first + inner + last
 
 
 @njit(cache=True, **OPTIONS)
-def kernel(planes, step, start, stop, scales, gradient, sums):
-    count, height, row = planes.shape
-    above, down = np.empty(row, T), np.empty(row, T)
-    slopes_across = np.zeros(row + step, T)
-    across, left = slopes_across[step:], slopes_across[:row]  # those of the left neighbours are the same, a step before
-    for p in range(count):
+def kernel(x, step, start, stop, scales, gradient, sums):
+    height, row = U(x.shape[1]), U(x.shape[2])
+    step, start, stop = U(step), U(start), U(stop)
+    above = np.empty(row, T)
+    for p in range(U(x.shape[0])):
+        for i in range(row):
+            above[i] = terms_at(x, p, start - ONE, i, step, i + step < row, True)[2] if start > ZERO else T(0)
         total = 0.0
-        above[:] = T(0)
-        if start > 0:
-            slopes(planes[p, start - 1], planes[p, start], step, across, above)
         for r in range(start, stop):
-            if r + 1 < height:
-                total += slopes(planes[p, r], planes[p, r + 1], step, across, down)
+            if r + ONE < height:
+                total += row_of(x, p, r, step, True, above, gradient, scales[p])
             else:
-                total += lower_slopes(planes[p, r], planes[p, r, step:], across)
-                down[:] = T(0)
-            gather(gradient[p, r], above, across, left, down, scales[p])
-            above, down = down, above
+                total += row_of(x, p, r, step, False, above, gradient, scales[p])
         sums[p] = total
 '''
