@@ -18,7 +18,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs check serve-docs mutants fuzz bench constraints clean
+.PHONY: help demo test lint docs check serve-docs examples mutants fuzz bench constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-12s %s\n' "$$target" "$$what"; done
@@ -45,6 +45,11 @@ check: lint docs test  ## everything that a change must pass: lint, docs, test
 
 serve-docs: $(EVERYTHING)  ## show the documentation in a browser, rebuilt as it is edited
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+examples: export OMP_NUM_THREADS := 1
+examples: export OPENBLAS_NUM_THREADS := 1
+examples: $(EVERYTHING)  ## train the models of the examples, and draw the pictures of their page anew
+	cd docs/examples && for name in vae beta_vae gan flow language; do ../../$(BIN)/python $$name.py --picture $$name.png; done
 
 mutants: $(EVERYTHING)  ## break the library on purpose and see that the tests notice
 	$(BIN)/python tests/mutants.py
