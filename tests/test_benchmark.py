@@ -174,9 +174,10 @@ class TestMemory(unittest.TestCase):
             scratch = np.ones(mebibytes * 2**20, dtype=np.uint8)
             return 0.0, scratch[:1].copy()
 
-        found = extra_memory(call)
-        assert found is not None
-        self.assertAlmostEqual(found / 2**20, mebibytes, delta=0.05 * mebibytes + 0.5)
+        found = [extra_memory(call) for _ in range(5)]
+        assert None not in found
+        # the median, because threads that other tests have left in this process take and free memory meanwhile
+        self.assertAlmostEqual(float(np.median(found)) / 2**20, mebibytes, delta=0.05 * mebibytes + 0.5)
 
     def test_a_call_without_arrays_takes_nothing(self) -> None:
         found = extra_memory(lambda: (0.0, 0.0))
