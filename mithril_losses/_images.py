@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mithril_losses.backends._namespace import Array
+from mithril_losses.domains import FLAG
 
 
 def image_axes(channels_first: bool) -> tuple[int, int, int]:
@@ -11,7 +12,8 @@ def image_axes(channels_first: bool) -> tuple[int, int, int]:
 
 
 def require_images(name: str, x: Array, channels_first: bool) -> None:
-    """Raise a ValueError unless `x` has axes of rows, columns and channels."""
+    """Raise a ValueError unless `x` has axes of rows, columns and channels; a TypeError where the flag is no bool."""
+    FLAG.check("channels_first", channels_first)
     if len(x.shape) < 3:
         layout = "(…, channels, rows, columns)" if channels_first else "(…, rows, columns, channels)"
         raise ValueError(f"{name} must have shape {layout}, got {tuple(x.shape)}")

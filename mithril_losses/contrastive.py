@@ -23,7 +23,7 @@ from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses._stable import along_sphere, unit_and_norm
 from mithril_losses._validation import quiet, require_one_number, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
-from mithril_losses.domains import POSITIVE, OneNumber, PointLabels, PointSets
+from mithril_losses.domains import FLAG, POSITIVE, OneNumber, PointLabels, PointSets
 
 __all__ = [
     "clip_loss",
@@ -93,6 +93,7 @@ def _problem(
     **embeddings: Array,
 ) -> _Problem:
     """Check the arguments; `apart` says that no row sees the x of another."""
+    FLAG.check("normalize", normalize)
     first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
     dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
@@ -203,7 +204,7 @@ def info_nce_loss(
         "queries": PointSets(3, 5),
         "keys": PointSets(4, 5),
         "temperature": POSITIVE,
-        "normalize": "boolean",
+        "normalize": FLAG,
     },
     separable=False,
 )
@@ -391,7 +392,7 @@ def nt_xent_loss(
 @gradient_of(
     nt_xent_loss,
     wrt=("embedding1", "embedding2"),
-    domain={"embedding1": _SET, "embedding2": _SET, "temperature": POSITIVE, "normalize": "boolean"},
+    domain={"embedding1": _SET, "embedding2": _SET, "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
 )
 def nt_xent_loss_gradient(
@@ -524,7 +525,7 @@ def supervised_contrastive_loss(
 @gradient_of(
     supervised_contrastive_loss,
     wrt="embeddings",
-    domain={"embeddings": _SET, "labels": PointLabels(4), "temperature": POSITIVE, "normalize": "boolean"},
+    domain={"embeddings": _SET, "labels": PointLabels(4), "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
 )
 def supervised_contrastive_loss_gradient(
@@ -663,7 +664,7 @@ def clip_loss(
         "image_embeddings": _SET,
         "text_embeddings": _SET,
         "logit_scale": OneNumber(),
-        "normalize": "boolean",
+        "normalize": FLAG,
     },
     separable=False,
 )
@@ -814,7 +815,7 @@ def siglip_loss(
         "text_embeddings": _SET,
         "logit_scale": OneNumber(),
         "logit_bias": OneNumber(),
-        "normalize": "boolean",
+        "normalize": FLAG,
     },
     separable=False,
 )

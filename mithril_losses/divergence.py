@@ -14,6 +14,7 @@ from mithril_losses._stable import exponential_remainder, never_negative, produc
 from mithril_losses._validation import as_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of
 from mithril_losses.domains import (
+    FLAG,
     NON_NEGATIVE,
     POSITIVE,
     REAL,
@@ -496,6 +497,7 @@ def _mmd(
     """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
     sets = Sets.of(keep_graph=not wrt, numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
     _KERNEL.check("kernel_type", kernel_type)
+    FLAG.check("unbiased", unbiased)
     bandwidth = sets.bring(POSITIVE.one_number("kernel_bandwidth", kernel_bandwidth))
     coef0 = sets.bring(NON_NEGATIVE.one_number("coef0", coef0))
     degree = _DEGREE.check("degree", degree)
@@ -606,7 +608,7 @@ def maximum_mean_discrepancy(
         **_SAMPLES,
         "kernel_type": _KERNEL,
         "kernel_bandwidth": POSITIVE,
-        "unbiased": "boolean",
+        "unbiased": FLAG,
         "degree": _DEGREE,
         "coef0": NON_NEGATIVE,
     },

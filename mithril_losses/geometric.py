@@ -12,7 +12,7 @@ from mithril_losses._reduction import GradientReduction, Reduction, collect
 from mithril_losses._stable import norm_and_unit, product
 from mithril_losses._validation import as_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
-from mithril_losses.domains import Choice, PointSets
+from mithril_losses.domains import FLAG, Choice, PointSets
 
 __all__ = [
     "chamfer_distance",
@@ -40,6 +40,7 @@ def _chamfer(
     """Return the sets, the losses per batch element and their slopes wrt the arguments in `wrt`."""
     sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
+    FLAG.check("squared", squared)
     x_mask = _per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
     y_mask = _per_point(sets, "target_mask", target_mask, target_points, "bool")
     x_weights = _per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")
@@ -162,7 +163,7 @@ def chamfer_distance(
     domain={
         "pred_points": PointSets(3, 3),
         "target_points": PointSets(5, 3),
-        "squared": "boolean",
+        "squared": FLAG,
         "pred_weights": "one number ≥ 0 per point, or None",
         "target_weights": "one number ≥ 0 per point, or None",
         "pred_mask": "one boolean per point, or None",

@@ -11,7 +11,7 @@ from mithril_losses._reduction import GradientReduction, Reduction, collect, spr
 from mithril_losses._stencil import apply_stencil, cut, differences, stencil_rows
 from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
-from mithril_losses.domains import POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
+from mithril_losses.domains import FLAG, POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
 
 __all__ = [
     "multi_scale_ssim_loss",
@@ -138,7 +138,7 @@ def _shifted(xp: Any, x: Array, axis: int) -> Array:
 
 @gradient_of(
     total_variation_loss,
-    domain={"images": Images(4, 3, 2), "norm_type": _NORM, "channels_first": "boolean"},
+    domain={"images": Images(4, 3, 2), "norm_type": _NORM, "channels_first": FLAG},
     kinks=_variation_kinks,
     fused_rows=lambda images, norm_type, channels_first: _variation_rows(images, norm_type, channels_first),
 )
@@ -368,7 +368,7 @@ _SIMILARITY_DOMAIN = {
     "sigma": _SIGMA,
     "k1": POSITIVE,
     "k2": POSITIVE,
-    "channels_first": "boolean",
+    "channels_first": FLAG,
 }
 
 

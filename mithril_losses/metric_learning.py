@@ -9,7 +9,7 @@ from mithril_losses._reduction import GradientReduction, Reduction, collect, spr
 from mithril_losses._stable import norm_and_unit, product
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace
-from mithril_losses.domains import NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
+from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
 
 __all__ = [
     "contrastive_loss",
@@ -42,6 +42,8 @@ def _triplet(
     """Return the namespace, the losses per row and their slopes wrt the three embeddings."""
     xp, (a, b, c) = _open(anchor=anchor, positive=positive, negative=negative)
     margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
+    FLAG.check("squared", squared)
+    FLAG.check("swap", swap)
     near, near_unit = _distance(xp, a - b, p, squared)
     far, far_unit = _distance(xp, a - c, p, squared)
     swapped = xp.zeros_like(far) != 0
@@ -125,8 +127,8 @@ def triplet_loss(
         "negative": REAL,
         "margin": NON_NEGATIVE,
         "p": _NORM_ORDER,
-        "squared": "boolean",
-        "swap": "boolean",
+        "squared": FLAG,
+        "swap": FLAG,
     },
     kinks=lambda *embeddings, **options: _triplet_kinks(*embeddings, **options),
 )

@@ -16,7 +16,7 @@ from mithril_losses._reduction import spread
 from mithril_losses._stable import log_softmax, norm_and_unit
 from mithril_losses._validation import as_dtype, did_you_mean, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, library_name, placement, require_library
-from mithril_losses.domains import POSITIVE, Choice, Count, FeatureMaps, Interval
+from mithril_losses.domains import FLAG, POSITIVE, Choice, Count, FeatureMaps, Interval
 
 __all__ = [
     "PerceptualLoss",
@@ -343,7 +343,7 @@ def style_loss(
     return value
 
 
-@gradient_of(style_loss, on_request=("targets",), domain={**_DOMAIN, "channels_first": "boolean"})
+@gradient_of(style_loss, on_request=("targets",), domain={**_DOMAIN, "channels_first": FLAG})
 def style_loss_gradient(
     predictions: Features,
     targets: Features,
@@ -649,7 +649,7 @@ def contextual_loss(
 @gradient_of(
     contextual_loss,
     on_request=("targets",),
-    domain={**_DOMAIN, "band_width": POSITIVE, "max_samples": _MAX_SAMPLES, "channels_first": "boolean"},
+    domain={**_DOMAIN, "band_width": POSITIVE, "max_samples": _MAX_SAMPLES, "channels_first": FLAG},
     kinks=_contextual_kinks,
 )
 def contextual_loss_gradient(

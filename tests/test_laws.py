@@ -32,7 +32,7 @@ from parameterized import parameterized
 from mithril_losses import catalogue, value_and_gradient
 from mithril_losses._pairs import GRADIENT_KEYWORDS
 from mithril_losses.checking import check_gradient
-from mithril_losses.domains import Edges, Interval
+from mithril_losses.domains import Edges, Flag, Interval
 
 PAIRS = list(catalogue().values())
 
@@ -313,6 +313,9 @@ class Contract(unittest.TestCase):
             if name in case.options and isinstance(domain, Interval):
                 self._refused(case, ValueError, case.arrays, {name: float("nan")})
                 self._refused(case, ValueError, case.arrays, {name: domain.low - 0.5})
+            if isinstance(domain, Flag):
+                self._refused(case, TypeError, case.arrays, {name: "no"})
+                self._refused(case, TypeError, case.arrays, {name: 1})
         if case.pair.takes_reduction:
             for keywords in (
                 {"reduction": "average"},
