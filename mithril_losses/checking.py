@@ -12,7 +12,7 @@ import numpy as np
 
 from mithril_losses._pairs import Pair, catalogue, find_loss
 from mithril_losses._tree import leaves, map_leaves
-from mithril_losses.backends._namespace import Array, library_name, namespace_of
+from mithril_losses.backends._namespace import Array, library_name, namespace_of, placement
 from mithril_losses.domains import ArrayDomain, Axes, Interval, ScaleWeights
 
 __all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient", "draw_arguments"]
@@ -133,22 +133,28 @@ def draw_arguments(
 
 
 def check_catalogue(
-    names: Iterable[str] = (), *, backend: str = "numpy", seed: int = 0, tolerance: float = 1e-6
+    names: Iterable[str] = (),
+    *,
+    backend: str = "numpy",
+    device: str | None = None,
+    seed: int = 0,
+    tolerance: float = 1e-6,
 ) -> Iterator[GradientCheck | Exception]:
     """Check registered losses at arguments drawn from their domains: yields a check, or the error, for each.
 
     Args:
         names: which losses; all by default.
         backend: "numpy", "jax" or "torch": the library of the arrays, and so of the autodiff.
+        device: where the arrays live, such as "cuda"; by default the library's own choice.
         seed: of the arguments.
         tolerance: as in `check_gradient`.
 
     Raises:
-        ValueError: there is no such loss.
+        ValueError: there is no such loss, or no such device.
     """
     from mithril_losses.backends import get_backend
 
-    library = get_backend(backend, dtype="float64")
+    library = get_backend(backend, dtype="float64", device=device)
     for pair in [find_loss(name) for name in names] or list(catalogue().values()):
         arrays, options = draw_arguments(pair, np.random.default_rng(seed))
         arguments = [map_leaves(lambda _, x: library.from_numpy(x), x) for x in arrays.values()]
@@ -365,7 +371,7 @@ def _to_numpy(x: Any) -> np.ndarray:
 
 def _like(values: np.ndarray, x: Array) -> Array:
     xp = namespace_of(x)
-    return values if xp is np else xp.asarray(values, dtype=x.dtype)  # type: ignore[union-attr]
+    return values if xp is np else xp.asarray(values, dtype=x.dtype, **placement(x))  # type: ignore[union-attr]
 
 
 def _double_precision(arguments: Sequence[Any]) -> Any:

@@ -227,6 +227,7 @@ def _example(pair: Pair) -> str:
 def check(
     names: Annotated[list[str] | None, typer.Argument(help="which losses; all by default", show_default=False)] = None,
     backend: Backend = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, …", show_default=False)] = None,
 ) -> None:
     """Check gradients against automatic and numerical differentiation; exit code 1 if one is wrong."""
     from mithril_losses.backends import get_backend
@@ -234,7 +235,7 @@ def check(
 
     with user_error():
         pairs = [find_loss(name) for name in names or catalogue()]
-        library = get_backend(backend).name
+        library = get_backend(backend, device=device).name
     table = Table()
     table.add_column("loss", no_wrap=True)
     table.add_column("worst relative error", justify="right")
@@ -242,7 +243,7 @@ def check(
     table.add_column("Taylor order", justify="right")
     table.add_column("result", overflow="fold")
     wrong = 0
-    for pair, found in zip(pairs, check_catalogue([pair.name for pair in pairs], backend=library), strict=True):
+    for pair, found in zip(pairs, check_catalogue([pair.name for pair in pairs], backend=library, device=device), strict=True):
         if isinstance(found, GradientCheck):
             method = max(found.errors, key=lambda method: found.errors[method])
             cells = (f"{found.worst:.1e}", method, f"{found.order:.2f}", Text("right", style="green"))

@@ -374,6 +374,12 @@ class TestCatalogue(CommandLineTestCase):
     def test_check_uses_the_backend(self, case: str, backend: str) -> None:
         self.assertIn(f"({backend})", self.run_app("check", "huber_loss", "--backend", backend).stdout)
 
+    def test_check_on_a_device(self) -> None:
+        self.assertEqual(self.run_app("check", "huber_loss", "--backend", "torch", "--device", "cpu").exit_code, 0)
+        result = self.run_app("check", "huber_loss", "--backend", "torch", "--device", "nowhere")
+        self.assertEqual(result.exit_code, 2)
+        self.assertIn("nowhere", result.stderr)
+
     def test_check_fails_for_a_wrong_gradient(self) -> None:
         def wrong_loss(predictions: Any, targets: Any) -> Any:
             return ((predictions - targets) ** 2).sum()
