@@ -243,7 +243,8 @@ def check(
     table.add_column("Taylor order", justify="right")
     table.add_column("result", overflow="fold")
     wrong = 0
-    for pair, found in zip(pairs, check_catalogue([pair.name for pair in pairs], backend=library, device=device), strict=True):
+    checks = check_catalogue([pair.name for pair in pairs], backend=library, device=device)
+    for pair, found in zip(pairs, checks, strict=True):
         if isinstance(found, GradientCheck):
             method = max(found.errors, key=lambda method: found.errors[method])
             cells = (f"{found.worst:.1e}", method, f"{found.order:.2f}", Text("right", style="green"))
