@@ -18,20 +18,23 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs check serve-docs examples mutants fuzz bench constraints clean
+.PHONY: help demo test test-exhaustive lint docs check serve-docs examples mutants fuzz bench constraints clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-12s %s\n' "$$target" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
 
 demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints, picture
 	$(BIN)/mithril-losses train $(CONFIG)
 
 # One thread per library and worker: the workers share the cores among themselves.
-test: export OMP_NUM_THREADS := 1
-test: export OPENBLAS_NUM_THREADS := 1
-test: export MKL_NUM_THREADS := 1
+test test-exhaustive: export OMP_NUM_THREADS := 1
+test test-exhaustive: export OPENBLAS_NUM_THREADS := 1
+test test-exhaustive: export MKL_NUM_THREADS := 1
 test: $(EVERYTHING)  ## run the tests on NumPy, JAX and PyTorch
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not exhaustive"
+
+test-exhaustive: $(EVERYTHING)  ## run the tests that `make test` leaves out
+	$(BIN)/python -m pytest -n $(WORKERS) -m exhaustive
 
 lint: $(EVERYTHING)  ## ruff and mypy
 	$(BIN)/ruff check
@@ -41,7 +44,7 @@ lint: $(EVERYTHING)  ## ruff and mypy
 docs: $(EVERYTHING)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: lint docs test  ## everything that a change must pass: lint, docs, test
+check: lint docs test test-exhaustive  ## everything that a change must pass: lint, docs, all tests
 
 serve-docs: $(EVERYTHING)  ## show the documentation in a browser, rebuilt as it is edited
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve

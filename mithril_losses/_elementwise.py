@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Unpack
 
+import numpy as np
+
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, collect, plan
 from mithril_losses._stable import never_negative
 from mithril_losses._validation import (
@@ -17,6 +19,7 @@ from mithril_losses._validation import (
     require_same_shape,
     widest_dtype,
 )
+from mithril_losses.backends import _numpy_namespace
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of, require_library
 from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
 
@@ -66,14 +69,14 @@ class Elementwise:
         """Return the reduced loss of arrays and options given in the order of the terms."""
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            value, _ = self.terms(xp, *arrays, *options)
+            value, _ = self.evaluate(xp, *arrays, *options)
             return collect(self._unreduced(xp, value, arrays), like=arguments[0], **reduction)
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few by name."""
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            _, slopes = self.terms(xp, *arrays, *options)
+            _, slopes = self.evaluate(xp, *arrays, *options)
             closing = plan(xp, self.shape(arrays[0]), arrays[0].dtype, **reduction)
             return self._spread(xp, closing, slopes, arguments)
 
@@ -81,10 +84,14 @@ class Elementwise:
         """Return `value` and `gradient` from one evaluation of the terms."""
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            value, slopes = self.terms(xp, *arrays, *options)
+            value, slopes = self.evaluate(xp, *arrays, *options)
             value = self._unreduced(xp, value, arrays)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
             return closing.collect(xp, value, arguments[0]), self._spread(xp, closing, slopes, arguments)
+
+    def evaluate(self, xp: Any, *operands: Any) -> tuple[Array, Any]:
+        """Return the value and the slopes of each element, from arrays and options as `prepare` returns them."""
+        return self.terms(_numpy_namespace if xp is np else xp, *operands)
 
     def shape(self, x: Array) -> tuple[int, ...]:
         """Return the shape of the unreduced losses of arrays like `x`."""
@@ -244,7 +251,7 @@ class Apart:
                 closing = plan(xp, tuple(x.shape), x.dtype, **own)
                 left[name] = closing.shape(tuple(x.shape))
                 self.require_addable(left)
-                values, slope = part.terms(xp, x, *options)
+                values, slope = part.evaluate(xp, x, *options)
                 if value:
                     reduced = closing.collect(xp, values, values)
                     total = reduced if total is None else total + reduced

@@ -34,7 +34,9 @@ V = TypeVar("V")
 # elements below which the plain functions are as fast, and nothing is compiled
 LARGE = 1 << 15
 # elements of a block: few enough for the second-level cache, enough for few hand-overs of the interpreter
-_BLOCK = 1 << 17
+_BLOCK = 1 << 16
+# bytes that the temporary arrays of a block stay below
+_KEPT = 1 << 24
 # elements from which threads over blocks gain more than they cost
 _SHARED_FROM = 1 << 20
 
@@ -297,7 +299,7 @@ class _OnHost:
             *own, factor, weights = (_rows_of(x, shape, rows) for x in operands)
             block = terms.convert({n: x[rows] for n, x in zip(terms.array_names, arrays, strict=True)}, dtype)
             with quiet(np):
-                value, slopes = terms.terms(np, *block, *own)
+                value, slopes = terms.evaluate(np, *block, *own)
                 for out, slope in zip(outs, slopes if len(outs) > 1 else (slopes,), strict=True):
                     slope = slope * factor
                     out[rows] = slope if weights is None else np.where(weights == 0, 0.0, slope * weights)
@@ -380,8 +382,18 @@ class _OnHost:
         def one(block: int) -> None:
             partials[block] = work(slice(block * step, min((block + 1) * step, shape[0])))
 
+        _keep_freed_memory()
         share(blocks, one, self._thread_count if size >= _SHARED_FROM else 1)
         return sum(partials)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Have the allocator keep what blocks free for the next block: page faults would cost more than the arithmetic.
+
+    glibc returns large pieces to the system at once, until the process has freed one as large as this, untouched.
+    """
+    np.empty(_KEPT, np.uint8)
 
 
 def _row_shape(pair: Pair, arrays: list[Any], options: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -601,12 +601,12 @@ def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, po
     magnitude = xp.abs(logits)
     tail = xp.exp(-magnitude)
     positive, negative = pos_weight * targets, 1.0 - targets
-    total = positive + negative
-    side = xp.sign(xp.sign(logits) + 0.5)  # ±1, +1 at 0: a product selects faster than a choice
-    against = 0.5 * (total + side * (negative - positive))  # the mass that the logit speaks against
+    total, upper = positive + negative, logits >= 0.0
+    against = xp.where(upper, negative, positive)  # the mass that the logit speaks against
     linear = against * magnitude
     linear = xp.where(linear == linear, linear, 0.0)  # 0 · ∞ = 0; the other terms carry the NaNs of the arguments
-    return total * xp.log1p(tail) + linear, side * (against - (total - against) * tail) / (1.0 + tail)
+    slope = (against - (total - against) * tail) / (1.0 + tail)
+    return total * xp.log1p(tail) + linear, xp.where(upper, slope, -slope)
 
 
 def binary_cross_entropy_with_logits(

@@ -22,7 +22,7 @@ from parameterized import parameterized
 
 import mithril_losses as ml
 from mithril_losses import _execution, catalogue, value_and_gradient
-from mithril_losses.backends import fused, fused_softmax, threads
+from mithril_losses.backends import _numpy_namespace, fused, fused_softmax, threads
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import REAL, Elements, Labels
 
@@ -542,6 +542,46 @@ class Threads(unittest.TestCase):
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "0\n", ""))
 
 
+class NumpyNamespace(unittest.TestCase):
+    """What replaces NumPy's functions returns what they return, bit by bit."""
+
+    @parameterized.expand(["float16", "float32", "float64"])
+    def test_bits(self, dtype: str) -> None:
+        generator = np.random.default_rng(2)
+        with np.errstate(over="ignore"):
+            x, y = (generator.choice(np.array(SPECIAL["real"]), 5000).astype(dtype) for _ in range(2))
+        mask = generator.random(5000) < 0.5
+        square, branches = (50, 100), ((x, y), (x, 0.0), (0.0, x), (x, -0.0), (np.nan, x), (1, x))
+        for name, arguments in (
+            *(("where", (mask, *pair)) for pair in branches),
+            ("where", (mask.reshape(square)[:, :1], x.reshape(square), y.reshape(square))),
+            ("where", (mask, x, y[:1])),
+            ("where", (mask[::2], x[::2], y[1::2])),
+            ("where", (mask[:10], x[:10], y[:10])),
+            ("where", (mask.reshape(square).T, x.reshape(square).T, y.reshape(square).T)),
+            ("where", (mask, x, y.astype("float64" if dtype == "float32" else "float32"))),
+            ("where", (mask, mask, ~mask)),
+            *((name, (x, bound)) for name in ("maximum", "minimum") for bound in (0.0, -0.0, 1.0, -1e4, y)),
+            ("maximum", (0.0, x)),
+            ("minimum", (x[:10], 0.5)),
+        ):
+            with self.subTest(name, arguments=arguments), np.errstate(all="ignore"):
+                kept = [np.array(a) for a in arguments]
+                found, expected = (getattr(xp, name)(*arguments) for xp in (_numpy_namespace, np))
+                self.assertEqual((found.dtype, found.shape), (expected.dtype, expected.shape))
+                self.assertEqual(np.ascontiguousarray(found).tobytes(), np.ascontiguousarray(expected).tobytes())
+                self.assertTrue(found.flags.writeable and not any(np.shares_memory(found, a) for a in arguments))
+                for before, after in zip(kept, arguments, strict=True):
+                    np.testing.assert_array_equal(before, after)
+
+    def test_only_small_arrays_go_to_numpy(self) -> None:
+        x = np.ones(1 << 13, np.float32)
+        with mock.patch.object(np, "where", side_effect=AssertionError):
+            _numpy_namespace.where(x > 0, x, 0.0)
+            with self.assertRaises(AssertionError):
+                _numpy_namespace.where(x[:8] > 0, x[:8], 0.0)
+
+
 class OtherLibraries(unittest.TestCase):
     def test_jax_compiles_once_per_set_of_options(self) -> None:
         p = jax.numpy.arange(6.0).reshape(2, 3)
@@ -555,22 +595,15 @@ class OtherLibraries(unittest.TestCase):
 
     @parameterized.expand([(case,) for case in REDUCED if case.name == "drawn"], name_func=label)
     def test_jax_pairs_equal_the_plain_functions(self, case: Case) -> None:
+        more = {"weights": np.ones(case.rows), "normalizer": 3.0}
         with double_precision("jax"):
-            for more in (
-                {},
-                {"upstream": 0.25, "reduction": "sum"},
-                {"weights": np.ones(case.rows), "normalizer": 3.0},
-            ):
-                own = {k: v for k, v in more.items() if k != "upstream"}
-                keywords = case.keywords("jax", **more)
-                value, gradient = value_and_gradient(case.pair.value)(*case.arguments("jax"), **keywords)
-                np.testing.assert_allclose(value, case.value("jax", **own), rtol=1e-12)
-                for path, a, b in matched(gradient, case.gradient("jax", **more)):
-                    np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
-                traced = jax.jit(lambda *a, k=keywords, c=case: value_and_gradient(c.pair.value)(*a, **k))(
-                    *case.arguments("jax")
-                )
-                np.testing.assert_allclose(traced[0], value, rtol=1e-12)
+            arguments, keywords = case.arguments("jax"), case.keywords("jax", upstream=0.25, **more)
+            value, gradient = value_and_gradient(case.pair.value)(*arguments, **keywords)
+            np.testing.assert_allclose(value, case.value("jax", **more), rtol=1e-12)
+            for path, a, b in matched(gradient, case.gradient("jax", upstream=0.25, **more)):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
+            traced = jax.jit(lambda *a: value_and_gradient(case.pair.value)(*a, **keywords))(*arguments)
+            np.testing.assert_allclose(traced[0], value, rtol=1e-12)
 
     def test_jax_refuses_what_the_plain_functions_refuse(self) -> None:
         p = jax.numpy.zeros((2, 3))

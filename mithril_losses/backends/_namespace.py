@@ -75,6 +75,7 @@ def library_name(xp: Any) -> str:
 _LIBRARIES = {  # namespaces that are not called after their library
     "array_api_compat.numpy": "numpy",
     "array_api_compat.torch": "torch",
+    "mithril_losses.backends._numpy_namespace": "numpy",
     "mithril_losses.backends._torch_namespace": "torch",
 }
 

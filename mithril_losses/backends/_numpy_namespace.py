@@ -1,0 +1,65 @@
+"""NumPy as an array API namespace for element-wise terms: NumPy's, with what is slow on large arrays replaced.
+
+NumPy's own `where` jumps at every element, and a processor that cannot foresee a mask of either sign pays ten times
+what the exponential of the element costs. Here the bits of both branches are mixed by the bits of the mask. Its maximum
+and minimum take a number three times as slowly as an array of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy import *  # noqa: F403
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
+
+
+_FROM = 1 << 12  # elements below which several calls cost more than one slow one
+_BITS = {np.dtype(f"float{8 * size}"): np.dtype(f"int{8 * size}") for size in (2, 4, 8)}
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:  # type: ignore[no-redef]
+    """Return `x` where the condition holds and `y` elsewhere; one of both may be a number."""
+    like = x if isinstance(x, np.ndarray) else y
+    bits = _BITS.get(like.dtype) if isinstance(like, np.ndarray) else None
+    if bits is None or like.size < _FROM or like.shape != np.shape(condition):
+        return np.where(condition, x, y)
+    chosen, other = (_bits(branch, like, bits) for branch in (x, y))
+    if chosen is None or other is None:
+        return np.where(condition, x, y)
+    mask = condition.astype(bits)
+    np.negative(mask, out=mask)  # all bits where the condition holds
+    if other.ndim == 0 and not other:
+        mask &= chosen
+        return mask.view(like.dtype)
+    mixed = np.bitwise_xor(chosen, other)
+    mixed &= mask
+    mixed ^= other
+    return mixed.view(like.dtype)
+
+
+def _bits(branch: Any, like: Any, bits: Any) -> Any:
+    """Return the bits of a branch in the dtype of `like`; None if it is neither of its shape and dtype nor a number."""
+    if isinstance(branch, np.ndarray):
+        return branch.view(bits) if branch.shape == like.shape and branch.dtype == like.dtype else None
+    return like.dtype.type(branch).view(bits) if type(branch) in (float, int) else None
+
+
+def maximum(x: Any, y: Any) -> Any:  # type: ignore[no-redef]
+    """Return the larger of two arrays, or of an array and a number."""
+    return _extreme(np.maximum, x, y)
+
+
+def minimum(x: Any, y: Any) -> Any:  # type: ignore[no-redef]
+    """Return the smaller of two arrays, or of an array and a number."""
+    return _extreme(np.minimum, x, y)
+
+
+def _extreme(function: Any, x: Any, y: Any) -> Any:
+    if type(y) is not float or not isinstance(x, np.ndarray) or x.size < _FROM:
+        return function(x, y)
+    bound = np.full_like(x, y)
+    return function(x, bound, out=bound)
