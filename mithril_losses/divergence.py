@@ -1,23 +1,37 @@
-"""Divergences between distributions, in nats: of rows of probabilities, of Gaussians, of sets of samples."""
+"""Divergences between distributions: of rows of probabilities (in nats), of Gaussians, of sets of samples."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
+import numpy as np
+
 from mithril_losses._elementwise import elementwise
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
-from mithril_losses._reduction import GradientReduction, Reduction, collect, reduce_loss
-from mithril_losses._stable import exponential_remainder, never_negative, product
-from mithril_losses._validation import as_dtype, quiet
-from mithril_losses.backends._namespace import Array, array_namespace, namespace_of
+from mithril_losses._reduction import (
+    GradientReduction,
+    GradientRowReduction,
+    Reduction,
+    RowReduction,
+    collect,
+    reduce_loss,
+    spread,
+)
+from mithril_losses._rows import Rows
+from mithril_losses._stable import exponential_remainder, never_negative, norm_and_unit, product, put_back
+from mithril_losses._validation import as_dtype, normalize_axis, quiet, widest_dtype
+from mithril_losses.backends._namespace import Array, array_namespace, library_name, namespace_of, placement
 from mithril_losses.domains import (
     FLAG,
     NON_NEGATIVE,
     POSITIVE,
     REAL,
+    SAMPLES,
+    Axes,
     Choice,
     Count,
     Distributions,
@@ -34,6 +48,8 @@ __all__ = [
     "gaussian_kl_divergence_between",
     "gaussian_kl_divergence_between_gradient",
     "gaussian_kl_divergence_gradient",
+    "js_divergence",
+    "js_divergence_gradient",
     "kl_divergence",
     "kl_divergence_gradient",
     "maximum_mean_discrepancy",
@@ -41,6 +57,9 @@ __all__ = [
     "maximum_mean_discrepancy_value_and_gradient",
     "reverse_kl_divergence",
     "reverse_kl_divergence_gradient",
+    "wasserstein_distance",
+    "wasserstein_distance_gradient",
+    "wasserstein_distance_value_and_gradient",
 ]
 
 Argument = Literal["predictions", "targets"]
@@ -213,6 +232,98 @@ def reverse_kl_divergence_gradient(
     gradients = {
         "predictions": lambda: _reverse_kl.gradient(predictions, targets, **reduction),
         "targets": lambda: _kl.gradient(targets, predictions, **reduction),
+    }
+    return _gradients(wrt, gradients)
+
+
+@elementwise(
+    predictions=Distributions(),
+    targets=Distributions(),
+    smallest=SmallestNormal(computed=True),
+    rows=-1,
+    row_mass="predictions",
+)
+def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
+    total, apart = predictions + targets, xp.abs(predictions - targets)
+    larger, smaller = xp.maximum(predictions, targets), xp.minimum(predictions, targets)
+    mean_twice = xp.maximum(total, smallest)
+    d = apart / mean_twice  # the two are m (1 ± d), with m their mean
+    over_mean = xp.log1p(d)  # log of the larger one over m
+    ratio = xp.log1p(apart / xp.maximum(smaller, smallest * xp.maximum(larger, 1.0)))  # log of larger over smaller
+    # (1 + d) log(1 + d) + (1 − d) log(1 − d), in the form that does not cancel
+    near = xp.minimum(d, 0.5)
+    far = 2.0 * (over_mean - smaller / mean_twice * ratio)
+    value = xp.where(d < 0.5, xp.log1p(-near * near) + d * ratio, far)
+    return 0.25 * total * value, 0.5 * (over_mean - xp.where(predictions < targets, ratio, 0.0))
+
+
+def js_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean over rows of JS(p, q) = ½ KL(p‖m) + ½ KL(q‖m), m = ½ (p + q), p = predictions, q = targets; in nats.
+
+    Symmetric, at least 0 and at most log 2. Its square root is a metric.
+
+    Args:
+        predictions: p, probabilities over the last axis.
+        targets: q, the same shape.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one divergence per row for reduction="none"). 0 log 0 counts as 0.
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        m = (¾, ¼): ½ log(1 / ¾) + ½ (½ log(½ / ¾) + ½ log(½ / ¼)) = 0.215761…
+
+        >>> import numpy as np
+        >>> round(float(js_divergence(np.array([1.0, 0.0]), np.array([0.5, 0.5]))), 6)
+        0.215762
+
+    Source:
+        J. Lin, Divergence Measures Based on the Shannon Entropy, 1991. https://doi.org/10.1109/18.61115. The metric: D.
+        M. Endres and J. E. Schindelin, A New Metric for Probability Distributions, 2003.
+        https://doi.org/10.1109/TIT.2003.813506
+    """
+    return _js.value(predictions, targets, **reduction)
+
+
+@gradient_of(js_divergence, terms=_js, on_request=("targets",))
+def js_divergence_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    wrt: Argument | tuple[Argument, ...] = "predictions",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """½ log(p/m) / B, m = ½ (p + q); wrt targets ½ log(q/m) / B.
+
+    At p = 0, where the one-sided derivative is −inf, log p is taken at the dtype's smallest normal number; so is q.
+
+    Args:
+        predictions: p.
+        targets: q.
+        wrt: "predictions", "targets", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `js_divergence`, or `wrt` names something else.
+        TypeError: as in `js_divergence`.
+
+    Example:
+        ½ log(½ / ¾) = −0.202732… and ½ log(½ / ¼) = ½ log 2.
+
+        >>> import numpy as np
+        >>> js_divergence_gradient(np.array([0.5, 0.5]), np.array([1.0, 0.0])).round(6).tolist()
+        [-0.202733, 0.346574]
+    """
+    gradients = {
+        "predictions": lambda: _js.gradient(predictions, targets, **reduction),
+        "targets": lambda: _js.gradient(targets, predictions, **reduction),
     }
     return _gradients(wrt, gradients)
 
@@ -419,6 +530,214 @@ def gaussian_kl_divergence_between_gradient(
     if not {"other_mean", "other_logvar"}.isdisjoint(wanted):
         found |= _to_gaussian.gradient(other_mean, other_logvar, mean, logvar, **reduction)
     return {name: found[name] for name in wanted} if isinstance(wrt, tuple) else found[wrt]
+
+
+# --- between two sets of numbers --------------------------------------------------------------------------------------
+
+_POWER = Interval(1.0, closed=True, static=True)
+
+
+def _matching(xp: Any, n: int, m: int, like: Array) -> tuple[Array, Array]:
+    """Return which of m sorted samples share quantiles with each of n sorted samples, and how much: two arrays (n, k).
+
+    Sample i of n covers the quantiles from i/n to (i + 1)/n: in units of 1/nm all bounds are whole numbers. Rows are
+    filled up with samples that share nothing.
+    """
+    whole = np if library_name(xp) == "jax" else xp  # JAX's own integers may be of 32 bits
+    place = {} if whole is np else placement(like)
+    i = whole.reshape(whole.arange(n, **place), (n, 1))
+    most = -(-(m + n - math.gcd(n, m)) // n)
+    j = i * m // n + whole.arange(most, **place)
+    # from the larger of i m and j n to the smaller of (i + 1) m and (j + 1) n
+    above, below = (i + 1) * m - (j + 1) * n, i * m - j * n
+    shared = n + whole.where(above < 0, above, 0) - whole.where(below > 0, below, 0)
+    shared = xp.asarray(whole.where(shared > 0, shared, 0), dtype=like.dtype, **placement(like))
+    return xp.asarray(whole.where(j < m, j, m - 1)), shared / float(n * m)
+
+
+def _wasserstein(
+    predictions: Array, targets: Array, p: float, axis: int, slopes: bool
+) -> tuple[Array, Array | None, tuple[int, ...]]:
+    """Return the distances per row, their slopes wrt predictions where asked for, and the axis of the samples."""
+    xp = array_namespace(predictions=predictions, targets=targets)
+    dtype = widest_dtype(xp, predictions=predictions, targets=targets)
+    p = _POWER.check("p", p)
+    shapes = tuple(predictions.shape), tuple(targets.shape)
+    axis = normalize_axis("axis", axis, len(shapes[0]))
+    if shapes[0][:axis] != shapes[1][:axis] or shapes[0][axis + 1 :] != shapes[1][axis + 1 :]:
+        raise ValueError(
+            f"predictions and targets must have the same shape but along axis {axis}, got {shapes[0]} and {shapes[1]}"
+        )
+    n, m = shapes[0][axis], shapes[1][axis]
+    if min(n, m) < 1:
+        raise ValueError(f"the distance needs at least one sample on either side, got {n} and {m}")
+    rows = Rows.along(axis, shapes[0])
+    x = rows.of(xp, as_dtype(xp, predictions, dtype))
+    y = xp.sort(Rows.along(axis, shapes[1]).of(xp, as_dtype(xp, targets, dtype)), axis=-1)
+    order = xp.argsort(x, axis=-1, stable=True) if slopes else None
+    x = xp.sort(x, axis=-1) if order is None else xp.take_along_axis(x, order, axis=-1)
+    if n == m:
+        share: Any = n ** (-1.0 / p)
+        steps = share * (x - y)
+    else:
+        found, shared = _matching(xp, n, m, x)
+        share = shared ** (1.0 / p)
+        matched = xp.reshape(xp.take(y, xp.reshape(found, (-1,)), axis=-1), (*x.shape, found.shape[1]))
+        steps = share * (xp.expand_dims(x, axis=-1) - matched)
+        steps = xp.reshape(steps, (*x.shape[:-1], math.prod(found.shape)))
+    values, unit = norm_and_unit(xp, steps, p)
+    if order is None:
+        return values, None, rows.flattened
+    pulled = share * unit if n == m else xp.sum(share * xp.reshape(unit, (*x.shape, found.shape[1])), axis=-1)
+    return values, rows.back(xp, put_back(xp, pulled, order)), rows.flattened
+
+
+def wasserstein_distance(
+    predictions: Array, targets: Array, *, p: float = 1.0, axis: int = -1, **reduction: Unpack[RowReduction]
+) -> Array:
+    """Mean over rows of W_p = (∫₀¹ |F⁻¹(u) − G⁻¹(u)|^p du)^(1/p), F and G the distributions of two sets of numbers.
+
+    In one dimension the best transport keeps the order: for sets of one size it is (mean |x₍ᵢ₎ − y₍ᵢ₎|^p)^(1/p) of the
+    sorted samples; otherwise each sample is shared among those of the other set whose quantiles it covers.
+
+    Args:
+        predictions: samples x, any shape.
+        targets: samples y, the same shape but along `axis`: their number may differ.
+        p: p ≥ 1, the power of the distance that a sample is moved.
+        axis: where the samples of one row are; rows are counted along the other axes.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one distance per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, axis is out of range, a row has no sample, p is less than 1, or a reduction
+            keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        Sorted, 1 goes to 2 and 3 to 7: (1 + 4) / 2 = 2.5. Of three samples, 0, 0 and 3 against 0 and 3, the second goes
+        half way to 3: W₁ = 3/6.
+
+        >>> import numpy as np
+        >>> float(wasserstein_distance(np.array([3.0, 1.0]), np.array([2.0, 7.0])))
+        2.5
+        >>> float(wasserstein_distance(np.array([0.0, 0.0, 3.0]), np.array([0.0, 3.0])))
+        0.5
+
+    Source:
+        S. S. Vallender, Calculation of the Wasserstein Distance Between Probability Distributions on the Line, 1974.
+        https://doi.org/10.1137/1118101
+    """
+    with quiet(array_namespace(predictions=predictions)):
+        values, _, _ = _wasserstein(predictions, targets, p, axis, slopes=False)
+        return collect(values, like=predictions, **reduction)
+
+
+@gradient_of(
+    wasserstein_distance,
+    on_request=("targets",),
+    domain={"predictions": SAMPLES, "targets": SAMPLES, "p": _POWER, "axis": Axes()},
+    kinks=lambda predictions, targets, p, axis: _wasserstein_kinks(predictions, targets, axis),
+)
+def wasserstein_distance_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    p: float = 1.0,
+    axis: int = -1,
+    wrt: Argument | tuple[Argument, ...] = "predictions",
+    **reduction: Unpack[GradientRowReduction],
+) -> Any:
+    """|d|^(p−1) sign(d) W^(1−p) / n / B for sample x₍ᵢ₎ and d = x₍ᵢ₎ − y₍ᵢ₎; 0 where W = 0.
+
+    A sample that is shared has the mean of the slopes of its shares. Equal samples are matched in the order in which
+    they stand in the array.
+
+    Args:
+        predictions: as in `wasserstein_distance`; likewise all other arguments.
+        targets: samples y.
+        p: p ≥ 1.
+        axis: where the samples of one row are.
+        wrt: "predictions", "targets", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `wasserstein_distance`, or `wrt` names something else.
+        TypeError: as in `wasserstein_distance`.
+
+    Example:
+        >>> import numpy as np
+        >>> wasserstein_distance_gradient(np.array([3.0, 1.0]), np.array([2.0, 7.0])).tolist()
+        [-0.5, -0.5]
+        >>> wasserstein_distance_gradient(np.array([5.0, 1.0]), np.array([1.0, 2.0]), p=2.0).round(6).tolist()
+        [0.707107, 0.0]
+    """
+
+    def gradient(moved: Array, fixed: Array) -> Array:
+        _, slopes, summed = _wasserstein(moved, fixed, p, axis, slopes=True)
+        return spread(slopes, like=moved, summed=summed, **reduction)
+
+    with quiet(array_namespace(predictions=predictions)):
+        gradients = {
+            "predictions": lambda: gradient(predictions, targets),
+            "targets": lambda: gradient(targets, predictions),
+        }
+        return _gradients(wrt, gradients)
+
+
+@value_and_gradient_of(wasserstein_distance)
+def wasserstein_distance_value_and_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    p: float = 1.0,
+    axis: int = -1,
+    wrt: Argument | tuple[Argument, ...] = "predictions",
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[RowReduction],
+) -> tuple[Array, Any]:
+    """`wasserstein_distance` and `wasserstein_distance_gradient`, whose samples are sorted once.
+
+    Args:
+        predictions: as in `wasserstein_distance`; likewise all other arguments.
+        targets: samples y.
+        p: p ≥ 1.
+        axis: where the samples of one row are.
+        wrt: "predictions", "targets", or a tuple of both.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
+
+    Example:
+        >>> import numpy as np
+        >>> value, gradient = wasserstein_distance_value_and_gradient(np.array([3.0, 1.0]), np.array([2.0, 7.0]))
+        >>> float(value), gradient.tolist()
+        (2.5, [-0.5, -0.5])
+    """
+    options: Any = {"p": p, "axis": axis}
+    if wrt != "predictions":
+        gradient = wasserstein_distance_gradient(
+            predictions, targets, **options, wrt=wrt, upstream=upstream, **reduction
+        )
+        return wasserstein_distance(predictions, targets, **options, **reduction), gradient
+    with quiet(array_namespace(predictions=predictions)):
+        values, slopes, summed = _wasserstein(predictions, targets, **options, slopes=True)
+        value = collect(values, like=predictions, **reduction)
+        return value, spread(slopes, like=predictions, summed=summed, upstream=upstream, **reduction)
+
+
+def _wasserstein_kinks(predictions: Array, targets: Array, axis: int) -> tuple[Array, ...]:
+    """Return what vanishes where two samples of a row are equal, of one set or of both."""
+    xp = array_namespace(predictions=predictions)
+    samples = xp.sort(xp.concat([predictions, targets], axis=axis), axis=axis)
+    rows = Rows.along(axis, tuple(samples.shape)).of(xp, samples)
+    return (xp.min(rows[..., 1:] - rows[..., :-1], axis=-1),)
 
 
 # --- between two sets of samples --------------------------------------------------------------------------------------

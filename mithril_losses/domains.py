@@ -221,16 +221,17 @@ class Flag:
 
 @dataclass(frozen=True)
 class SmallestNormal:
-    """The smallest normal number of the gradient's dtype, or its logarithm in the dtype computed in.
+    """The smallest normal number of the gradient's dtype, or of the dtype computed in, or the logarithm of the latter.
 
     Terms take it as an argument, because their source is the same for every dtype; callers never do.
     """
 
     logarithm: bool = False
+    computed: bool = False
 
     def value(self, xp: Any, dtype: Any, own_dtype: Any) -> float:
         """Return the constant for a loss computed in `dtype` whose gradient has `own_dtype`."""
-        smallest = float(xp.finfo(dtype if self.logarithm else own_dtype).smallest_normal)
+        smallest = float(xp.finfo(dtype if self.computed or self.logarithm else own_dtype).smallest_normal)
         return math.log(smallest) if self.logarithm else smallest
 
 
@@ -270,6 +271,14 @@ class Elements:
             return self.low + 0.1 + 2.0 * generator.standard_exponential(shape)
         width = self.high - self.low
         return generator.uniform(self.low + 0.05 * width, self.high - 0.05 * width, shape)
+
+
+@dataclass(frozen=True)
+class Samples(Elements):
+    """Real samples along an axis, of which each array has its own number."""
+
+    def __str__(self) -> str:
+        return "real samples"
 
 
 @dataclass(frozen=True)
@@ -502,6 +511,7 @@ class Parameters:
 
 
 REAL = Elements()
+SAMPLES = Samples()
 NON_NEGATIVE_REAL = Elements(0.0)
 PROBABILITY = Elements(0.0, 1.0)
 BINARY = Labels((0, 1))

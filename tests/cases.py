@@ -189,6 +189,8 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
         yield "logistic", arrays, {"prior": "logistic"}
     if pair.name == "gaussian_kl_divergence":
         yield "without free bits", arrays, {}
+    if pair.name == "wasserstein_distance":
+        yield "unequal counts", {**arrays, "targets": generator.standard_normal((6, 7))}, {"p": 2.0}
     if pair.name == "maximum_mean_discrepancy":
         yield "unbiased", arrays, {"unbiased": True, "kernel_bandwidth": 2.0}
         yield "linear", arrays, {"kernel_type": "linear", "unbiased": True}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import unittest
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 import mpmath
 import numpy as np
+import scipy.spatial.distance
 import scipy.special
+import scipy.stats
 import torch
 import torch.nn.functional as F  # noqa: N812
-from modes import MODES, evaluate, evaluate_pair
+from modes import EAGER, MODES, evaluate, evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
@@ -20,11 +22,15 @@ from mithril_losses import (
     gaussian_kl_divergence_between,
     gaussian_kl_divergence_between_gradient,
     gaussian_kl_divergence_gradient,
+    js_divergence,
+    js_divergence_gradient,
     kl_divergence,
     kl_divergence_gradient,
     reverse_kl_divergence,
     reverse_kl_divergence_gradient,
     value_and_gradient,
+    wasserstein_distance,
+    wasserstein_distance_gradient,
 )
 
 INF = math.inf
@@ -304,3 +310,152 @@ class Gaussians(unittest.TestCase):
         np.testing.assert_allclose(every["other_mean"], -every["mean"], rtol=1e-15)
         with self.assertRaisesRegex(ValueError, "wrt must be one of 'mean'.*did you mean 'other_mean'"):
             gaussian_kl_divergence_between_gradient(*gaussians, wrt="othermean")
+
+
+class JensenShannon(unittest.TestCase):
+    """mpmath near and far, SciPy, disjoint supports, zeros."""
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in TINY])
+    def test_mpmath(self, mode: str, dtype: str) -> None:
+        # from one part in a million apart to nothing in common
+        p = np.array([0.25, 0.3, 0.6, 0.5, 0.25, 1e-30, 1e-12, 0.999]).astype(dtype)
+        q = np.array([0.25 * (1 + 1e-6), 0.3001, 0.5, 0.9, 0.9, 0.5, 1e-6, 1e-20]).astype(dtype)
+        with mpmath.workdps(50):
+            values, slopes = [], []
+            for a, b in zip(map(mpmath.mpf, p.tolist()), map(mpmath.mpf, q.tolist()), strict=True):
+                m = (a + b) / 2
+                values.append(float((a * mpmath.log(a / m) + b * mpmath.log(b / m)) / 2))
+                slopes.append([float(mpmath.log(a / m) / 2)])
+        keywords = {"dtype": dtype, "reduction": "none"}
+        value, slope = evaluate_pair(mode, js_divergence, p[:, None], q[:, None], **keywords)
+        rounding = 12.0 * np.finfo(dtype).eps
+        np.testing.assert_allclose(value, values, rtol=rounding)
+        np.testing.assert_allclose(slope, slopes, rtol=rounding)
+
+    def test_scipy(self) -> None:
+        expected = scipy.spatial.distance.jensenshannon(P, Q, axis=1) ** 2
+        np.testing.assert_allclose(js_divergence(P, Q, reduction="none"), expected, rtol=1e-12)
+        np.testing.assert_allclose(js_divergence(Q, P, reduction="none"), expected, rtol=1e-12)
+        by_q = js_divergence_gradient(P, Q, wrt="targets")
+        np.testing.assert_array_equal(by_q, js_divergence_gradient(Q, P))
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in TINY])
+    def test_disjoint_supports_and_zeros(self, mode: str, dtype: str) -> None:
+        p, q = np.array([[0.5, 0.5, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0]]), np.array([[0.0, 0.0, 1.0, 0.0]] * 2)
+        value, slope = evaluate_pair(mode, js_divergence, p, q, dtype=dtype, reduction="none")
+        np.testing.assert_allclose(value, math.log(2.0), rtol=1e-6)
+        # log p at the smallest normal number, over m = ½; nothing where neither has mass
+        at_zero = 0.5 * (math.log(TINY[dtype]) - math.log(0.5))
+        half = 0.5 * math.log(2.0)
+        np.testing.assert_allclose(slope, [[half, half, at_zero, 0.0]] * 2, rtol=1e-6)
+        value, slope = evaluate_pair(mode, js_divergence, p, p, dtype=dtype, reduction="none")
+        np.testing.assert_array_equal(value, [0.0, 0.0])
+        np.testing.assert_array_equal(slope, np.zeros((2, 4)))
+
+    def test_bounds_and_the_triangle_inequality_of_the_root(self) -> None:
+        generator = np.random.default_rng(5)
+        x, y, z = generator.dirichlet(np.full(5, 0.05), (3, 2000)).astype(np.float32)
+        xy, yz, xz = (js_divergence(a, b, reduction="none") for a, b in ((x, y), (y, z), (x, z)))
+        self.assertTrue(np.all(xy >= 0.0) and np.all(xy <= math.log(2.0) * (1.0 + 1e-6)))
+        self.assertTrue(np.all(np.sqrt(xz) <= np.sqrt(xy) + np.sqrt(yz) + 1e-6))
+
+    @parameterized.expand([("numpy", "float16"), ("torch", "bfloat16"), ("jax", "float16")])
+    def test_finite_in_half_precision(self, mode: str, dtype: str) -> None:
+        p, q = np.array([[6e-8, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.array([[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
+        value, slope = evaluate_pair(mode, js_divergence, p, q, dtype=dtype, reduction="none")
+        self.assertTrue(np.isfinite(value).all() and np.isfinite(slope).all())
+
+    def test_masses_that_are_no_probabilities(self) -> None:
+        p, q = np.array([40.0, 0.0, 1e-300]), np.array([0.0, 40.0, 1e300])
+        value, slope = value_and_gradient(js_divergence)(p, q, reduction="none")
+        self.assertTrue(np.isfinite(value) and np.isfinite(slope).all())
+
+
+class Wasserstein(unittest.TestCase):
+    """SciPy, shifted samples, samples repeated up to one number, and assignments tried out one by one."""
+
+    @parameterized.expand([(mode, n, m) for mode in MODES for n, m in ((5, 5), (3, 7), (8, 6), (1, 4))])
+    def test_scipy(self, mode: str, n: int, m: int) -> None:
+        generator = np.random.default_rng(n)
+        x, y = generator.standard_normal((2, n)), generator.standard_normal((2, m)) + 0.5
+        value, _ = evaluate_pair(mode, wasserstein_distance, x, y, reduction="none")
+        expected = [scipy.stats.wasserstein_distance(a, b) for a, b in zip(x, y, strict=True)]
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+
+    @parameterized.expand([(n, m, p) for n, m in ((3, 7), (8, 6), (4, 4), (2, 9)) for p in (1.0, 1.5, 2.0, 4.0)])
+    def test_repeated_up_to_one_number(self, n: int, m: int, p: float) -> None:
+        generator = np.random.default_rng(n)
+        x, y = generator.standard_normal(n), 2.0 * generator.standard_normal(m)
+        # every sample as often as makes both sets of one size: the same distributions
+        order = np.argsort(x)
+        d = np.repeat(x[order], m) - np.repeat(np.sort(y), n)
+        expected = np.mean(np.abs(d) ** p) ** (1.0 / p)
+        value, slope = value_and_gradient(wasserstein_distance)(x, y, p=p)
+        np.testing.assert_allclose(value, expected, rtol=1e-13)
+        each = np.abs(d) ** (p - 1.0) * np.sign(d) * expected ** (1.0 - p) / d.size
+        np.testing.assert_allclose(slope[order], each.reshape(n, m).sum(axis=1), rtol=1e-12, atol=1e-15)
+
+    def test_no_assignment_is_cheaper(self) -> None:
+        x, y = np.random.default_rng(0).standard_normal((2, 5))
+        for p in (1.0, 2.0, 3.0):
+            cheapest = min(np.mean(np.abs(x - y[list(order)]) ** p) for order in permutations(range(5)))
+            np.testing.assert_allclose(wasserstein_distance(x, y, p=p), cheapest ** (1.0 / p), rtol=1e-13)
+
+    @parameterized.expand([(mode, p) for mode in MODES for p in (1.0, 2.0, 3.5)])
+    def test_shifted_samples(self, mode: str, p: float) -> None:
+        x = np.random.default_rng(1).standard_normal((3, 6))
+        value, slope = evaluate_pair(mode, wasserstein_distance, x + 0.75, x[:, ::-1].copy(), p=p)
+        np.testing.assert_allclose(value, 0.75, rtol=1e-12)
+        np.testing.assert_allclose(slope, np.full((3, 6), 1.0 / 18.0), rtol=1e-11)
+
+    @parameterized.expand([(mode, p) for mode in MODES for p in (1.0, 2.0)])
+    def test_equal_sets(self, mode: str, p: float) -> None:
+        x = np.array([[3.0, 1.0, 1.0, 2.0]])
+        value, slope = evaluate_pair(mode, wasserstein_distance, x, x[:, ::-1].copy(), p=p)
+        self.assertEqual(float(value), 0.0)
+        np.testing.assert_array_equal(slope, np.zeros((1, 4)))
+
+    @parameterized.expand([(mode, dtype) for mode in MODES for dtype in ("float64", "float32")])
+    def test_extremes(self, mode: str, dtype: str) -> None:
+        large, small = {"float64": (1e300, 1e-300), "float32": (1e37, 1e-37)}[dtype]
+        x, y = np.array([[large, -large], [small, 0.0]]), np.array([[0.0, 0.0], [0.0, 0.0]])
+        keywords = {"p": 3.0, "reduction": "none", "dtype": dtype}
+        value, slope = evaluate_pair(mode, wasserstein_distance, x, y, **keywords)
+        np.testing.assert_allclose(value, [large, small * 0.5 ** (1.0 / 3.0)], rtol=1e-5)
+        np.testing.assert_allclose(slope, [[0.5, -0.5], [0.5 ** (1.0 / 3.0), 0.0]], rtol=1e-5)
+
+    @parameterized.expand([(mode, axis) for mode in EAGER for axis in (0, 1, -1)])
+    def test_any_axis(self, mode: str, axis: int) -> None:
+        generator = np.random.default_rng(2)
+        x, y = generator.standard_normal((2, 3, 4, 5))
+        y = np.delete(y, 0, axis=axis)
+        value, slope = evaluate_pair(mode, wasserstein_distance, x, y, p=2.0, axis=axis, reduction="none")
+        moved = np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1)
+        expected, slopes = value_and_gradient(wasserstein_distance)(*moved, p=2.0, reduction="none")
+        np.testing.assert_allclose(value, expected, rtol=1e-13)
+        np.testing.assert_allclose(slope, np.moveaxis(slopes, -1, axis), rtol=1e-12)
+
+    def test_weights_weigh_rows(self) -> None:
+        x, y = np.array([[0.0, 2.0], [5.0, 5.0]]), np.zeros((2, 2))
+        value, slope = value_and_gradient(wasserstein_distance)(x, y, weights=np.array([3.0, 0.0]))
+        self.assertEqual((float(value), slope.tolist()), (1.5, [[0.0, 0.75], [0.0, 0.0]]))
+
+    @parameterized.expand(
+        [
+            ((2, 3), (2, 3), {"p": 0.5}, ValueError, "p must be ≥ 1, got 0.5"),
+            ((2, 3), (2, 3), {"p": INF}, ValueError, "p must be ≥ 1, got inf"),
+            ((2, 3), (2, 3), {"p": "2"}, TypeError, "p must be a number ≥ 1"),
+            ((2, 3), (2, 3), {"axis": 2}, ValueError, "axis 2 is out of range for an array of 2 dimensions"),
+            ((2, 3), (2, 3), {"axis": None}, TypeError, "axis must be an integer"),
+            ((2, 3), (4, 3), {}, ValueError, r"same shape but along axis 1, got \(2, 3\) and \(4, 3\)"),
+            ((2, 3), (3,), {}, ValueError, r"same shape but along axis 1, got \(2, 3\) and \(3,\)"),
+            ((2, 3), (2, 0), {}, ValueError, "at least one sample on either side, got 3 and 0"),
+            ((), (), {}, ValueError, "axis -1 is out of range"),
+            ((2, 3), (2, 3), {"reduction": "average"}, ValueError, "reduction must be one of"),
+        ]
+    )
+    def test_refused(self, x: Any, y: Any, options: Any, error: type[Exception], message: str) -> None:
+        both = value_and_gradient(wasserstein_distance)
+        for function in (wasserstein_distance, wasserstein_distance_gradient, both):
+            with self.assertRaisesRegex(error, message):
+                function(np.ones(x), np.ones(y), **options)

@@ -222,6 +222,39 @@ def test_kl_divergence(backend: Backend) -> None:
     assert_is_derivative(backend, gradient, lambda p, q: kl_divergence(p, q, reduction="sum"), p_probs, q_probs)
 
 
+def test_js_divergence(backend: Backend) -> None:
+    from mithril_losses import js_divergence, js_divergence_gradient
+
+    p = backend.array([0.2, 0.5, 0.3])
+    q = backend.array([0.1, 0.7, 0.2])
+    js = js_divergence(p, q)
+
+    m = np.array([0.15, 0.6, 0.25])
+    halves = [np.sum(x * np.log(x / m)) for x in (np.array([0.2, 0.5, 0.3]), np.array([0.1, 0.7, 0.2]))]
+    assert float(js) == pytest.approx(0.5 * sum(halves), rel=1e-5)
+    assert float(js) == float(js_divergence(q, p))  # symmetric
+    assert_is_derivative(backend, js_divergence_gradient(p, q), js_divergence, p, q)
+
+
+def test_wasserstein_distance(backend: Backend) -> None:
+    from mithril_losses import wasserstein_distance, wasserstein_distance_gradient
+
+    # 1D samples
+    p_samples = backend.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    q_samples = backend.array([[1.5, 2.5, 3.5], [4.5, 5.5, 6.5]])
+
+    # W1 distance
+    w1 = wasserstein_distance(p_samples, q_samples, p=1, axis=1)
+
+    # W2 distance
+    w2 = wasserstein_distance(p_samples, q_samples, p=2, axis=1)
+
+    assert float(w1) == 0.5  # every sample is shifted by ½
+    assert float(w2) == pytest.approx(0.5, rel=1e-6)
+    gradient = wasserstein_distance_gradient(p_samples, q_samples, p=2, axis=1)
+    assert_is_derivative(backend, gradient, lambda p, q: wasserstein_distance(p, q, p=2, axis=1), p_samples, q_samples)
+
+
 def test_maximum_mean_discrepancy() -> None:
     from mithril_losses import maximum_mean_discrepancy
 
