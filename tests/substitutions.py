@@ -282,7 +282,7 @@ SUBSTITUTIONS = [
     Substitution(
         "_elementwise.py",
         "the slope is written into the predictions",
-        {"_, slopes = self.terms(": "_, slopes = _, arguments[0][...] = self.terms("},
+        {"_, slopes = self.evaluate(": "_, slopes = _, arguments[0][...] = self.terms("},
         "fresh and mse_loss",
     ),
     Substitution(
