@@ -31,7 +31,7 @@ from mithril_losses.domains import (
     POSITIVE,
     REAL,
     SAMPLES,
-    Axes,
+    Axis,
     Choice,
     Count,
     Distributions,
@@ -637,7 +637,7 @@ def wasserstein_distance(
 @gradient_of(
     wasserstein_distance,
     on_request=("targets",),
-    domain={"predictions": SAMPLES, "targets": SAMPLES, "p": _POWER, "axis": Axes()},
+    domain={"predictions": SAMPLES, "targets": SAMPLES, "p": _POWER, "axis": Axis()},
     kinks=lambda predictions, targets, p, axis: _wasserstein_kinks(predictions, targets, axis),
 )
 def wasserstein_distance_gradient(

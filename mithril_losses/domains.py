@@ -206,6 +206,14 @@ class Axes:
 
 
 @dataclass(frozen=True)
+class Axis(Axes):
+    """One axis of an array."""
+
+    def __str__(self) -> str:
+        return "an axis"
+
+
+@dataclass(frozen=True)
 class Flag:
     """True or False. It decides which code runs: terms may branch on it."""
 
@@ -510,6 +518,19 @@ class Parameters:
         return {"layer": layer, "scales": [generator.standard_normal(shape[-1:])]}
 
 
+@dataclass(frozen=True)
+class Matrices:
+    """A matrix, a stack of numbers with more axes, or a nesting of them."""
+
+    def __str__(self) -> str:
+        return "array of two axes or more, or nesting of dicts and lists of such arrays"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Draw a nesting with a high matrix of `shape`, a wide one, and the kernel of a convolution."""
+        layers = [generator.standard_normal(shape), generator.standard_normal((2, shape[-1]))]
+        return {"layers": layers, "kernel": generator.standard_normal((3, 2, 1, 2))}
+
+
 REAL = Elements()
 SAMPLES = Samples()
 NON_NEGATIVE_REAL = Elements(0.0)
@@ -534,4 +555,5 @@ ArrayDomain = (
     | PointLabels
     | OneNumber
     | Parameters
+    | Matrices
 )

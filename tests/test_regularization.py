@@ -1,4 +1,4 @@
-"""What no law says about regularization: nestings of every kind, mixed types, and which leaf is wrong."""
+"""What no law says about regularization: nestings, mixed types, matrices of known penalty, and which leaf is wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from modes import MODES, evaluate_pair
+from cases import to_numpy
+from modes import EAGER, MODES, evaluate, evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
@@ -19,9 +20,17 @@ from mithril_losses import (
     l1_regularization_gradient,
     l2_regularization,
     l2_regularization_gradient,
+    orthogonal_regularization,
+    orthogonal_regularization_gradient,
+    spectral_norm_regularization,
+    spectral_norm_regularization_gradient,
     value_and_gradient,
 )
 
+MATRICES = [
+    (orthogonal_regularization, orthogonal_regularization_gradient),
+    (spectral_norm_regularization, spectral_norm_regularization_gradient),
+]
 BOTH = [(l1_regularization, l1_regularization_gradient), (l2_regularization, l2_regularization_gradient)]
 
 
@@ -115,6 +124,106 @@ class Numbers(unittest.TestCase):
     def test_traced_lambda(self) -> None:
         found = jax.jit(lambda strength: l2_regularization([jnp.ones(3)], lambda_reg=strength))(2.0)
         self.assertEqual(float(found), 3.0)
+
+
+SHAPES = ((3, 5), (5, 3), (4, 4), (1, 6), (6, 1))
+
+
+class Matrices(unittest.TestCase):
+    """Singular values, PyTorch's norms, matrices whose penalty is known, and arrays of more axes."""
+
+    @parameterized.expand([(mode, shape) for mode in MODES for shape in SHAPES])
+    def test_singular_values(self, mode: str, shape: tuple[int, int]) -> None:
+        w = np.random.default_rng(sum(shape)).standard_normal(shape)
+        u, s, v = np.linalg.svd(w, full_matrices=False)
+        value, gradient = evaluate_pair(mode, orthogonal_regularization, w, lambda_reg=0.25)
+        np.testing.assert_allclose(value, 0.25 * np.sum((s**2 - 1.0) ** 2), rtol=1e-12)
+        np.testing.assert_allclose(gradient, u * (s * (s**2 - 1.0)) @ v, rtol=1e-10, atol=1e-12)
+        value, gradient = evaluate_pair(mode, spectral_norm_regularization, w, lambda_reg=0.25)
+        np.testing.assert_allclose(value, 0.125 * s[0] ** 2, rtol=1e-12)
+        np.testing.assert_allclose(gradient, 0.25 * s[0] * np.outer(u[:, 0], v[0]), rtol=1e-10, atol=1e-12)
+
+    def test_torch(self) -> None:
+        w = torch.randn(4, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        matrix = w.flatten(1)
+        (0.5 * torch.linalg.matrix_norm(matrix, ord=2) ** 2).backward()
+        torch.testing.assert_close(spectral_norm_regularization_gradient(w.detach(), lambda_reg=1.0), w.grad)
+        gram = matrix @ matrix.T - torch.eye(4, dtype=torch.float64)
+        (expected,) = torch.autograd.grad(torch.linalg.matrix_norm(gram) ** 2, w)
+        torch.testing.assert_close(orthogonal_regularization_gradient(w.detach(), lambda_reg=1.0), expected)
+
+    @parameterized.expand([(mode, shape) for mode in MODES for shape in SHAPES])
+    def test_orthonormal(self, mode: str, shape: tuple[int, int]) -> None:
+        high = np.linalg.qr(np.random.default_rng(2).standard_normal((max(shape), min(shape))))[0]
+        w = high if shape[0] >= shape[1] else high.T
+        value, gradient = evaluate_pair(mode, orthogonal_regularization, w, lambda_reg=1.0)
+        self.assertLess(float(value), 1e-28)
+        np.testing.assert_allclose(gradient, np.zeros(shape), atol=1e-14)
+        # all singular values are 1, so that there is no derivative: what stands for it has the norm of one all the same
+        gradient = evaluate(mode, spectral_norm_regularization_gradient, w, lambda_reg=1.0)
+        self.assertAlmostEqual(float(evaluate(mode, spectral_norm_regularization, w, lambda_reg=1.0)), 0.5, 12)
+        self.assertAlmostEqual(float(np.linalg.norm(gradient)), 1.0, 12)
+
+    @parameterized.expand([(mode,) for mode in EAGER])
+    def test_kernels_of_convolutions(self, mode: str) -> None:
+        kernel = np.random.default_rng(3).standard_normal((2, 2, 3, 4))
+        outputs_first = np.moveaxis(kernel, -1, 0)
+        for loss in (orthogonal_regularization, spectral_norm_regularization):
+            value, gradient = evaluate_pair(mode, loss, kernel, output_axis=-1)
+            expected, slopes = value_and_gradient(loss)(outputs_first)
+            matrix, slope = value_and_gradient(loss)(outputs_first.reshape(4, 12))
+            np.testing.assert_allclose([value, expected], matrix, rtol=1e-12)
+            np.testing.assert_allclose(np.moveaxis(gradient, -1, 0), slopes, rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(slopes.reshape(4, 12), slope, rtol=1e-12, atol=1e-15)
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_zero_and_nothing(self, mode: str) -> None:
+        for shape, orthogonal in (((2, 3), 2.0), ((0, 3), 0.0), ((3, 0), 0.0)):
+            for loss, expected in ((orthogonal_regularization, orthogonal), (spectral_norm_regularization, 0.0)):
+                value, gradient = evaluate_pair(mode, loss, np.zeros(shape), lambda_reg=1.0)
+                self.assertEqual(float(value), expected)
+                np.testing.assert_array_equal(gradient, np.zeros(shape))
+
+    @parameterized.expand([(mode,) for mode in EAGER])
+    def test_what_is_not_finite(self, mode: str) -> None:
+        for bad, expected in ((math.inf, math.inf), (math.nan, math.nan)):
+            for loss in (orthogonal_regularization, spectral_norm_regularization):
+                value, _ = evaluate_pair(mode, loss, np.array([[bad, 1.0], [0.0, 2.0]]))
+                # ∞ · 0 off the diagonal is NaN in the one that adds up all elements
+                self.assertTrue(np.isnan(value) if loss is orthogonal_regularization else str(value) == str(expected))
+
+    def test_half_precision(self) -> None:
+        w = torch.full((64, 64), 0.5, dtype=torch.bfloat16)
+        # σ = 32: ½ · 32²; its square, 1024, is no sum of bfloat16 numbers that round
+        value, gradient = value_and_gradient(spectral_norm_regularization)({"w": w}, lambda_reg=1.0)
+        self.assertEqual(float(value), 512.0)
+        self.assertEqual(gradient["w"].dtype, torch.bfloat16)
+        np.testing.assert_allclose(to_numpy(gradient["w"]), 0.5, rtol=1e-2)
+
+    def test_a_step_makes_a_layer_contract(self) -> None:
+        w = np.diag([4.0, 1.0, 0.5])
+        for _ in range(200):
+            w = w - 0.1 * spectral_norm_regularization_gradient(w, lambda_reg=1.0)
+        self.assertLess(np.linalg.norm(w, 2), 0.5)
+
+    @parameterized.expand(
+        [
+            ("a vector", {"b": np.ones(3)}, {}, ValueError, r"params\['b'\] must be a matrix, .* got shape \(3,\)"),
+            ("a number", np.array(1.0), {}, ValueError, r"params must be a matrix, .* got shape \(\)"),
+            ("axis", np.ones((2, 3)), {"output_axis": 2}, ValueError, "output_axis 2 is out of range .* 2 dimensions"),
+            ("no axis", np.ones((2, 3)), {"output_axis": None}, TypeError, "output_axis must be an integer, got None"),
+            ("negative", np.ones((2, 3)), {"lambda_reg": -1.0}, ValueError, "lambda_reg must be ≥ 0, got -1.0"),
+            ("nothing", {}, {}, ValueError, "params holds no array to regularize"),
+            ("upstream", np.ones((2, 3)), {}, ValueError, r"upstream must be a scalar .* got \(2,\)"),
+        ]
+    )
+    def test_refused(self, name: str, params: Any, options: Any, error: type[Exception], message: str) -> None:
+        for loss, gradient in MATRICES:
+            functions = [gradient, value_and_gradient(loss)]
+            more = {"upstream": np.ones(2)} if name == "upstream" else {}
+            for function in functions if more else [loss, *functions]:
+                with self.assertRaisesRegex(error, message):
+                    function(params, **options, **more)
 
 
 class Messages(unittest.TestCase):
