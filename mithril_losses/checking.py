@@ -219,7 +219,8 @@ class _Problem:
                     )
                 problem.gradients[path] = _to_numpy(g)
                 problem.masks[path] = np.ones(tuple(x.shape), dtype=bool)
-        problem._mask_kinks(pair.kinks_at([named[name] for name in names], plain))
+        on_host = map_leaves(lambda _, x: _on_host(x), {"arrays": [named[name] for name in names], "options": plain})
+        problem._mask_kinks(pair.kinks_at(on_host["arrays"], on_host["options"]))
         return problem
 
     def _mask_kinks(self, distances: Iterable[Any]) -> None:
@@ -367,6 +368,18 @@ def _as_double(x: Any) -> Any:
 
 def _to_numpy(x: Any) -> np.ndarray:
     return np.array(x.detach().cpu().numpy() if hasattr(x, "detach") else x, dtype=np.float64)
+
+
+def _on_host(x: Any) -> Any:
+    """Return arrays of an accelerator in the memory of the host, everything else as it is."""
+    xp = namespace_of(x)
+    match None if xp is None else library_name(xp):
+        case "torch":
+            return x.cpu()
+        case "jax":
+            jax = sys.modules["jax"]
+            return jax.device_put(x, jax.devices("cpu")[0])
+    return x
 
 
 def _like(values: np.ndarray, x: Array) -> Array:
