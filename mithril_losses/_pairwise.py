@@ -566,7 +566,7 @@ def _nearest_by_tree(
     limits = np.finfo(x.dtype)
     reach = 1.0 + (x.shape[-1] + 2) * float(limits.eps)
     underflow = 4.0 * math.sqrt(float(limits.smallest_normal))
-    tree = cKDTree(y)
+    tree = cKDTree(y, balanced_tree=False)  # medians cost more than they save
     found = np.empty(len(x), dtype=np.intp)
     open_rows, asked = np.arange(len(x)), 2
     while open_rows.size and asked <= 32:
