@@ -301,8 +301,10 @@ class _OnHost:
             with quiet(np):
                 value, slopes = terms.evaluate(np, *block, *own)
                 for out, slope in zip(outs, slopes if len(outs) > 1 else (slopes,), strict=True):
-                    slope = slope * factor
-                    out[rows] = slope if weights is None else np.where(weights == 0, 0.0, slope * weights)
+                    if weights is None:
+                        np.multiply(slope, factor, out=out[rows])
+                    else:
+                        out[rows] = np.where(weights == 0, 0.0, slope * factor * weights)
                 if weights is not None:
                     value = np.where(weights == 0, 0.0, value * weights)
                 if kept is not None:
