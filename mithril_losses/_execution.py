@@ -8,6 +8,7 @@ loss declares what it is made of (`Pair.terms`, `Pair.separable`); nothing here 
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -37,6 +38,8 @@ LARGE = 1 << 15
 _BLOCK = 1 << 16
 # bytes that the temporary arrays of a block stay below
 _KEPT = 1 << 24
+# bytes of a cache line
+_LINE = 64
 # elements from which threads over blocks gain more than they cost
 _SHARED_FROM = 1 << 20
 
@@ -54,18 +57,20 @@ def value_and_gradient(
     it, `wrt`. The gradient is an array, or a dict of arrays by argument name where the loss has several
     differentiable arguments.
 
-    Large NumPy arrays and torch tensors on the CPU are computed in one fused loop (with the extra `fast`) or in blocks
-    that fit the cache, by several threads; the result does not depend on how many. JAX arrays go through one compiled
-    function per loss and set of options; inside a trace of the caller's the plain functions are inlined.
+    Large arrays on the CPU, of any of the three libraries, are computed in one fused loop (with the extra `fast`).
+    Without it, those of NumPy and PyTorch are computed in blocks that fit the cache. Threads share the work, and the
+    result does not depend on how many. All other JAX arrays go through one compiled function per loss and set of
+    options; inside a trace of the caller's the plain functions are inlined.
 
     Args:
         loss: a registered loss, or any function with a method `gradient`.
         threads: how many threads share a large call on the CPU; by default the environment variable
             MITHRIL_LOSSES_THREADS, then the cores at hand.
         compile: None compiles loops for large arrays on the CPU, with the extra `fast`. False does not: blocks are
-            computed instead. True also sends tensors on an accelerator, or in a graph, through `torch.compile`. What
-            JAX computes is always compiled.
-        donate: whether JAX may reuse the memory of the differentiable arguments, which are gone after the call.
+            computed instead, and JAX compiles what is JAX's. True also sends tensors on an accelerator, or in a graph,
+            through `torch.compile`.
+        donate: whether JAX may reuse the memory of the differentiable arguments, which are gone after the call: JAX
+            computes it then.
 
     Raises:
         ValueError: `loss` has no registered gradient, or `threads` is no positive integer.
@@ -92,14 +97,15 @@ def value_and_gradient(
         xp = namespace_of(first)
         library = None if xp is None else library_name(xp)
         if library == "jax":
-            return _on_jax(pair, plain, donate, arguments, keywords)
+            views = None if donate or not on_host.is_compiled or first.size < LARGE else _jax_views(arguments, keywords)
+            found = None if views is None else on_host.attempt(*views[0], **views[1])
+            return _on_jax(pair, plain, donate, arguments, keywords) if found is None else _as_jax(found, first)
         if library == "torch":
             views = _numpy_views(arguments, keywords)
             if views is not None:  # NumPy's functions cost less per call, and its buffers less per page
                 return _as_tensors(both(*views[0], **views[1]))
             if compile:
-                found: tuple[Any, Any] = _compiled_by_torch(plain)(*arguments, **keywords)
-                return found
+                return _compiled_by_torch(plain)(*arguments, **keywords)  # type: ignore[no-any-return]
         return plain(*arguments, **keywords)
 
     return both
@@ -171,22 +177,32 @@ class _OnHost:
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether the loss is computed in loops of its own, not through its plain functions."""
+        pair = self._pair
+        has_loop = any(x is not None for x in (pair.terms, pair.apart, pair.fused_rows))
+        return self._applies and self._may_fuse and has_loop
+
+    @property
     def _thread_count(self) -> int:
         return thread_count(self._threads)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        call = self._call(arguments, keywords) if self._applies else None
-        found = None
-        if call is not None:
-            pair = self._pair
-            if pair.terms is not None:
-                found = self._elementwise(pair.terms, call)
-            else:
-                found = self._rows(call) if pair.apart is None else self._apart(pair.apart, call)
+        found = self.attempt(*arguments, **keywords)
         return self._plain(*arguments, **keywords) if found is None else found
 
+    def attempt(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any] | None:
+        """Return value and gradient, or None where the plain functions should answer, if only with an error."""
+        call = self._call(arguments, keywords) if self._applies else None
+        if call is None:
+            return None
+        pair = self._pair
+        if pair.terms is not None:
+            return self._elementwise(pair.terms, call)
+        return self._rows(call) if pair.apart is None else self._apart(pair.apart, call)
+
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> _Call | None:
-        """Return the call, or None where the plain functions should answer, if only with an error."""
+        """Return the call, or None where its arguments are not those of a fast path."""
         given = dict(zip(self._arrays, arguments, strict=False)) | dict(keywords)
         if len(arguments) > len(self._arrays) or "wrt" in given:
             return None
@@ -229,8 +245,8 @@ class _OnHost:
             reduction = reduction.over_terms(like.ndim - len(shape))
         if not keeps_values and len(reduction.axes) < len(shape):
             return None
-        values = np.empty(like.shape, like.dtype) if keeps_values else None
-        gradients = {name: np.empty(like.shape, call.arrays[name].dtype) for name in terms.wrt}
+        values = _empty(like.shape, like.dtype) if keeps_values else None
+        gradients = {name: _empty(like.shape, call.arrays[name].dtype) for name in terms.wrt}
         fusable = self._may_compile_for(arrays) and all(x.flags.c_contiguous for x in arrays)
         fusable = fusable and all(x.dtype == dtype for x in gradients.values())
         outputs = list(gradients.values())
@@ -341,8 +357,8 @@ class _OnHost:
         keeps_values = call.reduction.get("reduction") == "none"
         if not keeps_values and len(reduction.axes) < len(shape):
             return None
-        values = np.empty(shape, like.dtype) if keeps_values else None
-        gradients = {name: np.empty(x.shape, x.dtype) for name, x in wrt.items()}
+        values = _empty(shape, like.dtype) if keeps_values else None
+        gradients = {name: _empty(x.shape, x.dtype) for name, x in wrt.items()}
         several = len(pair.wrt) > 1
         if run is not None:
             total = run(reduction.weights, reduction.factor, values, gradients[pair.wrt[0]], self._thread_count)
@@ -398,6 +414,16 @@ def _keep_freed_memory() -> None:
     np.empty(_KEPT, np.uint8)
 
 
+def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """Return an array without values that begins on a cache line, so that JAX can take it over as it is."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    array: np.ndarray[Any, Any] = memory[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
 def _row_shape(pair: Pair, arrays: list[Any], options: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Return the shape of one row's losses, or None where the first axis is no batch: a class axis, features."""
     try:
@@ -431,6 +457,38 @@ def _as_tensors(found: tuple[Any, Any]) -> tuple[Any, Any]:
     from_numpy = sys.modules["torch"].from_numpy
     value, gradient = (map_leaves(lambda _, x: from_numpy(np.asarray(x)), part) for part in found)
     return value, gradient
+
+
+def _jax_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]] | None:
+    """Return the arguments with NumPy views in place of JAX arrays, None if one is traced or not on this CPU."""
+    jax = sys.modules["jax"]
+    given = [*arguments, *keywords.values()]
+    arrays = [x for x in given if isinstance(x, jax.Array)]
+    if any(isinstance(x, jax.core.Tracer) or x.dtype not in _COMPILED for x in arrays):
+        return None
+    devices = set().union(*(x.devices() for x in arrays))
+    if len(devices) != 1 or any(device.platform != "cpu" for device in devices):
+        return None
+    for x in given:
+        if isinstance(x, Mapping) or not (isinstance(x, (jax.Array, np.generic)) or namespace_of(x) is None):
+            return None  # of another library or kind: the plain functions have the word
+
+    def view(x: Any) -> Any:
+        return np.asarray(x) if isinstance(x, jax.Array) else x
+
+    return [view(x) for x in arguments], {name: view(x) for name, x in keywords.items()}
+
+
+def _as_jax(found: tuple[Any, Any], like: Any) -> tuple[Any, Any]:
+    """Return NumPy's results as JAX arrays, without a copy, on the device of `like`: the default one if they can be."""
+    jax = sys.modules["jax"]
+    value, gradient = found
+    put = functools.partial(jax.device_put, may_alias=True)
+    value = put(np.asarray(value))
+    if value.devices() != like.devices():
+        put = functools.partial(put, device=next(iter(like.devices())))
+        value = put(value)
+    return value, map_leaves(lambda _, x: put(x), gradient)
 
 
 def _rows_of(x: Any, shape: tuple[int, ...], rows: slice) -> Any:

@@ -63,6 +63,14 @@ def small_groups() -> Any:
 
 # every mechanism once; the other losses go through the same ones with other terms, and each compiles for a second
 THOROUGH = ("huber_loss", "kl_divergence", "cross_entropy_with_logits", "triplet_loss")
+# one of each kind of loop
+IN_LOOPS = (
+    "huber_loss",
+    "kl_divergence",
+    "cross_entropy_with_logits",
+    "vanilla_discriminator_loss",
+    "total_variation_loss",
+)
 
 
 def variations(case: Case) -> list[dict[str, Any]]:
@@ -604,6 +612,66 @@ class OtherLibraries(unittest.TestCase):
                 np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
             traced = jax.jit(lambda *a: value_and_gradient(case.pair.value)(*a, **keywords))(*arguments)
             np.testing.assert_allclose(traced[0], value, rtol=1e-12)
+
+    @parameterized.expand(
+        [(case,) for case in REDUCED if case.name == "drawn" and case.pair.name in IN_LOOPS], name_func=label
+    )
+    def test_large_jax_arrays_on_the_cpu_share_the_loops(self, case: Case) -> None:
+        for more in variations(case):
+            if "axis" in more:
+                continue  # no loop reduces along some axes only
+            with self.subTest(more=more), small_limits(), double_precision("jax"):
+                own = {k: v for k, v in more.items() if k != "upstream"}
+                arguments, keywords = case.arguments("jax"), case.keywords("jax", **more)
+                kept = [np.array(x) for x in arguments]
+                with mock.patch.object(_execution, "_on_jax", side_effect=AssertionError("not in one loop")):
+                    value, gradient = value_and_gradient(case.pair.value, threads=2)(*arguments, **keywords)
+                expected = case.value(**own)
+                self.assertEqual((value.dtype, value.shape), (expected.dtype, np.shape(expected)))
+                np.testing.assert_allclose(value, expected, rtol=1e-12)
+                for path, a, b in matched(gradient, case.gradient(**more)):
+                    self.assertIsInstance(a, jax.Array)
+                    self.assertEqual((a.dtype, a.shape), (b.dtype, b.shape))
+                    np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
+                for before, after in zip(kept, arguments, strict=True):
+                    np.testing.assert_array_equal(before, after)
+
+    def test_jax_takes_the_gradient_over_without_a_copy(self) -> None:
+        made: list[np.ndarray] = []
+
+        def empty(*arguments: Any) -> np.ndarray:
+            made.append(_empty(*arguments))
+            return made[-1]
+
+        _empty, p = _execution._empty, jax.numpy.ones((300, 300))
+        with mock.patch.object(_execution, "_empty", empty):
+            _, gradient = value_and_gradient(ml.mse_loss)(p, 0 * p)
+        self.assertEqual([x.ctypes.data for x in made], [gradient.unsafe_buffer_pointer()])
+
+    def test_results_stay_on_the_device_of_the_jax_arrays(self) -> None:
+        script = """
+            import jax
+            from unittest import mock
+            from mithril_losses import _execution, mse_loss, value_and_gradient
+
+            one, two = jax.devices()
+            both = value_and_gradient(mse_loss)
+            with mock.patch.object(_execution, "_on_jax", side_effect=AssertionError("not in one loop")):
+                for device in (one, two):
+                    p = jax.device_put(jax.numpy.ones((300, 300)), device)
+                    value, gradient = both(p, 0 * p)
+                    assert value.devices() == gradient.devices() == {device}, device
+            free = jax.numpy.ones((300, 300))
+            _, gradient = both(free, 0 * free)
+            gradient + jax.device_put(free, two)  # what was not bound to a device still is not
+
+            mesh = jax.sharding.Mesh(jax.devices(), ("rows",))
+            shared = jax.device_put(free, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows")))
+            value, gradient = both(shared, 0 * shared)
+            assert float(value) == 1.0 and gradient.sharding == shared.sharding
+        """
+        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, check=True, timeout=120)
 
     def test_jax_refuses_what_the_plain_functions_refuse(self) -> None:
         p = jax.numpy.zeros((2, 3))
