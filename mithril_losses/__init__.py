@@ -5,6 +5,7 @@ Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradie
 
 from mithril_losses import (
     adversarial,
+    angular,
     boxes,
     classification,
     contrastive,
@@ -33,6 +34,7 @@ from mithril_losses._pairs import (
 )
 from mithril_losses._reduction import reduce_loss
 from mithril_losses.adversarial import *
+from mithril_losses.angular import *
 from mithril_losses.backends import get_backend
 from mithril_losses.boxes import *
 from mithril_losses.checking import check_gradient
@@ -77,6 +79,7 @@ __all__ = [
     "value_and_gradient_of",
 ]
 __all__ += adversarial.__all__
+__all__ += angular.__all__
 __all__ += boxes.__all__
 __all__ += classification.__all__
 __all__ += contrastive.__all__

@@ -92,9 +92,9 @@ class Sets:
         values = _to_host(option)
         return float(values) if values.ndim == 0 else values
 
-    def values(self, values: Array, like: Array) -> Array:
-        """Return values (batch, …) in the library of `like` and with the leading axes restored."""
-        return self._return(values, like, (*self.shape, *values.shape[1:]))
+    def values(self, values: Array, like: Array, shape: tuple[int, ...] | None = None) -> Array:
+        """Return values (batch, …) in the library of `like`, in a shape or with the leading axes restored."""
+        return self._return(values, like, (*self.shape, *values.shape[1:]) if shape is None else shape)
 
     def gradients(self, gradients: dict[str, Array], like: dict[str, Array]) -> dict[str, Array]:
         """Return finished gradients in the library, shape and dtype of the arguments in `like`."""

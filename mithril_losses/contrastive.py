@@ -54,7 +54,8 @@ class _Problem(NamedTuple):
         x: the rows, (batch, n, d), on the unit sphere if asked for.
         y: the points that the rows look for theirs among, (batch, m, d).
         norms: of the embeddings, None where they were left as they are.
-        plan: the reduction of one loss per row.
+        shape: of the unreduced losses, one per row.
+        plan: their reduction.
         scale: ∂L/∂ℓ of each row, (batch, n), None where no gradient is wanted.
     """
 
@@ -63,6 +64,7 @@ class _Problem(NamedTuple):
     x: Array
     y: Array
     norms: tuple[Array, Array] | None
+    shape: tuple[int, ...]
     plan: Plan
     scale: Array | None
 
@@ -72,7 +74,8 @@ class _Problem(NamedTuple):
 
     def value(self, losses: Array, like: Array) -> Array:
         """Return the reduced loss of one loss per row, (batch, n)."""
-        return self.plan.collect(array_namespace(like=like), self.sets.values(losses, like), like)
+        values = self.sets.values(losses, like, self.shape)
+        return self.plan.collect(array_namespace(like=like), values, like)
 
     def back(self, by_x: Array, by_y: Array) -> tuple[Array, Array]:
         """Take derivatives wrt x and y back through the normalisation."""
@@ -88,18 +91,19 @@ def _problem(
     normalize: bool,
     *,
     apart: bool = False,
+    shape: tuple[int, ...] | None = None,
     numbers: tuple[Any, ...] = (),
     dtype: Any = None,
     **embeddings: Array,
 ) -> _Problem:
-    """Check the arguments; `apart` says that no row sees the x of another."""
+    """Check the arguments; `apart` says that no row sees the x of another, `shape` is that of the rows as they came."""
     FLAG.check("normalize", normalize)
     first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
     dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
     sets = Sets.of(keep_graph=not wants_gradient, numbers=seen, dtype=dtype, **embeddings)
     xp, x, y = sets.xp, sets.x, sets.y
-    shape, flat = tuple(first.shape[:-1]), tuple(x.shape[:2])
+    shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
     reducing = plan(own, shape, dtype, **reduction)
     norms = scale = None
     if reducing.weights is not None:  # what no loss with a weight hangs on may hold anything
@@ -112,7 +116,7 @@ def _problem(
     if normalize:
         (x, x_norm), (y, y_norm) = unit_and_norm(xp, x), unit_and_norm(xp, y)
         norms = x_norm, y_norm
-    return _Problem(xp, sets, x, y, norms, reducing, scale)
+    return _Problem(xp, sets, x, y, norms, shape, reducing, scale)
 
 
 def _inverse_temperature(temperature: Any, **embeddings: Array) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Unpack
 
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread_each
-from mithril_losses._stable import norm_and_unit, product
+from mithril_losses._stable import along_sphere, norm_and_unit, product, unit_and_norm
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
@@ -15,6 +16,8 @@ __all__ = [
     "contrastive_loss",
     "contrastive_loss_gradient",
     "contrastive_loss_value_and_gradient",
+    "cosine_embedding_loss",
+    "cosine_embedding_loss_gradient",
     "triplet_loss",
     "triplet_loss_gradient",
     "triplet_loss_value_and_gradient",
@@ -22,6 +25,8 @@ __all__ = [
 
 _NORM_ORDER = Interval(1.0, closed=True, infinite=True, static=True)
 _SAME = Labels((0, 1), per_row=True)
+_SIGN = Labels((-1, 1), per_row=True)
+_COSINE = Interval(-1.0, 1.0, closed=True)
 
 
 def _open(**embeddings: Array) -> tuple[Any, list[Array]]:
@@ -31,6 +36,17 @@ def _open(**embeddings: Array) -> tuple[Any, list[Array]]:
         raise ValueError("embeddings need a feature axis, got scalars")
     dtype = widest_dtype(xp, **embeddings)
     return xp, [as_dtype(xp, x, dtype) for x in embeddings.values()]
+
+
+def _open_pair(embedding1: Array, embedding2: Array, labels: Array, domain: Labels) -> tuple[Any, list[Array], Array]:
+    """Return what `_open` does, and the labels of the rows in the dtype of the embeddings, illegal ones as NaN."""
+    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    array_namespace(embedding1=embedding1, labels=labels)
+    shape, dtype = tuple(embeddings[0].shape[:-1]), embeddings[0].dtype
+    if tuple(labels.shape) != shape:
+        raise ValueError(f"labels must have one entry per row, shape {shape}, got {tuple(labels.shape)}")
+    domain.check("labels", labels)
+    return xp, embeddings, domain.or_nan(xp, as_dtype(xp, labels, dtype, "labels"))
 
 
 # --- triplet ----------------------------------------------------------------------------------------------------
@@ -240,13 +256,8 @@ def _contrastive(
     embedding1: Array, embedding2: Array, labels: Array, margin: float
 ) -> tuple[Any, Array, dict[str, Array]]:
     """Return the namespace, the losses per row and their slopes wrt the two embeddings."""
-    xp, (a, b) = _open(embedding1=embedding1, embedding2=embedding2)
-    array_namespace(embedding1=embedding1, labels=labels)
-    if tuple(labels.shape) != tuple(a.shape[:-1]):
-        raise ValueError(f"labels must have one entry per row, shape {tuple(a.shape[:-1])}, got {tuple(labels.shape)}")
+    xp, (a, b), same = _open_pair(embedding1, embedding2, labels, _SAME)
     margin = POSITIVE.check("margin", margin)
-    _SAME.check("labels", labels)
-    same = _SAME.or_nan(xp, as_dtype(xp, labels, a.dtype, "labels"))
     difference = a - b
     distance, unit = norm_and_unit(xp, difference, 2.0)
     short = xp.maximum(margin - distance, 0.0)
@@ -382,3 +393,147 @@ def _contrastive_kinks(embedding1: Array, embedding2: Array, margin: float) -> t
     xp, (a, b) = _open(embedding1=embedding1, embedding2=embedding2)
     distance, _ = norm_and_unit(xp, a - b, 2.0)
     return margin - distance, distance
+
+
+# --- cosine embedding -------------------------------------------------------------------------------------------
+
+
+def _cosine_embedding(
+    embedding1: Array, embedding2: Array, labels: Array, margin: float
+) -> tuple[Any, Array, dict[str, Array]]:
+    """Return the namespace, the losses per row and their slopes wrt the two embeddings."""
+    xp, (a, b), same = _open_pair(embedding1, embedding2, labels, _SIGN)
+    margin = _COSINE.check("margin", margin)
+    (u, u_norm), (v, v_norm) = unit_and_norm(xp, a), unit_and_norm(xp, b)
+    nothing = (u_norm == 0.0) | (v_norm == 0.0)
+    apart = xp.where(nothing, 0.0, v - u)
+    # 1 − u·v = ½ ‖v − u‖², which keeps its digits where the two nearly coincide
+    far = xp.where(xp.squeeze(nothing, axis=-1), 1.0, 0.5 * xp.sum(apart * apart, axis=-1))
+    near = 1.0 - far - margin
+    values = xp.where(same > 0.0, far, xp.maximum(near, 0.0))
+    # ∂(u·v)/∂x₁ is what (v − u) has along the sphere, and ∂(u·v)/∂x₂ what −(v − u) has
+    pull = xp.expand_dims(xp.where(same > 0.0, -1.0, as_dtype(xp, near > 0.0, a.dtype)), axis=-1)
+    values, pull = _nan_where(xp, same, values), _nan_where(xp, xp.expand_dims(same, axis=-1), pull)
+    slopes = {"embedding1": along_sphere(xp, pull * apart, u, u_norm)}
+    slopes["embedding2"] = along_sphere(xp, -pull * apart, v, v_norm)
+    return xp, values, slopes
+
+
+def _nan_where(xp: Any, labels: Array, x: Array) -> Array:
+    """Return x, and NaN where a label is."""
+    return xp.where(xp.isnan(labels), math.nan, x)
+
+
+def cosine_embedding_loss(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 0.0,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of 1 − c for the label 1 and max(0, c − m) for −1, with c = x₁·x₂ / (‖x₁‖ ‖x₂‖).
+
+    Args:
+        embedding1: x₁, embeddings of any shape with the features last; rows are the other axes.
+        embedding2: x₂, the same shape.
+        labels: one per row: 1 for a pair that belongs together, −1 for one that does not.
+        margin: m in [−1, 1], the cosine up to which a pair that does not belong together costs nothing.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none"). A zero vector has the cosine 0 with everything.
+
+    Raises:
+        ValueError: the shapes do not fit, a label is neither 1 nor −1, or margin lies outside [−1, 1]. A label that
+            cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
+        TypeError: an argument is no array, or the embeddings are not floating point.
+
+    Example:
+        c = 3/5 twice: 1 − 3/5 = 0.4 and 3/5 − 0.1 = 0.5.
+
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[3.0, 4.0], [3.0, 4.0]]), np.array([[2.0, 0.0], [2.0, 0.0]])
+        >>> losses = cosine_embedding_loss(x1, x2, np.array([1, -1]), margin=0.1, reduction="none")
+        >>> losses.round(12).tolist()
+        [0.4, 0.5]
+
+    Source:
+        As defined by PyTorch's CosineEmbeddingLoss, 2017,
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html; the idea: J. Bromley et al.,
+        Signature Verification Using a Siamese Time Delay Neural Network, 1993.
+        https://doi.org/10.1142/S0218001493000339
+    """
+    with quiet(array_namespace(embedding1=embedding1)):
+        _, values, _ = _cosine_embedding(embedding1, embedding2, labels, margin)
+        return collect(values, like=embedding1, **reduction)
+
+
+@gradient_of(
+    cosine_embedding_loss,
+    wrt=("embedding1", "embedding2"),
+    domain={"embedding1": REAL, "embedding2": REAL, "labels": _SIGN, "margin": _COSINE},
+    kinks=lambda embedding1, embedding2, labels, margin: _cosine_kinks(embedding1, embedding2, margin),
+)
+def cosine_embedding_loss_gradient(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 0.0,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """embedding1: k (x̂₂ − c x̂₁) / (‖x₁‖ B), embedding2: k (x̂₁ − c x̂₂) / (‖x₂‖ B), k = −1 for y = 1, [c > m] for −1.
+
+    y is the label. 0 for zero vectors, and for what they are paired with.
+
+    Args:
+        embedding1: as in `cosine_embedding_loss`; likewise all other arguments.
+        embedding2: x₂.
+        labels: 1 or −1, one per row.
+        margin: m in [−1, 1].
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `cosine_embedding_loss`.
+        TypeError: as in `cosine_embedding_loss`.
+
+    Example:
+        x̂₁ = (3/5, 4/5) and x̂₂ = (1, 0): −(1 − 9/25, −12/25) / 5.
+
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]])
+        >>> gradients = cosine_embedding_loss_gradient(x1, x2, np.array([1]))
+        >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
+        {'embedding1': [[-0.128, 0.096]], 'embedding2': [[0.0, -0.4]]}
+    """
+    with quiet(array_namespace(embedding1=embedding1)):
+        _, _, slopes = _cosine_embedding(embedding1, embedding2, labels, margin)
+        return spread_each(slopes, {"embedding1": embedding1, "embedding2": embedding2}, **reduction)
+
+
+@value_and_gradient_of(cosine_embedding_loss)
+def _cosine_embedding_value_and_gradient(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 0.0,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, dict[str, Array]]:
+    """Both of the same cosines."""
+    with quiet(array_namespace(embedding1=embedding1)):
+        _, values, slopes = _cosine_embedding(embedding1, embedding2, labels, margin)
+        like = {"embedding1": embedding1, "embedding2": embedding2}
+        return collect(values, like=embedding1, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
+
+
+def _cosine_kinks(embedding1: Array, embedding2: Array, margin: float) -> tuple[Array, ...]:
+    """Return what vanishes at the corner and at zero vectors."""
+    xp, (a, b) = _open(embedding1=embedding1, embedding2=embedding2)
+    (u, u_norm), (v, v_norm) = unit_and_norm(xp, a), unit_and_norm(xp, b)
+    return xp.sum(u * v, axis=-1) - margin, xp.squeeze(u_norm, axis=-1), xp.squeeze(v_norm, axis=-1)

@@ -644,13 +644,29 @@ SUBSTITUTIONS = [
     Substitution(
         "metric_learning.py",
         "contrastive labels are inverted",
-        {"same = _SAME.or_nan(": "same = 1.0 - _SAME.or_nan("},
+        {"margin = POSITIVE.check(": "same = 1.0 - same\n    margin = POSITIVE.check("},
     ),
     Substitution(
         "metric_learning.py",
         "contrastive labels are broadcast",
-        {"if tuple(labels.shape) != tuple(a.shape[:-1]):": "if False:"},
+        {"if tuple(labels.shape) != shape:": "if False:"},
         "broadcast and contrastive_loss",
+    ),
+    Substitution(
+        "metric_learning.py",
+        "a zero vector has half the cosine distance",
+        {"xp.where(xp.squeeze(nothing, axis=-1), 1.0, 0.5 *": "xp.where(xp.squeeze(nothing, axis=-1), 0.5, 0.5 *"},
+    ),
+    # angular
+    Substitution(
+        "angular.py",
+        "the logit rises again beyond π − m",
+        {"within = angle.cosine > -cos_m": "within = angle.cosine > -2.0"},
+    ),
+    Substitution(
+        "angular.py",
+        "parallel vectors are pushed apart by rounding",
+        {"parallel = nothing | (": "parallel = nothing & ("},
     ),
     # regularization
     Substitution(

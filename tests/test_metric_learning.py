@@ -17,6 +17,8 @@ from parameterized import parameterized
 from mithril_losses import (
     contrastive_loss,
     contrastive_loss_gradient,
+    cosine_embedding_loss,
+    cosine_embedding_loss_gradient,
     triplet_loss,
     triplet_loss_gradient,
     value_and_gradient,
@@ -73,6 +75,26 @@ class References(unittest.TestCase):
         wide = contrastive_loss(first, zeros, labels, margin=3.0, reduction="none")
         np.testing.assert_allclose(wide, [25.0, 0.09, 6.25, 1.0], rtol=1e-14)
 
+    @parameterized.expand([(0.0,), (0.3,), (-0.5,)])
+    def test_torch_cosine_embedding_loss(self, margin: float) -> None:
+        pair = [torch.tensor(x, requires_grad=True) for x in (ANCHOR, POSITIVE)]
+        labels = torch.tensor([1, -1, -1, 1, -1, 1, -1, -1])
+        expected = F.cosine_embedding_loss(*pair, labels, margin=margin)
+        value, gradients = value_and_gradient(cosine_embedding_loss)(*pair, labels, margin=margin)
+        # torch adds 1e-12 to the squares of the norms
+        torch.testing.assert_close(value, expected, rtol=1e-11, atol=0.0)
+        for found, derivative in zip(gradients.values(), torch.autograd.grad(expected, pair), strict=True):
+            torch.testing.assert_close(found.detach(), derivative, rtol=1e-10, atol=1e-13)
+
+    def test_small_angles_at_fifty_digits(self) -> None:
+        # 1 − cos θ = 5e-13 would be 4.9993e-13 as a difference of two numbers near 1
+        with mpmath.workdps(50):
+            expected, sine = float(1 - mpmath.cos(mpmath.mpf(1e-6))), float(mpmath.sin(mpmath.mpf(1e-6)))
+        first, second = np.array([[3.0, 0.0]]), np.array([[math.cos(1e-6), math.sin(1e-6)]])
+        value, gradients = value_and_gradient(cosine_embedding_loss)(first, second, np.array([1]))
+        np.testing.assert_allclose(value, expected, rtol=1e-9)
+        np.testing.assert_allclose(gradients["embedding1"][0, 1], -sine / 3.0, rtol=1e-9)
+
 
 class Kinks(unittest.TestCase):
     """Coincident points, the corner, and ties."""
@@ -125,6 +147,26 @@ class Kinks(unittest.TestCase):
         np.testing.assert_array_equal(value, [0.0, 25.0, 0.0])
         for gradient in gradients.values():
             np.testing.assert_array_equal(gradient, np.zeros((3, 2)))
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_cosine_embedding(self, mode: str) -> None:
+        # a zero vector either way, the same direction, the opposite one, and exactly the margin
+        first = np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
+        second = np.array([[1.0, 2.0], [1.0, 2.0], [6.0, 8.0], [-6.0, -8.0], [0.0, 2.0]])
+        labels = np.array([1, -1, 1, 1, -1])
+        value, gradients = evaluate_pair(
+            mode, cosine_embedding_loss, first, second, labels, margin=0.8, reduction="none"
+        )
+        np.testing.assert_allclose(value, [1.0, 0.0, 0.0, 2.0, 0.0], atol=1e-15)
+        for gradient in gradients.values():
+            np.testing.assert_allclose(gradient, np.zeros((5, 2)), atol=1e-15)
+        # a zero vector meets a margin that it does not keep
+        value, gradients = evaluate_pair(
+            mode, cosine_embedding_loss, first[:1], second[:1], labels[1:2], margin=-0.5, dtype="float32"
+        )
+        self.assertEqual(float(value), 0.5)
+        for gradient in gradients.values():
+            np.testing.assert_array_equal(gradient, np.zeros((1, 2)))
 
 
 class Extremes(unittest.TestCase):
@@ -203,7 +245,10 @@ class Extremes(unittest.TestCase):
             )
             for p, squared in ((1.0, False), (2.0, True), (INF, False)):
                 self.assertGreaterEqual(triplet_loss(a, b, c, p=p, squared=squared, reduction="none").min(), 0.0)
-            self.assertGreaterEqual(contrastive_loss(a, b, generator.integers(0, 2, 3000), reduction="none").min(), 0.0)
+            labels = generator.integers(0, 2, 3000)
+            self.assertGreaterEqual(contrastive_loss(a, b, labels, reduction="none").min(), 0.0)
+            for other in (a, 2 * a, b):
+                self.assertGreaterEqual(cosine_embedding_loss(a, other, 2 * labels - 1, reduction="none").min(), 0.0)
 
 
 class Arguments(unittest.TestCase):
@@ -261,6 +306,21 @@ class Arguments(unittest.TestCase):
         for library, function in product(EAGER, (contrastive_loss, contrastive_loss_gradient)):
             with self.assertRaisesRegex(ValueError, rf"labels must be in \{{0, 1\}}, got {wrong}"):
                 evaluate(library, function, ANCHOR[:3], POSITIVE[:3], labels)
+
+    def test_zero_is_no_label_of_a_cosine(self) -> None:
+        for function in (cosine_embedding_loss, cosine_embedding_loss_gradient):
+            with self.assertRaisesRegex(ValueError, r"labels must be in \{-1, \+1\}, got 0"):
+                function(ANCHOR[:2], POSITIVE[:2], np.array([1, 0]))
+
+    @parameterized.expand([(mode,) for mode in TRACED])
+    def test_labels_of_a_cosine_that_cannot_be_seen(self, mode: str) -> None:
+        labels, wrong = np.array([1.0, 0.0, -1.0, NAN]), np.array([False, True, False, True])
+        value, gradients = evaluate_pair(
+            mode, cosine_embedding_loss, ANCHOR[:4], POSITIVE[:4], labels, reduction="none"
+        )
+        np.testing.assert_array_equal(np.isnan(value), wrong)
+        for gradient in gradients.values():
+            np.testing.assert_array_equal(np.isnan(gradient).all(axis=1), wrong)
 
     @parameterized.expand([(mode,) for mode in TRACED])
     def test_labels_that_cannot_be_seen(self, mode: str) -> None:
