@@ -42,11 +42,13 @@ class Elementwise:
         slopes: int = 1,
         rows: int | None = None,
         row_mass: str | None = None,
+        steep: bool = False,
     ) -> None:
         self.terms = terms
         self.kinks = kinks
         self.rows = rows
         self.row_mass = row_mass
+        self.steep = steep
         names = list(inspect.signature(terms).parameters)[1:]
         if names != list(domain):
             raise TypeError(f"{terms.__name__} takes {names}, but domains are declared for {list(domain)}")
@@ -109,9 +111,9 @@ class Elementwise:
 
     def _spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
         if len(self.wrt) == 1:
-            return closing.spread(xp, slopes, arguments[0], self._summed(slopes))
+            return closing.spread(xp, slopes, arguments[0], self._summed(slopes), self.steep)
         return {
-            name: closing.spread(xp, slope, like, self._summed(slope))
+            name: closing.spread(xp, slope, like, self._summed(slope), self.steep)
             for name, slope, like in zip(self.wrt, slopes, arguments, strict=False)
         }
 
@@ -177,6 +179,7 @@ def elementwise(
     slopes: int = 1,
     rows: int | None = None,
     row_mass: str | None = None,
+    steep: bool = False,
     **domain: Any,
 ) -> Callable[[Terms], Elementwise]:
     """Declare what the arguments of element-wise terms may be, arrays first, and where their kinks are.
@@ -189,6 +192,8 @@ def elementwise(
             it: -1 for rows along the last axis, 1 for one loss per entry of the first axis. None sums nothing.
         row_mass: the array that scales the rounding of a sum of terms that cannot be negative: what is negative by
             the rounding of a row that sums to m in this array is 0.
+        steep: a slope may lie beyond the largest finite number where the loss is finite. That number then stands in
+            its place.
         **domain: what each argument of the terms may be, in their order.
 
     Example:
@@ -201,7 +206,7 @@ def elementwise(
         >>> float(_scaled.value(np.array([3.0]), np.array([1.0]), 0.5))
         2.0
     """
-    return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass)
+    return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass, steep)
 
 
 class Apart:

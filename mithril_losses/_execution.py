@@ -19,7 +19,7 @@ import numpy as np
 from mithril_losses._elementwise import Apart, Elementwise
 from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
 from mithril_losses._reduction import Plan, plan
-from mithril_losses._stable import never_negative
+from mithril_losses._stable import bounded, never_negative
 from mithril_losses._tree import map_leaves
 from mithril_losses._validation import as_dtype, is_number, quiet, widest_dtype
 from mithril_losses.backends._namespace import library_name, namespace_of
@@ -282,6 +282,7 @@ class _OnHost:
                 values=values,
                 gradients=gradients,
                 threads=self._thread_count,
+                steep=terms.steep,
             )
         except fused.NotFusable:
             return None
@@ -317,10 +318,15 @@ class _OnHost:
             with quiet(np):
                 value, slopes = terms.evaluate(np, *block, *own)
                 for out, slope in zip(outs, slopes if len(outs) > 1 else (slopes,), strict=True):
-                    if weights is None:
+                    is_bounded = terms.steep or out.dtype != dtype
+                    slope = bounded(np, slope, dtype) if terms.steep else slope
+                    if weights is None and not is_bounded:
                         np.multiply(slope, factor, out=out[rows])
-                    else:
-                        out[rows] = np.where(weights == 0, 0.0, slope * factor * weights)
+                        continue
+                    slope = slope * factor
+                    if weights is not None:
+                        slope = np.where(weights == 0, 0.0, slope * weights)
+                    out[rows] = bounded(np, slope, out.dtype) if is_bounded else slope
                 if weights is not None:
                     value = np.where(weights == 0, 0.0, value * weights)
                 if kept is not None:

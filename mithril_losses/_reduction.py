@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 import numpy as np
 
+from mithril_losses._stable import bounded
 from mithril_losses._validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, require_library
 
@@ -178,8 +179,13 @@ class Plan(NamedTuple):
             total = _divide(xp, total, xp.reshape(self.divisor, tuple(total.shape)))
         return as_dtype(xp, total, like.dtype)
 
-    def spread(self, xp: Any, slope: Array, like: Array, summed: tuple[int, ...] = ()) -> Array:
-        """Return slope · w · u / D."""
+    def spread(self, xp: Any, slope: Array, like: Array, summed: tuple[int, ...] = (), steep: bool = False) -> Array:
+        """Return slope · w · u / D, and the largest number of a narrower dtype where that is beyond its range.
+
+        `steep` slopes may overflow where the loss is finite, and are bounded in any dtype.
+        """
+        if steep:
+            slope = bounded(xp, slope, slope.dtype)
         factor, weights = self.factor, self.weights
         if summed:
             if weights is not None:
@@ -191,6 +197,8 @@ class Plan(NamedTuple):
         gradient = xp.zeros_like(slope) if self.divisor is EMPTY else slope * factor
         if weights is not None:
             gradient = xp.where(weights == 0, 0.0, gradient * weights)
+        if steep or gradient.dtype != like.dtype:
+            gradient = bounded(xp, gradient, like.dtype)
         gradient = as_dtype(xp, gradient, like.dtype)
         return gradient if like.shape else xp.asarray(gradient)  # NumPy's scalars are not writable
 

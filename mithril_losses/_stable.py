@@ -53,6 +53,12 @@ def log_gamma(xp: Any, x: Array) -> Array:
     return xp.asarray(gammaln(np.asarray(x)), dtype=x.dtype)
 
 
+def bounded(xp: Any, x: Array, dtype: Any) -> Array:
+    """Return x, and the largest finite number of `dtype` with the sign of x where x lies beyond it."""
+    largest = float(xp.finfo(dtype).max)
+    return xp.minimum(xp.maximum(x, -largest), largest)
+
+
 def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:
     """Return values, and 0 where one is negative by no more than the rounding of a sum of `terms` terms of `scale`."""
     rounding = 4.0 * (terms + 1.0) * float(xp.finfo(values.dtype).eps) * scale
@@ -113,9 +119,7 @@ def along_sphere(xp: Any, slope: Array, unit: Array, norm: Array) -> Array:
     A derivative beyond the largest finite number, of vectors near 0, is that number.
     """
     tangent = slope - xp.sum(slope * unit, axis=-1, keepdims=True) * unit
-    largest = float(xp.finfo(slope.dtype).max)
-    bounded = xp.minimum(xp.maximum(tangent / xp.where(norm == 0, 1.0, norm), -largest), largest)
-    return xp.where(norm == 0, 0.0, bounded)
+    return xp.where(norm == 0, 0.0, bounded(xp, tangent / xp.where(norm == 0, 1.0, norm), slope.dtype))
 
 
 def one_hot(xp: Any, labels: Array, classes: int, axis: int, like: Array) -> Array:

@@ -430,7 +430,7 @@ def _between_gaussians(xp: Any, mean: Array, logvar: Array, other_mean: Array, o
     return value, by_mean, 0.5 * excess, -0.5 * (score * score + excess)
 
 
-@elementwise(mean=REAL, logvar=REAL, other_mean=REAL, other_logvar=REAL, slopes=2, rows=1)
+@elementwise(mean=REAL, logvar=REAL, other_mean=REAL, other_logvar=REAL, slopes=2, rows=1, steep=True)
 def _from_gaussian(
     xp: Any, mean: Array, logvar: Array, other_mean: Array, other_logvar: Array
 ) -> tuple[Array, tuple[Array, Array]]:
@@ -438,7 +438,7 @@ def _from_gaussian(
     return value, (by_mean, by_logvar)
 
 
-@elementwise(other_mean=REAL, other_logvar=REAL, mean=REAL, logvar=REAL, slopes=2, rows=1)
+@elementwise(other_mean=REAL, other_logvar=REAL, mean=REAL, logvar=REAL, slopes=2, rows=1, steep=True)
 def _to_gaussian(
     xp: Any, other_mean: Array, other_logvar: Array, mean: Array, logvar: Array
 ) -> tuple[Array, tuple[Array, Array]]:

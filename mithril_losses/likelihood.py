@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-@elementwise(mean=REAL, logvar=REAL, targets=REAL, full=FLAG, slopes=2)
+@elementwise(mean=REAL, logvar=REAL, targets=REAL, full=FLAG, slopes=2, steep=True)
 def _gaussian(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -> tuple[Array, Any]:
     root = xp.exp(-0.5 * logvar)  # of the precision: squares of both would overflow sooner than their product
     score = product(xp, mean - targets, root)
@@ -115,6 +115,7 @@ def gaussian_negative_log_likelihood_gradient(
     targets=REAL,
     full=FLAG,
     slopes=2,
+    steep=True,
     kinks=lambda location, log_scale, targets, full: (location - targets,),
 )
 def _laplace(xp: Any, location: Array, log_scale: Array, targets: Array, full: bool) -> tuple[Array, Any]:
@@ -190,7 +191,9 @@ def laplace_negative_log_likelihood_gradient(
     return _laplace.gradient(location, log_scale, targets, full, **reduction)  # type: ignore[no-any-return]
 
 
-@elementwise(predictions=REAL, targets=NON_NEGATIVE_REAL, log_input=FLAG, full=FLAG, smallest=SmallestNormal())
+@elementwise(
+    predictions=REAL, targets=NON_NEGATIVE_REAL, log_input=FLAG, full=FLAG, smallest=SmallestNormal(), steep=True
+)
 def _poisson(
     xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
 ) -> tuple[Array, Array]:

@@ -302,6 +302,19 @@ class Gaussians(unittest.TestCase):
         np.testing.assert_allclose(value, [INF, 4999.5, INF, INF], rtol=1e-14)
         np.testing.assert_allclose(gradient["logvar"], [-0.5, -0.5, INF, INF], rtol=1e-14)
 
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_slopes_beyond_the_range_are_the_largest_number(self, mode: str) -> None:
+        # ½ (10⁻³ e⁵⁰)² = 1.3e37 is a number of float32, and 10⁻³ e¹⁰⁰ = 2.7e40 is none
+        arguments = (np.array([1e-3]), np.array([-100.0]), np.array([0.0]), np.array([-100.0]))
+        value, gradient = evaluate_pair(mode, gaussian_kl_divergence_between, *arguments, dtype="float32")
+        self.assertTrue(np.isfinite(value))
+        largest = float(np.finfo(np.float32).max)
+        np.testing.assert_array_equal(gradient["mean"], [largest])
+        by_other = evaluate(
+            mode, gaussian_kl_divergence_between_gradient, *arguments, dtype="float32", wrt="other_mean"
+        )
+        np.testing.assert_array_equal(by_other, [-largest])
+
     def test_requests(self) -> None:
         gaussians = GENERATOR.standard_normal((4, 3, 2))
         names = ("mean", "logvar", "other_mean", "other_logvar")

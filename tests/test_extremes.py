@@ -26,8 +26,27 @@ INFINITE = (
 )
 
 
+# with exponents at which e^x leaves a type's range, and e^(x/2) does not
+NARROW = (("numpy", "float16", 12.0, 26.0), ("numpy", "float32", 80.0, 104.0), ("torch", "bfloat16", 80.0, 104.0))
+
+
 class Extremes(unittest.TestCase):
     """Legal arguments never give NaN; a finite loss has a finite gradient; and no loss overflows at a thousand."""
+
+    @parameterized.expand([(case, *narrow) for case in REDUCED_DRAWN for narrow in NARROW], name_func=label)
+    def test_finite_in_narrow_types(self, case: Case, library: str, dtype: str, low: float, high: float) -> None:
+        generator = np.random.default_rng(12)
+        weights = np.full(case.rows, 2.0)  # a finite loss times a weight is one, too
+        for draw in range(8):
+            huge = generator.uniform(low, high)
+            ends = [0.0, -1.0, 1.0, 1e-3, -huge, huge]
+            arrays = {name: _extreme(case.pair.domain[name], x, ends, generator) for name, x in case.arrays.items()}
+            extreme = Case(case.pair, "extreme", arrays, case.options)
+            with self.subTest(draw=draw, huge=huge):
+                keywords = {"reduction": "none", "weights": weights}
+                self._assert_finite(
+                    extreme, library, to_numpy(extreme.value(library, dtype, **keywords)), dtype, keywords
+                )
 
     @parameterized.expand(list(product(REDUCED_DRAWN, ("numpy", "jax", "torch"))), name_func=label)
     def test_ends_of_the_domain(self, case: Case, library: str) -> None:
@@ -35,7 +54,8 @@ class Extremes(unittest.TestCase):
         # what compares whole sets of points may subtract one overflow from another
         for huge in (1e3, 1e200) if case.pair.separable else (1e3,):
             for draw in range(8):
-                arrays = {name: _extreme(case.pair.domain[name], x, huge, generator) for name, x in case.arrays.items()}
+                ends = [0.0, -1.0, 1.0, 1e-300, -huge, huge]
+                arrays = {name: _extreme(case.pair.domain[name], x, ends, generator) for name, x in case.arrays.items()}
                 extreme = Case(case.pair, "extreme", arrays, case.options)
                 with self.subTest(huge=huge, draw=draw), double_precision(library):
                     values = to_numpy(extreme.value(library, reduction="none"))
@@ -43,17 +63,20 @@ class Extremes(unittest.TestCase):
                     self.assertFalse(np.isnan(values).any())
                     if huge == 1e3 and case.pair.name not in INFINITE:
                         self.assertTrue(finite.all())
-                    for path, gradient in flat(extreme.gradient(library, reduction="none")):
-                        by_row = gradient.shape[: finite.ndim] == finite.shape
-                        known = finite if by_row else np.full(gradient.shape, finite.all())
-                        self.assertTrue(np.isfinite(to_numpy(gradient)[known]).all(), path)
+                    self._assert_finite(extreme, library, values, "float64", {"reduction": "none"})
+
+    def _assert_finite(self, case: Case, library: str, values: Any, dtype: str, keywords: dict[str, Any]) -> None:
+        finite = np.isfinite(values)
+        for path, gradient in flat(case.gradient(library, dtype, **keywords)):
+            by_row = gradient.shape[: finite.ndim] == finite.shape
+            known = finite if by_row else np.full(gradient.shape, finite.all())
+            self.assertTrue(np.isfinite(to_numpy(gradient)[known]).all(), path)
 
 
-def _extreme(domain: Any, x: np.ndarray, huge: float, generator: np.random.Generator) -> np.ndarray:
-    """Return the ends of the domain in place of the elements; the first row is the same in every argument."""
+def _extreme(domain: Any, x: np.ndarray, ends: list[float], generator: np.random.Generator) -> np.ndarray:
+    """Return ends, or those of the domain, in place of the elements; the first row is the same in every argument."""
     if isinstance(domain, Elements):
-        ends = [domain.low, domain.high] if domain.high < np.inf else [0.0, -1.0, 1.0, 1e-300, -huge, huge]
-        ends = [end for end in ends if end >= domain.low]
+        ends = [domain.low, domain.high] if domain.high < np.inf else [end for end in ends if end >= domain.low]
         extreme = generator.choice(ends, x.shape)
         extreme[0] = ends[0]
         return extreme

@@ -175,6 +175,48 @@ def test_a_perfect_fit_of_zero_width(mode: str) -> None:
     np.testing.assert_array_equal(gradient["log_scale"], np.ones(3))
 
 
+@pytest.mark.parametrize("mode", [*MODES, *TRACED[1:]])
+@pytest.mark.parametrize(
+    ("loss", "arrays", "options", "name", "expected"),
+    [
+        # ½ (10⁻³ e⁵⁰)² = 1.3e37 is a number of float32, and 10⁻³ e¹⁰⁰ = 2.7e40 is none
+        (gaussian_negative_log_likelihood, ([1e-3, -1e-3], [-100.0] * 2, [0.0] * 2), {}, "mean", [1.0, -1.0]),
+        # 10⁻⁶ e⁸⁸ · 2 = 3.3e32, and 2 e⁸⁸ = 3.3e38 times the weight
+        (laplace_negative_log_likelihood, ([1e-6, -1e-6], [-88.0] * 2, [0.0] * 2), {}, "location", [1.0, -1.0]),
+        # 10⁻³⁷ − 5000 log 10⁻³⁷, and 5000 / 10⁻³⁷
+        (poisson_negative_log_likelihood, ([1e-37, 1e-37], [5e3, 5e3]), {"log_input": False}, "", [-1.0, -1.0]),
+    ],
+)
+def test_slopes_beyond_the_range_are_the_largest_number(
+    mode: str, loss: Any, arrays: Any, options: Any, name: str, expected: Any
+) -> None:
+    options = {"reduction": "none", "weights": np.full(2, 3.0), **options}
+    value, gradient = evaluate_pair(mode, loss, *map(np.array, arrays), dtype="float32", **options)
+    assert np.isfinite(value).all()
+    slopes = gradient[name] if name else gradient
+    largest = float(np.finfo(np.float32).max)
+    np.testing.assert_array_equal(slopes, largest * np.array(expected))
+    # nothing flows in, nothing comes out
+    found = evaluate(mode, find_loss(loss).gradient, *map(np.array, arrays), dtype="float32", **options, upstream=0.0)
+    np.testing.assert_array_equal(found[name] if name else found, [0.0, 0.0])
+
+
+@pytest.mark.parametrize("compile", [None, False])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_large_arrays_of_slopes_beyond_the_range(compile: bool | None, dtype: str) -> None:
+    logvar = {"float32": -100.0, "float16": -18.0}[dtype]
+    mean, logvar, targets = (np.full(50_000, x, dtype) for x in (1e-3, logvar, 0.0))
+    both = value_and_gradient(gaussian_negative_log_likelihood, compile=compile)
+    for weights in (None, np.full(50_000, 3.0, dtype)):
+        value, gradients = both(mean, logvar, targets, reduction="none", weights=weights)
+        plain = gaussian_negative_log_likelihood_gradient(mean, logvar, targets, reduction="none", weights=weights)
+        assert np.isfinite(value).all()
+        assert gradients["mean"].dtype == dtype
+        np.testing.assert_array_equal(gradients["mean"], np.finfo(dtype).max)
+        for name, slope in plain.items():
+            np.testing.assert_allclose(gradients[name], slope, rtol=2e-3 if dtype == "float16" else 1e-5)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_ends_of_poissons_rate(mode: str, dtype: str) -> None:

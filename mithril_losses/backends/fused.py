@@ -80,6 +80,7 @@ def run(
     values: np.ndarray[Any, Any] | None,
     gradients: list[np.ndarray[Any, Any]],
     threads: int,
+    steep: bool = False,
 ) -> tuple[float, bool]:
     """Fill `gradients` with slope · weight · factor, and return Σ weight · value and whether all labels were legal.
 
@@ -93,6 +94,7 @@ def run(
         values: where to write weight · value, if at all.
         gradients: where to write the gradients: C-contiguous, in the dtype to compute in.
         threads: how many threads share the work.
+        steep: whether the gradients are bounded by the largest finite number.
 
     Raises:
         NotFusable: the terms cannot be compiled.
@@ -104,7 +106,7 @@ def run(
     operands = [Operand.of(x, shape, dtype) for x in given if not isinstance(x, bool)]
     of_operands = (o.kind for o in operands)
     kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
-    key = (terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name)
+    key = (terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name, steep)
     kernel = _kernel(*key)
     chunks = -(-size // CHUNK)
     groups = -(-chunks // _GROUP)
@@ -147,8 +149,9 @@ def _kernel(
     weighted: bool,
     keeps_values: bool,
     dtype: str,
+    steep: bool,
 ) -> Any:
-    key = (terms, legal, kinds, slopes, weighted, keeps_values, dtype)
+    key = (terms, legal, kinds, slopes, weighted, keeps_values, dtype, steep)
     found = _kernels.get(key)
     if found is None:
         with _compiling:
@@ -173,6 +176,7 @@ def _source(
     weighted: bool,
     keeps_values: bool,
     dtype: str,
+    steep: bool,
 ) -> str:
     """Return the module that computes these terms; `kinds` has the kind of each operand, or a flag itself."""
     arrays = [f"a{i}" for i in range(len(legal))]
@@ -211,12 +215,14 @@ def _source(
         if labels is not None:
             tests = " | ".join(f"(T({name}[i]) == T({label!r}))" for label in labels)
             loops += [f"        illegal += T(0) if {tests} else T(1)"]  # of the arrays' width, so that it vectorises
+    bounded = "xp.minimum(xp.maximum({}, -LARGEST), LARGEST)" if steep else "{}"
     found = ", ".join(f"slope{i}" for i in range(slopes))
     loops += [f"        value, {found if slopes == 1 else f'({found})'} = {calls[-1]}"]
     loops += [f"        w = {element('weight')}", "        value = T(0) if w == T(0) else value * w"] * weighted
     for i in range(slopes):
-        scaled = f"slope{i} * {element('factor')}"
-        loops += [f"        gradient{i}[i] = " + (f"T(0) if w == T(0) else {scaled} * w" if weighted else scaled)]
+        scaled = f"{bounded.format(f'slope{i}')} * {element('factor')}"
+        scaled = f"T(0) if w == T(0) else {scaled} * w" if weighted else scaled
+        loops += [f"        gradient{i}[i] = {bounded.format(scaled)}"]
     loops += ["        values[i] = value"] * keeps_values
     names = ", ".join([*arrays, *operands])
     lines = [
@@ -226,6 +232,7 @@ def _source(
         f"from mithril_losses.backends.scalar import {dtype} as xp",
         "",
         f"T = np.{dtype}",
+        "LARGEST = np.finfo(T).max",
         f"CHUNK = {CHUNK}",
         f"STRIP = {CHUNK if not between else 1 << (_KEPT // len(between)).bit_length() - 1}",
         "# infinities and NaNs keep their meaning; only the sums may be taken in another order",
