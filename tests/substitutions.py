@@ -278,6 +278,12 @@ SUBSTITUTIONS = [
         "the maximum norm has a slope at every tie",
         {"first * xp.sign(x)": "xp.where(magnitude == scale, xp.sign(x), 0.0)"},
     ),
+    Substitution(
+        "_reduction.py",
+        "a steep slope overflows",
+        {"slope = bounded(xp, slope, slope.dtype)": "pass", "if steep or gradient.dtype != like.dtype:": "if False:"},
+        "Extremes and gaussian_negative_log_likelihood",
+    ),
     # what every element-wise loss goes through
     Substitution(
         "_elementwise.py",
@@ -682,7 +688,20 @@ SUBSTITUTIONS = [
     Substitution(
         "regularization.py",
         "the gradient forgets the strength",
-        {"upstream=strength * upstream": "upstream=upstream"},
+        {
+            'path, w)), like=w, reduction="sum", upstream=strength * upstream': 'path, w)), like=w, reduction="sum", '
+            "upstream=upstream"
+        },
+    ),
+    Substitution(
+        "regularization.py",
+        "the larger Gram matrix is taken",
+        {"matrix.shape[0] <= matrix.shape[1]": "matrix.shape[0] >= matrix.shape[1]"},
+    ),
+    Substitution(
+        "regularization.py",
+        "the smallest singular value is taken",
+        {"vectors[:, -1:]": "vectors[:, :1]"},
     ),
     # the checker itself
     Substitution(
