@@ -66,6 +66,7 @@ def candidates_for(case: Case, device: Device) -> list[Candidate]:
 def to_numpy(result: tuple[Any, Any]) -> tuple[float, list[Array]]:
     """Return the value and the gradients that a call gave, of whatever library, as NumPy arrays."""
     value, gradient = result
+    value = value[0] if isinstance(value, tuple) else value  # the loss, and the parts that it is made of
     if isinstance(gradient, Mapping):
         gradient = list(gradient.values())
     gradients = gradient if isinstance(gradient, (list, tuple)) else [gradient]
@@ -86,8 +87,17 @@ def _ours_torch(case: Case, arrays: Arrays, setting: Setting, *, compile: bool |
 
 
 def _ours_jax(case: Case, arrays: Arrays, setting: Setting) -> Call:
-    both: Any = value_and_gradient(find_loss(case.problem.loss).value)
-    return _finished(functools.partial(both, *_jax_arrays(arrays), **case.problem.options))
+    pair = find_loss(case.problem.loss)
+    both: Any = value_and_gradient(pair.value)
+    call = _finished(functools.partial(both, *_jax_arrays(arrays), **case.problem.options))
+    if len(case.wrt) < 2:
+        return call
+
+    def in_order() -> tuple[Any, Any]:
+        value, gradients = call()
+        return value, {name: gradients[name] for name in pair.wrt if name in gradients}  # JAX sorts them
+
+    return in_order
 
 
 def _numpy_plain(case: Case, arrays: Arrays, setting: Setting) -> Call:
@@ -159,21 +169,25 @@ def _scikit_learn(case: Case, arrays: Arrays, setting: Setting) -> Call:
 
 
 def _copy(case: Case, arrays: Arrays, setting: Setting) -> Call:
-    """Read every input of the gradient's shape once, and write as many bytes as the gradient has."""
+    """Read every input of the gradient's shape once, and write as many bytes as the gradients have."""
     first, *others = [x for x in arrays if x.shape == arrays[0].shape]
+    count = sum(arrays[i].shape == first.shape for i in case.wrt)
     if setting.device == "cuda":
-        return _copy_on_device(_tensors([first, *others], setting))
+        return _copy_on_device(_tensors([first, *others], setting), count)
     flat = [x.reshape(-1) for x in (first, *others)]
     step = -(-first.size // setting.threads)
 
     def call() -> tuple[Any, Any]:
-        out = np.empty_like(first)
+        outputs = [np.empty_like(first) for _ in range(count)]
 
         def part(i: int) -> None:
-            _sum_into(out.reshape(-1)[i * step : (i + 1) * step], [x[i * step : (i + 1) * step] for x in flat])
+            here = slice(i * step, (i + 1) * step)
+            _sum_into(outputs[0].reshape(-1)[here], [x[here] for x in flat])
+            for out in outputs[1:]:
+                out.reshape(-1)[here] = 0.0
 
         share(setting.threads, part, setting.threads)
-        return 0.0, out
+        return 0.0, outputs
 
     return call
 
@@ -183,11 +197,13 @@ def _sum_into(out: Array, arrays: Arrays) -> None:
         np.copyto(out, arrays[0])
     else:
         np.add(arrays[0], arrays[1], out=out)
+        for other in arrays[2:]:
+            np.max(other)  # read and forgotten
 
 
-def _copy_on_device(tensors: Arrays) -> Call:
+def _copy_on_device(tensors: Arrays, count: int) -> Call:
     first, *others = tensors
-    return (lambda: (0.0, first + others[0])) if others else (lambda: (0.0, first.clone()))
+    return lambda: (0.0, [first + others[0] if others else first.clone(), *(x.clone() for x in others[1:count])])
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mithril_losses.backends._namespace import Array
-from mithril_losses.benchmarks.problems import ROWS, Problem, Shape, normal, squared_distances
+from mithril_losses.benchmarks.problems import ROWS, Problem, Shape, normal, squared_distances, two_normals
 from mithril_losses.benchmarks.targets import (
     BEST,
     BEYOND_MEMORY,
@@ -39,6 +39,15 @@ def _kl_optax(optax: Any, p: Any, q: Any) -> Any:
     import jax.numpy as jnp
 
     return optax.kl_divergence(jnp.log(q), p).mean()
+
+
+def _jensen_shannon(log: Any, p: Any, q: Any) -> Any:
+    m = 0.5 * (p + q)
+    return 0.5 * (p * log(p / m) + q * log(q / m)).sum(-1).mean()
+
+
+def _gaussian(exp: Any, mean: Any, logvar: Any) -> Any:
+    return 0.5 * (mean * mean + exp(logvar) - 1.0 - logvar).sum(-1).mean()
 
 
 def _discrepancy(exp: Any, x: Any, y: Any, kernel_bandwidth: float) -> Any:
@@ -73,6 +82,28 @@ PROBLEMS = [
         torch=lambda torch, p, q: torch.nn.functional.kl_div(q.log(), p, reduction="batchmean"),
         jax=lambda jax, p, q: jax.numpy.mean((p * (jax.numpy.log(p) - jax.numpy.log(q))).sum(-1)),
         optax=_kl_optax,
+    ),
+    Problem(
+        loss="js_divergence",
+        draw=_two_distributions,
+        shapes=ROWS,
+        torch=lambda torch, p, q: _jensen_shannon(torch.log, p, q),
+        jax=lambda jax, p, q: _jensen_shannon(jax.numpy.log, p, q),
+    ),
+    Problem(
+        loss="gaussian_kl_divergence",
+        draw=two_normals,
+        shapes=ROWS,
+        torch=lambda torch, mean, logvar: _gaussian(torch.exp, mean, logvar),
+        jax=lambda jax, mean, logvar: _gaussian(jax.numpy.exp, mean, logvar),
+    ),
+    Problem(
+        loss="wasserstein_distance",
+        draw=two_normals,
+        shapes=ROWS,
+        torch=lambda torch, x, y: (x.sort(-1).values - y.sort(-1).values).abs().mean(),
+        jax=lambda jax, x, y: abs(jax.numpy.sort(x) - jax.numpy.sort(y)).mean(),
+        streams=False,  # sorts
     ),
     Problem(
         loss="maximum_mean_discrepancy",

@@ -22,7 +22,27 @@ def _linear_cross_entropy_torch(torch: Any, hidden: Any, weight: Any, targets: A
     return torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight), targets)
 
 
+def _sequences(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
+    return 3.0 * normal(random, *shape), random.integers(0, shape[-1], shape[:-1])
+
+
+def _next_token_torch(torch: Any, logits: Any, tokens: Any) -> Any:
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _next_token_jax(jax: Any, logits: Any, tokens: Any) -> Any:
+    classes = logits.shape[-1]
+    return cross_entropy_jax(jax, logits[:, :-1].reshape(-1, classes), tokens[:, 1:].reshape(-1))
+
+
 PROBLEMS = [
+    Problem(
+        loss="next_token_cross_entropy",
+        draw=_sequences,
+        shapes={"small": ((4, 8, 10),), "medium": ((8, 128, 1_000),), "large": ((4, 512, 8_000),)},
+        torch=_next_token_torch,
+        jax=_next_token_jax,
+    ),
     Problem(
         loss="linear_cross_entropy",
         draw=_layer,

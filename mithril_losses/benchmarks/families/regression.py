@@ -53,6 +53,13 @@ PROBLEMS = [
         optax=lambda optax, p, t: optax.huber_loss(p, t).mean(),
         scikit_learn=lambda loss, p, t: (loss.HuberLoss(delta=1.0), 1.0),
     ),
+    Problem(
+        loss="charbonnier_loss",
+        draw=two_normals,
+        shapes=ELEMENTS,
+        torch=lambda torch, p, t: ((p - t) ** 2 + 1e-6).sqrt().mean(),
+        jax=lambda jax, p, t: jax.numpy.sqrt((p - t) ** 2 + 1e-6).mean(),
+    ),
 ]
 
 _LARGE = large("mse, mae, huber, 16e6", "mse_loss", "mae_loss", "huber_loss")
