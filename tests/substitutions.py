@@ -361,7 +361,17 @@ SUBSTITUTIONS = [
     Substitution(
         "_execution.py",
         "blocks lose the upstream gradient",
-        {"slope = slope * factor": "pass"},
+        {"np.multiply(slope, factor, out=out[rows])": "out[rows] = slope"},
+    ),
+    Substitution(
+        "_execution.py",
+        "JAX arrays of another device come back on the default one",
+        {"if value.devices() != like.devices():": "if False:"},
+    ),
+    Substitution(
+        "backends/_numpy_namespace.py",
+        "a choice between two arrays takes the wrong one",
+        {"mixed ^= other": "mixed ^= chosen"},
     ),
     Substitution(
         "_execution.py",
@@ -702,6 +712,15 @@ SUBSTITUTIONS = [
         "regularization.py",
         "the smallest singular value is taken",
         {"vectors[:, -1:]": "vectors[:, :1]"},
+    ),
+    Substitution(
+        "regularization.py",
+        "the gradient of a matrix penalty forgets the strength",
+        {
+            'view.back(xp, slope), like=w, reduction="sum", upstream=strength * upstream': (
+                'view.back(xp, slope), like=w, reduction="sum", upstream=upstream'
+            )
+        },
     ),
     # the checker itself
     Substitution(
