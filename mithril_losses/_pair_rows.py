@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses._pairwise import (
+    _FUSED_FROM,
     _batches,
+    _has_numba,
     _joined,
     _map_batch,
     _row_blocks,
@@ -83,6 +85,8 @@ def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
     """ℓ = log Σ_j e^z_j − z_t, and softmax(z) − e_t; the number is log Σ_j e^z_j."""
     if rows.itself is not None:
         logits = put_at(xp, logits, rows.itself, -math.inf)
+    if xp is np and _is_fusable(logits):
+        return _fused_softmax(logits, rows)
     shifted, largest = _shifted(xp, logits)
     own = take_at(xp, shifted, rows.target, len(shifted.shape) - 1)
     exponentials, total = _exponentials(xp, shifted)
@@ -92,6 +96,21 @@ def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
         slopes = _scaled(xp, exponentials, rows.scale / total)
         slopes = subtract_at(xp, slopes, rows.target, rows.scale, len(slopes.shape) - 1)
     return log_total - own, largest + log_total, slopes
+
+
+def _is_fusable(logits: Array) -> bool:
+    # float64 has no exponential that a compiled loop computes faster than NumPy
+    return logits.dtype == np.float32 and logits.size >= _FUSED_FROM and _has_numba()
+
+
+def _fused_softmax(logits: Array, rows: Rows) -> tuple[Array, Array, Array | None]:
+    from mithril_losses.backends import fused_softmax
+
+    scale = None if rows.scale is None else np.ascontiguousarray(rows.scale.reshape(-1), logits.dtype)
+    flat = logits.reshape(-1, logits.shape[-1])
+    found = fused_softmax.in_place(flat, np.ascontiguousarray(rows.target).reshape(-1), scale)
+    losses, log_sums = (x.reshape(logits.shape[:-1]) for x in found)
+    return losses, log_sums, None if scale is None else logits
 
 
 def softmax_apart(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:

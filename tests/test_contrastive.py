@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 import unittest
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 from unittest import mock
@@ -186,11 +187,59 @@ class Tiles(unittest.TestCase):
     def test_memory_grows_with_the_number_of_embeddings(self, name: str, library: str) -> None:
         embeddings = np.random.default_rng(1).standard_normal((2, 3000, 8)).astype(np.float32)
         arguments = [convert(x, library, "float32") for x in arguments_of(name, *embeddings)]
+        value_and_gradient(find_loss(name).value)(*arguments)  # which may compile
         tracemalloc.start()
         value_and_gradient(find_loss(name).value)(*arguments)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         self.assertLess(peak, 3000 * 3000 * 4 / 2)
+
+
+class CompiledRows(unittest.TestCase):
+    """The compiled softmax of rows and the one in plain NumPy are the same function."""
+
+    def both(self, logits: Any, rows: Any, rule: Any = _pair_rows.softmax) -> Iterator[tuple[Any, Any]]:
+        results = []
+        for available in (True, False):
+            with (
+                mock.patch.multiple(_pair_rows, _FUSED_FROM=1, _has_numba=lambda available=available: available),
+                np.errstate(all="ignore"),
+            ):
+                results.append(rule(np, logits.copy(), rows, _pair_rows.Columns()))
+        return zip(*results, strict=True)
+
+    @parameterized.expand([("float32",), ("float64",)])
+    def test_rows_of_every_kind(self, dtype: str) -> None:
+        logits = 5.0 * np.random.default_rng(8).standard_normal((2, 9, 301)).astype(dtype)
+        logits[0, 1] = -math.inf
+        logits[0, 2, 7], logits[0, 3, 7], logits[0, 4, 9] = math.inf, math.nan, -math.inf
+        logits[1, 0], logits[1, 1], logits[1, 2] = 3e38, -3e38, 0.0
+        target = np.random.default_rng(9).integers(0, 301, (2, 9))
+        scale = np.random.default_rng(10).uniform(-1.0, 1.0, (2, 9)).astype(dtype)
+        own = np.linspace(-3.0, 3.0, 18, dtype=dtype).reshape(2, 9)
+        itself = (target + 1) % 301
+        for rows, rule in (
+            (_pair_rows.Rows(target=target), _pair_rows.softmax),
+            (_pair_rows.Rows(target=target, scale=scale), _pair_rows.softmax),
+            (_pair_rows.Rows(target=target, itself=itself, scale=scale), _pair_rows.softmax),
+            (_pair_rows.Rows(target=target, own=own, scale=scale), _pair_rows.softmax_apart),
+        ):
+            for compiled, plain in self.both(logits, rows, rule):
+                if plain is None:
+                    self.assertIsNone(compiled)
+                else:
+                    self.assertEqual(compiled.dtype, plain.dtype)
+                    np.testing.assert_allclose(compiled, plain, rtol=2e-6, atol=1e-7)
+
+    def test_a_loss_goes_through_it(self) -> None:
+        embeddings = np.random.default_rng(1).standard_normal((2, 300, 8)).astype(np.float32)
+        with mock.patch.object(_pair_rows, "_fused_softmax", wraps=_pair_rows._fused_softmax) as fused:
+            value, gradients = value_and_gradient(info_nce_loss)(*embeddings)
+        self.assertGreater(fused.call_count, 0)
+        expected, derivatives = value_and_gradient(info_nce_loss)(*embeddings.astype(np.float64))
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        for path, found, derivative in matched(gradients, derivatives):
+            np.testing.assert_allclose(found, derivative, rtol=1e-4, atol=1e-7, err_msg=path)
 
 
 class Rows(unittest.TestCase):
