@@ -282,7 +282,7 @@ class _OnHost:
                 values=values,
                 gradients=gradients,
                 threads=self._thread_count,
-                steep=terms.steep,
+                bounded=(terms.steep, terms.steep and not reduction.scaled),
             )
         except fused.NotFusable:
             return None
@@ -318,7 +318,7 @@ class _OnHost:
             with quiet(np):
                 value, slopes = terms.evaluate(np, *block, *own)
                 for out, slope in zip(outs, slopes if len(outs) > 1 else (slopes,), strict=True):
-                    is_bounded = terms.steep or out.dtype != dtype
+                    is_bounded = not reduction.scaled and (terms.steep or out.dtype != dtype)
                     slope = bounded(np, slope, dtype) if terms.steep else slope
                     if weights is None and not is_bounded:
                         np.multiply(slope, factor, out=out[rows])

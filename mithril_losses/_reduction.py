@@ -144,13 +144,15 @@ def spread(
 class Plan(NamedTuple):
     """The linear map L = Σ w ℓ / D over `axes` and its transpose, for unreduced losses of one shape.
 
-    `divisor` is D, and `factor` u / D: plain floats, or arrays (the factor with 1 for each reduced axis).
+    `divisor` is D, and `factor` u / D: plain floats, or arrays (the factor with 1 for each reduced axis). `scaled` says
+    whether u may be anything but 1.
     """
 
     axes: tuple[int, ...]
     weights: Array | None
     divisor: Any
     factor: Any
+    scaled: bool = False
 
     def shape(self, unreduced: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the reduced losses."""
@@ -180,9 +182,10 @@ class Plan(NamedTuple):
         return as_dtype(xp, total, like.dtype)
 
     def spread(self, xp: Any, slope: Array, like: Array, summed: tuple[int, ...] = (), steep: bool = False) -> Array:
-        """Return slope · w · u / D, and the largest number of a narrower dtype where that is beyond its range.
+        """Return slope · w · u / D, where u = 1 bounded by the largest number of a dtype that is narrower than slope's.
 
-        `steep` slopes may overflow where the loss is finite, and are bounded in any dtype.
+        `steep` slopes may overflow where the loss is finite, and are bounded in any dtype. What overflows by its u
+        alone does so in plain sight: whoever scales a loss for half precision watches for it.
         """
         if steep:
             slope = bounded(xp, slope, slope.dtype)
@@ -197,7 +200,7 @@ class Plan(NamedTuple):
         gradient = xp.zeros_like(slope) if self.divisor is EMPTY else slope * factor
         if weights is not None:
             gradient = xp.where(weights == 0, 0.0, gradient * weights)
-        if steep or gradient.dtype != like.dtype:
+        if not self.scaled and (steep or gradient.dtype != like.dtype):
             gradient = bounded(xp, gradient, like.dtype)
         gradient = as_dtype(xp, gradient, like.dtype)
         return gradient if like.shape else xp.asarray(gradient)  # NumPy's scalars are not writable
@@ -218,14 +221,14 @@ def plan(
     """Return the reduction of unreduced losses of `shape` and `dtype`, with all its keywords checked."""
     if reduction == "mean" and weights is axis is normalizer is mass is None and type(upstream) is float:
         count = float(max(math.prod(shape), 1))  # the usual case, of which a small call should notice little
-        return Plan(tuple(range(len(shape))), None, count, upstream / count)
+        return Plan(tuple(range(len(shape))), None, count, upstream / count, upstream != 1.0)
     axes = _reduced_axes(len(shape), reduction, axis, normalizer)
     weights = _fit_weights(xp, weights, shape, dtype)
     divisor = _divisor(xp, shape, axes, dtype, reduction, weights, normalizer, mass)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     factor = _fit_upstream(xp, upstream, shape, axes, kept, dtype)
     factor = factor / divisor if type(divisor) is float else _divide(xp, factor, xp.reshape(divisor, kept))
-    return Plan(axes, weights, divisor, factor)
+    return Plan(axes, weights, divisor, factor, not (is_number(upstream) and upstream == 1.0))
 
 
 def spread_each(

@@ -281,7 +281,10 @@ SUBSTITUTIONS = [
     Substitution(
         "_reduction.py",
         "a steep slope overflows",
-        {"slope = bounded(xp, slope, slope.dtype)": "pass", "if steep or gradient.dtype != like.dtype:": "if False:"},
+        {
+            "slope = bounded(xp, slope, slope.dtype)": "pass",
+            "if not self.scaled and (steep or gradient.dtype != like.dtype):": "if False:",
+        },
         "Extremes and gaussian_negative_log_likelihood",
     ),
     # what every element-wise loss goes through

@@ -7,9 +7,15 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from cases import REDUCED_DRAWN, Case, double_precision, flat, label, to_numpy
+from cases import REDUCED_DRAWN, Case, convert, double_precision, flat, label, to_numpy
 from parameterized import parameterized
 
+from mithril_losses import (
+    gaussian_negative_log_likelihood,
+    gaussian_negative_log_likelihood_gradient,
+    mse_loss_gradient,
+    value_and_gradient,
+)
 from mithril_losses.domains import Distributions, Elements
 
 # losses that are infinite in mathematics: at p > 0 against q = 0, and at a perfect fit; or that are handed logarithms,
@@ -64,6 +70,26 @@ class Extremes(unittest.TestCase):
                     if huge == 1e3 and case.pair.name not in INFINITE:
                         self.assertTrue(finite.all())
                     self._assert_finite(extreme, library, values, "float64", {"reduction": "none"})
+
+    @parameterized.expand(["numpy", "jax", "torch"])
+    def test_overflow_by_a_scaled_loss_is_seen(self, library: str) -> None:
+        """Whoever multiplies a loss for half precision skips the step in which a gradient is infinite."""
+        p, t = convert(np.array([300.0, 1.0]), library, "float16"), convert(np.zeros(2), library, "float16")
+        gradient = to_numpy(mse_loss_gradient(p, t, reduction="sum", upstream=1024.0))
+        np.testing.assert_array_equal(gradient, [np.inf, 2048.0])
+
+    @parameterized.expand([(size, scale) for size in (2, 1 << 16) for scale in (1.0, 2.0)])
+    def test_steep_slopes_on_every_path(self, size: int, scale: float) -> None:
+        mean, logvar, targets = (np.full(size, x, np.float32) for x in (1e-13, -120.0, 0.0))
+        options = {"reduction": "sum", "upstream": scale}
+        plain = gaussian_negative_log_likelihood_gradient(mean, logvar, targets, **options)
+        for compile in (None, False):
+            both = value_and_gradient(gaussian_negative_log_likelihood, compile=compile)
+            value, gradient = both(mean, logvar, targets, **options)
+            self.assertTrue(np.isfinite(value))
+            for name, g in gradient.items():
+                np.testing.assert_allclose(g, plain[name], rtol=1e-6)  # NumPy's exponential and ours differ
+        self.assertEqual(plain["mean"][0], np.finfo(np.float32).max if scale == 1.0 else np.inf)
 
     def _assert_finite(self, case: Case, library: str, values: Any, dtype: str, keywords: dict[str, Any]) -> None:
         finite = np.isfinite(values)

@@ -80,7 +80,7 @@ def run(
     values: np.ndarray[Any, Any] | None,
     gradients: list[np.ndarray[Any, Any]],
     threads: int,
-    steep: bool = False,
+    bounded: tuple[bool, bool] = (False, False),
 ) -> tuple[float, bool]:
     """Fill `gradients` with slope · weight · factor, and return Σ weight · value and whether all labels were legal.
 
@@ -94,7 +94,7 @@ def run(
         values: where to write weight · value, if at all.
         gradients: where to write the gradients: C-contiguous, in the dtype to compute in.
         threads: how many threads share the work.
-        steep: whether the gradients are bounded by the largest finite number.
+        bounded: whether the slopes and the gradients are bounded by the largest finite number.
 
     Raises:
         NotFusable: the terms cannot be compiled.
@@ -106,7 +106,7 @@ def run(
     operands = [Operand.of(x, shape, dtype) for x in given if not isinstance(x, bool)]
     of_operands = (o.kind for o in operands)
     kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
-    key = (terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name, steep)
+    key = (terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name, bounded)
     kernel = _kernel(*key)
     chunks = -(-size // CHUNK)
     groups = -(-chunks // _GROUP)
@@ -149,9 +149,9 @@ def _kernel(
     weighted: bool,
     keeps_values: bool,
     dtype: str,
-    steep: bool,
+    bounded: tuple[bool, bool],
 ) -> Any:
-    key = (terms, legal, kinds, slopes, weighted, keeps_values, dtype, steep)
+    key = (terms, legal, kinds, slopes, weighted, keeps_values, dtype, bounded)
     found = _kernels.get(key)
     if found is None:
         with _compiling:
@@ -176,7 +176,7 @@ def _source(
     weighted: bool,
     keeps_values: bool,
     dtype: str,
-    steep: bool,
+    bounded: tuple[bool, bool] = (False, False),
 ) -> str:
     """Return the module that computes these terms; `kinds` has the kind of each operand, or a flag itself."""
     arrays = [f"a{i}" for i in range(len(legal))]
@@ -215,14 +215,14 @@ def _source(
         if labels is not None:
             tests = " | ".join(f"(T({name}[i]) == T({label!r}))" for label in labels)
             loops += [f"        illegal += T(0) if {tests} else T(1)"]  # of the arrays' width, so that it vectorises
-    bounded = "xp.minimum(xp.maximum({}, -LARGEST), LARGEST)" if steep else "{}"
+    of_slope, of_gradient = ("xp.minimum(xp.maximum({}, -LARGEST), LARGEST)" if yes else "{}" for yes in bounded)
     found = ", ".join(f"slope{i}" for i in range(slopes))
     loops += [f"        value, {found if slopes == 1 else f'({found})'} = {calls[-1]}"]
     loops += [f"        w = {element('weight')}", "        value = T(0) if w == T(0) else value * w"] * weighted
     for i in range(slopes):
-        scaled = f"{bounded.format(f'slope{i}')} * {element('factor')}"
+        scaled = f"{of_slope.format(f'slope{i}')} * {element('factor')}"
         scaled = f"T(0) if w == T(0) else {scaled} * w" if weighted else scaled
-        loops += [f"        gradient{i}[i] = {bounded.format(scaled)}"]
+        loops += [f"        gradient{i}[i] = {of_gradient.format(scaled)}"]
     loops += ["        values[i] = value"] * keeps_values
     names = ", ".join([*arrays, *operands])
     lines = [
