@@ -18,7 +18,7 @@ import numpy as np
 
 from mithril_losses._elementwise import Apart, Elementwise
 from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
-from mithril_losses._reduction import Plan, plan
+from mithril_losses._reduction import Plan, plan, require_shares
 from mithril_losses._stable import bounded, never_negative
 from mithril_losses._tree import map_leaves
 from mithril_losses._validation import as_dtype, is_number, quiet, widest_dtype
@@ -539,6 +539,8 @@ def _on_jax(
     if not numbers.get("normalizer", 0.0) >= 0.0:
         return plain(*arguments, **keywords)  # which refuses it
     _check_values(pair, given)  # a trace cannot see them
+    if given.get("reduction") == "weighted_mean" and pair.takes_reduction:
+        require_shares(arrays.get("weights"))
     try:
         jitted = _jitted(plain, tuple(static.items()), donate)
     except TypeError:  # an option that cannot be hashed

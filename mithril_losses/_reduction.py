@@ -14,7 +14,7 @@ import numpy as np
 
 from mithril_losses._stable import bounded
 from mithril_losses._validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
-from mithril_losses.backends._namespace import Array, array_namespace, require_library
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
 
 ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
 REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
@@ -83,8 +83,8 @@ def reduce_loss(
         A scalar, or an array of the axes that are left. With nothing left to average it is 0.
 
     Raises:
-        ValueError: unknown reduction, weights that do not fit, an axis out of range or given twice, or an `axis`
-            or `normalizer` where the reduction has no use for one.
+        ValueError: unknown reduction, weights that do not fit, negative ones of "weighted_mean", an axis out of range
+            or given twice, or an `axis` or `normalizer` where the reduction has no use for one.
         TypeError: `values` are not floating point, or an array is of another library.
 
     Example:
@@ -289,6 +289,8 @@ def _divisor(
     """Return D: a plain float, or an array (NumPy's float64 scalars too) with as many elements as the result."""
     if reduction in ("none", "sum"):
         return 1.0
+    if reduction == "weighted_mean":
+        require_shares(weights)
     if normalizer is not None:
         return _fit_normalizer(xp, normalizer, [n for i, n in enumerate(shape) if i not in axes], dtype)
     if reduction == "batch_sum":
@@ -299,6 +301,13 @@ def _divisor(
     if share is None:
         return float(max(math.prod([shape[a] for a in axes]), 1))
     return _sum(xp, xp.broadcast_to(share, shape), axes)
+
+
+def require_shares(weights: Any) -> None:
+    """Raise a ValueError if a weight of a mean is seen to be negative: it would be a share of less than nothing."""
+    seen = None if weights is None else host_values(weights)
+    if seen is not None and (seen < 0).any():
+        raise ValueError(f"weights of reduction='weighted_mean' must not be negative, got {seen[seen < 0].flat[0]:g}")
 
 
 def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> Any:

@@ -329,6 +329,9 @@ class Contract(unittest.TestCase):
                 *([{"axis": (0, 0)}, {"reduction": "none", "axis": 0}] if case.pair.takes_axis else []),
             ):
                 self._refused(case, ValueError, case.arrays, keywords)
+            negative = np.ones(case.rows)
+            negative.flat[0] = -1.0
+            self._refused(case, ValueError, case.arrays, {"weights": negative, "reduction": "weighted_mean"})
             self._refused(case, TypeError, case.arrays, {"weights": torch.ones(case.rows)})
             self._refused(case, TypeError, case.arrays, {"axis": 0.5})
         if len(case.arrays) > 1:

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from parameterized import parameterized
 
-from mithril_losses import binary_cross_entropy_with_logits, mse_loss, mse_loss_gradient, reduce_loss
+from mithril_losses import (
+    binary_cross_entropy_with_logits,
+    mse_loss,
+    mse_loss_gradient,
+    reduce_loss,
+    value_and_gradient,
+)
 from mithril_losses._reduction import collect, spread
 
 LOSSES = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]])
@@ -213,6 +219,11 @@ class Messages(unittest.TestCase):
             ({"weights": np.ones((4, 3))}, ValueError, r"weights of shape \(4, 3\)"),
             ({"weights": 2.0}, TypeError, "weights must be an array .* got float"),
             ({"weights": torch.ones(3)}, TypeError, "one library: weights is from torch, those before it from numpy"),
+            (
+                {"weights": np.array([2.0, -0.5, 1.0]), "reduction": "weighted_mean"},
+                ValueError,
+                "weights of reduction='weighted_mean' must not be negative, got -0.5",
+            ),
             ({"axis": 2}, ValueError, "axis 2 is out of range for an array of 2 dimensions"),
             ({"axis": (0, -3)}, ValueError, "axis -3 is out of range"),
             ({"axis": (1, -1)}, ValueError, r"axis names a dimension twice: \(1, -1\)"),
@@ -238,6 +249,17 @@ class Messages(unittest.TestCase):
             lambda: mse_loss_gradient(LOSSES, LOSSES, **keywords),
         ):
             self.assertRaisesRegex(error, message, function)
+
+    @parameterized.expand([(library, size) for library in LIBRARIES for size in (3, 40_000)])
+    def test_negative_shares_are_refused_wherever_they_are_seen(self, library: str, size: int) -> None:
+        ones, weights = np.ones(size, np.float32), np.ones(size, np.float32)
+        weights[1] = -1.0
+        x, keywords = LIBRARIES[library](ones), {"weights": LIBRARIES[library](weights), "reduction": "weighted_mean"}
+        for function in (mse_loss, mse_loss_gradient, value_and_gradient(mse_loss)):
+            with self.assertRaisesRegex(ValueError, "must not be negative, got -1"):
+                function(x, x, **keywords)
+        # a difference of sums is one: signs are only wrong where they make shares
+        self.assertEqual(float(mse_loss(x, 0.0 * x, **{**keywords, "reduction": "sum"})), size - 2.0)
 
     @parameterized.expand(
         [

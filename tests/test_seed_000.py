@@ -99,6 +99,38 @@ def test_composite_losses(backend: Backend) -> None:
     assert_is_derivative(backend, gradient, lambda p, t: composite(p, t)[0], predictions, targets)
 
 
+# --- 4. VAE Losses ----------------------------------------------------------------------------------------------
+
+
+def test_vae_losses(backend: Backend) -> None:
+    from mithril_losses import VAELoss, mse_loss
+
+    def vae_loss(reconstruction, targets, mean, logvar, beta=1.0):
+        # Reconstruction loss
+        recon_loss = mse_loss(reconstruction, targets)
+
+        # KL divergence (assuming standard normal prior)
+        kl_loss = -0.5 * backend.sum(1 + logvar - mean**2 - backend.exp(logvar))
+        kl_loss = kl_loss / targets.shape[0]  # Normalize by batch size
+
+        # Total VAE loss
+        return recon_loss + beta * kl_loss
+
+    reconstruction, targets = backend.randn(6, 5), backend.randn(6, 5)
+    mean, logvar = backend.randn(6, 3), backend.randn(6, 3)
+    found = vae_loss(reconstruction, targets, mean, logvar, beta=4.0)
+
+    # "mean" of the class divides the divergence by the latent dimensions as well
+    expected, _, _ = VAELoss("mse", beta=12.0, reduction="mean")(reconstruction, targets, mean, logvar)
+    np.testing.assert_allclose(float(found), float(expected), rtol=1e-5)
+    gradients = VAELoss("mse", beta=12.0, reduction="mean").gradient(reconstruction, targets, mean, logvar)
+    arguments = (reconstruction, targets, mean, logvar)
+    for argnum, name in ((0, "recon_x"), (2, "mu"), (3, "logvar")):
+        assert_is_derivative(
+            backend, gradients[name], lambda *arrays: vae_loss(*arrays, beta=4.0), *arguments, argnum=argnum
+        )
+
+
 # --- 5. GAN Losses ----------------------------------------------------------------------------------------------
 
 
@@ -391,6 +423,18 @@ def test_shape_mismatch_errors(backend: Backend, capsys: Any) -> None:
 
     assert capsys.readouterr().out.count("12") == 1
     assert float(mse_loss(predictions, targets)) > 0.0
+
+
+def test_nan_in_kl_divergence(backend: Backend) -> None:
+    from mithril_losses import gaussian_kl_divergence
+
+    mean, logvar = backend.randn(4, 3), backend.array([[-200.0, 200.0, 0.5]] * 4)
+
+    logvar = backend.clip(logvar, -10.0, 10.0)
+    kl_loss = -0.5 * backend.sum(1 + logvar - mean**2 - backend.exp(logvar))
+
+    assert np.isfinite(float(kl_loss))
+    np.testing.assert_allclose(float(gaussian_kl_divergence(mean, logvar, reduction="sum")), float(kl_loss), rtol=1e-6)
 
 
 def test_gan_loss_not_converging(backend: Backend) -> None:

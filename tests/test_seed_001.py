@@ -455,6 +455,89 @@ def test_reduce_loss(backend: Backend) -> None:
 # --- Common Patterns --------------------------------------------------------------------------------------------
 
 
+def test_pattern_1_vae_loss(backend: Backend) -> None:
+    from mithril_losses import beta_vae_loss_gradient, gaussian_kl_divergence, mse_loss
+
+    def vae_loss(x, reconstruction, mean, logvar):
+        """Complete VAE loss."""
+        # Canonical ELBO terms use VAE-style batch_sum reduction.
+        recon_loss = mse_loss(reconstruction, x, reduction="batch_sum")
+        kl_loss = gaussian_kl_divergence(mean, logvar, reduction="batch_sum")
+
+        # Total loss
+        total_loss = recon_loss + 0.5 * kl_loss
+
+        return {
+            "total_loss": total_loss,
+            "reconstruction_loss": recon_loss,
+            "kl_loss": kl_loss,
+        }
+
+    x, reconstruction = unit_interval(backend, 6, 5), unit_interval(backend, 6, 5)
+    mean, logvar = backend.randn(6, 3), backend.randn(6, 3)
+    found = {name: float(value) for name, value in vae_loss(x, reconstruction, mean, logvar).items()}
+
+    e, m, s = (backend.to_numpy(array).astype(np.float64) for array in (reconstruction - x, mean, logvar))
+    assert found["reconstruction_loss"] == pytest.approx(np.sum(e**2) / 6, rel=1e-6)
+    assert found["kl_loss"] == pytest.approx(0.5 * np.sum(m**2 + np.exp(s) - 1.0 - s) / 6, rel=1e-6)
+    assert found["total_loss"] == pytest.approx(found["reconstruction_loss"] + 0.5 * found["kl_loss"], rel=1e-6)
+    gradients = beta_vae_loss_gradient(reconstruction, x, mean, logvar, beta=0.5, reduction="batch_sum")
+    for argnum, name in ((2, "mu"), (3, "logvar")):
+        assert_is_derivative(
+            backend,
+            gradients[name],
+            lambda *a: vae_loss(*a)["total_loss"],
+            x,
+            reconstruction,
+            mean,
+            logvar,
+            argnum=argnum,
+        )
+
+
+def test_pattern_2_gan_with_multiple_losses(backend: Backend) -> None:
+    kernel = {"conv": backend.randn(3, 5)}
+    vgg = compile_model(
+        lambda xp, params, data: {"conv": xp.tanh(xp.matmul(data["images"], params["conv"]))}, backend.name
+    )
+
+    from mithril_losses import PerceptualLoss, feature_reconstruction_loss, hinge_generator_loss, style_loss
+
+    # Perceptual loss for generator
+    perceptual_loss = PerceptualLoss(
+        feature_extractor=vgg,
+        content_weight=1.0,
+        style_weight=10.0,
+        extractor_params=kernel,
+    )
+
+    def generator_loss(fake_images, real_images, fake_scores):
+        """Complete generator loss."""
+        # Adversarial loss
+        adv_loss = hinge_generator_loss(fake_scores)
+
+        # Perceptual loss
+        perc_loss = perceptual_loss(fake_images, real_images)
+
+        # Total loss
+        total = adv_loss + 0.1 * perc_loss
+
+        return {
+            "total_loss": total,
+            "adversarial": adv_loss,
+            "perceptual": perc_loss,
+        }
+
+    fake_images, real_images, fake_scores = backend.rand(2, 5, 4, 3), backend.rand(2, 5, 4, 3), backend.randn(2)
+    found = {name: float(x) for name, x in generator_loss(fake_images, real_images, fake_scores).items()}
+
+    fake, real = (vgg.evaluate(kernel, {"images": images})["conv"] for images in (fake_images, real_images))
+    perceptual = float(feature_reconstruction_loss(fake, real)) + 10.0 * float(style_loss(fake, real))
+    assert found["adversarial"] == pytest.approx(-float(backend.mean(fake_scores)), rel=1e-6)
+    assert found["perceptual"] == pytest.approx(perceptual, rel=1e-5)
+    assert found["total_loss"] == pytest.approx(found["adversarial"] + 0.1 * perceptual, rel=1e-5)
+
+
 def test_explicit_multi_loss_system(predictions: Any, targets: Any) -> None:
     from mithril_losses import mae_loss as perceptual_fn  # any loss
     from mithril_losses import mse_loss
@@ -512,3 +595,43 @@ def test_vectorized_loss_computation() -> None:
     # the same in PyTorch
     found = torch.func.vmap(mse_loss)(torch.arange(6.0).reshape(3, 2), torch.zeros(3, 2))
     np.testing.assert_allclose(found, [0.5, 6.5, 20.5], rtol=1e-6)
+
+
+def test_gradient_accumulation_for_large_losses() -> None:
+    from mithril_losses import mse_loss
+
+    rows, targets = jnp.arange(12.0).reshape(6, 2) / 10.0, jnp.ones((6, 3))
+    params = jnp.ones((2, 3)) / 4.0
+
+    # For very large composite losses
+    @jax.jit
+    @jax.grad
+    def loss_with_accumulation(params, batch):
+        # Compute losses in chunks
+        chunks = zip(jnp.split(batch[0], 3), jnp.split(batch[1], 3), strict=True)
+        return sum(mse_loss(rows @ params, targets, normalizer=targets.size * 3.0) for rows, targets in chunks)
+
+    expected = jax.grad(lambda params: mse_loss(rows @ params, targets))(params)
+    np.testing.assert_allclose(loss_with_accumulation(params, (rows, targets)), expected, rtol=1e-6)
+
+
+# --- Troubleshooting --------------------------------------------------------------------------------------------
+
+
+def test_loss_values_differ_greatly_in_magnitude() -> None:
+    from mithril_losses import CompositeLoss, WeightedLoss
+
+    recon_loss, kl_loss = 100.0, 0.01
+
+    # Bad: losses differ by orders of magnitude
+    total = recon_loss + kl_loss  # e.g., 100.0 + 0.01
+
+    assert total == pytest.approx(100.01)
+
+    # Good: scale to similar magnitudes
+    total = recon_loss + 10.0 * kl_loss  # e.g., 100.0 + 0.1
+
+    assert total == pytest.approx(100.1)
+    mean, logvar = np.array([[0.1]]), np.array([[0.0]])
+    composed = CompositeLoss([WeightedLoss("gaussian_kl_divergence", 10.0)])
+    assert float(composed(mean, logvar)) == pytest.approx(10.0 * 0.005)
