@@ -247,6 +247,15 @@ class TestTargets(unittest.TestCase):
         self.assertTrue(lines[0].endswith("| ≥ 6 | mse_loss 16,000,000: 7.00 | yes |"), lines[0])
         self.assertTrue(lines[1].endswith("| ≥ 3.5 | **mse_loss 16,000,000: 3.00** | **0 of 1** |"), lines[1])
 
+    def test_the_page_describes_every_candidate_that_ran(self) -> None:
+        found = self.results("mse_loss", "large", **{name.replace("-", "_"): 1.0 for name in BY_NAME})
+        described = [
+            line.partition(": ")[0] for line in markdown(found, SETTING, 1.0).splitlines() if line[:3] == "* `"
+        ]
+        self.assertEqual({name for line in described for name in line.split("`")[1::2]}, set(BY_NAME))
+        only = markdown(self.results("mse_loss", "large", ours_torch=1.0), SETTING, 1.0)
+        self.assertNotIn("scikit-learn`", only)
+
     def test_the_page_says_why_a_target_is_missed_where_it_is(self) -> None:
         (target,) = [t for t in TARGETS if t.where.label.startswith("mse") and t.what.endswith("as torch-compile")]
         known = dataclasses.replace(target, why_missed="memory is no faster")

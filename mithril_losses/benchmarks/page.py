@@ -22,35 +22,53 @@ _HOW = """\
 The times of a case are taken in a process of its own, and so is its memory. Arrays are float32. A call gives the mean
 loss and its gradient, and counts only where both agree with ours. Candidates take turns: in each turn, one call that
 does not count, then several that do. Times are medians. Preparation (tensors, compilation) is outside of them, and so
-is the freeing of results; the allocation of results is inside.
+is the freeing of results; the allocation of results is inside."""
 
-* `copy` reads the same inputs once and writes as many bytes as the gradient has: the bound that memory sets.
-* `ours-numpy-fused`, `ours-numpy-blocked`: `value_and_gradient` with the extra `fast` and without it; `ours-numpy`
-  where there is no difference. `ours-torch`, `ours-jax`: the same function on tensors and JAX arrays.
-* `numpy-plain`: the loss and its gradient, one after the other.
-* `torch-eager`: `torch.autograd.grad` of the loss in `torch.nn.functional`, or of the textbook expression where it has
-  none. `torch-compile`: `torch.compile` of value and gradient in one graph.
-* `jax-jit`: `jax.jit(jax.value_and_grad(…))` of the textbook expression; `jax-jit-optax`: of the loss in optax.
-* `scikit-learn`: `loss_gradient` of its private losses, then the mean.
+_CANDIDATES = {
+    ("copy",): "reads the same inputs once and writes as many bytes as the gradient has: the bound that memory sets.",
+    ("ours-numpy-fused", "ours-numpy-blocked", "ours-numpy"): (
+        "`value_and_gradient` with the extra `fast`, without it, and where there is no difference."
+    ),
+    ("ours-torch", "ours-jax", "ours-torch-compile"): (
+        "the same function on tensors, on JAX arrays, and on tensors with `compile=True`."
+    ),
+    ("numpy-plain",): "the loss and its gradient, one after the other.",
+    ("torch-eager",): (
+        "`torch.autograd.grad` of the loss in `torch.nn.functional`, or of the textbook expression where it has none."
+    ),
+    ("torch-compile",): "`torch.compile` of value and gradient in one graph.",
+    (
+        "jax-jit",
+        "jax-jit-optax",
+    ): "`jax.jit(jax.value_and_grad(…))` of the textbook expression, and of the loss in optax.",
+    ("scikit-learn",): "`loss_gradient` of its private losses, then the mean.",
+}
 
+_MEMORY = {
+    "cpu": """\
 Extra memory is the peak of the resident set above its level before the call, results included, after an earlier call
-has loaded and compiled everything, with an allocator that returns to the system what is freed; on a GPU it is the peak
-of what PyTorch has allocated."""
+has loaded and compiled everything, with an allocator that returns to the system what is freed.""",
+    "cuda": """\
+Times are those of the device, from event to event on its stream. Extra memory is the peak of what PyTorch has allocated
+above its level before the call, results included.""",
+}
 
 
 def markdown(results: Results, setting: Setting, seconds: float, chart: str | None = None) -> str:
     """Return the page; `chart` is where it finds the picture."""
+    on_cpu = setting.device == "cpu"
     sections = [
-        "# Benchmarks",
+        "# Benchmarks" if on_cpu else "# Benchmarks on a GPU",
         "Written by `mithril-losses bench`.",
         "\n".join(f"* {line}" for line in [*_machine(setting), f"{seconds:g} s per case"]),
         *_left_out(results),
         "## How it is measured",
         _HOW,
-        "## Targets",
-        _targets(results),
-        *_missed(results),
+        _candidates(results),
+        _MEMORY[setting.device],
     ]
+    if on_cpu:  # the targets speak of CPU arrays
+        sections += ["## Targets", _targets(results), *_missed(results)]
     if chart is not None:
         sections += ["## Chart", f"![Time per call of each candidate at each case]({chart})"]
     sections += ["## Time per call", *_times(results, "default")]
@@ -87,6 +105,12 @@ def _version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return ""
+
+
+def _candidates(results: Results) -> str:
+    measured = {row.candidate.name for row in results.rows}
+    kept = {tuple(name for name in names if name in measured): what for names, what in _CANDIDATES.items()}
+    return "\n".join(f"* {', '.join(f'`{name}`' for name in names)}: {what}" for names, what in kept.items() if names)
 
 
 def _left_out(results: Results) -> Iterator[str]:
