@@ -19,6 +19,7 @@ FEW: dict[str, dict[str, Any]] = {  # options that make a run short
     "flow": {"steps": 2},
     "gan": {"steps": 2},
     "language": {"steps": 2, "written": 2},
+    "metric_embedding": {"steps": 2},
 }
 SHORTER = {"beta_vae": {"BETAS": (4.0,)}, "gan": {"TYPES": ("standard", "wgan")}}
 
@@ -70,6 +71,17 @@ def test_the_flow_is_inverted_by_its_inverse(load: Any) -> None:
     points = np.random.default_rng(0).standard_normal((7, 2))
     z = learner.outputs({"x": points})["z"]
     np.testing.assert_allclose(flow.inverse(learner.numpy_params(), z), points, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["supervised contrastive", "ArcFace"])
+def test_neighbours_on_the_sphere_have_one_digit(load: Any, loss: str) -> None:
+    example = load("metric_embedding")
+    right = {}
+    for steps in (0, 500):
+        known, digits, asked, truth = example.train(loss, steps=steps)
+        right[steps] = np.mean(example.nearest_neighbour(known, digits, asked) == truth)
+    assert right[0] < 0.4
+    assert right[500] > 0.85
 
 
 def test_the_slope_of_the_critic_is_the_gradient_of_its_score(load: Any) -> None:
