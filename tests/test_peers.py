@@ -1,6 +1,6 @@
 """Defects that were seen in other libraries, one test each: they must not be here.
 
-The letter says where: A artifex and calibrax, M mithril, O optax, K keras, T PyTorch, S scikit-learn, L another library.
+The letter says where: A artifex and calibrax, M mithril, O optax, K keras, T PyTorch, S scikit-learn, L another one.
 A number that is missing has no counterpart in this catalogue.
 """
 
@@ -82,7 +82,7 @@ def test_a7_a_perceptual_loss_without_layer_weights_counts_all_layers() -> None:
     one, other = ({"conv1": generator.normal(size=(1, 4, 4, 3))} for _ in range(2))
     perceptual = ml.PerceptualLoss(content_weight=1.0, style_weight=0.01)
     assert perceptual(features_pred=one, features_target=other) > 0.1
-    with pytest.raises(ValueError, match="conv2"):
+    with pytest.raises(KeyError, match="conv2"):
         perceptual(features_pred=one, features_target={"conv2": other["conv1"]})
 
 
