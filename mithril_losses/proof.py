@@ -38,7 +38,7 @@ _SYMBOLS = {
     "real_scores": "r",
     "fake_scores": "f",
     "mean": "mu",
-    "logvar": "ell",
+    "logvar": "v",
     "other_mean": "m",
     "other_logvar": "s",
     "location": "mu",

@@ -44,13 +44,34 @@ def test_pages_are_found() -> None:
     assert {"README.md", "quickstart.md", "conventions.md"} <= {page.name for page in PAGES}
 
 
+def hook(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/hooks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def to_mathml():
     pytest.importorskip("latex2mathml", reason="the extra docs is not installed")
-    spec = importlib.util.spec_from_file_location("mathml", ROOT / "docs/hooks/mathml.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.to_mathml
+    return hook("mathml").to_mathml
+
+
+class TestPieces:
+    """The pages of families print what their element-wise losses compute."""
+
+    def test_every_family_with_elementwise_losses_has_a_mark(self) -> None:
+        families = {pair.family for pair in _pairs.catalogue().values() if pair.terms or pair.apart}
+        marked = {page.stem for page in (ROOT / "docs/losses").glob("*.md") if hook("pieces").MARK in page.read_text()}
+        assert families == marked
+
+    def test_formulas_are_those_of_the_code(self, to_mathml) -> None:
+        text = hook("pieces").pieces_of("regression")
+        formulas = re.findall(r"\$\$\n(.*?)\n\$\$", text)
+        assert r"\ell = p - t, \qquad \frac{\partial \ell}{\partial p} = 1 \qquad (p - t > 0)" in formulas
+        assert r"\ell = \left(p - t\right)^{2}, \qquad \frac{\partial \ell}{\partial p} = 2 p - 2 t" in formulas
+        for formula in formulas:
+            assert "<math" in to_mathml(formula, "block")
 
 
 class TestFormulas:
