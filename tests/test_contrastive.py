@@ -10,6 +10,8 @@ from itertools import product
 from typing import Any
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -397,3 +399,51 @@ class Extremes(unittest.TestCase):
         expected = np.maximum(np.where(np.eye(7, dtype=bool), -logits, logits), 0.0).sum() / 7
         np.testing.assert_allclose(value, expected, rtol=1e-12)
         self.assertTrue(all(np.isfinite(g).all() for g in gradients.values()))
+
+
+class KnownMistakes(unittest.TestCase):
+    """Where other implementations are known to be wrong."""
+
+    @parameterized.expand(list(product(MODES, ("float32", "float64"))))
+    def test_a_constant_inside_the_logarithm(self, mode: str, dtype: str) -> None:
+        # four embeddings at right angles: a partner among three that are as near as it, at any temperature; a constant
+        # of 1e-8 beside exponentials that were shifted by the diagonal's makes 81.6 of it
+        eye = np.eye(4)
+        value, gradients = evaluate_pair(mode, nt_xent_loss, eye[:2], eye[2:], temperature=0.01, dtype=dtype)
+        np.testing.assert_allclose(value, math.log(3.0), rtol=1e-6)
+        # (⅓ − 1) / 2n τ and its mirror image across the partner, and ⅓ / 2n τ and its mirror across each other one
+        expected = np.array([[0.0, 1.0, -2.0, 1.0], [1.0, 0.0, 1.0, -2.0]]) / 3.0 / 4.0 * 2.0 / 0.01
+        np.testing.assert_allclose(gradients["embedding1"], expected, rtol=1e-5, atol=1e-5)
+
+    @parameterized.expand(list(product(MODES, ("float32", "float16"))))
+    def test_a_probability_that_underflows(self, mode: str, dtype: str) -> None:
+        # the partner opposite, a stranger at the same place: 100 − (−100), where log(p + tiny) ends at 87
+        queries, keys = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[-1.0, 0.0], [1.0, 0.0]])
+        losses, gradients = evaluate_pair(
+            mode, info_nce_loss, queries, keys, temperature=0.01, dtype=dtype, reduction="none"
+        )
+        np.testing.assert_allclose(losses[0], 200.0, rtol=2e-3 if dtype == "float16" else 1e-6)
+        self.assertTrue(all(np.isfinite(g).all() for g in gradients.values()))
+
+    def test_sum_adds_up(self) -> None:
+        for name in CONTRASTIVE:
+            loss, arguments = find_loss(name).value, arguments_of(name, QUERIES, KEYS)
+            np.testing.assert_allclose(loss(*arguments, reduction="sum"), 7.0 * loss(*arguments), rtol=1e-13)
+
+    def test_nobody_has_a_partner(self) -> None:
+        # 0 / 0, or the logarithm of nothing
+        labels = np.arange(7)
+        value, gradient = value_and_gradient(supervised_contrastive_loss)(QUERIES, labels)
+        self.assertEqual(float(value), 0.0)
+        np.testing.assert_array_equal(gradient, np.zeros((7, 4)))
+        self.assertGreaterEqual(supervised_contrastive_loss(QUERIES, labels // 2, reduction="none").min(), 0.0)
+
+    @parameterized.expand([("info_nce_loss",), ("supervised_contrastive_loss",), ("siglip_loss",)])
+    def test_jax_holds_no_array_of_all_pairs(self, name: str) -> None:
+        embeddings = np.random.default_rng(1).standard_normal((2, 4000, 64)).astype(np.float32)
+        arguments = [convert(x, "jax", "float32") for x in arguments_of(name, *embeddings) if x.dtype != np.int64]
+        if name == "supervised_contrastive_loss":
+            arguments.append(jnp.arange(4000) // 2)
+        both = jax.jit(lambda *a: value_and_gradient(find_loss(name).value)(*a))
+        memory = both.lower(*arguments).compile().memory_analysis()
+        self.assertLess(memory.temp_size_in_bytes, 4000 * 4000 * 4 / 2)

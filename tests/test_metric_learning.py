@@ -169,6 +169,45 @@ class Kinks(unittest.TestCase):
             np.testing.assert_array_equal(gradient, np.zeros((1, 2)))
 
 
+class KnownMistakes(unittest.TestCase):
+    """Where other implementations are known to be wrong."""
+
+    @parameterized.expand([(1.0, 7.0), (3.0, 91.0 ** (1 / 3))])
+    def test_powers_of_negative_differences(self, p: float, distance: float) -> None:
+        # (−3)¹ + 4¹ = 1 is no distance, and the cube root of (−3)³ − 4³ is no number
+        anchor, positive = np.zeros((1, 2)), np.array([[3.0, -4.0 if p == 3.0 else 4.0]])
+        for sign in (1.0, -1.0):
+            value = triplet_loss(anchor, sign * positive, anchor, margin=0.0, p=p)
+            np.testing.assert_allclose(value, distance, rtol=1e-14)
+
+    def test_an_epsilon_inside_the_distance(self) -> None:
+        x = np.ones((2, 3), dtype=np.float32)
+        self.assertEqual(float(triplet_loss(x, x, x, margin=0.0)), 0.0)
+        self.assertEqual(float(contrastive_loss(x, x, np.array([1, 1]))), 0.0)
+
+    def test_losses_of_zero_count_in_the_mean(self) -> None:
+        # one of four triplets violates the margin, by 1
+        anchor, positive, negative = np.zeros((4, 1)), np.array([[1.0], [0.0], [0.0], [0.0]]), np.ones((4, 1))
+        value, gradients = value_and_gradient(triplet_loss)(anchor, positive, negative)
+        self.assertEqual(float(value), 0.25)
+        np.testing.assert_array_equal(gradients["positive"], [[0.25], [0.0], [0.0], [0.0]])
+
+    def test_distances_of_equal_pairs_are_squared(self) -> None:
+        self.assertEqual(float(contrastive_loss(np.zeros((1, 1)), np.full((1, 1), 3.0), np.array([1]))), 9.0)
+
+    @parameterized.expand([(mode,) for mode in ("numpy", "jax.jit", "torch")])
+    def test_the_cosine_of_a_zero_vector(self, mode: str) -> None:
+        # NaN, or millions, where a small number is added to a norm of 0
+        zeros, x = np.zeros((2, 3)), np.ones((2, 3))
+        for first, second in ((zeros, x), (x, zeros), (zeros, zeros)):
+            value, gradients = evaluate_pair(
+                mode, cosine_embedding_loss, first, second, np.array([1, -1]), dtype="float32", reduction="none"
+            )
+            np.testing.assert_array_equal(value, [1.0, 0.0])
+            for gradient in gradients.values():
+                np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
+
+
 class Extremes(unittest.TestCase):
     """Distances whose squares leave the floating type."""
 
