@@ -307,7 +307,9 @@ def require_shares(weights: Any) -> None:
     """Raise a ValueError if a weight of a mean is seen to be negative: it would be a share of less than nothing."""
     seen = None if weights is None else host_values(weights)
     if seen is not None and (seen < 0).any():
-        raise ValueError(f"weights of reduction='weighted_mean' must not be negative, got {seen[seen < 0].flat[0]:g}")
+        raise ValueError(
+            f"weights of reduction='weighted_mean' must not be negative, got {float(seen[seen < 0].flat[0]):g}"
+        )
 
 
 def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> Any:

@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of
+from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._stable import log_gamma, product
 from mithril_losses._validation import as_dtype, quiet, widest_dtype
@@ -23,6 +23,7 @@ __all__ = [
     "bernoulli_negative_log_likelihood_gradient",
     "flow_negative_log_likelihood",
     "flow_negative_log_likelihood_gradient",
+    "flow_negative_log_likelihood_value_and_gradient",
     "gaussian_negative_log_likelihood",
     "gaussian_negative_log_likelihood_gradient",
     "laplace_negative_log_likelihood",
@@ -362,17 +363,13 @@ def _flow(z: Array, log_det: Array, prior: str) -> tuple[Any, Array, Array]:
             f"log_det must hold one number for each sample of z, got shapes {tuple(log_det.shape)} and {tuple(z.shape)}"
         )
     z, log_det = as_dtype(xp, z, dtype), as_dtype(xp, log_det, dtype)
+    samples = xp.reshape(z, (*log_det.shape, math.prod(z.shape[len(log_det.shape) :])))
     if prior == "normal":
-        values, slopes = 0.5 * (z * z) + 0.5 * math.log(2.0 * math.pi), z
-    else:
-        magnitude = xp.abs(z)
-        values, slopes = magnitude + 2.0 * xp.log1p(xp.exp(-magnitude)), xp.tanh(0.5 * z)
-    axes = _sample_axes(z, log_det)
-    return xp, (xp.sum(values, axis=axes) if axes else values) - log_det, slopes
-
-
-def _sample_axes(z: Array, log_det: Array) -> tuple[int, ...]:
-    return tuple(range(len(log_det.shape), len(z.shape)))
+        values = 0.5 * xp.vecdot(samples, samples) + 0.5 * math.log(2.0 * math.pi) * samples.shape[-1]
+        return xp, values - log_det, z
+    magnitude = xp.abs(samples)
+    values = xp.sum(magnitude + 2.0 * xp.log1p(xp.exp(-magnitude)), axis=-1)
+    return xp, values - log_det, xp.tanh(0.5 * z)
 
 
 def flow_negative_log_likelihood(
@@ -441,7 +438,46 @@ def flow_negative_log_likelihood_gradient(
     """
     with quiet(array_namespace(z=z)):
         xp, values, slopes = _flow(z, log_det, prior)
-        return {
-            "z": spread(slopes, like=z, summed=_sample_axes(z, log_det), **reduction),
-            "log_det": spread(-xp.ones_like(values), like=log_det, **reduction),
-        }
+        return _spread_flow(xp, z, log_det, values, slopes, reduction)
+
+
+def _spread_flow(xp: Any, z: Array, log_det: Array, values: Array, slopes: Array, reduction: Any) -> dict[str, Array]:
+    summed = tuple(range(len(log_det.shape), len(z.shape)))
+    return {
+        "z": spread(slopes, like=z, summed=summed, **reduction),
+        "log_det": spread(-xp.ones_like(values), like=log_det, **reduction),
+    }
+
+
+@value_and_gradient_of(flow_negative_log_likelihood)
+def flow_negative_log_likelihood_value_and_gradient(
+    z: Array,
+    log_det: Array,
+    prior: PriorName = "normal",
+    *,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, dict[str, Array]]:
+    """`flow_negative_log_likelihood` and its gradient, in one pass.
+
+    Args:
+        z: as in `flow_negative_log_likelihood`; likewise all other arguments.
+        log_det: log |det ∂z/∂x|.
+        prior: "normal" or "logistic".
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value, and the gradients under "z" and "log_det".
+
+    Example:
+        >>> import numpy as np
+        >>> z, log_det = np.array([[2.0, 0.0]]), np.array([1.0])
+        >>> value, gradients = flow_negative_log_likelihood_value_and_gradient(z, log_det)
+        >>> round(float(value), 6), gradients["z"].tolist()
+        (2.837877, [[2.0, 0.0]])
+    """
+    with quiet(array_namespace(z=z)):
+        xp, values, slopes = _flow(z, log_det, prior)
+        by_argument = _spread_flow(xp, z, log_det, values, slopes, {**reduction, "upstream": upstream})
+        return collect(values, like=z, **reduction), by_argument

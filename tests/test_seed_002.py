@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from seeds import assert_is_derivative, unit_interval
 
@@ -59,3 +61,39 @@ def test_variational_autoencoders(backend: Backend) -> None:
             assert_is_derivative(
                 backend, gradients[name], lambda *arrays: vae_loss(*arrays)[0], *arguments.values(), argnum=argnum
             )
+
+
+def test_generative_adversarial_networks(backend: Backend) -> None:
+    from mithril_losses import vanilla_discriminator_loss, vanilla_generator_loss
+
+    real, fake = unit_interval(backend, 4), unit_interval(backend, 6)
+    d, g = (backend.to_numpy(x).astype(float) for x in (real, fake))
+    # max E log D(x) + E log(1 − D(G(z))), which the discriminator minimises with the other sign
+    expected = -np.mean(np.log(d)) - np.mean(np.log(1.0 - g))
+    assert float(vanilla_discriminator_loss(real, fake)) == pytest.approx(expected, rel=1e-5)
+    assert float(vanilla_generator_loss(fake)) == pytest.approx(-np.mean(np.log(g)), rel=1e-5)
+
+
+def test_autoregressive_models(backend: Backend) -> None:
+    from mithril_losses import next_token_cross_entropy, next_token_cross_entropy_gradient
+
+    logits, tokens = backend.randn(2, 5, 7), backend.array(backend.generator.integers(0, 7, (2, 5)))
+    z, x = backend.to_numpy(logits).astype(float), backend.to_numpy(tokens)
+    log_p = z - np.log(np.sum(np.exp(z), axis=-1, keepdims=True))
+    expected = -np.mean([log_p[b, t, x[b, t + 1]] for b in range(2) for t in range(4)])
+    assert float(next_token_cross_entropy(logits, tokens)) == pytest.approx(expected, rel=1e-5)
+    gradient = next_token_cross_entropy_gradient(logits, tokens)
+    assert_is_derivative(backend, gradient, next_token_cross_entropy, logits, tokens)
+
+
+def test_flow_based_models(backend: Backend) -> None:
+    from mithril_losses import flow_negative_log_likelihood, flow_negative_log_likelihood_gradient
+
+    # z = (x − 1) / 2: x is normal around 1 with twice the spread
+    x = backend.randn(6, 3)
+    z, log_det = (x - 1.0) / 2.0, backend.zeros(6) - 3.0 * math.log(2.0)
+    expected = -scipy.stats.norm(1.0, 2.0).logpdf(backend.to_numpy(x)).sum(axis=1).mean()
+    assert float(flow_negative_log_likelihood(z, log_det)) == pytest.approx(expected, rel=1e-5)
+    gradients = flow_negative_log_likelihood_gradient(z, log_det)
+    for argnum, name in enumerate(("z", "log_det")):
+        assert_is_derivative(backend, gradients[name], flow_negative_log_likelihood, z, log_det, argnum=argnum)

@@ -1,8 +1,8 @@
 """PyTorch as an array API namespace: array-api-compat's, with what `torch.compile` and `vmap` cannot trace replaced.
 
 array-api-compat's minimum and maximum turn a Python scalar into a tensor first (5 µs a call, untraceable), and its sign
-writes NaNs through a mask; its cumulative sum looks its namespace up, and `vmap`
-does not know PyTorch's moveaxis.
+writes NaNs through a mask; its cumulative sum looks its namespace up, and `vmap` does not know PyTorch's moveaxis, of
+which its vecdot is made.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -49,3 +49,8 @@ def cumulative_sum(x: Any, *, axis: int) -> Any:
 def moveaxis(x: Any, source: int, destination: int) -> Any:
     """Return `x` with one axis in another place."""
     return torch.movedim(x, source, destination)
+
+
+def vecdot(x: Any, y: Any, *, axis: int = -1) -> Any:
+    """Return the sums of products along an axis."""
+    return torch.linalg.vecdot(x, y, dim=axis)
