@@ -16,6 +16,7 @@ from modes import EAGER, MODES, evaluate, evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
+    Objective,
     l1_regularization,
     l1_regularization_gradient,
     l2_regularization,
@@ -205,6 +206,28 @@ class Matrices(unittest.TestCase):
         for _ in range(200):
             w = w - 0.1 * spectral_norm_regularization_gradient(w, lambda_reg=1.0)
         self.assertLess(np.linalg.norm(w, 2), 0.5)
+
+    def test_in_an_objective(self) -> None:
+        objective = Objective.from_toml("""
+[[terms]]
+name = "size"
+loss = "mse_loss"
+output = "size"
+target = "size"
+
+[[regularizers]]
+loss = "spectral_norm_regularization"
+parameters = ["*.weight"]
+weight = 0.5
+options = { lambda_reg = 1.0, output_axis = -1 }
+""")
+        size = {"size": np.zeros(2)}
+        params = {"out.weight": np.diag([3.0, 1.0]), "out.bias": np.ones(2)}
+        result = objective.evaluate(size, size, params)
+        # ½ · ½ · 3²
+        self.assertAlmostEqual(float(result.loss), 2.25, 12)
+        self.assertEqual(list(result.parameter_gradients), ["out.weight"])
+        np.testing.assert_allclose(result.parameter_gradients["out.weight"], np.diag([1.5, 0.0]), rtol=1e-12)
 
     @parameterized.expand(
         [
