@@ -16,9 +16,10 @@ from mithril_losses.proof import Piece, parts, prove, symbol
 MARK = "<!-- pieces -->"
 
 _INTRODUCTION = """\
-Printed from the code: the terms of each loss, evaluated on symbols, on every piece of the domain. The derivative of each
-value minus the slope that the code returns is 0 identically; where it is not, this page is not built. Probabilities
-outside $[\\varepsilon, 1 - \\varepsilon]$ have value and slope of the end of the interval that is nearest."""
+Printed from the code: the terms of each loss, evaluated on symbols, on every piece of the domain. The derivative of
+each value minus the slope that the code returns is 0 identically; where it is not, this page is not built.
+Probabilities outside $[\\varepsilon, 1 - \\varepsilon]$ have value and slope of the end of the interval that is
+nearest."""
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
