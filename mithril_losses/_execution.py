@@ -525,7 +525,8 @@ def _on_jax(
     given = dict(zip(pair.array_arguments, arguments, strict=False)) | keywords
     arrays = {name: x for name, x in given.items() if isinstance(x, jax.Array)}
     traced = any(isinstance(x, jax.core.Tracer) for x in arrays.values())
-    if traced or len(arrays) < len(pair.array_arguments) or len(arguments) > len(pair.array_arguments):
+    misfits = len(arrays) < len(pair.array_arguments) or len(arguments) > len(pair.array_arguments)
+    if traced or misfits or not pair.jitted:
         return plain(*arguments, **keywords)
     numbers = {}
     for name, x in given.items():

@@ -60,6 +60,8 @@ class Pair:
             belongs to; the others are for people to look at. Empty for a loss that returns itself alone.
         compose: of a loss that is made of others, a function that returns its value and gradient in one call, having
             been handed what does that for any loss.
+        jitted: whether `value_and_gradient` compiles the pair for JAX. One that compiles what is worth it by itself may
+            have to look at values in between.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Pair:
     check_values: Callable[..., Any] | None = None
     returns: tuple[str, ...] = ()
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
+    jitted: bool = True
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Return the loss: an entry of the catalogue takes part wherever a loss does."""
@@ -177,6 +180,7 @@ def gradient_of(
     check_values: Callable[..., Any] | None = None,
     returns: tuple[str, ...] = (),
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None,
+    jitted: bool = True,
 ) -> Callable[[F], F]:
     """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
 
@@ -196,6 +200,7 @@ def gradient_of(
         returns: where the loss returns a tuple, the names of its entries: the first is the loss.
         compose: of a loss that is made of others, a function that is handed what makes one function of value and
             gradient of any loss, and returns such a function.
+        jitted: whether `value_and_gradient` compiles the pair for JAX.
 
     Raises:
         TypeError: the two signatures differ in a name, a kind or a default.
@@ -232,6 +237,7 @@ def gradient_of(
             check_values=check_values,
             returns=returns,
             compose=compose,
+            jitted=jitted,
         )
         names = (wrt,) if isinstance(wrt, str) else wrt or (terms.wrt if terms else pair.array_arguments[:1])
         optional = [name for name in pair.options if pair.parameters[name].default is None]

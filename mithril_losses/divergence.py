@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
-import numpy as np
-
 from mithril_losses._elementwise import elementwise
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
@@ -23,8 +21,9 @@ from mithril_losses._reduction import (
 )
 from mithril_losses._rows import Rows
 from mithril_losses._stable import exponential_remainder, never_negative, norm_and_unit, product, put_back
+from mithril_losses._transport import matching
 from mithril_losses._validation import as_dtype, normalize_axis, quiet, widest_dtype
-from mithril_losses.backends._namespace import Array, array_namespace, library_name, namespace_of, placement
+from mithril_losses.backends._namespace import Array, array_namespace, namespace_of
 from mithril_losses.domains import (
     FLAG,
     NON_NEGATIVE,
@@ -537,24 +536,6 @@ def gaussian_kl_divergence_between_gradient(
 _POWER = Interval(1.0, closed=True, static=True)
 
 
-def _matching(xp: Any, n: int, m: int, like: Array) -> tuple[Array, Array]:
-    """Return which of m sorted samples share quantiles with each of n sorted samples, and how much: two arrays (n, k).
-
-    Sample i of n covers the quantiles from i/n to (i + 1)/n: in units of 1/nm all bounds are whole numbers. Rows are
-    filled up with samples that share nothing.
-    """
-    whole = np if library_name(xp) == "jax" else xp  # JAX's own integers may be of 32 bits
-    place = {} if whole is np else placement(like)
-    i = whole.reshape(whole.arange(n, **place), (n, 1))
-    most = -(-(m + n - math.gcd(n, m)) // n)
-    j = i * m // n + whole.arange(most, **place)
-    # from the larger of i m and j n to the smaller of (i + 1) m and (j + 1) n
-    above, below = (i + 1) * m - (j + 1) * n, i * m - j * n
-    shared = n + whole.where(above < 0, above, 0) - whole.where(below > 0, below, 0)
-    shared = xp.asarray(whole.where(shared > 0, shared, 0), dtype=like.dtype, **placement(like))
-    return xp.asarray(whole.where(j < m, j, m - 1)), shared / float(n * m)
-
-
 def _wasserstein(
     predictions: Array, targets: Array, p: float, axis: int, slopes: bool
 ) -> tuple[Array, Array | None, tuple[int, ...]]:
@@ -580,7 +561,7 @@ def _wasserstein(
         share: Any = n ** (-1.0 / p)
         steps = share * (x - y)
     else:
-        found, shared = _matching(xp, n, m, x)
+        found, shared = matching(xp, n, m, x)
         share = shared ** (1.0 / p)
         matched = xp.reshape(xp.take(y, xp.reshape(found, (-1,)), axis=-1), (*x.shape, found.shape[1]))
         steps = share * (xp.expand_dims(x, axis=-1) - matched)

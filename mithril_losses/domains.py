@@ -18,7 +18,8 @@ from mithril_losses.backends._namespace import Array, host_values, namespace_of
 class Interval:
     """The numbers an option may take, and arrays of such numbers that broadcast to the predictions.
 
-    A `static` option decides which code runs: it is a plain number, never an array or a tracer.
+    A `static` option decides which code runs: it is a plain number, never an array or a tracer. Where it matters, tests
+    draw it from `drawn_from`.
     """
 
     low: float = -math.inf
@@ -28,6 +29,7 @@ class Interval:
     infinite: bool = False
     static: bool = False
     for_none: float | None = None
+    drawn_from: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         if self.high == math.inf:
@@ -72,6 +74,8 @@ class Interval:
 
     def sample(self, generator: np.random.Generator) -> float:
         """Draw a number well inside the interval."""
+        if self.drawn_from is not None:
+            return float(generator.uniform(*self.drawn_from))
         low = self.low if self.low > -math.inf else -3.0
         high = self.high if self.high < math.inf else low + 3.0
         return float(generator.uniform(low + 0.1 * (high - low), high - 0.1 * (high - low)))
@@ -121,6 +125,8 @@ class Count(Interval):
 
     def sample(self, generator: np.random.Generator) -> int:
         """Draw one of the three smallest."""
+        if self.drawn_from is not None:
+            return int(super().sample(generator))
         return int(self.low) + int(generator.integers(3))
 
 

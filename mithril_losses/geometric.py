@@ -41,15 +41,15 @@ def _chamfer(
     sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     FLAG.check("squared", squared)
-    x_mask = _per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
-    y_mask = _per_point(sets, "target_mask", target_mask, target_points, "bool")
-    x_weights = _per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")
-    y_weights = _per_point(sets, "target_weights", target_weights, target_points, "real floating")
+    x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
+    y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
+    x_weights = per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")
+    y_weights = per_point(sets, "target_weights", target_weights, target_points, "real floating")
     if 0 in (x.shape[-2], y.shape[-2]):
         nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
         return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
-    x, y = _blanked(xp, x, x_mask), _blanked(xp, y, y_mask)
-    x_share, y_share = _shares(xp, x, x_weights, x_mask, y_mask), _shares(xp, y, y_weights, y_mask, x_mask)
+    x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
+    x_share, y_share = shares(xp, x, x_weights, x_mask, y_mask), shares(xp, y, y_weights, y_mask, x_mask)
     forward, forward_slope, found_y = _to_nearest(xp, x, y, x_share, y_mask, squared)
     backward, backward_slope, found_x = _to_nearest(xp, y, x, y_share, x_mask, squared)
     slopes = {}
@@ -74,7 +74,7 @@ def _to_nearest(
     return total, product(xp, xp.expand_dims(share, axis=-1), slope), found
 
 
-def _per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: str) -> Array | None:
+def per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: str) -> Array | None:
     """Return an option with one element per point, checked, in the shape of the sets."""
     if option is None:
         return None
@@ -90,12 +90,12 @@ def _per_point(sets: Sets, name: str, option: Array | None, points: Array, kind:
     return sets.bring(flat if kind == "bool" else as_dtype(xp, flat, getattr(xp, str(sets.x.dtype).split(".")[-1])))
 
 
-def _blanked(xp: Any, points: Array, mask: Array | None) -> Array:
+def blanked(xp: Any, points: Array, mask: Array | None) -> Array:
     """Return the points with 0 where they are padding, which may hold anything."""
     return points if mask is None else xp.where(xp.expand_dims(mask, axis=-1), points, 0.0)
 
 
-def _shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, other_mask: Array | None) -> Array:
+def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, other_mask: Array | None) -> Array:
     """Return what each point counts in the mean over its set; nothing where there is no other point to be found."""
     shares = xp.ones_like(points[..., 0]) if weights is None else weights
     if mask is not None:
@@ -312,12 +312,12 @@ def _hausdorff(
     """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
     sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
-    x_mask = _per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
-    y_mask = _per_point(sets, "target_mask", target_mask, target_points, "bool")
+    x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
+    y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
     if 0 in (x.shape[-2], y.shape[-2]):
         nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
         return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
-    x, y = _blanked(xp, x, x_mask), _blanked(xp, y, y_mask)
+    x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
     # one pair of points decides: the point that is furthest from the other set, and its nearest there
     forward, i, nearest_to_i = _furthest(xp, x, y, x_mask, y_mask)
     backward, j, nearest_to_j = _furthest(xp, y, x, y_mask, x_mask)

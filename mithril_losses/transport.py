@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack
+import math
+import sys
+import warnings
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
+from mithril_losses import _transport
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, requested, squared_distances, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
-from mithril_losses._stable import norm_and_unit
-from mithril_losses._transport import assignment
-from mithril_losses._validation import quiet
-from mithril_losses.backends._namespace import Array, array_namespace, host_values
-from mithril_losses.domains import Choice, PointSets
+from mithril_losses._stable import norm_and_unit, put_back
+from mithril_losses._transport import Settings
+from mithril_losses._validation import as_dtype, quiet
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
+from mithril_losses.domains import NON_NEGATIVE, Choice, Count, Interval, PointSets
+from mithril_losses.geometric import blanked, per_point, shares
 
 __all__ = [
+    "SinkhornConvergence",
+    "SinkhornWarning",
     "earth_mover_distance",
     "earth_mover_distance_gradient",
     "earth_mover_distance_value_and_gradient",
+    "sinkhorn_convergence",
+    "sinkhorn_divergence",
+    "sinkhorn_divergence_gradient",
+    "sinkhorn_divergence_value_and_gradient",
+    "sliced_wasserstein_distance",
+    "sliced_wasserstein_distance_gradient",
+    "sliced_wasserstein_distance_value_and_gradient",
 ]
 
 Argument = Literal["pred_points", "target_points"]
@@ -36,8 +50,11 @@ def _earth_mover(
     xp, x, y = sets.xp, sets.x, sets.y
     n = x.shape[-2]
     if n != y.shape[-2]:
-        raise ValueError(f"the earth mover's distance needs as many points on either side, got {n} and {y.shape[-2]}")
-    partners = assignment(xp, x, y)
+        raise ValueError(
+            f"the earth mover's distance needs as many points on either side, got {n} and {y.shape[-2]}; "
+            "sinkhorn_divergence takes sets of different sizes"
+        )
+    partners = _transport.assignment(xp, x, y)
     distances, unit = norm_and_unit(xp, x - take(xp, y, partners), 2.0)
     share = 1.0 / max(n, 1)
     slopes = {}
@@ -181,3 +198,599 @@ def _earth_mover_kinks(pred_points: Array, target_points: Array) -> tuple[np.nda
             others.append(without[linear_sum_assignment(without)].sum())
         gaps[b] = min(others, default=np.inf) - apart[b].sum()
     return apart, gaps
+
+
+# --- entropic -------------------------------------------------------------------------------------------------------
+
+_EPSILON = Interval(0.0, static=True, drawn_from=(1.0, 3.0))
+_POWER = Interval(1.0, 2.0, closed=True, static=True)
+_TOLERANCE = Interval(0.0, 1.0, static=True, drawn_from=(1e-9, 1e-8))
+_ITERATIONS = Count(drawn_from=(5000, 6000))
+
+
+class SinkhornWarning(UserWarning):
+    """Sinkhorn's iterations stopped before they had converged."""
+
+
+class SinkhornConvergence(NamedTuple):
+    """How far Sinkhorn's iterations came, for each batch element.
+
+    Attributes:
+        converged: whether the error fell to the limit.
+        error: by what factor at most the mass of a point differs from what it should be, as a logarithm.
+        limit: the `mass_tolerance`, or what rounding allows where that is more.
+        iterations: how many there were, of the longest of the three problems.
+    """
+
+    converged: Array
+    error: Array
+    limit: Array
+    iterations: Array
+
+
+class _Measures(NamedTuple):
+    """Two batches of sets of points with masses that sum to one, and how transport between them is solved."""
+
+    sets: Sets
+    x: Array
+    y: Array
+    a: Array
+    b: Array
+    is_empty: Array  # (batch,), whether there is no mass on one side
+    settings: Settings
+
+    @property
+    def arrays(self) -> tuple[Any, Array, Array, Array, Array]:
+        return self.sets.xp, self.x, self.y, self.a, self.b
+
+
+def _measures(
+    keep_graph: bool,
+    pred_points: Array,
+    target_points: Array,
+    epsilon: float,
+    p: float,
+    pred_weights: Array | None,
+    target_weights: Array | None,
+    mass_tolerance: float,
+    max_iterations: int,
+) -> _Measures:
+    settings = Settings(
+        _EPSILON.check("epsilon", epsilon),
+        _POWER.check("p", p),
+        _TOLERANCE.check("mass_tolerance", mass_tolerance),
+        _ITERATIONS.check("max_iterations", max_iterations),
+    )
+    weights = (pred_weights, target_weights)
+    sets = Sets.of(keep_graph=keep_graph, numbers=weights, pred_points=pred_points, target_points=target_points)
+    x, a, no_x = _masses(sets, "pred_weights", pred_weights, sets.x, pred_points)
+    y, b, no_y = _masses(sets, "target_weights", target_weights, sets.y, target_points)
+    return _Measures(sets, x, y, a, b, no_x | no_y, settings)
+
+
+def _masses(sets: Sets, name: str, weights: Array | None, points: Array, given: Array) -> tuple[Array, Array, Array]:
+    """Return points (0 where they have no mass: they may hold anything), masses, and whether there is none at all."""
+    xp = sets.xp
+    own = None
+    if weights is not None:
+        NON_NEGATIVE.check(name, weights)
+        own = per_point(sets, name, weights, given, "real floating")
+        points = blanked(xp, points, own > 0)  # type: ignore[operator]
+    masses = shares(xp, points, own, None, None)
+    is_empty = xp.sum(masses, axis=-1) == 0
+    uniform = 1.0 / max(points.shape[-2], 1)
+    return points, xp.where(xp.expand_dims(is_empty, axis=-1), uniform, masses), is_empty
+
+
+def _sinkhorn(
+    wrt: tuple[str, ...], pred_points: Array, target_points: Array, *options: Any
+) -> tuple[Sets, Array, dict[str, Array]]:
+    """Return the sets, the divergences per batch element and their slopes wrt the arguments in `wrt`."""
+    measures = _measures(not wrt, pred_points, target_points, *options)
+    sets, (xp, x, y, a, b), settings = measures.sets, measures.arrays, measures.settings
+    if 0 in (x.shape[-2], y.shape[-2]):
+        nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
+        return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
+    found = {}
+    if wrt:
+        solution = _transport.solve(xp, x, y, a, b, settings)
+        values, error, limit = solution.values, solution.error, solution.limit
+        by_points = _transport.slopes(xp, x, y, a, b, solution.potentials, settings)
+        is_empty = measures.is_empty[:, None, None]
+        found = {
+            name: xp.where(is_empty, 0.0, slope)
+            for name, slope in zip(_ARGUMENT.names, by_points, strict=True)
+            if name in wrt
+        }
+    else:
+        values, error, limit = _transport.divergence(xp, x, y, a, b, settings)
+    _warn_unless_converged(error, limit, settings)
+    values = xp.where(measures.is_empty, 0.0, values)
+    return sets, sets.values(values, pred_points), found
+
+
+def _warn_unless_converged(error: Array, limit: Array, settings: Settings) -> None:
+    seen, allowed = host_values(error), host_values(limit)
+    if seen is None or allowed is None or not (seen > allowed).any():
+        return
+    worst = int(np.argmax(seen - allowed))
+    depth, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(
+        f"Sinkhorn's iterations stopped after {settings.max_iterations} with masses off by a factor of up to "
+        f"exp({seen.flat[worst]:.2g}), where exp({allowed.flat[worst]:.2g}) was asked for: "
+        "raise max_iterations, mass_tolerance or epsilon",
+        SinkhornWarning,
+        stacklevel=depth,  # where the package was called
+    )
+
+
+def sinkhorn_divergence(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    epsilon: float = 0.1,
+    p: float = 1.0,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    mass_tolerance: float = 1e-6,
+    max_iterations: int = 1000,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over the batch of S = OT(x, y) − ½ OT(x, x) − ½ OT(y, y), OT = min_P Σ Pᵢⱼ ‖xᵢ − yⱼ‖^p + ε KL(P ‖ a ⊗ b).
+
+    P runs over all plans that take the masses a of x = pred_points to the masses b of y = target_points. For ε → 0 this
+    is exact transport (for p = 1 the `earth_mover_distance`), for ε → ∞ half the `energy_distance` with β = p. The
+    last two terms take away that OT(x, x) > 0: S is 0 for equal sets and positive for others.
+
+    Solved by Sinkhorn's iterations with logarithms, so no ε is too small for the range of numbers; but their number
+    grows like the largest cost over ε. Pairs are computed in tiles: memory grows with the number of points. If the
+    iterations do not converge, a `SinkhornWarning` says so, except where nobody can look (inside `jax.jit` and
+    `torch.compile`, or on an accelerator): there `sinkhorn_convergence` tells.
+
+    Args:
+        pred_points: x, (…, n, d); any leading axes are the batch.
+        target_points: y, (…, m, d) with the same leading axes; m may differ from n.
+        epsilon: ε > 0, in the unit of the cost.
+        p: 1 ≤ p ≤ 2, the power of the distance.
+        pred_weights: (…, n), ≥ 0: a is their share of their sum; 1/n by default. A point of weight 0 is not there, and
+            may hold anything.
+        target_weights: (…, m), likewise for b.
+        mass_tolerance: how far the logarithm of a mass may be off; no less than rounding allows.
+        max_iterations: where to stop.
+        **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
+
+    Returns:
+        A scalar (one divergence per batch element for reduction="none"). Where a set is empty, it is 0.
+
+    Raises:
+        ValueError: the shapes do not fit, an option lies outside its domain, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        From one point to one point there is one plan.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0, 0.0]]]), np.array([[[3.0, 4.0]]])
+        >>> float(sinkhorn_divergence(x, y)), float(sinkhorn_divergence(x, y, p=2.0))
+        (5.0, 25.0)
+
+    Source:
+        J. Feydy et al., Interpolating between Optimal Transport and MMD Using Sinkhorn Divergences, 2019.
+        https://proceedings.mlr.press/v89/feydy19a.html. The iterations: M. Cuturi, Sinkhorn Distances, 2013.
+        https://arxiv.org/abs/1306.0895
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
+        _, values, _ = _sinkhorn((), pred_points, target_points, *options)
+        return collect(values, like=pred_points, **reduction)
+
+
+@gradient_of(
+    sinkhorn_divergence,
+    on_request=("target_points",),
+    domain={
+        "pred_points": PointSets(2, 2),
+        "target_points": PointSets(3, 2),
+        "epsilon": _EPSILON,
+        "p": _POWER,
+        "pred_weights": "one number ≥ 0 per point, or None",
+        "target_weights": "one number ≥ 0 per point, or None",
+        "mass_tolerance": _TOLERANCE,
+        "max_iterations": _ITERATIONS,
+    },
+    separable=False,  # batch elements share nothing, but each is a problem of its own already
+    jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
+    kinks=lambda pred_points, target_points, **_: _closest(pred_points, target_points),
+)
+def sinkhorn_divergence_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    epsilon: float = 0.1,
+    p: float = 1.0,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    mass_tolerance: float = 1e-6,
+    max_iterations: int = 1000,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """(Σⱼ Pᵢⱼ ∂‖xᵢ − yⱼ‖^p/∂xᵢ − Σⱼ Qᵢⱼ ∂‖xᵢ − xⱼ‖^p/∂xᵢ) / B, P and Q the best plans from x to y and to itself.
+
+    With ∂‖e‖^p/∂e = p ‖e‖^(p−2) e, 0 at e = 0. Plans that are best do not change the value to first order, so it is
+    exact once the iterations have converged. Computed outside PyTorch's autograd graph.
+
+    Args:
+        pred_points: x, as in `sinkhorn_divergence`; likewise all other arguments.
+        target_points: y.
+        epsilon: ε.
+        p: the power of the distance.
+        pred_weights: the masses of x. A point of weight 0 has the gradient 0.
+        target_weights: the masses of y.
+        mass_tolerance: how far the logarithm of a mass may be off.
+        max_iterations: where to stop.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `sinkhorn_divergence`, or `wrt` names something else.
+        TypeError: as in `sinkhorn_divergence`.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0, 0.0]]]), np.array([[[3.0, 4.0]]])
+        >>> sinkhorn_divergence_gradient(x, y, p=2.0).tolist()
+        [[[-6.0, -8.0]]]
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
+        sets, _, found = _sinkhorn(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
+        return sets.spread(wrt, found, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+
+
+@value_and_gradient_of(sinkhorn_divergence)
+def sinkhorn_divergence_value_and_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    epsilon: float = 0.1,
+    p: float = 1.0,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    mass_tolerance: float = 1e-6,
+    max_iterations: int = 1000,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Any]:
+    """`sinkhorn_divergence` and `sinkhorn_divergence_gradient`, whose plans are found once.
+
+    Args:
+        pred_points: x, as in `sinkhorn_divergence`; likewise all other arguments.
+        target_points: y.
+        epsilon: ε.
+        p: the power of the distance.
+        pred_weights: the masses of x.
+        target_weights: the masses of y.
+        mass_tolerance: how far the logarithm of a mass may be off.
+        max_iterations: where to stop.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0, 0.0]]]), np.array([[[3.0, 4.0]]])
+        >>> value, gradient = sinkhorn_divergence_value_and_gradient(x, y, p=2.0)
+        >>> float(value), gradient.tolist()
+        (25.0, [[[-6.0, -8.0]]])
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
+        sets, values, found = _sinkhorn(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
+        value = collect(values, like=pred_points, **reduction)
+        like = {"pred_points": pred_points, "target_points": target_points}
+        return value, sets.spread(wrt, found, like, upstream=upstream, **reduction)
+
+
+def _closest(pred_points: Array, target_points: Array) -> tuple[Array, ...]:
+    """Return the least distances between two points: the cost has no derivative at 0 (no second one for p > 1)."""
+    x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
+    kinks = []
+    for first, second in ((x, y), (x, x), (y, y)):
+        distances = np.sqrt(squared_distances(np, first, second))
+        if first is second:
+            distances = distances + np.where(np.eye(first.shape[-2]) == 1.0, np.inf, 0.0)
+        kinks.append(np.min(distances, axis=(-2, -1), initial=np.inf))
+    return tuple(kinks)
+
+
+def sinkhorn_convergence(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    epsilon: float = 0.1,
+    p: float = 1.0,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    mass_tolerance: float = 1e-6,
+    max_iterations: int = 1000,
+) -> SinkhornConvergence:
+    """Return how far the iterations of `sinkhorn_divergence` come with these arguments.
+
+    Args:
+        pred_points: x, as in `sinkhorn_divergence`; likewise all other arguments.
+        target_points: y.
+        epsilon: ε.
+        p: the power of the distance.
+        pred_weights: the masses of x.
+        target_weights: the masses of y.
+        mass_tolerance: how far the logarithm of a mass may be off.
+        max_iterations: where to stop.
+
+    Raises:
+        ValueError: as in `sinkhorn_divergence`.
+        TypeError: as in `sinkhorn_divergence`.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.array([[0.0], [1.0]]), np.array([[0.5], [2.0]])
+        >>> bool(sinkhorn_convergence(x, y).converged), bool(sinkhorn_convergence(x, y, max_iterations=2).converged)
+        (True, False)
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
+        measures = _measures(False, pred_points, target_points, *options)
+        sets, (xp, x, y, a, b) = measures.sets, measures.arrays
+        if 0 in (x.shape[-2], y.shape[-2]):
+            zeros = xp.sum(x, axis=(1, 2)) * 0.0
+            report = (zeros == 0.0, zeros, zeros, xp.astype(zeros, xp.int64))
+        else:
+            found = _transport.solve(xp, x, y, a, b, measures.settings)
+            report = (~(found.error > found.limit), found.error, found.limit, found.iterations)
+        return SinkhornConvergence(*(sets.values(part, pred_points) for part in report))
+
+
+# --- along random directions ----------------------------------------------------------------------------------------
+
+_ORDER = Interval(1.0, closed=True, static=True)
+_COUNT = Count()
+_SEED = Count(low=0.0)
+
+
+def _directions(sets: Sets, projections: Array | None, count: int, seed: int, given: Array) -> Array:
+    count, seed, d = _COUNT.check("projection_count", count), _SEED.check("seed", seed), sets.x.shape[-1]
+    if projections is None:
+        return _transport.directions(sets.xp, sets.x, count, seed)
+    own = array_namespace(pred_points=given)
+    require_library(own, "projections", projections)
+    if len(projections.shape) != 2 or projections.shape[0] == 0 or projections.shape[1] != d:
+        raise ValueError(f"projections must be unit vectors of shape (count, {d}), got {tuple(projections.shape)}")
+    if not own.isdtype(projections.dtype, "real floating"):
+        raise TypeError(f"projections must be floating point, got {projections.dtype}")
+    return sets.bring(as_dtype(own, projections, getattr(own, str(sets.x.dtype).rpartition(".")[2])))
+
+
+def _slices(xp: Any, x: Array, y: Array, directions: Array, p: float, slope: bool) -> tuple[Array, Array | None]:
+    """Return the distances per batch element and, where asked for, their slopes wrt x."""
+    batch, n, m, count = x.shape[0], x.shape[-2], y.shape[-2], directions.shape[0]
+    along_x, along_y = (xp.matmul(directions, xp.matrix_transpose(points)) for points in (x, y))
+    order = xp.argsort(along_x, axis=-1, stable=True)
+    along_x, along_y = xp.take_along_axis(along_x, order, axis=-1), xp.sort(along_y, axis=-1)
+    if n == m:
+        shares: Any = (n * count) ** (-1.0 / p)
+        steps = xp.expand_dims(along_x - along_y, axis=-1)
+    else:
+        partners, quantiles = _transport.matching(xp, n, m, x)
+        shares = (quantiles / count) ** (1.0 / p)
+        matched = xp.take(along_y, xp.reshape(partners, (-1,)), axis=-1)
+        steps = xp.expand_dims(along_x, axis=-1) - xp.reshape(matched, (batch, count, *partners.shape))
+    values, unit = norm_and_unit(xp, xp.reshape(shares * steps, (batch, math.prod(steps.shape[1:]))), p)
+    if not slope:
+        return values, None
+    pulled = put_back(xp, xp.sum(shares * xp.reshape(unit, tuple(steps.shape)), axis=-1), order)
+    return values, xp.matmul(xp.matrix_transpose(pulled), directions)
+
+
+def _sliced(
+    wrt: tuple[str, ...],
+    pred_points: Array,
+    target_points: Array,
+    p: float,
+    projections: Array | None,
+    projection_count: int,
+    seed: int,
+) -> tuple[Sets, Array, dict[str, Array]]:
+    """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
+    numbers = () if projections is None else (projections,)
+    sets = Sets.of(keep_graph=not wrt, numbers=numbers, pred_points=pred_points, target_points=target_points)
+    xp, x, y = sets.xp, sets.x, sets.y
+    p = _ORDER.check("p", p)
+    directions = _directions(sets, projections, projection_count, seed, pred_points)
+    if 0 in (x.shape[-2], y.shape[-2]):
+        nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
+        return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
+    values, by_x = _slices(xp, x, y, directions, p, "pred_points" in wrt)
+    slopes = {} if by_x is None else {"pred_points": by_x}
+    if "target_points" in wrt:
+        slopes["target_points"] = _slices(xp, y, x, directions, p, True)[1]
+    return sets, sets.values(values, pred_points), slopes
+
+
+def sliced_wasserstein_distance(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    p: float = 2.0,
+    projections: Array | None = None,
+    projection_count: int = 64,
+    seed: int = 0,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over the batch of (mean_θ W_p(θ·x, θ·y)^p)^(1/p), W_p in one dimension, x = pred_points, y = target_points.
+
+    Along one direction the best transport keeps the order of the points, so it takes sorting and nothing else: no pairs
+    at all. Sets of different sizes share their points out among the quantiles that these cover.
+
+    Args:
+        pred_points: x, (…, n, d); any leading axes are the batch.
+        target_points: y, (…, m, d) with the same leading axes; m may differ from n.
+        p: p ≥ 1, the power of the distance that a point is moved.
+        projections: the directions θ, unit vectors (count, d), the same for the whole batch. Drawn by default.
+        projection_count: how many are drawn.
+        seed: of the directions that are drawn: the same ones for the same seed, in every library. Training takes
+            another seed, or other `projections`, in every step.
+        **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
+
+    Returns:
+        A scalar (one distance per batch element for reduction="none"), in the unit of the points. Where a set is empty,
+        it is 0.
+
+    Raises:
+        ValueError: the shapes do not fit, an option lies outside its domain, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        Along the first axis the points move by 1 and 3, along the second by 0: √((1² + 3² + 0 + 0) / 4).
+
+        >>> import numpy as np
+        >>> x, y = np.array([[0.0, 5.0], [2.0, 6.0]]), np.array([[5.0, 6.0], [1.0, 5.0]])
+        >>> round(float(sliced_wasserstein_distance(x, y, projections=np.eye(2))), 6)
+        1.581139
+
+    Source:
+        N. Bonneel et al., Sliced and Radon Wasserstein Barycenters of Measures, 2015.
+        https://doi.org/10.1007/s10851-014-0506-3
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        _, values, _ = _sliced((), pred_points, target_points, p, projections, projection_count, seed)
+        return collect(values, like=pred_points, **reduction)
+
+
+@gradient_of(
+    sliced_wasserstein_distance,
+    on_request=("target_points",),
+    domain={
+        "pred_points": PointSets(3, 2),
+        "target_points": PointSets(2, 2),
+        "p": _ORDER,
+        "projections": "unit vectors (count, d), or None",
+        "projection_count": _COUNT,
+        "seed": _SEED,
+    },
+    separable=False,  # the directions are shared by all sets of a batch
+    kinks=lambda pred_points, target_points, **options: _sliced_kinks(pred_points, target_points, **options),
+)
+def sliced_wasserstein_distance_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    p: float = 2.0,
+    projections: Array | None = None,
+    projection_count: int = 64,
+    seed: int = 0,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """mean_θ |e|^(p−1) sign(e) θ / n / S^(p−1) / B, e = θ·xᵢ − θ·y of the same rank; 0 where the distance S is 0.
+
+    A point that is shared out has the mean of its shares. Points with the same θ·x keep their order. Computed outside
+    PyTorch's autograd graph.
+
+    Args:
+        pred_points: x, as in `sliced_wasserstein_distance`; likewise all other arguments.
+        target_points: y.
+        p: the power of the distance.
+        projections: the directions θ.
+        projection_count: how many are drawn.
+        seed: of the directions that are drawn.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `sliced_wasserstein_distance`, or `wrt` names something else.
+        TypeError: as in `sliced_wasserstein_distance`.
+
+    Example:
+        For p = 1 every point is drawn along every direction by 1 / (2 directions · 2 points).
+
+        >>> import numpy as np
+        >>> x, y = np.array([[0.0, 5.0], [2.0, 6.0]]), np.array([[5.0, 6.0], [1.0, 5.0]])
+        >>> sliced_wasserstein_distance_gradient(x, y, p=1.0, projections=np.eye(2)).tolist()
+        [[-0.25, 0.0], [-0.25, 0.0]]
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (p, projections, projection_count, seed)
+        sets, _, slopes = _sliced(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
+        return sets.spread(wrt, slopes, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+
+
+@value_and_gradient_of(sliced_wasserstein_distance)
+def sliced_wasserstein_distance_value_and_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    p: float = 2.0,
+    projections: Array | None = None,
+    projection_count: int = 64,
+    seed: int = 0,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Any]:
+    """`sliced_wasserstein_distance` and its gradient, whose points are sorted once.
+
+    Args:
+        pred_points: x, as in `sliced_wasserstein_distance`; likewise all other arguments.
+        target_points: y.
+        p: the power of the distance.
+        projections: the directions θ.
+        projection_count: how many are drawn.
+        seed: of the directions that are drawn.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.array([[0.0, 5.0], [2.0, 6.0]]), np.array([[5.0, 6.0], [1.0, 5.0]])
+        >>> both = sliced_wasserstein_distance_value_and_gradient
+        >>> value, gradient = both(x, y, p=1.0, projections=np.eye(2))
+        >>> float(value), gradient.tolist()
+        (1.0, [[-0.25, 0.0], [-0.25, 0.0]])
+    """
+    with quiet(array_namespace(pred_points=pred_points)):
+        options = (p, projections, projection_count, seed)
+        sets, values, slopes = _sliced(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
+        value = collect(values, like=pred_points, **reduction)
+        like = {"pred_points": pred_points, "target_points": target_points}
+        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
+
+
+def _sliced_kinks(
+    pred_points: Array, target_points: Array, p: float, projections: Array | None, projection_count: int, seed: int
+) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return how close two points come to each other along a direction: of one set, and of both for p < 2."""
+    x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
+    drawn = (
+        _transport.drawn_directions(projection_count, x.shape[-1], seed)
+        if projections is None
+        else host_values(projections)
+    )
+    along = [np.asarray(drawn) @ np.matrix_transpose(points) for points in (x, y)]
+    compared = [*along, *([np.concatenate(along, axis=-1)] if p < 2.0 else [])]
+    return tuple(np.min(np.diff(np.sort(z, axis=-1), axis=-1), axis=(-2, -1), initial=np.inf) for z in compared)

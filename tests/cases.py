@@ -204,6 +204,10 @@ def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[st
         more = {"max_samples": 6, "band_width": 2.0} if pair.name == "contextual_loss" else {}
         options = {"channels_first": True, "weights": [0.5, 2.0], **more}
         yield "lists, channels first, other sizes", {"predictions": first, "targets": second}, options
+    if pair.name == "sinkhorn_divergence":
+        for p, epsilon in ((1.0, 0.5), (2.0, 4.0)):
+            options = {"p": p, "epsilon": epsilon, "mass_tolerance": 1e-9, "max_iterations": 5000}
+            yield f"p {p}", arrays, options
     if pair.name == "total_variation_loss":
         planes = {"images": np.moveaxis(arrays["images"], -1, -3)}
         yield "isotropic", arrays, {"norm_type": "isotropic"}
