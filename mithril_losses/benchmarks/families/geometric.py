@@ -31,6 +31,16 @@ def _chamfer_jax(jax: Any, x: Any, y: Any) -> Any:
     return (squared.min(2).mean(1) + squared.min(1).mean(1)).mean()
 
 
+def _hausdorff_torch(torch: Any, x: Any, y: Any) -> Any:
+    distances = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.maximum(distances.amin(2).amax(1), distances.amin(1).amax(1)).mean()
+
+
+def _hausdorff_jax(jax: Any, x: Any, y: Any) -> Any:
+    squared = ((x[:, :, None] - y[:, None, :]) ** 2).sum(-1)
+    return jax.numpy.sqrt(jax.numpy.maximum(squared.min(2).max(1), squared.min(1).max(1))).mean()
+
+
 PROBLEMS = [
     Problem(
         loss="chamfer_distance",
@@ -41,6 +51,14 @@ PROBLEMS = [
         jax=_chamfer_jax,
         streams=False,
         ours_alone=((20_000, 3),),
+    ),
+    Problem(
+        loss="hausdorff_distance",
+        draw=_two_point_sets,
+        shapes={"large": ((8_000, 3),)},
+        torch=_hausdorff_torch,
+        jax=_hausdorff_jax,
+        streams=False,
     ),
 ]
 

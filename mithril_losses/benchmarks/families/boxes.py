@@ -1,0 +1,40 @@
+"""Losses between boxes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mithril_losses.backends._namespace import Array
+from mithril_losses.benchmarks.problems import Problem, Shape
+
+
+def _boxes(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
+    low = random.random((2, *shape[:-1], 2), dtype=np.float32)
+    boxes = np.concatenate([low, low + 0.4 + random.random(low.shape, dtype=np.float32)], axis=-1)
+    return boxes[0], boxes[1]
+
+
+def _generalized(minimum: Any, maximum: Any, a: Any, b: Any) -> Any:
+    def area(low: Any, high: Any) -> Any:
+        sides = maximum(high - low, 0.0 * low)
+        return sides[..., 0] * sides[..., 1]
+
+    low, high, other_low, other_high = a[..., :2], a[..., 2:], b[..., :2], b[..., 2:]
+    overlap = area(maximum(low, other_low), minimum(high, other_high))
+    union = area(low, high) + area(other_low, other_high) - overlap
+    around = area(minimum(low, other_low), maximum(high, other_high))
+    return (1.0 - overlap / union + (around - union) / around).mean()
+
+
+PROBLEMS = [
+    Problem(
+        loss="generalized_iou_loss",
+        draw=_boxes,
+        shapes={"small": ((100, 4),), "large": ((100_000, 4),)},
+        torch=lambda torch, a, b: _generalized(torch.minimum, torch.maximum, a, b),
+        jax=lambda jax, a, b: _generalized(jax.numpy.minimum, jax.numpy.maximum, a, b),
+        streams=False,
+    ),
+]
