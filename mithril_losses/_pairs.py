@@ -15,6 +15,16 @@ from mithril_losses._validation import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# what a loss may declare of itself; arrays of one kind are those with the domain of the first
+PROPERTIES = {
+    "convex": "convex in all that it is differentiated by",
+    "non_negative": "never negative",
+    "scale_invariant": "the same for all arrays of one kind times a positive number",
+    "symmetric": "the same for its first two arguments exchanged",
+    "translation_invariant": "the same for all arrays of one kind plus a number",
+    "zero_at_equality": "0 where its first two arguments are equal",
+}
+
 # what a gradient takes beside its loss's own arguments
 GRADIENT_KEYWORDS = frozenset({"upstream", "wrt"})
 
@@ -56,6 +66,7 @@ class Pair:
         fused_rows: a function of the loss's arguments (NumPy arrays) that returns a fused loop over their rows, or None
             where there is none for them.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
+        properties: which of `PROPERTIES` the loss has, whatever its options.
         returns: the names of what the loss returns where that is a tuple: the first is the loss, which the gradient
             belongs to; the others are for people to look at. Empty for a loss that returns itself alone.
         compose: of a loss that is made of others, a function that returns its value and gradient in one call, having
@@ -78,6 +89,7 @@ class Pair:
     mass: Callable[..., Any] | None = None
     fused_rows: Callable[..., FusedRows | None] | None = None
     check_values: Callable[..., Any] | None = None
+    properties: tuple[str, ...] = ()
     returns: tuple[str, ...] = ()
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
     jitted: bool = True
@@ -178,6 +190,7 @@ def gradient_of(
     mass: Callable[..., Any] | None = None,
     fused_rows: Callable[..., FusedRows | None] | None = None,
     check_values: Callable[..., Any] | None = None,
+    properties: tuple[str, ...] = (),
     returns: tuple[str, ...] = (),
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None,
     jitted: bool = True,
@@ -197,6 +210,7 @@ def gradient_of(
         mass: a function of the loss's arguments that returns what each row counts in the divisor, where that is not 1.
         fused_rows: a function of the loss's arguments that returns a fused loop over their rows.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
+        properties: which of `PROPERTIES` the loss has, whatever its options; tests hold it to them.
         returns: where the loss returns a tuple, the names of its entries: the first is the loss.
         compose: of a loss that is made of others, a function that is handed what makes one function of value and
             gradient of any loss, and returns such a function.
@@ -204,7 +218,8 @@ def gradient_of(
 
     Raises:
         TypeError: the two signatures differ in a name, a kind or a default.
-        ValueError: another loss has this name already, or `wrt` names no argument of the loss.
+        ValueError: another loss has this name already, `wrt` names no argument of the loss, or there is no such
+            property.
 
     Example:
         >>> import numpy as np
@@ -235,12 +250,16 @@ def gradient_of(
             mass=mass,
             fused_rows=fused_rows,
             check_values=check_values,
+            properties=properties,
             returns=returns,
             compose=compose,
             jitted=jitted,
         )
         names = (wrt,) if isinstance(wrt, str) else wrt or (terms.wrt if terms else pair.array_arguments[:1])
         optional = [name for name in pair.options if pair.parameters[name].default is None]
+        for name in properties:
+            if name not in PROPERTIES:
+                raise ValueError(f"{name!r} is no property of a loss{did_you_mean(name, PROPERTIES)}")
         for name in (*names, *on_request):
             if name not in (*pair.array_arguments, *optional):
                 raise ValueError(

@@ -192,7 +192,7 @@ def vanilla_discriminator_loss(
     return _vanilla_discriminator.value(real_scores, fake_scores, epsilon, label_smoothing, **reduction)
 
 
-@gradient_of(vanilla_discriminator_loss, terms=_vanilla_discriminator)
+@gradient_of(vanilla_discriminator_loss, terms=_vanilla_discriminator, properties=("non_negative",))
 def vanilla_discriminator_loss_gradient(
     real_scores: Array,
     fake_scores: Array,
@@ -284,7 +284,7 @@ def non_saturating_generator_loss(fake_scores: Array, **reduction: Unpack[Reduct
     return _non_saturating_generator.value(fake_scores, **reduction)
 
 
-@gradient_of(non_saturating_generator_loss, terms=_non_saturating_generator)
+@gradient_of(non_saturating_generator_loss, terms=_non_saturating_generator, properties=("convex", "non_negative"))
 def non_saturating_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−σ(−x) / n.
 
@@ -340,7 +340,9 @@ def non_saturating_discriminator_loss(
     return _non_saturating_discriminator.value(real_scores, fake_scores, label_smoothing, **reduction)
 
 
-@gradient_of(non_saturating_discriminator_loss, terms=_non_saturating_discriminator)
+@gradient_of(
+    non_saturating_discriminator_loss, terms=_non_saturating_discriminator, properties=("convex", "non_negative")
+)
 def non_saturating_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, label_smoothing: float = 0.0, **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
@@ -416,7 +418,7 @@ def least_squares_generator_loss(
     return _least_squares_generator.value(fake_scores, target_real, scale, **reduction)
 
 
-@gradient_of(least_squares_generator_loss, terms=_least_squares_generator)
+@gradient_of(least_squares_generator_loss, terms=_least_squares_generator, properties=("convex", "non_negative"))
 def least_squares_generator_loss_gradient(
     fake_scores: Array, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> Array:
@@ -483,7 +485,9 @@ def least_squares_discriminator_loss(
     return _least_squares_discriminator.value(real_scores, fake_scores, target_real, scale, target_fake, **reduction)
 
 
-@gradient_of(least_squares_discriminator_loss, terms=_least_squares_discriminator)
+@gradient_of(
+    least_squares_discriminator_loss, terms=_least_squares_discriminator, properties=("convex", "non_negative")
+)
 def least_squares_discriminator_loss_gradient(
     real_scores: Array,
     fake_scores: Array,
@@ -578,7 +582,7 @@ def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction
     return _wasserstein_generator.value(fake_scores, **reduction)
 
 
-@gradient_of(wasserstein_generator_loss, terms=_wasserstein_generator)
+@gradient_of(wasserstein_generator_loss, terms=_wasserstein_generator, properties=("convex",))
 def wasserstein_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−1 / n.
 
@@ -633,7 +637,9 @@ def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **red
     return _wasserstein_discriminator.value(real_scores, fake_scores, **reduction)
 
 
-@gradient_of(wasserstein_discriminator_loss, terms=_wasserstein_discriminator)
+@gradient_of(
+    wasserstein_discriminator_loss, terms=_wasserstein_discriminator, properties=("convex", "translation_invariant")
+)
 def wasserstein_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
@@ -690,7 +696,7 @@ def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> 
     return _hinge_generator.value(fake_scores, **reduction)
 
 
-@gradient_of(hinge_generator_loss, terms=_hinge_generator)
+@gradient_of(hinge_generator_loss, terms=_hinge_generator, properties=("convex",))
 def hinge_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−1 / n.
 
@@ -742,7 +748,7 @@ def hinge_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction
     return _hinge_discriminator.value(real_scores, fake_scores, **reduction)
 
 
-@gradient_of(hinge_discriminator_loss, terms=_hinge_discriminator)
+@gradient_of(hinge_discriminator_loss, terms=_hinge_discriminator, properties=("convex", "non_negative"))
 def hinge_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
@@ -855,7 +861,11 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
 
 
 @gradient_of(
-    relativistic_average_discriminator_loss, wrt=("real_scores", "fake_scores"), domain=_SCORES, separable=False
+    relativistic_average_discriminator_loss,
+    wrt=("real_scores", "fake_scores"),
+    domain=_SCORES,
+    separable=False,
+    properties=("non_negative", "translation_invariant"),
 )
 def relativistic_average_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
@@ -917,7 +927,13 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
     return _relativistic_value(_relative, fake_scores=fake_scores, real_scores=real_scores)
 
 
-@gradient_of(relativistic_average_generator_loss, on_request=("real_scores",), domain=_SCORES, separable=False)
+@gradient_of(
+    relativistic_average_generator_loss,
+    on_request=("real_scores",),
+    domain=_SCORES,
+    separable=False,
+    properties=("non_negative", "translation_invariant"),
+)
 def relativistic_average_generator_loss_gradient(
     fake_scores: Array,
     real_scores: Array,
@@ -985,6 +1001,7 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
     wrt=("real_scores", "fake_scores"),
     domain=_SCORES,
     separable=False,
+    properties=("non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
@@ -1046,7 +1063,11 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
 
 
 @gradient_of(
-    relativistic_average_least_squares_generator_loss, on_request=("real_scores",), domain=_SCORES, separable=False
+    relativistic_average_least_squares_generator_loss,
+    on_request=("real_scores",),
+    domain=_SCORES,
+    separable=False,
+    properties=("non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_generator_loss_gradient(
     fake_scores: Array,
@@ -1141,6 +1162,7 @@ def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **redu
     gradient_penalty,
     domain={"input_gradients": REAL, "target_norm": NON_NEGATIVE},
     kinks=lambda input_gradients, target_norm: _penalty_kinks(input_gradients),
+    properties=("non_negative",),
 )
 def gradient_penalty_gradient(
     input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[GradientReduction]

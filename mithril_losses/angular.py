@@ -210,6 +210,7 @@ def arcface_loss(
     separable=False,
     check_values=_check_values,
     kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets, margin),
+    properties=("non_negative", "scale_invariant"),
 )
 def arcface_loss_gradient(
     embeddings: Array,
@@ -343,6 +344,7 @@ def cosface_loss(
     separable=False,
     check_values=_check_values,
     kinks=lambda embeddings, weight, targets, **_: _kinks(embeddings, weight, targets),
+    properties=("non_negative", "scale_invariant"),
 )
 def cosface_loss_gradient(
     embeddings: Array,

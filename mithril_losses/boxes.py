@@ -194,7 +194,12 @@ def _kinks(predictions: Array, targets: Array) -> tuple[Array, ...]:
     return predictions - targets, xp.min(xp.abs(touching), axis=-1), xp.min(high - low, axis=-1)
 
 
-@gradient_of(iou_loss, domain=_DOMAIN, kinks=_kinks)
+@gradient_of(
+    iou_loss,
+    domain=_DOMAIN,
+    kinks=_kinks,
+    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−((1 + q) ∂|A ∩ B| − q ∂|A|) / |A ∪ B| / n, q = |A ∩ B| / |A ∪ B|.
 
@@ -267,7 +272,12 @@ def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack
     return _value(_generalized, predictions, targets, **reduction)
 
 
-@gradient_of(generalized_iou_loss, domain=_DOMAIN, kinks=_kinks)
+@gradient_of(
+    generalized_iou_loss,
+    domain=_DOMAIN,
+    kinks=_kinks,
+    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def generalized_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """(∂(1 − |A ∩ B| / |A ∪ B|) − (∂|A ∪ B| − r ∂|C|) / |C|) / n, r = |A ∪ B| / |C|.
 
@@ -336,7 +346,12 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     return _value(_distance, predictions, targets, **reduction)
 
 
-@gradient_of(distance_iou_loss, domain=_DOMAIN, kinks=_kinks)
+@gradient_of(
+    distance_iou_loss,
+    domain=_DOMAIN,
+    kinks=_kinks,
+    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def distance_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """(∂(1 − |A ∩ B| / |A ∪ B|) + (∂ρ² − r ∂c²) / c²) / n, r = ρ² / c².
 
@@ -415,7 +430,12 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     return _value(_complete, predictions, targets, **reduction)
 
 
-@gradient_of(complete_iou_loss, domain=_DOMAIN, kinks=_kinks)
+@gradient_of(
+    complete_iou_loss,
+    domain=_DOMAIN,
+    kinks=_kinks,
+    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def complete_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """(−(1 − α²) ∂q + ∂(ρ² / c²) + (2α − α²) ∂v) / n.
 

@@ -244,6 +244,7 @@ def cross_entropy_with_logits(
     mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
     fused_rows=lambda *arguments, **options: _softmax_rows(*arguments, **options),
     check_values=lambda *arguments, **options: _targets(*arguments, **options),
+    properties=("convex", "non_negative"),
 )
 def cross_entropy_with_logits_gradient(
     logits: Array,
@@ -472,6 +473,7 @@ def cross_entropy_loss(
     domain={"predictions": Distributions(), "targets": ClassTargets(), **_CLASS_OPTIONS, "epsilon": CLIP_WIDTH},
     mass=lambda *arguments, epsilon, **options: _mass(_targets(*arguments, **options)),
     check_values=lambda *arguments, epsilon, **options: _targets(*arguments, **options),
+    properties=("non_negative",),
 )
 def cross_entropy_loss_gradient(
     predictions: Array,
@@ -564,7 +566,7 @@ def binary_cross_entropy(
     return _binary_cross_entropy.value(predictions, targets, epsilon, **reduction)
 
 
-@gradient_of(binary_cross_entropy, terms=_binary_cross_entropy)
+@gradient_of(binary_cross_entropy, terms=_binary_cross_entropy, properties=("non_negative",))
 def binary_cross_entropy_gradient(
     predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
 ) -> Array:
@@ -647,7 +649,9 @@ def binary_cross_entropy_with_logits(
     return _binary_cross_entropy_with_logits.value(logits, targets, pos_weight, **reduction)
 
 
-@gradient_of(binary_cross_entropy_with_logits, terms=_binary_cross_entropy_with_logits)
+@gradient_of(
+    binary_cross_entropy_with_logits, terms=_binary_cross_entropy_with_logits, properties=("convex", "non_negative")
+)
 def binary_cross_entropy_with_logits_gradient(
     logits: Array,
     targets: Array,
@@ -719,7 +723,7 @@ def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction
     return _hinge.value(predictions, targets, **reduction)
 
 
-@gradient_of(hinge_loss, terms=_hinge)
+@gradient_of(hinge_loss, terms=_hinge, properties=("convex", "non_negative"))
 def hinge_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−t / n where t p < 1, and 0 elsewhere, the corner included.
 
@@ -800,7 +804,7 @@ def focal_loss(
     return _focal.value(predictions, targets, gamma, alpha, epsilon, **reduction)
 
 
-@gradient_of(focal_loss, terms=_focal)
+@gradient_of(focal_loss, terms=_focal, properties=("non_negative",))
 def focal_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -890,7 +894,7 @@ def focal_loss_with_logits(
     return _focal_with_logits.value(logits, targets, gamma, alpha, **reduction)
 
 
-@gradient_of(focal_loss_with_logits, terms=_focal_with_logits)
+@gradient_of(focal_loss_with_logits, terms=_focal_with_logits, properties=("non_negative",))
 def focal_loss_with_logits_gradient(
     logits: Array,
     targets: Array,

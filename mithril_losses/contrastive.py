@@ -211,6 +211,7 @@ def info_nce_loss(
         "normalize": FLAG,
     },
     separable=False,
+    properties=("non_negative", "scale_invariant"),
 )
 def info_nce_loss_gradient(
     queries: Array,
@@ -305,7 +306,13 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
         return _n_pair(anchor, positive, reduction, wants_gradient=False)[0]
 
 
-@gradient_of(n_pair_loss, wrt=("anchor", "positive"), domain={"anchor": _SET, "positive": _SET}, separable=False)
+@gradient_of(
+    n_pair_loss,
+    wrt=("anchor", "positive"),
+    domain={"anchor": _SET, "positive": _SET},
+    separable=False,
+    properties=("non_negative",),
+)
 def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
     """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
 
@@ -398,6 +405,7 @@ def nt_xent_loss(
     wrt=("embedding1", "embedding2"),
     domain={"embedding1": _SET, "embedding2": _SET, "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
+    properties=("non_negative", "scale_invariant", "symmetric"),
 )
 def nt_xent_loss_gradient(
     embedding1: Array,
@@ -531,6 +539,7 @@ def supervised_contrastive_loss(
     wrt="embeddings",
     domain={"embeddings": _SET, "labels": PointLabels(4), "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
+    properties=("non_negative", "scale_invariant"),
 )
 def supervised_contrastive_loss_gradient(
     embeddings: Array,
@@ -671,6 +680,7 @@ def clip_loss(
         "normalize": FLAG,
     },
     separable=False,
+    properties=("non_negative", "scale_invariant", "symmetric"),
 )
 def clip_loss_gradient(
     image_embeddings: Array,
@@ -822,6 +832,7 @@ def siglip_loss(
         "normalize": FLAG,
     },
     separable=False,
+    properties=("non_negative", "scale_invariant", "symmetric"),
 )
 def siglip_loss_gradient(
     image_embeddings: Array,

@@ -129,7 +129,12 @@ def _between_distributions(p: Any, q: Any) -> Array | None:
     return None
 
 
-@gradient_of(kl_divergence, terms=_kl, on_request=("targets",))
+@gradient_of(
+    kl_divergence,
+    terms=_kl,
+    on_request=("targets",),
+    properties=("convex", "non_negative", "zero_at_equality"),
+)
 def kl_divergence_gradient(
     predictions: Array,
     targets: Array,
@@ -198,7 +203,12 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
     return _reverse_kl.value(predictions, targets, **reduction)
 
 
-@gradient_of(reverse_kl_divergence, terms=_reverse_kl, on_request=("targets",))
+@gradient_of(
+    reverse_kl_divergence,
+    terms=_reverse_kl,
+    on_request=("targets",),
+    properties=("convex", "non_negative", "zero_at_equality"),
+)
 def reverse_kl_divergence_gradient(
     predictions: Array,
     targets: Array,
@@ -288,7 +298,12 @@ def js_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduct
     return _js.value(predictions, targets, **reduction)
 
 
-@gradient_of(js_divergence, terms=_js, on_request=("targets",))
+@gradient_of(
+    js_divergence,
+    terms=_js,
+    on_request=("targets",),
+    properties=("convex", "non_negative", "symmetric", "zero_at_equality"),
+)
 def js_divergence_gradient(
     predictions: Array,
     targets: Array,
@@ -390,7 +405,7 @@ def gaussian_kl_divergence(
     return _gaussian_kl.value(mean, logvar, free_bits, **reduction)
 
 
-@gradient_of(gaussian_kl_divergence, terms=_gaussian_kl)
+@gradient_of(gaussian_kl_divergence, terms=_gaussian_kl, properties=("convex", "non_negative"))
 def gaussian_kl_divergence_gradient(
     mean: Array, logvar: Array, *, free_bits: float = 0.0, **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
@@ -484,6 +499,7 @@ def gaussian_kl_divergence_between(
     gaussian_kl_divergence_between,
     terms=_from_gaussian,
     on_request=("other_mean", "other_logvar"),
+    properties=("non_negative",),
 )
 def gaussian_kl_divergence_between_gradient(
     mean: Array,
@@ -620,6 +636,7 @@ def wasserstein_distance(
     on_request=("targets",),
     domain={"predictions": SAMPLES, "targets": SAMPLES, "p": _POWER, "axis": Axis()},
     kinks=lambda predictions, targets, p, axis: _wasserstein_kinks(predictions, targets, axis),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def wasserstein_distance_gradient(
     predictions: Array,
@@ -913,6 +930,7 @@ def maximum_mean_discrepancy(
         "coef0": NON_NEGATIVE,
     },
     separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def maximum_mean_discrepancy_gradient(
     predictions: Array,
@@ -1069,6 +1087,7 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
     domain={**_SAMPLES, "beta": _ORDER},
     separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
     kinks=lambda predictions, targets, beta: _coincidences(predictions, targets),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def energy_distance_gradient(
     predictions: Array,

@@ -171,6 +171,7 @@ def chamfer_distance(
     },
     separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
     kinks=lambda pred_points, target_points, **options: _chamfer_kinks(pred_points, target_points, **options),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def chamfer_distance_gradient(
     pred_points: Array,
@@ -411,6 +412,7 @@ def hausdorff_distance(
     kinks=lambda pred_points, target_points, pred_mask, target_mask: _hausdorff_kinks(
         pred_points, target_points, pred_mask, target_mask
     ),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def hausdorff_distance_gradient(
     pred_points: Array,

@@ -141,6 +141,7 @@ def _shifted(xp: Any, x: Array, axis: int) -> Array:
     domain={"images": Images(4, 3, 2), "norm_type": _NORM, "channels_first": FLAG},
     kinks=_variation_kinks,
     fused_rows=lambda images, norm_type, channels_first: _variation_rows(images, norm_type, channels_first),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def total_variation_loss_gradient(
     images: Array, *, norm_type: Norm = "l1", channels_first: bool = False, **reduction: Unpack[GradientReduction]
@@ -426,7 +427,7 @@ def ssim_loss(
         return collect(values, like=predictions, **reduction)
 
 
-@gradient_of(ssim_loss, domain=_SIMILARITY_DOMAIN)
+@gradient_of(ssim_loss, domain=_SIMILARITY_DOMAIN, properties=("non_negative", "symmetric", "zero_at_equality"))
 def ssim_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -663,6 +664,7 @@ def multi_scale_ssim_loss(
         "scale_weights": _SCALE_WEIGHTS,
     },
     kinks=lambda predictions, targets, **options: _multi_scale_kinks(predictions, targets, **options),
+    properties=("symmetric", "zero_at_equality"),
 )
 def multi_scale_ssim_loss_gradient(
     predictions: Array,

@@ -475,6 +475,7 @@ def linear_cross_entropy(
         "soft_cap": _SOFT_CAP,
         "chunk_rows": "integer ≥ 1 or None",
     },
+    properties=("non_negative",),
 )
 def linear_cross_entropy_gradient(
     hidden: Array,
@@ -685,6 +686,7 @@ def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array,
         "ignore_index": "a class index or None",
     },
     compose=_fast_next_tokens,
+    properties=("convex", "non_negative"),
 )
 def next_token_cross_entropy_gradient(
     logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[GradientReduction]

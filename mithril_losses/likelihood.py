@@ -251,7 +251,7 @@ def poisson_negative_log_likelihood(
     return _poisson.value(predictions, targets, log_input, full, **reduction)
 
 
-@gradient_of(poisson_negative_log_likelihood, terms=_poisson)
+@gradient_of(poisson_negative_log_likelihood, terms=_poisson, properties=("convex",))
 def poisson_negative_log_likelihood_gradient(
     predictions: Array,
     targets: Array,
@@ -321,6 +321,7 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
     bernoulli_negative_log_likelihood,
     domain={"logits": REAL, "targets": PROBABILITY},
     compose=lambda both_of: both_of(binary_cross_entropy_with_logits),
+    properties=("convex", "non_negative"),
 )
 def bernoulli_negative_log_likelihood_gradient(
     logits: Array, targets: Array, **reduction: Unpack[GradientReduction]
@@ -411,6 +412,7 @@ def flow_negative_log_likelihood(
     flow_negative_log_likelihood,
     wrt=("z", "log_det"),
     domain={"z": REAL, "log_det": Elements(per_sample=()), "prior": _PRIOR},
+    properties=("convex",),
 )
 def flow_negative_log_likelihood_gradient(
     z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]

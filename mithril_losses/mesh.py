@@ -366,6 +366,7 @@ def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Un
     mesh_normal_loss,
     domain={"pred_normals": REAL, "target_normals": REAL},
     kinks=lambda pred_normals, target_normals: (_lengths(pred_normals),),
+    properties=("non_negative", "scale_invariant", "symmetric", "zero_at_equality"),
 )
 def mesh_normal_loss_gradient(
     pred_normals: Array, target_normals: Array, **reduction: Unpack[GradientReduction]
@@ -481,6 +482,7 @@ def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, *
     domain={"pred_vertices": PointSets(4, 3), "target_vertices": PointSets(4, 3), "edges": Edges(4)},
     separable=False,  # the edges are shared by all meshes of a batch
     kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
+    properties=("non_negative", "translation_invariant", "zero_at_equality"),
 )
 def mesh_edge_loss_gradient(
     pred_vertices: Array, target_vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]
@@ -634,6 +636,7 @@ def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduc
     mesh_laplacian_loss,
     domain={"vertices": PointSets(4, 3), "edges": Edges(4)},
     separable=False,  # the edges are shared by all meshes of a batch
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def mesh_laplacian_loss_gradient(vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """2 LᵀL v / V.

@@ -147,6 +147,7 @@ def triplet_loss(
         "swap": FLAG,
     },
     kinks=lambda *embeddings, **options: _triplet_kinks(*embeddings, **options),
+    properties=("non_negative", "translation_invariant"),
 )
 def triplet_loss_gradient(
     anchor: Array,
@@ -314,6 +315,7 @@ def contrastive_loss(
     wrt=("embedding1", "embedding2"),
     domain={"embedding1": REAL, "embedding2": REAL, "labels": _SAME, "margin": POSITIVE},
     kinks=lambda embedding1, embedding2, labels, margin: _contrastive_kinks(embedding1, embedding2, margin),
+    properties=("non_negative", "symmetric", "translation_invariant"),
 )
 def contrastive_loss_gradient(
     embedding1: Array,
@@ -474,6 +476,7 @@ def cosine_embedding_loss(
     wrt=("embedding1", "embedding2"),
     domain={"embedding1": REAL, "embedding2": REAL, "labels": _SIGN, "margin": _COSINE},
     kinks=lambda embedding1, embedding2, labels, margin: _cosine_kinks(embedding1, embedding2, margin),
+    properties=("non_negative", "scale_invariant", "symmetric"),
 )
 def cosine_embedding_loss_gradient(
     embedding1: Array,

@@ -202,7 +202,12 @@ def feature_reconstruction_loss(predictions: Features, targets: Features, *, wei
     return value
 
 
-@gradient_of(feature_reconstruction_loss, on_request=("targets",), domain=_DOMAIN)
+@gradient_of(
+    feature_reconstruction_loss,
+    on_request=("targets",),
+    domain=_DOMAIN,
+    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def feature_reconstruction_loss_gradient(
     predictions: Features,
     targets: Features,
@@ -343,7 +348,12 @@ def style_loss(
     return value
 
 
-@gradient_of(style_loss, on_request=("targets",), domain={**_DOMAIN, "channels_first": FLAG})
+@gradient_of(
+    style_loss,
+    on_request=("targets",),
+    domain={**_DOMAIN, "channels_first": FLAG},
+    properties=("non_negative", "symmetric", "zero_at_equality"),
+)
 def style_loss_gradient(
     predictions: Features,
     targets: Features,
@@ -651,6 +661,7 @@ def contextual_loss(
     on_request=("targets",),
     domain={**_DOMAIN, "band_width": POSITIVE, "max_samples": _MAX_SAMPLES, "channels_first": FLAG},
     kinks=_contextual_kinks,
+    properties=("non_negative",),
 )
 def contextual_loss_gradient(
     predictions: Features,

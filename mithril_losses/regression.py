@@ -71,7 +71,11 @@ def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
     return _squared_error.value(predictions, targets, **reduction)
 
 
-@gradient_of(mse_loss, terms=_squared_error)
+@gradient_of(
+    mse_loss,
+    terms=_squared_error,
+    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def mse_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """2e / n.
 
@@ -129,7 +133,11 @@ def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
     return _absolute_error.value(predictions, targets, **reduction)
 
 
-@gradient_of(mae_loss, terms=_absolute_error)
+@gradient_of(
+    mae_loss,
+    terms=_absolute_error,
+    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def mae_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """sign(e) / n, with sign(0) = 0.
 
@@ -194,7 +202,11 @@ def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **redu
     return _huber.value(predictions, targets, delta, **reduction)
 
 
-@gradient_of(huber_loss, terms=_huber)
+@gradient_of(
+    huber_loss,
+    terms=_huber,
+    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def huber_loss_gradient(
     predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> Array:
@@ -271,7 +283,7 @@ def charbonnier_loss(
     return _charbonnier.value(predictions, targets, epsilon, alpha, **reduction)
 
 
-@gradient_of(charbonnier_loss, terms=_charbonnier)
+@gradient_of(charbonnier_loss, terms=_charbonnier, properties=("non_negative", "symmetric", "translation_invariant"))
 def charbonnier_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -375,6 +387,7 @@ def psnr_loss(
     psnr_loss,
     domain={"predictions": REAL, "targets": REAL, "max_value": POSITIVE, "axis": Axes()},
     kinks=lambda predictions, targets, max_value, axis: _psnr_kinks(predictions, targets, axis),
+    properties=("symmetric", "translation_invariant"),
 )
 def psnr_loss_gradient(
     predictions: Array,

@@ -106,7 +106,12 @@ def l1_regularization(params: Any, *, lambda_reg: float = 0.01) -> Array:
     return _sum_over_leaves(lambda xp, w: xp.abs(w), params, lambda_reg)
 
 
-@gradient_of(l1_regularization, domain=_DOMAIN, kinks=lambda params, lambda_reg: tuple(w for _, w in leaves(params)))
+@gradient_of(
+    l1_regularization,
+    domain=_DOMAIN,
+    kinks=lambda params, lambda_reg: tuple(w for _, w in leaves(params)),
+    properties=("convex", "non_negative"),
+)
 def l1_regularization_gradient(params: Any, *, lambda_reg: float = 0.01, upstream: float | Array = 1.0) -> Any:
     """λ sign(w), with sign(0) = 0.
 
@@ -157,7 +162,7 @@ def l2_regularization(params: Any, *, lambda_reg: float = 0.01) -> Array:
     return _sum_over_leaves(lambda xp, w: 0.5 * w * w, params, lambda_reg)
 
 
-@gradient_of(l2_regularization, domain=_DOMAIN)
+@gradient_of(l2_regularization, domain=_DOMAIN, properties=("convex", "non_negative"))
 def l2_regularization_gradient(params: Any, *, lambda_reg: float = 0.01, upstream: float | Array = 1.0) -> Any:
     """λ w.
 
@@ -266,7 +271,7 @@ def orthogonal_regularization(params: Any, *, lambda_reg: float = 0.01, output_a
     return _over_matrices(_orthogonality, params, lambda_reg, output_axis)[0]
 
 
-@gradient_of(orthogonal_regularization, domain=_MATRICES)
+@gradient_of(orthogonal_regularization, domain=_MATRICES, properties=("non_negative",))
 def orthogonal_regularization_gradient(
     params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
 ) -> Any:
@@ -385,7 +390,9 @@ def _spectral_gaps(params: Any, lambda_reg: Any, output_axis: int) -> tuple[Arra
     return tuple(found)
 
 
-@gradient_of(spectral_norm_regularization, domain=_MATRICES, kinks=_spectral_gaps)
+@gradient_of(
+    spectral_norm_regularization, domain=_MATRICES, kinks=_spectral_gaps, properties=("convex", "non_negative")
+)
 def spectral_norm_regularization_gradient(
     params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
 ) -> Any:

@@ -213,6 +213,7 @@ def dice_loss(
         "smooth": NON_NEGATIVE,
         "class_axis": "integer or None",
     },
+    properties=("non_negative",),
 )
 def dice_loss_gradient(
     predictions: Array,
@@ -331,6 +332,7 @@ def jaccard_loss(
         "smooth": NON_NEGATIVE,
         "class_axis": "integer or None",
     },
+    properties=("non_negative",),
 )
 def jaccard_loss_gradient(
     predictions: Array,
@@ -458,6 +460,7 @@ def tversky_loss(
         "smooth": NON_NEGATIVE,
         "class_axis": "integer or None",
     },
+    properties=("non_negative",),
 )
 def tversky_loss_gradient(
     predictions: Array,
@@ -600,6 +603,7 @@ def focal_tversky_loss(
         "class_axis": "integer or None",
     },
     kinks=lambda predictions, targets, **options: _focal_kinks(predictions, targets, **options),
+    properties=("non_negative",),
 )
 def focal_tversky_loss_gradient(
     predictions: Array,
@@ -766,6 +770,7 @@ def generalized_dice_loss(
         "smooth": NON_NEGATIVE,
         "class_axis": "integer",
     },
+    properties=("non_negative",),
 )
 def generalized_dice_loss_gradient(
     predictions: Array,
@@ -997,6 +1002,7 @@ def lovasz_softmax_loss(
     check_values=lambda predictions, targets, class_axis, classes, ignore_index: _Pixels.of(
         predictions, targets, class_axis, ignore_index
     ),
+    properties=("convex", "non_negative"),
 )
 def lovasz_softmax_loss_gradient(
     predictions: Array,
@@ -1154,6 +1160,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     lovasz_hinge_loss,
     domain={"logits": REAL, "targets": BINARY},
     kinks=lambda logits, targets: _lovasz_hinge_kinks(logits, targets),
+    properties=("convex",),
 )
 def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.

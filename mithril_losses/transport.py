@@ -108,6 +108,7 @@ def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: 
     domain={"pred_points": PointSets(4, 3), "target_points": PointSets(4, 3)},
     separable=False,  # batch elements share nothing, but each is a problem of its own already
     kinks=lambda pred_points, target_points: _earth_mover_kinks(pred_points, target_points),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def earth_mover_distance_gradient(
     pred_points: Array,
