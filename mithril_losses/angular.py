@@ -122,6 +122,8 @@ def _angular(
     angle = _Angle.between(xp, p.x, take(xp, p.y, target))
     value, speed = rule(xp, angle, margin)
     if illegal is not None:
+        if p.plan.weights is not None:
+            illegal = illegal & (p.plan.weights != 0)
         value = xp.where(p.sets.bring(own.reshape(illegal, (1, count))), math.nan, value)
     found = row_losses(xp, scale * p.x, p.y, softmax_apart, Rows(target=target, own=scale * value, scale=p.scale))
     reduced = p.value(found.losses, embeddings)

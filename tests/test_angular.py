@@ -175,6 +175,15 @@ class Labels(unittest.TestCase):
         np.testing.assert_array_equal(np.isnan(losses), np.arange(9) == 1)
         np.testing.assert_array_equal(np.isnan(gradients["embeddings"]).any(axis=1), np.arange(9) == 1)
 
+    def test_a_label_without_weight_may_be_anything(self) -> None:
+        targets, weights = TARGETS.copy(), np.ones(9)
+        targets[1], weights[1] = 99, 0.0
+        found = evaluate_pair("jax.jit", arcface_loss, EMBEDDINGS, WEIGHT, targets, weights=weights)
+        value, gradients = evaluate_pair("numpy", arcface_loss, EMBEDDINGS, WEIGHT, TARGETS, weights=weights)
+        np.testing.assert_allclose(found[0], value, rtol=1e-12)
+        for path, gradient, expected in matched(found[1], gradients):
+            np.testing.assert_allclose(gradient, expected, rtol=1e-10, atol=1e-14, err_msg=path)
+
     def test_shapes_that_do_not_fit(self) -> None:
         for arguments in (
             (EMBEDDINGS, WEIGHT[:, :3], TARGETS),
