@@ -85,8 +85,10 @@ def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
     """ℓ = log Σ_j e^z_j − z_t, and softmax(z) − e_t; the number is log Σ_j e^z_j."""
     if rows.itself is not None:
         logits = put_at(xp, logits, rows.itself, -math.inf)
-    if xp is np and _is_fusable(logits):
-        return _fused_softmax(logits, rows)
+    if xp is np and (fused := _fused(logits)) is not None:
+        found = fused.softmax(logits.reshape(-1, logits.shape[-1]), *_flat(rows.target, rows.scale))
+        losses, log_sums = (x.reshape(logits.shape[:-1]) for x in found)
+        return losses, log_sums, None if rows.scale is None else logits
     shifted, largest = _shifted(xp, logits)
     own = take_at(xp, shifted, rows.target, len(shifted.shape) - 1)
     exponentials, total = _exponentials(xp, shifted)
@@ -98,19 +100,18 @@ def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
     return log_total - own, largest + log_total, slopes
 
 
-def _is_fusable(logits: Array) -> bool:
-    # float64 has no exponential that a compiled loop computes faster than NumPy
-    return logits.dtype == np.float32 and logits.size >= _FUSED_FROM and _has_numba()
+def _fused(logits: Array) -> Any:
+    """Return the compiled rules where they are faster; of float64 they are not, whose exponential no loop computes."""
+    if logits.dtype != np.float32 or logits.size < _FUSED_FROM or not _has_numba():
+        return None
+    from mithril_losses.backends import fused_pairs
+
+    return fused_pairs
 
 
-def _fused_softmax(logits: Array, rows: Rows) -> tuple[Array, Array, Array | None]:
-    from mithril_losses.backends import fused_softmax
-
-    scale = None if rows.scale is None else np.ascontiguousarray(rows.scale.reshape(-1), logits.dtype)
-    flat = logits.reshape(-1, logits.shape[-1])
-    found = fused_softmax.in_place(flat, np.ascontiguousarray(rows.target).reshape(-1), scale)
-    losses, log_sums = (x.reshape(logits.shape[:-1]) for x in found)
-    return losses, log_sums, None if scale is None else logits
+def _flat(*arrays: Any) -> list[Any]:
+    """Return arrays (batch, r), or None, of one row after the other."""
+    return [None if x is None else np.ascontiguousarray(x).reshape(-1) for x in arrays]
 
 
 def softmax_apart(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
@@ -125,6 +126,10 @@ def softmax_both_ways(xp: Any, logits: Array, rows: Rows, columns: Columns) -> t
     """`softmax`, and the slopes of the columns' own beside: e^(z − log_sum) − e_t, of square logits."""
     if rows.scale is None:
         return softmax(xp, logits, rows, columns)
+    if xp is np and len(logits) == 1 and (fused := _fused(logits)) is not None:
+        beside = _flat(columns.log_sum, columns.scale)
+        losses, log_sums = fused.softmax(logits[0], *_flat(rows.target, rows.scale), beside)
+        return losses[None], log_sums[None], logits
     by_column = xp.exp(logits - xp.expand_dims(columns.log_sum, axis=-2)) * xp.expand_dims(columns.scale, axis=-2)
     losses, log_sum, slopes = softmax(xp, logits, rows, columns)
     by_column = subtract_at(xp, by_column, rows.target, rows.scale, len(by_column.shape) - 1)
@@ -133,6 +138,11 @@ def softmax_both_ways(xp: Any, logits: Array, rows: Rows, columns: Columns) -> t
 
 def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
     """ℓ = log Σ_{j≠i} e^z_j − mean z_p over the p of i's label, and softmax(z) − 1/count; 0 where there is no p."""
+    if xp is np and len(logits) == 1 and (fused := _fused(logits)) is not None:
+        # int64 tells apart whatever other integers do
+        labels = [x.astype(np.int64) for x in _flat(rows.label, columns.label)]
+        losses, count = fused.softmax_by_label(logits[0], *_flat(rows.itself), *labels, *_flat(rows.scale))
+        return losses[None], count[None], None if rows.scale is None else logits
     same = xp.astype(xp.expand_dims(rows.label, axis=-1) == xp.expand_dims(columns.label, axis=-2), logits.dtype)
     same = put_at(xp, same, rows.itself, 0.0)
     count = xp.sum(same, axis=-1)
@@ -155,6 +165,10 @@ def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tu
 
 def sigmoid(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
     """ℓ = softplus(−z_t) + Σ_{j≠t} softplus(z_j), with the slopes −σ(−z_t) and σ(z_j)."""
+    if xp is np and (fused := _fused(logits)) is not None:
+        found = fused.sigmoid(logits.reshape(-1, logits.shape[-1]), *_flat(rows.target, rows.scale))
+        losses = found.reshape(logits.shape[:-1])
+        return losses, losses, None if rows.scale is None else logits
     axis = len(logits.shape) - 1
     logits = put_at(xp, logits, rows.target, -take_at(xp, logits, rows.target, axis))
     tail = xp.exp(-xp.abs(logits))

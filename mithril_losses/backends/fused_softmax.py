@@ -72,22 +72,6 @@ def run(
     return float(partials.sum()), not illegal.any()
 
 
-def in_place(
-    scores: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], scale: np.ndarray[Any, Any] | None
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return ℓ = log Σ_c e^z_c − z_t and log Σ_c e^z_c of each row, and leave scale · ∂ℓ/∂z in the place of z.
-
-    Args:
-        scores: z, rows × classes, C-contiguous; destroyed.
-        targets: t, an index per row.
-        scale: one per row; without it no derivative is computed.
-    """
-    losses, log_sums = np.empty((2, len(scores)), scores.dtype)
-    factors = np.zeros(0, scores.dtype) if scale is None else scale
-    _kernels(scores.dtype.name).in_place(scores, targets, factors, losses, log_sums)
-    return losses, log_sums
-
-
 def _number_or_rows(x: Any, rows: int, dtype: Any) -> tuple[Any, np.ndarray[Any, Any]]:
     """Return a number and no rows, or 0 and one entry per row."""
     if x is None or np.size(x) == 1:
@@ -294,25 +278,4 @@ def by_probability(first, last, per_chunk, z, t, w, uniform, a, weights, factors
                 values[r] = value
             subtract(gradient[r], f * mass_of(t[r], w, a, share) / totals[i], f, t[r], w, a, share)
         partials[chunk] = total
-
-
-@njit(cache=True, **OPTIONS)
-def in_place(every_z, targets, scale, losses, log_sums):
-    """One row after the other, which stays in the first-level cache meanwhile."""
-    for r in range(len(every_z)):
-        z, largest = every_z[r], -LARGEST
-        for c in range(z.size):
-            largest = larger(largest, z[c])
-        own, total = z[targets[r]] - largest, T(0)
-        for c in range(z.size):
-            e = xp.exp(z[c] - largest)
-            z[c] = e
-            total += e
-        log_total = xp.log(total)
-        losses[r], log_sums[r] = log_total - own, largest + log_total
-        if scale.size:
-            factor = scale[r] / total
-            for c in range(z.size):
-                z[c] *= factor
-            z[targets[r]] -= scale[r]
 '''
