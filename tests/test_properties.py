@@ -26,7 +26,7 @@ WIDER = [pair for pair in REDUCED if not any(isinstance(d, Edges) for d in pair.
 
 seeds = st.integers(0, 2**32 - 1)
 rows, columns = st.integers(2, 5), st.integers(2, 4)
-few = settings(max_examples=12, deadline=None, derandomize=True, database=None, report_multiple_bugs=False)
+few = settings(max_examples=8, deadline=None, derandomize=True, database=None, report_multiple_bugs=False)
 
 
 def ids(value: Any) -> str:
