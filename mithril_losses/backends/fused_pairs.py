@@ -173,7 +173,7 @@ def softmax_by_label(every_z, itself, row_labels, labels, scale, losses, counts)
             factor, share = scale[r] / total, scale[r] / T(count)
             pull(before, factor, label, labels_before, share)
             pull(after, factor, label, labels_after, share)
-            z[i] = T(0)
+            z[i] = T(0) * factor  # NaN in a row that is
 
 
 @njit(cache=True, **OPTIONS)
