@@ -52,7 +52,7 @@ serve-docs: $(EVERYTHING)  ## show the documentation in a browser, rebuilt as it
 examples: export OMP_NUM_THREADS := 1
 examples: export OPENBLAS_NUM_THREADS := 1
 examples: $(EVERYTHING)  ## train the models of the examples, and draw the pictures of their page anew
-	cd docs/examples && for name in vae beta_vae gan flow language metric_embedding; do ../../$(BIN)/python $$name.py --picture $$name.png; done
+	cd docs/examples && for name in vae beta_vae gan flow language metric_embedding point_cloud mesh_smoothing denoising texture; do ../../$(BIN)/python $$name.py --picture $$name.png; done
 
 mutants: $(EVERYTHING)  ## break the library on purpose and see that the tests notice
 	$(BIN)/python tests/mutants.py

@@ -20,8 +20,12 @@ FEW: dict[str, dict[str, Any]] = {  # options that make a run short
     "gan": {"steps": 2},
     "language": {"steps": 2, "written": 2},
     "metric_embedding": {"steps": 2},
+    "point_cloud": {"steps": 2},
+    "mesh_smoothing": {"steps": 2},
+    "denoising": {"steps": 1},
+    "texture": {"steps": 2},
 }
-SHORTER = {"beta_vae": {"BETAS": (4.0,)}, "gan": {"TYPES": ("standard", "wgan")}}
+SHORTER = {"beta_vae": {"BETAS": (4.0,)}, "gan": {"TYPES": ("standard", "wgan")}, "texture": {"REACH": 2, "SCALES": 2}}
 
 
 @pytest.fixture
@@ -82,6 +86,38 @@ def test_neighbours_on_the_sphere_have_one_digit(load: Any, loss: str) -> None:
         right[steps] = np.mean(example.nearest_neighbour(known, digits, asked) == truth)
     assert right[0] < 0.4
     assert right[500] > 0.85
+
+
+def test_the_earth_mover_takes_points_where_the_chamfer_distance_does_not(load: Any) -> None:
+    _, _, off = load("point_cloud").train(steps=150, count=100)
+    assert off["earth mover"] < 0.5 * off["chamfer"] < 0.5 * off["start"]
+
+
+def test_smoothing_brings_vertices_and_normals_closer_to_the_truth(load: Any) -> None:
+    example = load("mesh_smoothing")
+    truth, faces = example.torus(24, 12)
+    noisy = truth + 0.03 * np.random.default_rng(0).standard_normal(truth.shape)
+    smoothed = example.smooth(noisy, faces, steps=50, laplacian_weight=0.5)
+    assert np.mean((smoothed - truth) ** 2) < 0.6 * np.mean((noisy - truth) ** 2)
+    assert example.roughness(smoothed, truth, faces) < 0.4 * example.roughness(noisy, truth, faces)
+
+
+@pytest.mark.parametrize("closeness", ["squared error", "structural similarity"])
+def test_denoising_brings_the_photograph_closer_to_the_truth(load: Any, closeness: str) -> None:
+    example = load("denoising")
+    truth = example.photograph()[:, :64, :64]
+    noisy = truth + example.NOISE * np.random.default_rng(0).standard_normal(truth.shape)
+    found = example.denoise(noisy, closeness, steps=40)
+    assert np.mean((found - truth) ** 2) < 0.5 * np.mean((noisy - truth) ** 2)
+
+
+def test_the_texture_is_approached_on_libraries_alike(load: Any) -> None:
+    example = load("texture")
+    content, texture = (image[:, :32, :32] for image in example.photographs())
+    losses = {library: example.transfer(content, texture, library, steps=20)[1] for library in ("numpy", "torch")}
+    for found in losses.values():
+        assert found[-1] < 0.3 * found[0]
+        np.testing.assert_allclose(found[:3], losses["numpy"][:3], rtol=1e-3)  # float32, weighted by 1e5
 
 
 def test_the_slope_of_the_critic_is_the_gradient_of_its_score(load: Any) -> None:
