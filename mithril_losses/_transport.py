@@ -279,7 +279,7 @@ def finish(
     f = minima[0](log_b + g / epsilon, epsilon)
     by_x = f - 0.5 * (own_x + minima[2](log_a + own_x / epsilon, epsilon))
     by_y = g - 0.5 * (own_y + minima[3](log_b + own_y / epsilon, epsilon))
-    scale = xp.sum(a * xp.abs(f)) + xp.sum(b * xp.abs(g))
+    scale = epsilon + xp.sum(a * xp.abs(f)) + xp.sum(b * xp.abs(g))  # logarithms of sums near 1 are rounded, too
     value = xp.sum(a * by_x) + xp.sum(b * by_y)
     return never_negative(xp, value, a.shape[0] + b.shape[0], scale), f, g, own_x, own_y
 
@@ -366,15 +366,16 @@ def _pull(xp: Any, x: Points, y: Points, masses: Array, h: Array, settings: Sett
     """
     by_x, by_y = [], xp.zeros_like(y.at[0, ...])
     for start, stop in _row_blocks(xp, x.at, y.at.shape[-2]):
-        rows = x.rows(start, stop)
+        rows, own = x.rows(start, stop), masses[start:stop]
         squared = _measure_distances(xp, rows, y, None)[0, ...]
-        weights = pulling(xp, squared, masses[start:stop], h, settings)
-        sums = []
-        for k in range(y.at.shape[-1]):
-            column = weights * (rows.at[0, :, k][:, None] - y.at[0, :, k][None, :])
-            sums.append((xp.sum(column, axis=1), xp.sum(column, axis=0)))
-        by_x.append(xp.stack([at_x for at_x, _ in sums], axis=-1))
-        by_y = by_y - xp.stack([at_y for _, at_y in sums], axis=-1)
+        for first, last in _pieces(squared) if xp is np else [(0, stop - start)]:
+            weights = pulling(xp, squared[first:last, :], own[first:last], h, settings)
+            sums = []
+            for k in range(y.at.shape[-1]):
+                column = weights * (rows.at[0, first:last, k][:, None] - y.at[0, :, k][None, :])
+                sums.append((xp.sum(column, axis=1), xp.sum(column, axis=0)))
+            by_x.append(xp.stack([at_x for at_x, _ in sums], axis=-1))
+            by_y = by_y - xp.stack([at_y for _, at_y in sums], axis=-1)
     return xp.concat(by_x), by_y
 
 

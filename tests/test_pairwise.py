@@ -6,6 +6,7 @@ import itertools
 import math
 import tracemalloc
 import unittest
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -13,6 +14,7 @@ import array_api_strict
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 import torch
 from cases import convert, to_numpy
@@ -25,8 +27,11 @@ from mithril_losses import (
     check_gradient,
     energy_distance,
     energy_distance_gradient,
+    hausdorff_distance,
     maximum_mean_discrepancy,
     maximum_mean_discrepancy_gradient,
+    sinkhorn_divergence,
+    sliced_wasserstein_distance,
     value_and_gradient,
 )
 
@@ -436,8 +441,12 @@ class Memory(unittest.TestCase):
             (energy_distance, 40),
             (chamfer_distance, 3),
             (chamfer_distance, 12),
-        ]
+            (hausdorff_distance, 12),
+            (partial(sinkhorn_divergence, mass_tolerance=0.9, max_iterations=1), 3),
+            (sliced_wasserstein_distance, 3),
+        ],
     )
+    @pytest.mark.filterwarnings("ignore::mithril_losses.SinkhornWarning")  # one iteration takes as much memory as many
     def test_peak_at_three_thousand_points(self, loss: Any, d: int) -> None:
         x, y = points(1, 3000, d), points(1, 3000, d, seed=1)
         both = value_and_gradient(loss)

@@ -185,6 +185,43 @@ class Sinkhorn(unittest.TestCase):
             found = np.sum(gradients[name] * direction)
             np.testing.assert_allclose(found, (sides[0] - sides[1]) / (2 * step), rtol=1e-6)
 
+    @parameterized.expand([(1.0,), (1.5,), (2.0,)])
+    def test_envelope_theorem(self, p: float) -> None:
+        """Autograd through every iteration gives the same gradient as with the converged potentials held fixed."""
+        epsilon = 1.0 if p < 2.0 else 3.0
+
+        def dual(x: torch.Tensor, y: torch.Tensor, through: bool) -> torch.Tensor:
+            apart = x[:, None] - y[None]
+            costs = torch.sum(apart * apart + 1e-300, -1) ** (0.5 * p)
+            f, g = torch.zeros(len(x), dtype=x.dtype), torch.zeros(len(y), dtype=x.dtype)
+            for _ in range(300):
+                scores = (costs if through else costs.detach()) / -epsilon
+                f = -epsilon * torch.logsumexp(scores + g / epsilon - np.log(len(y)), 1)
+                g = -epsilon * torch.logsumexp(scores + f[:, None] / epsilon - np.log(len(x)), 0)
+            mass = torch.mean(torch.exp((f[:, None] + g[None] - costs) / epsilon))
+            return f.mean() + g.mean() - epsilon * (mass - 1.0)
+
+        x, y = (torch.tensor(points) for points in (X[0], Y[0, :5]))
+        x.requires_grad_(True)
+        for through in (True, False):
+            value = dual(x, y, through) - 0.5 * dual(x, x, through) - 0.5 * dual(y, y, through)
+            (expected,) = torch.autograd.grad(value, x)
+            found = value_and_gradient(sinkhorn_divergence)(X[0], Y[0, :5], epsilon=epsilon, p=p, **EXACTLY)
+            np.testing.assert_allclose(found[0], value.item(), rtol=1e-11)
+            np.testing.assert_allclose(found[1], expected, rtol=1e-8, atol=1e-11)
+
+    @parameterized.expand([("numpy", 1.0), ("numpy", 1.5), ("numpy", 2.0), ("torch", 1.0), ("jax", 1.0)])
+    def test_coincident_points_move_as_one(self, library: str, p: float) -> None:
+        x = X.copy()
+        x[:, 3] = x[:, 5] = Y[:, 0]  # in one set, and with a point of the other
+        value, gradient = evaluate_pair(library, sinkhorn_divergence, x, Y, p=p, epsilon=1.0)
+        self.assertTrue(np.isfinite(value) and np.all(np.isfinite(gradient)))
+        np.testing.assert_allclose(gradient[:, 3], gradient[:, 5], rtol=1e-12)
+        one_place = np.broadcast_to(X[:, :1], X.shape).copy()
+        value, gradient = evaluate_pair(library, sinkhorn_divergence, one_place, one_place[:, :4].copy(), p=p)
+        self.assertTrue(0.0 <= float(value) < 1e-15)
+        self.assertFalse(np.any(gradient))
+
     @parameterized.expand([(mode,) for mode in MODES])
     def test_masses(self, mode: str) -> None:
         a = np.array([2.0, 0.0, 1.0, 1.0, 3.0, 0.0, 1.0])
