@@ -76,6 +76,8 @@ class Sets:
                 f"{first} and {second} must have shapes (…, n, d) and (…, m, d) with the same leading axes and the "
                 f"same d, got {shapes[0]} and {shapes[1]}"
             )
+        if shapes[0][-1] == 0:
+            raise ValueError(f"points need at least one coordinate, got {first} of shape {shapes[0]}")
         dtype = widest_dtype(xp, **arrays) if dtype is None else dtype
         given = (x, y) if others else (x,)
         points = [xp.reshape(as_dtype(xp, p, dtype), (math.prod(p.shape[:-2]), *p.shape[-2:])) for p in given]

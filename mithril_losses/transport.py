@@ -556,7 +556,7 @@ def sinkhorn_convergence(
             report = (zeros == 0.0, zeros, zeros, xp.astype(zeros, xp.int64))
         else:
             found = _transport.solve(xp, x, y, a, b, measures.settings)
-            report = (~(found.error > found.limit), found.error, found.limit, found.iterations)
+            report = (found.error <= found.limit, found.error, found.limit, found.iterations)
         return SinkhornConvergence(*(sets.values(part, pred_points) for part in report))
 
 

@@ -484,6 +484,13 @@ class Refusals(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, r"\(3,\) and \(3,\)"):
                 loss(x[0, 0], y[0, 0])
 
+    def test_points_have_coordinates(self) -> None:
+        nowhere = points(2, 3, 0)
+        for loss in (chamfer_distance, hausdorff_distance, sinkhorn_divergence, energy_distance):
+            for function in (loss, value_and_gradient(loss)):
+                with self.assertRaisesRegex(ValueError, r"at least one coordinate, got .* of shape \(2, 3, 0\)"):
+                    function(nowhere, nowhere)
+
     def test_too_few_samples(self) -> None:
         one, none = points(2, 1, 3), points(2, 0, 3)
         for function in (maximum_mean_discrepancy, maximum_mean_discrepancy_gradient):

@@ -324,6 +324,8 @@ class Sinkhorn(unittest.TestCase):
             value[[0, 2]], sinkhorn_divergence(X, Y, epsilon=1.0, reduction="none")[[0, 2]], 1e-12
         )
         self.assertTrue(np.isnan(value[1]))
+        report = sinkhorn_convergence(x, Y, epsilon=1.0)
+        np.testing.assert_array_equal(report.converged, [True, False, True])
         for n, m in ((0, 3), (3, 0), (0, 0)):
             value, gradient = evaluate_pair(library, sinkhorn_divergence, X[:, :n], Y[:, :m])
             self.assertEqual(float(value), 0.0)
