@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,24 @@ def _generalized(minimum: Any, maximum: Any, a: Any, b: Any) -> Any:
     return (1.0 - overlap / union + (around - union) / around).mean()
 
 
+def _complete(m: Any, a: Any, b: Any) -> Any:
+    low, high, other_low, other_high = a[..., :2], a[..., 2:], b[..., :2], b[..., 2:]
+
+    def area(sides: Any) -> Any:
+        sides = m.maximum(sides, 0.0 * sides)
+        return sides[..., 0] * sides[..., 1]
+
+    overlap = area(m.minimum(high, other_high) - m.maximum(low, other_low))
+    shared = overlap / (area(high - low) + area(other_high - other_low) - overlap)
+    around = m.maximum(high, other_high) - m.minimum(low, other_low)
+    apart = 0.5 * (low + high - other_low - other_high)
+    width, height = (high - low)[..., 0], (high - low)[..., 1]
+    other_width, other_height = (other_high - other_low)[..., 0], (other_high - other_low)[..., 1]
+    shape = 4.0 / math.pi**2 * (m.arctan(other_width / other_height) - m.arctan(width / height)) ** 2
+    far = (apart * apart).sum(-1) / (around * around).sum(-1)
+    return (1.0 - shared + far + shape * shape / (1.0 - shared + shape)).mean()
+
+
 PROBLEMS = [
     Problem(
         loss="generalized_iou_loss",
@@ -35,6 +54,14 @@ PROBLEMS = [
         shapes={"small": ((100, 4),), "large": ((100_000, 4),)},
         torch=lambda torch, a, b: _generalized(torch.minimum, torch.maximum, a, b),
         jax=lambda jax, a, b: _generalized(jax.numpy.minimum, jax.numpy.maximum, a, b),
+        streams=False,
+    ),
+    Problem(
+        loss="complete_iou_loss",
+        draw=_boxes,
+        shapes={"large": ((100_000, 4),)},
+        torch=lambda torch, a, b: _complete(torch, a, b),
+        jax=lambda jax, a, b: _complete(jax.numpy, a, b),
         streams=False,
     ),
 ]

@@ -43,7 +43,20 @@ def _laplacian_jax(jax: Any, v: Any, edges: Any) -> Any:
     return jnp.mean(jnp.sum((sums / degrees - v) ** 2, axis=-1))
 
 
+def _cosine_jax(jax: Any, n: Any, m: Any) -> Any:
+    lengths = jax.numpy.linalg.norm(n, axis=-1) * jax.numpy.linalg.norm(m, axis=-1)
+    return jax.numpy.mean(1.0 - jax.numpy.sum(n * m, axis=-1) / lengths)
+
+
 PROBLEMS = [
+    Problem(
+        loss="mesh_normal_loss",
+        draw=lambda random, shape: (_vertices(random, shape), _vertices(random, shape)),
+        shapes={"large": ((300, 300),)},
+        torch=lambda torch, n, m: (1.0 - torch.nn.functional.cosine_similarity(n, m, dim=-1)).mean(),
+        jax=_cosine_jax,
+        streams=False,
+    ),
     Problem(
         loss="mesh_edge_loss",
         draw=lambda random, shape: (_vertices(random, shape), _vertices(random, shape), _edges(shape)),
