@@ -568,7 +568,7 @@ _SEED = Count(low=0.0)
 
 
 def _directions(sets: Sets, projections: Array | None, count: int, seed: int, given: Array) -> Array:
-    count, seed, d = _COUNT.check("projection_count", count), _SEED.check("seed", seed), sets.x.shape[-1]
+    count, seed, d = _COUNT.check("projection_count", count), _SEED.check("projection_seed", seed), sets.x.shape[-1]
     if projections is None:
         return _transport.directions(sets.xp, sets.x, count, seed)
     own = array_namespace(pred_points=given)
@@ -608,14 +608,14 @@ def _sliced(
     p: float,
     projections: Array | None,
     projection_count: int,
-    seed: int,
+    projection_seed: int,
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
     numbers = () if projections is None else (projections,)
     sets = Sets.of(keep_graph=not wrt, numbers=numbers, pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     p = _ORDER.check("p", p)
-    directions = _directions(sets, projections, projection_count, seed, pred_points)
+    directions = _directions(sets, projections, projection_count, projection_seed, pred_points)
     if 0 in (x.shape[-2], y.shape[-2]):
         nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
         return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
@@ -633,7 +633,7 @@ def sliced_wasserstein_distance(
     p: float = 2.0,
     projections: Array | None = None,
     projection_count: int = 64,
-    seed: int = 0,
+    projection_seed: int = 0,
     **reduction: Unpack[Reduction],
 ) -> Array:
     """Mean over the batch of (mean_θ W_p(θ·x, θ·y)^p)^(1/p), W_p in one dimension, x = pred_points, y = target_points.
@@ -647,8 +647,8 @@ def sliced_wasserstein_distance(
         p: p ≥ 1, the power of the distance that a point is moved.
         projections: the directions θ, unit vectors (count, d), the same for the whole batch. Drawn by default.
         projection_count: how many are drawn.
-        seed: of the directions that are drawn: the same ones for the same seed, in every library. Training takes
-            another seed, or other `projections`, in every step.
+        projection_seed: of the directions that are drawn: the same ones for the same seed, in every library.
+            Training takes another seed, or other `projections`, in every step.
         **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
 
     Returns:
@@ -672,7 +672,7 @@ def sliced_wasserstein_distance(
         https://doi.org/10.1007/s10851-014-0506-3
     """
     with quiet(array_namespace(pred_points=pred_points)):
-        _, values, _ = _sliced((), pred_points, target_points, p, projections, projection_count, seed)
+        _, values, _ = _sliced((), pred_points, target_points, p, projections, projection_count, projection_seed)
         return collect(values, like=pred_points, **reduction)
 
 
@@ -685,7 +685,7 @@ def sliced_wasserstein_distance(
         "p": _ORDER,
         "projections": "unit vectors (count, d), or None",
         "projection_count": _COUNT,
-        "seed": _SEED,
+        "projection_seed": _SEED,
     },
     separable=False,  # the directions are shared by all sets of a batch
     kinks=lambda pred_points, target_points, **options: _sliced_kinks(pred_points, target_points, **options),
@@ -697,7 +697,7 @@ def sliced_wasserstein_distance_gradient(
     p: float = 2.0,
     projections: Array | None = None,
     projection_count: int = 64,
-    seed: int = 0,
+    projection_seed: int = 0,
     wrt: Argument | tuple[Argument, ...] = "pred_points",
     **reduction: Unpack[GradientReduction],
 ) -> Any:
@@ -712,7 +712,7 @@ def sliced_wasserstein_distance_gradient(
         p: the power of the distance.
         projections: the directions θ.
         projection_count: how many are drawn.
-        seed: of the directions that are drawn.
+        projection_seed: of the directions that are drawn.
         wrt: "pred_points", "target_points", or a tuple of both.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
@@ -732,7 +732,7 @@ def sliced_wasserstein_distance_gradient(
         [[-0.25, 0.0], [-0.25, 0.0]]
     """
     with quiet(array_namespace(pred_points=pred_points)):
-        options = (p, projections, projection_count, seed)
+        options = (p, projections, projection_count, projection_seed)
         sets, _, slopes = _sliced(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
         return sets.spread(wrt, slopes, {"pred_points": pred_points, "target_points": target_points}, **reduction)
 
@@ -745,7 +745,7 @@ def sliced_wasserstein_distance_value_and_gradient(
     p: float = 2.0,
     projections: Array | None = None,
     projection_count: int = 64,
-    seed: int = 0,
+    projection_seed: int = 0,
     wrt: Argument | tuple[Argument, ...] = "pred_points",
     upstream: float | Array = 1.0,
     **reduction: Unpack[Reduction],
@@ -758,7 +758,7 @@ def sliced_wasserstein_distance_value_and_gradient(
         p: the power of the distance.
         projections: the directions θ.
         projection_count: how many are drawn.
-        seed: of the directions that are drawn.
+        projection_seed: of the directions that are drawn.
         wrt: "pred_points", "target_points", or a tuple of both.
         upstream: the gradient that flows into the loss.
         **reduction: see `reduce_loss`.
@@ -775,7 +775,7 @@ def sliced_wasserstein_distance_value_and_gradient(
         (1.0, [[-0.25, 0.0], [-0.25, 0.0]])
     """
     with quiet(array_namespace(pred_points=pred_points)):
-        options = (p, projections, projection_count, seed)
+        options = (p, projections, projection_count, projection_seed)
         sets, values, slopes = _sliced(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
         value = collect(values, like=pred_points, **reduction)
         like = {"pred_points": pred_points, "target_points": target_points}
@@ -783,12 +783,17 @@ def sliced_wasserstein_distance_value_and_gradient(
 
 
 def _sliced_kinks(
-    pred_points: Array, target_points: Array, p: float, projections: Array | None, projection_count: int, seed: int
+    pred_points: Array,
+    target_points: Array,
+    p: float,
+    projections: Array | None,
+    projection_count: int,
+    projection_seed: int,
 ) -> tuple[np.ndarray[Any, Any], ...]:
     """Return how close two points come to each other along a direction: of one set, and of both for p < 2."""
     x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
     drawn = (
-        _transport.drawn_directions(projection_count, x.shape[-1], seed)
+        _transport.drawn_directions(projection_count, x.shape[-1], projection_seed)
         if projections is None
         else host_values(projections)
     )

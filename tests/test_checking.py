@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import unittest
 from collections.abc import Callable
@@ -316,6 +317,12 @@ class Forms(unittest.TestCase):
         params = {"weight": PREDICTIONS, "scales": [TARGETS[0]]}
         self.assertEqual(check_gradient(l2_regularization, params).compared, 12)
         self.assertEqual(check_gradient(l2_regularization, params, gradient=l2_regularization_gradient).compared, 12)
+
+    def test_no_loss_has_an_option_that_the_checker_keeps_for_itself(self) -> None:
+        own = {name for name, p in inspect.signature(check_gradient).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        self.assertIn("seed", own)
+        for pair in catalogue().values():
+            self.assertTrue(own.isdisjoint(pair.parameters), pair.name)
 
     def test_arguments_without_a_domain_cannot_be_drawn(self) -> None:
         gradient_of(cubed_error)(cubed_error_gradient)

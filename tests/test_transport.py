@@ -387,7 +387,7 @@ class SlicedWasserstein(unittest.TestCase):
         self.assertFalse(np.any(gradient))
 
     def test_directions_come_from_the_seed(self) -> None:
-        values = [float(sliced_wasserstein_distance(X, Y, seed=seed)) for seed in (0, 0, 1)]
+        values = [float(sliced_wasserstein_distance(X, Y, projection_seed=seed)) for seed in (0, 0, 1)]
         self.assertEqual(values[0], values[1])
         self.assertNotEqual(values[0], values[2])
         for library in ("jax", "torch"):
