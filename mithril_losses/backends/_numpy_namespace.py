@@ -7,23 +7,24 @@ and minimum take a number three times as slowly as an array of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy import *  # noqa: F403
 
-del test  # noqa: F821  (NumPy's own tests, which pytest would take for one of ours)
 
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any: ...
+def __getattr__(name: str) -> Any:
+    """Return what NumPy has: looked up once, since a star import would load all of NumPy's submodules."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    found = globals()[name] = getattr(np, name)
+    return found
 
 
 _FROM = 1 << 12  # elements below which several calls cost more than one slow one
 _BITS = {np.dtype(f"float{8 * size}"): np.dtype(f"int{8 * size}") for size in (2, 4, 8)}
 
 
-def where(condition: Any, x: Any, y: Any) -> Any:  # type: ignore[no-redef]
+def where(condition: Any, x: Any, y: Any) -> Any:
     """Return `x` where the condition holds and `y` elsewhere; one of both may be a number."""
     like = x if isinstance(x, np.ndarray) else y
     bits = _BITS.get(like.dtype) if isinstance(like, np.ndarray) else None
@@ -50,12 +51,12 @@ def _bits(branch: Any, like: Any, bits: Any) -> Any:
     return like.dtype.type(branch).view(bits) if type(branch) in (float, int) else None
 
 
-def maximum(x: Any, y: Any) -> Any:  # type: ignore[no-redef]
+def maximum(x: Any, y: Any) -> Any:
     """Return the larger of two arrays, or of an array and a number."""
     return _extreme(np.maximum, x, y)
 
 
-def minimum(x: Any, y: Any) -> Any:  # type: ignore[no-redef]
+def minimum(x: Any, y: Any) -> Any:
     """Return the smaller of two arrays, or of an array and a number."""
     return _extreme(np.minimum, x, y)
 
