@@ -18,7 +18,14 @@ import numpy as np
 
 from mithril_losses._reduction import GradientReduction, spread_each
 from mithril_losses._validation import as_dtype, widest_dtype
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, library_name, placement
+from mithril_losses.backends._namespace import (
+    Array,
+    array_namespace,
+    host_values,
+    library_name,
+    placement,
+    require_library,
+)
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.domains import Choice
 
@@ -120,6 +127,38 @@ class Sets:
     def _return(self, x: Array, like: Array, shape: tuple[int, ...]) -> Array:
         xp = array_namespace(like=like)
         return xp.reshape(_from_host(x) if self.xp is np and xp is not np else x, shape)
+
+
+def per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: str) -> Array | None:
+    """Return an option with one element per point, checked, in the shape of the sets."""
+    if option is None:
+        return None
+    xp = array_namespace(points=points)
+    require_library(xp, name, option)
+    if tuple(option.shape) != tuple(points.shape[:-1]):
+        raise ValueError(
+            f"{name} must have one element per point, shape {tuple(points.shape[:-1])}, got {tuple(option.shape)}"
+        )
+    if not xp.isdtype(option.dtype, kind):
+        raise TypeError(f"{name} must be of type {kind}, got {option.dtype}")
+    flat = xp.reshape(option, (sets.x.shape[0], points.shape[-2]))
+    return sets.bring(flat if kind == "bool" else as_dtype(xp, flat, getattr(xp, str(sets.x.dtype).split(".")[-1])))
+
+
+def blanked(xp: Any, points: Array, mask: Array | None) -> Array:
+    """Return the points with 0 where they are padding, which may hold anything."""
+    return points if mask is None else xp.where(xp.expand_dims(mask, axis=-1), points, 0.0)
+
+
+def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, other_mask: Array | None) -> Array:
+    """Return what each point counts in the mean over its set; nothing where there is no other point to be found."""
+    shares = xp.ones_like(points[..., 0]) if weights is None else weights
+    if mask is not None:
+        shares = xp.where(mask, shares, 0.0)
+    if other_mask is not None:
+        shares = xp.where(xp.any(other_mask, axis=-1, keepdims=True), shares, 0.0)
+    total = xp.sum(shares, axis=-1, keepdims=True)
+    return shares / xp.where(total == 0, 1.0, total)
 
 
 def requested(wrt: Any, choice: Choice) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from typing import Any, Literal, Unpack
 import numpy as np
 
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._pairwise import Sets, add_at, nearest, requested, take
+from mithril_losses._pairwise import Sets, add_at, blanked, nearest, per_point, requested, shares, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
 from mithril_losses._stable import norm_and_unit, product
-from mithril_losses._validation import as_dtype, quiet
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
+from mithril_losses._validation import quiet
+from mithril_losses.backends._namespace import Array, array_namespace, host_values
 from mithril_losses.domains import FLAG, Choice, PointSets
 
 __all__ = [
@@ -72,38 +72,6 @@ def _to_nearest(
         distance, slope = norm_and_unit(xp, difference, 2.0)
     total = xp.sum(product(xp, share, distance), axis=-1)
     return total, product(xp, xp.expand_dims(share, axis=-1), slope), found
-
-
-def per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: str) -> Array | None:
-    """Return an option with one element per point, checked, in the shape of the sets."""
-    if option is None:
-        return None
-    xp = array_namespace(points=points)
-    require_library(xp, name, option)
-    if tuple(option.shape) != tuple(points.shape[:-1]):
-        raise ValueError(
-            f"{name} must have one element per point, shape {tuple(points.shape[:-1])}, got {tuple(option.shape)}"
-        )
-    if not xp.isdtype(option.dtype, kind):
-        raise TypeError(f"{name} must be of type {kind}, got {option.dtype}")
-    flat = xp.reshape(option, (sets.x.shape[0], points.shape[-2]))
-    return sets.bring(flat if kind == "bool" else as_dtype(xp, flat, getattr(xp, str(sets.x.dtype).split(".")[-1])))
-
-
-def blanked(xp: Any, points: Array, mask: Array | None) -> Array:
-    """Return the points with 0 where they are padding, which may hold anything."""
-    return points if mask is None else xp.where(xp.expand_dims(mask, axis=-1), points, 0.0)
-
-
-def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, other_mask: Array | None) -> Array:
-    """Return what each point counts in the mean over its set; nothing where there is no other point to be found."""
-    shares = xp.ones_like(points[..., 0]) if weights is None else weights
-    if mask is not None:
-        shares = xp.where(mask, shares, 0.0)
-    if other_mask is not None:
-        shares = xp.where(xp.any(other_mask, axis=-1, keepdims=True), shares, 0.0)
-    total = xp.sum(shares, axis=-1, keepdims=True)
-    return shares / xp.where(total == 0, 1.0, total)
 
 
 def chamfer_distance(

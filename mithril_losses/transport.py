@@ -11,14 +11,13 @@ import numpy as np
 
 from mithril_losses import _transport
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._pairwise import Sets, add_at, requested, squared_distances, take
+from mithril_losses._pairwise import Sets, add_at, blanked, per_point, requested, shares, squared_distances, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
 from mithril_losses._stable import norm_and_unit, put_back
 from mithril_losses._transport import Settings
 from mithril_losses._validation import as_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
 from mithril_losses.domains import NON_NEGATIVE, Choice, Count, Interval, PointSets
-from mithril_losses.geometric import blanked, per_point, shares
 
 __all__ = [
     "SinkhornConvergence",
