@@ -18,7 +18,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-exhaustive lint docs check serve-docs examples mutants fuzz bench constraints clean
+.PHONY: help demo test test-exhaustive lint docs check serve-docs examples mutants trust fuzz bench constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
@@ -54,8 +54,12 @@ examples: export OPENBLAS_NUM_THREADS := 1
 examples: $(EVERYTHING)  ## train the models of the examples, and draw the pictures of their page anew
 	cd docs/examples && for name in vae beta_vae gan flow language metric_embedding point_cloud mesh_smoothing denoising texture; do ../../$(BIN)/python $$name.py --picture $$name.png; done
 
-mutants: $(EVERYTHING)  ## break the library on purpose and see that the tests notice
-	$(BIN)/python tests/mutants.py
+mutants: $(EVERYTHING)  ## break the library on purpose, see that the tests notice, and write docs/mutants.md
+	$(BIN)/python tests/mutants.py --report docs/mutants.md
+
+trust: export OMP_NUM_THREADS := 1
+trust: $(EVERYTHING)  ## prove and check every gradient on every backend, and write docs/trust.md
+	$(BIN)/mithril-losses check --all --report docs/trust.md
 
 fuzz: $(EVERYTHING)  ## train on generated configurations for a minute: each must run or be refused with a clear line
 	$(BIN)/python tests/fuzz.py $(FUZZ)

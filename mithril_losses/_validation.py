@@ -97,10 +97,17 @@ def normalize_axis(name: str, axis: Any, ndim: int) -> int:
 
 
 def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without NumPy's floating-point warnings: infinities and NaNs are values here, not accidents."""
-    if xp is np or library_name(xp) not in ("jax", "torch"):
-        return np.errstate(all="ignore")
-    return contextlib.nullcontext()
+    """Return a context without NumPy's floating-point warnings: infinities and NaNs are values here, not accidents.
+
+    NumPy computes for tensors as well, where these lie in main memory.
+    """
+    library = "numpy" if xp is np else library_name(xp)
+    if library == "torch":
+        import torch
+
+        if not torch.compiler.is_compiling():
+            return np.errstate(all="ignore")
+    return contextlib.nullcontext() if library in ("jax", "torch") else np.errstate(all="ignore")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

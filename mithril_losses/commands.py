@@ -229,8 +229,18 @@ def check(
     names: Annotated[list[str] | None, typer.Argument(help="which losses; all by default", show_default=False)] = None,
     backend: Backend = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, …", show_default=False)] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="proofs and edge cases too, on every backend: minutes")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="with --all: write a page about it", show_default=False)] = None,
 ) -> None:
     """Check gradients against automatic and numerical differentiation; exit code 1 if one is wrong."""
+    if everything:
+        if backend or device:
+            raise UserError("--all is about every backend, on the host; leave --backend and --device out")
+        _check_all(names or [], report)
+    if report is not None:
+        raise UserError("--report needs --all")
     from mithril_losses.backends import get_backend
     from mithril_losses.checking import GradientCheck, check_catalogue
 
@@ -256,6 +266,30 @@ def check(
     new_console().print(table)
     typer.echo(f"{len(pairs) - wrong} of {len(pairs)} gradients are right ({library})")
     raise typer.Exit(1 if wrong else 0)
+
+
+def _check_all(names: list[str], report: Path | None) -> NoReturn:
+    try:
+        from mithril_losses import trust
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: pip install 'mithril-losses[proof]'") from error
+
+    with user_error():
+        pairs = [find_loss(name) for name in names or catalogue()]
+    console, found = new_console(), []
+    for evidence in trust.examine([pair.name for pair in pairs]):
+        found.append(evidence)
+        errors = ", ".join(f"{name} {error:.0e}" for name, error in evidence.errors.items())
+        run, passed = sum(evidence.run.values()), sum(evidence.passed.values())
+        console.print(Text(f"{evidence.loss}: {evidence.proof}; {errors}; {passed} of {run} edge cases"))
+        for name, faults in evidence.failed.items():
+            for fault in faults:
+                console.print(Text(f"    {name}: {fault}", style="red"))
+    if report is not None:
+        report.write_text(trust.page(found))
+    right = sum(evidence.is_right for evidence in found)
+    typer.echo(f"{right} of {len(found)} losses are right ({', '.join(trust.BACKENDS)})")
+    raise typer.Exit(0 if right == len(found) else 1)
 
 
 app.command()(bench)

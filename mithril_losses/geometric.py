@@ -249,6 +249,8 @@ def _chamfer_kinks(
     distances = _all_pairs(pred_points, target_points, pred_mask, target_mask)
     kinks: tuple[Array, ...] = () if squared else (xp.min(distances, axis=(-2, -1)),)
     for axis in (-2, -1):
+        if distances.shape[axis] < 2:  # the only point is the nearest, without a rival
+            continue
         nearest_two = xp.sort(distances, axis=axis)
         first, second = (xp.take(nearest_two, xp.asarray([i]), axis=axis) for i in (0, 1))
         with quiet(xp):  # nothing is found twice where everything else is padding: ∞ − ∞

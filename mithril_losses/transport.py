@@ -505,9 +505,9 @@ def _closest(pred_points: Array, target_points: Array) -> tuple[Array, ...]:
     """Return the least distances between two points: the cost has no derivative at 0 (no second one for p > 1)."""
     x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
     kinks = []
-    for first, second in ((x, y), (x, x), (y, y)):
+    for first, second, is_one_set in ((x, y, False), (x, x, True), (y, y, True)):
         distances = np.sqrt(squared_distances(np, first, second))
-        if first is second:
+        if is_one_set:
             distances = distances + np.where(np.eye(first.shape[-2]) == 1.0, np.inf, 0.0)
         kinks.append(np.min(distances, axis=(-2, -1), initial=np.inf))
     return tuple(kinks)

@@ -235,9 +235,42 @@ def confirmed(outcomes: list[Outcome], original: Path) -> list[Outcome]:
     ]
 
 
+def page(outcomes: list[Outcome], before: str = "") -> str:
+    """Return a page in Markdown with what became of each mutant, those not run this time as they are in `before`."""
+    fates = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", before, re.MULTILINE))
+    fates |= {_cell(outcome.mutant.description): _fate(outcome) for outcome in outcomes}
+    known = [_cell(mutant.description) for mutant in all_mutants()]
+    rows = [f"| {name} | {fates[name]} |" for name in known if name in fates]
+    killed = sum("::" in fates[name] for name in known if name in fates)
+    return f"""\
+# Mutants
+
+A mutant is a copy of the library with one mistake in it: a factor, a sign, a threshold, a term left out, arguments
+swapped, an argument written to. It is killed by the first test that fails on it and passes on an unchanged copy.
+`make mutants` makes them, runs the tests and writes this page.
+
+There are {len(known)} mutants; {len(rows)} were run, and {killed} of these were killed.
+
+| mutant | killed by |
+|---|---|
+{chr(10).join(rows)}
+"""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "&#124;")
+
+
+def _fate(outcome: Outcome) -> str:
+    if outcome.killer:
+        return f"`{_cell(outcome.killer)}`"
+    return "**nothing: the run ended in an error**" if outcome.error else "**nothing: it survived**"
+
+
 def main(
     text: Annotated[str, typer.Argument(help="Only mutants whose description contains this.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="How many mutants run at a time.")] = os.cpu_count() or 1,
+    report: Annotated[Path | None, typer.Option(help="Write a page with every mutant and its killer here.")] = None,
 ) -> None:
     """Break the library on purpose, one small mistake at a time, and see that the tests notice every one."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -255,6 +288,8 @@ def main(
             console.print(f"{outcome.mutant.description}\n    {fate}", style="" if outcome.killer else "bold red")
         outcomes = confirmed(outcomes, original)
     survivors = [outcome for outcome in outcomes if not outcome.killer]
+    if report is not None:
+        report.write_text(page(outcomes, report.read_text() if report.exists() else ""))
     console.print(
         f"\n{len(outcomes) - len(survivors)} of {len(outcomes)} mutants killed in {time.monotonic() - started:.0f} s"
     )

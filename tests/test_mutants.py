@@ -17,6 +17,7 @@ from mutants import (
     confirmed,
     copy_repository,
     kill,
+    page,
     require_copy_is_tested,
 )
 from substitutions import Substitution
@@ -68,3 +69,22 @@ def test_text_that_is_gone_is_an_error() -> None:
     mutant = by_hand(Substitution("regression.py", "a relic", {"text that nobody wrote": ""}))
     with pytest.raises(LookupError, match=r"regression.py, a relic: found 0 times"):
         mutant.mutate((ROOT / FILE).read_text())
+
+
+def test_page_keeps_what_was_found_before() -> None:
+    first, second, third = all_mutants()[:3]
+    before = page([Outcome(first, killer="tests/test_a.py::test_a"), Outcome(second)])
+    assert f"| {first.description} | `tests/test_a.py::test_a` |" in before
+    assert f"| {second.description} | **nothing: it survived** |" in before
+    assert "2 were run, and 1 of these were killed" in before
+    after = page([Outcome(second, killer="tests/test_b.py::test_b"), Outcome(third, error="no memory")], before)
+    assert f"| {first.description} | `tests/test_a.py::test_a` |" in after
+    assert f"| {second.description} | `tests/test_b.py::test_b` |" in after
+    assert "3 were run, and 2 of these were killed" in after
+    assert "test_relic" not in page([], before.replace(first.description, "a relic"))
+
+
+def test_none_in_the_list_survived() -> None:
+    text = (ROOT / "docs/mutants.md").read_text()
+    assert text.count("::") >= 40
+    assert "**nothing" not in text
