@@ -29,7 +29,7 @@ def _generalized(minimum: Any, maximum: Any, a: Any, b: Any) -> Any:
     return (1.0 - overlap / union + (around - union) / around).mean()
 
 
-def _complete(m: Any, a: Any, b: Any) -> Any:
+def _complete(m: Any, a: Any, b: Any, distance: bool = True, shapes: bool = True) -> Any:
     low, high, other_low, other_high = a[..., :2], a[..., 2:], b[..., :2], b[..., 2:]
 
     def area(sides: Any) -> Any:
@@ -38,16 +38,36 @@ def _complete(m: Any, a: Any, b: Any) -> Any:
 
     overlap = area(m.minimum(high, other_high) - m.maximum(low, other_low))
     shared = overlap / (area(high - low) + area(other_high - other_low) - overlap)
+    if not distance:
+        return (1.0 - shared).mean()
     around = m.maximum(high, other_high) - m.minimum(low, other_low)
     apart = 0.5 * (low + high - other_low - other_high)
+    far = (apart * apart).sum(-1) / (around * around).sum(-1)
+    if not shapes:
+        return (1.0 - shared + far).mean()
     width, height = (high - low)[..., 0], (high - low)[..., 1]
     other_width, other_height = (other_high - other_low)[..., 0], (other_high - other_low)[..., 1]
     shape = 4.0 / math.pi**2 * (m.arctan(other_width / other_height) - m.arctan(width / height)) ** 2
-    far = (apart * apart).sum(-1) / (around * around).sum(-1)
     return (1.0 - shared + far + shape * shape / (1.0 - shared + shape)).mean()
 
 
 PROBLEMS = [
+    Problem(
+        loss="iou_loss",
+        draw=_boxes,
+        shapes={"large": ((100_000, 4),)},
+        torch=lambda torch, a, b: _complete(torch, a, b, distance=False),
+        jax=lambda jax, a, b: _complete(jax.numpy, a, b, distance=False),
+        streams=False,
+    ),
+    Problem(
+        loss="distance_iou_loss",
+        draw=_boxes,
+        shapes={"large": ((100_000, 4),)},
+        torch=lambda torch, a, b: _complete(torch, a, b, shapes=False),
+        jax=lambda jax, a, b: _complete(jax.numpy, a, b, shapes=False),
+        streams=False,
+    ),
     Problem(
         loss="generalized_iou_loss",
         draw=_boxes,
