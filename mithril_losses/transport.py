@@ -403,6 +403,7 @@ def sinkhorn_divergence(
     separable=False,  # batch elements share nothing, but each is a problem of its own already
     jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
     kinks=lambda pred_points, target_points, **_: _closest(pred_points, target_points),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def sinkhorn_divergence_gradient(
     pred_points: Array,
@@ -688,6 +689,7 @@ def sliced_wasserstein_distance(
     },
     separable=False,  # the directions are shared by all sets of a batch
     kinks=lambda pred_points, target_points, **options: _sliced_kinks(pred_points, target_points, **options),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def sliced_wasserstein_distance_gradient(
     pred_points: Array,
