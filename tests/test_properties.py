@@ -148,6 +148,7 @@ def test_an_unknown_property_is_refused() -> None:
 # --- what all losses have in common -----------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive  # a law holds at drawn arguments
 @pytest.mark.parametrize("pair", WIDER, ids=ids)
 @few
 @given(seed=seeds, rows=rows, columns=columns, weighted=st.booleans())
@@ -168,6 +169,7 @@ def test_rows_take_their_gradients_along(pair: Pair, seed: int, rows: int, colum
         np.testing.assert_allclose(found[path], expected, rtol=1e-9, atol=1e-13 * scale, err_msg=path)
 
 
+@pytest.mark.exhaustive  # a law holds at drawn arguments
 @pytest.mark.parametrize("pair", REDUCED, ids=ids)
 @few
 @given(seed=seeds, first=st.floats(-4.0, 4.0), second=st.floats(-4.0, 4.0))
@@ -180,6 +182,7 @@ def test_gradients_are_linear_in_upstream(pair: Pair, seed: int, first: float, s
             np.testing.assert_allclose(g, upstream * plain[path], rtol=1e-12, atol=1e-14 * scale, err_msg=path)
 
 
+@pytest.mark.exhaustive  # a law holds at drawn arguments
 @pytest.mark.parametrize("pair", REDUCED, ids=ids)
 @few
 @given(seed=seeds, cut=st.integers(1, 3))
