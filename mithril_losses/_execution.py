@@ -105,7 +105,8 @@ def value_and_gradient(
             if views is not None:  # NumPy's functions cost less per call, and its buffers less per page
                 return _as_tensors(both(*views[0], **views[1]))
             if compile:
-                return _compiled_by_torch(plain)(*arguments, **keywords)  # type: ignore[no-any-return]
+                compiled: tuple[Any, Any] = _compiled_by_torch(plain)(*arguments, **keywords)
+                return compiled
         return plain(*arguments, **keywords)
 
     return both

@@ -54,7 +54,8 @@ def solve(x: Array, y: Array, a: Array, b: Array, settings: Settings) -> Solutio
         error, count = functools.reduce(jnp.maximum, errors), functools.reduce(jnp.maximum, counts)
         return Solution._make((value, *rest, error, limit, count))
 
-    return _map_batch(one, (x, y, a, b), _pairs(x, y))  # type: ignore[no-any-return]
+    found: Solution = _map_batch(one, (x, y, a, b), _pairs(x, y))
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -70,7 +71,8 @@ def slopes(
         differs = 1.0 - equal(jnp, x, y, a, b)
         return differs * by_x, differs * by_y
 
-    return _map_batch(one, (x, y, a, b, *potentials), _pairs(x, y))  # type: ignore[no-any-return]
+    found: tuple[Array, Array] = _map_batch(one, (x, y, a, b, *potentials), _pairs(x, y))
+    return found
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -80,7 +82,7 @@ def divergence(x: Array, y: Array, a: Array, b: Array, settings: Settings) -> tu
     return found.values, found.error, found.limit
 
 
-@divergence.defjvp  # type: ignore[untyped-decorator]
+@divergence.defjvp  # type: ignore[untyped-decorator]  # of JAX, which has no types here
 def _derivative(settings: Settings, primals: Any, tangents: Any) -> Any:
     (x, y, a, b), (x_dot, y_dot, a_dot, b_dot) = primals, tangents
     found = solve(x, y, a, b, settings)
@@ -93,7 +95,7 @@ def _derivative(settings: Settings, primals: Any, tangents: Any) -> Any:
 
 
 def _pairs(x: Array, y: Array) -> int:
-    return max(x.shape[-2], y.shape[-2]) ** 2  # type: ignore[no-any-return]
+    return int(max(x.shape[-2], y.shape[-2])) ** 2
 
 
 def _both_framed(x: Array, y: Array) -> tuple[Points, Points]:

@@ -143,7 +143,7 @@ def divergence(x: Any, y: Any, a: Any, b: Any, settings: Settings) -> tuple[Any,
     return values, error, limit
 
 
-class _Slopes(torch.autograd.Function):  # type: ignore[misc]
+class _Slopes(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no types here
     """The operator of the slopes, which has no derivative of its own."""
 
     generate_vmap_rule = True
@@ -161,7 +161,7 @@ class _Slopes(torch.autograd.Function):  # type: ignore[misc]
         raise RuntimeError("sinkhorn_divergence has no second derivative in PyTorch")
 
 
-class _Divergence(torch.autograd.Function):  # type: ignore[misc]
+class _Divergence(torch.autograd.Function):  # type: ignore[misc]  # nor here
     """The operator with its derivative."""
 
     generate_vmap_rule = True

@@ -116,29 +116,33 @@ def _driver(xp: Any) -> Any:
     """Return the module of solvers for a library whose traces or graphs they must fit into, or None."""
     match library_name(xp):
         case "jax":
-            from mithril_losses import _jax_transport as driver
+            from mithril_losses import _jax_transport
+
+            return _jax_transport
         case "torch":
-            from mithril_losses import _torch_transport as driver  # type: ignore[no-redef]
-        case _:
-            return None
-    return driver
+            from mithril_losses import _torch_transport
+
+            return _torch_transport
+    return None
 
 
 def solve(xp: Any, x: Array, y: Array, a: Array, b: Array, settings: Settings) -> Solution:
     """Return the potentials of sets x and y with masses a and b, (batch, n) and (batch, m), which sum to one."""
     driver = _driver(xp)
-    if driver is not None:
-        return driver.solve(x, y, a, b, settings)  # type: ignore[no-any-return]
-    return solve_eagerly(xp, x, y, a, b, settings)
+    if driver is None:
+        return solve_eagerly(xp, x, y, a, b, settings)
+    found: Solution = driver.solve(x, y, a, b, settings)
+    return found
 
 
 def divergence(xp: Any, x: Array, y: Array, a: Array, b: Array, settings: Settings) -> tuple[Array, Array, Array]:
     """Return values, error and limit of the solution, with derivatives for whoever traces them."""
     driver = _driver(xp)
-    if driver is not None:
-        return driver.divergence(x, y, a, b, settings)  # type: ignore[no-any-return]
-    found = solve_eagerly(xp, x, y, a, b, settings)
-    return found.values, found.error, found.limit
+    if driver is None:
+        solution = solve_eagerly(xp, x, y, a, b, settings)
+        return solution.values, solution.error, solution.limit
+    found: tuple[Array, Array, Array] = driver.divergence(x, y, a, b, settings)
+    return found
 
 
 def slopes(
@@ -146,9 +150,10 @@ def slopes(
 ) -> tuple[Array, Array]:
     """Return the derivatives of the values wrt x and y."""
     driver = _driver(xp)
-    if driver is not None:
-        return driver.slopes(x, y, a, b, potentials, settings)  # type: ignore[no-any-return]
-    return slopes_eagerly(xp, x, y, a, b, potentials, settings)
+    if driver is None:
+        return slopes_eagerly(xp, x, y, a, b, potentials, settings)
+    found: tuple[Array, Array] = driver.slopes(x, y, a, b, potentials, settings)
+    return found
 
 
 def solve_eagerly(xp: Any, x: Array, y: Array, a: Array, b: Array, settings: Settings) -> Solution:

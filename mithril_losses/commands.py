@@ -20,7 +20,7 @@ from mithril_losses._pairs import PROPERTIES, Pair, catalogue, find_loss
 from mithril_losses._reduction import REDUCTIONS
 from mithril_losses._validation import did_you_mean
 from mithril_losses.benchmarks.command import bench
-from mithril_losses.config import UserError, read_config, user_error
+from mithril_losses.config import UserError, read_config, require_writable, user_error
 
 UsageError: Any = typer.BadParameter.__base__  # typer exports only this one of its usage errors
 
@@ -273,7 +273,8 @@ def _check_all(names: list[str], report: Path | None) -> NoReturn:
         from mithril_losses import trust
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'mithril-losses[proof]'") from error
-
+    if report is not None:
+        require_writable(report)
     with user_error():
         pairs = [find_loss(name) for name in names or catalogue()]
     console, found = new_console(), []
@@ -286,7 +287,7 @@ def _check_all(names: list[str], report: Path | None) -> NoReturn:
             for fault in faults:
                 console.print(Text(f"    {name}: {fault}", style="red"))
     if report is not None:
-        report.write_text(trust.page(found))
+        report.write_text(trust.page(found), encoding="utf-8")
     right = sum(evidence.is_right for evidence in found)
     typer.echo(f"{right} of {len(found)} losses are right ({', '.join(trust.BACKENDS)})")
     raise typer.Exit(0 if right == len(found) else 1)

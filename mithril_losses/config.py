@@ -27,6 +27,12 @@ class UserError(Exception):
     """What the user supplied cannot be used; the message says why, and is all that the user needs to see."""
 
 
+def require_writable(path: Path) -> None:
+    """Raise a `UserError` unless a file can be written at `path`: before the work of minutes that goes into it."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written")
+
+
 @contextmanager
 def user_error(origin: str = "", *kinds: type[Exception]) -> Iterator[None]:
     """Turn what goes wrong while user input is read into a `UserError` of one line that begins with `origin`.

@@ -195,7 +195,7 @@ def _pieces(terms: Elementwise) -> Iterator[Piece]:
             slopes = slopes if isinstance(slopes, tuple) else (slopes,)
             piece = Piece(
                 settled,
-                tuple(dict.fromkeys(condition for c in replaying.conditions if (condition := _exact(c)) != True)),  # noqa: E712
+                tuple(dict.fromkeys(condition for c in replaying.conditions if (condition := _exact(c)) != True)),  # noqa: E712  (SymPy's own)
                 _exact(value),
                 dict(zip(terms.wrt, map(_exact, slopes), strict=True)),
                 point,
@@ -232,7 +232,7 @@ def _exact_points(terms: Elementwise, piece: Piece) -> list[dict[sympy.Symbol, A
     free = {symbol(name, domain): domain for name, domain in terms.domain.items() if name not in piece.settled}
     for _ in range(100 * _EXACT_POINTS):
         at = {x: sympy.Rational(_draw(domain, generator, 8)) for x, domain in free.items()}
-        if len(found) < _EXACT_POINTS and at not in found and all(c.subs(at) == True for c in piece.conditions):  # noqa: E712
+        if len(found) < _EXACT_POINTS and at not in found and all(c.subs(at) == True for c in piece.conditions):  # noqa: E712  (likewise)
             found.append(at)
     return found
 

@@ -271,11 +271,10 @@ def _measures(
 def _masses(sets: Sets, name: str, weights: Array | None, points: Array, given: Array) -> tuple[Array, Array, Array]:
     """Return points (0 where they have no mass: they may hold anything), masses, and whether there is none at all."""
     xp = sets.xp
-    own = None
     if weights is not None:
         NON_NEGATIVE.check(name, weights)
-        own = per_point(sets, name, weights, given, "real floating")
-        points = blanked(xp, points, own > 0)  # type: ignore[operator]
+    own = per_point(sets, name, weights, given, "real floating")
+    points = blanked(xp, points, None if own is None else own > 0)
     masses = shares(xp, points, own, None, None)
     is_empty = xp.sum(masses, axis=-1) == 0
     uniform = 1.0 / max(points.shape[-2], 1)

@@ -289,7 +289,7 @@ def main(
         outcomes = confirmed(outcomes, original)
     survivors = [outcome for outcome in outcomes if not outcome.killer]
     if report is not None:
-        report.write_text(page(outcomes, report.read_text() if report.exists() else ""))
+        report.write_text(page(outcomes, report.read_text("utf-8") if report.exists() else ""), "utf-8")
     console.print(
         f"\n{len(outcomes) - len(survivors)} of {len(outcomes)} mutants killed in {time.monotonic() - started:.0f} s"
     )

@@ -380,6 +380,16 @@ class TestCatalogue(CommandLineTestCase):
         self.assertEqual(result.exit_code, 2)
         self.assertIn("nowhere", result.stderr)
 
+    def test_a_report_that_cannot_be_written_is_said_at_once(self) -> None:
+        for options in (
+            ["--all", "--report", "nowhere/trust.md"],
+            ["--report", "trust.md"],
+            ["--all", "--device", "cpu"],
+        ):
+            result = self.run_app("check", "mse_loss", *options)
+            self.assertEqual((result.exit_code, result.stdout), (2, ""))
+            self.assertRegex(result.stderr, r"^error: .*(cannot be written|needs --all|on the host)")
+
     def test_check_fails_for_a_wrong_gradient(self) -> None:
         def wrong_loss(predictions: Any, targets: Any) -> Any:
             return ((predictions - targets) ** 2).sum()

@@ -7,60 +7,57 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import groups, time
 
-_GAP = 1.5  # bars between two cases
+_MARKERS = {"ours": "o", "peer": "X", "plain": "s", "bound": "|"}
 
 
 def draw_chart(results: Results) -> Figure:
-    """Return a figure with a bar for each median and a panel per group of cases, the large ones in their own column."""
-    names = [name for name in results.candidates(results.cases) if name != "copy"]
-    colors = {name: colormaps["tab20"](i) for i, name in enumerate(names)}
-    shown = list(groups(results))
-    columns = [[g for g in shown if g[0].startswith("large") == large] for large in (False, True)]
-    columns = [column for column in columns if column]
-    heights = [[sum(len(_bars(results, case, names)) + _GAP for case in g[1]) for g in column] for column in columns]
-    tallest = max(sum(of_column) + 8 * len(of_column) for of_column in heights)
-    figure = Figure(figsize=(9.0 * len(columns), 1.0 + 0.17 * tallest), dpi=100, layout="constrained")
+    """Return a figure with a line for each case and a mark for each candidate: its median over that of ours."""
+    compared = [group for group in groups(results) if any(results.best_peer(case) for case in group[1])]
+    shown = compared or list(groups(results))
+    names = results.candidates(results.cases)
+    colors = dict(zip(names, colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]  # of listed ones
+    tallest = max(len(cases) for _, cases in shown)
+    figure = Figure(figsize=(7.0 * len(shown), 1.5 + 0.26 * tallest), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1, len(columns))
-    for i, (column, of_column) in enumerate(zip(columns, heights, strict=True)):
-        cells = grid[0, i].subgridspec(len(column), 1, height_ratios=of_column)
-        for j, (title, cases) in enumerate(column):
-            panel = figure.add_subplot(cells[j, 0])
-            _draw_group(panel, results, cases, colors)
-            panel.set(xscale="log", title=title, xlabel="seconds per call")
-    handles: list[Any] = [Patch(color=color, label=name) for name, color in colors.items()]
-    if any(row.candidate.kind == "bound" for row in results.rows):
-        handles.append(Line2D([], [], color="black", linestyle="--", label="copy of the same bytes"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=8)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    marks: dict[str, Any] = {}
+    for panel, (title, cases) in zip(panels, shown, strict=True):
+        for line, case in enumerate(cases):
+            marks |= _draw_case(panel, results, case, line, colors)
+        panel.axvline(1.0, color="black", linewidth=0.8)
+        panel.set(xscale="log", title=title, xlabel="time over that of the fastest of ours")
+        panel.set_yticks(range(len(cases)), [_label(results, case) for case in cases], fontsize=8)
+        panel.set_ylim(tallest - 0.3, -0.7)  # the first case is on top, and a line is as high in every panel
+        panel.grid(alpha=0.4)
+        panel.set_axisbelow(True)
+    figure.legend([marks[name] for name in names], names, loc="outside upper center", ncols=7, fontsize=9)
     return figure
 
 
-def _draw_group(panel: Any, results: Results, cases: list[Case], colors: dict[str, Any]) -> None:
-    top, ticks = 0.0, []
-    for case in cases:
-        bars = _bars(results, case, list(colors))
-        for i, (name, median) in enumerate(bars.items()):
-            bar = panel.barh(top + i, median, height=0.85, color=colors[name])
-            panel.bar_label(bar, [time(median)], padding=2, fontsize=6)
-        copy = _bars(results, case, ["copy"]).get("copy")
-        if copy is not None:
-            panel.vlines(copy, top - 0.6, top + len(bars) - 0.4, color="black", linestyle="--", linewidth=1.2)
-        ticks.append(top + (len(bars) - 1) / 2)
-        top += len(bars) + _GAP
-    panel.margins(x=0.12)  # for the numbers
-    panel.set_ylim(top - _GAP + 0.2, -1.2)  # the first case is on top
-    panel.set_yticks(ticks, [case.name.replace(" ", "\n") for case in cases], fontsize=8)
-    panel.grid(axis="x", alpha=0.4)
-    panel.set_axisbelow(True)
+def _draw_case(panel: Any, results: Results, case: Case, line: int, colors: dict[str, Any]) -> dict[str, Any]:
+    """Draw the marks of a case, and return them by candidate."""
+    reference = _reference(results, case)
+    marks = {}
+    for row in results.of(case):
+        if row.median is not None and reference is not None:
+            name = row.candidate.name
+            look = {"marker": _MARKERS[row.candidate.kind], "color": colors[name], "markersize": 7, "linestyle": "none"}
+            (marks[name],) = panel.plot(row.median / reference, line, **look)
+    return marks
 
 
-def _bars(results: Results, case: Case, names: list[str]) -> dict[str, float]:
-    rows = [results.row(case, name) for name in names]
-    return {row.candidate.name: row.median for row in rows if row is not None and row.median is not None}
+def _reference(results: Results, case: Case) -> float | None:
+    """Return the median of the fastest of ours, or of all where ours was not asked for."""
+    rows = [row for row in results.of(case) if row.median is not None]
+    ours = [row for row in rows if row.candidate.kind == "ours"]
+    return min((row.median for row in ours or rows if row.median is not None), default=None)
+
+
+def _label(results: Results, case: Case) -> str:
+    reference = _reference(results, case)
+    return case.name if reference is None else f"{case.name}   {time(reference)}"

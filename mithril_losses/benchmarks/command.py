@@ -22,7 +22,7 @@ from mithril_losses.benchmarks.page import markdown
 from mithril_losses.benchmarks.plan import Plan
 from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import tables
-from mithril_losses.config import UserError, user_error
+from mithril_losses.config import UserError, require_writable, user_error
 
 _SIZES = ("small", "medium", "large")
 _DEVICES: tuple[Device, ...] = ("cpu", "cuda")
@@ -56,8 +56,7 @@ def bench(
         _print_plan(plan, console)
         return
     for path in filter(None, (csv, chart, page)):
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise UserError(f"{path} cannot be written")
+        require_writable(path)
     results = Results()
     interrupted = _measure(plan, results, csv, console)
     for table in tables(results):
