@@ -108,7 +108,14 @@ class TestTrain(CommandLineTestCase):
 
     def test_a_real_interruption_keeps_the_checkpoint(self) -> None:
         command = [sys.executable, "-m", "mithril_losses", "train", str(self.file), "--set", "run.epochs=1000000"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell lets what it runs in the background ignore interruptions, and that is inherited
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 60.0
         while not (self.output / "checkpoint.npz").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
