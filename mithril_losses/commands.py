@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -103,15 +107,17 @@ def train(
     console = new_console()
     table = EpochTable(console)
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("batches"), TimeRemainingColumn())
+    bar = ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("training", total=None)
+    interruption = Interruption()
+
+    def on_batch(progress: training.Progress) -> None:
+        bar.update(task, completed=progress.done, total=progress.total)
+        interruption.arrive()
+
     try:
-        with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("training", total=None)
-            result = training.train(
-                settings,
-                resume=resume,
-                on_batch=lambda progress: bar.update(task, completed=progress.done, total=progress.total),
-                on_epoch=table.add,
-            )
+        with interruption.handled(), bar:
+            result = training.train(settings, resume=resume, on_batch=on_batch, on_epoch=table.add)
     except KeyboardInterrupt as error:
         kept = f"epoch {table.epoch} is kept in {settings.run.output}; --resume continues from there"
         typer.echo(f"interrupted: {kept if table.epoch else 'no epoch was complete'}", err=True)
@@ -119,6 +125,43 @@ def train(
     for output, accuracy in result.accuracy.items():
         console.print(f"test accuracy ({output}): {100.0 * accuracy:.2f} %", markup=False)
     console.print("written: " + ", ".join(map(str, result.files)), markup=False, soft_wrap=True)
+
+
+class Interruption:
+    """A Ctrl-C that waits for the end of the batch, where nothing is half written and no library can lose it.
+
+    Python drops a `KeyboardInterrupt` that arrives while a finalizer or another library's callback runs; and one
+    between a checkpoint and the line that reports it would be told wrongly. A second Ctrl-C does not wait, nor does
+    one before the first batch is done.
+    """
+
+    def __init__(self) -> None:
+        self._waits = False
+        self._pending = False
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle Ctrl-C within the block, unless the process ignores it or the caller has a handler of its own."""
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def arrive(self) -> None:
+        """Raise what has waited; from now on a first Ctrl-C waits for the next call."""
+        self._waits = True
+        if self._pending:
+            raise KeyboardInterrupt
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        urgent = self._pending or not self._waits
+        self._pending = True
+        if urgent:
+            raise KeyboardInterrupt
 
 
 class EpochTable:

@@ -20,6 +20,7 @@ from mithril_losses.backends import BackendNotInstalledError
 from mithril_losses.commands import app
 from mithril_losses.config import UserError, read_config
 from mithril_losses.domains import REAL
+from mithril_losses.training import Trainer
 
 CONFIG = """
 data = { examples = 100 }
@@ -106,6 +107,35 @@ class TestTrain(CommandLineTestCase):
         self.assertRegex(result.stderr, rf"\Ainterrupted: {message}[^\n]*\n\Z")
         self.assertEqual((self.output / "checkpoint.npz").exists(), batch != 1)
 
+    def let_interruptions_through(self) -> None:
+        """A shell lets what it runs in the background ignore interruptions, and that is inherited."""
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+
+    def test_an_interruption_while_files_are_written_waits(self) -> None:
+        self.let_interruptions_through()
+        save = Trainer.save
+
+        def interrupted(*arguments: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            save(*arguments)
+
+        with mock.patch.object(Trainer, "save", interrupted):
+            result = self.train("run.epochs=5")
+        self.assertEqual(result.exit_code, 130)
+        self.assertRegex(result.stderr, r"\Ainterrupted: epoch 1 is kept in [^\n]+\n\Z")
+        self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
+
+    def test_a_second_interruption_does_not_wait(self) -> None:
+        self.let_interruptions_through()
+
+        def interrupted(*_: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+        with mock.patch.object(Trainer, "save", interrupted):
+            result = self.train("run.epochs=5")
+        self.assertEqual((result.exit_code, result.stderr), (130, "interrupted: no epoch was complete\n"))
+
     def test_a_real_interruption_keeps_the_checkpoint(self) -> None:
         command = [sys.executable, "-m", "mithril_losses", "train", str(self.file), "--set", "run.epochs=1000000"]
         process = subprocess.Popen(
@@ -113,7 +143,6 @@ class TestTrain(CommandLineTestCase):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # a shell lets what it runs in the background ignore interruptions, and that is inherited
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 60.0
