@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -57,6 +58,7 @@ class Elementwise:
         self.array_names = [name for name, d in self.domain.items() if isinstance(d, ArrayDomain)]
         self.option_names = list(self.domain)[len(self.array_names) :]
         self.wrt = tuple(self.array_names[:slopes])
+        self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
 
     def named(self, **names: str) -> Elementwise:
         """Return the same terms with some of their arguments under other names."""
@@ -124,9 +126,22 @@ class Elementwise:
     def prepare(self, arguments: tuple[Any, ...]) -> tuple[Any, list[Array], list[Any]]:
         """Return the namespace, the arrays in the dtype to compute in, and the options, all of them checked."""
         count = len(self.array_names)
-        arrays = dict(zip(self.array_names, arguments[:count], strict=True))
-        dtype, options = self.door(arrays, dict(zip(self.option_names, arguments[count:], strict=True)))
-        return namespace_of(arguments[0]), self.convert(arrays, dtype), options
+        given, options = arguments[:count], arguments[count:]
+        if self._is_usual(given, options):
+            return np, [*given], _settled(self, given[0].dtype, options)
+        arrays = dict(zip(self.array_names, given, strict=True))
+        dtype, checked = self.door(arrays, dict(zip(self.option_names, options, strict=True)))
+        return namespace_of(given[0]), self.convert(arrays, dtype), checked
+
+    def _is_usual(self, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> bool:
+        """Whether all is right with NumPy arrays and options that were seen before, at a third of the cost."""
+        first = arrays[0]
+        if self._has_labels or type(first) is not np.ndarray or first.dtype not in _USUAL or not first.ndim:
+            return False
+        for x in arrays:
+            if type(x) is not np.ndarray or x.dtype is not first.dtype or x.shape != first.shape:
+                return False
+        return not options or {*map(type, options)} <= _PLAIN
 
     def door(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         """Return the dtype to compute in and the options in the order of the terms, having checked all but labels."""
@@ -139,22 +154,26 @@ class Elementwise:
             dtype = widest_dtype(xp, **{name: arrays[name] for name in self.wrt})
         if self.rows is not None and self.rows < 0 and len(predictions.shape) == 0:
             raise ValueError(f"{self.array_names[0]} needs at least one axis, got a scalar")
-        checked = [self._option(xp, name, options[name], predictions, dtype) for name in self.option_names]
-        return dtype, checked + [constant.value(xp, dtype, predictions.dtype) for constant in self.constants]
+        return dtype, self.settle(xp, [options[name] for name in self.option_names], predictions, dtype)
+
+    def settle(self, xp: Any, options: Sequence[Any], predictions: Array, dtype: Any) -> list[Any]:
+        """Return the options as the terms take them, having checked them, and the constants after them."""
+        checked = [self._option(xp, n, x, predictions, dtype) for n, x in zip(self.option_names, options, strict=True)]
+        return checked + [constant.value(xp, dtype, predictions.dtype) for constant in self.constants]
 
     def convert(self, arrays: Mapping[str, Array], dtype: Any) -> list[Array]:
         """Return the arrays in the dtype to compute in; an illegal label is an error, or NaN if it is out of sight."""
         self.check_labels(arrays)
         xp = namespace_of(arrays[self.array_names[0]])
-        found = {name: as_dtype(xp, x, dtype, name) for name, x in arrays.items()}
-        return [self._convert(xp, self.domain[name], x) for name, x in found.items()]
-
-    def _convert(self, xp: Any, domain: Any, x: Array) -> Array:
-        return domain.or_nan(xp, x) if isinstance(domain, Labels) else x
+        found = [as_dtype(xp, x, dtype, name) for name, x in arrays.items()]
+        if not self._has_labels:
+            return found
+        domains = [self.domain[name] for name in arrays]
+        return [d.or_nan(xp, x) if isinstance(d, Labels) else x for d, x in zip(domains, found, strict=True)]
 
     def check_labels(self, arrays: Mapping[str, Array]) -> None:
         """Raise a ValueError if a label that can be seen is illegal."""
-        for name, x in arrays.items():
+        for name, x in arrays.items() if self._has_labels else ():
             domain = self.domain[name]
             if isinstance(domain, Labels):
                 domain.check(name, x)
@@ -171,6 +190,16 @@ class Elementwise:
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
             raise ValueError(f"{name} of shape {shape} does not broadcast to predictions of shape {full}")
         return as_dtype(xp, option, dtype, name)
+
+
+_PLAIN = {float, type(None)}
+_USUAL = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@functools.lru_cache(maxsize=1024)
+def _settled(terms: Elementwise, dtype: Any, options: tuple[float | None, ...]) -> list[Any]:
+    """Return what `settle` returns for plain numbers and NumPy arrays of a dtype."""
+    return terms.settle(np, options, np.empty(0, dtype), dtype)
 
 
 def elementwise(

@@ -88,6 +88,7 @@ def value_and_gradient(
         return pair.compose(functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate))
     plain = _plain(pair)
     on_host = _OnHost(pair, plain, threads, compile)
+    on_jax = _OnJax(pair, plain, donate)
 
     @functools.wraps(pair.value)
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
@@ -99,11 +100,11 @@ def value_and_gradient(
         if library == "jax":
             views = None if donate or not on_host.is_compiled or first.size < LARGE else _jax_views(arguments, keywords)
             found = None if views is None else on_host.attempt(*views[0], **views[1])
-            return _on_jax(pair, plain, donate, arguments, keywords) if found is None else _as_jax(found, first)
+            return on_jax(*arguments, **keywords) if found is None else _as_jax(found, first)
         if library == "torch":
             views = _numpy_views(arguments, keywords)
             if views is not None:  # NumPy's functions cost less per call, and its buffers less per page
-                return _as_tensors(both(*views[0], **views[1]))
+                return _as_tensors((plain if first.numel() < LARGE else on_host)(*views[0], **views[1]))
             if compile:
                 compiled: tuple[Any, Any] = _compiled_by_torch(plain)(*arguments, **keywords)
                 return compiled
@@ -462,6 +463,9 @@ def _numpy_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tup
 
 def _as_tensors(found: tuple[Any, Any]) -> tuple[Any, Any]:
     from_numpy = sys.modules["torch"].from_numpy
+    value, gradient = found
+    if type(gradient) is np.ndarray and not isinstance(value, tuple):  # the usual case, at half the cost
+        return from_numpy(np.asarray(value)), from_numpy(gradient)
     value, gradient = (map_leaves(lambda _, x: from_numpy(np.asarray(x)), part) for part in found)
     return value, gradient
 
@@ -518,47 +522,69 @@ def _has_numba() -> bool:
 # --- JAX and torch: compilers of their own ----------------------------------------------------------------------------
 
 
-def _on_jax(
-    pair: Pair, plain: Callable[..., tuple[Any, Any]], donate: bool, arguments: tuple[Any, ...], keywords: Any
-) -> tuple[Any, Any]:
+class _OnJax:
+    """Value and gradient of JAX arrays in one compiled call; inside a trace, the plain functions."""
+
+    def __init__(self, pair: Pair, plain: Callable[..., tuple[Any, Any]], donate: bool) -> None:
+        self._pair = pair
+        self._plain = plain
+        self._donate = donate
+        # numbers that a compiled function takes as they come; all others are settled in it
+        intervals = {name: x for name, x in pair.domain.items() if isinstance(x, Interval) and not x.static}
+        self._numbers: dict[str, Interval | None] = intervals | {"upstream": None, "normalizer": None}
+        self._labels = {name: x for name, x in pair.domain.items() if isinstance(x, Labels)}
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        pair = self._pair
+        given = dict(zip(pair.array_arguments, arguments, strict=False)) | keywords
+        concrete = _concrete_jax_array()
+        wrt: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        static: dict[str, Any] = {}
+        for name, x in given.items():
+            if type(x) is concrete:
+                (wrt if name in pair.wrt else rest)[name] = x
+            elif name in self._numbers and is_number(x):
+                if (domain := self._numbers[name]) is not None:
+                    domain.check(name, x)
+                rest[name] = float(x)
+            else:
+                static[name] = x
+        fits = len(arguments) <= len(pair.array_arguments) and all(n in wrt or n in rest for n in pair.array_arguments)
+        if not fits or not pair.jitted or any(namespace_of(x) is not None for x in static.values()):
+            return self._plain(*arguments, **keywords)
+        normalizer = rest.get("normalizer")
+        if type(normalizer) is float and not normalizer >= 0.0:
+            return self._plain(*arguments, **keywords)  # which refuses it
+        try:
+            jitted = _jitted(self._plain, tuple(static.items()), self._donate)
+        except TypeError:  # an option that cannot be hashed
+            return self._plain(*arguments, **keywords)
+        if self._donate:  # a mistake must not cost the caller his arrays
+            self._check_values(given)
+            return jitted(wrt, rest)  # type: ignore[no-any-return]
+        found = jitted(wrt, rest)  # JAX goes on computing while the values are looked at
+        self._check_values(given)
+        return found  # type: ignore[no-any-return]
+
+    def _check_values(self, given: Mapping[str, Any]) -> None:
+        """Raise for values that a trace cannot see."""
+        pair = self._pair
+        for name, domain in self._labels.items():
+            domain.check(name, given[name])
+        if given.get("reduction") == "weighted_mean" and pair.takes_reduction:
+            require_shares(given.get("weights"))
+        if pair.check_values is not None:
+            options = {name: given.get(name, pair.parameters[name].default) for name in pair.options}
+            pair.check_values(*(given[name] for name in pair.array_arguments), **options)
+
+
+@functools.cache
+def _concrete_jax_array() -> type:
+    """Return the type of JAX's arrays that have values."""
     import jax
 
-    given = dict(zip(pair.array_arguments, arguments, strict=False)) | keywords
-    arrays = {name: x for name, x in given.items() if isinstance(x, jax.Array)}
-    traced = any(isinstance(x, jax.core.Tracer) for x in arrays.values())
-    misfits = len(arrays) < len(pair.array_arguments) or len(arguments) > len(pair.array_arguments)
-    if traced or misfits or not pair.jitted:
-        return plain(*arguments, **keywords)
-    numbers = {}
-    for name, x in given.items():
-        domain = pair.domain.get(name)
-        dynamic = name in ("upstream", "normalizer") or (isinstance(domain, Interval) and not domain.static)
-        if name not in arrays and dynamic and is_number(x):
-            numbers[name] = float(x)
-            if isinstance(domain, Interval):
-                domain.check(name, x)
-    static = {name: x for name, x in given.items() if name not in arrays and name not in numbers}
-    if not numbers.get("normalizer", 0.0) >= 0.0:
-        return plain(*arguments, **keywords)  # which refuses it
-    _check_values(pair, given)  # a trace cannot see them
-    if given.get("reduction") == "weighted_mean" and pair.takes_reduction:
-        require_shares(arrays.get("weights"))
-    try:
-        jitted = _jitted(plain, tuple(static.items()), donate)
-    except TypeError:  # an option that cannot be hashed
-        return plain(*arguments, **keywords)
-    wrt = {name: x for name, x in arrays.items() if name in pair.wrt}
-    rest = {name: x for name, x in arrays.items() if name not in pair.wrt}
-    return jitted(wrt, rest | numbers)  # type: ignore[no-any-return]
-
-
-def _check_values(pair: Pair, given: Mapping[str, Any]) -> None:
-    for name, domain in pair.domain.items():
-        if isinstance(domain, Labels):
-            domain.check(name, given[name])
-    if pair.check_values is not None:
-        options = {name: given.get(name, pair.parameters[name].default) for name in pair.options}
-        pair.check_values(*(given[name] for name in pair.array_arguments), **options)
+    return type(jax.numpy.zeros(()))
 
 
 @functools.lru_cache(maxsize=1024)

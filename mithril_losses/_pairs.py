@@ -102,7 +102,7 @@ class Pair:
         """Return the loss out of what the value function returned."""
         return returned[0] if self.returns else returned
 
-    @property
+    @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The loss's parameters, without the reduction keywords it may pass on."""
         return {
@@ -111,25 +111,25 @@ class Pair:
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         }
 
-    @property
+    @functools.cached_property
     def array_arguments(self) -> tuple[str, ...]:
         """The names of the arguments that have no default and go by position: the arrays."""
         return tuple(n for n, p in self.parameters.items() if p.default is p.empty and p.kind is not p.KEYWORD_ONLY)
 
-    @property
+    @functools.cached_property
     def options(self) -> tuple[str, ...]:
         """The names of the other arguments."""
         arrays = self.array_arguments
         return tuple(name for name in self.parameters if name not in arrays)
 
-    @property
+    @functools.cached_property
     def takes_reduction(self) -> bool:
         """Whether the loss takes the common reduction keywords."""
         parameters = inspect.signature(self.value).parameters
         passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         return passes_on or parameters.keys() >= Reduction.__annotations__.keys()
 
-    @property
+    @functools.cached_property
     def takes_upstream(self) -> bool:
         """Whether the gradient takes `upstream`."""
         parameters = inspect.signature(self.gradient).parameters.values()

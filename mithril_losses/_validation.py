@@ -56,7 +56,7 @@ def require_same_shape(**arrays: Array) -> None:
     """Raise a ValueError that names all shapes unless they are equal: nothing is broadcast silently."""
     (first_name, first), *others = arrays.items()
     for name, x in others:
-        if tuple(x.shape) != tuple(first.shape):
+        if x.shape != first.shape and tuple(x.shape) != tuple(first.shape):
             raise ValueError(
                 f"{first_name} and {name} must have the same shape, got {tuple(first.shape)} and {tuple(x.shape)}"
             )
@@ -101,7 +101,9 @@ def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
 
     NumPy computes for tensors as well, where these lie in main memory.
     """
-    library = "numpy" if xp is np else library_name(xp)
+    if xp is np:
+        return np.errstate(all="ignore")
+    library = library_name(xp)
     if library == "torch":
         import torch
 

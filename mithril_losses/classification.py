@@ -101,11 +101,14 @@ def _targets(
     )
 
 
+_UNSIGNED = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}  # a negative label is a large number there
+
+
 def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> tuple[Array, Array | None, Array | None]:
     """Return the labels, which rows are kept, and which labels are illegal where that cannot be seen."""
-    if labels.dtype == xp.int64 and ignore_index is None:  # the usual case, at a third of the cost
+    if ignore_index is None and labels.dtype in (xp.int64, xp.int32):  # the usual case, at a third of the cost
         seen = host_values(labels)
-        if seen is not None and not (seen.view(np.uint64) >= classes).any():
+        if seen is not None and np.maximum.reduce(seen.view(_UNSIGNED[seen.dtype]), axis=None, initial=0) < classes:
             return labels, None, None
     if not xp.isdtype(labels.dtype, "integral"):
         raise TypeError(f"class indices must be integers, got {labels.dtype}")

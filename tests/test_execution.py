@@ -433,6 +433,14 @@ class AgainstThePlainFunctions(unittest.TestCase):
 class Failures(unittest.TestCase):
     """An error reaches the caller with its own message, and the pool keeps working."""
 
+    def test_options_are_looked_at_in_every_call(self) -> None:
+        both = partial(value_and_gradient(ml.binary_cross_entropy_with_logits), np.zeros(2), np.ones(2))
+        both(pos_weight=1.0)
+        for _ in range(2):
+            self.assertRaises(ValueError, both, pos_weight=-1.0)
+            self.assertRaises(TypeError, both, pos_weight=True)
+            self.assertRaises(ValueError, both, pos_weight=np.ones((2, 2)))
+
     @parameterized.expand([(library, *tier) for library in ("numpy", "torch", "jax") for tier in TIERS])
     def test_illegal_labels(self, library: str, tier: str, may_fuse: bool) -> None:
         scores = np.random.default_rng(0).standard_normal((400_000, 3)).astype(np.float32)
@@ -624,7 +632,7 @@ class OtherLibraries(unittest.TestCase):
                 own = {k: v for k, v in more.items() if k != "upstream"}
                 arguments, keywords = case.arguments("jax"), case.keywords("jax", **more)
                 kept = [np.array(x) for x in arguments]
-                with mock.patch.object(_execution, "_on_jax", side_effect=AssertionError("not in one loop")):
+                with mock.patch.object(_execution._OnJax, "__call__", side_effect=AssertionError("not in one loop")):
                     value, gradient = value_and_gradient(case.pair.value, threads=2)(*arguments, **keywords)
                 expected = case.value(**own)
                 self.assertEqual((value.dtype, value.shape), (expected.dtype, np.shape(expected)))
@@ -656,7 +664,7 @@ class OtherLibraries(unittest.TestCase):
 
             one, two = jax.devices()
             both = value_and_gradient(mse_loss)
-            with mock.patch.object(_execution, "_on_jax", side_effect=AssertionError("not in one loop")):
+            with mock.patch.object(_execution._OnJax, "__call__", side_effect=AssertionError("not in one loop")):
                 for device in (one, two):
                     p = jax.device_put(jax.numpy.ones((300, 300)), device)
                     value, gradient = both(p, 0 * p)
@@ -688,6 +696,23 @@ class OtherLibraries(unittest.TestCase):
         self.assertEqual(float(value), 1.0)
         self.assertEqual(gradient.shape, (8, 8))
         self.assertTrue(p.is_deleted())
+
+    def test_a_wrong_label_does_not_cost_what_was_donated(self) -> None:
+        logits = jax.numpy.ones((8, 3))
+        with self.assertRaisesRegex(ValueError, "label 3 is outside the 3 classes"):
+            value_and_gradient(ml.cross_entropy_with_logits, donate=True)(logits, jax.numpy.full(8, 3))
+        self.assertFalse(logits.is_deleted())
+
+    def test_values_are_looked_at_in_every_call(self) -> None:
+        both = value_and_gradient(ml.cross_entropy_with_logits)
+        logits = jax.numpy.zeros((2, 3))
+        both(logits, jax.numpy.array([0, 2]))
+        for illegal in (-1, 3):
+            with self.assertRaisesRegex(ValueError, f"label {illegal} is outside the 3 classes"):
+                both(logits, jax.numpy.array([0, illegal]))
+        weighted = value_and_gradient(ml.mse_loss)
+        with self.assertRaisesRegex(ValueError, "must not be negative"):
+            weighted(logits, logits, reduction="weighted_mean", weights=jax.numpy.array([[1.0], [-1.0]]))
 
     def test_torch_compile(self) -> None:
         torch._dynamo.reset()

@@ -26,9 +26,11 @@ _BITS = {np.dtype(f"float{8 * size}"): np.dtype(f"int{8 * size}") for size in (2
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """Return `x` where the condition holds and `y` elsewhere; one of both may be a number."""
+    if condition.size < _FROM:
+        return np.where(condition, x, y)
     like = x if isinstance(x, np.ndarray) else y
     bits = _BITS.get(like.dtype) if isinstance(like, np.ndarray) else None
-    if bits is None or like.size < _FROM or like.shape != np.shape(condition):
+    if bits is None or like.shape != np.shape(condition):
         return np.where(condition, x, y)
     chosen, other = (_bits(branch, like, bits) for branch in (x, y))
     if chosen is None or other is None:
