@@ -78,6 +78,8 @@ def require_one_number(xp: Any, name: str, value: Any, dtype: Any) -> Any:
 
 def require_integer(name: str, value: Any) -> int:
     """Return `value` as an int, or raise a TypeError."""
+    if type(value) is int:  # the usual case, at a fifth of the cost
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     return int(value)

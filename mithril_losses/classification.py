@@ -342,15 +342,15 @@ def _softmax_terms(t: _Targets) -> tuple[Array, Array]:
         q = q if t.weights is None else t.weights * q
         return xp.sum(product(xp, q, log_total - shifted), axis=axis), p * xp.sum(q, axis=axis, keepdims=True) - q
     labels = _safe_labels(t)
-    log_p = take_at(xp, shifted, labels, axis) - xp.squeeze(log_total, axis=axis)
+    surprise = xp.squeeze(log_total, axis=axis) - take_at(xp, shifted, labels, axis)  # −log p_y
     if t.weights is None and type(t.smoothing) is float and t.smoothing == 0.0:
-        own, values, slopes = 1.0, -log_p, p
+        own, values, slopes = 1.0, surprise, p
     else:
         weights = xp.ones_like(p) if t.weights is None else xp.broadcast_to(t.weights, tuple(p.shape))
         share = t.smoothing / t.classes
         own = (1.0 - t.smoothing) * take_at(xp, weights, labels, axis)
         rest = product(xp, share * weights, log_total - shifted)
-        values = xp.sum(rest, axis=axis) + product(xp, own, -log_p)
+        values = xp.sum(rest, axis=axis) + product(xp, own, surprise)
         slopes = p * xp.expand_dims(own + xp.sum(share * weights, axis=axis), axis=axis) - share * weights
     slopes = subtract_at(xp, slopes, labels, own, axis)
     if t.kept is not None:
