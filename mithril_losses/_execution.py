@@ -34,6 +34,8 @@ V = TypeVar("V")
 
 # elements below which the plain functions are as fast, and nothing is compiled
 LARGE = 1 << 15
+# elements from which NumPy's trees, sorts and tiles are faster than XLA's
+_BY_NUMPY_FROM = 1 << 14
 # elements of a block: few enough for the second-level cache, enough for few hand-overs of the interpreter
 _BLOCK = 1 << 16
 # bytes that the temporary arrays of a block stay below
@@ -59,8 +61,9 @@ def value_and_gradient(
 
     Large arrays on the CPU, of any of the three libraries, are computed in one fused loop (with the extra `fast`).
     Without it, those of NumPy and PyTorch are computed in blocks that fit the cache. Threads share the work, and the
-    result does not depend on how many. All other JAX arrays go through one compiled function per loss and set of
-    options; inside a trace of the caller's the plain functions are inlined.
+    result does not depend on how many. Where a loss sorts, searches or sums over pairs, NumPy may do it for JAX, too.
+    All other JAX arrays go through one compiled function per loss and set of options; inside a trace of the caller's
+    the plain functions are inlined.
 
     Args:
         loss: a registered loss, or any function with a method `gradient`.
@@ -98,8 +101,8 @@ def value_and_gradient(
         xp = namespace_of(first)
         library = None if xp is None else library_name(xp)
         if library == "jax":
-            views = None if donate or not on_host.is_compiled or first.size < LARGE else _jax_views(arguments, keywords)
-            found = None if views is None else on_host.attempt(*views[0], **views[1])
+            views = _jax_views(arguments, keywords) if not donate and first.size >= on_host.jax_from else None
+            found = None if views is None else on_host.for_jax(*views[0], **views[1])
             return on_jax(*arguments, **keywords) if found is None else _as_jax(found, first)
         if library == "torch":
             views = _numpy_views(arguments, keywords)
@@ -178,12 +181,11 @@ class _OnHost:
         self._applies = pair.takes_reduction and pair.separable
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
-    @property
-    def is_compiled(self) -> bool:
-        """Whether the loss is computed in loops of its own, not through its plain functions."""
-        pair = self._pair
         has_loop = any(x is not None for x in (pair.terms, pair.apart, pair.fused_rows))
-        return self._applies and self._may_fuse and has_loop
+        is_compiled = self._applies and self._may_fuse and has_loop
+        # elements from which JAX arrays are better off here, and what computes them
+        self.jax_from = LARGE if is_compiled else _BY_NUMPY_FROM if pair.by_numpy and compile is not False else math.inf
+        self.for_jax = self.attempt if is_compiled else self
 
     @property
     def _thread_count(self) -> int:

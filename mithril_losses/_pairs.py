@@ -73,6 +73,8 @@ class Pair:
             been handed what does that for any loss.
         jitted: whether `value_and_gradient` compiles the pair for JAX. One that compiles what is worth it by itself may
             have to look at values in between.
+        by_numpy: whether large JAX arrays in the memory of the host are computed by NumPy, as tensors are: what it has
+            for sorts, trees and tiles is faster than what XLA makes of them there.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Pair:
     returns: tuple[str, ...] = ()
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
     jitted: bool = True
+    by_numpy: bool = False
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Return the loss: an entry of the catalogue takes part wherever a loss does."""
@@ -194,6 +197,7 @@ def gradient_of(
     returns: tuple[str, ...] = (),
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None,
     jitted: bool = True,
+    by_numpy: bool = False,
 ) -> Callable[[F], F]:
     """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
 
@@ -215,6 +219,7 @@ def gradient_of(
         compose: of a loss that is made of others, a function that is handed what makes one function of value and
             gradient of any loss, and returns such a function.
         jitted: whether `value_and_gradient` compiles the pair for JAX.
+        by_numpy: whether `value_and_gradient` has NumPy compute large JAX arrays in the memory of the host.
 
     Raises:
         TypeError: the two signatures differ in a name, a kind or a default.
@@ -254,6 +259,7 @@ def gradient_of(
             returns=returns,
             compose=compose,
             jitted=jitted,
+            by_numpy=by_numpy,
         )
         names = (wrt,) if isinstance(wrt, str) else wrt or (terms.wrt if terms else pair.array_arguments[:1])
         optional = [name for name in pair.options if pair.parameters[name].default is None]

@@ -540,6 +540,7 @@ def supervised_contrastive_loss(
     domain={"embeddings": _SET, "labels": PointLabels(4), "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
     properties=("non_negative", "scale_invariant"),
+    by_numpy=True,
 )
 def supervised_contrastive_loss_gradient(
     embeddings: Array,

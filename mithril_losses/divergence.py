@@ -637,6 +637,7 @@ def wasserstein_distance(
     domain={"predictions": SAMPLES, "targets": SAMPLES, "p": _POWER, "axis": Axis()},
     kinks=lambda predictions, targets, p, axis: _wasserstein_kinks(predictions, targets, axis),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    by_numpy=True,
 )
 def wasserstein_distance_gradient(
     predictions: Array,
@@ -931,6 +932,7 @@ def maximum_mean_discrepancy(
     },
     separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    by_numpy=True,
 )
 def maximum_mean_discrepancy_gradient(
     predictions: Array,
@@ -1088,6 +1090,7 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
     separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
     kinks=lambda predictions, targets, beta: _coincidences(predictions, targets),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    by_numpy=True,
 )
 def energy_distance_gradient(
     predictions: Array,

@@ -140,6 +140,7 @@ def chamfer_distance(
     separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
     kinks=lambda pred_points, target_points, **options: _chamfer_kinks(pred_points, target_points, **options),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    by_numpy=True,
 )
 def chamfer_distance_gradient(
     pred_points: Array,
@@ -383,6 +384,7 @@ def hausdorff_distance(
         pred_points, target_points, pred_mask, target_mask
     ),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    by_numpy=True,
 )
 def hausdorff_distance_gradient(
     pred_points: Array,

@@ -1003,6 +1003,7 @@ def lovasz_softmax_loss(
         predictions, targets, class_axis, ignore_index
     ),
     properties=("convex", "non_negative"),
+    by_numpy=True,
 )
 def lovasz_softmax_loss_gradient(
     predictions: Array,
@@ -1161,6 +1162,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     domain={"logits": REAL, "targets": BINARY},
     kinks=lambda logits, targets: _lovasz_hinge_kinks(logits, targets),
     properties=("convex",),
+    by_numpy=True,
 )
 def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.

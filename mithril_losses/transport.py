@@ -689,6 +689,7 @@ def sliced_wasserstein_distance(
     separable=False,  # the directions are shared by all sets of a batch
     kinks=lambda pred_points, target_points, **options: _sliced_kinks(pred_points, target_points, **options),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    by_numpy=True,
 )
 def sliced_wasserstein_distance_gradient(
     pred_points: Array,

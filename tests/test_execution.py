@@ -54,7 +54,7 @@ ELEMENTWISE = [pair.name for pair in catalogue().values() if pair.terms is not N
 
 def small_limits() -> Any:
     """Let small arrays count as large, and several blocks and threads have a part in them."""
-    return mock.patch.multiple(_execution, LARGE=1, _BLOCK=64, _SHARED_FROM=1)
+    return mock.patch.multiple(_execution, LARGE=1, _BY_NUMPY_FROM=1, _BLOCK=64, _SHARED_FROM=1)
 
 
 def small_groups() -> Any:
@@ -622,9 +622,9 @@ class OtherLibraries(unittest.TestCase):
             np.testing.assert_allclose(traced[0], value, rtol=1e-12)
 
     @parameterized.expand(
-        [(case,) for case in REDUCED if case.name == "drawn" and case.pair.name in IN_LOOPS], name_func=label
+        [(x,) for x in REDUCED if x.name == "drawn" and (x.pair.name in IN_LOOPS or x.pair.by_numpy)], name_func=label
     )
-    def test_large_jax_arrays_on_the_cpu_share_the_loops(self, case: Case) -> None:
+    def test_large_jax_arrays_on_the_cpu_are_computed_as_those_of_numpy(self, case: Case) -> None:
         for more in variations(case):
             if "axis" in more:
                 continue  # no loop reduces along some axes only
@@ -632,7 +632,7 @@ class OtherLibraries(unittest.TestCase):
                 own = {k: v for k, v in more.items() if k != "upstream"}
                 arguments, keywords = case.arguments("jax"), case.keywords("jax", **more)
                 kept = [np.array(x) for x in arguments]
-                with mock.patch.object(_execution._OnJax, "__call__", side_effect=AssertionError("not in one loop")):
+                with mock.patch.object(_execution._OnJax, "__call__", side_effect=AssertionError("by JAX")):
                     value, gradient = value_and_gradient(case.pair.value, threads=2)(*arguments, **keywords)
                 expected = case.value(**own)
                 self.assertEqual((value.dtype, value.shape), (expected.dtype, np.shape(expected)))
@@ -664,7 +664,7 @@ class OtherLibraries(unittest.TestCase):
 
             one, two = jax.devices()
             both = value_and_gradient(mse_loss)
-            with mock.patch.object(_execution._OnJax, "__call__", side_effect=AssertionError("not in one loop")):
+            with mock.patch.object(_execution._OnJax, "__call__", side_effect=AssertionError("by JAX")):
                 for device in (one, two):
                     p = jax.device_put(jax.numpy.ones((300, 300)), device)
                     value, gradient = both(p, 0 * p)
