@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ def _two_batches(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]
     return x, np.clip(x + np.float32(0.1) * random.standard_normal(shape, dtype=np.float32), 0, 1)
 
 
-_WINDOW = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
-_WINDOW /= _WINDOW.sum()
+_BELL = [math.exp(-0.5 * ((i - 5) / 1.5) ** 2) for i in range(11)]
+_WINDOW = [x / sum(_BELL) for x in _BELL]  # numbers, which torch.compile takes for constants
 
 
 def _ssim(mean: Any, x: Any, y: Any) -> Any:
