@@ -40,7 +40,10 @@ def bench(
     seconds: Annotated[float, typer.Option("--time", min=0.0, help="seconds per case")] = 4.0,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
     huge_pages: Annotated[
-        bool, typer.Option("--huge-pages", help="measure a second time with huge pages (Linux with glibc)")
+        bool,
+        typer.Option(
+            "--huge-pages", help="time large losses that stream memory again with huge pages (Linux with glibc)"
+        ),
     ] = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="write every number here, as they come")] = None,
     chart: Annotated[Path | None, typer.Option("--chart", help="draw the times into this PNG file")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -141,7 +141,7 @@ def _targets(results: Results) -> str:
             cells.append("<br>".join(number(outcome.huge) for outcome in outcomes))
         lines.append([*cells, _verdict(target, outcomes)])
         label = target.where.label
-    return _table(headers, lines)
+    return _table(headers, lines, right=("must be",))
 
 
 def _outcome(target: Target, outcome: Outcome) -> str:
@@ -208,6 +208,8 @@ def _memory(results: Results) -> Iterator[str]:
         yield _table(["case", *names], ([case.name, *(peak(case, name) for name in names)] for case in cases))
 
 
-def _table(headers: list[str], lines: Iterable[list[str]]) -> str:
-    rows = [headers, ["---", *("---:" for _ in headers[1:])], *lines]
+def _table(headers: list[str], lines: Iterable[list[str]], right: Sequence[str] | None = None) -> str:
+    """Return a table with some columns aligned to the right: all but the first by default."""
+    right = headers[1:] if right is None else right
+    rows = [headers, ["---:" if header in right else "---" for header in headers], *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

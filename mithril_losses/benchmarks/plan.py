@@ -32,8 +32,10 @@ class Plan:
         return [candidate for candidate in self.candidates(case) if not candidate.missing]
 
     def pages(self, case: Case) -> tuple[Pages, ...]:
-        """The settings of the allocator under which times are taken: huge pages only where there is more than one."""
-        return ("default", "huge") if self.huge_pages and case.size == "large" else ("default",)
+        """The settings of the allocator under which times are taken: huge pages only where results fill many."""
+        return (
+            ("default", "huge") if self.huge_pages and case.size == "large" and case.problem.streams else ("default",)
+        )
 
     @property
     def steps(self) -> int:
