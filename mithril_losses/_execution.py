@@ -36,8 +36,9 @@ V = TypeVar("V")
 LARGE = 1 << 15
 # elements from which NumPy's trees, sorts and tiles are faster than XLA's
 _BY_NUMPY_FROM = 1 << 14
-# elements of a block: few enough for the second-level cache, enough for few hand-overs of the interpreter
-_BLOCK = 1 << 16
+# elements of a block: enough for few hand-overs of the interpreter between threads, few enough for the second-level
+# cache, and for the temporary arrays of two threads to stay below a seventh of a gradient of sixteen million
+_BLOCK = 3 << 15
 # bytes that the temporary arrays of a block stay below
 _KEPT = 1 << 24
 # bytes of a cache line
@@ -346,8 +347,10 @@ class _OnHost:
         like = call.arrays[pair.wrt[0]]
         fused = None if pair.fused_rows is None else pair.fused_rows(*arrays, **call.options)
         run = None if fused is None else fused.run if self._may_compile_for(arrays) else fused.blocked
-        if fused is not None and run is not None:
+        if fused is not None:
             shape, mass = fused.shape, fused.mass
+            if not shape:
+                return None
         else:
             batch = arrays[0].shape[0] if arrays[0].ndim else 0
             if batch < 2 or any(x.ndim == 0 or x.shape[0] != batch for x in arrays):
@@ -381,15 +384,24 @@ class _OnHost:
         self, call: _Call, reduction: Plan, shape: tuple[int, ...], values: Any, gradients: dict[str, Any]
     ) -> float:
         arrays = list(call.arrays.values())
+        operands = [reduction.weights, reduction.factor]
         keeps_values, several = values is not None, len(gradients) > 1
+        if arrays[0].size > _BLOCK * shape[0] and _rows_can_merge(self._pair, arrays, call.options, shape):
+            # a batch element is more than a block: all rows in one axis
+            arrays = [_merged(x, shape) for x in arrays]
+            operands = [x if np.ndim(x) == 0 else _in_one_axis(x, shape) for x in operands]
+            gradients = {name: _merged(x, shape) for name, x in gradients.items()}
+            values = values if values is None else values.reshape(-1)
+            shape = (math.prod(shape),)
 
         def work(rows: slice) -> float:
+            weights, factor = (_rows_of(x, shape, rows) for x in operands)
             value, found = self._plain(
                 *(x[rows] for x in arrays),
                 **call.options,
                 reduction="none" if keeps_values else "sum",
-                weights=_rows_of(reduction.weights, shape, rows),
-                upstream=_upstream(_rows_of(reduction.factor, shape, rows), keeps_values),
+                weights=weights,
+                upstream=_upstream(factor, keeps_values),
             )
             for name, out in gradients.items():
                 out[rows] = found[name] if several else found
@@ -398,7 +410,7 @@ class _OnHost:
                 return 0.0
             return float(value)
 
-        return self._over_blocks(call.arrays[self._pair.wrt[0]].shape, work)
+        return self._over_blocks(gradients[self._pair.wrt[0]].shape, work)
 
     def _over_blocks(self, shape: tuple[int, ...], work: Callable[[slice], float]) -> float:
         """Return the sum of `work` over blocks of rows, in the order of the rows whichever thread did them."""
@@ -434,14 +446,49 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     return array
 
 
+_ROW_SHAPES: dict[Any, tuple[int, ...]] = {}
+
+
 def _row_shape(pair: Pair, arrays: list[Any], options: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Return the shape of one row's losses, or None where the first axis is no batch: a class axis, features."""
+    settled = all(x is None or isinstance(x, (bool, int, float, str)) for x in options.values())
+    key = (pair.value, *((x.shape[1:], x.dtype) for x in arrays), *options.items()) if settled else None
+    if key in _ROW_SHAPES:  # a row can be large
+        return _ROW_SHAPES[key]
     try:
         one, two = (pair.value(*(x[:n] for x in arrays), **options, reduction="none").shape for n in (1, 2))
     except ValueError:  # arguments that do not fit: the plain functions say which, or know what they mean
         return None
     row: tuple[int, ...] = one[1:]
-    return row if one == (1, *row) and two == (2, *row) else None
+    if one != (1, *row) or two != (2, *row):
+        return None
+    if key is not None and len(_ROW_SHAPES) < 1024:
+        _ROW_SHAPES[key] = row
+    return row
+
+
+def _rows_can_merge(pair: Pair, arrays: list[Any], options: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether the axes of the unreduced losses come first in all arrays, and the loss would see them as one."""
+    rank = len(shape)
+    if rank < 2 or not all(x.shape[:rank] == shape and x.flags.c_contiguous for x in arrays):
+        return False
+    corner = [x[(slice(2),) * rank] for x in arrays]
+    try:
+        apart = pair.value(*corner, **options, reduction="none")
+        merged = pair.value(*(_merged(x, apart.shape) for x in corner), **options, reduction="none")
+    except ValueError:  # an axis that the options count from the front
+        return False
+    return merged.shape == (apart.size,) and np.array_equal(merged, apart.ravel(), equal_nan=True)
+
+
+def _in_one_axis(x: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Return an operand that broadcasts to `shape` for losses in one axis: one element stays one."""
+    return x.reshape(()) if x.size == 1 else np.broadcast_to(x, shape).ravel()
+
+
+def _merged(x: Any, shape: tuple[int, ...]) -> Any:
+    """Return an array with its first axes, which have this shape, in one."""
+    return x.reshape(math.prod(shape), *x.shape[len(shape) :])
 
 
 def _numpy_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]] | None:

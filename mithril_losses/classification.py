@@ -610,7 +610,7 @@ def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, po
     against = xp.where(upper, negative, positive)  # the mass that the logit speaks against
     linear = against * magnitude
     linear = xp.where(linear == linear, linear, 0.0)  # 0 · ∞ = 0; the other terms carry the NaNs of the arguments
-    slope = (against - (total - against) * tail) / (1.0 + tail)
+    slope = against - total * (tail / (1.0 + tail))
     return total * xp.log1p(tail) + linear, xp.where(upper, slope, -slope)
 
 

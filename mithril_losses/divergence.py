@@ -253,17 +253,19 @@ def reverse_kl_divergence_gradient(
     row_mass="predictions",
 )
 def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
-    total, apart = predictions + targets, xp.abs(predictions - targets)
-    larger, smaller = xp.maximum(predictions, targets), xp.minimum(predictions, targets)
+    total, smaller = predictions + targets, xp.minimum(predictions, targets)
+    apart = xp.abs(predictions - targets)
+    # log of the larger one over the smaller
+    ratio = xp.log1p(apart / xp.maximum(smaller, smallest * xp.maximum(xp.maximum(predictions, targets), 1.0)))
     mean_twice = xp.maximum(total, smallest)
     d = apart / mean_twice  # the two are m (1 ± d), with m their mean
     over_mean = xp.log1p(d)  # log of the larger one over m
-    ratio = xp.log1p(apart / xp.maximum(smaller, smallest * xp.maximum(larger, 1.0)))  # log of larger over smaller
     # (1 + d) log(1 + d) + (1 − d) log(1 − d), in the form that does not cancel
-    near = xp.minimum(d, 0.5)
     far = 2.0 * (over_mean - smaller / mean_twice * ratio)
-    value = xp.where(d < 0.5, xp.log1p(-near * near) + d * ratio, far)
-    return 0.25 * total * value, 0.5 * (over_mean - xp.where(predictions < targets, ratio, 0.0))
+    near = xp.minimum(d, 0.5)
+    near = xp.log1p(-near * near) + d * ratio
+    value = 0.25 * total * xp.where(d < 0.5, near, far)
+    return value, 0.5 * (over_mean - xp.where(predictions < targets, ratio, 0.0))
 
 
 def js_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:

@@ -125,6 +125,47 @@ class AgainstThePlainFunctions(unittest.TestCase):
                             to_numpy(a), to_numpy(b), rtol=tolerance, atol=tolerance * scale, err_msg=path
                         )
 
+    @parameterized.expand(
+        [
+            ("positions", "cross_entropy_with_logits", (2, 30, 7), {}),
+            ("classes in the middle", "cross_entropy_with_logits", (2, 7, 7), {"class_axis": 1}),
+            ("a batch of one", "cross_entropy_with_logits", (1, 30, 7), {"label_smoothing": 0.1}),
+            ("features", "triplet_loss", (2, 3, 10, 7), {}),
+        ]
+    )
+    def test_rows_in_batch_elements_that_are_more_than_a_block(
+        self, kind: str, loss: str, shape: tuple[int, ...], options: dict[str, Any]
+    ) -> None:
+        random = np.random.default_rng(0)
+        first = random.standard_normal(shape)
+        rest = [random.integers(0, 7, shape[:-1])]
+        if loss == "triplet_loss":
+            rest = [random.standard_normal(shape) for _ in range(2)]
+        pair, rows = catalogue()[loss], shape[:-1]
+        for more in (
+            {"weights": random.uniform(0.0, 1.0, rows)},
+            {"weights": random.uniform(0.0, 1.0, (rows[0], *(1 for _ in rows[1:])))},
+            {"weights": np.full((1,) * len(rows), 0.5), "reduction": "weighted_mean"},
+            {"upstream": random.standard_normal(rows), "reduction": "none"},
+            {"upstream": np.array(0.5), "normalizer": np.array(3.0)},
+            {"reduction": "batch_sum"},
+        ):
+            with self.subTest(more=more), mock.patch.multiple(_execution, LARGE=1, _BLOCK=21):
+                value, gradient = value_and_gradient(pair.value, compile=False)(first, *rest, **options, **more)
+                own = {name: x for name, x in more.items() if name != "upstream"}
+                np.testing.assert_allclose(value, pair.value(first, *rest, **options, **own), rtol=1e-12)
+                for path, a, b in matched(gradient, pair.gradient(first, *rest, **options, **more)):
+                    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15, err_msg=path)
+
+    def test_blocks_stay_small_where_a_batch_element_is_large(self) -> None:
+        logits, labels = np.zeros((4, 2000, 100), np.float32), np.zeros((4, 2000), np.int64)
+        plain = catalogue()["cross_entropy_with_logits"].both
+        with mock.patch.object(_execution, "_plain", return_value=mock.Mock(side_effect=plain)) as of_pair:
+            value_and_gradient(ml.cross_entropy_with_logits, compile=False)(logits, labels)
+        sizes = [call.args[0].size for call in of_pair.return_value.call_args_list]
+        self.assertEqual(sum(sizes), logits.size)
+        self.assertLessEqual(max(sizes), _execution._BLOCK)
+
     @parameterized.expand([("huber_loss",), ("cross_entropy_with_logits",)])
     def test_dtypes_that_no_loop_is_compiled_for(self, loss: str) -> None:
         pair = catalogue()[loss]
