@@ -20,7 +20,15 @@ from mithril_losses._reduction import (
     spread,
 )
 from mithril_losses._rows import Rows
-from mithril_losses._stable import exponential_remainder, never_negative, norm_and_unit, product, put_back
+from mithril_losses._stable import (
+    exponential_remainder,
+    never_negative,
+    norm_and_unit,
+    product,
+    put_back,
+    stable_order,
+    take_in_order,
+)
 from mithril_losses._transport import matching
 from mithril_losses._validation import as_dtype, normalize_axis, quiet, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of
@@ -573,8 +581,8 @@ def _wasserstein(
     rows = Rows.along(axis, shapes[0])
     x = rows.of(xp, as_dtype(xp, predictions, dtype))
     y = xp.sort(Rows.along(axis, shapes[1]).of(xp, as_dtype(xp, targets, dtype)), axis=-1)
-    order = xp.argsort(x, axis=-1, stable=True) if slopes else None
-    x = xp.sort(x, axis=-1) if order is None else xp.take_along_axis(x, order, axis=-1)
+    order = stable_order(xp, x) if slopes else None
+    x = xp.sort(x, axis=-1) if order is None else take_in_order(xp, x, order)
     if n == m:
         share: Any = n ** (-1.0 / p)
         steps = share * (x - y)

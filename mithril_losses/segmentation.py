@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
-from mithril_losses._stable import one_hot, put_back
+from mithril_losses._stable import one_hot, put_back, stable_order, take_in_order
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
 from mithril_losses.classification import _labels
@@ -852,8 +852,8 @@ def generalized_dice_loss_value_and_gradient(
 
 def _jaccard_steps(xp: Any, errors: Array, foreground: Array) -> Array:
     """Return what each pixel (on the last axis) adds to the Jaccard loss; the first one first at ties of the errors."""
-    order = xp.argsort(-errors, axis=-1, stable=True)
-    foreground = xp.take_along_axis(xp.astype(foreground, xp.int32), order, axis=-1)
+    order = stable_order(xp, -errors)
+    foreground = take_in_order(xp, xp.astype(foreground, xp.int32), order)
     found = xp.cumulative_sum(foreground, axis=-1)
     joined = xp.arange(1, errors.shape[-1] + 1, dtype=found.dtype, **placement(errors))
     total = found[..., -1:]

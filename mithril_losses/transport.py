@@ -13,7 +13,7 @@ from mithril_losses import _transport
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, blanked, per_point, requested, shares, squared_distances, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
-from mithril_losses._stable import norm_and_unit, put_back
+from mithril_losses._stable import norm_and_unit, put_back, stable_order, take_in_order
 from mithril_losses._transport import Settings
 from mithril_losses._validation import as_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
@@ -583,8 +583,8 @@ def _slices(xp: Any, x: Array, y: Array, directions: Array, p: float, slope: boo
     """Return the distances per batch element and, where asked for, their slopes wrt x."""
     batch, n, m, count = x.shape[0], x.shape[-2], y.shape[-2], directions.shape[0]
     along_x, along_y = (xp.matmul(directions, xp.matrix_transpose(points)) for points in (x, y))
-    order = xp.argsort(along_x, axis=-1, stable=True)
-    along_x, along_y = xp.take_along_axis(along_x, order, axis=-1), xp.sort(along_y, axis=-1)
+    order = stable_order(xp, along_x)
+    along_x, along_y = take_in_order(xp, along_x, order), xp.sort(along_y, axis=-1)
     if n == m:
         shares: Any = (n * count) ** (-1.0 / p)
         steps = xp.expand_dims(along_x - along_y, axis=-1)

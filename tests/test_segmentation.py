@@ -24,6 +24,7 @@ from mithril_losses import (
     tversky_loss,
     value_and_gradient,
 )
+from mithril_losses._stable import put_back, stable_order, take_in_order
 
 OVERLAPS = (dice_loss, jaccard_loss, tversky_loss, focal_tversky_loss)
 GENERATOR = np.random.default_rng(8)
@@ -227,3 +228,14 @@ class Lovasz(unittest.TestCase):
         exact = value_and_gradient(lovasz_hinge_loss)(z, t)[1]
         found = value_and_gradient(lovasz_hinge_loss)(z.astype(np.float32), t)[1]
         np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+    def test_the_order_of_float32_is_that_of_a_stable_sort(self) -> None:
+        generator = np.random.default_rng(5)
+        awkward = [0.0, -0.0, np.inf, -np.inf, 1.0, -1.0, 1e-45, -1e-45]
+        for values in (generator.standard_normal(70_000), generator.choice(awkward, (2, 3, 50)), [[0.0, np.nan, -1.0]]):
+            x = np.asarray(values, np.float32)
+            order = stable_order(np, x)
+            np.testing.assert_array_equal(order, np.argsort(x, axis=-1, stable=True))
+            ordered = take_in_order(np, x, order)
+            np.testing.assert_array_equal(ordered, np.sort(x, axis=-1))
+            np.testing.assert_array_equal(put_back(np, ordered, order), x)
