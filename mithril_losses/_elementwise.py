@@ -20,8 +20,8 @@ from mithril_losses._validation import (
     require_same_shape,
     widest_dtype,
 )
-from mithril_losses.backends import _numpy_namespace
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of, require_library
+from mithril_losses.backends._numpy_namespace import for_elements
 from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
 
 Terms = Callable[..., tuple[Array, Any]]
@@ -95,7 +95,7 @@ class Elementwise:
 
     def evaluate(self, xp: Any, *operands: Any) -> tuple[Array, Any]:
         """Return the value and the slopes of each element, from arrays and options as `prepare` returns them."""
-        return self.terms(_numpy_namespace if xp is np else xp, *operands)
+        return self.terms(for_elements(xp), *operands)
 
     def shape(self, x: Array) -> tuple[int, ...]:
         """Return the shape of the unreduced losses of arrays like `x`."""

@@ -89,27 +89,71 @@ def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
     return shifted - xp.log(total), exponentials / total
 
 
-def norm_and_unit(xp: Any, x: Array, p: float) -> tuple[Array, Array]:
-    """Return ‖x‖ₚ over the last axis and its derivative, the dual unit vector; 0 for the zero vector.
+def norm_and_unit(xp: Any, x: Array, p: float, axis: int = -1) -> tuple[Array, Array]:
+    """Return ‖x‖ₚ over an axis, the first or the last, and its derivative, the dual unit vector; 0 for the zero vector.
 
-    Scaled by the largest magnitude, so that squares neither overflow nor vanish. Where an element is infinite, so is
-    the norm, and its derivative is that of the largest number in its place.
+    Where an element is infinite, so is the norm, and its derivative is that of the largest number in its place.
     """
+    if xp is np and p == 2.0 and 0 < x.shape[axis] <= _EXACT_SUM:
+        return _euclidean(x, axis)
+    return _norm_and_unit(xp, x, p, axis % len(x.shape))
+
+
+# elements whose squares are summed one after the other without a loss of accuracy
+_EXACT_SUM = 1 << 12
+
+
+def _euclidean(x: np.ndarray[Any, Any], axis: int) -> tuple[Any, Any]:
+    """Return ‖x‖₂ and x / ‖x‖₂ in a third of the passes, but for vectors whose squares would overflow or vanish."""
+    if axis == -1 and x.ndim > 1 and x.shape[-1] <= _FEW:  # steps of a few numbers would take ten times as long
+        norm, unit = _euclidean(first_axis(np, x), 0)
+        return norm, last_axis(np, unit)
+    limits = np.finfo(x.dtype)
+    with np.errstate(all="ignore"):
+        power = np.einsum("...i,...i->..." if axis == -1 else "i...,i...->...", x, x)
+        norm = np.sqrt(power)
+        unit = x / np.expand_dims(norm, axis)
+    usual = (power > limits.smallest_normal / limits.eps**2) & (power < limits.max * limits.eps)
+    if not usual.all():
+        others = np.moveaxis(x, axis, -1)[~usual]
+        norm, moved = np.asarray(norm), np.moveaxis(unit, axis, -1)
+        norm[~usual], moved[~usual] = _norm_and_unit(np, others, 2.0, 1)
+    return norm, unit
+
+
+_FEW = 8
+
+
+def first_axis(xp: Any, x: Array) -> Array:
+    """Return x with its last axis in front; in NumPy, each entry of it in one piece."""
+    moved = xp.moveaxis(x, -1, 0)
+    return np.ascontiguousarray(moved) if isinstance(moved, np.ndarray) else moved
+
+
+def last_axis(xp: Any, x: Array) -> Array:
+    """Return x with its first axis at the end: the way back of `first_axis`."""
+    moved = xp.moveaxis(x, 0, -1)
+    return np.ascontiguousarray(moved) if isinstance(moved, np.ndarray) else moved
+
+
+def _norm_and_unit(xp: Any, x: Array, p: float, axis: int) -> tuple[Array, Array]:
+    """Return what `norm_and_unit` does, scaled by the largest magnitude: squares neither overflow nor vanish."""
     limits, magnitude = xp.finfo(x.dtype), xp.abs(x)
-    if p == 1 or x.shape[-1] == 0:
-        return xp.sum(magnitude, axis=-1), xp.sign(x)
-    scale = xp.max(magnitude, axis=-1, keepdims=True)
+    if p == 1 or x.shape[axis] == 0:
+        return xp.sum(magnitude, axis=axis), xp.sign(x)
+    scale = xp.max(magnitude, axis=axis, keepdims=True)
     if p == math.inf:
-        first = one_hot(xp, xp.argmax(magnitude, axis=-1), x.shape[-1], len(x.shape) - 1, x)
-        return xp.squeeze(scale, axis=-1), first * xp.sign(x)
+        first = one_hot(xp, xp.argmax(magnitude, axis=axis), x.shape[axis], axis, x)
+        return xp.squeeze(scale, axis=axis), first * xp.sign(x)
     # XLA multiplies by the reciprocal, which it takes for 0 where it is no normal number
     divisor = xp.where(scale == 0, 1.0, xp.minimum(scale, 1.0 / float(limits.smallest_normal)))
     scaled = xp.minimum(magnitude, float(limits.max)) / divisor
-    power = xp.sum(scaled**p, axis=-1, keepdims=True)
+    power = xp.sum(scaled**p, axis=axis, keepdims=True)
     positive = xp.where(power == 0, 1.0, power)
-    norm = xp.where(power == 0, 0.0, xp.where(scale == math.inf, math.inf, divisor * positive ** (1.0 / p)))
-    unit = xp.sign(x) * scaled ** (p - 1.0) * positive ** (1.0 / p - 1.0)
-    return xp.squeeze(norm, axis=-1), xp.where(power == 0, 0.0, unit)
+    root = positive ** (1.0 / p)
+    norm = xp.where(power == 0, 0.0, xp.where(scale == math.inf, math.inf, divisor * root))
+    unit = xp.sign(x) * (scaled / root) ** (p - 1.0)
+    return xp.squeeze(norm, axis=axis), xp.where(power == 0, 0.0, unit)
 
 
 def unit_and_norm(xp: Any, x: Array) -> tuple[Array, Array]:

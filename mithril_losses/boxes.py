@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses._pairs import gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread_each
-from mithril_losses._stable import floored
+from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction, collect, plan
+from mithril_losses._stable import first_axis, floored, last_axis
 from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace
+from mithril_losses.backends._numpy_namespace import for_elements
 from mithril_losses.domains import Boxes
 
 __all__ = [
@@ -29,62 +30,61 @@ _DOMAIN = {"predictions": Boxes(), "targets": Boxes()}
 class _Sides(NamedTuple):
     """The two sides of a rectangle, and the derivative of each wrt the predicted corners that bound it."""
 
-    length: Array  # (…, 2)
-    slope: Array  # (…, 4)
+    length: Array  # (2, …)
+    slope: Array  # (4, …)
 
     @property
     def area(self) -> Array:
-        return self.length[..., 0] * self.length[..., 1]
+        return self.length[0, ...] * self.length[1, ...]
 
     def area_slope(self, xp: Any) -> Array:
-        other = xp.flip(self.length, axis=-1)
-        return self.slope * xp.concat([other, other], axis=-1)
+        other = xp.flip(self.length, axis=0)
+        return self.slope * xp.concat([other, other], axis=0)
 
 
 class _Pair(NamedTuple):
     """A predicted box and its target in the unit in which the box around both has sides of at most 1.
 
-    Nothing here changes with the unit, so it counts as a constant; areas then neither overflow nor vanish.
+    Nothing here changes with the unit, so it counts as a constant; areas then neither overflow nor vanish. Coordinates
+    are on the first axis: steps of four numbers would cost NumPy ten times as much.
     """
 
     predicted: _Sides
-    target: Array  # (…, 2)
+    target: Array  # (2, …)
     overlap: _Sides
     around: _Sides
-    offset: Array  # (…, 2), between the centres
-    unit: Array  # (…, 1)
+    offset: Array  # (2, …), between the centres
+    unit: Array
 
     def iou(self, xp: Any) -> tuple[Array, Array]:
         """Return |A ∩ B| / |A ∪ B|, 0 where neither box has an area, and its derivative."""
         overlap, union = self.overlap.area, self.union
         value = _quotient(xp, overlap, union)
-        grown = _column(xp, 1.0 + value) * self.overlap.area_slope(xp)
-        lost = _column(xp, value) * self.predicted.area_slope(xp)
-        return value, _quotient(xp, grown - lost, _column(xp, union))
+        grown = (1.0 + value) * self.overlap.area_slope(xp)
+        return value, _quotient(xp, grown - value * self.predicted.area_slope(xp), union)
 
     @property
     def union(self) -> Array:
-        return self.predicted.area + self.target[..., 0] * self.target[..., 1] - self.overlap.area
+        return self.predicted.area + self.target[0, ...] * self.target[1, ...] - self.overlap.area
 
     def centre_distance(self, xp: Any) -> tuple[Array, Array]:
         """Return ρ² / c², the squared distance of the centres in diagonals of the box around both."""
-        squared = xp.sum(self.offset * self.offset, axis=-1)
-        diagonal = xp.sum(self.around.length * self.around.length, axis=-1)
+        squared = xp.sum(self.offset * self.offset, axis=0)
+        diagonal = xp.sum(self.around.length * self.around.length, axis=0)
         value = _quotient(xp, squared, diagonal)
-        both = xp.concat([self.offset, self.offset], axis=-1)
-        sides = xp.concat([self.around.length, self.around.length], axis=-1)
-        return value, _quotient(xp, both - 2.0 * _column(xp, value) * sides * self.around.slope, _column(xp, diagonal))
+        both = xp.concat([self.offset, self.offset], axis=0)
+        sides = xp.concat([self.around.length, self.around.length], axis=0)
+        return value, _quotient(xp, both - 2.0 * value * sides * self.around.slope, diagonal)
 
     def shape_difference(self, xp: Any) -> tuple[Array, Array]:
         """Return v = 4/π² (arctan(w*/h*) − arctan(w/h))² and its derivative."""
-        width, height = self.predicted.length[..., 0], self.predicted.length[..., 1]
-        difference = xp.atan2(self.target[..., 0], self.target[..., 1]) - xp.atan2(width, height)
+        width, height = self.predicted.length[0, ...], self.predicted.length[1, ...]
+        difference = xp.atan2(self.target[0, ...], self.target[1, ...]) - xp.atan2(width, height)
         squared = width * width + height * height
-        turned = xp.stack([height, -width], axis=-1)  # of the angle, times its squared length
-        by_corner = xp.concat([turned, turned], axis=-1) * self.predicted.slope
+        turned = xp.stack([height, -width], axis=0)  # of the angle, times its squared length
+        by_corner = xp.concat([turned, turned], axis=0) * self.predicted.slope
         share = 4.0 / math.pi**2
-        slope = -2.0 * share * _column(xp, difference) * _quotient(xp, by_corner, _column(xp, squared))
-        return share * difference * difference, slope
+        return share * difference * difference, -2.0 * share * difference * _quotient(xp, by_corner, squared)
 
 
 def _open(predictions: Array, targets: Array) -> tuple[Any, _Pair]:
@@ -93,18 +93,19 @@ def _open(predictions: Array, targets: Array) -> tuple[Any, _Pair]:
     if len(predictions.shape) == 0 or predictions.shape[-1] != 4:
         raise ValueError(f"boxes need 4 corner coordinates on the last axis, got shape {tuple(predictions.shape)}")
     dtype = compute_dtype(xp, predictions.dtype)
-    p, t = as_dtype(xp, predictions, dtype), as_dtype(xp, targets, dtype)
-    low, high, target_low, target_high = p[..., :2], p[..., 2:], t[..., :2], t[..., 2:]
+    xp = for_elements(xp)
+    p, t = (first_axis(xp, as_dtype(xp, x, dtype)) for x in (predictions, targets))
+    low, high, target_low, target_high = p[:2, ...], p[2:, ...], t[:2, ...], t[2:, ...]
     # of max(low, target low) and min(high, target high) wrt the predicted corner; half where the two agree
     inner_low, inner_high = 0.5 + 0.5 * xp.sign(low - target_low), 0.5 - 0.5 * xp.sign(high - target_high)
     least, most = xp.minimum(low, target_low), xp.maximum(high, target_high)
-    unit = xp.max(most - least, axis=-1, keepdims=True)
+    unit = xp.max(most - least, axis=0)
     positive = xp.where(unit > 0.0, unit, 1.0)
 
     def sides(low: Array, high: Array, low_slope: Array, high_slope: Array) -> _Sides:
         length = (high - low) / positive
-        proper = xp.concat([length, length], axis=-1) > 0.0
-        slope = xp.concat([-low_slope, high_slope], axis=-1)
+        proper = xp.concat([length, length], axis=0) > 0.0
+        slope = xp.concat([-low_slope, high_slope], axis=0)
         return _Sides(xp.maximum(length, 0.0), xp.where(proper, slope, 0.0))
 
     one = xp.ones_like(low)
@@ -122,11 +123,8 @@ def _open(predictions: Array, targets: Array) -> tuple[Any, _Pair]:
 def _quotient(xp: Any, part: Array, whole: Array) -> Array:
     """Return part / whole, and 0 where the whole is nothing."""
     nothing = whole < float(xp.finfo(whole.dtype).smallest_normal)
-    return xp.where(nothing, 0.0, part / xp.where(nothing, 1.0, whole))
-
-
-def _column(xp: Any, x: Array) -> Array:
-    return xp.expand_dims(x, axis=-1)
+    quotient = part / xp.where(nothing, 1.0, whole)
+    return xp.where(xp.broadcast_to(nothing, quotient.shape), 0.0, quotient)
 
 
 def _value(terms: Any, predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -137,11 +135,27 @@ def _value(terms: Any, predictions: Array, targets: Array, **reduction: Unpack[R
 
 
 def _gradient(terms: Any, predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
-    with quiet(array_namespace(predictions=predictions)):
-        xp, pair = _open(predictions, targets)
-        _, slope = terms(xp, pair)
-        slope = slope / floored(xp, pair.unit, predictions.dtype)
-        return spread_each({"predictions": slope}, {"predictions": predictions}, **reduction)["predictions"]
+    return _value_and_gradient(terms, predictions, targets, **reduction)[1]
+
+
+def _value_and_gradient(
+    terms: Any, predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]
+) -> tuple[Array, Array]:
+    xp = array_namespace(predictions=predictions)
+    with quiet(xp):
+        elements, pair = _open(predictions, targets)
+        values, slope = terms(elements, pair)
+        slope = last_axis(xp, slope / floored(elements, pair.unit, predictions.dtype))
+        closing = plan(xp, tuple(values.shape), values.dtype, **reduction)
+        summed = (len(slope.shape) - 1,)
+        return closing.collect(xp, values, predictions), closing.spread(xp, slope, predictions, summed)
+
+
+def _both(terms: Any) -> Any:
+    def both(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
+        return _value_and_gradient(terms, predictions, targets, **reduction)
+
+    return both
 
 
 # --- intersection over union ------------------------------------------------------------------------------------
@@ -237,9 +251,9 @@ def _generalized(xp: Any, pair: _Pair) -> tuple[Array, Array]:
     around, union = pair.around.area, pair.union
     covered = _quotient(xp, union, around)
     union_slope = pair.predicted.area_slope(xp) - pair.overlap.area_slope(xp)
-    less = _column(xp, covered) * pair.around.area_slope(xp) - union_slope
+    less = covered * pair.around.area_slope(xp) - union_slope
     empty = _quotient(xp, around - union, around)
-    return 1.0 - iou + empty, _quotient(xp, less, _column(xp, around)) - iou_slope
+    return 1.0 - iou + empty, _quotient(xp, less, around) - iou_slope
 
 
 def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -391,8 +405,8 @@ def _complete(xp: Any, pair: _Pair) -> tuple[Array, Array]:
     v, v_slope = pair.shape_difference(xp)
     alpha = _quotient(xp, v, 1.0 - iou + v)
     # α v = v² / (1 − q + v): by v it has the slope 2α − α², by 1 − q the slope −α²
-    squared = _column(xp, alpha * alpha)
-    slope = apart_slope - (1.0 - squared) * iou_slope + (2.0 * _column(xp, alpha) - squared) * v_slope
+    squared = alpha * alpha
+    slope = apart_slope - (1.0 - squared) * iou_slope + (2.0 * alpha - squared) * v_slope
     return 1.0 - iou + apart + alpha * v, slope
 
 
@@ -464,3 +478,12 @@ def complete_iou_loss_gradient(predictions: Array, targets: Array, **reduction: 
         [0.04, -0.2]
     """
     return _gradient(_complete, predictions, targets, **reduction)
+
+
+for _loss, _terms in (
+    (iou_loss, _iou),
+    (generalized_iou_loss, _generalized),
+    (distance_iou_loss, _distance),
+    (complete_iou_loss, _complete),
+):
+    value_and_gradient_of(_loss)(_both(_terms))

@@ -12,8 +12,8 @@ import numpy as np
 from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import add_at
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
-from mithril_losses._stable import floored, norm_and_unit
+from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
+from mithril_losses._stable import first_axis, floored, last_axis, norm_and_unit
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, placement, require_library
 from mithril_losses.domains import NON_NEGATIVE, REAL, Edges, PointSets
@@ -312,23 +312,21 @@ def _flowing_in(xp: Any, normals: Array, upstream: Array) -> Array:
     return as_dtype(xp, upstream, normals.dtype)
 
 
-def _normal(pred_normals: Array, target_normals: Array, slope: bool) -> tuple[Any, Array, Any]:
-    """Return the namespace, 1 − cos of each pair of normals and, if asked for, its derivative."""
+def _normal(pred_normals: Array, target_normals: Array) -> tuple[Any, Array, Array]:
+    """Return the namespace, 1 − cos of each pair of normals, and its derivative."""
     xp = array_namespace(pred_normals=pred_normals, target_normals=target_normals)
     require_same_shape(pred_normals=pred_normals, target_normals=target_normals)
     if len(pred_normals.shape) == 0:
         raise ValueError("normals need a coordinate axis, got scalars")
     dtype = widest_dtype(xp, pred_normals=pred_normals, target_normals=target_normals)
-    x = as_dtype(xp, pred_normals, dtype)
-    norm, unit = norm_and_unit(xp, x, 2.0)
-    target_norm, target = norm_and_unit(xp, as_dtype(xp, target_normals, dtype), 2.0)
+    x, t = (first_axis(xp, as_dtype(xp, n, dtype)) for n in (pred_normals, target_normals))
+    (norm, unit), (target_norm, target) = norm_and_unit(xp, x, 2.0, axis=0), norm_and_unit(xp, t, 2.0, axis=0)
     difference = unit - target
     undirected = (norm == 0) | (target_norm == 0)
-    values = xp.where(undirected, 1.0, 0.5 * xp.sum(difference * difference, axis=-1))
-    if not slope:
-        return xp, values, None
-    pulled = _pull_unit(xp, x, difference, pred_normals.dtype)
-    return xp, values, xp.where(xp.expand_dims(undirected, axis=-1), 0.0, pulled)
+    values = xp.where(undirected, 1.0, 0.5 * xp.sum(difference * difference, axis=0))
+    along = xp.sum(difference * unit, axis=0)
+    slope = xp.where(undirected, 0.0, (difference - along * unit) / floored(xp, norm, pred_normals.dtype))
+    return xp, values, last_axis(xp, slope)
 
 
 def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -358,7 +356,7 @@ def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Un
         N. Wang et al., Pixel2Mesh, 2018, §3.5. https://doi.org/10.1007/978-3-030-01252-6_4
     """
     with quiet(array_namespace(pred_normals=pred_normals)):
-        _, values, _ = _normal(pred_normals, target_normals, slope=False)
+        _, values, _ = _normal(pred_normals, target_normals)
         return collect(values, like=pred_normals, **reduction)
 
 
@@ -395,8 +393,19 @@ def mesh_normal_loss_gradient(
         [[-0.5, 0.0, 0.0]]
     """
     with quiet(array_namespace(pred_normals=pred_normals)):
-        _, _, slope = _normal(pred_normals, target_normals, slope=True)
+        _, _, slope = _normal(pred_normals, target_normals)
         return spread(slope, like=pred_normals, summed=(len(slope.shape) - 1,), **reduction)
+
+
+@value_and_gradient_of(mesh_normal_loss)
+def _mesh_normal_value_and_gradient(
+    pred_normals: Array, target_normals: Array, **reduction: Unpack[GradientReduction]
+) -> tuple[Array, Array]:
+    with quiet(array_namespace(pred_normals=pred_normals)):
+        xp, values, slope = _normal(pred_normals, target_normals)
+        closing = plan(xp, tuple(values.shape), values.dtype, **reduction)
+        summed = (len(slope.shape) - 1,)
+        return closing.collect(xp, values, pred_normals), closing.spread(xp, slope, pred_normals, summed)
 
 
 def _lengths(vectors: Array) -> Array:

@@ -7,6 +7,7 @@ and minimum take a number three times as slowly as an array of it.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     found = globals()[name] = getattr(np, name)
     return found
+
+
+def for_elements(xp: Any) -> Any:
+    """Return the namespace to write element-wise formulas in: this one for NumPy's, any other as it is."""
+    return sys.modules[__name__] if xp is np else xp
 
 
 _FROM = 1 << 12  # elements below which several calls cost more than one slow one
@@ -36,6 +42,10 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     if chosen is None or other is None:
         return np.where(condition, x, y)
     mask = condition.astype(bits)
+    if chosen.ndim == 0 and not chosen:
+        mask -= 1  # all bits where the condition does not hold
+        mask &= other
+        return mask.view(like.dtype)
     np.negative(mask, out=mask)  # all bits where the condition holds
     if other.ndim == 0 and not other:
         mask &= chosen
