@@ -21,6 +21,7 @@ from mithril_losses.backends.threads import share
 
 Terms = Callable[[Any, Array, Array], tuple[Array, Array, Array]]
 Loop = Callable[[Any, int, int, Any, Any], Any]
+PlaneLosses = Callable[[Any, Any, int], Any]
 
 # elements of a band of rows
 _PLAIN_BAND = 1 << 16  # with its temporaries in the second-level cache
@@ -71,16 +72,38 @@ def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> FusedRow
     if not images.flags.c_contiguous or images.size == 0:
         return None
     *batch, first, second, third = images.shape
-    per_image, *plane = (first, second, third, 1) if channels_first else (1, first, second, third)
-    planes = images.reshape(-1, *plane)
+    plane = (first, second, third, 1) if channels_first else (1, first, second, third)
+    planes = images.reshape(-1, *plane[1:])
 
-    def run(loop: Loop, most: int, weights: Any, factor: Any, values: Any, gradient: Any, threads: int) -> float:
+    def over_bands(loop: Loop, most: int) -> PlaneLosses:
+        return lambda scales, gradient, threads: _over_bands(
+            loop, most, planes, scales, gradient.reshape(planes.shape), threads
+        )
+
+    return FusedRows(
+        tuple(batch),
+        None,
+        over_planes(over_bands(functools.partial(_compiled_band, terms), _COMPILED_BAND), tuple(batch), plane[0]),
+        over_planes(over_bands(functools.partial(_plain_band, terms), _PLAIN_BAND), tuple(batch), plane[0]),
+    )
+
+
+def over_planes(losses_of: PlaneLosses, batch: tuple[int, ...], per_image: int) -> Callable[..., float]:
+    """Return the loop over images, of some planes each, whose losses are sums of what is computed plane by plane.
+
+    Args:
+        losses_of: `(scales, gradient, threads) → losses` fills the gradient, times one scale per plane, and returns
+            the losses of all planes, or of parts of them, plane after plane.
+        batch: the shape of the batch of images.
+        per_image: how many planes an image has.
+    """
+
+    def run(weights: Any, factor: Any, values: Any, gradient: Any, threads: int) -> float:
         with quiet(np):
-            factors = np.broadcast_to(np.asarray(factor, planes.dtype), batch).reshape(-1)
+            factors = np.broadcast_to(np.asarray(factor, gradient.dtype), batch).reshape(-1)
             by_image = None if weights is None else np.broadcast_to(weights, batch).reshape(-1)
             scales = factors if by_image is None else np.where(by_image == 0, 0.0, factors * by_image)
-            scales = np.repeat(scales, per_image)
-            sums = _over_bands(loop, most, planes, scales, gradient.reshape(planes.shape), threads)
+            sums = losses_of(np.repeat(scales, per_image), gradient, threads)
             losses = sums.reshape(len(factors), -1).sum(axis=1)
             if by_image is not None:
                 losses = np.where(by_image == 0, 0.0, losses * by_image)
@@ -89,12 +112,7 @@ def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> FusedRow
                 values[...] = losses.reshape(values.shape)
             return float(losses.sum())
 
-    return FusedRows(
-        tuple(batch),
-        None,
-        functools.partial(run, functools.partial(_compiled_band, terms), _COMPILED_BAND),
-        functools.partial(run, functools.partial(_plain_band, terms), _PLAIN_BAND),
-    )
+    return run
 
 
 def _over_bands(loop: Loop, most: int, planes: Any, scales: Any, gradient: Any, threads: int) -> Any:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Unpack
+
+import numpy as np
 
 from mithril_losses._images import image_axes, require_images
 from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
-from mithril_losses._stencil import apply_stencil, cut, differences, stencil_rows
+from mithril_losses._stencil import _SHARED_FROM, apply_stencil, cut, differences, over_planes, stencil_rows
 from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
+from mithril_losses.backends.threads import share as share_out
 from mithril_losses.domains import FLAG, POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
 
 __all__ = [
@@ -260,8 +264,8 @@ class _Comparison(NamedTuple):
     def similarity(self, xp: Any, x: Array, y: Array) -> _Similarity:
         level = 0.5 * xp.mean(x + y, axis=self.axes, keepdims=True)
         x, y, difference = x - level, y - level, x - y
-        maps = xp.stack([x, difference, difference * difference, x * x + y * y])
-        moved, delta, square, moment = (_filtered(xp, maps, self.window, self.axes)[i, ...] for i in range(4))
+        maps = [x, difference, difference * difference, x * x + y * y]
+        moved, delta, square, moment = _each(xp, _filtered, maps, self.window, self.axes)
         moved_y, mean = moved - delta, moved + level
         means = mean * mean + (mean - delta) ** 2 + self.c1
         variances = xp.maximum(moment - moved * moved - moved_y * moved_y, 0.0) + self.c2
@@ -273,8 +277,8 @@ class _Comparison(NamedTuple):
         by_moment = by_structure / at.variances
         by_mean = by_luminance * 2.0 * (at.delta - at.luminance * at.mean) / at.means
         by_mean = by_mean + by_moment * 2.0 * (at.structure * at.moved_mean - at.delta)
-        maps = xp.stack([by_mean, by_moment, by_moment * at.structure])
-        by_mean, by_square, by_moment = (_spread_by_filter(xp, maps, self.window, self.axes)[i, ...] for i in range(3))
+        maps = [by_mean, by_moment, by_moment * at.structure]
+        by_mean, by_square, by_moment = _each(xp, _spread_by_filter, maps, self.window, self.axes)
         return by_mean + 2.0 * (at.difference * by_square - at.x * by_moment)
 
 
@@ -284,8 +288,18 @@ def _gaussian(size: int, sigma: float) -> tuple[float, ...]:
     return tuple(height / sum(heights) for height in heights)
 
 
+def _each(xp: Any, function: Callable[..., Array], maps: list[Array], *arguments: Any) -> list[Array]:
+    """Return what a filter makes of each map: of all of them at once, but where they would leave the cache."""
+    if xp is np:
+        return [function(xp, x, *arguments) for x in maps]
+    found = function(xp, xp.stack(maps), *arguments)
+    return [found[i, ...] for i in range(len(maps))]
+
+
 def _filtered(xp: Any, x: Array, window: tuple[float, ...], axes: tuple[int, int]) -> Array:
     """Return the mean of x in a symmetric window around each position that has room for one."""
+    if xp is np and x.size:
+        return _filtered_on_host(x, window, axes)
     size, middle = len(window), len(window) // 2
     for axis in axes:
         room = x.shape[axis] - size + 1
@@ -293,6 +307,32 @@ def _filtered(xp: Any, x: Array, window: tuple[float, ...], axes: tuple[int, int
         x = window[middle] * parts[middle]
         for k in range(middle):
             x = x + window[k] * (parts[k] + parts[size - 1 - k])
+    return x
+
+
+_PIECE = 1 << 16  # elements that are filtered at a time: in the second-level cache
+
+
+def _filtered_on_host(x: Any, window: tuple[float, ...], axes: tuple[int, int]) -> Any:
+    """`_filtered` of x as one line: neighbours along an axis are some elements apart, and what has no room is cut."""
+    shape, size, middle = x.shape, len(window), len(window) // 2
+    buffer = np.empty(min(x.size, _PIECE), x.dtype)
+    for axis in axes:
+        apart = math.prod(shape[axis + 1 :]) if axis < -1 else 1
+        line, found = x.reshape(-1), np.zeros(x.size, x.dtype)
+        end = x.size - (size - 1) * apart
+        for start in range(0, end, _PIECE):
+            out = found[start : min(start + _PIECE, end)]
+            pair = buffer[: out.size]
+            at = [line[start + k * apart :][: out.size] for k in range(size)]
+            np.multiply(at[middle], window[middle], out=out)
+            for k in range(middle):
+                np.add(at[k], at[size - 1 - k], out=pair)
+                pair *= window[k]
+                out += pair
+        x = found.reshape(shape)
+    for axis in axes:
+        x = cut(x, axis, slice(None, shape[axis] - size + 1))
     return x
 
 
@@ -361,6 +401,34 @@ def _structural_similarity_slope(xp: Any, at: _Similarity, comparison: _Comparis
     return comparison.pull(xp, at, *(share * by for by in at.slopes))
 
 
+def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRows | None:
+    """Return the loop over the planes of NumPy images, having checked the arguments; None where they do not fit."""
+    channels_first = options["channels_first"]
+    _, x, y, comparison = _compare(predictions, targets, 1, **options)
+    if x.dtype != predictions.dtype or x.size == 0 or not (x.flags.c_contiguous and y.flags.c_contiguous):
+        return None
+    per_image = x.shape[-3] if channels_first else 1
+    plane = x.shape[-2:] if channels_first else x.shape[-3:]
+    planes, others = x.reshape(-1, *plane), y.reshape(-1, *plane)
+
+    def losses_of(scales: Any, gradient: Any, threads: int) -> Any:
+        out, losses = gradient.reshape(planes.shape), np.empty(len(planes))
+
+        def work(i: int) -> None:
+            with quiet(np):
+                at = comparison.similarity(np, planes[i], others[i])
+                losses[i] = np.mean(at.distance) / per_image
+                share = 1.0 / (at.luminance.size * per_image)
+                np.multiply(comparison.pull(np, at, *(share * by for by in at.slopes)), scales[i], out=out[i])
+
+        share_out(len(planes), work, threads if x.size >= _SHARED_FROM else 1)
+        return losses
+
+    batch = tuple(x.shape[:-3])
+    run = over_planes(losses_of, batch, per_image)
+    return FusedRows(batch, None, run, run)
+
+
 _SIMILARITY_DOMAIN = {
     "predictions": Images(4, 5, 2),
     "targets": Images(4, 5, 2),
@@ -427,7 +495,12 @@ def ssim_loss(
         return collect(values, like=predictions, **reduction)
 
 
-@gradient_of(ssim_loss, domain=_SIMILARITY_DOMAIN, properties=("non_negative", "symmetric", "zero_at_equality"))
+@gradient_of(
+    ssim_loss,
+    domain=_SIMILARITY_DOMAIN,
+    fused_rows=_similarity_rows,
+    properties=("non_negative", "symmetric", "zero_at_equality"),
+)
 def ssim_loss_gradient(
     predictions: Array,
     targets: Array,

@@ -70,6 +70,7 @@ IN_LOOPS = (
     "cross_entropy_with_logits",
     "vanilla_discriminator_loss",
     "total_variation_loss",
+    "ssim_loss",
 )
 
 
