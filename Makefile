@@ -65,8 +65,9 @@ fuzz: $(EVERYTHING)  ## train on generated configurations for a minute: each mus
 	$(BIN)/python tests/fuzz.py $(FUZZ)
 
 # Takes most of an hour, and wants the machine for itself.
-bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md
+bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md and profiles.md
 	$(BIN)/mithril-losses bench $(BENCH) --csv docs/benchmarks.csv --chart docs/benchmarks.png --report docs/benchmarks.md
+	$(BIN)/python -m mithril_losses.benchmarks.profile docs/profiles.md
 
 # PyTorch pins the CUDA packages of its own build; which build a machine gets (+cpu, …) is left to that machine.
 constraints:  ## pin the newest versions that pyproject.toml allows

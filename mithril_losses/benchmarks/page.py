@@ -12,7 +12,7 @@ from mithril_losses.benchmarks.candidates import Setting
 from mithril_losses.benchmarks.families import TARGETS
 from mithril_losses.benchmarks.measuring import Pages
 from mithril_losses.benchmarks.problems import Case
-from mithril_losses.benchmarks.results import Results, Row
+from mithril_losses.benchmarks.results import Results, Row, ratio
 from mithril_losses.benchmarks.tables import groups, mebibytes, number, time
 from mithril_losses.benchmarks.targets import Outcome, Target
 
@@ -134,14 +134,13 @@ def _targets(results: Results) -> str:
     lines, label = [], ""
     for target in TARGETS:
         outcomes = [outcome for outcome in target.outcomes(results) if outcome.number is not None]
-        bound = f"≥ {target.least:g}" if target.least is not None else f"≤ {target.most:g}"
-        cells = ["" if target.where.label == label else target.where.label, target.what, bound]
+        cells = ["" if target.where.label == label else target.where.label, target.what, _bound(target)]
         cells.append("<br>".join(_outcome(target, outcome) for outcome in outcomes))
         if results.has_huge_pages:
             cells.append("<br>".join(number(outcome.huge) for outcome in outcomes))
         lines.append([*cells, _verdict(target, outcomes)])
         label = target.where.label
-    return _table(headers, lines, right=("must be",))
+    return table(headers, lines, right=("must be",))
 
 
 def _outcome(target: Target, outcome: Outcome) -> str:
@@ -158,14 +157,25 @@ def _verdict(target: Target, outcomes: list[Outcome]) -> str:
 
 
 def _missed(results: Results) -> Iterator[str]:
-    reasons: dict[str, list[str]] = {}
+    lines = []
     for target in TARGETS:
-        numbers = [outcome.number for outcome in target.outcomes(results) if outcome.number is not None]
-        if target.why_missed and not all(map(target.is_met, numbers)):
-            reasons.setdefault(target.why_missed, []).append(f"{target.where.label}, {target.what}")
-    if reasons:
-        yield "### Why some are missed"
-        yield "\n".join(f"* {'; '.join(missed)}: {why}" for why, missed in reasons.items())
+        for outcome in target.outcomes(results):
+            if outcome.number is not None and not target.is_met(outcome.number):
+                what = f"{outcome.case.name}, {target.what}: {number(outcome.number)} of {_bound(target)}."
+                lines.append(f"* {what}{_why(results, target, outcome)}")
+    if lines:
+        yield "### What is missed, and why"
+        yield "\n".join(lines)
+
+
+def _bound(target: Target) -> str:
+    return f"≥ {target.least:g}" if target.least is not None else f"≤ {target.most:g}"
+
+
+def _why(results: Results, target: Target, outcome: Outcome) -> str:
+    copy = ratio(results.fastest(outcome.case, target.over), results.row(outcome.case, "copy"))
+    beside = "" if copy is None else f" A copy of the same bytes would be {number(copy)} times as fast."
+    return beside + (f" {target.why_missed}" if target.why_missed else "")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -188,7 +198,7 @@ def _times(results: Results, pages: Pages) -> Iterator[str]:
             cells = [_median(results.row(case, name, pages)) for name in names]
             lines.append([case.name, *cells, *map(number, comparison)])
         yield f"### {title.capitalize()}"
-        yield _table(["case", *names, "× best peer", "× copy"], lines)
+        yield table(["case", *names, "× best peer", "× copy"], lines)
 
 
 def _median(row: Row | None) -> str:
@@ -205,10 +215,10 @@ def _memory(results: Results) -> Iterator[str]:
         names = [name for name in results.candidates(cases) if name != "copy"]
         yield "## Peak extra memory"
         yield "In MiB, and in parentheses in units of the gradients returned."
-        yield _table(["case", *names], ([case.name, *(peak(case, name) for name in names)] for case in cases))
+        yield table(["case", *names], ([case.name, *(peak(case, name) for name in names)] for case in cases))
 
 
-def _table(headers: list[str], lines: Iterable[list[str]], right: Sequence[str] | None = None) -> str:
+def table(headers: list[str], lines: Iterable[list[str]], right: Sequence[str] | None = None) -> str:
     """Return a table with some columns aligned to the right: all but the first by default."""
     right = headers[1:] if right is None else right
     rows = [headers, ["---:" if header in right else "---" for header in headers], *lines]
