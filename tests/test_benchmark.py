@@ -247,6 +247,18 @@ class TestTargets(unittest.TestCase):
         self.assertTrue(lines[0].endswith("| ≥ 6 | mse_loss 16,000,000: 7.00 | yes |"), lines[0])
         self.assertTrue(lines[1].endswith("| ≥ 3.5 | **mse_loss 16,000,000: 3.00** | **0 of 1** |"), lines[1])
 
+    def test_of_many_cases_the_page_shows_those_that_matter(self) -> None:
+        def cell(slow: float) -> str:
+            found = Results()
+            for case in (case for case in all_cases() if case.size == "large" and not case.ours_alone):
+                times = {"ours-numpy": 1.0, "ours-torch": slow if case.problem.loss == "dice_loss" else 1.01}
+                found.rows += [Row(case, BY_NAME[name], timing=Timing(t, t, 1, 1)) for name, t in times.items()]
+            (line,) = [x for x in markdown(found, SETTING, 1.0).splitlines() if x.startswith("| every loss, large")]
+            return line.split("cases, ")[1]
+
+        self.assertEqual(cell(1.1), "nearest to the bound:<br>dice_loss 16×1,000,000: 1.10 | yes |")
+        self.assertTrue(cell(1.3).startswith("beyond the bound:<br>**dice_loss 16×1,000,000: 1.30** |"))
+
     def test_the_page_describes_every_candidate_that_ran(self) -> None:
         found = self.results("mse_loss", "large", **{name.replace("-", "_"): 1.0 for name in BY_NAME})
         described = [

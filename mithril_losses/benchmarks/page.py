@@ -135,12 +135,25 @@ def _targets(results: Results) -> str:
     for target in TARGETS:
         outcomes = [outcome for outcome in target.outcomes(results) if outcome.number is not None]
         cells = ["" if target.where.label == label else target.where.label, target.what, _bound(target)]
-        cells.append("<br>".join(_outcome(target, outcome) for outcome in outcomes))
+        cells.append(_outcomes(target, outcomes))
         if results.has_huge_pages:
-            cells.append("<br>".join(number(outcome.huge) for outcome in outcomes))
+            cells.append("<br>".join(number(outcome.huge) for outcome in outcomes if len(outcomes) <= _MANY))
         lines.append([*cells, _verdict(target, outcomes)])
         label = target.where.label
     return table(headers, lines, right=("must be",))
+
+
+def _outcomes(target: Target, outcomes: list[Outcome]) -> str:
+    """Return every outcome; of very many, those that miss the bound, or the one that is nearest to it."""
+    if len(outcomes) <= _MANY:
+        return "<br>".join(_outcome(target, outcome) for outcome in outcomes)
+    nearest = (min if target.least is not None else max)(outcomes, key=lambda outcome: outcome.number or 0.0)
+    missed = [outcome for outcome in outcomes if not target.is_met(outcome.number or 0.0)]
+    shown = "<br>".join(_outcome(target, outcome) for outcome in missed or [nearest])
+    return f"{len(outcomes)} cases, {'beyond the bound' if missed else 'nearest to the bound'}:<br>{shown}"
+
+
+_MANY = 8
 
 
 def _outcome(target: Target, outcome: Outcome) -> str:
