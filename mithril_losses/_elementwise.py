@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, collect, plan
-from mithril_losses._stable import never_negative
+from mithril_losses._stable import first_axis, never_negative
 from mithril_losses._validation import (
     as_dtype,
     compute_dtype,
@@ -315,3 +315,56 @@ class Apart:
         if len(set(shapes.values())) > 1:
             left = " and ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
             raise ValueError(f"the reduced losses are added, but the reduction leaves {left}; reduce them to numbers")
+
+
+class ByColumn:
+    """Element-wise terms of the columns of arrays (…, n): one loss per row, with a slope for every column of the first.
+
+    The terms take the columns of one array after those of the other.
+    """
+
+    def __init__(self, terms: Elementwise, columns: str, **domain: Any) -> None:
+        self.terms = terms
+        self.domain = domain
+        self.wrt = tuple(domain)[:1]
+        self.kinks = None
+        self._meaning = columns
+        self._count = len(terms.wrt)
+
+    def value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
+        """Return the reduced loss."""
+        return self.terms.value(*self.split(arrays).values(), **reduction)
+
+    def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
+        """Return the gradient of `value` wrt the first array."""
+        return self.join(self.terms.gradient(*self.split(arrays).values(), **reduction))
+
+    def both(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
+        """Return `value` and `gradient` from one evaluation of the terms."""
+        value, gradients = self.terms.both(*self.split(arrays).values(), **reduction)
+        return value, self.join(gradients)
+
+    def split(self, arrays: Iterable[Array]) -> dict[str, Array]:
+        """Return the columns by the names that the terms have for them.
+
+        Raises:
+            ValueError: the arrays differ in shape, or do not have that many columns.
+        """
+        named = dict(zip(self.domain, arrays, strict=True))
+        xp = array_namespace(**named)
+        require_same_shape(**named)
+        shape = tuple(next(iter(named.values())).shape)
+        if not shape or shape[-1] != self._count:
+            raise ValueError(f"{self._meaning} on the last axis, got shape {shape}")
+        columns = [column for x in named.values() for column in _columns(first_axis(xp, x))]
+        return dict(zip(self.terms.array_names, columns, strict=True))
+
+    def join(self, gradients: Mapping[str, Array]) -> Array:
+        """Return the gradients wrt the columns as one array."""
+        xp: Any = namespace_of(next(iter(gradients.values())))
+        joined: Array = xp.stack([gradients[name] for name in self.terms.wrt], axis=-1)
+        return joined
+
+
+def _columns(x: Array) -> list[Array]:
+    return [x[k, ...] for k in range(x.shape[0])]

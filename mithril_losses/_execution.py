@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from mithril_losses._elementwise import Apart, Elementwise
+from mithril_losses._elementwise import Apart, ByColumn, Elementwise
 from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
 from mithril_losses._reduction import Plan, plan, require_shares
 from mithril_losses._stable import bounded, never_negative
@@ -121,7 +121,7 @@ def _plain(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     """Return what calls the plain functions: the fused third, the terms once for both, or one after the other."""
     if pair.both is not None:
         return pair.both
-    if pair.terms is not None or pair.apart is not None:
+    if any(terms is not None for terms in (pair.terms, pair.apart, pair.by_column)):
         return _through_terms(pair)
     return _one_after_the_other(pair.value, pair.gradient)
 
@@ -135,12 +135,12 @@ def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]
     return both
 
 
-_BY_TERMS: dict[Elementwise | Apart, Callable[..., tuple[Any, Any]]] = {}
+_BY_TERMS: dict[Elementwise | Apart | ByColumn, Callable[..., tuple[Any, Any]]] = {}
 
 
 def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     """Return value and gradient from one evaluation of the terms; the same function every time."""
-    terms: Any = pair.terms or pair.apart
+    terms: Any = pair.terms or pair.apart or pair.by_column
     if terms not in _BY_TERMS:
         arrays = pair.array_arguments
         defaults = [(name, pair.parameters[name].default) for name in terms.domain if name not in arrays]
@@ -182,7 +182,7 @@ class _OnHost:
         self._applies = pair.takes_reduction and pair.separable
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
-        has_loop = any(x is not None for x in (pair.terms, pair.apart, pair.fused_rows))
+        has_loop = any(x is not None for x in (pair.terms, pair.apart, pair.by_column, pair.fused_rows))
         is_compiled = self._applies and self._may_fuse and has_loop
         # elements from which JAX arrays are better off here, and what computes them
         self.jax_from = LARGE if is_compiled else _BY_NUMPY_FROM if pair.by_numpy and compile is not False else math.inf
@@ -204,6 +204,8 @@ class _OnHost:
         pair = self._pair
         if pair.terms is not None:
             return self._elementwise(pair.terms, call)
+        if pair.by_column is not None:
+            return self._by_column(pair.by_column, call)
         return self._rows(call) if pair.apart is None else self._apart(pair.apart, call)
 
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> _Call | None:
@@ -236,6 +238,12 @@ class _OnHost:
             total = found[0] if total is None else total + found[0]
             gradients[name] = found[1]
         return as_dtype(np, total, call.arrays[apart.wrt[0]].dtype), gradients
+
+    def _by_column(self, by_column: ByColumn, call: _Call) -> tuple[Any, Any] | None:
+        found = self._elementwise(
+            by_column.terms, _Call(by_column.split(call.arrays.values()), call.options, call.reduction)
+        )
+        return None if found is None else (found[0], by_column.join(found[1]))
 
     def _elementwise(self, terms: Elementwise, call: _Call) -> tuple[Any, Any] | None:
         dtype, options = terms.door(call.arrays, call.options)
@@ -374,7 +382,7 @@ class _OnHost:
         gradients = {name: _empty(x.shape, x.dtype) for name, x in wrt.items()}
         several = len(pair.wrt) > 1
         if run is not None:
-            total = run(reduction.weights, reduction.factor, values, gradients[pair.wrt[0]], self._thread_count)
+            total = run(reduction.weights, reduction.factor, values, list(gradients.values()), self._thread_count)
         else:
             total = self._rows_blocked(call, reduction, shape, values, gradients)
         value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values

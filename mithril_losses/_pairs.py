@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from mithril_losses._elementwise import Apart, Elementwise
+from mithril_losses._elementwise import Apart, ByColumn, Elementwise
 from mithril_losses._reduction import Reduction
 from mithril_losses._validation import did_you_mean
 
@@ -35,7 +35,7 @@ class FusedRows(NamedTuple):
     Attributes:
         shape: of the unreduced loss.
         mass: what each row counts in the divisor, None for 1.
-        run: `run(weights, factor, values, gradient, threads)` fills the gradient (and the values, where they are no
+        run: `run(weights, factor, values, gradients, threads)` fills the gradients (and the values, where they are no
             None) and returns the sum of the weighted losses. It may compile.
         blocked: the same for when nothing may be compiled; by default blocks of rows through the plain functions.
     """
@@ -57,6 +57,7 @@ class Pair:
         both: a fused `value_and_gradient`, where the two share expensive work.
         terms: the unreduced loss and its derivative, where the loss is element-wise.
         apart: the terms of each array, where the loss is element-wise in several that need not have one shape.
+        by_column: the terms of the columns, where the loss is element-wise in these.
         wrt: the arguments that the gradient is taken with respect to; those with a default where they are given.
         on_request: further arguments that `wrt=` accepts.
         domain: what each argument may be.
@@ -83,6 +84,7 @@ class Pair:
     both: Callable[..., tuple[Any, Any]] | None = None
     terms: Elementwise | None = None
     apart: Apart | None = None
+    by_column: ByColumn | None = None
     wrt: tuple[str, ...] = ("predictions",)
     on_request: tuple[str, ...] = ()
     domain: Mapping[str, Any] = field(default_factory=dict)
@@ -184,7 +186,7 @@ def catalogue() -> Mapping[str, Pair]:
 def gradient_of(
     loss: Callable[..., Any],
     *,
-    terms: Elementwise | Apart | None = None,
+    terms: Elementwise | Apart | ByColumn | None = None,
     wrt: str | tuple[str, ...] | None = None,
     on_request: tuple[str, ...] = (),
     domain: Mapping[str, Any] | None = None,
@@ -248,6 +250,7 @@ def gradient_of(
             gradient=gradient,
             terms=terms if isinstance(terms, Elementwise) else None,
             apart=terms if isinstance(terms, Apart) else None,
+            by_column=terms if isinstance(terms, ByColumn) else None,
             domain=dict(domain or (terms.domain if terms else {})),
             separable=separable,
             kinks=kinks or (terms.kinks if terms else None),
@@ -347,6 +350,7 @@ def _settled(loss: functools.partial[Any]) -> Pair:
         both=None,
         terms=None,
         apart=None,
+        by_column=None,
         fused_rows=None,
         compose=lambda both_of: functools.partial(both_of(loss.func), **options),
     )

@@ -61,6 +61,8 @@ def log_gamma(xp: Any, x: Array) -> Array:
 def bounded(xp: Any, x: Array, dtype: Any) -> Array:
     """Return x, and the largest finite number of `dtype` with the sign of x where x lies beyond it."""
     largest = float(xp.finfo(dtype).max)
+    if xp is np:
+        return np.clip(x, -largest, largest)  # a sixth of the cost of the two of them
     return xp.minimum(xp.maximum(x, -largest), largest)
 
 
@@ -156,6 +158,11 @@ def _norm_and_unit(xp: Any, x: Array, p: float, axis: int) -> tuple[Array, Array
     return xp.squeeze(norm, axis=axis), xp.where(power == 0, 0.0, unit)
 
 
+def dot(xp: Any, x: Array, y: Array) -> Array:
+    """Return Σ x y over the last axis."""
+    return np.vecdot(x, y) if xp is np else xp.sum(x * y, axis=-1)
+
+
 def unit_and_norm(xp: Any, x: Array) -> tuple[Array, Array]:
     """Return x / ‖x‖₂ and ‖x‖₂ over the last axis, which stays; a zero vector stays 0. `along_sphere` goes back."""
     norm, unit = norm_and_unit(xp, x, 2.0)
@@ -167,8 +174,9 @@ def along_sphere(xp: Any, slope: Array, unit: Array, norm: Array) -> Array:
 
     A derivative beyond the largest finite number, of vectors near 0, is that number.
     """
-    tangent = slope - xp.sum(slope * unit, axis=-1, keepdims=True) * unit
-    return xp.where(norm == 0, 0.0, bounded(xp, tangent / xp.where(norm == 0, 1.0, norm), slope.dtype))
+    tangent = slope - xp.expand_dims(dot(xp, slope, unit), axis=-1) * unit
+    # of a zero vector, whose unit is 0, the infinite norm leaves nothing
+    return bounded(xp, tangent / xp.where(norm == 0, math.inf, norm), slope.dtype)
 
 
 def one_hot(xp: Any, labels: Array, classes: int, axis: int, like: Array) -> Array:

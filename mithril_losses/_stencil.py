@@ -98,7 +98,8 @@ def over_planes(losses_of: PlaneLosses, batch: tuple[int, ...], per_image: int) 
         per_image: how many planes an image has.
     """
 
-    def run(weights: Any, factor: Any, values: Any, gradient: Any, threads: int) -> float:
+    def run(weights: Any, factor: Any, values: Any, gradients: Any, threads: int) -> float:
+        (gradient,) = gradients
         with quiet(np):
             factors = np.broadcast_to(np.asarray(factor, gradient.dtype), batch).reshape(-1)
             by_image = None if weights is None else np.broadcast_to(weights, batch).reshape(-1)

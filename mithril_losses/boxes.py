@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, plan
-from mithril_losses._stable import first_axis, floored, last_axis
-from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
+from mithril_losses._elementwise import ByColumn, elementwise
+from mithril_losses._pairs import gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses.backends._namespace import Array, array_namespace
-from mithril_losses.backends._numpy_namespace import for_elements
-from mithril_losses.domains import Boxes
+from mithril_losses.domains import REAL, Boxes, SmallestNormal
 
 __all__ = [
     "complete_iou_loss",
@@ -24,146 +21,114 @@ __all__ = [
     "iou_loss_gradient",
 ]
 
+
 _DOMAIN = {"predictions": Boxes(), "targets": Boxes()}
 
 
-class _Sides(NamedTuple):
-    """The two sides of a rectangle, and the derivative of each wrt the predicted corners that bound it."""
-
-    length: Array  # (2, …)
-    slope: Array  # (4, …)
-
-    @property
-    def area(self) -> Array:
-        return self.length[0, ...] * self.length[1, ...]
-
-    def area_slope(self, xp: Any) -> Array:
-        other = xp.flip(self.length, axis=0)
-        return self.slope * xp.concat([other, other], axis=0)
+# --- sides in the unit in which the box around both has sides of at most 1 ----------------------------------------
+# Nothing here changes with the unit, so it counts as a constant; areas then neither overflow nor vanish.
 
 
-class _Pair(NamedTuple):
-    """A predicted box and its target in the unit in which the box around both has sides of at most 1.
-
-    Nothing here changes with the unit, so it counts as a constant; areas then neither overflow nor vanish. Coordinates
-    are on the first axis: steps of four numbers would cost NumPy ten times as much.
-    """
-
-    predicted: _Sides
-    target: Array  # (2, …)
-    overlap: _Sides
-    around: _Sides
-    offset: Array  # (2, …), between the centres
-    unit: Array
-
-    def iou(self, xp: Any) -> tuple[Array, Array]:
-        """Return |A ∩ B| / |A ∪ B|, 0 where neither box has an area, and its derivative."""
-        overlap, union = self.overlap.area, self.union
-        value = _quotient(xp, overlap, union)
-        grown = (1.0 + value) * self.overlap.area_slope(xp)
-        return value, _quotient(xp, grown - value * self.predicted.area_slope(xp), union)
-
-    @property
-    def union(self) -> Array:
-        return self.predicted.area + self.target[0, ...] * self.target[1, ...] - self.overlap.area
-
-    def centre_distance(self, xp: Any) -> tuple[Array, Array]:
-        """Return ρ² / c², the squared distance of the centres in diagonals of the box around both."""
-        squared = xp.sum(self.offset * self.offset, axis=0)
-        diagonal = xp.sum(self.around.length * self.around.length, axis=0)
-        value = _quotient(xp, squared, diagonal)
-        both = xp.concat([self.offset, self.offset], axis=0)
-        sides = xp.concat([self.around.length, self.around.length], axis=0)
-        return value, _quotient(xp, both - 2.0 * value * sides * self.around.slope, diagonal)
-
-    def shape_difference(self, xp: Any) -> tuple[Array, Array]:
-        """Return v = 4/π² (arctan(w*/h*) − arctan(w/h))² and its derivative."""
-        width, height = self.predicted.length[0, ...], self.predicted.length[1, ...]
-        difference = xp.atan2(self.target[0, ...], self.target[1, ...]) - xp.atan2(width, height)
-        squared = width * width + height * height
-        turned = xp.stack([height, -width], axis=0)  # of the angle, times its squared length
-        by_corner = xp.concat([turned, turned], axis=0) * self.predicted.slope
-        share = 4.0 / math.pi**2
-        return share * difference * difference, -2.0 * share * difference * _quotient(xp, by_corner, squared)
+def _unit(xp: Any, x1: Array, y1: Array, x2: Array, y2: Array, u1: Array, v1: Array, u2: Array, v2: Array) -> Array:
+    wide, tall = xp.maximum(x2, u2) - xp.minimum(x1, u1), xp.maximum(y2, v2) - xp.minimum(y1, v1)
+    return xp.maximum(wide, tall)
 
 
-def _open(predictions: Array, targets: Array) -> tuple[Any, _Pair]:
-    xp = array_namespace(predictions=predictions, targets=targets)
-    require_same_shape(predictions=predictions, targets=targets)
-    if len(predictions.shape) == 0 or predictions.shape[-1] != 4:
-        raise ValueError(f"boxes need 4 corner coordinates on the last axis, got shape {tuple(predictions.shape)}")
-    dtype = compute_dtype(xp, predictions.dtype)
-    xp = for_elements(xp)
-    p, t = (first_axis(xp, as_dtype(xp, x, dtype)) for x in (predictions, targets))
-    low, high, target_low, target_high = p[:2, ...], p[2:, ...], t[:2, ...], t[2:, ...]
-    # of max(low, target low) and min(high, target high) wrt the predicted corner; half where the two agree
-    inner_low, inner_high = 0.5 + 0.5 * xp.sign(low - target_low), 0.5 - 0.5 * xp.sign(high - target_high)
-    least, most = xp.minimum(low, target_low), xp.maximum(high, target_high)
-    unit = xp.max(most - least, axis=0)
-    positive = xp.where(unit > 0.0, unit, 1.0)
-
-    def sides(low: Array, high: Array, low_slope: Array, high_slope: Array) -> _Sides:
-        length = (high - low) / positive
-        proper = xp.concat([length, length], axis=0) > 0.0
-        slope = xp.concat([-low_slope, high_slope], axis=0)
-        return _Sides(xp.maximum(length, 0.0), xp.where(proper, slope, 0.0))
-
-    one = xp.ones_like(low)
-    pair = _Pair(
-        predicted=sides(low, high, one, one),
-        target=xp.maximum((target_high - target_low) / positive, 0.0),
-        overlap=sides(xp.maximum(low, target_low), xp.minimum(high, target_high), inner_low, inner_high),
-        around=sides(least, most, 1.0 - inner_low, 1.0 - inner_high),
-        offset=0.5 * ((low - target_low) + (high - target_high)) / positive,
-        unit=unit,
+def _sides(xp: Any, low: Array, high: Array, target_low: Array, target_high: Array, unit: Array) -> tuple[Array, ...]:
+    """Return the sides of A, of B, of both and around both, and how far the centres are apart."""
+    safe = xp.where(unit > 0.0, unit, 1.0)
+    return (
+        xp.maximum((high - low) / safe, 0.0),
+        xp.maximum((target_high - target_low) / safe, 0.0),
+        xp.maximum((xp.minimum(high, target_high) - xp.maximum(low, target_low)) / safe, 0.0),
+        xp.maximum((xp.maximum(high, target_high) - xp.minimum(low, target_low)) / safe, 0.0),
+        0.5 * ((low - target_low) + (high - target_high)) / safe,
     )
-    return xp, pair
 
 
-def _quotient(xp: Any, part: Array, whole: Array) -> Array:
-    """Return part / whole, and 0 where the whole is nothing."""
-    nothing = whole < float(xp.finfo(whole.dtype).smallest_normal)
-    quotient = part / xp.where(nothing, 1.0, whole)
-    return xp.where(xp.broadcast_to(nothing, quotient.shape), 0.0, quotient)
-
-
-def _value(terms: Any, predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
-    with quiet(array_namespace(predictions=predictions)):
-        xp, pair = _open(predictions, targets)
-        values, _ = terms(xp, pair)
-        return collect(values, like=predictions, **reduction)
-
-
-def _gradient(terms: Any, predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
-    return _value_and_gradient(terms, predictions, targets, **reduction)[1]
-
-
-def _value_and_gradient(
-    terms: Any, predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]
+def _at_corners(
+    xp: Any,
+    low: Array,
+    high: Array,
+    target_low: Array,
+    target_high: Array,
+    sides: tuple[Array, ...],
+    slopes: tuple[Array, ...],
 ) -> tuple[Array, Array]:
-    xp = array_namespace(predictions=predictions)
-    with quiet(xp):
-        elements, pair = _open(predictions, targets)
-        values, slope = terms(elements, pair)
-        slope = last_axis(xp, slope / floored(elements, pair.unit, predictions.dtype))
-        closing = plan(xp, tuple(values.shape), values.dtype, **reduction)
-        summed = (len(slope.shape) - 1,)
-        return closing.collect(xp, values, predictions), closing.spread(xp, slope, predictions, summed)
+    """Return the slopes wrt the corners of A, from those wrt its side, that of both, that around both, and the offset.
+
+    A side of 0 has none.
+    """
+    own, _, overlap, around, _ = sides
+    by_own, by_overlap, by_around, by_offset = slopes
+    by_own = xp.where(own > 0.0, by_own, 0.0)
+    by_overlap = xp.where(overlap > 0.0, by_overlap, 0.0)
+    by_around = xp.where(around > 0.0, by_around, 0.0)
+    # how much the corners of A are those of both; half where the two agree
+    inner_low, inner_high = 0.5 + 0.5 * xp.sign(low - target_low), 0.5 - 0.5 * xp.sign(high - target_high)
+    return (
+        0.5 * by_offset - by_own - inner_low * by_overlap - (1.0 - inner_low) * by_around,
+        0.5 * by_offset + by_own + inner_high * by_overlap + (1.0 - inner_high) * by_around,
+    )
 
 
-def _both(terms: Any) -> Any:
-    def both(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
-        return _value_and_gradient(terms, predictions, targets, **reduction)
+def _quotient(xp: Any, part: Array, whole: Array, least: Array) -> Array:
+    """Return part / whole, and 0 where the whole is nothing."""
+    nothing = whole < least
+    return xp.where(nothing, 0.0, part / xp.where(nothing, 1.0, whole))
 
-    return both
+
+def _shared(xp: Any, x: tuple[Array, ...], y: tuple[Array, ...], least: Array) -> tuple[Array, ...]:
+    """Return q = |A ∩ B| / |A ∪ B|, 0 where neither box has an area; |A ∪ B|; and q's slopes wrt the sides.
+
+    The slopes are those wrt the sides of A along x and y, and of A ∩ B.
+    """
+    union = x[0] * y[0] + x[1] * y[1] - x[2] * y[2]
+    q = _quotient(xp, x[2] * y[2], union, least)
+    own, overlap = _quotient(xp, -q, union, least), _quotient(xp, 1.0 + q, union, least)
+    return q, union, own * y[0], own * x[0], overlap * y[2], overlap * x[2]
+
+
+def _apart(xp: Any, x: tuple[Array, ...], y: tuple[Array, ...], least: Array) -> tuple[Array, Array, Array]:
+    """Return r = ρ² / c², ρ between the centres, c the diagonal of the box around both; −2 r / c², and 2 / c²."""
+    squared, diagonal = x[4] * x[4] + y[4] * y[4], x[3] * x[3] + y[3] * y[3]
+    r = _quotient(xp, squared, diagonal, least)
+    return r, _quotient(xp, -2.0 * r, diagonal, least), _quotient(xp, 2.0 + 0.0 * r, diagonal, least)
+
+
+_FOUR: dict[str, Any] = dict.fromkeys(("x1", "y1", "x2", "y2"), REAL) | dict.fromkeys(("u1", "v1", "u2", "v2"), REAL)
+_FOUR |= {"least": SmallestNormal(computed=True), "smallest": SmallestNormal()}
+
+
+def _by_corner(terms: Any) -> ByColumn:
+    """Return the loss of boxes by the terms of their corners, those of the predicted one first."""
+    return ByColumn(elementwise(slopes=4, **_FOUR)(terms), "boxes need 4 corner coordinates", **_DOMAIN)
 
 
 # --- intersection over union ------------------------------------------------------------------------------------
 
 
-def _iou(xp: Any, pair: _Pair) -> tuple[Array, Array]:
-    value, slope = pair.iou(xp)
-    return 1.0 - value, -slope
+@_by_corner
+def _iou(
+    xp: Any,
+    x1: Array,
+    y1: Array,
+    x2: Array,
+    y2: Array,
+    u1: Array,
+    v1: Array,
+    u2: Array,
+    v2: Array,
+    least: Array,
+    smallest: Array,
+) -> tuple[Array, tuple[Array, ...]]:
+    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2)
+    x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
+    q, _, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
+    low_x, high_x = _at_corners(xp, x1, x2, u1, u2, x, (-own_x, -overlap_x, 0.0 * q, 0.0 * q))
+    low_y, high_y = _at_corners(xp, y1, y2, v1, v2, y, (-own_y, -overlap_y, 0.0 * q, 0.0 * q))
+    unit = xp.maximum(unit, smallest)
+    return 1.0 - q, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
 
 def iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -197,7 +162,7 @@ def iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
         M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks, 2016.
         https://doi.org/10.1007/978-3-319-50835-1_22
     """
-    return _value(_iou, predictions, targets, **reduction)
+    return _iou.value(predictions, targets, **reduction)
 
 
 def _kinks(predictions: Array, targets: Array) -> tuple[Array, ...]:
@@ -210,6 +175,7 @@ def _kinks(predictions: Array, targets: Array) -> tuple[Array, ...]:
 
 @gradient_of(
     iou_loss,
+    terms=_iou,
     domain=_DOMAIN,
     kinks=_kinks,
     properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
@@ -240,20 +206,40 @@ def iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[Gr
         >>> iou_loss_gradient(a, b).round(12).tolist()
         [[-0.04, 0.08, -0.2, -0.08]]
     """
-    return _gradient(_iou, predictions, targets, **reduction)
+    return _iou.gradient(predictions, targets, **reduction)
 
 
 # --- generalized ------------------------------------------------------------------------------------------------
 
 
-def _generalized(xp: Any, pair: _Pair) -> tuple[Array, Array]:
-    iou, iou_slope = pair.iou(xp)
-    around, union = pair.around.area, pair.union
-    covered = _quotient(xp, union, around)
-    union_slope = pair.predicted.area_slope(xp) - pair.overlap.area_slope(xp)
-    less = covered * pair.around.area_slope(xp) - union_slope
-    empty = _quotient(xp, around - union, around)
-    return 1.0 - iou + empty, _quotient(xp, less, around) - iou_slope
+@_by_corner
+def _generalized(
+    xp: Any,
+    x1: Array,
+    y1: Array,
+    x2: Array,
+    y2: Array,
+    u1: Array,
+    v1: Array,
+    u2: Array,
+    v2: Array,
+    least: Array,
+    smallest: Array,
+) -> tuple[Array, tuple[Array, ...]]:
+    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2)
+    x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
+    q, union, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
+    whole = x[3] * y[3]
+    empty = _quotient(xp, whole - union, whole, least)
+    covered, share = _quotient(xp, union, whole, least), _quotient(xp, 1.0 + 0.0 * union, whole, least)
+    # of 1 − |A ∪ B| / |C|: |A ∪ B| grows with A and shrinks with A ∩ B
+    own_x, own_y = own_x + share * y[0], own_y + share * x[0]
+    overlap_x, overlap_y = overlap_x - share * y[2], overlap_y - share * x[2]
+    around_x, around_y = covered * share * y[3], covered * share * x[3]
+    low_x, high_x = _at_corners(xp, x1, x2, u1, u2, x, (-own_x, -overlap_x, around_x, 0.0 * q))
+    low_y, high_y = _at_corners(xp, y1, y2, v1, v2, y, (-own_y, -overlap_y, around_y, 0.0 * q))
+    unit = xp.maximum(unit, smallest)
+    return 1.0 - q + empty, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
 
 def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -283,11 +269,12 @@ def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack
     Source:
         H. Rezatofighi et al., Generalized Intersection over Union, 2019. https://doi.org/10.1109/CVPR.2019.00075
     """
-    return _value(_generalized, predictions, targets, **reduction)
+    return _generalized.value(predictions, targets, **reduction)
 
 
 @gradient_of(
     generalized_iou_loss,
+    terms=_generalized,
     domain=_DOMAIN,
     kinks=_kinks,
     properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
@@ -318,16 +305,34 @@ def generalized_iou_loss_gradient(predictions: Array, targets: Array, **reductio
         >>> generalized_iou_loss_gradient(a, b).round(6).tolist()
         [[0.111111, 0.0, -0.333333, 0.0]]
     """
-    return _gradient(_generalized, predictions, targets, **reduction)
+    return _generalized.gradient(predictions, targets, **reduction)
 
 
 # --- distance ---------------------------------------------------------------------------------------------------
 
 
-def _distance(xp: Any, pair: _Pair) -> tuple[Array, Array]:
-    iou, iou_slope = pair.iou(xp)
-    apart, apart_slope = pair.centre_distance(xp)
-    return 1.0 - iou + apart, apart_slope - iou_slope
+@_by_corner
+def _distance(
+    xp: Any,
+    x1: Array,
+    y1: Array,
+    x2: Array,
+    y2: Array,
+    u1: Array,
+    v1: Array,
+    u2: Array,
+    v2: Array,
+    least: Array,
+    smallest: Array,
+) -> tuple[Array, tuple[Array, ...]]:
+    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2)
+    x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
+    q, _, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
+    r, around, offset = _apart(xp, x, y, least)
+    low_x, high_x = _at_corners(xp, x1, x2, u1, u2, x, (-own_x, -overlap_x, around * x[3], offset * x[4]))
+    low_y, high_y = _at_corners(xp, y1, y2, v1, v2, y, (-own_y, -overlap_y, around * y[3], offset * y[4]))
+    unit = xp.maximum(unit, smallest)
+    return 1.0 - q + r, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
 
 def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -357,11 +362,12 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     Source:
         Z. Zheng et al., Distance-IoU Loss, 2020. https://doi.org/10.1609/aaai.v34i07.6999
     """
-    return _value(_distance, predictions, targets, **reduction)
+    return _distance.value(predictions, targets, **reduction)
 
 
 @gradient_of(
     distance_iou_loss,
+    terms=_distance,
     domain=_DOMAIN,
     kinks=_kinks,
     properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
@@ -393,21 +399,47 @@ def distance_iou_loss_gradient(predictions: Array, targets: Array, **reduction: 
         >>> distance_iou_loss_gradient(a, b)[0, ::2].round(12).tolist()
         [0.04, -0.2]
     """
-    return _gradient(_distance, predictions, targets, **reduction)
+    return _distance.gradient(predictions, targets, **reduction)
 
 
 # --- complete ---------------------------------------------------------------------------------------------------
 
 
-def _complete(xp: Any, pair: _Pair) -> tuple[Array, Array]:
-    iou, iou_slope = pair.iou(xp)
-    apart, apart_slope = pair.centre_distance(xp)
-    v, v_slope = pair.shape_difference(xp)
-    alpha = _quotient(xp, v, 1.0 - iou + v)
+@_by_corner
+def _complete(
+    xp: Any,
+    x1: Array,
+    y1: Array,
+    x2: Array,
+    y2: Array,
+    u1: Array,
+    v1: Array,
+    u2: Array,
+    v2: Array,
+    least: Array,
+    smallest: Array,
+) -> tuple[Array, tuple[Array, ...]]:
+    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2)
+    x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
+    q, _, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
+    r, around, offset = _apart(xp, x, y, least)
+    # v by the angle between the two diagonals, times 4/π²; that of no box is upright
+    squared = x[0] * x[0] + y[0] * y[0]
+    height = xp.where(squared == 0.0, 1.0, y[0])
+    turn = xp.atan2(x[1] * height - y[1] * x[0], y[1] * height + x[1] * x[0])
+    v, by_turn = 0.4052847345693511 * turn * turn, _quotient(xp, -0.8105694691387022 * turn, squared, least)
+    alpha = _quotient(xp, v, 1.0 - q + v, least)
     # α v = v² / (1 − q + v): by v it has the slope 2α − α², by 1 − q the slope −α²
-    squared = alpha * alpha
-    slope = apart_slope - (1.0 - squared) * iou_slope + (2.0 * alpha - squared) * v_slope
-    return 1.0 - iou + apart + alpha * v, slope
+    by_q, by_v = alpha * alpha - 1.0, (2.0 * alpha - alpha * alpha) * by_turn
+    shape_x, shape_y = by_v * y[0], -by_v * x[0]
+    low_x, high_x = _at_corners(
+        xp, x1, x2, u1, u2, x, (by_q * own_x + shape_x, by_q * overlap_x, around * x[3], offset * x[4])
+    )
+    low_y, high_y = _at_corners(
+        xp, y1, y2, v1, v2, y, (by_q * own_y + shape_y, by_q * overlap_y, around * y[3], offset * y[4])
+    )
+    unit = xp.maximum(unit, smallest)
+    return 1.0 - q + r + alpha * v, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
 
 def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -441,11 +473,12 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     Source:
         Z. Zheng et al., Distance-IoU Loss, 2020. https://doi.org/10.1609/aaai.v34i07.6999
     """
-    return _value(_complete, predictions, targets, **reduction)
+    return _complete.value(predictions, targets, **reduction)
 
 
 @gradient_of(
     complete_iou_loss,
+    terms=_complete,
     domain=_DOMAIN,
     kinks=_kinks,
     properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
@@ -477,13 +510,4 @@ def complete_iou_loss_gradient(predictions: Array, targets: Array, **reduction: 
         >>> complete_iou_loss_gradient(a, b)[0, ::2].round(12).tolist()
         [0.04, -0.2]
     """
-    return _gradient(_complete, predictions, targets, **reduction)
-
-
-for _loss, _terms in (
-    (iou_loss, _iou),
-    (generalized_iou_loss, _generalized),
-    (distance_iou_loss, _distance),
-    (complete_iou_loss, _complete),
-):
-    value_and_gradient_of(_loss)(_both(_terms))
+    return _complete.gradient(predictions, targets, **reduction)

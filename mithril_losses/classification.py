@@ -10,6 +10,7 @@ import numpy as np
 from mithril_losses._elementwise import elementwise
 from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
+from mithril_losses._row_terms import by_row
 from mithril_losses._stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, namespace_of, placement
@@ -396,27 +397,22 @@ def _softmax_rows(logits: Any, targets: Any, *, ignore_index: int | None, **opti
     rows = (-1, t.classes)
     targets_in_rows = targets.reshape(rows) if t.labels is None else t.labels.reshape(-1)
 
-    def run(weights: Any, factor: Any, values: Any, gradient: Any, threads: int) -> float:
+    def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
         total, _ = fused_softmax.run(
             logits.reshape(rows),
             targets_in_rows,
             None if t.weights is None else t.weights.reshape(-1),
             t.smoothing,
             ignore_index,
-            _by_row(weights, logits.shape[:-1]),
-            _by_row(factor, logits.shape[:-1]),
+            by_row(weights, logits.shape[:-1]),
+            by_row(factor, logits.shape[:-1]),
             values=None if values is None else values.reshape(-1),
-            gradient=gradient.reshape(rows),
+            gradient=gradients[0].reshape(rows),
             threads=threads,
         )
         return total
 
     return FusedRows(logits.shape[:-1], _mass(t), run)
-
-
-def _by_row(x: Any, shape: tuple[int, ...]) -> Any:
-    """Return a number as it is, and an array with one entry per row."""
-    return x if not isinstance(x, np.ndarray) or x.size == 1 else np.broadcast_to(x, shape).reshape(-1)
 
 
 def cross_entropy_loss(

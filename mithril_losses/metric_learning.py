@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any, Unpack
 
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread_each
-from mithril_losses._stable import along_sphere, norm_and_unit, product, unit_and_norm
+from mithril_losses._row_terms import RowTerms, cosine_distance
+from mithril_losses._stable import norm_and_unit, product, unit_and_norm
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
@@ -49,42 +50,60 @@ def _open_pair(embedding1: Array, embedding2: Array, labels: Array, domain: Labe
     return xp, embeddings, domain.or_nan(xp, as_dtype(xp, labels, dtype, "labels"))
 
 
+Pulled = Callable[[int], list[Array]]
+
+
+def _named(like: dict[str, Array], pulled: Pulled) -> dict[str, Array]:
+    return dict(zip(like, pulled(len(like)), strict=True))
+
+
 # --- triplet ----------------------------------------------------------------------------------------------------
+
+
+def _triplet_terms(xp: Any, near: Array, far: Array, margin: Array, squared: bool) -> tuple[Array, tuple[Array, Array]]:
+    """max(0, d(a, p) − d(a, n) + m) of the two distances."""
+    near_slope, far_slope = 0.0 * near + 1.0, 0.0 * far + 1.0
+    if squared:
+        near_slope, far_slope = 2.0 * near, 2.0 * far
+        near, far = near * near, far * far
+    violation = near - far + margin
+    active = violation > 0.0
+    return xp.maximum(violation, 0.0), (xp.where(active, near_slope, 0.0), xp.where(active, -far_slope, 0.0))
+
+
+def _swapped_terms(
+    xp: Any, near: Array, far: Array, other: Array, margin: Array, squared: bool
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """The same, where the far distance hangs on the positive if that is nearer to the negative: d(p, n) < d(a, n)."""
+    swapped = other < far
+    value, (near_slope, far_slope) = _triplet_terms(xp, near, xp.where(swapped, other, far), margin, squared)
+    return value, (near_slope, xp.where(swapped, 0.0, far_slope), xp.where(swapped, far_slope, 0.0))
+
+
+_TRIPLET = RowTerms(_triplet_terms, pairs=((0, 1), (0, 2)))
+_SWAPPED = RowTerms(_swapped_terms, pairs=((0, 1), (0, 2), (1, 2)))
 
 
 def _triplet(
     anchor: Array, positive: Array, negative: Array, margin: float, p: float, squared: bool, swap: bool
-) -> tuple[Any, Array, dict[str, Array]]:
-    """Return the namespace, the losses per row and their slopes wrt the three embeddings."""
-    xp, (a, b, c) = _open(anchor=anchor, positive=positive, negative=negative)
+) -> tuple[Array, Pulled]:
+    """Return the losses per row, and what returns their slopes wrt the three embeddings."""
+    xp, embeddings = _open(anchor=anchor, positive=positive, negative=negative)
     margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
     FLAG.check("squared", squared)
     FLAG.check("swap", swap)
-    near, near_unit = _distance(xp, a - b, p, squared)
-    far, far_unit = _distance(xp, a - c, p, squared)
-    swapped = xp.zeros_like(far) != 0
-    if swap:
-        other, other_unit = _distance(xp, b - c, p, squared)
-        swapped = other < far
-        far = xp.where(swapped, other, far)
-        far_unit = xp.where(xp.expand_dims(swapped, axis=-1), other_unit, far_unit)
-    violation = near - far + margin
-    active = xp.expand_dims(violation > 0, axis=-1)
-    near_unit, far_unit = xp.where(active, near_unit, 0.0), xp.where(active, far_unit, 0.0)
-    # the far distance hangs on the anchor, or on the positive where that is nearer to the negative
-    by_positive = xp.expand_dims(swapped, axis=-1)
-    slopes = {
-        "anchor": near_unit - xp.where(by_positive, 0.0, far_unit),
-        "positive": -near_unit - xp.where(by_positive, far_unit, 0.0),
-        "negative": far_unit,
-    }
-    return xp, xp.maximum(violation, 0.0), slopes
+    return (_SWAPPED if swap else _TRIPLET).evaluate(xp, embeddings, margin, squared, p=p)
 
 
-def _distance(xp: Any, difference: Array, p: float, squared: bool) -> tuple[Array, Array]:
-    """Return d = ‖x‖ₚ, or d², over the last axis, and its derivative wrt x."""
-    norm, unit = norm_and_unit(xp, difference, p)
-    return (norm * norm, 2.0 * xp.expand_dims(norm, axis=-1) * unit) if squared else (norm, unit)
+def _triplet_rows(
+    anchor: Any, positive: Any, negative: Any, margin: float, p: float, squared: bool, swap: bool
+) -> FusedRows | None:
+    """Return the loop over rows of NumPy arrays, having checked the arguments; None for other norms."""
+    _open(anchor=anchor, positive=positive, negative=negative)
+    margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
+    squared, swap = FLAG.check("squared", squared), FLAG.check("swap", swap)
+    terms = _SWAPPED if swap else _TRIPLET
+    return terms.fused((anchor, positive, negative), (), (margin, squared)) if p == 2.0 else None
 
 
 def triplet_loss(
@@ -130,7 +149,7 @@ def triplet_loss(
         Local Feature Descriptors with Triplets, 2016. https://doi.org/10.5244/C.30.119
     """
     with quiet(array_namespace(anchor=anchor)):
-        _, values, _ = _triplet(anchor, positive, negative, margin, p, squared, swap)
+        values, _ = _triplet(anchor, positive, negative, margin, p, squared, swap)
         return collect(values, like=anchor, **reduction)
 
 
@@ -147,6 +166,7 @@ def triplet_loss(
         "swap": FLAG,
     },
     kinks=lambda *embeddings, **options: _triplet_kinks(*embeddings, **options),
+    fused_rows=_triplet_rows,
     properties=("non_negative", "translation_invariant"),
 )
 def triplet_loss_gradient(
@@ -191,8 +211,9 @@ def triplet_loss_gradient(
         {'anchor': [[-0.6, 0.2]], 'positive': [[0.6, 0.8]], 'negative': [[0.0, -1.0]]}
     """
     with quiet(array_namespace(anchor=anchor)):
-        _, _, slopes = _triplet(anchor, positive, negative, margin, p, squared, swap)
-        return spread_each(slopes, {"anchor": anchor, "positive": positive, "negative": negative}, **reduction)
+        _, pulled = _triplet(anchor, positive, negative, margin, p, squared, swap)
+        like = {"anchor": anchor, "positive": positive, "negative": negative}
+        return spread_each(_named(like, pulled), like, **reduction)
 
 
 @value_and_gradient_of(triplet_loss)
@@ -232,8 +253,9 @@ def triplet_loss_value_and_gradient(
         (5.0, [[0.0, -1.0]])
     """
     with quiet(array_namespace(anchor=anchor)):
-        _, values, slopes = _triplet(anchor, positive, negative, margin, p, squared, swap)
+        values, pulled = _triplet(anchor, positive, negative, margin, p, squared, swap)
         like = {"anchor": anchor, "positive": positive, "negative": negative}
+        slopes = _named(like, pulled)
         return collect(values, like=anchor, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
 
 
@@ -242,7 +264,7 @@ def _triplet_kinks(
 ) -> tuple[Array, ...]:
     """Return what vanishes at the corner, at coincident points and at a tie of the two far distances."""
     xp, (a, b, c) = _open(anchor=anchor, positive=positive, negative=negative)
-    near, far, other = (_distance(xp, x, p, squared)[0] for x in (a - b, a - c, b - c))
+    near, far, other = (norm_and_unit(xp, x, p)[0] ** (2 if squared else 1) for x in (a - b, a - c, b - c))
     violation = near - (xp.minimum(far, other) if swap else far) + margin
     ties = (other - far,) if swap else ()
     # for p = 1 every coordinate at which two embeddings agree is a kink of its own
@@ -253,19 +275,25 @@ def _triplet_kinks(
 # --- contrastive ------------------------------------------------------------------------------------------------
 
 
-def _contrastive(
-    embedding1: Array, embedding2: Array, labels: Array, margin: float
-) -> tuple[Any, Array, dict[str, Array]]:
-    """Return the namespace, the losses per row and their slopes wrt the two embeddings."""
-    xp, (a, b), same = _open_pair(embedding1, embedding2, labels, _SAME)
-    margin = POSITIVE.check("margin", margin)
-    difference = a - b
-    distance, unit = norm_and_unit(xp, difference, 2.0)
+def _contrastive_terms(xp: Any, distance: Array, same: Array, margin: Array) -> tuple[Array, tuple[Array]]:
+    """y d² + (1 − y) max(0, m − d)²."""
     short = xp.maximum(margin - distance, 0.0)
-    row = xp.expand_dims(same, axis=-1)
-    values = product(xp, same, distance * distance) + product(xp, 1.0 - same, short * short)
-    slope = product(xp, row, 2.0 * difference) - product(xp, 1.0 - row, 2.0 * xp.expand_dims(short, axis=-1) * unit)
-    return xp, values, {"embedding1": slope, "embedding2": -slope}
+    value = product(xp, same, distance * distance) + product(xp, 1.0 - same, short * short)
+    return value, (2.0 * (product(xp, same, distance) - (1.0 - same) * short),)
+
+
+_CONTRASTIVE = RowTerms(_contrastive_terms, pairs=((0, 1),))
+
+
+def _contrastive(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, Pulled]:
+    """Return the losses per row, and what returns their slopes wrt the two embeddings."""
+    xp, embeddings, same = _open_pair(embedding1, embedding2, labels, _SAME)
+    return _CONTRASTIVE.evaluate(xp, embeddings, same, POSITIVE.check("margin", margin))
+
+
+def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> FusedRows | None:
+    _open_pair(embedding1, embedding2, labels, _SAME)
+    return _CONTRASTIVE.fused((embedding1, embedding2), (labels,), (POSITIVE.check("margin", margin),))
 
 
 def contrastive_loss(
@@ -306,7 +334,7 @@ def contrastive_loss(
         https://doi.org/10.1109/CVPR.2006.100
     """
     with quiet(array_namespace(embedding1=embedding1)):
-        _, values, _ = _contrastive(embedding1, embedding2, labels, margin)
+        values, _ = _contrastive(embedding1, embedding2, labels, margin)
         return collect(values, like=embedding1, **reduction)
 
 
@@ -315,6 +343,7 @@ def contrastive_loss(
     wrt=("embedding1", "embedding2"),
     domain={"embedding1": REAL, "embedding2": REAL, "labels": _SAME, "margin": POSITIVE},
     kinks=lambda embedding1, embedding2, labels, margin: _contrastive_kinks(embedding1, embedding2, margin),
+    fused_rows=_contrastive_rows,
     properties=("non_negative", "symmetric", "translation_invariant"),
 )
 def contrastive_loss_gradient(
@@ -350,8 +379,9 @@ def contrastive_loss_gradient(
         [[-3.0, -4.0], [0.0, 0.5]]
     """
     with quiet(array_namespace(embedding1=embedding1)):
-        _, _, slopes = _contrastive(embedding1, embedding2, labels, margin)
-        return spread_each(slopes, {"embedding1": embedding1, "embedding2": embedding2}, **reduction)
+        _, pulled = _contrastive(embedding1, embedding2, labels, margin)
+        like = {"embedding1": embedding1, "embedding2": embedding2}
+        return spread_each(_named(like, pulled), like, **reduction)
 
 
 @value_and_gradient_of(contrastive_loss)
@@ -385,8 +415,9 @@ def contrastive_loss_value_and_gradient(
         (25.0, [[-6.0, -8.0]])
     """
     with quiet(array_namespace(embedding1=embedding1)):
-        _, values, slopes = _contrastive(embedding1, embedding2, labels, margin)
+        values, pulled = _contrastive(embedding1, embedding2, labels, margin)
         like = {"embedding1": embedding1, "embedding2": embedding2}
+        slopes = _named(like, pulled)
         return collect(values, like=embedding1, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
 
 
@@ -400,30 +431,26 @@ def _contrastive_kinks(embedding1: Array, embedding2: Array, margin: float) -> t
 # --- cosine embedding -------------------------------------------------------------------------------------------
 
 
-def _cosine_embedding(
-    embedding1: Array, embedding2: Array, labels: Array, margin: float
-) -> tuple[Any, Array, dict[str, Array]]:
-    """Return the namespace, the losses per row and their slopes wrt the two embeddings."""
-    xp, (a, b), same = _open_pair(embedding1, embedding2, labels, _SIGN)
-    margin = _COSINE.check("margin", margin)
-    (u, u_norm), (v, v_norm) = unit_and_norm(xp, a), unit_and_norm(xp, b)
-    nothing = (u_norm == 0.0) | (v_norm == 0.0)
-    apart = xp.where(nothing, 0.0, v - u)
-    # 1 − u·v = ½ ‖v − u‖², which keeps its digits where the two nearly coincide
-    far = xp.where(xp.squeeze(nothing, axis=-1), 1.0, 0.5 * xp.sum(apart * apart, axis=-1))
+def _cosine_terms(xp: Any, far: Array, same: Array, margin: Array) -> tuple[Array, tuple[Array]]:
+    """1 − c for the label 1, max(0, c − m) for −1, NaN for NaN; c = 1 − far."""
     near = 1.0 - far - margin
-    values = xp.where(same > 0.0, far, xp.maximum(near, 0.0))
-    # ∂(u·v)/∂x₁ is what (v − u) has along the sphere, and ∂(u·v)/∂x₂ what −(v − u) has
-    pull = xp.expand_dims(xp.where(same > 0.0, -1.0, as_dtype(xp, near > 0.0, a.dtype)), axis=-1)
-    values, pull = _nan_where(xp, same, values), _nan_where(xp, xp.expand_dims(same, axis=-1), pull)
-    slopes = {"embedding1": along_sphere(xp, pull * apart, u, u_norm)}
-    slopes["embedding2"] = along_sphere(xp, -pull * apart, v, v_norm)
-    return xp, values, slopes
+    value = xp.where(same > 0.0, far, xp.maximum(near, 0.0))
+    slope = xp.where(same > 0.0, 1.0, xp.where(near > 0.0, -1.0, 0.0 * far))
+    return xp.where(same == same, value, same), (xp.where(same == same, slope, same),)
 
 
-def _nan_where(xp: Any, labels: Array, x: Array) -> Array:
-    """Return x, and NaN where a label is."""
-    return xp.where(xp.isnan(labels), math.nan, x)
+_COSINE_EMBEDDING = RowTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_distance)
+
+
+def _cosine_embedding(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, Pulled]:
+    """Return the losses per row, and what returns their slopes wrt the two embeddings."""
+    xp, embeddings, same = _open_pair(embedding1, embedding2, labels, _SIGN)
+    return _COSINE_EMBEDDING.evaluate(xp, embeddings, same, _COSINE.check("margin", margin))
+
+
+def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> FusedRows | None:
+    _open_pair(embedding1, embedding2, labels, _SIGN)
+    return _COSINE_EMBEDDING.fused((embedding1, embedding2), (labels,), (_COSINE.check("margin", margin),))
 
 
 def cosine_embedding_loss(
@@ -467,7 +494,7 @@ def cosine_embedding_loss(
         https://doi.org/10.1142/S0218001493000339
     """
     with quiet(array_namespace(embedding1=embedding1)):
-        _, values, _ = _cosine_embedding(embedding1, embedding2, labels, margin)
+        values, _ = _cosine_embedding(embedding1, embedding2, labels, margin)
         return collect(values, like=embedding1, **reduction)
 
 
@@ -476,6 +503,7 @@ def cosine_embedding_loss(
     wrt=("embedding1", "embedding2"),
     domain={"embedding1": REAL, "embedding2": REAL, "labels": _SIGN, "margin": _COSINE},
     kinks=lambda embedding1, embedding2, labels, margin: _cosine_kinks(embedding1, embedding2, margin),
+    fused_rows=_cosine_rows,
     properties=("non_negative", "scale_invariant", "symmetric"),
 )
 def cosine_embedding_loss_gradient(
@@ -514,8 +542,9 @@ def cosine_embedding_loss_gradient(
         {'embedding1': [[-0.128, 0.096]], 'embedding2': [[0.0, -0.4]]}
     """
     with quiet(array_namespace(embedding1=embedding1)):
-        _, _, slopes = _cosine_embedding(embedding1, embedding2, labels, margin)
-        return spread_each(slopes, {"embedding1": embedding1, "embedding2": embedding2}, **reduction)
+        _, pulled = _cosine_embedding(embedding1, embedding2, labels, margin)
+        like = {"embedding1": embedding1, "embedding2": embedding2}
+        return spread_each(_named(like, pulled), like, **reduction)
 
 
 @value_and_gradient_of(cosine_embedding_loss)
@@ -530,8 +559,9 @@ def _cosine_embedding_value_and_gradient(
 ) -> tuple[Array, dict[str, Array]]:
     """Both of the same cosines."""
     with quiet(array_namespace(embedding1=embedding1)):
-        _, values, slopes = _cosine_embedding(embedding1, embedding2, labels, margin)
+        values, pulled = _cosine_embedding(embedding1, embedding2, labels, margin)
         like = {"embedding1": embedding1, "embedding2": embedding2}
+        slopes = _named(like, pulled)
         return collect(values, like=embedding1, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import unittest
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -22,7 +25,7 @@ from parameterized import parameterized
 
 import mithril_losses as ml
 from mithril_losses import _execution, catalogue, value_and_gradient
-from mithril_losses.backends import _numpy_namespace, fused, fused_softmax, threads
+from mithril_losses.backends import _numpy_namespace, fused, fused_row_terms, fused_softmax, threads
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import REAL, Elements, Labels
 
@@ -57,8 +60,13 @@ def small_limits() -> Any:
     return mock.patch.multiple(_execution, LARGE=1, _BY_NUMPY_FROM=1, _BLOCK=64, _SHARED_FROM=1)
 
 
-def small_groups() -> Any:
-    return mock.patch.multiple(fused, _GROUP=1, _SHARED_FROM=1)
+@contextlib.contextmanager
+def small_groups() -> Iterator[None]:
+    with (
+        mock.patch.multiple(fused, _GROUP=1, _SHARED_FROM=1),
+        mock.patch.multiple(fused_row_terms, _GROUP_ELEMENTS=1, _SHARED_FROM=1),
+    ):
+        yield
 
 
 # every mechanism once; the other losses go through the same ones with other terms, and each compiles for a second
@@ -71,6 +79,7 @@ IN_LOOPS = (
     "vanilla_discriminator_loss",
     "total_variation_loss",
     "ssim_loss",
+    "triplet_loss",
 )
 
 
@@ -224,6 +233,55 @@ class AgainstThePlainFunctions(unittest.TestCase):
                 np.testing.assert_allclose(value, pair.value(*arrays, reduction=reduction), rtol=tolerance, atol=1e-44)
                 for path, a, b in matched(gradient, pair.gradient(*arrays, reduction=reduction)):
                     np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-44, err_msg=path)
+
+    @parameterized.expand(
+        [
+            (loss, json.dumps(options), *tier)
+            for loss, options in (
+                ("triplet_loss", {"margin": 0.0}),
+                ("triplet_loss", {"swap": True}),
+                ("triplet_loss", {"squared": True, "swap": True}),
+                ("contrastive_loss", {"margin": 1e3}),
+                ("cosine_embedding_loss", {"margin": -0.5}),
+            )
+            for tier in TIERS
+        ]
+    )
+    def test_special_vectors(self, loss: str, options: str, tier: str, may_fuse: bool) -> None:
+        pair = catalogue()[loss]
+        numbers = (0.0, 1.0, -0.7, 1e-30, 1e-42, -1e-320, 1e20, -3e38, 1e200, np.inf, -np.inf, np.nan)
+        table = np.array(list(itertools.product(numbers, repeat=len(pair.wrt))))
+        legal = [domain.values for domain in pair.domain.values() if isinstance(domain, Labels)]
+        for dtype in (np.float32, np.float64):
+            rows = np.random.default_rng(0).standard_normal((len(table), len(pair.wrt), 9))
+            rows[::2] = 0.0  # every other row is its first number alone
+            with np.errstate(over="ignore"):
+                rows[:, :, 0] = table
+                arrays = [np.ascontiguousarray(x.astype(dtype)) for x in np.moveaxis(rows, 1, 0)]
+            labels = [np.resize(values, len(table)) for values in legal]
+            keywords: Any = {
+                **json.loads(options),
+                "reduction": "none",
+                "weights": np.resize((1.0, 2.0, 0.0), len(table)),
+            }
+            with small_limits():
+                value, gradient = value_and_gradient(pair.value, compile=may_fuse)(*arrays, *labels, **keywords)
+            tolerance = 1e-5 if dtype == np.float32 else 1e-12
+            expected = pair.value(*arrays, *labels, **keywords)
+            # one square less another is computed at once, so that ∞ − ∞ need not come up
+            some = ~np.isnan(expected) if "squared" in keywords else slice(None)
+            np.testing.assert_allclose(value[some], expected[some], rtol=tolerance, atol=tolerance)
+            finite = np.isfinite(value) & ~np.isnan(table).any(axis=1)  # an infinite loss has an infinite gradient
+            slopes = pair.gradient(*arrays, *labels, **keywords)
+            for vectors, (name, a) in zip(arrays, gradient.items(), strict=True):
+                self.assertTrue(np.isfinite(a[finite]).all())
+                b = slopes[name]
+                largest = 1.0 + np.abs(b[finite]).max(axis=1, keepdims=True)  # unit vectors may cancel
+                if "cosine" in loss:  # what cancels there is as large as the turn of a unit vector
+                    with np.errstate(divide="ignore", over="ignore"):
+                        largest += 1.0 / np.linalg.norm(vectors[finite], axis=1, keepdims=True)
+                difference = np.abs(a[finite] - b[finite]).max(axis=1, keepdims=True)
+                np.testing.assert_array_less(difference, tolerance * largest, err_msg=name)
 
     @parameterized.expand([(classes, *tier) for classes in (9, 700) for tier in TIERS])  # a row is done in two ways
     def test_special_scores(self, classes: int, tier: str, may_fuse: bool) -> None:

@@ -199,7 +199,8 @@ def _source(
 
     helpers, definition = _scalar(terms, "terms", flags)
     # a vector of sums keeps the digits of a chunk; a loop that calls into the C library has one sum alone
-    zero = "0.0" if any(f"xp.{native}(" in ast.unparse(definition) for native in _NATIVE) else "T(0)"
+    sources = [ast.unparse(definition), *helpers.values()]
+    zero = "0.0" if any(f"xp.{name}(" in source for name in (*_NATIVE, "atan2") for source in sources) else "T(0)"
     stages = stages_of(definition, _expensive(helpers))
     arguments = [*(f"T({name}[i])" for name in arrays), *map(element, options)]
     elements = dict(zip((argument.arg for argument in definition.args.args), arguments, strict=True))
@@ -274,9 +275,12 @@ def _source(
     return "\n".join(lines)
 
 
-def scalar_source(terms: Callable[..., Any]) -> str:
-    """Return the terms, named `terms`, after the functions that they call: compiled functions of scalars of type T."""
-    helpers, definition = _scalar(terms, "terms")
+def scalar_source(terms: Callable[..., Any], flags: Mapping[int, bool] = MappingProxyType({})) -> str:
+    """Return the terms, named `terms`, after the functions that they call: compiled functions of scalars of type T.
+
+    Branches on flags, which are arguments by their position after the namespace, are taken here and now.
+    """
+    helpers, definition = _scalar(terms, "terms", flags)
     return "\n\n".join(f"{_COMPILED}\n{source}" for source in (*helpers.values(), ast.unparse(definition)))
 
 
@@ -339,7 +343,7 @@ _COMPILED = "@njit(forceinline=True, error_model='numpy', fastmath=EXACT)"
 
 
 class _Settled(ast.NodeTransformer):
-    """Put the branch that a flag chooses in place of the choice."""
+    """Put the branch that a flag chooses in place of the choice, and the flag itself wherever it is handed on."""
 
     def __init__(self, flags: Mapping[str, bool]) -> None:
         self._flags = flags
@@ -351,11 +355,14 @@ class _Settled(ast.NodeTransformer):
                 return node.body if self._flags[name] else node.orelse
         return node
 
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(self._flags[node.id]) if node.id in self._flags else node
+
 
 class _Scalar(ast.NodeTransformer):
     """Give numbers the type of the arrays, and functions that are handed the namespace new names without it.
 
-    Integer exponents stay integers, because x² is a product.
+    Integer exponents stay integers, because x² is a product; and so do places in tuples.
     """
 
     def __init__(self, namespace: str, called: dict[str, str]) -> None:
@@ -376,6 +383,10 @@ class _Scalar(ast.NodeTransformer):
         node.left = self.visit(node.left)
         if not (isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant)):
             node.right = self.visit(node.right)
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        node.value = self.visit(node.value)
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:

@@ -30,6 +30,12 @@ def log_gamma(x: Scalar) -> Scalar:
 
 
 @inlined
+def atan2(y: Scalar, x: Scalar) -> Scalar:
+    """The angle of (x, y), one call of the C library for each number."""
+    return math.atan2(y, x)
+
+
+@inlined
 def where(condition: Any, x: Scalar, y: Scalar) -> Scalar:
     """Return x where the condition holds, y elsewhere."""
     return x if condition else y

@@ -14,10 +14,24 @@ import math
 
 import numpy as np
 
-from mithril_losses.backends.scalar._common import abs, log_gamma, maximum, minimum, sqrt, where
+from mithril_losses.backends.scalar._common import abs, atan2, log_gamma, maximum, minimum, sqrt, where
 from mithril_losses.backends.scalar._compile import Scalar, inlined
 
-__all__ = ["abs", "exp", "expm1", "log", "log1p", "log_gamma", "maximum", "minimum", "sign", "sqrt", "tanh", "where"]
+__all__ = [
+    "abs",
+    "atan2",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "log_gamma",
+    "maximum",
+    "minimum",
+    "sign",
+    "sqrt",
+    "tanh",
+    "where",
+]
 
 _ZERO, _HALF, _ONE, _TWO = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0))
 _INFINITY, _NAN = np.float32(np.inf), np.float32(np.nan)

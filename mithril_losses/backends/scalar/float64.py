@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import math
 
-from mithril_losses.backends.scalar._common import abs, log_gamma, maximum, minimum, sqrt, where
+from mithril_losses.backends.scalar._common import abs, atan2, log_gamma, maximum, minimum, sqrt, where
 from mithril_losses.backends.scalar._compile import Scalar, inlined
 
-__all__ = ["abs", "exp", "expm1", "log", "log1p", "log_gamma", "maximum", "minimum", "sign", "sqrt", "tanh", "where"]
+__all__ = [
+    "abs",
+    "atan2",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "log_gamma",
+    "maximum",
+    "minimum",
+    "sign",
+    "sqrt",
+    "tanh",
+    "where",
+]
 
 
 @inlined
