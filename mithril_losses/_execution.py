@@ -198,6 +198,7 @@ class _OnHost:
 
     def attempt(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any] | None:
         """Return value and gradient, or None where the plain functions should answer, if only with an error."""
+        _keep_freed_memory()
         call = self._call(arguments, keywords) if self._applies else None
         if call is None:
             return None
@@ -430,14 +431,13 @@ class _OnHost:
         def one(block: int) -> None:
             partials[block] = work(slice(block * step, min((block + 1) * step, shape[0])))
 
-        _keep_freed_memory()
         share(blocks, one, self._thread_count if size >= _SHARED_FROM else 1)
         return sum(partials)
 
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Have the allocator keep what blocks free for the next block: page faults would cost more than the arithmetic.
+    """Have the allocator keep what is freed for the next array: page faults would cost more than the arithmetic.
 
     glibc returns large pieces to the system at once, until the process has freed one as large as this, untouched.
     """

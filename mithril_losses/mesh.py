@@ -13,7 +13,7 @@ from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import add_at
 from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
-from mithril_losses._stable import first_axis, floored, last_axis, norm_and_unit
+from mithril_losses._stable import dot, first_axis, floored, last_axis, norm_and_unit
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, placement, require_library
 from mithril_losses.domains import NON_NEGATIVE, REAL, Edges, PointSets
@@ -424,21 +424,49 @@ class _Edges(NamedTuple):
     ends: Array
     real: Array  # 1, or 0 for padding
     nowhere: Array | None
+    signs: Any = None  # of many edges in NumPy: 1 at the start and −1 at the end, a sparse matrix (m, n)
 
     @staticmethod
     def of(vertices: _Vertices, edges: Array) -> _Edges:
         (starts, ends), nowhere = vertices.indices("edges", edges, 2)
-        return _Edges(vertices, starts, ends, as_dtype(vertices.xp, starts != ends, vertices.at.dtype), nowhere)
+        xp, dtype = vertices.xp, vertices.at.dtype
+        signs = _signs(edges, vertices.at) if xp is np and len(edges) >= _MANY else None
+        return _Edges(vertices, starts, ends, as_dtype(xp, starts != ends, dtype), nowhere, signs)
 
     def differences(self, vertices: _Vertices) -> Array:
+        if self.signs is not None:
+            return _times(self.signs, vertices.at)
         return vertices.take(self.starts) - vertices.take(self.ends)
 
     def pull(self, slope: Array) -> Array:
         """Return Σ slope · difference differentiated wrt the vertices."""
+        if self.signs is not None:
+            return _times(self.signs.T, slope)
         return self.vertices.add_at(self.starts, slope) - self.vertices.add_at(self.ends, slope)
 
     def mass(self, values: Array) -> Array:
         return self.vertices.xp.broadcast_to(self.real, tuple(values.shape))
+
+
+_MANY = 1 << 11  # edges from which one sparse product costs less than what it stands for
+
+
+def _signs(edges: Any, vertices: Any) -> Any:
+    from scipy.sparse import csr_array
+
+    count = len(edges)
+    signs = np.tile(np.asarray([1.0, -1.0], vertices.dtype), count)
+    index = np.int32 if max(2 * count, vertices.shape[-2]) < 1 << 31 else np.int64  # what scipy would turn them into
+    entries = edges.reshape(-1).astype(index), np.arange(0, 2 * count + 1, 2, dtype=index)
+    return csr_array((signs, *entries), shape=(count, vertices.shape[-2]))
+
+
+def _times(matrix: Any, x: Any) -> Any:
+    """Return a sparse matrix (m, n) times x (…, n, d)."""
+    *batch, _, d = x.shape
+    columns = np.moveaxis(x, -2, 0)
+    product = matrix @ columns.reshape(len(columns), -1)
+    return np.ascontiguousarray(np.moveaxis(product.reshape(-1, *batch, d), 0, -2))
 
 
 def _edge(pred_vertices: Array, target_vertices: Array, edges: Array) -> tuple[_Edges, Array, Array]:
@@ -590,8 +618,13 @@ class _Laplacian(NamedTuple):
     def of(vertices: Array, edges: Array) -> _Laplacian:
         (points,) = _Vertices.of(vertices=vertices)
         xp, topology = points.xp, _Edges.of(points, edges)
-        own = xp.expand_dims(topology.real, axis=-1)
-        degrees = points.add_at(topology.starts, own) + points.add_at(topology.ends, own)
+        if topology.signs is not None:
+            ends, real = edges.reshape(-1), np.repeat(topology.real, 2)
+            counts = np.bincount(ends, weights=real, minlength=vertices.shape[-2])
+            degrees = counts.astype(points.at.dtype)[:, None]
+        else:
+            own = xp.expand_dims(topology.real, axis=-1)
+            degrees = points.add_at(topology.starts, own) + points.add_at(topology.ends, own)
         return _Laplacian(topology, xp.where(degrees == 0, 0.0, 1.0 / xp.where(degrees == 0, 1.0, degrees)))
 
     def apply(self) -> Array:
@@ -703,8 +736,7 @@ def mesh_laplacian_loss_value_and_gradient(
 
 
 def _squared(moved: Array) -> Array:
-    xp = array_namespace(moved=moved)
-    return xp.sum(moved * moved, axis=-1)
+    return dot(array_namespace(moved=moved), moved, moved)
 
 
 def _spread_laplacian(

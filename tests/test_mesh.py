@@ -6,6 +6,7 @@ import math
 import unittest
 from itertools import product
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from mithril_losses import (
     check_gradient,
     face_normals,
     face_normals_gradient,
+    mesh,
     mesh_edge_loss,
     mesh_laplacian_loss,
     mesh_laplacian_loss_gradient,
@@ -220,6 +222,27 @@ class Laplacian(unittest.TestCase):
         for _ in range(50):
             noisy = noisy - 5.0 * mesh_laplacian_loss_gradient(noisy, edges)
         self.assertLess(float(mesh_laplacian_loss(noisy, edges)), 0.15 * before)
+
+
+class ManyEdges(unittest.TestCase):
+    @parameterized.expand(
+        list(product((mesh_edge_loss, mesh_laplacian_loss), ("float64", "float32"), ("int64", "uint8")))
+    )
+    def test_sparse_products_are_sums_over_edges(self, loss: Any, dtype: str, index: str) -> None:
+        random = np.random.default_rng(8)
+        edges = np.concatenate([unique_edges(grid(4)[1]), [[0, 0], [5, 5]]]).astype(index)
+        meshes = [
+            random.standard_normal((2, 3, 17, 3)).astype(dtype) for _ in range(1 if loss is mesh_laplacian_loss else 2)
+        ]
+        both, tolerance = value_and_gradient(loss), 1e-12 if dtype == "float64" else 1e-5
+        for options in ({"reduction": "none"}, {"upstream": 0.5}):
+            found = []
+            for many in (1, 1000):
+                with mock.patch.object(mesh, "_MANY", many):
+                    found.append(both(*meshes, edges, **options))
+            for x, y in zip(*found, strict=True):
+                self.assertEqual((x.dtype, x.shape, x.flags.c_contiguous), (y.dtype, y.shape, True))
+                np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 class Together(unittest.TestCase):
