@@ -612,6 +612,8 @@ class _NextTokens(NamedTuple):
         name, axis, normalizer = options.get("reduction", "mean"), options.get("axis"), options.get("normalizer")
         axes = _reduced_axes(len(shape), name, axis, normalizer)
         has_positions = len(shape) - 1 not in axes
+        if name == "batch_sum" and normalizer is None and len(shape) == 1:
+            options["normalizer"] = float(max(shape[0] - 1, 1))  # here the positions are the batch
         for key in ("weights", *(("normalizer", "upstream") if has_positions else ())):
             if len(getattr(options.get(key), "shape", ())) > 0:
                 options[key] = _with_last(xp, key, options[key], shape[-1] - 1)

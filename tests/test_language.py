@@ -464,6 +464,15 @@ class NextTokens(unittest.TestCase):
             next_token_cross_entropy, *arrays, reduction="sum", axis=0, weights=weights, upstream=generator.random(5)
         )
 
+    def test_a_batch_of_one_sequences_positions(self) -> None:
+        logits, tokens = self.LOGITS[0], self.TOKENS[0]
+        for options in ({}, {"weights": np.arange(5.0)}, {"normalizer": 3.0}):
+            expected = (cross_entropy_with_logits, logits[:-1], tokens[1:])
+            expected = value_and_gradient(expected[0])(*expected[1:], reduction="batch_sum", **options)
+            found = value_and_gradient(next_token_cross_entropy)(logits, tokens, reduction="batch_sum", **options)
+            np.testing.assert_allclose(found[0], expected[0], rtol=1e-14)
+            np.testing.assert_allclose(found[1][:-1], expected[1], rtol=1e-13)
+
     def test_one_token_leaves_nothing_to_predict(self) -> None:
         arrays = self.LOGITS[:, :1], self.TOKENS[:, :1]
         self.assertEqual(next_token_cross_entropy(*arrays), 0.0)
