@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array, library_name
+from mithril_losses.backends._namespace import Array, library_name, require_library
 
 
 def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
@@ -68,12 +68,18 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def require_one_number(xp: Any, name: str, value: Any, dtype: Any) -> Any:
-    """Return a checked option, a float or an array of one number in `dtype`; a ValueError for an array of more."""
+    """Return a checked option: a float, or an array of `xp` of one number in `dtype`.
+
+    Raises:
+        TypeError: it is an array of another library.
+        ValueError: it is an array of several numbers.
+    """
     if isinstance(value, float):
         return value
+    require_library(xp, name, value)
     if tuple(value.shape) != ():
         raise ValueError(f"{name} must be one number, got an array of shape {tuple(value.shape)}")
-    return as_dtype(xp, value, dtype)
+    return as_dtype(xp, value, dtype, name)
 
 
 def require_integer(name: str, value: Any) -> int:

@@ -16,7 +16,7 @@ from mithril_losses._pairwise import requested
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._rows import Rows
 from mithril_losses._stable import norm_and_unit
-from mithril_losses._validation import as_dtype, compute_dtype, quiet, widest_dtype
+from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_one_number, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.domains import (
     CLIP_WIDTH,
@@ -1111,13 +1111,13 @@ def _penalty(input_gradients: Array, target_norm: float) -> tuple[Array, Array, 
     """Return the penalties per example, their slopes, and the axes of the slopes that make up an example."""
     xp = array_namespace(input_gradients=input_gradients)
     dtype = compute_dtype(xp, input_gradients.dtype, "input_gradients")
-    target_norm = NON_NEGATIVE.one_number("target_norm", target_norm)
+    target_norm = require_one_number(xp, "target_norm", NON_NEGATIVE.check("target_norm", target_norm), dtype)
     if len(input_gradients.shape) == 0:
         raise ValueError("input_gradients need a batch axis, got a scalar")
     examples = Rows.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
     g = examples.of(xp, as_dtype(xp, input_gradients, dtype))
     if examples.length == 0:  # of nothing the norm is 0
-        return xp.zeros_like(xp.sum(g, axis=-1)) + target_norm**2, examples.back(xp, g), examples.flattened
+        return xp.zeros_like(xp.sum(g, axis=-1)) + target_norm * target_norm, examples.back(xp, g), examples.flattened
     norm, unit = norm_and_unit(xp, g, 2.0)
     excess = norm - target_norm
     slopes = 2.0 * xp.expand_dims(excess, axis=-1) * unit

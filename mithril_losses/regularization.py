@@ -10,7 +10,7 @@ from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import spread
 from mithril_losses._rows import Rows
 from mithril_losses._tree import leaves, map_leaves
-from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet
+from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_one_number
 from mithril_losses.backends._namespace import Array, array_namespace, placement
 from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters
 
@@ -30,10 +30,9 @@ __all__ = [
 _DOMAIN = {"params": Parameters(), "lambda_reg": NON_NEGATIVE}
 
 
-def _strength(lambda_reg: Any) -> Any:
-    if shape := tuple(getattr(lambda_reg, "shape", ())):
-        raise ValueError(f"lambda_reg must be one number for all parameters, got an array of shape {shape}")
-    return NON_NEGATIVE.check("lambda_reg", lambda_reg)
+def _strength(xp: Any, lambda_reg: Any) -> Any:
+    checked = NON_NEGATIVE.check("lambda_reg", lambda_reg)
+    return require_one_number(xp, "lambda_reg", checked, getattr(checked, "dtype", None))
 
 
 def _arrays(params: Any) -> dict[str, Array]:
@@ -57,8 +56,9 @@ def _total(xp: Any, sums: list[Array], strength: Any, dtype: Any) -> Array:
 
 def _sum_over_leaves(penalty: Callable[[Any, Array], Array], params: Any, lambda_reg: float) -> Array:
     """Return λ Σ penalty(w) over all arrays of the nesting."""
-    strength, arrays = _strength(lambda_reg), _arrays(params)
+    arrays = _arrays(params)
     xp = array_namespace(**arrays)
+    strength = _strength(xp, lambda_reg)
     with quiet(xp):
         sums = [xp.sum(penalty(xp, _wide(xp, path, w))) for path, w in arrays.items()]
         return _total(xp, sums, strength, next(iter(arrays.values())).dtype)
@@ -68,8 +68,8 @@ def _spread_over_leaves(
     slope: Callable[[Any, Array], Array], params: Any, lambda_reg: float, upstream: float | Array
 ) -> Any:
     """Return λ u slope(w) in the structure of `params`."""
-    strength = _strength(lambda_reg)
     xp = array_namespace(**_arrays(params))
+    strength = _strength(xp, lambda_reg)
 
     def gradient(path: str, w: Array) -> Array:
         return spread(slope(xp, _wide(xp, path, w)), like=w, reduction="sum", upstream=strength * upstream)
@@ -198,8 +198,9 @@ def _over_matrices(
     rule: MatrixRule, params: Any, lambda_reg: float, output_axis: int, slopes: bool = False, upstream: Any = 1.0
 ) -> tuple[Array, Any]:
     """Return λ Σ rule(W) over all arrays, each seen as a matrix, and its gradient where `slopes` asks for it."""
-    strength, arrays = _strength(lambda_reg), _arrays(params)
+    arrays = _arrays(params)
     xp = array_namespace(**arrays)
+    strength = _strength(xp, lambda_reg)
     penalties = []
 
     def penalize(path: str, w: Array) -> Array | None:

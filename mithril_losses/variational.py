@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import Pair, find_loss, gradient_of
-from mithril_losses._validation import as_dtype, quiet
+from mithril_losses._validation import as_dtype, quiet, require_one_number
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.classification import binary_cross_entropy
 from mithril_losses.divergence import gaussian_kl_divergence
@@ -67,7 +67,8 @@ class _Bound:
                 f"recon_x and mu must hold as many samples, got shapes {tuple(recon_x.shape)} and {tuple(mu.shape)}"
             )
         self._images, self._latents = (recon_x, x), (mu, logvar)
-        self._beta = NON_NEGATIVE.check("beta", beta)
+        beta = NON_NEGATIVE.check("beta", beta)
+        self._beta = require_one_number(self._xp, "beta", beta, getattr(beta, "dtype", None))
         self._reconstruction = _RECONSTRUCTIONS[_RECONSTRUCTION.check("reconstruction_type", reconstruction)]
         self._image_options = {"reduction": _REDUCTION.check("reduction", reduction)}
         self._latent_options = _kl_options(mu, reduction, free_bits, kl_per_element)

@@ -360,17 +360,20 @@ class Penalty(unittest.TestCase):
         np.testing.assert_allclose(slope, np.array([4.0, 0.0, 0.0]) / 3.0)
         value, slope = value_and_gradient(ml.gradient_penalty)(np.ones((2, 0)), target_norm=3.0)
         self.assertEqual((float(value), slope.shape), (9.0, (2, 0)))
+        self.assertEqual(float(ml.gradient_penalty(np.ones((2, 0)), target_norm=1e200)), math.inf)
 
     @parameterized.expand(
         [
             (np.array(1.0), {}, "need a batch axis"),
             (np.ones((2, 2)), {"target_norm": -1.0}, "target_norm must be ≥ 0"),
             (np.ones((2, 2)), {"target_norm": np.ones(2)}, "target_norm must be one number"),
+            (np.ones((2, 2)), {"target_norm": torch.tensor(1.0)}, "target_norm is from torch"),
+            (torch.ones(2, 2), {"target_norm": np.array(1.0)}, "target_norm is from numpy"),
         ]
     )
     def test_refused(self, g: Any, options: Any, message: str) -> None:
         for function in (ml.gradient_penalty, ml.gradient_penalty_gradient, value_and_gradient(ml.gradient_penalty)):
-            with self.assertRaisesRegex(ValueError, message):
+            with self.assertRaisesRegex((TypeError, ValueError), message):
                 function(g, **options)
 
     def test_on_to_the_critics_parameters(self) -> None:

@@ -275,7 +275,8 @@ class Messages(unittest.TestCase):
             (-0.1, ValueError, "lambda_reg must be ≥ 0, got -0.1"),
             (math.nan, ValueError, "lambda_reg must be ≥ 0, got nan"),
             ("0.1", TypeError, "lambda_reg must be a number ≥ 0, got '0.1'"),
-            (np.ones(3), ValueError, r"lambda_reg must be one number for all parameters, got an array of shape \(3,\)"),
+            (np.ones(3), ValueError, r"lambda_reg must be one number, got an array of shape \(3,\)"),
+            (torch.tensor(0.1), TypeError, "all arrays must come from one library: lambda_reg is from torch"),
         ]
     )
     def test_lambda(self, strength: Any, error: type[Exception], message: str) -> None:

@@ -244,11 +244,13 @@ def test_large_arrays_take_the_fast_path_of_each_part() -> None:
         ((X[:4], X[:4], MU, LOGVAR), {}, r"recon_x and mu must hold as many samples, got shapes \(4, 5\) and \(6, 4\)"),
         (ARRAYS, {"reduction": "average"}, "reduction must be one of 'sum', 'mean', 'batch_sum', got 'average'"),
         (ARRAYS, {"beta": -1.0}, "beta must be ≥ 0"),
+        (ARRAYS, {"beta": np.ones(6)}, r"beta must be one number, got an array of shape \(6,\)"),
+        (ARRAYS, {"beta": torch.tensor(1.0)}, "all arrays must come from one library: beta is from torch"),
     ],
 )
 def test_what_is_refused(arrays: Any, options: Any, message: str) -> None:
     for function in (beta_vae_loss, beta_vae_loss_gradient, value_and_gradient(beta_vae_loss)):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             function(*arrays, **options)
 
 
