@@ -614,7 +614,8 @@ class _OnJax:
         if type(normalizer) is float and not normalizer >= 0.0:
             return self._plain(*arguments, **keywords)  # which refuses it
         try:
-            jitted = _jitted(self._plain, tuple(static.items()), self._donate)
+            # with their types: 1 and True are equal, but no option takes both
+            jitted = _jitted(self._plain, tuple((name, x, type(x)) for name, x in static.items()), self._donate)
         except TypeError:  # an option that cannot be hashed
             return self._plain(*arguments, **keywords)
         if self._donate:  # a mistake must not cost the caller his arrays
@@ -645,11 +646,13 @@ def _concrete_jax_array() -> type:
 
 
 @functools.lru_cache(maxsize=1024)
-def _jitted(plain: Callable[..., Any], static: tuple[tuple[str, Any], ...], donate: bool) -> Any:
+def _jitted(plain: Callable[..., Any], static: tuple[tuple[str, Any, type], ...], donate: bool) -> Any:
     import jax
 
+    options = {name: x for name, x, _ in static}
+
     def both(wrt: dict[str, Any], rest: dict[str, Any]) -> Any:
-        return plain(**wrt, **rest, **dict(static))
+        return plain(**wrt, **rest, **options)
 
     return jax.jit(both, donate_argnums=(0,) if donate else ())
 

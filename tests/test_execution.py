@@ -709,6 +709,15 @@ class OtherLibraries(unittest.TestCase):
             np.testing.assert_allclose(gradient, weight * np.clip(np.asarray(p), -weight, weight) / 6, rtol=1e-6)
         self.assertLessEqual(jitted._cache_size() - before, 1)
 
+    def test_jax_refuses_an_equal_option_of_another_type(self) -> None:
+        counts = jax.numpy.ones(3)
+        for legal, illegal in (({"full": True}, {"full": 1}), ({"axis": 0}, {"axis": False})):
+            with self.subTest(illegal):
+                both = value_and_gradient(ml.poisson_negative_log_likelihood)
+                both(counts, counts, **legal)
+                with self.assertRaises(TypeError):
+                    both(counts, counts, **illegal)
+
     @parameterized.expand([(case,) for case in REDUCED if case.name == "drawn"], name_func=label)
     def test_jax_pairs_equal_the_plain_functions(self, case: Case) -> None:
         more = {"weights": np.ones(case.rows), "normalizer": 3.0}
