@@ -207,6 +207,7 @@ def _poisson(
         slope = 1.0 - targets / xp.maximum(predictions, smallest)
     if full:
         value = value + log_gamma(xp, targets + 1.0)
+        value = xp.where(value < 0.0, 0.0, value)  # by rounding alone
     return value, slope
 
 

@@ -17,9 +17,9 @@ from mithril_losses._reduction import (
 )
 from mithril_losses._rows import Rows
 from mithril_losses._stable import norm_and_unit
-from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
+from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_one_number, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace
-from mithril_losses.domains import POSITIVE, REAL, Axes
+from mithril_losses.domains import POSITIVE, REAL, Axes, SmallestNormal
 
 __all__ = [
     "charbonnier_loss",
@@ -233,11 +233,13 @@ def huber_loss_gradient(
     return _huber.gradient(predictions, targets, delta, **reduction)
 
 
-@elementwise(predictions=REAL, targets=REAL, epsilon=POSITIVE, alpha=POSITIVE)
-def _charbonnier(xp: Any, predictions: Array, targets: Array, epsilon: float, alpha: float) -> tuple[Array, Array]:
+@elementwise(predictions=REAL, targets=REAL, epsilon=POSITIVE, alpha=POSITIVE, smallest=SmallestNormal(computed=True))
+def _charbonnier(
+    xp: Any, predictions: Array, targets: Array, epsilon: float, alpha: float, smallest: float
+) -> tuple[Array, Array]:
     error = predictions - targets
     magnitude = xp.abs(error)
-    larger = xp.maximum(magnitude, epsilon)
+    larger = xp.maximum(xp.maximum(magnitude, epsilon), smallest)  # ε itself may round to 0
     ratio = xp.minimum(magnitude, epsilon) / larger  # squares of the errors themselves could overflow
     root = larger * xp.sqrt(1.0 + ratio * ratio)
     power = xp.exp((alpha - 1.0) * xp.log(root))  # root^(α − 1), exactly 1 for α = 1
@@ -328,7 +330,7 @@ def _psnr(
     xp = array_namespace(predictions=predictions, targets=targets)
     require_same_shape(predictions=predictions, targets=targets)
     dtype = compute_dtype(xp, predictions.dtype)
-    max_value = POSITIVE.one_number("max_value", max_value)
+    max_value = require_one_number(xp, "max_value", POSITIVE.check("max_value", max_value), dtype)
     images = Rows.along(axis, tuple(predictions.shape))
     errors = images.of(xp, as_dtype(xp, predictions, dtype) - as_dtype(xp, targets, dtype))
     if images.length == 0:

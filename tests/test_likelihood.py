@@ -249,6 +249,11 @@ def test_probabilities_are_never_above_one(mode: str) -> None:
     np.testing.assert_allclose(value[20:], 0.5 * np.log(2 * np.pi * counts[20:]), rtol=2e-3)
     assert value[0] == 0.0
     assert (value[1:] > 0.0).all()
+    for counts in 10.0 ** np.arange(6.0, 12.0), 3.0 ** np.arange(12.0, 24.0):
+        for log_input in (False, True):
+            keywords = {"log_input": log_input, "full": True, "reduction": "none", "dtype": "float32"}
+            rates = np.log(counts) if log_input else counts
+            assert (evaluate(mode, poisson_negative_log_likelihood, rates, counts, **keywords) >= 0.0).all()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -555,6 +555,7 @@ def test_schedules_start_and_end_where_they_should():
     assert [linear_warmup(4, maximum=8.0)(step) for step in (0, 1, 4, 5)] == [0.0, 2.0, 8.0, 8.0]
     assert [exponential_warmup(4, maximum=8.0)(step) for step in (0, 10**6)] == [0.0, 8.0]
     np.testing.assert_allclose(exponential_warmup(10)(10 * np.log(2.0)), 0.5, rtol=1e-15)  # one half-life
+    np.testing.assert_allclose(exponential_warmup(1e12)(1), 1e-12 * (1.0 - 0.5e-12), rtol=1e-15)
     wave = cosine(6, maximum=3.0, minimum=1.0)
     np.testing.assert_allclose([wave(step) for step in (0, 2, 3, 4, 6, 9)], [3.0, 2.5, 2.0, 1.5, 1.0, 1.0], rtol=1e-15)
     sawtooth = cyclical(8, ratio=0.25, maximum=3.0)

@@ -101,6 +101,13 @@ class Charbonnier(unittest.TestCase):
             far = alpha * largest ** (alpha - 1.0)
             np.testing.assert_allclose(slope[:3], [far, -far, 0.0], rtol=rounding)
 
+    @parameterized.expand([(mode, epsilon) for mode in MODES for epsilon in (1e-42, 1e-300)])
+    def test_a_width_below_the_range_of_the_dtype(self, mode: str, epsilon: float) -> None:
+        keywords = {"epsilon": epsilon, "alpha": 0.5, "dtype": "float32", "reduction": "none"}
+        value, slope = evaluate_pair(mode, charbonnier_loss, np.array([0.0, 4.0]), np.zeros(2), **keywords)
+        np.testing.assert_allclose(value, [0.0, 2.0], rtol=1e-6, atol=1e-18)
+        np.testing.assert_allclose(slope, [0.0, 0.25], rtol=1e-6)
+
     @parameterized.expand([("epsilon", 0.0), ("epsilon", -1.0), ("alpha", 0.0), ("alpha", INF)])
     def test_refused(self, option: str, value: float) -> None:
         for function in (charbonnier_loss, charbonnier_loss_gradient):

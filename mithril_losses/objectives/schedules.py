@@ -68,7 +68,7 @@ def exponential_warmup(steps: float, maximum: float = 1.0) -> Schedule:
         [0.0, 0.6321, 1.0]
     """
     _require_positive(steps)
-    return lambda step: maximum * (1.0 - math.exp(-step / steps))
+    return lambda step: maximum * (0.0 - math.expm1(-step / steps))
 
 
 def cosine(steps: int, maximum: float = 1.0, minimum: float = 0.0) -> Schedule:
