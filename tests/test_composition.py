@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -268,6 +269,11 @@ def test_a_schedule_takes_a_traced_step() -> None:
     loss = ScheduledLoss(mse_loss, lambda step: jnp.minimum(1.0, step / 10))
     gradient = jax.jit(lambda p, t, step: loss.gradient(p, t, step=step))(PREDICTIONS, TARGETS, 5)
     np.testing.assert_allclose(gradient, ERROR / ERROR.size, rtol=1e-5)
+    for weight in (None, "0.5", True, np.ones(2)):
+        scheduled = ScheduledLoss(mse_loss, lambda step, weight=weight: weight)
+        for function in (scheduled, scheduled.gradient, value_and_gradient(scheduled)):
+            with pytest.raises(TypeError, match="'mse_loss': the schedule must give one number, got"):
+                function(*PAIR, step=3)
     with pytest.raises(ValueError, match="'mse_loss': the schedule gives the weight nan at step 3"):
         ScheduledLoss(mse_loss, lambda step: float("nan"))(*PAIR, step=3)
 
@@ -501,3 +507,10 @@ def test_an_illegal_label_in_a_trace_is_nan() -> None:
     for mode in TRACED:
         value = evaluate(mode, lambda x, y: loss(x, y, reduction="none"), PREDICTIONS, np.array([0, 1, 9, 3, 4, 0]))
         assert np.isnan(value).tolist() == [False, False, True, False, False, False]
+
+
+def test_infinite_losses_are_values_and_no_accidents() -> None:
+    infinite = np.array([np.inf]), np.array([0.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(CompositeLoss([WeightedLoss(mse_loss, weight=0.0), mae_loss])(*infinite))

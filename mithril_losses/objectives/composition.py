@@ -15,7 +15,7 @@ import numpy as np
 from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import Pair, find_loss
 from mithril_losses._tree import add, leaves, map_leaves
-from mithril_losses._validation import as_dtype, did_you_mean, is_number
+from mithril_losses._validation import as_dtype, did_you_mean, is_number, quiet
 from mithril_losses.backends._namespace import Array, namespace_of
 from mithril_losses.models._checks import fresh
 from mithril_losses.objectives.schedules import Schedule
@@ -224,7 +224,8 @@ class _Sum:
         shapes = {part.name: tuple(getattr(x, "shape", ())) for part, x in zip(self._parts, losses, strict=True)}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"losses of one sum must have one shape, got {shapes}")
-        return reduce(operator.add, map(_product, weights, losses))
+        with quiet(namespace_of(losses[0]) or np):
+            return reduce(operator.add, map(_product, weights, losses))
 
     def _run(
         self, functions: Sequence[Both], given: Mapping[str, Any], weights: Sequence[Any], upstream: Any, wrt: Any

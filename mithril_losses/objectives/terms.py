@@ -273,12 +273,16 @@ def weight_at(name: str, weight: Any, step: Any) -> Any:
 
     Raises:
         ValueError: it is not finite.
+        TypeError: a schedule gives something else than a number.
     """
     if not callable(weight):
         return weight
     scheduled: Any = weight(step)
-    if is_number(scheduled) and not math.isfinite(scheduled):
-        raise ValueError(f"{name!r}: the schedule gives the weight {scheduled} at step {step}")
+    if is_number(scheduled):
+        if not math.isfinite(scheduled):
+            raise ValueError(f"{name!r}: the schedule gives the weight {scheduled} at step {step}")
+    elif namespace_of(scheduled) is None or tuple(scheduled.shape) != ():
+        raise TypeError(f"{name!r}: the schedule must give one number, got {scheduled!r} at step {step}")
     return scheduled
 
 
