@@ -7,6 +7,7 @@ are to the vectors, stand here: in array notation, and in `backends.fused_row_te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses._pairs import FusedRows
-from mithril_losses._stable import along_sphere, dot, norm_and_unit, unit_and_norm
+from mithril_losses._stable import bounded, dot, norm_and_unit, unit_and_norm
 from mithril_losses.backends._namespace import Array
 
 
@@ -37,12 +38,27 @@ def cosine_distance(xp: Any, x: Array, y: Array, p: float = 2.0) -> Measure:
     (u, u_norm), (v, v_norm) = unit_and_norm(xp, x), unit_and_norm(xp, y)
     apart = u - v
     nothing = (u_norm == 0.0) | (v_norm == 0.0)
-    value = xp.where(xp.squeeze(nothing, axis=-1), 1.0, 0.5 * dot(xp, apart, apart))
+    value = xp.where(nothing, 1.0, 0.5 * xp.expand_dims(dot(xp, apart, apart), axis=-1))
 
-    def along(slope: Array, unit: Array, norm: Array) -> Array:
-        return along_sphere(xp, xp.where(nothing, 0.0, slope) * apart, unit, norm)
+    def along(slope: Array, share: Array, unit: Array, norm: Array) -> Array:
+        # of ±(u − v) what is not along the unit vector: (u − v)·u = 1 − u·v = (v − u)·v
+        slope = xp.where(nothing, 0.0, slope)
+        norm = xp.where(norm == 0.0, math.inf, norm)
+        if xp is np and norm.size and norm.min() > _TINY:
+            tangent = share * unit
+            np.subtract(apart, tangent, out=tangent)
+            tangent *= slope / norm
+            return tangent
+        return bounded(xp, slope * (apart - share * unit) / norm, unit.dtype)
 
-    return Measure(value, lambda slope: along(slope, u, u_norm), lambda slope: along(-slope, v, v_norm))
+    return Measure(
+        xp.squeeze(value, axis=-1),
+        lambda slope: along(slope, value, u, u_norm),
+        lambda slope: along(-slope, -value, v, v_norm),
+    )
+
+
+_TINY = 1e-30  # lengths from which a number divided by one is finite, and one division per row will do
 
 
 @dataclass(frozen=True, eq=False)

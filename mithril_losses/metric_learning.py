@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread_each
+from mithril_losses._reduction import GradientReduction, Reduction, collect, plan
 from mithril_losses._row_terms import RowTerms, cosine_distance
 from mithril_losses._stable import norm_and_unit, product, unit_and_norm
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
@@ -53,8 +53,16 @@ def _open_pair(embedding1: Array, embedding2: Array, labels: Array, domain: Labe
 Pulled = Callable[[int], list[Array]]
 
 
-def _named(like: dict[str, Array], pulled: Pulled) -> dict[str, Array]:
-    return dict(zip(like, pulled(len(like)), strict=True))
+def _closed(
+    values: Array, pulled: Pulled, like: dict[str, Array], **reduction: Unpack[GradientReduction]
+) -> tuple[Array, dict[str, Array]]:
+    """Return the loss, and its gradients wrt the embeddings."""
+    xp, (first, *_) = array_namespace(values=values), like.values()
+    closing = plan(xp, tuple(values.shape), values.dtype, **reduction)
+    slopes = zip(like.items(), pulled(len(like)), strict=True)
+    summed = (len(values.shape),)
+    gradients = {name: closing.spread(xp, slope, x, summed) for (name, x), slope in slopes}
+    return closing.collect(xp, values, first), gradients
 
 
 # --- triplet ----------------------------------------------------------------------------------------------------
@@ -211,9 +219,9 @@ def triplet_loss_gradient(
         {'anchor': [[-0.6, 0.2]], 'positive': [[0.6, 0.8]], 'negative': [[0.0, -1.0]]}
     """
     with quiet(array_namespace(anchor=anchor)):
-        _, pulled = _triplet(anchor, positive, negative, margin, p, squared, swap)
+        values, pulled = _triplet(anchor, positive, negative, margin, p, squared, swap)
         like = {"anchor": anchor, "positive": positive, "negative": negative}
-        return spread_each(_named(like, pulled), like, **reduction)
+        return _closed(values, pulled, like, **reduction)[1]
 
 
 @value_and_gradient_of(triplet_loss)
@@ -255,8 +263,7 @@ def triplet_loss_value_and_gradient(
     with quiet(array_namespace(anchor=anchor)):
         values, pulled = _triplet(anchor, positive, negative, margin, p, squared, swap)
         like = {"anchor": anchor, "positive": positive, "negative": negative}
-        slopes = _named(like, pulled)
-        return collect(values, like=anchor, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
+        return _closed(values, pulled, like, upstream=upstream, **reduction)
 
 
 def _triplet_kinks(
@@ -379,9 +386,9 @@ def contrastive_loss_gradient(
         [[-3.0, -4.0], [0.0, 0.5]]
     """
     with quiet(array_namespace(embedding1=embedding1)):
-        _, pulled = _contrastive(embedding1, embedding2, labels, margin)
+        values, pulled = _contrastive(embedding1, embedding2, labels, margin)
         like = {"embedding1": embedding1, "embedding2": embedding2}
-        return spread_each(_named(like, pulled), like, **reduction)
+        return _closed(values, pulled, like, **reduction)[1]
 
 
 @value_and_gradient_of(contrastive_loss)
@@ -417,8 +424,7 @@ def contrastive_loss_value_and_gradient(
     with quiet(array_namespace(embedding1=embedding1)):
         values, pulled = _contrastive(embedding1, embedding2, labels, margin)
         like = {"embedding1": embedding1, "embedding2": embedding2}
-        slopes = _named(like, pulled)
-        return collect(values, like=embedding1, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
+        return _closed(values, pulled, like, upstream=upstream, **reduction)
 
 
 def _contrastive_kinks(embedding1: Array, embedding2: Array, margin: float) -> tuple[Array, ...]:
@@ -542,9 +548,9 @@ def cosine_embedding_loss_gradient(
         {'embedding1': [[-0.128, 0.096]], 'embedding2': [[0.0, -0.4]]}
     """
     with quiet(array_namespace(embedding1=embedding1)):
-        _, pulled = _cosine_embedding(embedding1, embedding2, labels, margin)
+        values, pulled = _cosine_embedding(embedding1, embedding2, labels, margin)
         like = {"embedding1": embedding1, "embedding2": embedding2}
-        return spread_each(_named(like, pulled), like, **reduction)
+        return _closed(values, pulled, like, **reduction)[1]
 
 
 @value_and_gradient_of(cosine_embedding_loss)
@@ -561,8 +567,7 @@ def _cosine_embedding_value_and_gradient(
     with quiet(array_namespace(embedding1=embedding1)):
         values, pulled = _cosine_embedding(embedding1, embedding2, labels, margin)
         like = {"embedding1": embedding1, "embedding2": embedding2}
-        slopes = _named(like, pulled)
-        return collect(values, like=embedding1, **reduction), spread_each(slopes, like, upstream=upstream, **reduction)
+        return _closed(values, pulled, like, upstream=upstream, **reduction)
 
 
 def _cosine_kinks(embedding1: Array, embedding2: Array, margin: float) -> tuple[Array, ...]:
