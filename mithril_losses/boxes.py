@@ -29,20 +29,31 @@ _DOMAIN = {"predictions": Boxes(), "targets": Boxes()}
 # Nothing here changes with the unit, so it counts as a constant; areas then neither overflow nor vanish.
 
 
-def _unit(xp: Any, x1: Array, y1: Array, x2: Array, y2: Array, u1: Array, v1: Array, u2: Array, v2: Array) -> Array:
+def _unit(
+    xp: Any,
+    x1: Array,
+    y1: Array,
+    x2: Array,
+    y2: Array,
+    u1: Array,
+    v1: Array,
+    u2: Array,
+    v2: Array,
+    least: Array,
+) -> Array:
     wide, tall = xp.maximum(x2, u2) - xp.minimum(x1, u1), xp.maximum(y2, v2) - xp.minimum(y1, v1)
-    return xp.maximum(wide, tall)
+    extent = xp.maximum(wide, tall)
+    return xp.where(extent > 0.0, xp.maximum(extent, least), 1.0)  # a unit whose reciprocal is finite
 
 
 def _sides(xp: Any, low: Array, high: Array, target_low: Array, target_high: Array, unit: Array) -> tuple[Array, ...]:
     """Return the sides of A, of B, of both and around both, and how far the centres are apart."""
-    safe = xp.where(unit > 0.0, unit, 1.0)
     return (
-        xp.maximum((high - low) / safe, 0.0),
-        xp.maximum((target_high - target_low) / safe, 0.0),
-        xp.maximum((xp.minimum(high, target_high) - xp.maximum(low, target_low)) / safe, 0.0),
-        xp.maximum((xp.maximum(high, target_high) - xp.minimum(low, target_low)) / safe, 0.0),
-        0.5 * ((low - target_low) + (high - target_high)) / safe,
+        xp.maximum((high - low) / unit, 0.0),
+        xp.maximum((target_high - target_low) / unit, 0.0),
+        xp.maximum((xp.minimum(high, target_high) - xp.maximum(low, target_low)) / unit, 0.0),
+        xp.maximum((xp.maximum(high, target_high) - xp.minimum(low, target_low)) / unit, 0.0),
+        0.5 * ((low - target_low) + (high - target_high)) / unit,
     )
 
 
@@ -61,14 +72,18 @@ def _at_corners(
     """
     own, _, overlap, around, _ = sides
     by_own, by_overlap, by_around, by_offset = slopes
-    by_own = xp.where(own > 0.0, by_own, 0.0)
-    by_overlap = xp.where(overlap > 0.0, by_overlap, 0.0)
-    by_around = xp.where(around > 0.0, by_around, 0.0)
     # how much the corners of A are those of both; half where the two agree
     inner_low, inner_high = 0.5 + 0.5 * xp.sign(low - target_low), 0.5 - 0.5 * xp.sign(high - target_high)
+    by_own = xp.where(own > 0.0, by_own, 0.0)
     return (
-        0.5 * by_offset - by_own - inner_low * by_overlap - (1.0 - inner_low) * by_around,
-        0.5 * by_offset + by_own + inner_high * by_overlap + (1.0 - inner_high) * by_around,
+        0.5 * by_offset
+        - by_own
+        - xp.where(overlap > 0.0, inner_low * by_overlap, 0.0)
+        - xp.where(around > 0.0, (1.0 - inner_low) * by_around, 0.0),
+        0.5 * by_offset
+        + by_own
+        + xp.where(overlap > 0.0, inner_high * by_overlap, 0.0)
+        + xp.where(around > 0.0, (1.0 - inner_high) * by_around, 0.0),
     )
 
 
@@ -89,11 +104,20 @@ def _shared(xp: Any, x: tuple[Array, ...], y: tuple[Array, ...], least: Array) -
     return q, union, own * y[0], own * x[0], overlap * y[2], overlap * x[2]
 
 
-def _apart(xp: Any, x: tuple[Array, ...], y: tuple[Array, ...], least: Array) -> tuple[Array, Array, Array]:
-    """Return r = ρ² / c², ρ between the centres, c the diagonal of the box around both; −2 r / c², and 2 / c²."""
+def _apart(xp: Any, x: tuple[Array, ...], y: tuple[Array, ...], least: Array) -> tuple[Array, ...]:
+    """Return r = ρ² / c², ρ between the centres, c the diagonal of the box around both; and its slopes.
+
+    The slopes are those wrt the sides of the box around both along x and y, and wrt the offset of the centres.
+    """
     squared, diagonal = x[4] * x[4] + y[4] * y[4], x[3] * x[3] + y[3] * y[3]
     r = _quotient(xp, squared, diagonal, least)
-    return r, _quotient(xp, -2.0 * r, diagonal, least), _quotient(xp, 2.0 + 0.0 * r, diagonal, least)
+    return (
+        r,
+        _quotient(xp, -2.0 * r * x[3], diagonal, least),
+        _quotient(xp, -2.0 * r * y[3], diagonal, least),
+        _quotient(xp, 2.0 * x[4], diagonal, least),
+        _quotient(xp, 2.0 * y[4], diagonal, least),
+    )
 
 
 _FOUR: dict[str, Any] = dict.fromkeys(("x1", "y1", "x2", "y2"), REAL) | dict.fromkeys(("u1", "v1", "u2", "v2"), REAL)
@@ -102,7 +126,7 @@ _FOUR |= {"least": SmallestNormal(computed=True), "smallest": SmallestNormal()}
 
 def _by_corner(terms: Any) -> ByColumn:
     """Return the loss of boxes by the terms of their corners, those of the predicted one first."""
-    return ByColumn(elementwise(slopes=4, **_FOUR)(terms), "boxes need 4 corner coordinates", **_DOMAIN)
+    return ByColumn(elementwise(slopes=4, steep=True, **_FOUR)(terms), "boxes need 4 corner coordinates", **_DOMAIN)
 
 
 # --- intersection over union ------------------------------------------------------------------------------------
@@ -122,7 +146,7 @@ def _iou(
     least: Array,
     smallest: Array,
 ) -> tuple[Array, tuple[Array, ...]]:
-    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2)
+    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2, least)
     x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
     q, _, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
     low_x, high_x = _at_corners(xp, x1, x2, u1, u2, x, (-own_x, -overlap_x, 0.0 * q, 0.0 * q))
@@ -226,7 +250,7 @@ def _generalized(
     least: Array,
     smallest: Array,
 ) -> tuple[Array, tuple[Array, ...]]:
-    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2)
+    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2, least)
     x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
     q, union, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
     whole = x[3] * y[3]
@@ -325,12 +349,12 @@ def _distance(
     least: Array,
     smallest: Array,
 ) -> tuple[Array, tuple[Array, ...]]:
-    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2)
+    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2, least)
     x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
     q, _, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
-    r, around, offset = _apart(xp, x, y, least)
-    low_x, high_x = _at_corners(xp, x1, x2, u1, u2, x, (-own_x, -overlap_x, around * x[3], offset * x[4]))
-    low_y, high_y = _at_corners(xp, y1, y2, v1, v2, y, (-own_y, -overlap_y, around * y[3], offset * y[4]))
+    r, around_x, around_y, offset_x, offset_y = _apart(xp, x, y, least)
+    low_x, high_x = _at_corners(xp, x1, x2, u1, u2, x, (-own_x, -overlap_x, around_x, offset_x))
+    low_y, high_y = _at_corners(xp, y1, y2, v1, v2, y, (-own_y, -overlap_y, around_y, offset_y))
     unit = xp.maximum(unit, smallest)
     return 1.0 - q + r, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
@@ -419,10 +443,10 @@ def _complete(
     least: Array,
     smallest: Array,
 ) -> tuple[Array, tuple[Array, ...]]:
-    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2)
+    unit = _unit(xp, x1, y1, x2, y2, u1, v1, u2, v2, least)
     x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
     q, _, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
-    r, around, offset = _apart(xp, x, y, least)
+    r, around_x, around_y, offset_x, offset_y = _apart(xp, x, y, least)
     # v by the angle between the two diagonals, times 4/π²; that of no box is upright
     squared = x[0] * x[0] + y[0] * y[0]
     height = xp.where(squared == 0.0, 1.0, y[0])
@@ -432,12 +456,8 @@ def _complete(
     # α v = v² / (1 − q + v): by v it has the slope 2α − α², by 1 − q the slope −α²
     by_q, by_v = alpha * alpha - 1.0, (2.0 * alpha - alpha * alpha) * by_turn
     shape_x, shape_y = by_v * y[0], -by_v * x[0]
-    low_x, high_x = _at_corners(
-        xp, x1, x2, u1, u2, x, (by_q * own_x + shape_x, by_q * overlap_x, around * x[3], offset * x[4])
-    )
-    low_y, high_y = _at_corners(
-        xp, y1, y2, v1, v2, y, (by_q * own_y + shape_y, by_q * overlap_y, around * y[3], offset * y[4])
-    )
+    low_x, high_x = _at_corners(xp, x1, x2, u1, u2, x, (by_q * own_x + shape_x, by_q * overlap_x, around_x, offset_x))
+    low_y, high_y = _at_corners(xp, y1, y2, v1, v2, y, (by_q * own_y + shape_y, by_q * overlap_y, around_y, offset_y))
     unit = xp.maximum(unit, smallest)
     return 1.0 - q + r + alpha * v, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 

@@ -283,6 +283,33 @@ class AgainstThePlainFunctions(unittest.TestCase):
                 difference = np.abs(a[finite] - b[finite]).max(axis=1, keepdims=True)
                 np.testing.assert_array_less(difference, tolerance * largest, err_msg=name)
 
+    @parameterized.expand(
+        [(loss.name, *tier) for loss in catalogue().values() if loss.by_column is not None for tier in TIERS]
+    )
+    def test_special_columns(self, loss: str, tier: str, may_fuse: bool) -> None:
+        pair = catalogue()[loss]
+        numbers = np.array([0.0, 1.0, -1.0, 0.3, 1e-30, 1e-42, 1e4, 3e38, -3e38, np.inf, -np.inf, np.nan])
+        drawn = np.random.default_rng(0).choice(numbers, (2, 5000, 4))
+        drawn[:, ::2] = np.random.default_rng(1).choice(numbers[:6], (2, 2500, 4))
+        drawn[:, ::3] = np.sort(drawn[:, ::3].reshape(2, -1, 2, 2), axis=2).reshape(2, -1, 4)  # boxes with an area
+        for dtype in (np.float32, np.float64):
+            boxes, targets = drawn.astype(dtype)
+            weights = np.resize((1.0, 2.0, 0.0), len(boxes))
+            for reduction in ("none", "sum"):
+                keywords: Any = {"weights": weights, "reduction": reduction}
+                with small_limits(), mock.patch.object(_execution, "_BLOCK", 1 << 12):
+                    value, gradient = value_and_gradient(pair.value, compile=may_fuse)(boxes, targets, **keywords)
+                tolerance = 1e-5 if dtype == np.float32 else 1e-12
+                expected, slope = pair.value(boxes, targets, **keywords), pair.gradient(boxes, targets, **keywords)
+                np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance)
+                np.testing.assert_array_equal(np.isnan(gradient), np.isnan(slope))
+                if reduction == "none":
+                    self.assertTrue(np.isfinite(gradient[np.isfinite(value)]).all())
+                # sides of very different lengths leave nothing but rounding of a slope along the longer one
+                even = np.isin(drawn, numbers[:4]).all(axis=(0, 2))
+                self.assertGreater(even.sum(), 50)
+                np.testing.assert_allclose(gradient[even], slope[even], rtol=10 * tolerance, atol=10 * tolerance)
+
     @parameterized.expand([(classes, *tier) for classes in (9, 700) for tier in TIERS])  # a row is done in two ways
     def test_special_scores(self, classes: int, tier: str, may_fuse: bool) -> None:
         rows = [*itertools.product((0.0, -np.inf, np.inf, np.nan, 3e38, -3e38, 1e-42, 90.0), repeat=2)]
