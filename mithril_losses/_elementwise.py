@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from mithril_losses._reduction import GradientReduction, Plan, Reduction, collect, plan
+from mithril_losses._reduction import GradientReduction, Plan, Reduction, collect, plan, refuse_upstream
 from mithril_losses._stable import first_axis, never_negative
 from mithril_losses._validation import (
     as_dtype,
@@ -263,6 +263,7 @@ class Apart:
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the loss of arrays and options given in the order of `domain`."""
+        refuse_upstream(reduction)
         return self._close(arguments, reduction, value=True, slopes=False)[0]
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from mithril_losses._pair_rows import (
 )
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets
-from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan
+from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan, refuse_upstream
 from mithril_losses._stable import along_sphere, unit_and_norm
 from mithril_losses._validation import quiet, require_one_number, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
@@ -98,6 +98,8 @@ def _problem(
 ) -> _Problem:
     """Check the arguments; `apart` says that no row sees the x of another, `shape` is that of the rows as they came."""
     FLAG.check("normalize", normalize)
+    if not wants_gradient:
+        refuse_upstream(reduction)
     first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
     dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))

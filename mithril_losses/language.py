@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._reduction import GradientReduction, Plan, Reduction, _reduced_axes, plan
+from mithril_losses._reduction import GradientReduction, Plan, Reduction, _reduced_axes, plan, refuse_upstream
 from mithril_losses._stable import product
 from mithril_losses._validation import as_dtype, quiet, require_integer, require_one_number, widest_dtype
 from mithril_losses.backends._namespace import (
@@ -112,6 +112,8 @@ def _problem(
     reduction: Any,
     wants_gradient: bool,
 ) -> _Problem:
+    if not wants_gradient:
+        refuse_upstream(reduction)
     xp, dtype = _door(hidden, weight, targets, bias)
     shape, (classes, features) = tuple(targets.shape), weight.shape
     count = math.prod(shape)

@@ -30,6 +30,7 @@ from mithril_losses import (
     value_and_gradient,
     value_and_gradient_of,
 )
+from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import POSITIVE, REAL
 
 FAMILIES = [sys.modules[name] for name in {p.value.__module__: None for p in catalogue().values()}]
@@ -168,6 +169,12 @@ class OwnPairs(unittest.TestCase):
 
 
 class Refusals(unittest.TestCase):
+    def test_no_loss_takes_what_is_for_its_gradient(self) -> None:
+        for name, pair in catalogue().items():
+            arrays, options = draw_arguments(pair, np.random.default_rng(1))
+            with self.subTest(name), self.assertRaisesRegex(TypeError, "upstream"):
+                pair.value(*arrays.values(), **options, upstream=2.0)
+
     """What is no pair is refused when it is registered."""
 
     @parameterized.expand(
