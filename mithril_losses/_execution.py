@@ -212,8 +212,8 @@ class _OnHost:
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> _Call | None:
         """Return the call, or None where its arguments are not those of a fast path."""
         given = dict(zip(self._arrays, arguments, strict=False)) | dict(keywords)
-        if len(arguments) > len(self._arrays) or "wrt" in given:
-            return None
+        if len(given) < len(arguments) + len(keywords) or "wrt" in given:
+            return None  # an argument too many, or twice
         if any(type(given.get(name)) is not np.ndarray for name in self._arrays):
             return None
         arrays = {name: given.pop(name) for name in self._arrays}
@@ -607,7 +607,7 @@ class _OnJax:
                 rest[name] = float(x)
             else:
                 static[name] = x
-        fits = len(arguments) <= len(pair.array_arguments) and all(n in wrt or n in rest for n in pair.array_arguments)
+        fits = len(given) == len(arguments) + len(keywords) and all(n in wrt or n in rest for n in pair.array_arguments)
         if not fits or not pair.jitted or any(namespace_of(x) is not None for x in static.values()):
             return self._plain(*arguments, **keywords)
         normalizer = rest.get("normalizer")
@@ -642,7 +642,8 @@ def _concrete_jax_array() -> type:
     """Return the type of JAX's arrays that have values."""
     import jax
 
-    return type(jax.numpy.zeros(()))
+    with jax.ensure_compile_time_eval():  # the first call may come from within a trace
+        return type(jax.numpy.zeros(()))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -568,6 +568,14 @@ class Failures(unittest.TestCase):
             self.assertRaises(TypeError, both, pos_weight=True)
             self.assertRaises(ValueError, both, pos_weight=np.ones((2, 2)))
 
+    @parameterized.expand([(library,) for library in ("numpy", "torch", "jax")])
+    def test_an_argument_given_twice(self, library: str) -> None:
+        x = convert(np.zeros((200, 200)), library, "float32")
+        for loss in (ml.mse_loss, ml.kl_divergence, ml.psnr_loss, ml.wasserstein_distance):
+            for few in (x, x[:2, :2]):
+                with self.subTest(loss=loss, size=len(few)), self.assertRaises(TypeError):
+                    value_and_gradient(loss)(few, few, targets=few)
+
     @parameterized.expand([(library, *tier) for library in ("numpy", "torch", "jax") for tier in TIERS])
     def test_illegal_labels(self, library: str, tier: str, may_fuse: bool) -> None:
         scores = np.random.default_rng(0).standard_normal((400_000, 3)).astype(np.float32)
@@ -735,6 +743,13 @@ class OtherLibraries(unittest.TestCase):
             _, gradient = both(p, 0 * p, delta=weight, upstream=weight)
             np.testing.assert_allclose(gradient, weight * np.clip(np.asarray(p), -weight, weight) / 6, rtol=1e-6)
         self.assertLessEqual(jitted._cache_size() - before, 1)
+
+    def test_a_first_call_within_a_trace(self) -> None:
+        x = jax.numpy.ones(3)
+        for trace in (jax.jit, jax.vmap, jax.grad):
+            _execution._concrete_jax_array.cache_clear()
+            trace(lambda p: value_and_gradient(ml.mse_loss)(p, p)[0])(x if trace is not jax.vmap else x[None])
+            self.assertIs(_execution._concrete_jax_array(), type(x))
 
     def test_jax_refuses_an_equal_option_of_another_type(self) -> None:
         counts = jax.numpy.ones(3)
