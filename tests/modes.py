@@ -39,7 +39,8 @@ def evaluate_pair(mode: str, loss: Callable[..., Any], *arrays: Any, dtype: str 
     gradient, both = find_loss(loss).gradient, value_and_gradient(loss)
 
     def every(*arguments: Any, **options: Any) -> Any:
-        return [loss(*arguments, **options), gradient(*arguments, **options), *both(*arguments, **options)]
+        own = {name: option for name, option in options.items() if name != "upstream"}
+        return [loss(*arguments, **own), gradient(*arguments, **options), *both(*arguments, **options)]
 
     value, slopes, fused_value, fused_slopes = evaluate(mode, every, *arrays, dtype=dtype, **keywords)
     rounding = {"float64": 1e-13, "float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
