@@ -77,17 +77,17 @@ class RowTerms:
 
     def evaluate(
         self, xp: Any, vectors: Sequence[Array], *others: Any, p: float = 2.0
-    ) -> tuple[Array, Callable[[int], list[Array]]]:
-        """Return the loss of each row, and what returns its slopes wrt the first so many of the vectors."""
+    ) -> tuple[Array, Callable[..., list[Array]]]:
+        """Return the loss of each row, and what returns its slopes, times a number, wrt the first vectors."""
         measures = [self.measure(xp, vectors[i], vectors[j], p) for i, j in self.pairs]
         value, slopes = self.terms(xp, *(measure.value for measure in measures), *others)
 
-        def pulled(count: int) -> list[Array]:
+        def pulled(count: int, factor: float = 1.0) -> list[Array]:
             found: list[Any] = [None] * count
             for pair, measure, slope in zip(self.pairs, measures, slopes, strict=True):
                 for k, pull in zip(pair, (measure.pull_x, measure.pull_y), strict=True):
                     if k < count:
-                        part = pull(xp.expand_dims(slope, axis=-1))
+                        part = pull(xp.expand_dims(slope * factor, axis=-1))
                         found[k] = part if found[k] is None else found[k] + part
             return found
 
