@@ -44,12 +44,14 @@ def cosine_distance(xp: Any, x: Array, y: Array, p: float = 2.0) -> Measure:
         # of ±(u − v) what is not along the unit vector: (u − v)·u = 1 − u·v = (v − u)·v
         slope = xp.where(nothing, 0.0, slope)
         norm = xp.where(norm == 0.0, math.inf, norm)
-        if xp is np and norm.size and norm.min() > _TINY:
-            tangent = share * unit
-            np.subtract(apart, tangent, out=tangent)
-            tangent *= slope / norm
-            return tangent
-        return bounded(xp, slope * (apart - share * unit) / norm, unit.dtype)
+        if xp is not np:
+            return bounded(xp, slope * (apart - share * unit) / norm, unit.dtype)
+        tangent = share * unit
+        np.subtract(apart, tangent, out=tangent)
+        scaled = tangent * (slope / norm)
+        short = np.squeeze(~(norm > _TINY), axis=-1)
+        scaled[short] = bounded(np, slope[short] * tangent[short] / norm[short], unit.dtype)
+        return scaled
 
     return Measure(
         xp.squeeze(value, axis=-1),

@@ -386,7 +386,7 @@ def contrastive_loss_gradient(
     Example:
         >>> import numpy as np
         >>> x1, x2 = np.array([[0.0, 0.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.5]])
-        >>> contrastive_loss_gradient(x1, x2, np.array([1, 0]))["embedding1"].tolist()
+        >>> (contrastive_loss_gradient(x1, x2, np.array([1, 0]))["embedding1"] + 0.0).tolist()
         [[-3.0, -4.0], [0.0, 0.5]]
     """
     with quiet(array_namespace(embedding1=embedding1)):
@@ -548,7 +548,7 @@ def cosine_embedding_loss_gradient(
         >>> import numpy as np
         >>> x1, x2 = np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]])
         >>> gradients = cosine_embedding_loss_gradient(x1, x2, np.array([1]))
-        >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
+        >>> {name: (gradient.round(12) + 0.0).tolist() for name, gradient in gradients.items()}
         {'embedding1': [[-0.128, 0.096]], 'embedding2': [[0.0, -0.4]]}
     """
     with quiet(array_namespace(embedding1=embedding1)):

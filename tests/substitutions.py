@@ -302,7 +302,7 @@ SUBSTITUTIONS = [
     Substitution(
         "_validation.py",
         "shapes are broadcast",
-        {"if tuple(x.shape) != tuple(first.shape):": "if False:"},
+        {"if x.shape != first.shape and tuple(x.shape) != tuple(first.shape):": "if False:"},
         "broadcast and mse_loss",
     ),
     Substitution(
@@ -638,12 +638,12 @@ SUBSTITUTIONS = [
     Substitution(
         "metric_learning.py",
         "the triplet loss has a slope at its corner",
-        {"xp.expand_dims(violation > 0, axis=-1)": "xp.expand_dims(violation >= 0, axis=-1)"},
+        {"active = violation > 0.0": "active = violation >= 0.0"},
     ),
     Substitution(
         "metric_learning.py",
         "the triplet loss never swaps",
-        {"    if swap:\n": "    if False:\n"},
+        {"(_SWAPPED if swap else _TRIPLET).evaluate": "_TRIPLET.evaluate"},
     ),
     Substitution(
         "metric_learning.py",
@@ -653,17 +653,17 @@ SUBSTITUTIONS = [
     Substitution(
         "metric_learning.py",
         "the order of the norm is ignored",
-        {"near, near_unit = _distance(": "p = 2.0\n    near, near_unit = _distance("},
+        {"margin, squared, p=p)": "margin, squared, p=2.0)"},
     ),
     Substitution(
         "metric_learning.py",
         "distances are never squared",
-        {"* unit) if squared else": "* unit) if False else"},
+        {"    if squared:\n        near_slope": "    if False:\n        near_slope"},
     ),
     Substitution(
         "metric_learning.py",
         "contrastive labels are inverted",
-        {"margin = POSITIVE.check(": "same = 1.0 - same\n    margin = POSITIVE.check("},
+        {"    short = xp.maximum(": "    same = 1.0 - same\n    short = xp.maximum("},
     ),
     Substitution(
         "metric_learning.py",
@@ -672,9 +672,10 @@ SUBSTITUTIONS = [
         "broadcast and contrastive_loss",
     ),
     Substitution(
-        "metric_learning.py",
+        "_row_terms.py",
         "a zero vector has half the cosine distance",
-        {"xp.where(xp.squeeze(nothing, axis=-1), 1.0, 0.5 *": "xp.where(xp.squeeze(nothing, axis=-1), 0.5, 0.5 *"},
+        {"xp.where(nothing, 1.0, 0.5 *": "xp.where(nothing, 0.5, 0.5 *"},
+        "cosine_embedding_loss",
     ),
     # angular
     Substitution(

@@ -137,14 +137,13 @@ class TestTrain(CommandLineTestCase):
         self.assertEqual((result.exit_code, result.stderr), (130, "interrupted: no epoch was complete\n"))
 
     def test_a_real_interruption_keeps_the_checkpoint(self) -> None:
-        command = [sys.executable, "-m", "mithril_losses", "train", str(self.file), "--set", "run.epochs=1000000"]
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # as in `let_interruptions_through`; a function that runs before the program would fork this process
+        program = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from mithril_losses.cli import main; main()"
         )
+        command = [sys.executable, "-c", program, "train", str(self.file), "--set", "run.epochs=1000000"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60.0
         while not (self.output / "checkpoint.npz").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
