@@ -197,6 +197,13 @@ OF_ALL_LOSSES = [
         most_memory((*NUMPY, *TORCH), lambda row: row.extra_gradients),
         most=1.15,
     ),
-    time_over(_CALLS, "torch tensors", TORCH, EAGER, most=1.0),
+    time_over(
+        _CALLS,
+        "torch tensors",
+        TORCH,
+        EAGER,
+        most=1.0,
+        why_missed="Of every call, 3 µs turn tensors into NumPy's views and back.",
+    ),
     time_over(Where("every loss, large", is_large), "torch tensors", TORCH, NUMPY, most=1.2),
 ]
