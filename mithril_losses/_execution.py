@@ -620,10 +620,10 @@ class _OnJax:
             return self._plain(*arguments, **keywords)
         if self._donate:  # a mistake must not cost the caller his arrays
             self._check_values(given)
-            return jitted(wrt, rest)  # type: ignore[no-any-return]
-        found = jitted(wrt, rest)  # JAX goes on computing while the values are looked at
-        self._check_values(given)
-        return found  # type: ignore[no-any-return]
+        found: tuple[Any, Any] = jitted(wrt, rest)
+        if not self._donate:  # JAX goes on computing while the values are looked at
+            self._check_values(given)
+        return found
 
     def _check_values(self, given: Mapping[str, Any]) -> None:
         """Raise for values that a trace cannot see."""
