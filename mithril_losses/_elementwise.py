@@ -59,6 +59,7 @@ class Elementwise:
         self.option_names = list(self.domain)[len(self.array_names) :]
         self.wrt = tuple(self.array_names[:slopes])
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
+        self._remember_settled()
 
     def named(self, **names: str) -> Elementwise:
         """Return the same terms with some of their arguments under other names."""
@@ -67,7 +68,14 @@ class Elementwise:
         renamed.array_names = [names.get(name, name) for name in self.array_names]
         renamed.option_names = [names.get(name, name) for name in self.option_names]
         renamed.wrt = tuple(renamed.array_names[: len(self.wrt)])
+        renamed._remember_settled()
         return renamed
+
+    def _remember_settled(self) -> None:
+        """Have `_settled` return what `settle` returns for plain numbers and NumPy arrays of a dtype, at once."""
+        self._settled = functools.lru_cache(maxsize=64)(
+            lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
+        )
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss of arrays and options given in the order of the terms."""
@@ -128,7 +136,7 @@ class Elementwise:
         count = len(self.array_names)
         given, options = arguments[:count], arguments[count:]
         if self._is_usual(given, options):
-            return np, [*given], _settled(self, given[0].dtype, options)
+            return np, [*given], self._settled(given[0].dtype, options)
         arrays = dict(zip(self.array_names, given, strict=True))
         dtype, checked = self.door(arrays, dict(zip(self.option_names, options, strict=True)))
         return namespace_of(given[0]), self.convert(arrays, dtype), checked
@@ -194,12 +202,6 @@ class Elementwise:
 
 _PLAIN = {float, type(None)}
 _USUAL = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-@functools.lru_cache(maxsize=1024)
-def _settled(terms: Elementwise, dtype: Any, options: tuple[float | None, ...]) -> list[Any]:
-    """Return what `settle` returns for plain numbers and NumPy arrays of a dtype."""
-    return terms.settle(np, options, np.empty(0, dtype), dtype)
 
 
 def elementwise(

@@ -11,7 +11,6 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from mithril_losses._stable import bounded, never_negative
 from mithril_losses._tree import map_leaves
 from mithril_losses._validation import as_dtype, is_number, quiet, widest_dtype
 from mithril_losses.backends._namespace import library_name, namespace_of
+from mithril_losses.backends.compiling import NotFusable, has_numba
 from mithril_losses.backends.threads import share, thread_count
 from mithril_losses.domains import Interval, Labels
 
@@ -90,9 +90,10 @@ def value_and_gradient(
     thread_count(threads)
     if pair.compose is not None:  # each of its losses on the fast path of its own
         return pair.compose(functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate))
-    plain = _plain(pair)
-    on_host = _OnHost(pair, plain, threads, compile)
-    on_jax = _OnJax(pair, plain, donate)
+    prepared = _prepared(pair)
+    plain = prepared.plain
+    on_host = _OnHost(pair, prepared, threads, compile)
+    on_jax = _OnJax(pair, prepared, donate)
 
     @functools.wraps(pair.value)
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
@@ -110,15 +111,46 @@ def value_and_gradient(
             if views is not None:  # NumPy's functions cost less per call, and its buffers less per page
                 return _as_tensors((plain if first.numel() < LARGE else on_host)(*views[0], **views[1]))
             if compile:
-                compiled: tuple[Any, Any] = _compiled_by_torch(plain)(*arguments, **keywords)
+                compiled: tuple[Any, Any] = prepared.compiled_by_torch(*arguments, **keywords)
                 return compiled
         return plain(*arguments, **keywords)
 
     return both
 
 
+class _Prepared:
+    """What is prepared for a loss at its first call, and forgotten together with it.
+
+    Attributes:
+        plain: calls the plain functions: the fused third, the terms once for both, or one after the other.
+        jitted: `jitted(static, donate)` returns `plain` compiled by JAX for options that it has to know.
+        row_shapes: the shape of one row's losses, by what it depends on.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self.plain = _plain(pair)
+        self.jitted = functools.lru_cache(maxsize=_JITTED)(functools.partial(_jitted, self.plain))
+        self.row_shapes: dict[Any, tuple[int, ...]] = {}
+
+    @functools.cached_property
+    def compiled_by_torch(self) -> Any:
+        import torch
+
+        return torch.compile(self.plain, fullgraph=True)
+
+
+# sets of options that a loss is kept compiled for by JAX, at some 2 MB each
+_JITTED = 64
+
+
+def _prepared(pair: Pair) -> _Prepared:
+    found = pair.prepared.get(_Prepared)
+    if found is None:
+        found = pair.prepared.setdefault(_Prepared, _Prepared(pair))
+    return found  # type: ignore[no-any-return]
+
+
 def _plain(pair: Pair) -> Callable[..., tuple[Any, Any]]:
-    """Return what calls the plain functions: the fused third, the terms once for both, or one after the other."""
     if pair.both is not None:
         return pair.both
     if any(terms is not None for terms in (pair.terms, pair.apart, pair.by_column)):
@@ -126,7 +158,6 @@ def _plain(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     return _one_after_the_other(pair.value, pair.gradient)
 
 
-@functools.lru_cache(maxsize=1024)
 def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
@@ -135,26 +166,21 @@ def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]
     return both
 
 
-_BY_TERMS: dict[Elementwise | Apart | ByColumn, Callable[..., tuple[Any, Any]]] = {}
-
-
 def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
-    """Return value and gradient from one evaluation of the terms; the same function every time."""
+    """Return value and gradient from one evaluation of the terms."""
     terms: Any = pair.terms or pair.apart or pair.by_column
-    if terms not in _BY_TERMS:
-        arrays = pair.array_arguments
-        defaults = [(name, pair.parameters[name].default) for name in terms.domain if name not in arrays]
-        one_after_the_other = _one_after_the_other(pair.value, pair.gradient)
+    arrays = pair.array_arguments
+    defaults = [(name, pair.parameters[name].default) for name in terms.domain if name not in arrays]
+    one_after_the_other = _one_after_the_other(pair.value, pair.gradient)
 
-        def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-            if len(arguments) != len(arrays) or "wrt" in keywords:
-                return one_after_the_other(*arguments, **keywords)
-            options = [keywords.pop(name, default) for name, default in defaults]
-            found: tuple[Any, Any] = terms.both(*arguments, *options, **keywords)
-            return found
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        if len(arguments) != len(arrays) or "wrt" in keywords:
+            return one_after_the_other(*arguments, **keywords)
+        options = [keywords.pop(name, default) for name, default in defaults]
+        found: tuple[Any, Any] = terms.both(*arguments, *options, **keywords)
+        return found
 
-        _BY_TERMS[terms] = both
-    return _BY_TERMS[terms]
+    return both
 
 
 # --- large arrays in the memory of the host ---------------------------------------------------------------------------
@@ -171,13 +197,12 @@ class _Call(NamedTuple):
 class _OnHost:
     """Value and gradient of large arrays that NumPy can see."""
 
-    def __init__(
-        self, pair: Pair, plain: Callable[..., tuple[Any, Any]], threads: int | None, compile: bool | None
-    ) -> None:
+    def __init__(self, pair: Pair, prepared: _Prepared, threads: int | None, compile: bool | None) -> None:
         self._pair = pair
-        self._plain = plain
+        self._plain = prepared.plain
+        self._row_shapes = prepared.row_shapes
         self._threads = threads
-        self._may_fuse = compile is not False and _has_numba()
+        self._may_fuse = compile is not False and has_numba()
         self._arrays = pair.array_arguments
         self._applies = pair.takes_reduction and pair.separable
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
@@ -298,7 +323,7 @@ class _OnHost:
                 threads=self._thread_count,
                 bounded=(terms.steep, terms.steep and not reduction.scaled),
             )
-        except fused.NotFusable:
+        except NotFusable:
             return None
         if not legal:
             terms.check_labels(dict(zip(terms.array_names, arrays, strict=True)))
@@ -366,7 +391,7 @@ class _OnHost:
                 return None
             if pair.check_values is not None:
                 pair.check_values(*arrays, **call.options)
-            row = _row_shape(pair, arrays, call.options)
+            row = _row_shape(pair, self._row_shapes, arrays, call.options)
             if row is None:
                 return None
             shape = (batch, *row)
@@ -454,15 +479,14 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     return array
 
 
-_ROW_SHAPES: dict[Any, tuple[int, ...]] = {}
-
-
-def _row_shape(pair: Pair, arrays: list[Any], options: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _row_shape(
+    pair: Pair, known: dict[Any, tuple[int, ...]], arrays: list[Any], options: Mapping[str, Any]
+) -> tuple[int, ...] | None:
     """Return the shape of one row's losses, or None where the first axis is no batch: a class axis, features."""
     settled = all(x is None or isinstance(x, (bool, int, float, str)) for x in options.values())
-    key = (pair.value, *((x.shape[1:], x.dtype) for x in arrays), *options.items()) if settled else None
-    if key in _ROW_SHAPES:  # a row can be large
-        return _ROW_SHAPES[key]
+    key = (*((x.shape[1:], x.dtype) for x in arrays), *options.items()) if settled else None
+    if key in known:  # a row can be large
+        return known[key]
     try:
         one, two = (pair.value(*(x[:n] for x in arrays), **options, reduction="none").shape for n in (1, 2))
     except ValueError:  # arguments that do not fit: the plain functions say which, or know what they mean
@@ -470,8 +494,8 @@ def _row_shape(pair: Pair, arrays: list[Any], options: Mapping[str, Any]) -> tup
     row: tuple[int, ...] = one[1:]
     if one != (1, *row) or two != (2, *row):
         return None
-    if key is not None and len(_ROW_SHAPES) < 1024:
-        _ROW_SHAPES[key] = row
+    if key is not None and len(known) < 1024:
+        known[key] = row
     return row
 
 
@@ -571,20 +595,16 @@ def _upstream(factor: Any, keeps_values: bool) -> Any:
     return factor if keeps_values or isinstance(factor, float) else np.reshape(factor, ())
 
 
-@functools.cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
-
-
 # --- JAX and torch: compilers of their own ----------------------------------------------------------------------------
 
 
 class _OnJax:
     """Value and gradient of JAX arrays in one compiled call; inside a trace, the plain functions."""
 
-    def __init__(self, pair: Pair, plain: Callable[..., tuple[Any, Any]], donate: bool) -> None:
+    def __init__(self, pair: Pair, prepared: _Prepared, donate: bool) -> None:
         self._pair = pair
-        self._plain = plain
+        self._plain = prepared.plain
+        self._jitted = prepared.jitted
         self._donate = donate
         # numbers that a compiled function takes as they come; all others are settled in it
         intervals = {name: x for name, x in pair.domain.items() if isinstance(x, Interval) and not x.static}
@@ -615,7 +635,7 @@ class _OnJax:
             return self._plain(*arguments, **keywords)  # which refuses it
         try:
             # with their types: 1 and True are equal, but no option takes both
-            jitted = _jitted(self._plain, tuple((name, x, type(x)) for name, x in static.items()), self._donate)
+            jitted = self._jitted(tuple((name, x, type(x)) for name, x in static.items()), self._donate)
         except TypeError:  # an option that cannot be hashed
             return self._plain(*arguments, **keywords)
         if self._donate:  # a mistake must not cost the caller his arrays
@@ -646,7 +666,6 @@ def _concrete_jax_array() -> type:
         return type(jax.numpy.zeros(()))
 
 
-@functools.lru_cache(maxsize=1024)
 def _jitted(plain: Callable[..., Any], static: tuple[tuple[str, Any, type], ...], donate: bool) -> Any:
     import jax
 
@@ -656,10 +675,3 @@ def _jitted(plain: Callable[..., Any], static: tuple[tuple[str, Any, type], ...]
         return plain(**wrt, **rest, **options)
 
     return jax.jit(both, donate_argnums=(0,) if donate else ())
-
-
-@functools.lru_cache(maxsize=1024)
-def _compiled_by_torch(plain: Callable[..., Any]) -> Any:
-    import torch
-
-    return torch.compile(plain, fullgraph=True)

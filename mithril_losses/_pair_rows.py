@@ -17,7 +17,6 @@ import numpy as np
 from mithril_losses._pairwise import (
     _FUSED_FROM,
     _batches,
-    _has_numba,
     _joined,
     _map_batch,
     _row_blocks,
@@ -25,6 +24,7 @@ from mithril_losses._pairwise import (
 )
 from mithril_losses._stable import put_at, subtract_at, take_at
 from mithril_losses.backends._namespace import Array, library_name
+from mithril_losses.backends.compiling import has_numba
 from mithril_losses.backends.threads import share, thread_count
 
 _PIECE = 1 << 17  # logits that a thread works on at a time: in the second-level cache, and few hand-overs
@@ -102,7 +102,7 @@ def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
 
 def _fused(logits: Array) -> Any:
     """Return the compiled rules where they are faster; of float64 they are not, whose exponential no loop computes."""
-    if logits.dtype != np.float32 or logits.size < _FUSED_FROM or not _has_numba():
+    if logits.dtype != np.float32 or logits.size < _FUSED_FROM or not has_numba():
         return None
     from mithril_losses.backends import fused_pairs
 

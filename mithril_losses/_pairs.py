@@ -76,6 +76,7 @@ class Pair:
             have to look at values in between.
         by_numpy: whether large JAX arrays in the memory of the host are computed by NumPy, as tensors are: what it has
             for sorts, trees and tiles is faster than what XLA makes of them there.
+        prepared: what others have compiled or found out for this loss, and which is forgotten together with it.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Pair:
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
     jitted: bool = True
     by_numpy: bool = False
+    prepared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Return the loss: an entry of the catalogue takes part wherever a loss does."""
@@ -326,19 +328,29 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
     if isinstance(getattr(loss, "pair", None), Pair):
         return loss.pair  # type: ignore[attr-defined,no-any-return]
     if callable(getattr(loss, "gradient", None)):
-        pair = Pair(
-            name=str(getattr(loss, "name", type(loss).__name__)),
-            value=loss,
-            gradient=loss.gradient,  # type: ignore[attr-defined]
-            both=getattr(loss, "value_and_gradient", None),
-            returns=tuple(getattr(loss, "returns", ())),
-            separable=False,  # who knows
+        parts = (
+            loss,
+            loss.gradient,  # type: ignore[attr-defined]
+            getattr(loss, "value_and_gradient", None),
+            str(getattr(loss, "name", type(loss).__name__)),
+            tuple(getattr(loss, "wrt", ())),
+            tuple(getattr(loss, "returns", ())),
         )
-        return replace(pair, wrt=tuple(getattr(loss, "wrt", ())) or pair.array_arguments[:1] or pair.wrt)
+        try:
+            return _of_object(*parts)
+        except TypeError:  # it cannot be hashed
+            return _of_object.__wrapped__(*parts)
     raise ValueError(
         f"{getattr(loss, '__name__', loss)!r} has no registered gradient: decorate the gradient with "
         f"@gradient_of({getattr(loss, '__name__', 'loss')})"
     )
+
+
+@functools.lru_cache(maxsize=8)  # few, because each keeps its object alive with all that this holds
+def _of_object(loss: Any, gradient: Any, both: Any, name: str, wrt: tuple[str, ...], returns: tuple[str, ...]) -> Pair:
+    separable = False  # who knows
+    pair = Pair(name, loss, gradient, both, returns=returns, separable=separable)
+    return replace(pair, wrt=wrt or pair.array_arguments[:1] or pair.wrt)
 
 
 def _settled(loss: functools.partial[Any]) -> Pair:

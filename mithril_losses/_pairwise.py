@@ -11,7 +11,6 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -26,6 +25,7 @@ from mithril_losses.backends._namespace import (
     placement,
     require_library,
 )
+from mithril_losses.backends.compiling import has_numba
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.domains import Choice
 
@@ -449,7 +449,7 @@ class _Tile:
             return _total(xp, values), _total(xp, values[..., :own]), slope
         shape = (*x.at.shape[:-1], y.at.shape[-2])
         measured = self._kernel.measure(np, x, y, self._buffer("measured", shape, x.at.dtype))
-        if self._kernel.fusable and shape[0] == 1 and measured.size >= _FUSED_FROM and _has_numba():
+        if self._kernel.fusable and shape[0] == 1 and measured.size >= _FUSED_FROM and has_numba():
             part, _ = self._fused(np.ascontiguousarray(measured[..., :own])) if own else (np.zeros(1), None)
             total, slope = self._fused(measured)
             return total, part, slope
@@ -489,11 +489,6 @@ class _Tile:
             if self._slopes:
                 measured[..., start:stop, :] = slope
         return total, part, measured
-
-
-@functools.cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
 
 
 def _total(xp: Any, values: Array) -> Array:

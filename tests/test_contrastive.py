@@ -206,7 +206,7 @@ class CompiledRows(unittest.TestCase):
         results = []
         for available in (True, False):
             with (
-                mock.patch.multiple(_pair_rows, _FUSED_FROM=1, _has_numba=lambda available=available: available),
+                mock.patch.multiple(_pair_rows, _FUSED_FROM=1, has_numba=lambda available=available: available),
                 mock.patch.object(_pair_rows, "_fused", wraps=_pair_rows._fused) as fused,
                 np.errstate(all="ignore"),
             ):

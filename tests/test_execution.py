@@ -737,7 +737,7 @@ class OtherLibraries(unittest.TestCase):
     def test_jax_compiles_once_per_set_of_options(self) -> None:
         p = jax.numpy.arange(6.0).reshape(2, 3)
         both = value_and_gradient(ml.huber_loss)
-        jitted = _execution._jitted(_execution._plain(catalogue()["huber_loss"]), (), False)
+        jitted = _execution._prepared(catalogue()["huber_loss"]).jitted((), False)
         before = jitted._cache_size()
         for weight in (1.0, 2.0, 3.0):
             _, gradient = both(p, 0 * p, delta=weight, upstream=weight)
@@ -868,14 +868,14 @@ class OtherLibraries(unittest.TestCase):
     def test_torch_compile(self) -> None:
         torch._dynamo.reset()
         with mock.patch.object(torch, "compile", wraps=partial(torch.compile, backend="eager")) as compiled:
-            _execution._compiled_by_torch.cache_clear()
+            catalogue()["mse_loss"].prepared.clear()
             for height in (4.0, 2.0):
                 p = torch.full((4, 5), height, requires_grad=True)  # in a graph, so NumPy cannot stand in
                 value, gradient = value_and_gradient(ml.mse_loss, compile=True)(p, torch.zeros(4, 5))
                 self.assertEqual(float(value.detach()), height**2)
                 np.testing.assert_allclose(gradient.detach(), 2 * p.detach() / 20, rtol=1e-6)
             compiled.assert_called_once()
-        _execution._compiled_by_torch.cache_clear()
+        catalogue()["mse_loss"].prepared.clear()
 
     def test_tensors_that_require_grad_stay_in_the_graph(self) -> None:
         p = torch.randn(300, 300, requires_grad=True)

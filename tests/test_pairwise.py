@@ -181,7 +181,7 @@ class Gradients(unittest.TestCase):
         x, y = points(1, 300, d).astype(dtype), points(1, 280, d, seed=1).astype(dtype)
         found = {}
         for compiled in (True, False):
-            with mock.patch.object(_pairwise, "_has_numba", return_value=compiled):
+            with mock.patch.object(_pairwise, "has_numba", return_value=compiled):
                 found[compiled] = value_and_gradient(loss)(x, y)
         tolerance = 1e-5 if dtype == "float32" else 1e-12
         np.testing.assert_allclose(found[True][0], found[False][0], rtol=tolerance)

@@ -13,6 +13,7 @@ from mithril_losses import classification, regression
 numba = pytest.importorskip("numba")
 
 from mithril_losses.backends import fused  # noqa: E402
+from mithril_losses.backends.compiling import load_module  # noqa: E402
 from mithril_losses.backends.scalar import float32, float64  # noqa: E402
 
 INF, NAN = np.inf, np.nan
@@ -169,7 +170,7 @@ class TestTerms:
         with np.errstate(all="ignore"):
             expected = loss.terms(np, x.astype(np.float64), y.astype(np.float64), *options)
         kinds = ("scalar",) * (len(options) + 1)  # the options and the factor of the gradient
-        module = fused.load_module(fused._source(loss.terms, (None, None), kinds, 1, False, True, "float32"))
+        module = load_module(fused._source(loss.terms, (None, None), kinds, 1, False, True, "float32"))
         value, slope = (np.empty_like(x) for _ in range(2))
         options = map(np.float32, (*options, 1.0))
         # the function as Python: machine code from the cache would leave nothing to look at

@@ -1,44 +1,33 @@
 """Element-wise terms compiled into one loop: each input read once, each output written once, the rest in registers.
 
 From the source of terms `(xp, *arrays, *options) → (value, slopes)` a small module is written, with the constants in
-the dtype of the arrays and with the scalar functions in place of the array namespace, and numba compiles it. The module
-lies in a folder of the user's cache, under a name made of its own contents, so that numba can keep the machine code
-beside it.
+the dtype of the arrays and with the scalar functions in place of the array namespace, and numba compiles it.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
-import importlib.util
 import inspect
-import os
-import sys
-import tempfile
 import textwrap
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import FunctionType, MappingProxyType, ModuleType
+from types import FunctionType, MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
 from mithril_losses.backends._fission import stages_of
+from mithril_losses.backends.compiling import CompiledOnce, NotFusable, load_module, require_few_definitions
 from mithril_losses.backends.threads import share
 
-CHUNK = 8192  # elements: in the first-level cache, and few enough for a float32 partial sum
+CHUNK = 8192  # elements: in the first-level cache
+STRIP = 1024  # elements: few enough for a float32 sum of equal terms to keep its digits; all other sums are float64
 _KEPT = 2048  # numbers that are kept between two stages: few enough to stay in that cache beside the arrays
 _GROUP = 64  # chunks that a thread takes at a time
 _SHARED_FROM = 1 << 18  # elements from which a second thread gains more than waking it costs
 
 Kind = Literal["scalar", "full", "periodic"]
 _FLAGS = {"True": True, "False": False}
-
-
-class NotFusable(Exception):  # noqa: N818  (an answer, not a failure)
-    """These terms cannot be compiled: their source is out of reach, or they use more than the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +95,8 @@ def run(
     operands = [Operand.of(x, shape, dtype) for x in given if not isinstance(x, bool)]
     of_operands = (o.kind for o in operands)
     kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
-    key = (terms, tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name, bounded)
-    kernel = _kernel(*key)
+    key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name, bounded)
+    kernel = _kernel(terms, *key)
     chunks = -(-size // CHUNK)
     groups = -(-chunks // _GROUP)
     partials = np.zeros(chunks, dtype=np.float64)
@@ -129,43 +118,13 @@ def run(
             threads if size >= _SHARED_FROM else 1,
         )
     except errors.NumbaError as error:  # by the first call, which compiles
-        _kernels[key] = _refusal(f"{terms.__name__} cannot be compiled: {error}")
+        _kernel.refuse(f"{terms.__name__} cannot be compiled: {error}", terms, *key)
         raise NotFusable(str(error)) from error
     # one chunk after the other, whichever thread did it: the sum does not depend on the thread count
     return float(partials.sum()), not illegal.any()
 
 
 # --- writing and compiling the module -------------------------------------------------------------------------------
-
-_kernels: dict[Any, Any] = {}
-_compiling = threading.Lock()
-
-
-def _kernel(
-    terms: Callable[..., Any],
-    legal: tuple[tuple[float, ...] | None, ...],
-    kinds: tuple[str, ...],
-    slopes: int,
-    weighted: bool,
-    keeps_values: bool,
-    dtype: str,
-    bounded: tuple[bool, bool],
-) -> Any:
-    key = (terms, legal, kinds, slopes, weighted, keeps_values, dtype, bounded)
-    found = _kernels.get(key)
-    if found is None:
-        with _compiling:
-            found = _kernels.get(key)
-            if found is None:
-                found = _kernels[key] = load_module(_source(*key)).kernel
-    return found
-
-
-def _refusal(reason: str) -> Callable[..., None]:
-    def kernel(*arguments: Any) -> None:
-        raise NotFusable(reason)
-
-    return kernel
 
 
 def _source(
@@ -198,7 +157,7 @@ def _source(
         return name if kind.get(name) == "scalar" else f"{name}[i]"
 
     helpers, definition = _scalar(terms, "terms", flags)
-    # a vector of sums keeps the digits of a chunk; a loop that calls into the C library has one sum alone
+    # a vector of sums keeps the digits of a strip; a loop that calls into the C library has one sum alone
     sources = [ast.unparse(definition), *helpers.values()]
     zero = "0.0" if any(f"xp.{name}(" in source for name in (*_NATIVE, "atan2") for source in sources) else "T(0)"
     stages = stages_of(definition, _expensive(helpers))
@@ -230,12 +189,13 @@ def _source(
         "import numpy as np",
         "from numba import njit",
         "",
+        "from mithril_losses.backends.compiling import kept",
         f"from mithril_losses.backends.scalar import {dtype} as xp",
         "",
         f"T = np.{dtype}",
         "LARGEST = np.finfo(T).max",
         f"CHUNK = {CHUNK}",
-        f"STRIP = {CHUNK if not between else 1 << (_KEPT // len(between)).bit_length() - 1}",
+        f"STRIP = {min(STRIP, 1 << (_KEPT // max(len(between), 1)).bit_length() - 1)}",
         "# infinities and NaNs keep their meaning; only the sums may be taken in another order",
         "EXACT = {'contract', 'nsz', 'arcp'}",
         "FAST = EXACT | {'reassoc'}",
@@ -257,13 +217,14 @@ def _source(
         "        total += value",
         "    return total, illegal",
         "",
-        "@njit(nogil=True, error_model='numpy', fastmath=FAST, cache=True)",
+        "@kept",
+        "@njit(nogil=True, error_model='numpy', fastmath=FAST)",
         f"def kernel(first, last, size, {names}, {''.join(f'{n}_inner, ' for n in periodic)}{', '.join(outputs)}, "
         "partials, illegal):",
         f"    kept = np.empty({len(between)} * STRIP, T)",
         *(f"    {name}_buffer = np.empty(STRIP, T)" for name in periodic),
         "    for chunk in range(first, last):",
-        f"        total, wrong = {zero}, T(0)",
+        "        total, wrong = 0.0, T(0)",
         "        for start in range(chunk * CHUNK, min((chunk + 1) * CHUNK, size), STRIP):",
         "            stop = min(start + STRIP, size)",
         *(f"            fill({name}_buffer, {name}, {name}_inner, start, stop)" for name in periodic),
@@ -273,6 +234,9 @@ def _source(
         "",
     ]
     return "\n".join(lines)
+
+
+_kernel = CompiledOnce(lambda *key: load_module(_source(*key)).kernel)
 
 
 def scalar_source(terms: Callable[..., Any], flags: Mapping[int, bool] = MappingProxyType({})) -> str:
@@ -294,11 +258,13 @@ def _scalar(
     from mithril_losses.backends.scalar import float32
 
     try:
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+        source = textwrap.dedent(inspect.getsource(function))
+        (definition,) = ast.parse(source).body
     except (OSError, TypeError, SyntaxError) as error:
         raise NotFusable(f"the source of {function.__name__} is out of reach") from error
     if not isinstance(definition, ast.FunctionDef) or function.__closure__ or not definition.args.args:
         raise NotFusable(f"{function.__name__} is no plain function")
+    require_few_definitions(function, source)
     namespace, *arguments = definition.args.args
     definition.name, definition.decorator_list, definition.returns = name, [], None
     _Settled({arguments[i].arg: flag for i, flag in flags.items()}).visit(definition)
@@ -393,50 +359,3 @@ class _Scalar(ast.NodeTransformer):
         if isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
             return ast.Call(ast.Name("T", ast.Load()), [node], [])
         return node
-
-
-def load_module(source: str) -> ModuleType:
-    """Import the module from the user's cache, where it is written first if it is not there yet."""
-    name = "mithril_losses_" + hashlib.sha256((source + _versions()).encode()).hexdigest()[:24]
-    path = _cache_folder() / f"{name}.py"
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            file.write(source)
-        os.replace(file.name, path)  # another process may be writing the same
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _versions() -> str:
-    """Return what the machine code depends on beside the module: the scalar functions, and the versions below them."""
-    import numba
-
-    from mithril_losses.backends import scalar
-
-    folder = Path(scalar.__file__).parent
-    sources = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))]
-    return "\n".join([sys.version, numba.__version__, np.__version__, *sources])
-
-
-_folder: Path | None = None
-
-
-def _cache_folder() -> Path:
-    """Return MITHRIL_LOSSES_CACHE or a folder of the user's cache; a temporary one where that cannot be written."""
-    global _folder
-    if _folder is None:
-        base = os.environ.get("MITHRIL_LOSSES_CACHE") or Path(
-            os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mithril_losses"
-        )
-        _folder = Path(base)
-        try:
-            _folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=_folder):
-                pass
-        except OSError:
-            _folder = Path(tempfile.mkdtemp(prefix="mithril_losses_"))
-    return _folder

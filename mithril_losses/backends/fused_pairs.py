@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.fused import load_module
+from mithril_losses.backends.compiling import load_module
 
 Floats = np.ndarray[Any, Any]
 Integers = np.ndarray[Any, Any]
@@ -80,11 +80,13 @@ _SOURCE = '''
 import numpy as np
 from numba import njit
 
+from mithril_losses.backends.compiling import kept
 from mithril_losses.backends.scalar import DTYPE as xp
 from mithril_losses.backends.scalar._common import larger
 
 T = np.DTYPE
 LARGEST = T(np.finfo(T).max)
+STRIP = 1024  # columns: few enough for a float32 sum of equal terms to keep its digits
 FAST = {'contract', 'reassoc', 'nsz', 'arcp'}  # infinities and NaNs keep their meaning
 OPTIONS = {'nogil': True, 'error_model': 'numpy', 'fastmath': FAST}
 
@@ -99,6 +101,14 @@ def largest_of(z, largest):
 @njit(**OPTIONS)
 def exponentials(z, largest):
     """z = e^(z - largest), and their sum."""
+    total = 0.0
+    for c in range(0, z.size, STRIP):
+        total += few_exponentials(z[c : c + STRIP], largest)
+    return T(total)
+
+
+@njit(**OPTIONS)
+def few_exponentials(z, largest):
     total = T(0)
     for c in range(z.size):
         e = xp.exp(z[c] - largest)
@@ -113,7 +123,8 @@ def by_columns(z, log_sums, scale, out):
         out[c] = xp.exp(z[c] - log_sums[c]) * scale[c]
 
 
-@njit(cache=True, **OPTIONS)
+@kept
+@njit(**OPTIONS)
 def softmax(every_z, targets, scale, log_sums_of_columns, scale_of_columns, losses, log_sums):
     beside = np.zeros(log_sums_of_columns.size, T)
     for r in range(len(every_z)):
@@ -139,6 +150,15 @@ def softmax(every_z, targets, scale, log_sums_of_columns, scale_of_columns, loss
 @njit(**OPTIONS)
 def partners(z, largest, label, labels):
     """How many columns have the label, and the sum of their z - largest."""
+    count, total = 0, 0.0
+    for c in range(0, z.size, STRIP):
+        few, part = few_partners(z[c : c + STRIP], largest, label, labels[c : c + STRIP])
+        count, total = count + few, total + part
+    return count, T(total)
+
+
+@njit(**OPTIONS)
+def few_partners(z, largest, label, labels):
     count, total = 0, T(0)
     for c in range(z.size):
         same = labels[c] == label
@@ -153,7 +173,8 @@ def pull(z, factor, label, labels, share):
         z[c] = z[c] * factor - (share if labels[c] == label else T(0))
 
 
-@njit(cache=True, **OPTIONS)
+@kept
+@njit(**OPTIONS)
 def softmax_by_label(every_z, itself, row_labels, labels, scale, losses, counts):
     for r in range(len(every_z)):
         z, i, label = every_z[r], itself[r], row_labels[r]
@@ -176,17 +197,27 @@ def softmax_by_label(every_z, itself, row_labels, labels, scale, losses, counts)
             z[i] = T(0) * factor  # NaN in a row that is
 
 
-@njit(cache=True, **OPTIONS)
+@njit(**OPTIONS)
+def softplus(z, factor):
+    """z = factor / (1 + e^-z), and the sum of log(1 + e^z)."""
+    total = T(0)
+    for c in range(z.size):
+        x = z[c]
+        tail = xp.exp(-xp.abs(x))
+        total += xp.maximum(x, T(0)) + xp.log1p(tail)
+        z[c] = xp.where(x >= T(0), T(1), tail) / (T(1) + tail) * factor
+    return total
+
+
+@kept
+@njit(**OPTIONS)
 def sigmoid(every_z, targets, scale, losses):
     for r in range(len(every_z)):
-        z, t, total = every_z[r], targets[r], T(0)
+        z, t, total = every_z[r], targets[r], 0.0
         z[t] = -z[t]
         factor = scale[r] if scale.size else T(1)
-        for c in range(z.size):
-            x = z[c]
-            tail = xp.exp(-xp.abs(x))
-            total += xp.maximum(x, T(0)) + xp.log1p(tail)
-            z[c] = xp.where(x >= T(0), T(1), tail) / (T(1) + tail) * factor
+        for c in range(0, z.size, STRIP):
+            total += softplus(z[c : c + STRIP], factor)
         losses[r] = total
         z[t] = -z[t]
 '''

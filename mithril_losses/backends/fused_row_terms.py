@@ -6,13 +6,13 @@ back to its vectors. Only rows whose squares would overflow or vanish are scaled
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.fused import CHUNK, load_module, scalar_source
+from mithril_losses.backends.compiling import CompiledOnce, load_module
+from mithril_losses.backends.fused import CHUNK, scalar_source
 from mithril_losses.backends.fused_softmax import _number_or_rows
 from mithril_losses.backends.threads import share
 
@@ -72,20 +72,6 @@ def run(
     return float(partials.sum())
 
 
-_kernels: dict[Any, Any] = {}
-_compiling = threading.Lock()
-
-
-def _kernel(*key: Any) -> Any:
-    found = _kernels.get(key)
-    if found is None:
-        with _compiling:
-            found = _kernels.get(key)
-            if found is None:
-                found = _kernels[key] = load_module(_source(*key)).kernel
-    return found
-
-
 def _source(
     terms: Callable[..., Any],
     pairs: tuple[tuple[int, int], ...],
@@ -109,7 +95,8 @@ def _source(
         _HEAD.replace("DTYPE", dtype),
         scalar_source(terms, settled),
         _MEASURES[measure],
-        "@njit(cache=True, **OPTIONS)",
+        "@kept",
+        "@njit(**OPTIONS)",
         f"def kernel(first, last, per_chunk, {', '.join(xs + labels + numbers)}, weights, weight, factors, factor, "
         f"values, {', '.join(gs)}, partials):",
         f"    rows, features = {xs[0]}.shape",
@@ -151,10 +138,13 @@ def _pulls(pairs: tuple[tuple[int, int], ...], which: int) -> str:
     )
 
 
+_kernel = CompiledOnce(lambda *key: load_module(_source(*key)).kernel)
+
 _HEAD = """
 import numpy as np
 from numba import njit
 
+from mithril_losses.backends.compiling import kept
 from mithril_losses.backends.scalar import DTYPE as xp
 
 T = np.DTYPE
@@ -162,6 +152,7 @@ LARGEST = T(np.finfo(T).max)
 SMALLEST = T(np.finfo(T).smallest_normal)
 SAFE = SMALLEST / T(np.finfo(T).eps)  # squares from which the sum has all its digits
 INFINITY = T(np.inf)
+STRIP = 1024  # features: few enough for a float32 sum of equal terms to keep its digits
 EXACT = {'contract', 'nsz'}  # infinities and NaNs keep their meaning
 OPTIONS = {'nogil': True, 'error_model': 'numpy', 'fastmath': EXACT | {'arcp', 'reassoc'}}
 RARE = {'forceinline': True, 'error_model': 'numpy', 'fastmath': EXACT}  # 1 / norm may be infinite
@@ -176,11 +167,20 @@ def bounded(x):
 
 _LENGTH = """
 @njit(**OPTIONS)
-def length(x, y):
-    # the norm, whether its square is safe, and the two numbers that a vector is divided by to have the length 1
+def few_squares(x, y):
     squares = T(0)
     for c in range(x.size):
         squares += (ELEMENT) * (ELEMENT)
+    return squares
+
+
+@njit(**OPTIONS)
+def length(x, y):
+    # the norm, whether its square is safe, and the two numbers that a vector is divided by to have the length 1
+    total = 0.0
+    for c in range(0, x.size, STRIP):
+        total += few_squares(x[c : c + STRIP], y[c : c + STRIP])
+    squares = T(total)
     if SAFE <= squares and squares <= LARGEST:
         norm = xp.sqrt(squares)
         return norm, True, T(1), norm
@@ -237,6 +237,15 @@ def unit(x, divisor, root):
 
 @njit(**OPTIONS)
 def sums_of_safe(x, y, norm_x, norm_y):
+    squares, by_u, by_v = 0.0, 0.0, 0.0
+    for c in range(0, x.size, STRIP):
+        few = few_sums_of_safe(x[c : c + STRIP], y[c : c + STRIP], norm_x, norm_y)
+        squares, by_u, by_v = squares + few[0], by_u + few[1], by_v + few[2]
+    return T(squares), T(by_u), T(by_v)
+
+
+@njit(**OPTIONS)
+def few_sums_of_safe(x, y, norm_x, norm_y):
     squares, by_u, by_v = T(0), T(0), T(0)
     for c in range(x.size):
         u, v = x[c] / norm_x, y[c] / norm_y

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.fused import CHUNK, load_module
+from mithril_losses.backends.compiling import load_module
+from mithril_losses.backends.fused import CHUNK
 from mithril_losses.backends.threads import share
 
 _GROUP_ELEMENTS = 1 << 19  # that a thread takes at a time
@@ -88,6 +89,7 @@ _SOURCE = '''
 import numpy as np
 from numba import njit
 
+from mithril_losses.backends.compiling import kept
 from mithril_losses.backends.scalar import DTYPE as xp
 from mithril_losses.backends.scalar._common import larger
 from mithril_losses.backends.scalar._prefetch import prefetch_to_read, prefetch_to_write
@@ -95,6 +97,7 @@ from mithril_losses.backends.scalar._prefetch import prefetch_to_read, prefetch_
 T = np.DTYPE
 LARGEST = T(np.finfo(T).max)
 LINE = 64 // T().itemsize  # of the cache
+STRIP = 1024  # classes: few enough for a float32 sum of equal terms to keep its digits
 STEP = 128  # elements between two looks ahead
 WIDE = 256  # classes from which the remainder of a row by vectors costs less than another pass over it
 FAST = {'contract', 'reassoc', 'nsz', 'arcp'}  # infinities and NaNs keep their meaning
@@ -125,14 +128,23 @@ def softmax_terms(start, stop, every_z, every_out, maxima, totals, logs):
             totals[r] = total_of(out[r])
     else:
         for r in range(rows):
-            row, exponential, m, total = z[r], out[r], maxima[r], T(0)
-            for c in range(classes):
-                e = xp.exp(xp.minimum(row[c], LARGEST) - m)
-                exponential[c] = e
-                total += e
+            row, exponential, total = z[r], out[r], 0.0
+            for c in range(0, classes, STRIP):
+                total += shifted_exponentials(row[c : c + STRIP], maxima[r], exponential[c : c + STRIP])
             totals[r] = total
     for r in range(rows):
         logs[r] = xp.log(totals[r])
+
+
+@njit(**OPTIONS)
+def shifted_exponentials(z, m, out):
+    """out = e^(z - m), and their sum."""
+    total = T(0)
+    for c in range(z.size):
+        e = xp.exp(xp.minimum(z[c], LARGEST) - m)
+        out[c] = e
+        total += e
+    return total
 
 
 @njit(**OPTIONS)
@@ -152,6 +164,14 @@ def total_of(x):
     total = T(0)
     for i in range(x.size):
         total += x[i]
+    return total
+
+
+@njit(**OPTIONS)
+def total_of_many(x):
+    total = 0.0
+    for i in range(0, x.size, STRIP):
+        total += total_of(x[i : i + STRIP])
     return total
 
 
@@ -184,12 +204,13 @@ def scale(g, by, uniform, w, base):
                 row[c] = row[c] * factor - share * w[c]
 
 
-@njit(cache=True, **OPTIONS)
+@kept
+@njit(**OPTIONS)
 def by_index(first, last, per_chunk, z, labels, w, uniform, a, ignores, ignored, weights, factors, factor, values,
              gradient, partials, illegal):
     rows, classes = z.shape
     share = a / T(classes)
-    W = total_of(w)
+    W = T(total_of_many(w))
     room = np.empty((6, per_chunk), T)
     maxima, totals, logs, by, base, own = room[0], room[1], room[2], room[3], room[4], room[5]
     counts = np.empty(per_chunk, np.bool_)
@@ -197,7 +218,7 @@ def by_index(first, last, per_chunk, z, labels, w, uniform, a, ignores, ignored,
         start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
         g = gradient[start:stop]
         softmax_terms(start, stop, z, gradient, maxima, totals, logs)
-        total = T(0)
+        total = 0.0
         for r in range(start, stop):
             i, y = r - start, labels[r]
             omega = weights[r] if weights.size else T(1)
@@ -211,7 +232,11 @@ def by_index(first, last, per_chunk, z, labels, w, uniform, a, ignores, ignored,
                 if q != T(0):
                     value = q * minus_log_p(z[r, y], maxima[i], logs[i])
                 if a != T(0):
-                    value += smoothed_total(share, w, z[r], maxima[i], logs[i])
+                    smoothed = 0.0
+                    for c in range(0, classes, STRIP):
+                        part = slice(c, c + STRIP)
+                        smoothed += smoothed_total(share, w[part], z[r, part], maxima[i], logs[i])
+                    value += T(smoothed)
                 value *= omega
                 f = (factors[r] if factors.size else factor) * omega
                 by[i], base[i], own[i] = f * (q + share * W) / totals[i], f * share, f * q
@@ -251,7 +276,8 @@ def subtract(g, by, f, t, w, a, share):
         g[c] = g[c] * by - f * (w[c] * ((T(1) - a) * T(t[c]) + share))
 
 
-@njit(cache=True, **OPTIONS)
+@kept
+@njit(**OPTIONS)
 def by_probability(first, last, per_chunk, z, t, w, uniform, a, weights, factors, factor, values, gradient, partials,
                    illegal):
     rows, classes = z.shape
@@ -261,7 +287,7 @@ def by_probability(first, last, per_chunk, z, t, w, uniform, a, weights, factors
     for chunk in range(first, last):
         start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
         softmax_terms(start, stop, z, gradient, maxima, totals, logs)
-        total = T(0)
+        total = 0.0
         for r in range(start, stop):
             i = r - start
             omega = weights[r] if weights.size else T(1)
@@ -271,11 +297,16 @@ def by_probability(first, last, per_chunk, z, t, w, uniform, a, weights, factors
                 if values.size:
                     values[r] = T(0)
                 continue
-            value = cross_total(t[r], w, a, share, z[r], maxima[i], logs[i]) * omega
+            crossed, mass = 0.0, 0.0
+            for c in range(0, classes, STRIP):
+                part = slice(c, c + STRIP)
+                crossed += cross_total(t[r, part], w[part], a, share, z[r, part], maxima[i], logs[i])
+                mass += mass_of(t[r, part], w[part], a, share)
+            value = T(crossed) * omega
             f *= omega
             total += value
             if values.size:
                 values[r] = value
-            subtract(gradient[r], f * mass_of(t[r], w, a, share) / totals[i], f, t[r], w, a, share)
+            subtract(gradient[r], f * T(mass) / totals[i], f, t[r], w, a, share)
         partials[chunk] = total
 '''

@@ -6,16 +6,13 @@ kept for the row below it; the first row of a band computes those of the row abo
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.fused import load_module, scalar_source
-
-_kernels: dict[Any, Any] = {}
-_compiling = threading.Lock()
+from mithril_losses.backends.compiling import CompiledOnce, load_module
+from mithril_losses.backends.fused import scalar_source
 
 
 def run(
@@ -41,22 +38,20 @@ def run(
         gradient: where to write the gradient, like `planes`.
         sums: where to write the sums, in float64.
     """
-    kernel = _kernels.get((terms, planes.dtype)) or _compile(terms, planes.dtype)
-    kernel(planes, step, start, stop, scales, gradient, sums)
+    _kernel(terms, planes.dtype.name)(planes, step, start, stop, scales, gradient, sums)
 
 
-def _compile(terms: Callable[..., Any], dtype: Any) -> Any:
-    with _compiling:
-        if (terms, dtype) not in _kernels:
-            source = _SOURCE.replace("DTYPE", dtype.name).replace("TERMS", scalar_source(terms))
-            _kernels[terms, dtype] = load_module(source).kernel
-        return _kernels[terms, dtype]
+def _compiled(terms: Callable[..., Any], dtype: str) -> Any:
+    return load_module(_SOURCE.replace("DTYPE", dtype).replace("TERMS", scalar_source(terms))).kernel
 
+
+_kernel = CompiledOnce(_compiled)
 
 _SOURCE = '''
 import numpy as np
 from numba import njit
 
+from mithril_losses.backends.compiling import kept
 from mithril_losses.backends.scalar import DTYPE as xp
 
 T = np.DTYPE
@@ -71,6 +66,7 @@ TERMS
 # Every index is unsigned: one that may be negative would count from the end, and the loops would stay scalar.
 U = np.uintp
 ZERO, ONE = U(0), U(1)
+STRIP = U(1024)  # elements: few enough for a float32 sum of equal terms to keep its digits
 
 
 @njit(forceinline=True, **OPTIONS)
@@ -103,14 +99,20 @@ def part_of_row(x, p, r, first, last, step, left, right, below, above, gradient,
 def row_of(x, p, r, step, below, above, gradient, scale):
     end = U(x.shape[2])
     if end == step:
-        return part_of_row(x, p, r, ZERO, end, step, False, False, below, above, gradient, scale)
-    first = part_of_row(x, p, r, ZERO, step, step, False, True, below, above, gradient, scale)
-    inner = part_of_row(x, p, r, step, end - step, step, True, True, below, above, gradient, scale)
-    last = part_of_row(x, p, r, end - step, end, step, True, False, below, above, gradient, scale)
-    return first + inner + last
+        return 0.0 + part_of_row(x, p, r, ZERO, end, step, False, False, below, above, gradient, scale)
+    total = 0.0
+    total += part_of_row(x, p, r, ZERO, step, step, False, True, below, above, gradient, scale)
+    start, inner = step, end - step
+    while start < inner:
+        stop = min(start + STRIP, inner)
+        total += part_of_row(x, p, r, start, stop, step, True, True, below, above, gradient, scale)
+        start = stop
+    total += part_of_row(x, p, r, inner, end, step, True, False, below, above, gradient, scale)
+    return total
 
 
-@njit(cache=True, **OPTIONS)
+@kept
+@njit(**OPTIONS)
 def kernel(x, step, start, stop, scales, gradient, sums):
     height, row = U(x.shape[1]), U(x.shape[2])
     step, start, stop = U(step), U(start), U(stop)

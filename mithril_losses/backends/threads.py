@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -39,7 +39,8 @@ def share(parts: int, work: Callable[[int], None], threads: int) -> None:
     """Call `work(part)` for every part from 0 on, on the caller and up to `threads` − 1 other threads.
 
     Which thread does which part is not determined. The first exception is raised to the caller once all threads have
-    stopped; the pool keeps working. A call from inside `work` runs on its own thread alone.
+    stopped; the pool keeps working. A call from inside `work` runs on its own thread alone, and so does any call while
+    no thread can be started: at the end of the interpreter, or at a limit of the system.
     """
     helpers = 0 if getattr(_inside, "active", False) else min(threads, parts) - 1
     if helpers < 1:
@@ -60,11 +61,11 @@ def share(parts: int, work: Callable[[int], None], threads: int) -> None:
         finally:
             _inside.active = False
 
-    futures: list[Future[None]] = [_executor().submit(run) for _ in range(helpers)]
+    futures = _submit(run, helpers)
     try:
         run()
     finally:
-        errors = [future.exception() for future in futures]
+        errors = [_error_of(future) for future in futures]
     for error in errors:
         if error is not None:
             raise error
@@ -73,6 +74,33 @@ def share(parts: int, work: Callable[[int], None], threads: int) -> None:
 def _cores() -> int:
     affinity: Any = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _submit(run: Callable[[], None], helpers: int) -> list[Future[None]]:
+    futures: list[Future[None]] = []
+    pool = _executor()
+    try:
+        for _ in range(helpers):
+            futures.append(pool.submit(run))
+    except RuntimeError:
+        # what the pool could not start waits in its queue and would keep the caller's arrays: give up the pool
+        _forget(pool)
+        pool.shutdown(wait=False, cancel_futures=True)
+    return futures
+
+
+def _error_of(future: Future[None]) -> BaseException | None:
+    try:
+        return future.exception()
+    except CancelledError:  # never begun, and the caller has done its work
+        return None
+
+
+def _forget(pool: ThreadPoolExecutor) -> None:
+    global _pool
+    with _lock:
+        if _pool is pool:
+            _pool = None
 
 
 def _executor() -> ThreadPoolExecutor:

@@ -1,0 +1,204 @@
+"""Loops written as text and compiled by numba: once for a process, and once for all processes where they can be kept.
+
+A text is executed as it was generated and never read from a file. Its functions marked `@kept` find their machine code
+in the `kernel_cache`: one file holds one function for one signature, so that processes that compile at the same time
+write the same under one name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import linecache
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Hashable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from types import FunctionType, ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from mithril_losses.backends.kernel_cache import users_cache
+
+DEFINITIONS = 8  # of one function that are compiled: numba never gives back the memory of a loop, some 4 MB
+
+_NUMBA = (0, 62)  # the first with a compiler that has the operations of the scalar functions
+
+
+class NotFusable(Exception):  # noqa: N818  (an answer, not a failure)
+    """These terms cannot be compiled: their source is out of reach, or they use more than the vocabulary."""
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Whether there is a numba that can compile the loops; older ones would end the process."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        major, minor = version("numba").split(".")[:2]
+    except PackageNotFoundError:  # a copy without its metadata
+        return True
+    return (int(major), int(minor)) >= _NUMBA
+
+
+def load_module(text: str) -> ModuleType:
+    """Return the module that a text defines, the same one for the same text; its functions compile when called."""
+    import_numba()
+    name = f"mithril_losses_{hashlib.sha256((text + _dependencies()).encode()).hexdigest()[:32]}"
+    with _compiling:
+        if name not in sys.modules:
+            file = f"<{name}>"
+            module = ModuleType(name)
+            linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)  # for tracebacks
+            sys.modules[name] = module  # where numba looks for it
+            exec(compile(text, file, "exec"), module.__dict__)
+        return sys.modules[name]
+
+
+class CompiledOnce:
+    """Functions compiled for terms and a key: made once, and forgotten together with the terms."""
+
+    def __init__(self, compiled: Callable[..., Any]) -> None:
+        self._compiled = compiled
+        self._found: WeakKeyDictionary[Callable[..., Any], dict[Hashable, Any]] = WeakKeyDictionary()
+
+    def __call__(self, terms: Callable[..., Any], *key: Hashable) -> Any:
+        """Return `compiled(terms, *key)`, or what is there already."""
+        try:
+            return self._found[terms][key]
+        except KeyError:
+            with _compiling:
+                of_terms = self._found.setdefault(terms, {})
+                if key not in of_terms:
+                    of_terms[key] = self._compiled(terms, *key)
+                return of_terms[key]
+
+    def refuse(self, reason: str, terms: Callable[..., Any], *key: Hashable) -> None:
+        """Answer from now on that there is no such function."""
+
+        def refused(*arguments: Any) -> None:
+            raise NotFusable(reason)
+
+        self._found[terms][key] = refused
+
+
+def require_few_definitions(function: Callable[..., Any], source: str) -> None:
+    """Raise NotFusable for a function that was redefined again and again, each time with another text."""
+    sources = _definitions.setdefault((function.__module__, function.__qualname__), set())
+    sources.add(hash(source))
+    if len(sources) > DEFINITIONS:
+        raise NotFusable(f"{function.__qualname__} was redefined more than {DEFINITIONS} times")
+
+
+_definitions: dict[tuple[str, str], set[int]] = {}
+
+
+# --- machine code that is kept --------------------------------------------------------------------------------------
+
+
+def kept(function: Any) -> Any:
+    """Mark a compiled function, so that its machine code is kept for the next process."""
+    function._cache = _kept_code()(function.py_func)
+    return function
+
+
+@functools.cache
+def _kept_code() -> Any:
+    """Return the class that numba asks for machine code of a function: one entry of the cache per signature."""
+    from numba.core import caching, compiler, serialize
+
+    class KeptCode(caching._Cache):  # type: ignore[misc]  # numba is not typed
+        def __init__(self, function: FunctionType) -> None:
+            self._function = f"{function.__module__}.{function.__qualname__}"
+
+        cache_path = None
+
+        def _name(self, signature: Any, codegen: Any) -> str:
+            # numba's types tell dtype, order, alignment and writeability of an array
+            key = f"{self._function} {signature} {codegen.magic_tuple()}"
+            return hashlib.sha256(key.encode()).hexdigest()
+
+        def load_overload(self, sig: Any, target_context: Any) -> Any:
+            target_context.refresh()
+            payload = users_cache().read(self._name(sig, target_context.codegen()))
+            if payload is None:
+                return None
+            try:
+                return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+            except Exception:  # whatever it was, it can be compiled
+                return None
+
+        def save_overload(self, sig: Any, data: Any) -> None:
+            with contextlib.suppress(Exception):  # what cannot be kept is compiled again
+                users_cache().write(self._name(sig, data.codegen), serialize.dumps(data._reduce()))
+
+        def enable(self) -> None: ...
+
+        def disable(self) -> None: ...
+
+        def flush(self) -> None: ...
+
+    return KeptCode
+
+
+@functools.cache
+def _dependencies() -> str:
+    """Return what machine code depends on beside its text: the scalar functions, and the versions below them."""
+    import llvmlite
+    import numba
+
+    from mithril_losses.backends.scalar import _common, _compile, _prefetch, float32, float64
+
+    sources = map(inspect.getsource, (_common, _compile, _prefetch, float32, float64))
+    return "\n".join([sys.version, numba.__version__, llvmlite.__version__, np.__version__, *sources])
+
+
+# --- one thread compiles at a time, and a fork waits for it ---------------------------------------------------------
+
+_compiling = threading.RLock()
+
+
+@functools.cache
+def import_numba() -> None:
+    """Import numba where no Ctrl-C can leave half of it behind: Python would never import the other half.
+
+    Signals are the main thread's, which waits; interrupted, it leaves the import to go on.
+    """
+
+    def run() -> None:
+        with _compiling:
+            import numba  # noqa: F401
+
+    if "numba" not in sys.modules and threading.current_thread() is threading.main_thread():
+        thread = threading.Thread(target=run, name="mithril_losses_numba", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no thread can be started
+            thread.start()
+            thread.join()
+    run()
+
+
+_held: list[Any] = []
+
+
+def _before_fork() -> None:
+    module = sys.modules.get("numba.core.compiler_lock")
+    for lock in (_compiling, getattr(module, "global_compiler_lock", None)):
+        if lock is not None:
+            lock.acquire()
+            _held.append(lock)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
