@@ -27,6 +27,9 @@ import numpy as np
 
 from mithril_losses.backends.kernel_cache import users_cache
 
+Types = tuple[tuple[Any, bool, bool], ...]
+First = Callable[[Any], object]
+
 DEFINITIONS = 8  # of one function that are compiled: numba never gives back the memory of a loop, some 4 MB
 
 _NUMBA = (0, 62)  # the first with a compiler that has the operations of the scalar functions
@@ -63,30 +66,53 @@ def load_module(text: str) -> ModuleType:
 
 
 class CompiledOnce:
-    """Functions compiled for terms and a key: made once, and forgotten together with the terms."""
+    """Functions compiled for an owner, a key and types of arrays: made once, and forgotten together with the owner.
 
-    def __init__(self, compiled: Callable[..., Any]) -> None:
-        self._compiled = compiled
+    Args:
+        source: `source(owner, *key)` returns the text of a module.
+    """
+
+    def __init__(self, source: Callable[..., str]) -> None:
+        self._source = source
         self._found: WeakKeyDictionary[Callable[..., Any], dict[Hashable, Any]] = WeakKeyDictionary()
 
-    def __call__(self, terms: Callable[..., Any], *key: Hashable) -> Any:
-        """Return `compiled(terms, *key)`, or what is there already."""
+    def __call__(
+        self, owner: Callable[..., Any], key: tuple[Hashable, ...], types: Types, first: First, entry: str = "kernel"
+    ) -> Any:
+        """Return the module's function `entry`, compiled for arrays of these types by `first(function)`.
+
+        Raises:
+            NotFusable: it cannot be compiled.
+        """
         try:
-            return self._found[terms][key]
+            found = self._found[owner][key, types, entry]
         except KeyError:
+            import_numba()
             with _compiling:
-                of_terms = self._found.setdefault(terms, {})
-                if key not in of_terms:
-                    of_terms[key] = self._compiled(terms, *key)
-                return of_terms[key]
+                of_owner = self._found.setdefault(owner, {})
+                found = of_owner.get((key, types, entry)) or self._compiled(owner, key, first, entry)
+                of_owner[key, types, entry] = found
+        if isinstance(found, str):
+            raise NotFusable(found)
+        return found
 
-    def refuse(self, reason: str, terms: Callable[..., Any], *key: Hashable) -> None:
-        """Answer from now on that there is no such function."""
+    def _compiled(self, owner: Callable[..., Any], key: tuple[Hashable, ...], first: First, entry: str) -> Any:
+        """Return the function, or the reason why there is none."""
+        from numba.core.errors import NumbaError
 
-        def refused(*arguments: Any) -> None:
-            raise NotFusable(reason)
+        try:
+            function = getattr(load_module(self._source(owner, *key)), entry)
+            first(function)
+        except NotFusable as error:
+            return str(error)
+        except NumbaError as error:
+            return f"{owner.__name__} cannot be compiled: {error}"
+        return function
 
-        self._found[terms][key] = refused
+
+def types_of(*arrays: np.ndarray[Any, Any]) -> Types:
+    """Return what numba compiles anew for, beside the number of axes, in arrays of C order."""
+    return tuple([(x.dtype, x.flags.aligned, x.flags.writeable) for x in arrays])
 
 
 def require_few_definitions(function: Callable[..., Any], source: str) -> None:

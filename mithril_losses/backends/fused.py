@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mithril_losses.backends._fission import stages_of
-from mithril_losses.backends.compiling import CompiledOnce, NotFusable, load_module, require_few_definitions
+from mithril_losses.backends.compiling import CompiledOnce, NotFusable, require_few_definitions, types_of
 from mithril_losses.backends.threads import share
 
 CHUNK = 8192  # elements: in the first-level cache
@@ -88,15 +88,12 @@ def run(
     Raises:
         NotFusable: the terms cannot be compiled.
     """
-    from numba.core import errors
-
     shape, dtype, size = gradients[0].shape, gradients[0].dtype, gradients[0].size
     given = [*options, factor, *(() if weights is None else (weights,))]
     operands = [Operand.of(x, shape, dtype) for x in given if not isinstance(x, bool)]
     of_operands = (o.kind for o in operands)
     kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
     key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name, bounded)
-    kernel = _kernel(terms, *key)
     chunks = -(-size // CHUNK)
     groups = -(-chunks // _GROUP)
     partials = np.zeros(chunks, dtype=np.float64)
@@ -111,15 +108,13 @@ def run(
         partials,
         illegal,
     )
-    try:
-        share(
-            groups,
-            lambda group: kernel(group * _GROUP, min((group + 1) * _GROUP, chunks), *fixed),
-            threads if size >= _SHARED_FROM else 1,
-        )
-    except errors.NumbaError as error:  # by the first call, which compiles
-        _kernel.refuse(f"{terms.__name__} cannot be compiled: {error}", terms, *key)
-        raise NotFusable(str(error)) from error
+    given_arrays = types_of(*arrays, *(o.values for o in operands if o.kind != "scalar"))
+    kernel = _kernels(terms, key, given_arrays, lambda kernel: kernel(0, 0, *fixed))
+    share(
+        groups,
+        lambda group: kernel(group * _GROUP, min((group + 1) * _GROUP, chunks), *fixed),
+        threads if size >= _SHARED_FROM else 1,
+    )
     # one chunk after the other, whichever thread did it: the sum does not depend on the thread count
     return float(partials.sum()), not illegal.any()
 
@@ -236,7 +231,7 @@ def _source(
     return "\n".join(lines)
 
 
-_kernel = CompiledOnce(lambda *key: load_module(_source(*key)).kernel)
+_kernels = CompiledOnce(_source)
 
 
 def scalar_source(terms: Callable[..., Any], flags: Mapping[int, bool] = MappingProxyType({})) -> str:

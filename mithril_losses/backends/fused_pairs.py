@@ -5,12 +5,12 @@ A row stays in the first-level cache while its largest logit, its exponentials a
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.compiling import load_module
+from mithril_losses.backends.compiling import CompiledOnce, types_of
 
 Floats = np.ndarray[Any, Any]
 Integers = np.ndarray[Any, Any]
@@ -30,7 +30,7 @@ def softmax(
     losses, log_sums = np.empty((2, len(logits)), logits.dtype)
     factors, nothing = _or_nothing(scale, logits), _or_nothing(None, logits)
     of_columns, of_scales = (nothing, nothing) if columns is None else columns
-    _kernels(logits.dtype.name).softmax(logits, targets, factors, of_columns, of_scales, losses, log_sums)
+    _call(softmax, logits, targets, factors, of_columns, of_scales, losses, log_sums)
     return losses, log_sums
 
 
@@ -50,7 +50,7 @@ def softmax_by_label(
     """
     losses, counts = np.empty((2, len(logits)), logits.dtype)
     factors = _or_nothing(scale, logits)
-    _kernels(logits.dtype.name).softmax_by_label(logits, itself, row_labels, labels, factors, losses, counts)
+    _call(softmax_by_label, logits, itself, row_labels, labels, factors, losses, counts)
     return losses, counts
 
 
@@ -63,7 +63,7 @@ def sigmoid(logits: Floats, targets: Integers, scale: Floats | None) -> Floats:
         scale: one per row; without it no derivative is computed.
     """
     losses = np.empty(len(logits), logits.dtype)
-    _kernels(logits.dtype.name).sigmoid(logits, targets, _or_nothing(scale, logits), losses)
+    _call(sigmoid, logits, targets, _or_nothing(scale, logits), losses)
     return losses
 
 
@@ -71,10 +71,13 @@ def _or_nothing(x: Floats | None, like: Floats) -> Floats:
     return np.zeros(0, like.dtype) if x is None else x
 
 
-@cache
-def _kernels(dtype: str) -> Any:
-    return load_module(_SOURCE.replace("DTYPE", dtype))
+def _call(function: Callable[..., Any], logits: Floats, *rest: np.ndarray[Any, Any]) -> None:
+    """Call the loop of the function's own name."""
+    types, name = types_of(logits, *rest), function.__name__
+    _kernels(function, (logits.dtype.name,), types, lambda loop: loop(logits[:0], *rest), name)(logits, *rest)
 
+
+_kernels = CompiledOnce(lambda _, dtype: _SOURCE.replace("DTYPE", dtype))
 
 _SOURCE = '''
 import numpy as np

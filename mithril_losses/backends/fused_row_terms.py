@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.compiling import CompiledOnce, load_module
+from mithril_losses.backends.compiling import CompiledOnce, types_of
 from mithril_losses.backends.fused import CHUNK, scalar_source
 from mithril_losses.backends.fused_softmax import _number_or_rows
 from mithril_losses.backends.threads import share
@@ -54,7 +54,7 @@ def run(
     rows, features = vectors[0].shape
     dtype = vectors[0].dtype
     flags = tuple(option if isinstance(option, bool) else None for option in options)
-    kernel = _kernel(terms, pairs, measure, len(vectors), len(labels), flags, len(gradients), dtype.name)
+    key = (pairs, measure, len(vectors), len(labels), flags, len(gradients), dtype.name)
     per_chunk = max(1, CHUNK // features)
     chunks = -(-rows // per_chunk)
     group = max(1, _GROUP_ELEMENTS // (per_chunk * features))
@@ -64,6 +64,8 @@ def run(
     kept = np.zeros(0, dtype) if values is None else values
     numbers = (dtype.type(option) for option in options if not isinstance(option, bool))
     fixed = (*vectors, *labels, *numbers, by_row, one_weight, factors, one_factor, kept, *gradients, partials)
+    types = types_of(*vectors, *labels, by_row, factors)
+    kernel = _kernels(terms, key, types, lambda kernel: kernel(0, 0, per_chunk, *fixed))
     share(
         -(-chunks // group),
         lambda g: kernel(g * group, min((g + 1) * group, chunks), per_chunk, *fixed),
@@ -128,6 +130,9 @@ def _source(
     return "\n".join([*lines, *(" " * 12 + line for line in row), "        partials[chunk] = total", ""])
 
 
+_kernels = CompiledOnce(_source)
+
+
 def _pulls(pairs: tuple[tuple[int, int], ...], which: int) -> str:
     """Return what the measures add up to in the gradient wrt one of the vectors."""
     return " + ".join(
@@ -137,8 +142,6 @@ def _pulls(pairs: tuple[tuple[int, int], ...], which: int) -> str:
         if position == which
     )
 
-
-_kernel = CompiledOnce(lambda *key: load_module(_source(*key)).kernel)
 
 _HEAD = """
 import numpy as np

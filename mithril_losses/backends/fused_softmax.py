@@ -6,12 +6,11 @@ and Q = Σ q. The target mass q_c is w_c ((1 − a) y_c + a / C), y given by an 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.compiling import load_module
+from mithril_losses.backends.compiling import CompiledOnce, types_of
 from mithril_losses.backends.fused import CHUNK
 from mithril_losses.backends.threads import share
 
@@ -59,15 +58,18 @@ def run(
     if weights is not None and not by_row.size:
         by_row = np.full(rows, weights, dtype)
     kept = np.zeros(0, dtype) if values is None else values
-    kernel = _kernels(dtype.name)
-    function = kernel.by_index if targets.ndim == 1 else kernel.by_probability
     ignored = () if targets.ndim > 1 else (ignore_index is not None, np.int64(ignore_index or 0))
-    fixed = (scores, targets, w, uniform, dtype.type(smoothing), *ignored, by_row, factors, one_factor)
+    fixed = (scores, targets, w, uniform, dtype.type(smoothing), *ignored, by_row, factors, one_factor, kept, gradient)
+    function = _kernels(
+        run,
+        (dtype.name,),
+        types_of(scores, targets, w, by_row, factors),
+        lambda function: function(0, 0, per_chunk, *fixed, partials, illegal),
+        entry="by_index" if targets.ndim == 1 else "by_probability",
+    )
     share(
         -(-chunks // group),
-        lambda g: function(
-            g * group, min((g + 1) * group, chunks), per_chunk, *fixed, kept, gradient, partials, illegal
-        ),
+        lambda g: function(g * group, min((g + 1) * group, chunks), per_chunk, *fixed, partials, illegal),
         threads if scores.size >= _SHARED_FROM else 1,
     )
     return float(partials.sum()), not illegal.any()
@@ -80,10 +82,7 @@ def _number_or_rows(x: Any, rows: int, dtype: Any) -> tuple[Any, np.ndarray[Any,
     return dtype.type(0.0), np.ascontiguousarray(np.broadcast_to(np.asarray(x, dtype), (rows,)))
 
 
-@cache
-def _kernels(dtype: str) -> Any:
-    return load_module(_SOURCE.replace("DTYPE", dtype))
-
+_kernels = CompiledOnce(lambda _, dtype: _SOURCE.replace("DTYPE", dtype))
 
 _SOURCE = '''
 import numpy as np

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.compiling import CompiledOnce, load_module
+from mithril_losses.backends.compiling import CompiledOnce, types_of
 from mithril_losses.backends.fused import scalar_source
 
 
@@ -38,14 +38,17 @@ def run(
         gradient: where to write the gradient, like `planes`.
         sums: where to write the sums, in float64.
     """
-    _kernel(terms, planes.dtype.name)(planes, step, start, stop, scales, gradient, sums)
+    rest = (step, start, stop, scales, gradient, sums)
+    types = types_of(planes, scales, gradient)
+    kernel = _kernels(terms, (planes.dtype.name,), types, lambda kernel: kernel(planes[:0], *rest))
+    kernel(planes, *rest)
 
 
-def _compiled(terms: Callable[..., Any], dtype: str) -> Any:
-    return load_module(_SOURCE.replace("DTYPE", dtype).replace("TERMS", scalar_source(terms))).kernel
+def _source(terms: Callable[..., Any], dtype: str) -> str:
+    return _SOURCE.replace("DTYPE", dtype).replace("TERMS", scalar_source(terms))
 
 
-_kernel = CompiledOnce(_compiled)
+_kernels = CompiledOnce(_source)
 
 _SOURCE = '''
 import numpy as np
