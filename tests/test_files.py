@@ -25,17 +25,23 @@ from unittest import mock
 import numpy as np
 import pytest
 from parameterized import parameterized
+from rich.console import Console
 from test_cli import CommandLineTestCase
 
 from mithril_losses import data, files
 from mithril_losses.backends import get_backend
 from mithril_losses.backends._toml import DEEPEST, LARGEST_FILE, parse_toml
 from mithril_losses.benchmarks import command
+from mithril_losses.benchmarks.candidates import CANDIDATES
+from mithril_losses.benchmarks.families import all_cases
+from mithril_losses.benchmarks.results import Results, Row
+from mithril_losses.benchmarks.tables import tables
 from mithril_losses.checkpoints import Checkpoint, load_checkpoint
 from mithril_losses.config import UserError, read_config, require_writable
 from mithril_losses.files import owned, write_atomically
 from mithril_losses.plotting import draw_training
 from mithril_losses.training import FILES, Trainer, train
+from mithril_losses.trust import Evidence
 
 # Starts an operating system command, a new line, a control sequence in one byte, and text from right to left.
 NASTY = "a\x1b]0;x\x07\n\x9b2J\u202eb"
@@ -144,6 +150,20 @@ class TestControlCharactersStayInNames(FilesTestCase):
             self.assert_shown(self.run_app("bench", "--loss", "mse_loss", "--report", path), 0)
         with mock.patch.object(command, "_measure", return_value=True):
             self.assert_shown(self.run_app("bench", "--loss", "mse_loss", "--csv", path), 130)
+
+    def test_of_what_a_benchmark_notes(self) -> None:
+        row = Row(next(iter(all_cases())), CANDIDATES[0], note=NASTY)
+        console = Console(file=io.StringIO(), width=1000)
+        for table in tables(Results([row])):
+            console.print(table)
+        self.assertIn(SHOWN, console.file.getvalue())
+
+    def test_of_what_a_check_finds(self) -> None:
+        with mock.patch("mithril_losses.checking.check_catalogue", return_value=[ValueError(NASTY)]):
+            self.assert_shown(self.run_app("check", "mse_loss"), 1)
+        evidence = Evidence("mse_loss", "identity", run={"numpy": 1}, passed={"numpy": 0}, failed={"numpy": [NASTY]})
+        with mock.patch("mithril_losses.trust.examine", return_value=[evidence]):
+            self.assert_shown(self.run_app("check", "mse_loss", "--all"), 1)
 
     def test_of_a_header_that_python_warns_about(self) -> None:
         header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1\\\x1b), '\\\x1b': 0}"
