@@ -151,8 +151,8 @@ class ArrayFile(Mapping[str, Array]):
             self._left -= unpacked
             if self._left < 0:
                 raise ValueError(
-                    f"it unpacks to {unpacked:,} bytes; what is read of this file may have {self._largest:,} bytes: "
-                    "store its arrays uncompressed (numpy.savez)"
+                    f"it unpacks to {unpacked:,} bytes, but the arrays that are read of this file may have "
+                    f"{self._largest:,} bytes together; save them uncompressed (numpy.savez)"
                 )
         with _reading(self._path, name), self._archive.open(info) as member:
             array: Array = np.lib.format.read_array(member, allow_pickle=False)
