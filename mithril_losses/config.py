@@ -25,7 +25,7 @@ OutputName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 
 
 def printable(text: object) -> str:
-    """Return the text with what a terminal would obey, not show, in the notation of Python's strings.
+    r"""Return the text with what a terminal would obey, not show, in the notation of Python's strings.
 
     Names in files are chosen by whoever wrote the file: each passes through here before a terminal gets it.
 

@@ -50,7 +50,7 @@ def owned(folder: Path, names: Collection[str]) -> Iterator[None]:
                 _partial(folder / name).unlink(missing_ok=True)
         yield
     finally:
-        with contextlib.suppress(OSError):  # the folder may be gone; and Windows keeps the file, which is open
+        with contextlib.suppress(OSError):  # Windows keeps an open file; and what stood at the path may be gone
             if _is_at(path, descriptor):
                 path.unlink()
         os.close(descriptor)
@@ -86,7 +86,7 @@ def _lock(descriptor: int) -> bool:
 def _is_at(path: Path, descriptor: int) -> bool:
     """Return whether the open file is the one that stands at `path`."""
     try:
-        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 

@@ -689,6 +689,9 @@ class TestOneRunOwnsAFolder(FilesTestCase):
     def test_a_folder_that_is_gone_is_no_error_of_its_own(self) -> None:
         with owned(self.output, FILES):
             shutil.rmtree(self.output)
+        with owned(self.output, FILES):
+            shutil.rmtree(self.output)
+            self.output.write_text("something else", encoding="utf-8")
 
     @unittest.skipIf(sys.platform == "win32", "the lock is another one there")
     def test_a_file_system_without_locks_refuses_nobody(self) -> None:
