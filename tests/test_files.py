@@ -232,7 +232,7 @@ class TestDamagedCheckpoints(FilesTestCase):
             ("too large", lambda record: record | {"test_loss": 10**400}),
             ("another key", lambda record: record | {"test_other": 1.0}),
             ("a key less", lambda record: {"epoch": record["epoch"], "train_loss": 1.0}),
-            ("another order", lambda record: dict(reversed(record.items()))),
+            ("another order", lambda record: {"epoch": 2} | dict(reversed(record.items()))),
             ("another epoch", lambda record: record | {"epoch": 1}),
             ("a fraction of an epoch", lambda record: record | {"epoch": 2.0}),
         ]
