@@ -1,10 +1,10 @@
-"""Files of a run: each is replaced in one step, so that whatever happens an old or a new one is there, whole."""
+"""Checkpoints: all that a run needs to go on, in one file that is checked before anything of it is used."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,39 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mithril_losses.backends._namespace import Array
-from mithril_losses.config import UserError, flatten, user_error
-from mithril_losses.data import read_arrays
+from mithril_losses.config import UserError, flatten
+from mithril_losses.data import open_arrays
 
 # Keys that may change when a run is resumed: none of them changes what a finished epoch computed.
 FREE_KEYS = ("run.epochs", "run.output", "run.picture")
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let `write` fill a new file beside `path`, then put it in the place of `path`.
-
-    Raises:
-        OSError: the file cannot be written; what stood at `path` is still there.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def prepare_folder(folder: Path) -> None:
-    """Create the output folder and see that files can be written into it.
-
-    Raises:
-        UserError: they cannot.
-    """
-    with user_error(f"run.output: cannot write into {folder}", OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
 
 
 @dataclass(frozen=True)
@@ -63,37 +35,65 @@ class Checkpoint:
     history: list[dict[str, float]]
     fingerprint: Mapping[str, Any]
 
-    def save(self, path: Path) -> None:
-        """Write the checkpoint."""
+    def write(self, file: BinaryIO) -> None:
+        """Write the checkpoint into an open file."""
         about = {"epoch": self.epoch, "history": self.history, "fingerprint": dict(self.fingerprint)}
-        write_atomically(path, lambda file: np.savez(file, about=np.array(json.dumps(about)), **self.arrays))
+        np.savez(file, about=np.array(json.dumps(about)), **self.arrays)
 
 
-def load_checkpoint(path: Path, fingerprint: Mapping[str, Any], like: Mapping[str, Array]) -> Checkpoint:
-    """Read a checkpoint of a run with this fingerprint, whose arrays have the names and shapes of `like`.
+def load_checkpoint(
+    path: Path, fingerprint: Mapping[str, Any], like: Mapping[str, Array], columns: Sequence[str]
+) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: the file.
+        fingerprint: what the run that goes on has in common with the one that wrote the checkpoint.
+        like: arrays of the names, shapes and dtypes that the checkpoint must hold.
+        columns: the keys of each record of its history.
 
     Raises:
-        UserError: there is none, it is damaged, or it belongs to a run with another configuration or other data.
+        UserError: the file is damaged, or it belongs to a run with another configuration or other data.
     """
-    if not path.exists():
-        raise UserError(f"{path}: there is no checkpoint to resume from; leave out --resume to start a new run")
-    arrays = read_arrays(path)
-    try:
-        about = json.loads(str(arrays.pop("about")))
-        epoch, history, before = (about[key] for key in ("epoch", "history", "fingerprint"))
-        if not isinstance(before, dict) or len(history) != epoch:
-            raise ValueError("a record for each epoch, and a fingerprint, are missing")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: this is no checkpoint of a training run") from error
-    for key in sorted({*before, *fingerprint}):
-        then, now = before.get(key, "not set"), fingerprint.get(key, "not set")
-        if then != now:
-            raise UserError(f"{path}: the run was started with {key} = {then!r}, and cannot go on with {now!r}")
-    for name in sorted({*arrays, *like}):
-        found, expected = (tuple(tree[name].shape) if name in tree else None for tree in (arrays, like))
-        if found != expected:
-            raise UserError(f"{path}: {name} has the shape {found} there, but {expected} in this run")
+    with open_arrays(path) as found:
+        if "about" not in found:
+            raise UserError(f"{path}: this is no checkpoint of a training run")
+        try:
+            epoch, history, before = _read_about(str(found["about"]), columns)
+        except (KeyError, TypeError, ValueError, RecursionError, SystemError) as error:  # NumPy's, of broken characters
+            raise UserError(f"{path}: this is no checkpoint of a training run") from error
+        for key in sorted({*before, *fingerprint}):
+            then, now = before.get(key, "not set"), fingerprint.get(key, "not set")
+            if then != now:
+                raise UserError(f"{path}: the run was started with {key} = {then!r}, and cannot go on with {now!r}")
+        for name in sorted({*found, *like} - {"about"}):
+            if name not in found or name not in like:
+                raise UserError(f"{path}: {name} is only {'in this run' if name in like else 'there, not in this run'}")
+        arrays = {name: found[name] for name in like}
+        for name, expected in like.items():
+            there, here = (f"{array.dtype.name} of shape {array.shape}" for array in (arrays[name], expected))
+            if there != here:
+                raise UserError(f"{path}: {name} is {there} there, but {here} in this run")
     return Checkpoint(epoch, arrays, history, before)
+
+
+def _read_about(text: str, columns: Sequence[str]) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
+    """Return epoch, history and fingerprint, of the types that `Checkpoint.write` was given."""
+    about = json.loads(text)
+    epoch, history, before = (about[key] for key in ("epoch", "history", "fingerprint"))
+    if type(epoch) is not int or epoch < 1 or not isinstance(history, list) or len(history) != epoch:
+        raise ValueError("the history must have a record for each epoch")
+    for number, record in enumerate(history, start=1):
+        if not isinstance(record, dict) or list(record) != list(columns):
+            raise ValueError(f"a record must have the keys {columns}")
+        first, *values = record.values()
+        if type(first) is not int or first != number:
+            raise ValueError("the records must be in the order of the epochs")
+        if not all(type(value) is float and math.isfinite(value) for value in values):
+            raise ValueError("the values of a record must be finite numbers")
+    if not isinstance(before, dict) or any(isinstance(value, (dict, list)) for value in before.values()):
+        raise ValueError("a fingerprint must have one value for each key")
+    return epoch, history, before
 
 
 def fingerprint(config: Mapping[str, Any], digest: str) -> dict[str, Any]:

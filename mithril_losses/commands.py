@@ -24,7 +24,7 @@ from mithril_losses._pairs import PROPERTIES, Pair, catalogue, find_loss
 from mithril_losses._reduction import REDUCTIONS
 from mithril_losses._validation import did_you_mean
 from mithril_losses.benchmarks.command import bench
-from mithril_losses.config import UserError, read_config, require_writable, user_error
+from mithril_losses.config import UserError, printable, read_config, require_writable, user_error
 
 UsageError: Any = typer.BadParameter.__base__  # typer exports only this one of its usage errors
 
@@ -37,17 +37,17 @@ class Group(TyperGroup):
         try:
             code = super().main(*args, **keywords | {"standalone_mode": False})
         except UserError as error:
-            _fail(str(error))
+            _fail(error)
         except MemoryError as error:
-            _fail(f"not enough memory: {error}")
+            _fail(UserError(f"not enough memory: {error}"))
         except UsageError as error:
             command = error.ctx.command_path if error.ctx else "mithril-losses"
-            _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
+            _fail(UserError(f"{' '.join(error.format_message().split()).rstrip('.')}; see {command} --help"))
         sys.exit(code)
 
 
-def _fail(message: str) -> NoReturn:
-    for line in message.splitlines():
+def _fail(error: UserError) -> NoReturn:
+    for line in error.args:
         typer.echo(f"error: {line}", err=True)
     sys.exit(2)
 
@@ -119,12 +119,12 @@ def train(
         with interruption.handled(), bar:
             result = training.train(settings, resume=resume, on_batch=on_batch, on_epoch=table.add)
     except KeyboardInterrupt as error:
-        kept = f"epoch {table.epoch} is kept in {settings.run.output}; --resume continues from there"
+        kept = f"epoch {table.epoch} is kept in {printable(settings.run.output)}; --resume continues from there"
         typer.echo(f"interrupted: {kept if table.epoch else 'no epoch was complete'}", err=True)
         raise typer.Exit(130) from error
     for output, accuracy in result.accuracy.items():
-        console.print(f"test accuracy ({output}): {100.0 * accuracy:.2f} %", markup=False)
-    console.print("written: " + ", ".join(map(str, result.files)), markup=False, soft_wrap=True)
+        console.print(Text(f"test accuracy ({printable(output)}): {100.0 * accuracy:.2f} %"))
+    console.print(Text("written: " + ", ".join(map(printable, result.files))), soft_wrap=True)
 
 
 class Interruption:
@@ -185,7 +185,7 @@ class EpochTable:
         }
         table = Table(box=None, show_header=self.epoch == 0, pad_edge=False)
         self.epoch = int(record["epoch"])
-        for name in cells:
+        for name in map(printable, cells):
             table.add_column(Text(name), justify="right", width=max(len(name), 9), overflow="fold")
         table.add_row(*cells.values())
         self._console.print(table)
@@ -304,7 +304,7 @@ def check(
             cells = (f"{found.worst:.1e}", method, f"{found.order:.2f}", Text("right", style="green"))
         else:
             wrong += 1
-            cells = ("", "", "", Text(str(found), style="red"))
+            cells = ("", "", "", Text(printable(found), style="red"))
         table.add_row(pair.name, *cells)
     new_console().print(table)
     typer.echo(f"{len(pairs) - wrong} of {len(pairs)} gradients are right ({library})")
@@ -328,7 +328,7 @@ def _check_all(names: list[str], report: Path | None) -> NoReturn:
         console.print(Text(f"{evidence.loss}: {evidence.proof}; {errors}; {passed} of {run} edge cases"))
         for name, faults in evidence.failed.items():
             for fault in faults:
-                console.print(Text(f"    {name}: {fault}", style="red"))
+                console.print(Text(f"    {name}: {printable(fault)}", style="red"))
     if report is not None:
         report.write_text(trust.page(found), encoding="utf-8")
     right = sum(evidence.is_right for evidence in found)

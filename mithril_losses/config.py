@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from mithril_losses._validation import did_you_mean
+from mithril_losses.backends._toml import parse_toml, require_shallow
 from mithril_losses.models.perceptron import Perceptron
 from mithril_losses.objectives.config import Name, ObjectiveConfig, Section, check_keys, error_lines, problem, read_toml
 from mithril_losses.optimizers import Adam, Optimizer, Sgd
@@ -23,13 +24,35 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 OutputName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 
 
+def printable(text: object) -> str:
+    r"""Return the text with what a terminal would obey, not show, in the notation of Python's strings.
+
+    Names in files are chosen by whoever wrote the file: each passes through here before a terminal gets it.
+
+    Example:
+        >>> print(printable("a\x1b[2Jb"), printable("Größe"))
+        a\x1b[2Jb Größe
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
+
+
 class UserError(Exception):
-    """What the user supplied cannot be used; the message says why, and is all that the user needs to see."""
+    """What the user supplied cannot be used. The message says why, and is all that the user needs to see.
+
+    Args:
+        lines: the message. Names in it may hold anything, as the lines are made `printable` here.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(printable, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 def require_writable(path: Path) -> None:
     """Raise a `UserError` unless a file can be written at `path`: before the work of minutes that goes into it."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UserError(f"{path} cannot be written")
 
 
@@ -171,17 +194,19 @@ def read_config(
             `MITHRIL_LOSSES_BACKEND`, and that over the file.
 
     Raises:
-        UserError: the file cannot be read, or a line for each key that is unknown, missing or has an impossible value.
+        UserError: the file cannot be read, is no TOML or is beyond the limits of `read_toml`; or a line for each key
+            that is unknown, missing or has an impossible value.
     """
     with user_error():
         table = read_toml(Path(path))
     for change in changes:
-        with user_error(f"--set {change}"):
+        with user_error(f"--set {change[:200]}"):
             apply_change(table, change)
+            require_shallow(table)
     try:
         config = TrainingConfig.model_validate(table)
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {line}" for line in error_lines(error))) from error
+        raise UserError(*(f"{path}: {line}" for line in error_lines(error))) from error
     if backend is None and os.environ.get("MITHRIL_LOSSES_BACKEND"):
         return config.model_copy(update={"backend": None})  # get_backend() reads the variable and names it in errors
     return config if backend is None else config.model_copy(update={"backend": backend})
@@ -220,7 +245,7 @@ def _index(part: str, place: Any) -> int:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import warnings
 import zipfile
-import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mithril_losses._validation import did_you_mean
 from mithril_losses.backends._namespace import Array
 from mithril_losses.config import DataConfig, UserError, user_error
+
+# What is read of one file may be as large as the file, or as this where it is compressed: a file can unpack to 1,000
+# times its size.
+LARGEST_UNPACKED = 2**30
 
 DIGITS = "scikit-learn's digits"
 DIGITS_SHAPE = (8, 8)
@@ -38,16 +45,18 @@ def load_dataset(config: DataConfig, entries: Collection[str], seed: int, dtype:
         UserError: the file cannot be read, lacks an array, or holds one that is not numeric, not finite or of another
             length than the input.
     """
-    names = sorted({config.input, *entries})
     origin = config.file or DIGITS
-    arrays = _digits() if config.file is None else read_arrays(config.file)
-    for name in names:
-        if name not in arrays:
-            raise UserError(
-                f"{origin}: unknown data entry {name!r}{did_you_mean(name, arrays)} (known: {', '.join(arrays)})"
-            )
-        _check_numbers(f"{origin}: array {name!r}", arrays[name], dtype)
-    arrays = {name: arrays[name] for name in names}
+    arrays: dict[str, Array] = {}
+    source: AbstractContextManager[Mapping[str, Array]]
+    source = nullcontext(_digits()) if config.file is None else open_arrays(config.file)
+    with source as found:
+        for name in sorted({config.input, *entries}):
+            if name not in found:
+                raise UserError(
+                    f"{origin}: unknown data entry {name!r}{did_you_mean(name, found)} (known: {', '.join(found)})"
+                )
+            arrays[name] = found[name]
+            _check_numbers(f"{origin}: array {name!r}", arrays[name], dtype)
     inputs = arrays[config.input]
     if inputs.ndim != 2 or not np.issubdtype(inputs.dtype, np.floating):
         raise UserError(
@@ -86,7 +95,7 @@ def _split(arrays: Mapping[str, Array], config: DataConfig, seed: int) -> Datase
 
 
 def _check_numbers(where: str, array: Array, dtype: str) -> None:
-    if array.ndim == 0 or not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+    if array.ndim == 0 or array.dtype.kind not in "fiu":
         raise UserError(
             f"{where} must hold one number or row of numbers per example, got {array.dtype} of shape {array.shape}"
         )
@@ -106,22 +115,99 @@ def _digits() -> dict[str, Array]:
     return {"image": digits.data / 16.0, "label": digits.target}
 
 
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Return the arrays of an `.npz` file by name.
+class ArrayFile(Mapping[str, Array]):
+    """The arrays of an open `.npz` file by name; each is read when it is asked for. See `open_arrays`."""
+
+    def __init__(self, path: str | os.PathLike[str], archive: zipfile.ZipFile, largest: int) -> None:
+        self._path = path
+        self._archive = archive
+        self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        self._left = self._largest = largest
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members  # what Mapping does by itself reads the array
+
+    def __getitem__(self, name: str) -> Array:
+        """Return an array.
+
+        Raises:
+            UserError: it is damaged, is no array, holds Python objects or is too large.
+        """
+        info = self._members[name]
+        with _reading(self._path, name), self._archive.open(info) as member:
+            shape, dtype = _read_header(member)
+            unpacked = info.file_size - member.tell()
+        with user_error(f"{self._path}: array {name!r}"):
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects, which are not read (allow_pickle is False)")
+            if math.prod(shape) * dtype.itemsize != unpacked:
+                raise ValueError(f"it holds {unpacked} bytes, which are not {dtype} of shape {shape}")
+            self._left -= unpacked
+            if self._left < 0:
+                raise ValueError(
+                    f"it unpacks to {unpacked:,} bytes, but the arrays that are read of this file may have "
+                    f"{self._largest:,} bytes together; save them uncompressed (numpy.savez)"
+                )
+        with _reading(self._path, name), self._archive.open(info) as member:
+            array: Array = np.lib.format.read_array(member, allow_pickle=False)
+            member.read()  # the checksum is compared at the end
+            return array
+
+
+def _read_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"version {version} of the format is for structured arrays")
+    try:
+        shape, _, dtype = readers[version](member)
+    except MemoryError as error:  # a header is short: this is the parser's own stack
+        raise ValueError("the header is nested too deeply") from error
+    return shape, dtype
+
+
+@contextmanager
+def open_arrays(path: str | os.PathLike[str]) -> Iterator[ArrayFile]:
+    """Open an `.npz` file: the arrays that are asked for are read, and no others.
+
+    Together they may have as many bytes as the file, or `LARGEST_UNPACKED` where that is more.
 
     Raises:
-        UserError: the file cannot be read, is damaged, is no `.npz` file or holds pickled objects.
+        UserError: the file cannot be read, is damaged or is no `.npz` file; or as in `ArrayFile`.
     """
-    with user_error(str(path)):
+    with ExitStack() as stack:
+        with user_error(str(path)):
+            file = stack.enter_context(open(path, "rb"))
+            if file.read(2) not in (b"PK", b""):
+                raise ValueError("this is no .npz file of arrays by name")
+        with _reading(path):
+            largest = max(os.fstat(file.fileno()).st_size, LARGEST_UNPACKED)
+            found = ArrayFile(path, zipfile.ZipFile(file), largest)
+        yield found
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str], name: str = "") -> Iterator[None]:
+    """Turn whatever a library raises about the bytes of a file into one line.
+
+    Damaged bytes reach any line of the parsers of ZIP, deflate, Python literals and dtypes, so these raise exceptions
+    of any kind, and warnings.
+    """
+    with user_error(str(path)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            with open(path, "rb") as file:
-                if file.read(2) not in (b"PK", b""):
-                    raise ValueError("this is no .npz file of arrays by name")
-                file.seek(0)
-                found = np.load(file, allow_pickle=False)
-                return {name: found[name] for name in found.files}
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"the file is truncated or damaged ({error})") from error
+            yield
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            where = f"array {name!r} is" if name else "the file is"
+            raise ValueError(f"{where} truncated or damaged ({type(error).__name__}: {error})") from error
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:

@@ -571,7 +571,8 @@ def _wasserstein(
     p = _POWER.check("p", p)
     shapes = tuple(predictions.shape), tuple(targets.shape)
     axis = normalize_axis("axis", axis, len(shapes[0]))
-    if shapes[0][:axis] != shapes[1][:axis] or shapes[0][axis + 1 :] != shapes[1][axis + 1 :]:
+    others = [(len(shape), shape[:axis], shape[axis + 1 :]) for shape in shapes]
+    if others[0] != others[1]:
         raise ValueError(
             f"predictions and targets must have the same shape but along axis {axis}, got {shapes[0]} and {shapes[1]}"
         )

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mithril_losses.backends._namespace import Array
+from mithril_losses.config import printable
 
 _COLUMNS, _ROWS = 5, 6
 _RIGHT, _WRONG = "black", "tab:red"
@@ -75,7 +76,8 @@ def _draw_curves(figure: Any, history: Sequence[Mapping[str, float]]) -> None:
     components = [key.removeprefix("train_") for key in history[0] if key.startswith("train_")]
     for index, name in enumerate(components):
         color, width = ("black", 2.2) if name == "loss" else (f"C{index - 1}", 1.6)
-        label = "total loss (weighted)" if name == "loss" else name
+        # Matplotlib warns of a character that its font lacks, and the warning holds the character.
+        label = "total loss (weighted)" if name == "loss" else printable(name)
         train, test = ([record[f"{part}_{name}"] for record in history] for part in ("train", "test"))
         axes[0].plot(epochs, train, color=color, linewidth=width, marker=marker, label=label)
         axes[0].plot(epochs, test, color=color, linewidth=width, marker=marker, linestyle="--")
@@ -91,7 +93,7 @@ def _draw_curves(figure: Any, history: Sequence[Mapping[str, float]]) -> None:
     for key in accuracies:
         output = key.removeprefix("accuracy_")
         percent = [100.0 * record[key] for record in history]
-        label = f"{output}: {percent[-1]:.1f} % in the end"
+        label = f"{printable(output)}: {percent[-1]:.1f} % in the end"
         axes[1].plot(epochs, percent, marker=marker, label=label)
         axes[1].set_ylabel("test accuracy / %")
         axes[1].legend(fontsize="small", loc="lower right")

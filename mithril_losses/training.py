@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +16,20 @@ from scipy.special import expit
 
 from mithril_losses.backends import get_backend
 from mithril_losses.backends._namespace import Array
-from mithril_losses.checkpoints import (
-    Checkpoint,
-    fingerprint,
-    join,
-    load_checkpoint,
-    prepare_folder,
-    split,
-    write_atomically,
-)
+from mithril_losses.checkpoints import Checkpoint, fingerprint, join, load_checkpoint, split
 from mithril_losses.config import TrainingConfig, UserError, user_error
 from mithril_losses.data import DIGITS, DIGITS_SHAPE, PARAMETERS, batches, generator, load_dataset
 from mithril_losses.domains import ClassTargets
+from mithril_losses.files import Write, owned, write_atomically
 from mithril_losses.models import compile_model
 from mithril_losses.objectives import Term
 from mithril_losses.optimizers import State
 from mithril_losses.plotting import Examples, draw_training
 
 Record = dict[str, float]  # one epoch: "epoch", "train_loss", "train_<component>", …, "accuracy_<output>"
+
+# What a run writes into its folder.
+FILES = WEIGHTS, HISTORY, CHECKPOINT, PICTURE = "parameters.npz", "history.csv", "checkpoint.npz", "training.png"
 
 
 class Progress(NamedTuple):
@@ -70,9 +67,11 @@ def train(
 ) -> TrainingResult:
     """Train the model of a configuration, and write parameters, history, picture and checkpoint.
 
-    Nothing is written before the first epoch is complete; from then on `checkpoint.npz`, `parameters.npz` and
-    `history.csv` are replaced after each epoch, so that an interrupted run (`KeyboardInterrupt` goes through) leaves
-    its last complete epoch behind.
+    No file of an earlier run is touched before the first epoch is complete. From then on `checkpoint.npz`,
+    `parameters.npz` and `history.csv` are replaced after each epoch, so that an interrupted run (`KeyboardInterrupt`
+    goes through) leaves its last complete epoch behind. What stands beside a checkpoint is always of the same epoch. A
+    process that is killed may leave a checkpoint alone; then `resume` writes the other files first. One run at a time
+    owns the folder.
 
     Args:
         config: see `read_config`.
@@ -83,29 +82,29 @@ def train(
 
     Raises:
         UserError: something in the configuration, the data, the checkpoint or the output folder is not as it must be,
-            or a loss stopped being finite.
+            another run owns the folder, or a loss stopped being finite.
     """
     trainer = Trainer(config)
     folder = Path(config.run.output)
     epochs = config.run.epochs
-    done = trainer.resume(folder / "checkpoint.npz", epochs) if resume else trainer.start()
-    prepare_folder(folder)
-    for record in done.history:
-        report(on_epoch, record)
-    while done.epoch < epochs:
-        done = trainer.run_epoch(done, epochs, on_batch)
-        with user_error(f"cannot write into {folder}", OSError):
-            if done.epoch == 1:  # from here on nothing in the folder is of an earlier run
-                (folder / "training.png").unlink(missing_ok=True)
+    if resume and not os.path.exists(folder / CHECKPOINT):
+        raise UserError(
+            f"{folder / CHECKPOINT}: there is no checkpoint to resume from; leave out --resume to start a new run"
+        )
+    with owned(folder, FILES):
+        done = trainer.resume(folder / CHECKPOINT, epochs) if resume else trainer.start()
+        if resume:
             trainer.save(done, folder)
-        report(on_epoch, done.history[-1])
-    files = [folder / name for name in ("parameters.npz", "history.csv", "checkpoint.npz")]
-    with user_error(f"cannot write into {folder}", OSError):
-        trainer.save(done, folder)
+        for record in done.history:
+            report(on_epoch, record)
+        while done.epoch < epochs:
+            done = trainer.run_epoch(done, epochs, on_batch)
+            trainer.save(done, folder)
+            report(on_epoch, done.history[-1])
         if config.run.picture:
-            files.append(folder / "training.png")
-            trainer.draw(done, files[-1])
-    return TrainingResult(done.params, done.history, trainer.accuracy(done.params), files)
+            trainer.draw(done, folder)
+    written = [folder / name for name in FILES[: 3 + config.run.picture]]
+    return TrainingResult(done.params, done.history, trainer.accuracy(done.params), written)
 
 
 def report(callback: Callable[[Any], None] | None, event: Any) -> None:
@@ -157,7 +156,10 @@ class Trainer:
         self.fingerprint = fingerprint(described.model_dump(), dataset.digest)
         with user_error("objective"):  # shapes, labels and domains show when the losses first meet the data
             for data in (self.train_data, self.test_data):
-                self._values(self.initial_parameters, data, step=0, check_finite=True)
+                values = self._values(self.initial_parameters, data, step=0, check_finite=True)
+        losses = [f"{part}_{name}" for part in ("train", "test") for name in values]
+        accuracies = [f"accuracy_{output}" for _, output, _ in self._classifiers()]
+        self.columns = list(dict.fromkeys(["epoch", *losses, *accuracies]))
 
     # --- the course of a run -----------------------------------------------------------------------------------------
 
@@ -169,8 +171,8 @@ class Trainer:
     def resume(self, path: Path, epochs: int) -> RunState:
         """Return the state in a checkpoint."""
         slots = self.optimizer.initial_state(self.initial_parameters)
-        like = join({"parameters": self.initial_parameters} | slots)
-        checkpoint = load_checkpoint(path, self.fingerprint, like)
+        like = self._to_numpy(join({"parameters": self.initial_parameters} | slots))
+        checkpoint = load_checkpoint(path, self.fingerprint, like, self.columns)
         if checkpoint.epoch > epochs:
             raise UserError(f"{path}: {checkpoint.epoch} epochs are done already, run.epochs asks for {epochs}")
         trees = split(checkpoint.arrays, ["parameters", *slots])
@@ -232,13 +234,17 @@ class Trainer:
     # --- what comes out ----------------------------------------------------------------------------------------------
 
     def save(self, state: RunState, folder: Path) -> None:
-        """Replace the files of the run by those of `state`."""
+        """Replace the files of the run by those of `state`; a picture is of an earlier one."""
         params = self._to_numpy(state.params)
         slots = {slot: self._to_numpy(tree) for slot, tree in state.optimizer_state.items()}
-        write_atomically(folder / "parameters.npz", lambda file: np.savez(file, **params))
-        write_atomically(folder / "history.csv", lambda file: file.write(to_csv(state.history).encode()))
-        arrays = join({"parameters": params} | slots)  # last: where it is, the others are
-        Checkpoint(state.epoch, arrays, state.history, self.fingerprint).save(folder / "checkpoint.npz")
+        checkpoint = Checkpoint(state.epoch, join({"parameters": params} | slots), state.history, self.fingerprint)
+        files: dict[Path, Write] = {
+            folder / CHECKPOINT: checkpoint.write,
+            folder / WEIGHTS: lambda file: np.savez(file, **params),
+            folder / HISTORY: lambda file: file.write(to_csv(state.history).encode()),
+        }
+        with user_error(f"cannot write into {folder}", OSError):
+            write_atomically(files, outdated=[folder / PICTURE])
 
     def accuracy(self, params: dict[str, Array]) -> dict[str, float]:
         """Return the test accuracy of each output whose target holds class labels."""
@@ -250,10 +256,11 @@ class Trainer:
             accuracy[output] = float(np.mean(predictions[output].argmax(axis=-1)[counted] == labels[counted]))
         return accuracy
 
-    def draw(self, state: RunState, path: Path) -> None:
+    def draw(self, state: RunState, folder: Path) -> None:
         """Write the picture of the run."""
         figure = draw_training(state.history, self._examples(state.params))
-        write_atomically(path, lambda file: figure.savefig(file, format="png"))
+        with user_error(f"cannot write into {folder}", OSError):
+            write_atomically({folder / PICTURE: lambda file: figure.savefig(file, format="png")})
 
     def _examples(self, params: dict[str, Array]) -> Examples | None:
         """Return what the picture shows of the test examples: None where the inputs are no pictures."""

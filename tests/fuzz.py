@@ -6,6 +6,7 @@ Most files name real losses and wire them to outputs and data at random; then ke
 given values of other types, and bytes of the text are changed. Three things must hold for every file:
 
 * exit code 0, or exit code 2 with nothing but lines `error: …` on stderr; no exception but `SystemExit`;
+* nothing that a terminal would obey is printed;
 * a file that runs has no key that was ignored: what was read holds every value of the file;
 * nothing but the output folder is written.
 
@@ -14,6 +15,7 @@ Each file is made from its own seed. A failure prints the line that makes the sa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -133,7 +135,8 @@ def _weighted(draw: random.Random, term: Table) -> Table:
 
 STRANGE: list[Any] = [
     0, -1, 1, 2**31, 2**63 - 1, -(2**63), 1e308, -0.0, 1e-320, math.nan, math.inf, True, False, "", " ", "mse_loss",
-    "os.system", "__import__('os')", "../../etc", "é∂\u0000"[:2], "x" * 300, [], [[]], [1, "a"], {}, {"a": {"b": []}},
+    "os.system", "__import__('os')", "../../etc", "é∂", "a\u0000b", "\u001b]0;\u0007\u009b2J", "x" * 300,
+    [], [[]], [1, "a"], {}, {"a": {"b": []}},
 ]  # fmt: skip
 
 
@@ -208,9 +211,12 @@ def run(seed: int, folder: Path, data: Path, backend: str) -> int:
     path = folder / "config.toml"
     path.write_bytes(make(seed, data, output))
     before = set(folder.rglob("*"))
-    result = CliRunner().invoke(app, ["train", str(path), "--backend", backend], prog_name="mithril-losses")
+    with contextlib.chdir(folder):  # of the paths that go astray some are relative
+        result = CliRunner().invoke(app, ["train", str(path), "--backend", backend], prog_name="mithril-losses")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise Failure(f"{type(result.exception).__name__}: {result.exception}") from result.exception
+    if obeyed := {each for each in result.output if not each.isprintable()} - {"\n"}:
+        raise Failure(f"a terminal would obey {obeyed}")
     if result.exit_code == 2:
         if not re.fullmatch(r"(error: [^\n]+\n)+", result.stderr):
             raise Failure(f"exit code 2, but stderr is {result.stderr!r}")

@@ -346,7 +346,7 @@ class TestBadFiles(CommandLineTestCase):
         self.assertEqual(self.output.read_text(encoding="utf-8"), "something else")
 
     def test_an_output_that_cannot_be_written_into(self) -> None:
-        with mock.patch("pathlib.Path.touch", side_effect=PermissionError(13, "Permission denied")):
+        with mock.patch("mithril_losses.files.os.open", side_effect=PermissionError(13, "Permission denied")):
             self.assert_fails(self.train(), "run.output", "Permission denied")
 
     def test_a_full_disk(self) -> None:

@@ -462,6 +462,7 @@ class Wasserstein(unittest.TestCase):
             ((2, 3), (2, 3), {"axis": None}, TypeError, "axis must be an integer"),
             ((2, 3), (4, 3), {}, ValueError, r"same shape but along axis 1, got \(2, 3\) and \(4, 3\)"),
             ((2, 3), (3,), {}, ValueError, r"same shape but along axis 1, got \(2, 3\) and \(3,\)"),
+            ((2, 3), (2,), {}, ValueError, r"same shape but along axis 1, got \(2, 3\) and \(2,\)"),
             ((2, 3), (2, 0), {}, ValueError, "at least one sample on either side, got 3 and 0"),
             ((), (), {}, ValueError, "axis -1 is out of range"),
             ((2, 3), (2, 3), {"reduction": "average"}, ValueError, "reduction must be one of"),

@@ -10,7 +10,7 @@ from unittest import mock
 import fuzz
 from parameterized import parameterized
 
-from mithril_losses import training
+from mithril_losses import commands, training
 from mithril_losses.objectives import config
 
 
@@ -30,6 +30,11 @@ class TestFuzz(unittest.TestCase):
         broken = mock.patch.object(training, "train", side_effect=IndexError("out of range"))
         with broken, self.assertRaisesRegex(fuzz.Failure, "IndexError: out of range"):
             fuzz.fuzz(iter(range(100)))
+
+    def test_what_a_terminal_obeys_is_a_failure(self) -> None:
+        broken = mock.patch.object(commands, "printable", str)
+        with broken, self.assertRaisesRegex(fuzz.Failure, "a terminal would obey"):
+            self._run_with(lambda table: table["objective"]["terms"][0].update(name="\x9b2J"))
 
     def test_an_ignored_key_is_a_failure(self) -> None:
         broken = mock.patch.object(config, "check_keys")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from parameterized import parameterized
 
-from mithril_losses.checkpoints import write_atomically
 from mithril_losses.config import TrainingConfig, UserError, read_config
 from mithril_losses.data import batches, generator
+from mithril_losses.files import write_atomically
 from mithril_losses.models.perceptron import Perceptron
 from mithril_losses.optimizers import Adam, Sgd
 from mithril_losses.plotting import Examples, draw_training
@@ -256,8 +256,8 @@ class TestResume(RunTestCase):
         about = json.loads(str(whole["about"]))
         name = next(name for name in whole if name.endswith("_bias"))
         for changes, message in (
-            ({name: np.zeros(3)}, rf"{name} has the shape \(3,\) there, but"),
-            ({"parameters/other": np.zeros(3)}, r"parameters/other has the shape \(3,\) there, but None"),
+            ({name: np.zeros(3)}, rf"{name} is float64 of shape \(3,\) there, but float64 of shape \(12,\)"),
+            ({"parameters/other": np.zeros(3)}, "parameters/other is only there, not in this run"),
             ({"about": np.array("[1, 2]")}, "no checkpoint"),
             ({"about": np.array(json.dumps(about | {"epoch": "x"}))}, "no checkpoint"),
             ({"about": np.array(json.dumps(about | {"history": []}))}, "no checkpoint"),
@@ -294,7 +294,7 @@ class TestFiles(RunTestCase):
             raise OSError(28, "No space left on device")
 
         with self.assertRaises(OSError):
-            write_atomically(path, fail)
+            write_atomically({path: fail})
         self.assertEqual([(p.name, p.read_bytes()) for p in self.folder.iterdir()], [("file", b"old")])
 
 

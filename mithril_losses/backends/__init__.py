@@ -87,11 +87,11 @@ def _configured_name() -> tuple[str, str]:
     if not path.is_file():
         return "numpy", ""
 
-    import tomllib
+    from mithril_losses.backends._toml import read_toml_file
 
     try:
-        name = tomllib.loads(path.read_text(encoding="utf-8")).get("backend", "numpy")
-    except ValueError as error:  # of the syntax or of the encoding
+        name = read_toml_file(path).get("backend", "numpy")
+    except ValueError as error:  # of the syntax, the encoding or the size
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(name, str):
         raise ValueError(f"{path}: backend must be a name such as 'numpy', got {name!r}")

@@ -22,7 +22,7 @@ from mithril_losses.benchmarks.page import markdown
 from mithril_losses.benchmarks.plan import Plan
 from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import tables
-from mithril_losses.config import UserError, require_writable, user_error
+from mithril_losses.config import UserError, printable, require_writable, user_error
 
 _SIZES = ("small", "medium", "large")
 _DEVICES: tuple[Device, ...] = ("cpu", "cuda")
@@ -65,7 +65,7 @@ def bench(
     for table in tables(results):
         console.print(table)
     if interrupted:
-        typer.echo("interrupted" + (f": what was measured is kept in {csv}" if csv else ""), err=True)
+        typer.echo("interrupted" + (f": what was measured is kept in {printable(csv)}" if csv else ""), err=True)
         raise typer.Exit(130)
     if chart is not None:
         from mithril_losses.benchmarks.chart import draw_chart  # matplotlib takes a second to import
@@ -74,9 +74,9 @@ def bench(
     if page is not None:
         place = None if chart is None else Path(os.path.relpath(chart, page.parent)).as_posix()
         page.write_text(markdown(results, plan.setting, plan.seconds, place), encoding="utf-8")
-    written = ", ".join(str(path) for path in (csv, chart, page) if path is not None)
+    written = ", ".join(printable(path) for path in (csv, chart, page) if path is not None)
     if written:
-        console.print(f"written: {written}", markup=False, soft_wrap=True)
+        console.print(Text(f"written: {written}"), soft_wrap=True)
 
 
 def _plan(

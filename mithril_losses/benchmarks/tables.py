@@ -9,6 +9,7 @@ from rich.text import Text
 
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results, Row
+from mithril_losses.config import printable
 
 _GROUPS: dict[str, Callable[[Case], bool]] = {
     "small": lambda case: case.size == "small",
@@ -32,7 +33,7 @@ def tables(results: Results) -> Iterator[Table]:
         table.add_column("note", overflow="fold")
         for case in cases:
             for i, row in enumerate(results.of(case)):
-                cells = (case.name if i == 0 else "", row.candidate.name, *_cells(results, row), row.note)
+                cells = (case.name if i == 0 else "", row.candidate.name, *_cells(results, row), printable(row.note))
                 table.add_row(*map(Text, cells), style="bold" if row.candidate.kind == "ours" else "")
             table.add_section()
         yield table

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from mithril_losses._pairs import find_loss
 from mithril_losses._validation import did_you_mean
+from mithril_losses.backends._toml import parse_toml, read_toml_file
 from mithril_losses.objectives import schedules
 from mithril_losses.objectives.composition import CompositeLoss, ScheduledLoss, WeightedLoss
 from mithril_losses.objectives.objective import Objective
@@ -74,15 +75,19 @@ def read_toml(source: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the tables of a TOML file: the path of a file that ends in `.toml`, or the text itself.
 
     Raises:
-        ValueError: the text is not TOML; the message names the line.
+        ValueError: the text is not TOML (the message names the line), a file is larger than 1 MB, or tables and lists
+            are nested more than 32 levels deep.
         OSError: the file cannot be read.
     """
     text = os.fspath(source)
     is_file = isinstance(source, os.PathLike) or (text.endswith(".toml") and "\n" not in text)
+    origin = text if is_file else "the configuration"
     try:
-        return tomllib.loads(Path(text).read_text(encoding="utf-8") if is_file else text)
+        return read_toml_file(Path(text)) if is_file else parse_toml(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{text if is_file else 'the configuration'} is not TOML: {error}") from error
+        raise ValueError(f"{origin} is not TOML: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
 
 
 # --- the tables of an objective -----------------------------------------------------------------------------------
