@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import Apart, elementwise
-from mithril_losses._pairs import Pair, find_loss, gradient_of, value_and_gradient_of
+from mithril_losses._pairs import Pair, find_loss, given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import requested
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._rows import Rows
@@ -122,7 +122,11 @@ def vanilla_generator_loss(fake_scores: Array, *, epsilon: float = 1e-7, **reduc
     return _vanilla_generator.value(fake_scores, epsilon, **reduction)
 
 
-@gradient_of(vanilla_generator_loss, terms=_vanilla_generator)
+@gradient_of(
+    vanilla_generator_loss,
+    terms=_vanilla_generator,
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
 def vanilla_generator_loss_gradient(
     fake_scores: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
 ) -> Array:
@@ -192,7 +196,11 @@ def vanilla_discriminator_loss(
     return _vanilla_discriminator.value(real_scores, fake_scores, epsilon, label_smoothing, **reduction)
 
 
-@gradient_of(vanilla_discriminator_loss, terms=_vanilla_discriminator, properties=("non_negative",))
+@gradient_of(
+    vanilla_discriminator_loss,
+    terms=_vanilla_discriminator,
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
 def vanilla_discriminator_loss_gradient(
     real_scores: Array,
     fake_scores: Array,
@@ -638,7 +646,12 @@ def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **red
 
 
 @gradient_of(
-    wasserstein_discriminator_loss, terms=_wasserstein_discriminator, properties=("convex", "translation_invariant")
+    wasserstein_discriminator_loss,
+    terms=_wasserstein_discriminator,
+    properties=(
+        "convex",
+        given("translation_invariant", reduction=("mean", "weighted_mean"), weights=None, normalizer=None),
+    ),
 )
 def wasserstein_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, **reduction: Unpack[GradientReduction]
@@ -865,7 +878,7 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
     wrt=("real_scores", "fake_scores"),
     domain=_SCORES,
     separable=False,
-    properties=("non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
@@ -932,7 +945,7 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
     on_request=("real_scores",),
     domain=_SCORES,
     separable=False,
-    properties=("non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_generator_loss_gradient(
     fake_scores: Array,
@@ -1001,7 +1014,7 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
     wrt=("real_scores", "fake_scores"),
     domain=_SCORES,
     separable=False,
-    properties=("non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
@@ -1067,7 +1080,7 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
     on_request=("real_scores",),
     domain=_SCORES,
     separable=False,
-    properties=("non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_generator_loss_gradient(
     fake_scores: Array,
@@ -1162,7 +1175,7 @@ def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **redu
     gradient_penalty,
     domain={"input_gradients": REAL, "target_norm": NON_NEGATIVE},
     kinks=lambda input_gradients, target_norm: _penalty_kinks(input_gradients),
-    properties=("non_negative",),
+    properties=(given("convex", target_norm=0.0), "non_negative"),
 )
 def gradient_penalty_gradient(
     input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[GradientReduction]

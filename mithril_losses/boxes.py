@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from mithril_losses._elementwise import ByColumn, elementwise
-from mithril_losses._pairs import gradient_of
+from mithril_losses._pairs import given, gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.domains import REAL, Boxes, SmallestNormal
@@ -202,7 +202,13 @@ def _kinks(predictions: Array, targets: Array) -> tuple[Array, ...]:
     terms=_iou,
     domain=_DOMAIN,
     kinks=_kinks,
-    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        "translation_invariant",
+        given("zero_at_equality", "the boxes have an area"),
+    ),
 )
 def iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−((1 + q) ∂|A ∩ B| − q ∂|A|) / |A ∪ B| / n, q = |A ∩ B| / |A ∪ B|.
@@ -301,7 +307,13 @@ def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack
     terms=_generalized,
     domain=_DOMAIN,
     kinks=_kinks,
-    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        "translation_invariant",
+        given("zero_at_equality", "the boxes have an area"),
+    ),
 )
 def generalized_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """(∂(1 − |A ∩ B| / |A ∪ B|) − (∂|A ∪ B| − r ∂|C|) / |C|) / n, r = |A ∪ B| / |C|.
@@ -394,7 +406,13 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     terms=_distance,
     domain=_DOMAIN,
     kinks=_kinks,
-    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        "translation_invariant",
+        given("zero_at_equality", "the boxes have an area"),
+    ),
 )
 def distance_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """(∂(1 − |A ∩ B| / |A ∪ B|) + (∂ρ² − r ∂c²) / c²) / n, r = ρ² / c².
@@ -501,7 +519,13 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     terms=_complete,
     domain=_DOMAIN,
     kinks=_kinks,
-    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        "translation_invariant",
+        given("zero_at_equality", "the boxes have an area"),
+    ),
 )
 def complete_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """(−(1 − α²) ∂q + ∂(ρ² / c²) + (2α − α²) ∂v) / n.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
+from mithril_losses._pairs import FusedRows, given, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
 from mithril_losses._row_terms import by_row
 from mithril_losses._stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
@@ -248,7 +248,7 @@ def cross_entropy_with_logits(
     mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
     fused_rows=lambda *arguments, **options: _softmax_rows(*arguments, **options),
     check_values=lambda *arguments, **options: _targets(*arguments, **options),
-    properties=("convex", "non_negative"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def cross_entropy_with_logits_gradient(
     logits: Array,
@@ -472,7 +472,7 @@ def cross_entropy_loss(
     domain={"predictions": Distributions(), "targets": ClassTargets(), **_CLASS_OPTIONS, "epsilon": CLIP_WIDTH},
     mass=lambda *arguments, epsilon, **options: _mass(_targets(*arguments, **options)),
     check_values=lambda *arguments, epsilon, **options: _targets(*arguments, **options),
-    properties=("non_negative",),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def cross_entropy_loss_gradient(
     predictions: Array,
@@ -565,7 +565,11 @@ def binary_cross_entropy(
     return _binary_cross_entropy.value(predictions, targets, epsilon, **reduction)
 
 
-@gradient_of(binary_cross_entropy, terms=_binary_cross_entropy, properties=("non_negative",))
+@gradient_of(
+    binary_cross_entropy,
+    terms=_binary_cross_entropy,
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
 def binary_cross_entropy_gradient(
     predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
 ) -> Array:
@@ -803,7 +807,7 @@ def focal_loss(
     return _focal.value(predictions, targets, gamma, alpha, epsilon, **reduction)
 
 
-@gradient_of(focal_loss, terms=_focal, properties=("non_negative",))
+@gradient_of(focal_loss, terms=_focal, properties=(given("convex", "no probability is clipped"), "non_negative"))
 def focal_loss_gradient(
     predictions: Array,
     targets: Array,

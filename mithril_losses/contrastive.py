@@ -17,7 +17,7 @@ from mithril_losses._pair_rows import (
     softmax_both_ways,
     softmax_by_label,
 )
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan, refuse_upstream
 from mithril_losses._stable import along_sphere, unit_and_norm
@@ -213,7 +213,7 @@ def info_nce_loss(
         "normalize": FLAG,
     },
     separable=False,
-    properties=("non_negative", "scale_invariant"),
+    properties=("non_negative", given("scale_invariant", normalize=True)),
 )
 def info_nce_loss_gradient(
     queries: Array,
@@ -407,7 +407,7 @@ def nt_xent_loss(
     wrt=("embedding1", "embedding2"),
     domain={"embedding1": _SET, "embedding2": _SET, "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
-    properties=("non_negative", "scale_invariant", "symmetric"),
+    properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
 def nt_xent_loss_gradient(
     embedding1: Array,
@@ -541,7 +541,7 @@ def supervised_contrastive_loss(
     wrt="embeddings",
     domain={"embeddings": _SET, "labels": PointLabels(4), "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
-    properties=("non_negative", "scale_invariant"),
+    properties=("non_negative", given("scale_invariant", normalize=True)),
     by_numpy=True,
 )
 def supervised_contrastive_loss_gradient(
@@ -683,7 +683,7 @@ def clip_loss(
         "normalize": FLAG,
     },
     separable=False,
-    properties=("non_negative", "scale_invariant", "symmetric"),
+    properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
 def clip_loss_gradient(
     image_embeddings: Array,
@@ -835,7 +835,7 @@ def siglip_loss(
         "normalize": FLAG,
     },
     separable=False,
-    properties=("non_negative", "scale_invariant", "symmetric"),
+    properties=("non_negative", given("scale_invariant", normalize=True), given("symmetric", weights=None)),
 )
 def siglip_loss_gradient(
     image_embeddings: Array,

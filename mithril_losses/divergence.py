@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
 from mithril_losses._reduction import (
     GradientReduction,
@@ -509,7 +509,7 @@ def gaussian_kl_divergence_between(
     gaussian_kl_divergence_between,
     terms=_from_gaussian,
     on_request=("other_mean", "other_logvar"),
-    properties=("non_negative",),
+    properties=("convex", "non_negative"),
 )
 def gaussian_kl_divergence_between_gradient(
     mean: Array,
@@ -941,7 +941,12 @@ def maximum_mean_discrepancy(
         "coef0": NON_NEGATIVE,
     },
     separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
-    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        given("non_negative", unbiased=False),
+        "symmetric",
+        given("translation_invariant", kernel_type=("rbf", "linear")),
+        given("zero_at_equality", unbiased=False),
+    ),
     by_numpy=True,
 )
 def maximum_mean_discrepancy_gradient(

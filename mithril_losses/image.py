@@ -737,7 +737,7 @@ def multi_scale_ssim_loss(
         "scale_weights": _SCALE_WEIGHTS,
     },
     kinks=lambda predictions, targets, **options: _multi_scale_kinks(predictions, targets, **options),
-    properties=("symmetric", "zero_at_equality"),
+    properties=("non_negative", "symmetric", "zero_at_equality"),
 )
 def multi_scale_ssim_loss_gradient(
     predictions: Array,

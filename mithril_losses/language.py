@@ -690,7 +690,7 @@ def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array,
         "ignore_index": "a class index or None",
     },
     compose=_fast_next_tokens,
-    properties=("convex", "non_negative"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(
     logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[GradientReduction]

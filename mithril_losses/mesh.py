@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses._execution import value_and_gradient
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import add_at
 from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
 from mithril_losses._stable import dot, first_axis, floored, last_axis, norm_and_unit
@@ -364,7 +364,12 @@ def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Un
     mesh_normal_loss,
     domain={"pred_normals": REAL, "target_normals": REAL},
     kinks=lambda pred_normals, target_normals: (_lengths(pred_normals),),
-    properties=("non_negative", "scale_invariant", "symmetric", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        given("zero_at_equality", "no normal is the zero vector"),
+    ),
 )
 def mesh_normal_loss_gradient(
     pred_normals: Array, target_normals: Array, **reduction: Unpack[GradientReduction]
@@ -519,7 +524,7 @@ def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, *
     domain={"pred_vertices": PointSets(4, 3), "target_vertices": PointSets(4, 3), "edges": Edges(4)},
     separable=False,  # the edges are shared by all meshes of a batch
     kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
-    properties=("non_negative", "translation_invariant", "zero_at_equality"),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def mesh_edge_loss_gradient(
     pred_vertices: Array, target_vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]

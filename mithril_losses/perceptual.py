@@ -661,7 +661,7 @@ def contextual_loss(
     on_request=("targets",),
     domain={**_DOMAIN, "band_width": POSITIVE, "max_samples": _MAX_SAMPLES, "channels_first": FLAG},
     kinks=_contextual_kinks,
-    properties=("non_negative",),
+    properties=("non_negative", "scale_invariant", "translation_invariant"),
 )
 def contextual_loss_gradient(
     predictions: Features,

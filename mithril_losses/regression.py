@@ -6,7 +6,7 @@ import math
 from typing import Any, Unpack
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import (
     GradientReduction,
     GradientRowReduction,
@@ -19,7 +19,7 @@ from mithril_losses._rows import Rows
 from mithril_losses._stable import norm_and_unit
 from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_one_number, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace
-from mithril_losses.domains import POSITIVE, REAL, Axes, SmallestNormal
+from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
 
 __all__ = [
     "charbonnier_loss",
@@ -285,7 +285,16 @@ def charbonnier_loss(
     return _charbonnier.value(predictions, targets, epsilon, alpha, **reduction)
 
 
-@gradient_of(charbonnier_loss, terms=_charbonnier, properties=("non_negative", "symmetric", "translation_invariant"))
+@gradient_of(
+    charbonnier_loss,
+    terms=_charbonnier,
+    properties=(
+        given("convex", alpha=Interval(1.0, closed=True)),
+        "non_negative",
+        "symmetric",
+        "translation_invariant",
+    ),
+)
 def charbonnier_loss_gradient(
     predictions: Array,
     targets: Array,

@@ -213,7 +213,7 @@ def dice_loss(
         "smooth": NON_NEGATIVE,
         "class_axis": "integer or None",
     },
-    properties=("non_negative",),
+    properties=("non_negative", "symmetric"),
 )
 def dice_loss_gradient(
     predictions: Array,
@@ -332,7 +332,7 @@ def jaccard_loss(
         "smooth": NON_NEGATIVE,
         "class_axis": "integer or None",
     },
-    properties=("non_negative",),
+    properties=("non_negative", "symmetric"),
 )
 def jaccard_loss_gradient(
     predictions: Array,
@@ -1161,7 +1161,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     lovasz_hinge_loss,
     domain={"logits": REAL, "targets": BINARY},
     kinks=lambda logits, targets: _lovasz_hinge_kinks(logits, targets),
-    properties=("convex",),
+    properties=("convex", "non_negative"),
     by_numpy=True,
 )
 def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses import _transport
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, blanked, per_point, requested, shares, squared_distances, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
 from mithril_losses._stable import norm_and_unit, put_back, stable_order, take_in_order
@@ -386,6 +386,9 @@ def sinkhorn_divergence(
         return collect(values, like=pred_points, **reduction)
 
 
+_CONVERGED = "the iterations have converged"
+
+
 @gradient_of(
     sinkhorn_divergence,
     on_request=("target_points",),
@@ -402,7 +405,12 @@ def sinkhorn_divergence(
     separable=False,  # batch elements share nothing, but each is a problem of its own already
     jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
     kinks=lambda pred_points, target_points, **_: _closest(pred_points, target_points),
-    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        given("non_negative", _CONVERGED),
+        given("symmetric", _CONVERGED, pred_weights=None, target_weights=None),
+        "translation_invariant",
+        given("zero_at_equality", _CONVERGED, pred_weights=None, target_weights=None),
+    ),
 )
 def sinkhorn_divergence_gradient(
     pred_points: Array,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mithril_losses._execution import value_and_gradient
-from mithril_losses._pairs import Pair, find_loss, gradient_of
+from mithril_losses._pairs import Pair, find_loss, given, gradient_of
 from mithril_losses._validation import as_dtype, quiet, require_one_number
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.classification import binary_cross_entropy
@@ -168,7 +168,15 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     return _vae(recon_x, x, mu, logvar, reduction).value()
 
 
-@gradient_of(vae_loss, wrt=_WRT, returns=_RETURNS, domain=_DOMAIN, separable=False, compose=_compose(_vae))
+@gradient_of(
+    vae_loss,
+    wrt=_WRT,
+    returns=_RETURNS,
+    domain=_DOMAIN,
+    separable=False,
+    compose=_compose(_vae),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
 def vae_loss_gradient(
     recon_x: Array,
     x: Array,
@@ -250,6 +258,7 @@ def beta_vae_loss(
     domain={**_DOMAIN, "beta": NON_NEGATIVE},
     separable=False,
     compose=_compose(_beta_vae),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def beta_vae_loss_gradient(
     recon_x: Array,
@@ -339,6 +348,7 @@ def vae_loss_free_bits(
         (mu, logvar), {"free_bits": free_bits}
     ),
     compose=_compose(_free_bits_vae),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_free_bits_gradient(
     recon_x: Array,

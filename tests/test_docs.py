@@ -86,3 +86,19 @@ class TestFormulas:
         assert '<mo form="prefix">−</mo>' in to_mathml("[-1, 1]", "inline")
         assert "form" not in to_mathml("a - 1", "inline")
         assert "form" not in to_mathml("(a) - 1", "inline")
+
+
+class TestProperties:
+    """The pages print what a loss declares of itself, and under which condition."""
+
+    def test_a_loss_has_a_section_of_its_properties(self) -> None:
+        text = hook("docstrings").with_properties(
+            "Formula.\n\nSource:\n    A book.", ["convex", "symmetric (swap=False)"]
+        )
+        assert text == "Formula.\n\nProperties:\n    * convex\n    * symmetric (swap=False)\n\nSource:\n    A book."
+
+    def test_a_loss_without_properties_has_none(self) -> None:
+        assert (
+            hook("docstrings").with_properties("Formula.\n\nSource:\n    A book.", [])
+            == "Formula.\n\nSource:\n    A book."
+        )
