@@ -409,8 +409,8 @@ def gaussian_kl_divergence(
 
     Source:
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, 2014, appendix B. https://arxiv.org/abs/1312.6114
-        D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016 (free bits).
-        https://arxiv.org/abs/1606.04934
+        Free bits: D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, with the
+        maximum for each sample in place of that for the mean over the minibatch. https://arxiv.org/abs/1606.04934
     """
     return _gaussian_kl.value(mean, logvar, free_bits, **reduction)
 
@@ -633,8 +633,9 @@ def wasserstein_distance(
         0.5
 
     Source:
-        S. S. Vallender, Calculation of the Wasserstein Distance Between Probability Distributions on the Line, 1974.
-        https://doi.org/10.1137/1118101
+        For p = 1: S. S. Vallender, Calculation of the Wasserstein Distance Between Probability Distributions on the
+        Line, 1974. https://doi.org/10.1137/1118101. For all p: G. Peyré and M. Cuturi, Computational Optimal Transport,
+        2019, remark 2.30. https://doi.org/10.1561/2200000073
     """
     with quiet(array_namespace(predictions=predictions)):
         values, _, _ = _wasserstein(predictions, targets, p, axis, slopes=False)
@@ -961,7 +962,11 @@ def maximum_mean_discrepancy_gradient(
     wrt: Argument | tuple[Argument, ...] = "predictions",
     **reduction: Unpack[GradientReduction],
 ) -> Any:
-    """(2/n² Σⱼ ∂k(xᵢ, xⱼ)/∂xᵢ − 2/nm Σⱼ ∂k(xᵢ, yⱼ)/∂xᵢ) / B; for "rbf" ∂k/∂xᵢ = −k (xᵢ − xⱼ) / σ².
+    """(2/n² Σⱼ ∂₁k(xᵢ, xⱼ) − 2/nm Σⱼ ∂₁k(xᵢ, yⱼ)) / B, with ∂₁k the slope of k by its first argument.
+
+    ∂₁k(x, y) is −k (x − y) / σ² for "rbf", y for "linear" and p (x·y + c)^(p − 1) y for "polynomial". If unbiased, the
+    first sum leaves j = i out and has 2/n(n − 1) in place of 2/n². The gradient wrt the targets is the same with x and
+    y exchanged.
 
     Computed outside PyTorch's autograd graph.
 
@@ -1091,7 +1096,8 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
         3.0
 
     Source:
-        G. J. Székely and M. L. Rizzo, Energy Statistics, 2013. https://doi.org/10.1016/j.jspi.2013.03.018
+        G. J. Székely and M. L. Rizzo, Energy Statistics: A Class of Statistics Based on Distances, 2013.
+        https://doi.org/10.1016/j.jspi.2013.03.018
     """
     with quiet(array_namespace(predictions=predictions)):
         _, values, _ = _energy(predictions, targets, beta)

@@ -117,7 +117,8 @@ def chamfer_distance(
         3.5
 
     Source:
-        H. Fan et al., A Point Set Generation Network for 3D Object Reconstruction, 2017. https://arxiv.org/abs/1612.00603
+        H. Fan et al., A Point Set Generation Network for 3D Object Reconstruction, 2017,
+        with means in place of sums. https://arxiv.org/abs/1612.00603
     """
     with quiet(array_namespace(pred_points=pred_points)):
         options = (squared, pred_weights, target_weights, pred_mask, target_mask)

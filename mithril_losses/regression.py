@@ -279,8 +279,8 @@ def charbonnier_loss(
 
     Source:
         P. Charbonnier et al., Two Deterministic Half-Quadratic Regularization Algorithms for Computed Imaging, 1994.
-        https://doi.org/10.1109/ICIP.1994.413553. With a power: J. T. Barron, A General and Adaptive Robust Loss
-        Function, 2019. https://doi.org/10.1109/CVPR.2019.00446
+        https://doi.org/10.1109/ICIP.1994.413553. With a power: D. Sun, S. Roth and M. J. Black, Secrets of Optical Flow
+        Estimation and Their Principles, 2010. https://doi.org/10.1109/CVPR.2010.5539939
     """
     return _charbonnier.value(predictions, targets, epsilon, alpha, **reduction)
 
@@ -410,7 +410,7 @@ def psnr_loss_gradient(
 ) -> Array:
     """20 / ln 10 · e / Σ e² / B, with the sum over the image's own errors e; 0 for a perfect fit.
 
-    A fit so close that the gradient would leave the range of its dtype has the largest one inside it.
+    A fit so close that the gradient would leave the range of its dtype has one near the end of the range.
 
     Args:
         predictions: as in `psnr_loss`; likewise all other arguments.

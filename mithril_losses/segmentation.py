@@ -199,7 +199,8 @@ def dice_loss(
         0.25
 
     Source:
-        F. Milletari et al., V-Net, 2016. https://doi.org/10.1109/3DV.2016.79
+        F. Milletari et al., V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, 2016,
+        with Σ p + Σ t in place of Σ p² + Σ t². https://doi.org/10.1109/3DV.2016.79
     """
     with quiet(array_namespace(predictions=predictions)):
         return _tversky(predictions, targets, class_axis, smooth, share=2.0).collect(predictions, **reduction)
@@ -317,8 +318,8 @@ def jaccard_loss(
         0.333333
 
     Source:
-        M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks, 2016.
-        https://doi.org/10.1007/978-3-319-50835-1_22
+        M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation,
+        2016. https://doi.org/10.1007/978-3-319-50835-1_22
     """
     with quiet(array_namespace(predictions=predictions)):
         return _tversky(predictions, targets, class_axis, smooth).collect(predictions, **reduction)
@@ -982,7 +983,8 @@ def lovasz_softmax_loss(
         0.375
 
     Source:
-        M. Berman et al., The Lovász-Softmax Loss, 2018. https://doi.org/10.1109/CVPR.2018.00464
+        M. Berman et al., The Lovász-Softmax Loss: A Tractable Surrogate for the Optimization of the
+        Intersection-Over-Union Measure in Neural Networks, 2018. https://doi.org/10.1109/CVPR.2018.00464
     """
     with quiet(array_namespace(predictions=predictions)):
         losses = _lovasz_softmax(predictions, targets, class_axis, classes, ignore_index)
@@ -1014,9 +1016,10 @@ def lovasz_softmax_loss_gradient(
     ignore_index: int | None = None,
     **reduction: Unpack[GradientReduction],
 ) -> Array:
-    """(J_k − J_{k−1}) sign(p_c − [y = c]) / (C B) at the pixel with the k-th largest error.
+    """(J_k − J_{k−1}) sign(p_c − [y = c]) / (C B) at the pixel with the k-th largest error of class c.
 
-    Pixels with the same error join in their own order.
+    C is the number of classes that are averaged over: those present in the targets of that sample, or all. Pixels with
+    the same error join in their own order.
 
     Args:
         predictions: p, as in `lovasz_softmax_loss`; likewise all other arguments.
@@ -1151,7 +1154,8 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
         1.5
 
     Source:
-        J. Yu and M. Blaschko, The Lovász Hinge, 2018. https://doi.org/10.1109/TPAMI.2018.2883039
+        J. Yu and M. Blaschko, The Lovász Hinge: A Novel Convex Surrogate for Submodular Losses, 2015.
+        https://arxiv.org/abs/1512.07797
     """
     with quiet(array_namespace(logits=logits)):
         return _lovasz_hinge(logits, targets).collect(logits, **reduction)
