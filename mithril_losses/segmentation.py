@@ -181,6 +181,7 @@ def dice_loss(
         targets: t in [0, 1], the same shape, of any real type.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
+            An array with one axis beside it is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -300,6 +301,7 @@ def jaccard_loss(
         targets: t in [0, 1], the same shape, of any real type.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
+            An array with one axis beside it is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -426,6 +428,7 @@ def tversky_loss(
         beta: b ≥ 0, what a false negative costs.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
+            An array with one axis beside it is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -564,6 +567,7 @@ def focal_tversky_loss(
         beta: b ≥ 0, what a false negative costs.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
+            An array with one axis beside it is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
