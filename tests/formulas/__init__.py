@@ -2,5 +2,5 @@
 
 A module for each family. `name` returns the unreduced losses, or the loss where there is nothing to reduce.
 `name_gradient` returns the gradient by argument for s = ∂L/∂ℓ: what a docstring writes as "/ n" or "/ B" is "· s" here,
-so that one formula serves every reduction. Nothing is shared with the package, and nothing is made to be stable or fast.
+so that one formula serves every reduction. Nothing is shared with the package, and nothing is made stable or fast.
 """

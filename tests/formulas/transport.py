@@ -51,7 +51,7 @@ def _plan(x: Array, y: Array, a: Array, b: Array, epsilon: float, p: float) -> t
     for _ in range(20_000):
         last, f = f, 1.0 / (kernel @ (b * g))
         g = 1.0 / (kernel.T @ (a * f))
-        if np.max(np.abs(f / last - 1.0)) < 1e-15:
+        if np.max(np.abs(f / last - 1.0)) < 1e-14:
             break
     return (a * f)[:, None] * kernel * (b * g)[None], costs
 
