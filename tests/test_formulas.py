@@ -20,7 +20,7 @@ TOLERANCE = 1e-11  # of the largest number of a result: float64, and formulas th
 SEEDS = range(16)  # of draws of all options
 
 # what the formulas need: Sinkhorn's iterations have to come to an end, as a formula knows no tolerance
-EXACT = {"sinkhorn_divergence": {"mass_tolerance": 1e-14, "max_iterations": 20_000}}
+EXACT = {"sinkhorn_divergence": {"mass_tolerance": 1e-14, "max_iterations": 2000}}
 LOOSER = {"sinkhorn_divergence": 1e-9}  # where rounding ends them
 
 

@@ -48,7 +48,7 @@ def _plan(x: Array, y: Array, a: Array, b: Array, epsilon: float, p: float) -> t
     costs = np.sqrt(((x[:, None] - y[None]) ** 2).sum(axis=-1)) ** p
     kernel = np.exp(-costs / epsilon)
     f, g = np.ones(len(x)), np.ones(len(y))  # e^(potential / ε)
-    for _ in range(20_000):
+    for _ in range(2000):
         last, f = f, 1.0 / (kernel @ (b * g))
         g = 1.0 / (kernel.T @ (a * f))
         if np.max(np.abs(f / last - 1.0)) < 1e-14:
