@@ -409,8 +409,8 @@ def gaussian_kl_divergence(
 
     Source:
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, 2014, appendix B. https://arxiv.org/abs/1312.6114
-        Free bits: D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, with the
-        maximum for each sample in place of that for the mean over the minibatch. https://arxiv.org/abs/1606.04934
+        Free bits: D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, which has
+        the maximum of λ and the mean over the minibatch, where here each sample has its own. https://arxiv.org/abs/1606.04934
     """
     return _gaussian_kl.value(mean, logvar, free_bits, **reduction)
 
@@ -634,8 +634,8 @@ def wasserstein_distance(
 
     Source:
         For p = 1: S. S. Vallender, Calculation of the Wasserstein Distance Between Probability Distributions on the
-        Line, 1974. https://doi.org/10.1137/1118101. For all p: G. Peyré and M. Cuturi, Computational Optimal Transport,
-        2019, remark 2.30. https://doi.org/10.1561/2200000073
+        Line, 1974. https://doi.org/10.1137/1118101. For all p: G. Peyré and M. Cuturi, Computational Optimal Transport:
+        With Applications to Data Science, 2019, remark 2.30. https://doi.org/10.1561/2200000073
     """
     with quiet(array_namespace(predictions=predictions)):
         values, _, _ = _wasserstein(predictions, targets, p, axis, slopes=False)

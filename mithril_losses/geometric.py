@@ -118,7 +118,7 @@ def chamfer_distance(
 
     Source:
         H. Fan et al., A Point Set Generation Network for 3D Object Reconstruction, 2017,
-        with means in place of sums. https://arxiv.org/abs/1612.00603
+        which has sums in place of means. https://arxiv.org/abs/1612.00603
     """
     with quiet(array_namespace(pred_points=pred_points)):
         options = (squared, pred_weights, target_weights, pred_mask, target_mask)

@@ -201,7 +201,7 @@ def dice_loss(
 
     Source:
         F. Milletari et al., V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, 2016,
-        with Σ p + Σ t in place of Σ p² + Σ t². https://doi.org/10.1109/3DV.2016.79
+        which has Σ p² + Σ t² in place of Σ p + Σ t. https://doi.org/10.1109/3DV.2016.79
     """
     with quiet(array_namespace(predictions=predictions)):
         return _tversky(predictions, targets, class_axis, smooth, share=2.0).collect(predictions, **reduction)

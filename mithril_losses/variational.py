@@ -338,8 +338,8 @@ def vae_loss_free_bits(
         0.6
 
     Source:
-        D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, with a maximum for
-        each sample in place of one for the mean over the minibatch, so that the loss is at least as large.
+        D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, which has the
+        maximum of λ and the mean over the minibatch: with one for each sample the loss is at least as large.
         https://arxiv.org/abs/1606.04934
     """
     return _free_bits_vae(recon_x, x, mu, logvar, free_bits, reduction).value()
