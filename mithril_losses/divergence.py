@@ -409,8 +409,9 @@ def gaussian_kl_divergence(
 
     Source:
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, 2014, appendix B. https://arxiv.org/abs/1312.6114
-        Free bits: D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, which has
-        the maximum of λ and the mean over the minibatch, where here each sample has its own. https://arxiv.org/abs/1606.04934
+        Free bits: D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, which
+        has the maximum of λ and the mean over the minibatch, where here each sample has its own.
+        https://arxiv.org/abs/1606.04934
     """
     return _gaussian_kl.value(mean, logvar, free_bits, **reduction)
 

@@ -158,8 +158,8 @@ def triplet_loss(
 
     Source:
         F. Schroff et al., FaceNet: A Unified Embedding for Face Recognition and Clustering, 2015, which has embeddings
-        of length 1 and squared distances. https://doi.org/10.1109/CVPR.2015.7298682. Swap: V. Balntas et al., Learning Local
-        Feature Descriptors with Triplets and Shallow Convolutional Neural Networks, 2016.
+        of length 1 and squared distances. https://doi.org/10.1109/CVPR.2015.7298682. Swap: V. Balntas et al., Learning
+        Local Feature Descriptors with Triplets and Shallow Convolutional Neural Networks, 2016.
         https://doi.org/10.5244/C.30.119
     """
     with quiet(array_namespace(anchor=anchor)):

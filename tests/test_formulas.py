@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CASES, Case, flat, reductions, with_every_option
+from formulas import image
 from formulas.notation import Massed
 
 from mithril_losses import catalogue
@@ -147,3 +148,65 @@ def test_draws_reach_every_flag_every_name_and_every_option(name: str) -> None:
 
 def is_common(case: Case, name: str) -> bool:
     return name in case.options and name not in case.pair.options
+
+
+# --- derivations on pages that no first line holds --------------------------------------------------------------------
+
+
+def test_slopes_of_moved_images_are_those_of_the_page_on_images() -> None:
+    """∂b/∂μ_x and the last term are taken of the moved images, ∂a/∂μ_x and m of the images as they are."""
+    x, y = np.random.default_rng(0).normal(size=(2, 7, 7)) + 0.7
+    level = (x.mean() + y.mean()) / 2.0
+    plain, moved = (
+        image.Similarity(x - shift, y - shift, max_value=1.0, window_size=3, sigma=1.5, k1=0.01, k2=0.03)
+        for shift in (0.0, level)
+    )
+    d, delta, v = x - y, plain.mu_x - plain.mu_y, moved.v
+    a = delta**2 / plain.m
+    b = (image.window_mean(d * d, moved.window) - delta**2) / v
+    by_mean = (1.0 - b) * 2.0 * (delta - a * plain.mu_x) / plain.m + (1.0 - a) * 2.0 * (b * moved.mu_x - delta) / v
+    maps = (by_mean, (1.0 - a) / v, -(1.0 - a) * b / v)
+    first, second, third = (image.transposed(slopes, moved.window, x.shape) for slopes in maps)
+    gradient = (first + 2.0 * d * second + 2.0 * moved.x * third) / a.size
+    found = catalogue()["ssim_loss"].gradient(x[..., None], y[..., None], window_size=3)[..., 0]
+    np.testing.assert_allclose(found, gradient, rtol=1e-12, atol=1e-14)
+
+
+def test_arcface_steps_down_below_a_margin_of_two_and_a_third() -> None:
+    """At π − m the own logit steps from −1 to −cos m − m sin m."""
+    for margin, goes_down in ((0.5, True), (2.33, True), (2.34, False), (3.1, False)):
+        step = -np.cos(margin) - margin * np.sin(margin) + 1.0
+        assert (step < 0.0) == goes_down
+        at = np.pi - margin + np.array([-1e-6, 1e-6])
+        x = np.stack([np.cos(at), np.sin(at)], axis=-1)
+        losses = catalogue()["arcface_loss"].value(
+            x, np.array([[1.0, 0.0], [0.0, 0.0]]), np.zeros(2, int), margin=margin, scale=1.0, reduction="none"
+        )
+        logits = -np.log(np.expm1(losses))  # of the own class against 0
+        np.testing.assert_allclose(logits[1] - logits[0], step, atol=1e-4)
+
+
+def test_the_complete_loss_of_boxes_stays_below_two_and_a_half() -> None:
+    far, thin = 1e6, 1e-9
+    a, b = np.array([[0.0, 0.0, 1.0, thin]]), np.array([[far, far, far + thin, far + 1.0]])
+    assert 2.4999 < catalogue()["complete_iou_loss"].value(a, b) < 2.5
+
+
+def test_class_weights_of_one_change_the_divisor_of_unnormalized_targets() -> None:
+    generator = np.random.default_rng(0)
+    logits, targets = generator.normal(size=(5, 4)), generator.uniform(0.0, 3.0, (5, 4))
+    loss = catalogue()["cross_entropy_with_logits"].value
+    ratio = loss(logits, targets) / loss(logits, targets, class_weights=np.ones(4))
+    np.testing.assert_allclose(ratio, targets.sum() / 5.0, rtol=1e-12)
+
+
+def test_gradients_of_isotropic_variation_see_six_neighbours() -> None:
+    images = np.random.default_rng(0).normal(size=(5, 5, 1))
+    for norm_type, neighbours in (("l1", 0), ("l2_squared", 4), ("isotropic", 6)):
+        gradient = catalogue()["total_variation_loss"].gradient
+        before, seen = gradient(images, norm_type=norm_type)[2, 2, 0], 0
+        for place in np.ndindex(5, 5):
+            moved = images.copy()
+            moved[place] += 1e-3
+            seen += place != (2, 2) and gradient(moved, norm_type=norm_type)[2, 2, 0] != before
+        assert seen == neighbours  # the sign of a difference changes at no neighbour

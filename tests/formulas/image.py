@@ -72,14 +72,14 @@ def _window(size: int, sigma: float) -> Array:
     return heights / heights.sum()
 
 
-def _mean(x: Array, window: Array) -> Array:
+def window_mean(x: Array, window: Array) -> Array:
     """G x: the mean in the window at every position whose window lies within the image."""
     size = len(window)
     rows, columns = x.shape[-2] - size + 1, x.shape[-1] - size + 1
     return sum(window[i, j] * x[..., i : i + rows, j : j + columns] for i in range(size) for j in range(size))
 
 
-def _transposed(slopes: Array, window: Array, shape: Any) -> Array:
+def transposed(slopes: Array, window: Array, shape: Any) -> Array:
     """Gᵀ: each pixel collects the slopes of all positions whose window it lies in."""
     size = len(window)
     rows, columns = slopes.shape[-2:]
@@ -90,17 +90,17 @@ def _transposed(slopes: Array, window: Array, shape: Any) -> Array:
     return g
 
 
-class _Similarity:
+class Similarity:
     """The quantities of the first line of `ssim_loss`, at every position."""
 
     def __init__(self, x: Array, y: Array, max_value: float, window_size: int, sigma: float, k1: float, k2: float):
         self.window = _window(window_size, sigma)
         self.x, self.y = x, y
         self.c1, self.c2 = (k1 * max_value) ** 2, (k2 * max_value) ** 2
-        self.mu_x, self.mu_y = _mean(x, self.window), _mean(y, self.window)
-        self.var_x = _mean(x * x, self.window) - self.mu_x**2
-        self.var_y = _mean(y * y, self.window) - self.mu_y**2
-        self.cov = _mean(x * y, self.window) - self.mu_x * self.mu_y
+        self.mu_x, self.mu_y = window_mean(x, self.window), window_mean(y, self.window)
+        self.var_x = window_mean(x * x, self.window) - self.mu_x**2
+        self.var_y = window_mean(y * y, self.window) - self.mu_y**2
+        self.cov = window_mean(x * y, self.window) - self.mu_x * self.mu_y
         self.m = self.mu_x**2 + self.mu_y**2 + self.c1
         self.v = self.var_x + self.var_y + self.c2
         self.luminance = (2.0 * self.mu_x * self.mu_y + self.c1) / self.m
@@ -114,7 +114,7 @@ class _Similarity:
         b1 = 2.0 * (b * self.mu_x - self.mu_x + self.mu_y) / self.v
 
         def back(slopes: Array) -> Array:
-            return _transposed(slopes, self.window, self.x.shape)
+            return transposed(slopes, self.window, self.x.shape)
 
         first = back((1.0 - b) * a1 + (1.0 - a) * b1)
         second = 2.0 * (self.x - self.y) * back((1.0 - a) / self.v)
@@ -122,14 +122,14 @@ class _Similarity:
 
 
 def ssim_loss(predictions: Array, targets: Array, channels_first: bool, **options: Any) -> Array:
-    found = _Similarity(_planes(predictions, channels_first), _planes(targets, channels_first), **options)
+    found = Similarity(_planes(predictions, channels_first), _planes(targets, channels_first), **options)
     return 1.0 - (found.luminance * found.structure).mean(axis=(-3, -2, -1))
 
 
 def ssim_loss_gradient(
     predictions: Array, targets: Array, channels_first: bool, s: Array, **options: Any
 ) -> dict[str, Array]:
-    found = _Similarity(_planes(predictions, channels_first), _planes(targets, channels_first), **options)
+    found = Similarity(_planes(predictions, channels_first), _planes(targets, channels_first), **options)
     count = np.prod(found.mu_x.shape[-3:])
     return {"predictions": _back(found.slopes(True) / count * _per_image(s), channels_first)}
 
@@ -147,15 +147,15 @@ def _quartered(slopes: Array, shape: Any) -> Array:
     return g
 
 
-def _scales(x: Array, y: Array, count: int, **options: Any) -> list[_Similarity]:
+def _scales(x: Array, y: Array, count: int, **options: Any) -> list[Similarity]:
     scales = []
     for _ in range(count):
-        scales.append(_Similarity(x, y, **options))
+        scales.append(Similarity(x, y, **options))
         x, y = _halved(x), _halved(y)
     return scales
 
 
-def _ratios(scales: list[_Similarity]) -> list[Array]:
+def _ratios(scales: list[Similarity]) -> list[Array]:
     """r_j of each channel."""
     means = [scale.structure.mean(axis=(-2, -1)) for scale in scales[:-1]]
     return [*means, (scales[-1].luminance * scales[-1].structure).mean(axis=(-2, -1))]
