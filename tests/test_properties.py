@@ -161,16 +161,22 @@ def check_convex(case: Case, seed: int) -> None:
 
 
 def _elsewhere(arrays: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-    """Return the same numbers in another order: other points of the same domain, whatever that is."""
+    """Return other points of the same domains, whatever these are: the same numbers in another order, or scaled."""
+    way = generator.choice(["all", "one", "rows"])
 
-    def shuffled(_: str, x: Any) -> Any:
+    def moved(_: str, x: Any) -> Any:
         if x.shape and np.allclose(x.sum(axis=-1), 1.0):
-            return generator.permuted(x, axis=-1)  # distributions
-        inside = np.all((x >= 0.0) & (x <= 1.0))  # probabilities stay so
-        factor = 1.0 if inside else 2.0 ** int(generator.integers(-2, 3))
+            return generator.permuted(x, axis=-1)  # distributions stay so
+        if way == "rows" and x.ndim > 1:
+            return generator.permutation(x, axis=-2)
+        factor = 1.0 if np.all((x >= 0.0) & (x <= 1.0)) else 2.0 ** int(generator.integers(-2, 4))  # and probabilities
+        if way == "one":
+            other = x.copy()
+            other.flat[generator.integers(x.size)] *= factor
+            return other
         return factor * generator.permutation(x.reshape(-1)).reshape(x.shape)
 
-    return map_leaves(shuffled, arrays)
+    return map_leaves(moved, arrays)
 
 
 CHECKS: dict[str, Callable[[Case, int], None]] = {name: globals()[f"check_{name}"] for name in PROPERTIES}
