@@ -189,7 +189,7 @@ def test_declared_properties_hold(pair: Pair, name: str, seed: int) -> None:
     CHECKS[name](under(pair, name, seed), seed)
 
 
-def fails_somewhere(pair: Pair, name: str, seeds: int = 300) -> bool:
+def fails_somewhere(pair: Pair, name: str, seeds: int = 1000) -> bool:
     """Whether a loss lacks a property at some drawn arguments, with any options."""
     for seed in range(seeds):
         try:
