@@ -28,6 +28,7 @@ from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import (
     catalogue,
     find_loss,
+    given,
     gradient_of,
     unregister,
     value_and_gradient_of,
@@ -72,6 +73,7 @@ __all__ = [
     "find_loss",
     "get_backend",
     "get_kl_weight",
+    "given",
     "gradient_of",
     "reduce_loss",
     "unregister",

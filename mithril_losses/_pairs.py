@@ -15,15 +15,60 @@ from mithril_losses._validation import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# what a loss may declare of itself; arrays of one kind are those with the domain of the first
+# what a loss may declare of itself: true for all options, masks and reductions, up to rounding, where weights and a
+# normalizer are not negative; arrays that are like the first argument are those with the same domain
 PROPERTIES = {
-    "convex": "convex in all that it is differentiated by",
+    "convex": "convex in the arguments that its gradient has by default, taken together",
     "non_negative": "never negative",
-    "scale_invariant": "the same for all arrays of one kind times a positive number",
-    "symmetric": "the same for its first two arguments exchanged",
-    "translation_invariant": "the same for all arrays of one kind plus a number",
+    "scale_invariant": "unchanged when its first argument, and all like it, are scaled by one positive number",
+    "symmetric": "unchanged when its first two arguments are exchanged",
+    "translation_invariant": "unchanged when one number is added to its first argument and to all like it",
     "zero_at_equality": "0 where its first two arguments are equal",
 }
+
+
+@dataclass(frozen=True)
+class Given:
+    """A property of a loss, and the condition under which the loss has it.
+
+    Attributes:
+        name: which of `PROPERTIES`.
+        options: the options and keywords that matter, each with the values that it may have: a tuple, or a domain.
+        where: what else must be true, in words.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+    def __str__(self) -> str:
+        conditions = [_condition(name, values) for name, values in self.options.items()]
+        conditions += [f"where {self.where}"] * bool(self.where)
+        return PROPERTIES[self.name] + (f" ({', '.join(conditions)})" if conditions else "")
+
+
+def given(name: str, where: str = "", **options: Any) -> Given:
+    """Say that a loss has a property under a condition.
+
+    Args:
+        name: which of `PROPERTIES`.
+        where: what must be true of the arguments, in words.
+        **options: the options and keywords that matter, each with the one value that it must have, a tuple of values,
+            or a domain.
+
+    Example:
+        >>> print(given("non_negative", unbiased=False))
+        never negative (unbiased=False)
+        >>> print(given("zero_at_equality", "the boxes have an area", reduction=("mean", "sum")))
+        0 where its first two arguments are equal (reduction='mean' or 'sum', where the boxes have an area)
+    """
+    choices = {n: v if isinstance(v, tuple) or hasattr(v, "sample") else (v,) for n, v in options.items()}
+    return Given(name, choices, where)
+
+
+def _condition(name: str, values: Any) -> str:
+    return f"{name}={' or '.join(map(repr, values))}" if isinstance(values, tuple) else f"{name} {values}"
+
 
 # what a gradient takes beside its loss's own arguments
 GRADIENT_KEYWORDS = frozenset({"upstream", "wrt"})
@@ -67,7 +112,7 @@ class Pair:
         fused_rows: a function of the loss's arguments (NumPy arrays) that returns a fused loop over their rows, or None
             where there is none for them.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
-        properties: which of `PROPERTIES` the loss has, whatever its options.
+        properties: which of `PROPERTIES` the loss has, by name, each with its condition.
         returns: the names of what the loss returns where that is a tuple: the first is the loss, which the gradient
             belongs to; the others are for people to look at. Empty for a loss that returns itself alone.
         compose: of a loss that is made of others, a function that returns its value and gradient in one call, having
@@ -94,7 +139,7 @@ class Pair:
     mass: Callable[..., Any] | None = None
     fused_rows: Callable[..., FusedRows | None] | None = None
     check_values: Callable[..., Any] | None = None
-    properties: tuple[str, ...] = ()
+    properties: Mapping[str, Given] = field(default_factory=dict)
     returns: tuple[str, ...] = ()
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
     jitted: bool = True
@@ -197,7 +242,7 @@ def gradient_of(
     mass: Callable[..., Any] | None = None,
     fused_rows: Callable[..., FusedRows | None] | None = None,
     check_values: Callable[..., Any] | None = None,
-    properties: tuple[str, ...] = (),
+    properties: tuple[str | Given, ...] = (),
     returns: tuple[str, ...] = (),
     compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None,
     jitted: bool = True,
@@ -218,7 +263,8 @@ def gradient_of(
         mass: a function of the loss's arguments that returns what each row counts in the divisor, where that is not 1.
         fused_rows: a function of the loss's arguments that returns a fused loop over their rows.
         check_values: a function of the loss's arguments that raises for values which only a look can tell.
-        properties: which of `PROPERTIES` the loss has, whatever its options; tests hold it to them.
+        properties: which of `PROPERTIES` the loss has: names, or `given(name, …)` for what holds under a condition;
+            tests hold the loss to them.
         returns: where the loss returns a tuple, the names of its entries: the first is the loss.
         compose: of a loss that is made of others, a function that is handed what makes one function of value and
             gradient of any loss, and returns such a function.
@@ -228,7 +274,7 @@ def gradient_of(
     Raises:
         TypeError: the two signatures differ in a name, a kind or a default.
         ValueError: another loss has this name already, `wrt` names no argument of the loss, or there is no such
-            property.
+            property, or no such option of its condition.
 
     Example:
         >>> import numpy as np
@@ -260,7 +306,7 @@ def gradient_of(
             mass=mass,
             fused_rows=fused_rows,
             check_values=check_values,
-            properties=properties,
+            properties={declared.name: declared for declared in map(_as_given, properties)},
             returns=returns,
             compose=compose,
             jitted=jitted,
@@ -268,9 +314,16 @@ def gradient_of(
         )
         names = (wrt,) if isinstance(wrt, str) else wrt or (terms.wrt if terms else pair.array_arguments[:1])
         optional = [name for name in pair.options if pair.parameters[name].default is None]
-        for name in properties:
-            if name not in PROPERTIES:
-                raise ValueError(f"{name!r} is no property of a loss{did_you_mean(name, PROPERTIES)}")
+        for declared in pair.properties.values():
+            if declared.name not in PROPERTIES:
+                raise ValueError(f"{declared.name!r} is no property of a loss{did_you_mean(declared.name, PROPERTIES)}")
+            known_options = (*pair.options, *(Reduction.__annotations__ if pair.takes_reduction else ()))
+            for name in declared.options:
+                if name not in known_options:
+                    raise ValueError(
+                        f"{name!r} is no option of {loss.__name__}, so no property of it depends on that"
+                        f"{did_you_mean(name, known_options)}"
+                    )
         for name in (*names, *on_request):
             if name not in (*pair.array_arguments, *optional):
                 raise ValueError(
@@ -283,6 +336,10 @@ def gradient_of(
         return gradient
 
     return record
+
+
+def _as_given(declared: str | Given) -> Given:
+    return declared if isinstance(declared, Given) else Given(declared)
 
 
 def value_and_gradient_of(loss: Callable[..., Any]) -> Callable[[F], F]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import Apart, elementwise
-from mithril_losses._pairs import Pair, find_loss, gradient_of, value_and_gradient_of
+from mithril_losses._pairs import Pair, find_loss, given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import requested
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._rows import Rows
@@ -122,7 +122,11 @@ def vanilla_generator_loss(fake_scores: Array, *, epsilon: float = 1e-7, **reduc
     return _vanilla_generator.value(fake_scores, epsilon, **reduction)
 
 
-@gradient_of(vanilla_generator_loss, terms=_vanilla_generator)
+@gradient_of(
+    vanilla_generator_loss,
+    terms=_vanilla_generator,
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
 def vanilla_generator_loss_gradient(
     fake_scores: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
 ) -> Array:
@@ -192,7 +196,11 @@ def vanilla_discriminator_loss(
     return _vanilla_discriminator.value(real_scores, fake_scores, epsilon, label_smoothing, **reduction)
 
 
-@gradient_of(vanilla_discriminator_loss, terms=_vanilla_discriminator, properties=("non_negative",))
+@gradient_of(
+    vanilla_discriminator_loss,
+    terms=_vanilla_discriminator,
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
 def vanilla_discriminator_loss_gradient(
     real_scores: Array,
     fake_scores: Array,
@@ -389,13 +397,13 @@ _least_squares_discriminator = Apart(
 def least_squares_generator_loss(
     fake_scores: Array, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[Reduction]
 ) -> Array:
-    """Mean of c (x − a)², x = fake_scores, a = target_real.
+    """Mean of k (x − c)², x = fake_scores, c = target_real, k = scale.
 
     Args:
         fake_scores: x, scores of generated data, any shape.
-        target_real: a, the score that the discriminator is to give: a number, or an array that broadcasts to the
+        target_real: c, the score that the discriminator is to give: a number, or an array that broadcasts to the
             scores.
-        scale: c > 0; the paper has ½.
+        scale: k > 0; the paper has ½.
         **reduction: see `reduce_loss`.
 
     Returns:
@@ -422,12 +430,12 @@ def least_squares_generator_loss(
 def least_squares_generator_loss_gradient(
     fake_scores: Array, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> Array:
-    """2 c (x − a) / n.
+    """2 k (x − c) / n.
 
     Args:
         fake_scores: as in `least_squares_generator_loss`; likewise all other arguments.
-        target_real: a.
-        scale: c > 0.
+        target_real: c.
+        scale: k > 0.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
     Returns:
@@ -454,14 +462,14 @@ def least_squares_discriminator_loss(
     scale: float = 1.0,
     **reduction: Unpack[Reduction],
 ) -> Array:
-    """Mean of c (x − b)² over real data plus mean of c (x − a)² over generated ones, b = target_real, a = target_fake.
+    """Mean of k (x − b)² over real data plus mean of k (x − a)² over generated ones, b = target_real, a = target_fake.
 
     Args:
         real_scores: scores x of real data, any shape.
         fake_scores: scores x of generated data, any shape.
         target_real: b, the score of real data: a number, or an array that broadcasts to the scores.
         target_fake: a, the score of generated data, likewise.
-        scale: c > 0; the paper has ½.
+        scale: k = scale > 0; the paper has ½.
         **reduction: see `reduce_loss`; it acts on each batch, and the two are added. `weights` and `normalizer` hold
             for both, or are mappings such as {"real_scores": …, "fake_scores": …}.
 
@@ -497,14 +505,14 @@ def least_squares_discriminator_loss_gradient(
     scale: float = 1.0,
     **reduction: Unpack[GradientReduction],
 ) -> dict[str, Array]:
-    """real_scores: 2 c (x − b) / n, fake_scores: 2 c (x − a) / m.
+    """real_scores: 2 k (x − b) / n, fake_scores: 2 k (x − a) / m.
 
     Args:
         real_scores: as in `least_squares_discriminator_loss`; likewise all other arguments.
         fake_scores: scores of generated data.
         target_real: b.
         target_fake: a.
-        scale: c > 0.
+        scale: k > 0.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
     Returns:
@@ -557,6 +565,9 @@ _hinge_discriminator = Apart(real_scores=_hinge_real, fake_scores=_hinge_fake)
 
 def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of −x, x = fake_scores.
+
+    The same function as `hinge_generator_loss`: the discriminator's loss makes the difference. Take this one with
+    `wasserstein_discriminator_loss`, whose critic must be kept Lipschitz.
 
     Args:
         fake_scores: x, scores of the critic for generated data, any shape.
@@ -638,7 +649,12 @@ def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **red
 
 
 @gradient_of(
-    wasserstein_discriminator_loss, terms=_wasserstein_discriminator, properties=("convex", "translation_invariant")
+    wasserstein_discriminator_loss,
+    terms=_wasserstein_discriminator,
+    properties=(
+        "convex",
+        given("translation_invariant", reduction=("mean", "weighted_mean"), weights=None, normalizer=None),
+    ),
 )
 def wasserstein_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, **reduction: Unpack[GradientReduction]
@@ -671,6 +687,9 @@ _hinge_generator = _negated.named(scores="fake_scores")
 
 def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of −x, x = fake_scores.
+
+    The same function as `wasserstein_generator_loss`: the discriminator's loss makes the difference. Take this one with
+    `hinge_discriminator_loss`, whose critic needs no Lipschitz bound: it has no slope for scores beyond ±1.
 
     Args:
         fake_scores: x, scores of generated data, any shape.
@@ -855,7 +874,8 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
         0.575364
 
     Source:
-        A. Jolicoeur-Martineau, The Relativistic Discriminator, 2019. https://doi.org/10.48550/arXiv.1807.00734
+        A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
+        2019. https://doi.org/10.48550/arXiv.1807.00734
     """
     return _relativistic_value(_relative, real_scores=real_scores, fake_scores=fake_scores)
 
@@ -865,7 +885,7 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
     wrt=("real_scores", "fake_scores"),
     domain=_SCORES,
     separable=False,
-    properties=("non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
@@ -922,7 +942,8 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
         2.772589
 
     Source:
-        A. Jolicoeur-Martineau, The Relativistic Discriminator, 2019. https://doi.org/10.48550/arXiv.1807.00734
+        A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
+        2019. https://doi.org/10.48550/arXiv.1807.00734
     """
     return _relativistic_value(_relative, fake_scores=fake_scores, real_scores=real_scores)
 
@@ -932,7 +953,7 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
     on_request=("real_scores",),
     domain=_SCORES,
     separable=False,
-    properties=("non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_generator_loss_gradient(
     fake_scores: Array,
@@ -991,7 +1012,8 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
         3.0
 
     Source:
-        A. Jolicoeur-Martineau, The Relativistic Discriminator, 2019. https://doi.org/10.48550/arXiv.1807.00734
+        A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
+        2019. https://doi.org/10.48550/arXiv.1807.00734
     """
     return _relativistic_value(_relative_squared, real_scores=real_scores, fake_scores=fake_scores)
 
@@ -1001,7 +1023,7 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
     wrt=("real_scores", "fake_scores"),
     domain=_SCORES,
     separable=False,
-    properties=("non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
@@ -1057,7 +1079,8 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
         19.0
 
     Source:
-        A. Jolicoeur-Martineau, The Relativistic Discriminator, 2019. https://doi.org/10.48550/arXiv.1807.00734
+        A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
+        2019. https://doi.org/10.48550/arXiv.1807.00734
     """
     return _relativistic_value(_relative_squared, fake_scores=fake_scores, real_scores=real_scores)
 
@@ -1067,7 +1090,7 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
     on_request=("real_scores",),
     domain=_SCORES,
     separable=False,
-    properties=("non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_generator_loss_gradient(
     fake_scores: Array,
@@ -1162,7 +1185,7 @@ def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **redu
     gradient_penalty,
     domain={"input_gradients": REAL, "target_norm": NON_NEGATIVE},
     kinks=lambda input_gradients, target_norm: _penalty_kinks(input_gradients),
-    properties=("non_negative",),
+    properties=(given("convex", target_norm=0.0), "non_negative"),
 )
 def gradient_penalty_gradient(
     input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[GradientReduction]

@@ -162,9 +162,10 @@ def arcface_loss(
 ) -> Array:
     """Mean over rows of −log softmax(z)_y, z_y = s cos(θ_y + m) and z_c = s cos θ_c, θ_c = ∠(x, w_c), x = embeddings.
 
-    Where θ_y > π − m, the angle with the margin would pass π and the logit would rise again: cos θ_y − m sin m stands
-    there instead, as in the authors' code, so that the logit falls all the way (with a step down at π − m). Logits are
-    computed in tiles: memory grows with the number of rows and of classes, not with their product.
+    Where θ_y ≥ π − m, the angle with the margin would pass π and the logit would rise again: cos θ_y − m sin m stands
+    there instead, as in the authors' code, so that the logit falls on both sides of π − m. At that angle it steps down
+    for m < 2.33, up for larger margins. Logits are computed in tiles: memory grows with the number of rows and of
+    classes, not with their product.
 
     Args:
         embeddings: x, any shape with the D features last; rows are the other axes. Only their direction counts.
@@ -225,7 +226,7 @@ def arcface_loss_gradient(
 ) -> dict[str, Array]:
     """s J Σ_c G_c k_c ŵ_c and s J Σ G_c k_c x̂ over rows, G = (softmax(z) − [c = y]) / n, k_y = sin(θ_y + m) / sin θ_y.
 
-    k_c = 1 for the other classes, and for the own one beyond π − m; J = (1 − x̂ x̂ᵀ) / ‖x‖, and likewise for w. At
+    k_c = 1 for the other classes, and for the own one from π − m on; J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. At
     θ_y = 0, to rounding, the own class contributes 0; zero vectors get 0. Computed outside PyTorch's autograd graph.
 
     Args:
@@ -359,7 +360,7 @@ def cosface_loss_gradient(
 ) -> dict[str, Array]:
     """s J Σ_c G_c ŵ_c and s J Σ G_c x̂ over rows, with G = (softmax(z) − [c = y]) / n.
 
-    J = (1 − x̂ x̂ᵀ) / ‖x‖, and likewise for w; 0 for zero vectors. Computed outside PyTorch's autograd graph.
+    J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w; 0 for zero vectors. Computed outside PyTorch's autograd graph.
 
     Args:
         embeddings: as in `cosface_loss`; likewise all other arguments.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from mithril_losses._elementwise import ByColumn, elementwise
-from mithril_losses._pairs import gradient_of
+from mithril_losses._pairs import given, gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.domains import REAL, Boxes, SmallestNormal
@@ -183,8 +183,9 @@ def iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
         0.666667
 
     Source:
-        M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks, 2016.
-        https://doi.org/10.1007/978-3-319-50835-1_22
+        H. Rezatofighi et al., Generalized Intersection over Union: A Metric and a Loss for Bounding Box Regression,
+        2019. https://doi.org/10.1109/CVPR.2019.00075. Its logarithm: J. Yu et al., UnitBox: An Advanced Object
+        Detection Network, 2016. https://doi.org/10.1145/2964284.2967274
     """
     return _iou.value(predictions, targets, **reduction)
 
@@ -202,10 +203,19 @@ def _kinks(predictions: Array, targets: Array) -> tuple[Array, ...]:
     terms=_iou,
     domain=_DOMAIN,
     kinks=_kinks,
-    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        "translation_invariant",
+        given("zero_at_equality", "the boxes have an area"),
+    ),
 )
 def iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−((1 + q) ∂|A ∩ B| − q ∂|A|) / |A ∪ B| / n, q = |A ∩ B| / |A ∪ B|.
+
+    By x₁ and x₂, ∂|A| is minus and plus the height of A, and ∂|A ∩ B| minus and plus that of the overlap for a
+    coordinate that bounds the overlap, else 0. By y₁ and y₂ it is the same with widths. n counts the boxes.
 
     Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
     the gradient 0; 0 also for boxes that do not overlap or have no area.
@@ -291,7 +301,8 @@ def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack
         1.333333
 
     Source:
-        H. Rezatofighi et al., Generalized Intersection over Union, 2019. https://doi.org/10.1109/CVPR.2019.00075
+        H. Rezatofighi et al., Generalized Intersection over Union: A Metric and a Loss for Bounding Box Regression,
+        2019. https://doi.org/10.1109/CVPR.2019.00075
     """
     return _generalized.value(predictions, targets, **reduction)
 
@@ -301,10 +312,19 @@ def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack
     terms=_generalized,
     domain=_DOMAIN,
     kinks=_kinks,
-    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        "translation_invariant",
+        given("zero_at_equality", "the boxes have an area"),
+    ),
 )
 def generalized_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """(∂(1 − |A ∩ B| / |A ∪ B|) − (∂|A ∪ B| − r ∂|C|) / |C|) / n, r = |A ∪ B| / |C|.
+
+    The first term is that of `iou_loss_gradient`, and ∂|A ∪ B| = ∂|A| − ∂|A ∩ B|. By x₁ and x₂, ∂|C| is minus and plus
+    the height of C for a coordinate that bounds C, else 0; by y₁ and y₂ it is the same with its width.
 
     Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
     the gradient 0; 0 also where C has no area.
@@ -322,7 +342,7 @@ def generalized_iou_loss_gradient(predictions: Array, targets: Array, **reductio
         TypeError: as in `generalized_iou_loss`.
 
     Example:
-        Of |C| = 3 · 1 the boxes cover r = ⅔. Moving x₁ by 1 takes 1 off |A| and |C| alike: −(−1 + ⅔) / 3 = 1/9.
+        Of |C| = 3 · 2 the boxes cover r = ⅔. Moving x₁ by 1 takes 2 off |A| and |C| alike: −(−2 + ⅔ · 2) / 6 = 1/9.
 
         >>> import numpy as np
         >>> a, b = np.array([[0.0, -1.0, 1.0, 1.0]]), np.array([[2.0, -1.0, 3.0, 1.0]])
@@ -384,7 +404,8 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
         1.4
 
     Source:
-        Z. Zheng et al., Distance-IoU Loss, 2020. https://doi.org/10.1609/aaai.v34i07.6999
+        Z. Zheng et al., Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression, 2020.
+        https://doi.org/10.1609/aaai.v34i07.6999
     """
     return _distance.value(predictions, targets, **reduction)
 
@@ -394,10 +415,20 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     terms=_distance,
     domain=_DOMAIN,
     kinks=_kinks,
-    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        "translation_invariant",
+        given("zero_at_equality", "the boxes have an area"),
+    ),
 )
 def distance_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """(∂(1 − |A ∩ B| / |A ∪ B|) + (∂ρ² − r ∂c²) / c²) / n, r = ρ² / c².
+
+    The first term is that of `iou_loss_gradient`. By x₁ and by x₂, ∂ρ² is the difference of the centres along x, and
+    ∂c² is minus and plus twice the width of the box around both for a coordinate that bounds it, else 0. By y₁ and y₂
+    it is the same along y.
 
     Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
     the gradient 0; 0 also where all corners coincide.
@@ -475,7 +506,7 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
         **reduction: see `reduce_loss`; the unreduced losses are one per box.
 
     Returns:
-        A scalar between 0 and 3 (one loss per box for reduction="none").
+        A scalar between 0 and 2.5 (one loss per box for reduction="none").
 
     Raises:
         ValueError: the shapes differ, the last axis is not 4 long, or a reduction keyword does not fit.
@@ -491,7 +522,8 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
         1.05
 
     Source:
-        Z. Zheng et al., Distance-IoU Loss, 2020. https://doi.org/10.1609/aaai.v34i07.6999
+        Z. Zheng et al., Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression, 2020.
+        https://doi.org/10.1609/aaai.v34i07.6999
     """
     return _complete.value(predictions, targets, **reduction)
 
@@ -501,10 +533,18 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     terms=_complete,
     domain=_DOMAIN,
     kinks=_kinks,
-    properties=("non_negative", "scale_invariant", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        "translation_invariant",
+        given("zero_at_equality", "the boxes have an area"),
+    ),
 )
 def complete_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
-    """(−(1 − α²) ∂q + ∂(ρ² / c²) + (2α − α²) ∂v) / n.
+    """(−(1 − α²) ∂q + ∂(ρ² / c²) + (2α − α²) ∂v) / n, ∂v = 8/π² (θ − θ*) (h ∂w − w ∂h) / (w² + h²), θ = arctan(w/h).
+
+    −∂q and ∂(ρ² / c²) are the two terms of `distance_iou_loss_gradient`; ∂w is −1 and 1 by x₁ and x₂, ∂h by y₁ and y₂.
 
     The derivative of the value as it is, α included; the paper's implementation holds α fixed, and takes w² + h² for 1
     in ∂v. Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect

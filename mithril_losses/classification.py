@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
+from mithril_losses._pairs import FusedRows, given, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
 from mithril_losses._row_terms import by_row
 from mithril_losses._stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
@@ -211,7 +211,7 @@ def cross_entropy_with_logits(
         targets: class indices (integers, the shape of `logits` without the class axis) or class probabilities
             (the shape of `logits`). Indices and the equal one-hot rows give the same number.
         class_axis: where the classes are.
-        class_weights: w, shape (C,). The divisor of "mean" is then Σ w_y over the rows.
+        class_weights: w, shape (C,). The divisor of "mean" is then the sum of Σ_c w_c y_c over the rows.
         label_smoothing: a in [0, 1].
         ignore_index: rows with this label count nowhere.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
@@ -234,7 +234,7 @@ def cross_entropy_with_logits(
 
     Source:
         C. M. Bishop, Pattern Recognition and Machine Learning, 2006, §4.3.4. Label smoothing: C. Szegedy et al.,
-        Rethinking the Inception Architecture, 2016. https://doi.org/10.1109/CVPR.2016.308
+        Rethinking the Inception Architecture for Computer Vision, 2016. https://doi.org/10.1109/CVPR.2016.308
     """
     rows = _rows(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
     with quiet(rows.xp):
@@ -248,7 +248,7 @@ def cross_entropy_with_logits(
     mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
     fused_rows=lambda *arguments, **options: _softmax_rows(*arguments, **options),
     check_values=lambda *arguments, **options: _targets(*arguments, **options),
-    properties=("convex", "non_negative"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def cross_entropy_with_logits_gradient(
     logits: Array,
@@ -260,7 +260,9 @@ def cross_entropy_with_logits_gradient(
     ignore_index: int | None = None,
     **reduction: Unpack[GradientReduction],
 ) -> Array:
-    """(softmax(z)_c Σ_k q_k − q_c) / M, with q_c = w_c y′_c and M rows.
+    """(softmax(z)_c Σ_k q_k − q_c) / M, with q_c = w_c y′_c.
+
+    M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
 
     Args:
         logits: as in `cross_entropy_with_logits`; likewise all other arguments.
@@ -436,7 +438,7 @@ def cross_entropy_loss(
         targets: class indices (integers, the shape of `predictions` without the class axis) or class probabilities
             (the shape of `predictions`). Indices and the equal one-hot rows give the same number.
         class_axis: where the classes are.
-        class_weights: w, shape (C,). The divisor of "mean" is then Σ w_y over the rows.
+        class_weights: w, shape (C,). The divisor of "mean" is then the sum of Σ_c w_c y_c over the rows.
         label_smoothing: a in [0, 1].
         ignore_index: rows with this label count nowhere.
         epsilon: ε in (0, 0.5), raised to the resolution of the predictions' dtype where 1 − ε would round to 1.
@@ -451,7 +453,7 @@ def cross_entropy_loss(
         TypeError: predictions are not floating point, or class indices not integers.
 
     Example:
-        −(log ½ + log ¼) / 2 = 1.5 log 2 = 1.039721…
+        −(log ½ + log ¼) / 2 = 1.5 log 2 = 1.039720…
 
         >>> import numpy as np
         >>> probabilities = np.array([[0.5, 0.5], [0.75, 0.25]])
@@ -472,7 +474,7 @@ def cross_entropy_loss(
     domain={"predictions": Distributions(), "targets": ClassTargets(), **_CLASS_OPTIONS, "epsilon": CLIP_WIDTH},
     mass=lambda *arguments, epsilon, **options: _mass(_targets(*arguments, **options)),
     check_values=lambda *arguments, epsilon, **options: _targets(*arguments, **options),
-    properties=("non_negative",),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def cross_entropy_loss_gradient(
     predictions: Array,
@@ -485,7 +487,9 @@ def cross_entropy_loss_gradient(
     epsilon: float = 1e-7,
     **reduction: Unpack[GradientReduction],
 ) -> Array:
-    """−(q_c / p̂_c) / M, with q_c = w_c y′_c and M rows; taken at p̂ also where p was clipped.
+    """−(q_c / p̂_c) / M, with q_c = w_c y′_c; taken at p̂ also where p was clipped.
+
+    M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
 
     Args:
         predictions: as in `cross_entropy_loss`; likewise all other arguments.
@@ -553,7 +557,7 @@ def binary_cross_entropy(
         TypeError: an argument is no array, or predictions are not floating point.
 
     Example:
-        −(log ½ + log(1 − ¾)) / 2 = 1.5 log 2 = 1.039721…
+        −(log ½ + log(1 − ¾)) / 2 = 1.5 log 2 = 1.039720…
 
         >>> import numpy as np
         >>> round(float(binary_cross_entropy(np.array([0.5, 0.75]), np.array([1.0, 0.0]))), 6)
@@ -565,7 +569,11 @@ def binary_cross_entropy(
     return _binary_cross_entropy.value(predictions, targets, epsilon, **reduction)
 
 
-@gradient_of(binary_cross_entropy, terms=_binary_cross_entropy, properties=("non_negative",))
+@gradient_of(
+    binary_cross_entropy,
+    terms=_binary_cross_entropy,
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
 def binary_cross_entropy_gradient(
     predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
 ) -> Array:
@@ -791,7 +799,7 @@ def focal_loss(
         TypeError: an argument is no array, or predictions are not floating point.
 
     Example:
-        ¼ (1 − ½)² log 2 = log 2 / 16 = 0.043322…
+        ¼ (1 − ½)² log 2 = log 2 / 16 = 0.043321…
 
         >>> import numpy as np
         >>> round(float(focal_loss(np.array([0.5]), np.array([1]))), 6)
@@ -803,7 +811,7 @@ def focal_loss(
     return _focal.value(predictions, targets, gamma, alpha, epsilon, **reduction)
 
 
-@gradient_of(focal_loss, terms=_focal, properties=("non_negative",))
+@gradient_of(focal_loss, terms=_focal, properties=(given("convex", "no probability is clipped"), "non_negative"))
 def focal_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -881,7 +889,7 @@ def focal_loss_with_logits(
         TypeError: an argument is no array, or logits are not floating point.
 
     Example:
-        σ(0) = ½: ¼ (1 − ½)² log 2 = log 2 / 16 = 0.043322…
+        σ(0) = ½: ¼ (1 − ½)² log 2 = log 2 / 16 = 0.043321…
 
         >>> import numpy as np
         >>> round(float(focal_loss_with_logits(np.array([0.0]), np.array([1]))), 6)

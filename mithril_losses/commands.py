@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from mithril_losses._pairs import PROPERTIES, Pair, catalogue, find_loss
+from mithril_losses._pairs import Pair, catalogue, find_loss
 from mithril_losses._reduction import REDUCTIONS
 from mithril_losses._validation import did_you_mean
 from mithril_losses.benchmarks.command import bench
@@ -230,7 +230,7 @@ def show(name: Annotated[str, typer.Argument(help="the name of a loss", show_def
         "gradient": pair.gradient_formula,
         "with respect to": ", ".join(pair.wrt) + (f"; on request {', '.join(pair.on_request)}" * bool(pair.on_request)),
         "returns": ", ".join(pair.returns or ("the loss",)) + "; the gradient is of the first" * bool(pair.returns),
-        "properties": "; ".join(PROPERTIES[name] for name in pair.properties) or "none declared",
+        "properties": "; ".join(map(str, pair.properties.values())) or "none declared",
         "reductions": ", ".join(REDUCTIONS) if pair.takes_reduction else str(pair.domain.get("reduction", _ONE_NUMBER)),
         "source": pair.source,
     }

@@ -17,7 +17,7 @@ from mithril_losses._pair_rows import (
     softmax_both_ways,
     softmax_by_label,
 )
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan, refuse_upstream
 from mithril_losses._stable import along_sphere, unit_and_norm
@@ -196,8 +196,8 @@ def info_nce_loss(
 
     Source:
         A. van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018.
-        https://arxiv.org/abs/1807.03748. With keys of a memory bank: K. He et al., Momentum Contrast, 2020.
-        https://doi.org/10.1109/CVPR42600.2020.00975
+        https://arxiv.org/abs/1807.03748. With keys of a memory bank: K. He et al., Momentum Contrast for
+        Unsupervised Visual Representation Learning, 2020. https://doi.org/10.1109/CVPR42600.2020.00975
     """
     with quiet(array_namespace(queries=queries)):
         return _info_nce(queries, keys, temperature, normalize, reduction, wants_gradient=False)[0]
@@ -213,7 +213,7 @@ def info_nce_loss(
         "normalize": FLAG,
     },
     separable=False,
-    properties=("non_negative", "scale_invariant"),
+    properties=("non_negative", given("scale_invariant", normalize=True)),
 )
 def info_nce_loss_gradient(
     queries: Array,
@@ -223,7 +223,9 @@ def info_nce_loss_gradient(
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
 ) -> dict[str, Array]:
-    """queries: J G k̂ / τ, keys: J Gᵀ q̂ / τ, with G_ij = (softmax_j(q̂_i·k̂_j/τ) − [i = j]) / n, J = (1 − x̂ x̂ᵀ) / ‖x‖.
+    """queries: J G k̂ / τ, keys: J Gᵀ q̂ / τ, with G_ij = (softmax_j(q̂_i·k̂_j/τ) − [i = j]) / n, J = (I − x̂ x̂ᵀ) / ‖x‖.
+
+    n counts the queries of all sets.
 
     Computed outside PyTorch's autograd graph.
 
@@ -231,7 +233,7 @@ def info_nce_loss_gradient(
         queries: as in `info_nce_loss`; likewise all other arguments.
         keys: k.
         temperature: τ > 0.
-        normalize: divide each embedding by its norm; without, J is 1.
+        normalize: divide each embedding by its norm; without, J is I.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
     Returns:
@@ -317,6 +319,8 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
 )
 def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
     """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
+
+    n counts the anchors of all sets.
 
     Computed outside PyTorch's autograd graph.
 
@@ -407,7 +411,7 @@ def nt_xent_loss(
     wrt=("embedding1", "embedding2"),
     domain={"embedding1": _SET, "embedding2": _SET, "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
-    properties=("non_negative", "scale_invariant", "symmetric"),
+    properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
 def nt_xent_loss_gradient(
     embedding1: Array,
@@ -419,13 +423,15 @@ def nt_xent_loss_gradient(
 ) -> dict[str, Array]:
     """J (G + Gᵀ) ẑ / τ, the rows of z = (x, y), with G_ab = (softmax_{b≠a}(ẑ_a·ẑ_b/τ) − [b belongs to a]) / 2n.
 
-    J = (1 − ẑ ẑᵀ) / ‖z‖. Computed outside PyTorch's autograd graph.
+    J = (I − ẑ ẑᵀ) / ‖z‖; n counts the pairs of all sets.
+
+    Computed outside PyTorch's autograd graph.
 
     Args:
         embedding1: as in `nt_xent_loss`; likewise all other arguments.
         embedding2: y.
         temperature: τ > 0.
-        normalize: divide each embedding by its norm; without, J is 1.
+        normalize: divide each embedding by its norm; without, J is I.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
     Returns:
@@ -541,7 +547,7 @@ def supervised_contrastive_loss(
     wrt="embeddings",
     domain={"embeddings": _SET, "labels": PointLabels(4), "temperature": POSITIVE, "normalize": FLAG},
     separable=False,
-    properties=("non_negative", "scale_invariant"),
+    properties=("non_negative", given("scale_invariant", normalize=True)),
     by_numpy=True,
 )
 def supervised_contrastive_loss_gradient(
@@ -554,13 +560,15 @@ def supervised_contrastive_loss_gradient(
 ) -> Array:
     """J (G + Gᵀ) z / τ, with G_ia = (softmax_{a≠i}(z_i·z_a/τ) − [a ∈ P(i)] / |P(i)|) / n, 0 where P(i) is empty.
 
-    J = (1 − z zᵀ) / ‖x‖ for the embedding x of z. Computed outside PyTorch's autograd graph.
+    J = (I − z zᵀ) / ‖x‖ for the embedding x of z; n counts the rows of all sets.
+
+    Computed outside PyTorch's autograd graph.
 
     Args:
         embeddings: as in `supervised_contrastive_loss`; likewise all other arguments.
         labels: integers, one per row.
         temperature: τ > 0.
-        normalize: divide each embedding by its norm; without, J is 1.
+        normalize: divide each embedding by its norm; without, J is I.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
     Returns:
@@ -683,7 +691,7 @@ def clip_loss(
         "normalize": FLAG,
     },
     separable=False,
-    properties=("non_negative", "scale_invariant", "symmetric"),
+    properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
 def clip_loss_gradient(
     image_embeddings: Array,
@@ -693,15 +701,17 @@ def clip_loss_gradient(
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
 ) -> dict[str, Array]:
-    """e^s J G v, e^s J Gᵀ u and Σ_ij G_ij z_ij, with G = (softmax of rows + softmax of columns − 2·1) / 2n.
+    """e^s J G v, e^s J Gᵀ u and Σ_ij G_ij z_ij, with G = (softmax of rows + softmax of columns − 2 I) / 2n.
 
-    J = (1 − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v. Computed outside PyTorch's autograd graph.
+    J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
+
+    Computed outside PyTorch's autograd graph.
 
     Args:
         image_embeddings: as in `clip_loss`; likewise all other arguments.
         text_embeddings: v.
         logit_scale: s, an array of one number.
-        normalize: divide each embedding by its norm; without, J is 1.
+        normalize: divide each embedding by its norm; without, J is I.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
     Returns:
@@ -835,7 +845,7 @@ def siglip_loss(
         "normalize": FLAG,
     },
     separable=False,
-    properties=("non_negative", "scale_invariant", "symmetric"),
+    properties=("non_negative", given("scale_invariant", normalize=True), given("symmetric", weights=None)),
 )
 def siglip_loss_gradient(
     image_embeddings: Array,
@@ -848,14 +858,16 @@ def siglip_loss_gradient(
 ) -> dict[str, Array]:
     """e^s J G v, e^s J Gᵀ u, Σ_ij G_ij (z_ij − b) and Σ_ij G_ij, with G_ij = (σ(z_ij) − [i = j]) / n.
 
-    J = (1 − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v. Computed outside PyTorch's autograd graph.
+    J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
+
+    Computed outside PyTorch's autograd graph.
 
     Args:
         image_embeddings: as in `siglip_loss`; likewise all other arguments.
         text_embeddings: v.
         logit_scale: s, an array of one number.
         logit_bias: b, an array of one number.
-        normalize: divide each embedding by its norm; without, J is 1.
+        normalize: divide each embedding by its norm; without, J is I.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
     Returns:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
 from mithril_losses._reduction import (
     GradientReduction,
@@ -409,7 +409,8 @@ def gaussian_kl_divergence(
 
     Source:
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, 2014, appendix B. https://arxiv.org/abs/1312.6114
-        D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016 (free bits).
+        Free bits: D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, which
+        has the maximum of λ and the mean over the minibatch, where here each sample has its own.
         https://arxiv.org/abs/1606.04934
     """
     return _gaussian_kl.value(mean, logvar, free_bits, **reduction)
@@ -509,7 +510,7 @@ def gaussian_kl_divergence_between(
     gaussian_kl_divergence_between,
     terms=_from_gaussian,
     on_request=("other_mean", "other_logvar"),
-    properties=("non_negative",),
+    properties=("convex", "non_negative"),
 )
 def gaussian_kl_divergence_between_gradient(
     mean: Array,
@@ -634,8 +635,9 @@ def wasserstein_distance(
         0.5
 
     Source:
-        S. S. Vallender, Calculation of the Wasserstein Distance Between Probability Distributions on the Line, 1974.
-        https://doi.org/10.1137/1118101
+        For p = 1: S. S. Vallender, Calculation of the Wasserstein Distance Between Probability Distributions on the
+        Line, 1974. https://doi.org/10.1137/1118101. For all p: G. Peyré and M. Cuturi, Computational Optimal Transport:
+        With Applications to Data Science, 2019, remark 2.30. https://doi.org/10.1561/2200000073
     """
     with quiet(array_namespace(predictions=predictions)):
         values, _, _ = _wasserstein(predictions, targets, p, axis, slopes=False)
@@ -942,7 +944,12 @@ def maximum_mean_discrepancy(
         "coef0": NON_NEGATIVE,
     },
     separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
-    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        given("non_negative", unbiased=False),
+        "symmetric",
+        given("translation_invariant", kernel_type=("rbf", "linear")),
+        given("zero_at_equality", unbiased=False),
+    ),
     by_numpy=True,
 )
 def maximum_mean_discrepancy_gradient(
@@ -957,7 +964,11 @@ def maximum_mean_discrepancy_gradient(
     wrt: Argument | tuple[Argument, ...] = "predictions",
     **reduction: Unpack[GradientReduction],
 ) -> Any:
-    """(2/n² Σⱼ ∂k(xᵢ, xⱼ)/∂xᵢ − 2/nm Σⱼ ∂k(xᵢ, yⱼ)/∂xᵢ) / B; for "rbf" ∂k/∂xᵢ = −k (xᵢ − xⱼ) / σ².
+    """(2/n² Σⱼ ∂₁k(xᵢ, xⱼ) − 2/nm Σⱼ ∂₁k(xᵢ, yⱼ)) / B, with ∂₁k the slope of k by its first argument.
+
+    ∂₁k(x, y) is −k (x − y) / σ² for "rbf", y for "linear" and p (x·y + c)^(p − 1) y for "polynomial". If unbiased, the
+    first sum leaves j = i out and has 2/n(n − 1) in place of 2/n². The gradient wrt the targets is the same with x and
+    y exchanged.
 
     Computed outside PyTorch's autograd graph.
 
@@ -1087,7 +1098,8 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
         3.0
 
     Source:
-        G. J. Székely and M. L. Rizzo, Energy Statistics, 2013. https://doi.org/10.1016/j.jspi.2013.03.018
+        G. J. Székely and M. L. Rizzo, Energy Statistics: A Class of Statistics Based on Distances, 2013.
+        https://doi.org/10.1016/j.jspi.2013.03.018
     """
     with quiet(array_namespace(predictions=predictions)):
         _, values, _ = _energy(predictions, targets, beta)

@@ -6,7 +6,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, blanked, nearest, per_point, requested, shares, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
 from mithril_losses._stable import norm_and_unit, product
@@ -117,12 +117,16 @@ def chamfer_distance(
         3.5
 
     Source:
-        H. Fan et al., A Point Set Generation Network for 3D Object Reconstruction, 2017. https://arxiv.org/abs/1612.00603
+        H. Fan et al., A Point Set Generation Network for 3D Object Reconstruction, 2017,
+        which has sums in place of means. https://arxiv.org/abs/1612.00603
     """
     with quiet(array_namespace(pred_points=pred_points)):
         options = (squared, pred_weights, target_weights, pred_mask, target_mask)
         _, values, _ = _chamfer(pred_points, target_points, *options)
         return collect(values, like=pred_points, **reduction)
+
+
+_EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "pred_mask": None, "target_mask": None}
 
 
 @gradient_of(
@@ -139,7 +143,12 @@ def chamfer_distance(
     },
     separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
     kinks=lambda pred_points, target_points, **options: _chamfer_kinks(pred_points, target_points, **options),
-    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        given("symmetric", **_EVERY_POINT),
+        "translation_invariant",
+        given("zero_at_equality", **_EVERY_POINT),
+    ),
     by_numpy=True,
 )
 def chamfer_distance_gradient(
@@ -383,7 +392,12 @@ def hausdorff_distance(
     kinks=lambda pred_points, target_points, pred_mask, target_mask: _hausdorff_kinks(
         pred_points, target_points, pred_mask, target_mask
     ),
-    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        given("symmetric", pred_mask=None, target_mask=None),
+        "translation_invariant",
+        given("zero_at_equality", pred_mask=None, target_mask=None),
+    ),
     by_numpy=True,
 )
 def hausdorff_distance_gradient(

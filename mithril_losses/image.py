@@ -107,8 +107,8 @@ def total_variation_loss(
         (8.0, 6.0)
 
     Source:
-        L. I. Rudin, S. Osher and E. Fatemi, Nonlinear total variation based noise removal algorithms, 1992.
-        https://doi.org/10.1016/0167-2789(92)90242-F
+        L. I. Rudin, S. Osher and E. Fatemi, Nonlinear total variation based noise removal algorithms, 1992, which is
+        "isotropic"; the default is its anisotropic form. https://doi.org/10.1016/0167-2789(92)90242-F
     """
     with quiet(array_namespace(images=images)):
         values, _ = _variation(images, norm_type, channels_first)
@@ -513,9 +513,12 @@ def ssim_loss_gradient(
     channels_first: bool = False,
     **reduction: Unpack[GradientReduction],
 ) -> Array:
-    """(G ∂ℓ/∂μ_x + 2 (x − y) · G ∂ℓ/∂E(x−y)² + 2 x · G ∂ℓ/∂E(x²+y²)) / B, with G the Gaussian filter, zeros around.
+    """Gᵀ((1 − b) a′ + (1 − a) b′) + 2 (x − y) Gᵀ((1 − a) / v) − 2 x Gᵀ((1 − a) b / v), over N B, G the filter.
 
-    With a = 1 − l, b = 1 − c s and ℓ = a + b − a b at each position; the derivation is in the documentation.
+    A position has the loss 1 − (1 − a) (1 − b) with a = (μ_x − μ_y)² / m and b = (σ_x² + σ_y² − 2 σ_xy) / v, where
+    m = μ_x² + μ_y² + c₁ and v = σ_x² + σ_y² + c₂; a′ = 2 (μ_x − μ_y − a μ_x) / m and b′ = 2 (b μ_x − μ_x + μ_y) / v. Gᵀ
+    brings each pixel the slopes of all positions whose window it lies in; N counts positions and channels. The
+    derivation is in the documentation.
 
     Args:
         predictions: as in `ssim_loss`; likewise all other arguments.
@@ -692,8 +695,8 @@ def multi_scale_ssim_loss(
     Args:
         predictions: x, (…, rows, columns, channels); any leading axes are the batch.
         targets: y, the same shape.
-        scale_weights: w_j > 0, from the finest scale on; the default is the five of the paper, which sum to 1 and need
-            images of 176 pixels along a side.
+        scale_weights: w_j > 0, from the finest scale on; the default is the five of the paper, which sum to 1.0001 and
+            are used as they are; they need images of 176 pixels along a side.
         max_value: as in `ssim_loss`; likewise all other arguments.
         window_size: pixels along a side of the window, odd.
         sigma: standard deviation of the window, in pixels.
@@ -737,7 +740,7 @@ def multi_scale_ssim_loss(
         "scale_weights": _SCALE_WEIGHTS,
     },
     kinks=lambda predictions, targets, **options: _multi_scale_kinks(predictions, targets, **options),
-    properties=("symmetric", "zero_at_equality"),
+    properties=("non_negative", "symmetric", "zero_at_equality"),
 )
 def multi_scale_ssim_loss_gradient(
     predictions: Array,
@@ -752,9 +755,10 @@ def multi_scale_ssim_loss_gradient(
     channels_first: bool = False,
     **reduction: Unpack[GradientReduction],
 ) -> Array:
-    """−Σ_j (w_j / r_j) Π_i r_i^w_i Hᵀ^j ∂r_j/∂x_j / (B C), with H the halving; 0 for a channel with a mean r_j ≤ 0.
+    """−Σ_j (w_j / r_j) Π_i r_i^w_i (Hᵀ)^(j−1) ∂r_j/∂x_j / (B C), H the halving; 0 for a channel with a mean r_j ≤ 0.
 
-    ∂r_j/∂x_j is that of `ssim_loss`, of c s alone but for the last scale.
+    −∂r_j/∂x_j is the gradient in `ssim_loss_gradient` of one channel at scale j, there with a = a′ = 0 but for the last
+    scale. Hᵀ gives a quarter of the slope of a halved pixel to each of its four.
 
     Args:
         predictions: as in `multi_scale_ssim_loss`; likewise all other arguments.

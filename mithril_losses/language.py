@@ -416,7 +416,8 @@ def linear_cross_entropy(
 ) -> Array:
     """Mean over rows of −Σ_c w_c y′_c log softmax(z)_c + ζ (log Σ_c e^{z_c})², with z = W h + b.
 
-    The value of `cross_entropy_with_logits` at those logits, for ζ = 0, without ever holding them for all rows.
+    For ζ = 0 and without a soft cap this is the value of `cross_entropy_with_logits` at those logits, but the logits of
+    all rows are never held at once.
 
     Args:
         hidden: h, the last layer's activations: any shape with the D features last; rows are the other axes.
@@ -451,8 +452,9 @@ def linear_cross_entropy(
 
     Source:
         E. Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, 2024. https://arxiv.org/abs/2411.09009.
-        z-loss: A. Chowdhery et al., PaLM, 2022. https://arxiv.org/abs/2204.02311. Soft cap: Gemma Team, Gemma 2, 2024.
-        https://arxiv.org/abs/2408.00118
+        z-loss: A. Chowdhery et al., PaLM: Scaling Language Modeling with Pathways, 2022.
+        https://arxiv.org/abs/2204.02311. Soft cap: Gemma Team, Gemma 2: Improving Open Language Models at a Practical
+        Size, 2024. https://arxiv.org/abs/2408.00118
     """
     options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
     with quiet(array_namespace(hidden=hidden)):
@@ -495,7 +497,9 @@ def linear_cross_entropy_gradient(
 ) -> dict[str, Array]:
     """G W, Gᵀ h and Σ G over rows, with G = (softmax(z) (Σ_c q_c + 2 ζ log Σ_c e^{z_c}) − q) / M, q_c = w_c y′_c.
 
-    On torch it is no part of the autograd graph, whatever the arguments require.
+    M is the number of rows that are left by `ignore_index`; with class weights the sum of w_y over these rows. With a
+    soft cap, z are the capped logits, and G has the further factor 1 − (z / c)². On torch it is no part of the autograd
+    graph, whatever the arguments require.
 
     Args:
         hidden: as in `linear_cross_entropy`; likewise all other arguments.
@@ -506,7 +510,7 @@ def linear_cross_entropy_gradient(
         ignore_index: rows with this label have gradient 0.
         label_smoothing: a in [0, 1].
         z_loss: ζ ≥ 0.
-        soft_cap: c > 0; G is then multiplied by 1 − tanh²(z / c).
+        soft_cap: c > 0.
         chunk_rows: how many rows have their logits in memory at a time.
         **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
@@ -657,7 +661,7 @@ def next_token_cross_entropy(
 
     Example:
         The first logits give the second token the probability ¾, the second ones the third token ½:
-        −(log ¾ + log ½) / 2 = 0.490415…
+        −(log ¾ + log ½) / 2 = 0.490414…
 
         >>> import numpy as np
         >>> logits = np.array([[0.0, np.log(3.0)], [5.0, 5.0], [9.0, 0.0]])
@@ -690,7 +694,7 @@ def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array,
         "ignore_index": "a class index or None",
     },
     compose=_fast_next_tokens,
-    properties=("convex", "non_negative"),
+    properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(
     logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[GradientReduction]

@@ -237,7 +237,7 @@ def poisson_negative_log_likelihood(
         TypeError: an argument is no array, predictions are not floating point, or a flag is no bool.
 
     Example:
-        2 − 3 log 2 = −0.079442…, and with log 3! = 1.791759…: 1.712318.
+        2 − 3 log 2 = −0.079441…, and with log 3! = 1.791759…: 1.712318.
 
         >>> import numpy as np
         >>> rate, count = np.array([2.0]), np.array([3.0])

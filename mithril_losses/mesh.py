@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses._execution import value_and_gradient
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import add_at
 from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
 from mithril_losses._stable import dot, first_axis, floored, last_axis, norm_and_unit
@@ -214,7 +214,7 @@ def face_normals(vertices: Array, faces: Array) -> Array:
 
 
 def face_normals_gradient(vertices: Array, faces: Array, *, upstream: Array) -> Array:
-    """∂(Σ u · n)/∂a, ∂b, ∂c, u = upstream: with g = (u − (u · n) n) / ‖·‖, ∂b = (c − a) × g and ∂c = g × (b − a).
+    """∂(Σ u · n), u = upstream: ∂b = (c − a) × g, ∂c = g × (b − a), ∂a = −∂b − ∂c, with g = (u − (u · n) n) / ‖·‖.
 
     Args:
         vertices: as in `face_normals`.
@@ -353,7 +353,8 @@ def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Un
         0.5
 
     Source:
-        N. Wang et al., Pixel2Mesh, 2018, §3.5. https://doi.org/10.1007/978-3-030-01252-6_4
+        In the spirit of N. Wang et al., Pixel2Mesh: Generating 3D Mesh Models from Single RGB Images, 2018, §3.5, which
+        wants edges at right angles to the normals of the target. https://doi.org/10.1007/978-3-030-01252-6_4
     """
     with quiet(array_namespace(pred_normals=pred_normals)):
         _, values, _ = _normal(pred_normals, target_normals)
@@ -364,12 +365,17 @@ def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Un
     mesh_normal_loss,
     domain={"pred_normals": REAL, "target_normals": REAL},
     kinks=lambda pred_normals, target_normals: (_lengths(pred_normals),),
-    properties=("non_negative", "scale_invariant", "symmetric", "zero_at_equality"),
+    properties=(
+        "non_negative",
+        "scale_invariant",
+        "symmetric",
+        given("zero_at_equality", "no normal is the zero vector"),
+    ),
 )
 def mesh_normal_loss_gradient(
     pred_normals: Array, target_normals: Array, **reduction: Unpack[GradientReduction]
 ) -> Array:
-    """−(n*/‖n*‖ − cos n/‖n‖) / ‖n‖ / V.
+    """−(n*/‖n*‖ − cos n/‖n‖) / ‖n‖ / V, V the number of normals.
 
     0 where a normal is the zero vector. A length below the smallest normal number of the dtype counts as that number.
 
@@ -506,8 +512,8 @@ def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, *
         2.0
 
     Source:
-        O. Sorkine and M. Alexa, As-Rigid-As-Possible Surface Modeling, 2007: edges keep their lengths.
-        https://doi.org/10.2312/SGP/SGP07/109-116
+        Motivated by O. Sorkine and M. Alexa, As-Rigid-As-Possible Surface Modeling, 2007, whose energy fits a rotation
+        to each vertex; here edges keep their lengths, which asks for less. https://doi.org/10.2312/SGP/SGP07/109-116
     """
     with quiet(array_namespace(pred_vertices=pred_vertices)):
         topology, values, _ = _edge(pred_vertices, target_vertices, edges)
@@ -519,14 +525,14 @@ def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, *
     domain={"pred_vertices": PointSets(4, 3), "target_vertices": PointSets(4, 3), "edges": Edges(4)},
     separable=False,  # the edges are shared by all meshes of a batch
     kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
-    properties=("non_negative", "translation_invariant", "zero_at_equality"),
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def mesh_edge_loss_gradient(
     pred_vertices: Array, target_vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]
 ) -> Array:
     """Σⱼ 2 (‖vᵢ − vⱼ‖ − ‖v*ᵢ − v*ⱼ‖) (vᵢ − vⱼ) / ‖vᵢ − vⱼ‖ / E over the edges (i, j) of vertex i.
 
-    The unit vector is 0 where both ends of an edge coincide.
+    E counts the edges of all meshes of the batch. The unit vector is 0 where both ends of an edge coincide.
 
     Args:
         pred_vertices: v, as in `mesh_edge_loss`.
@@ -681,7 +687,10 @@ def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduc
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def mesh_laplacian_loss_gradient(vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]) -> Array:
-    """2 LᵀL v / V.
+    """2 LᵀL v / V: for vertex i, 2 (Σⱼ (Lv)ⱼ / deg j − (Lv)ᵢ) / V over its neighbours j.
+
+    deg j is the number of neighbours of j, and V counts the vertices of all meshes of the batch. A vertex without
+    neighbours has the gradient 0.
 
     Args:
         vertices: v, as in `mesh_laplacian_loss`.

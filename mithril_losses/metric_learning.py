@@ -157,8 +157,10 @@ def triplet_loss(
         5.0
 
     Source:
-        F. Schroff et al., FaceNet, 2015. https://doi.org/10.1109/CVPR.2015.7298682. Swap: V. Balntas et al., Learning
-        Local Feature Descriptors with Triplets, 2016. https://doi.org/10.5244/C.30.119
+        F. Schroff et al., FaceNet: A Unified Embedding for Face Recognition and Clustering, 2015, which has embeddings
+        of length 1 and squared distances. https://doi.org/10.1109/CVPR.2015.7298682. Swap: V. Balntas et al., Learning
+        Local Feature Descriptors with Triplets and Shallow Convolutional Neural Networks, 2016.
+        https://doi.org/10.5244/C.30.119
     """
     with quiet(array_namespace(anchor=anchor)):
         values, _ = _triplet(anchor, positive, negative, margin, p, squared, swap)
@@ -341,8 +343,8 @@ def contrastive_loss(
         12.625
 
     Source:
-        R. Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping, 2006.
-        https://doi.org/10.1109/CVPR.2006.100
+        R. Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping, 2006, which has half of each term
+        and y = 0 for the same class. https://doi.org/10.1109/CVPR.2006.100
     """
     with quiet(array_namespace(embedding1=embedding1)):
         values, _ = _contrastive(embedding1, embedding2, labels, margin)

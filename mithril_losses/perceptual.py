@@ -341,8 +341,10 @@ def style_loss(
 
     Source:
         L. A. Gatys, A. S. Ecker and M. Bethge, Image Style Transfer Using Convolutional Neural Networks, 2016.
-        https://doi.org/10.1109/CVPR.2016.265. Normalization: J. Johnson et al., 2016.
-        https://doi.org/10.1007/978-3-319-46475-6_43
+        https://doi.org/10.1109/CVPR.2016.265. The Gram matrix over H W C: J. Johnson, A. Alahi and L. Fei-Fei,
+        Perceptual Losses for Real-Time Style Transfer and Super-Resolution, 2016.
+        https://doi.org/10.1007/978-3-319-46475-6_43. The mean over its entries is of neither: both papers add the
+        squares of the entries.
     """
     value, _ = _over_layers(_style(channels_first), predictions, targets, weights)
     return value
@@ -632,7 +634,8 @@ def contextual_loss(
         channels_first: whether the layout is (…, channels, rows, columns) instead.
 
     Returns:
-        A scalar, ≥ 0: 0 where every target is met by a position of its own, at most log m.
+        A scalar between 0 and log m. It comes near 0 where every target is met by a position of its own and h is small;
+        it need not be 0 for equal feature maps.
 
     Raises:
         KeyError: predictions, targets and weights do not have the same layers.
@@ -650,7 +653,7 @@ def contextual_loss(
 
     Source:
         R. Mechrez, I. Talmi and L. Zelnik-Manor, The Contextual Loss for Image Transformation with Non-Aligned Data,
-        2018. https://doi.org/10.1007/978-3-030-01264-9_47
+        2018. https://arxiv.org/abs/1803.02077
     """
     value, _ = _over_layers(_contextual(band_width, max_samples, channels_first), predictions, targets, weights)
     return value
@@ -661,7 +664,7 @@ def contextual_loss(
     on_request=("targets",),
     domain={**_DOMAIN, "band_width": POSITIVE, "max_samples": _MAX_SAMPLES, "channels_first": FLAG},
     kinks=_contextual_kinks,
-    properties=("non_negative",),
+    properties=("non_negative", "scale_invariant", "translation_invariant"),
 )
 def contextual_loss_gradient(
     predictions: Features,
@@ -676,9 +679,9 @@ def contextual_loss_gradient(
 ) -> Any:
     """−Σ_j (u_ij − x̂_i (x̂_i · u_ij)) / ‖x_i − ȳ‖ · w_l / B, with u_ij = ŷ_j ∂ℓ/∂d_ij and x̂, ŷ the unit vectors.
 
-    ∂ℓ/∂d_ij follows the chain of the loss backwards: logarithm, the best i for each j (the first at a tie), softmax,
-    division by the smallest distance (the first at a tie). The derivation is in the documentation. 0 for a position
-    equal to ȳ.
+    ∂ℓ/∂d_ij = −g_ij / (h s_i) + [j is the nearest to i] Σ_k d_ik g_ik / (h s_i²), with s_i = min_k d_ik + 10⁻⁵ and g_ij
+    = CX_ij (c_ij − Σ_k CX_ik c_ik), where c_ij = −1 / Σ_k max_a CX_ak if i is the best for j, else 0. Of several that
+    are nearest or best the first counts. The gradient is 0 for a position equal to ȳ.
 
     Args:
         predictions: as in `contextual_loss`; likewise all other arguments.
@@ -700,12 +703,15 @@ def contextual_loss_gradient(
         TypeError: as in `contextual_loss`.
 
     Example:
-        All predictions are alike, so no target is met by one better than by another, and none tells where to go.
+        Targets (1, 0) and (−1, 0). The first prediction has the distances (0.4, 1.6), the second (1, 1); with e^(−3/h)
+        = ⅓ CX is (¾, ¼; ½, ½) and Σ max = 5/4. Hence g = (−0.15, 0.15; 0.2, −0.2) and h ∂ℓ/∂d = (1.5, −0.375; −0.2,
+        0.2). So the first prediction is drawn to the first target, and the second one to the second.
 
         >>> import numpy as np
-        >>> predictions, targets = np.zeros((2, 2, 3)), np.ones((2, 2, 3))
-        >>> bool(contextual_loss_gradient(predictions, targets).any())
-        False
+        >>> predictions, targets = np.array([[[3.0, 4.0], [0.0, 1.0]]]), np.array([[[1.0, 0.0], [-1.0, 0.0]]])
+        >>> h = 3.0 / np.log(3.0)
+        >>> (h * contextual_loss_gradient(predictions, targets, band_width=h) + 0.0).round(3).tolist()
+        [[[-0.24, 0.18], [0.4, 0.0]]]
     """
     layer = _contextual(band_width, max_samples, channels_first)
     _, gradient = _over_layers(layer, predictions, targets, weights, wrt, upstream)

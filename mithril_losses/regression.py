@@ -6,7 +6,7 @@ import math
 from typing import Any, Unpack
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import (
     GradientReduction,
     GradientRowReduction,
@@ -19,7 +19,7 @@ from mithril_losses._rows import Rows
 from mithril_losses._stable import norm_and_unit
 from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_one_number, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace
-from mithril_losses.domains import POSITIVE, REAL, Axes, SmallestNormal
+from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
 
 __all__ = [
     "charbonnier_loss",
@@ -279,13 +279,22 @@ def charbonnier_loss(
 
     Source:
         P. Charbonnier et al., Two Deterministic Half-Quadratic Regularization Algorithms for Computed Imaging, 1994.
-        https://doi.org/10.1109/ICIP.1994.413553. With a power: J. T. Barron, A General and Adaptive Robust Loss
-        Function, 2019. https://doi.org/10.1109/CVPR.2019.00446
+        https://doi.org/10.1109/ICIP.1994.413553. With a power: D. Sun, S. Roth and M. J. Black, Secrets of Optical Flow
+        Estimation and Their Principles, 2010. https://doi.org/10.1109/CVPR.2010.5539939
     """
     return _charbonnier.value(predictions, targets, epsilon, alpha, **reduction)
 
 
-@gradient_of(charbonnier_loss, terms=_charbonnier, properties=("non_negative", "symmetric", "translation_invariant"))
+@gradient_of(
+    charbonnier_loss,
+    terms=_charbonnier,
+    properties=(
+        given("convex", alpha=Interval(1.0, closed=True)),
+        "non_negative",
+        "symmetric",
+        "translation_invariant",
+    ),
+)
 def charbonnier_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -401,7 +410,7 @@ def psnr_loss_gradient(
 ) -> Array:
     """20 / ln 10 · e / Σ e² / B, with the sum over the image's own errors e; 0 for a perfect fit.
 
-    A fit so close that the gradient would leave the range of its dtype has the largest one inside it.
+    A fit so close that the gradient would leave the range of its dtype has one near the end of the range.
 
     Args:
         predictions: as in `psnr_loss`; likewise all other arguments.

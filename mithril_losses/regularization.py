@@ -157,7 +157,7 @@ def l2_regularization(params: Any, *, lambda_reg: float = 0.01) -> Array:
         3.5
 
     Source:
-        A. E. Hoerl and R. W. Kennard, Ridge Regression, 1970. https://doi.org/10.1080/00401706.1970.10488634
+        A. E. Hoerl and R. W. Kennard, Ridge Regression: Biased Estimation for Nonorthogonal Problems, 1970. https://doi.org/10.1080/00401706.1970.10488634
     """
     return _sum_over_leaves(lambda xp, w: 0.5 * w * w, params, lambda_reg)
 

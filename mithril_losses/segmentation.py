@@ -181,6 +181,7 @@ def dice_loss(
         targets: t in [0, 1], the same shape, of any real type.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
+            An array with one axis beside it is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -199,7 +200,8 @@ def dice_loss(
         0.25
 
     Source:
-        F. Milletari et al., V-Net, 2016. https://doi.org/10.1109/3DV.2016.79
+        F. Milletari et al., V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, 2016,
+        which has Σ p² + Σ t² in place of Σ p + Σ t. https://doi.org/10.1109/3DV.2016.79
     """
     with quiet(array_namespace(predictions=predictions)):
         return _tversky(predictions, targets, class_axis, smooth, share=2.0).collect(predictions, **reduction)
@@ -213,7 +215,7 @@ def dice_loss(
         "smooth": NON_NEGATIVE,
         "class_axis": "integer or None",
     },
-    properties=("non_negative",),
+    properties=("non_negative", "symmetric"),
 )
 def dice_loss_gradient(
     predictions: Array,
@@ -299,6 +301,7 @@ def jaccard_loss(
         targets: t in [0, 1], the same shape, of any real type.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
+            An array with one axis beside it is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -317,8 +320,8 @@ def jaccard_loss(
         0.333333
 
     Source:
-        M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks, 2016.
-        https://doi.org/10.1007/978-3-319-50835-1_22
+        M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation,
+        2016. https://doi.org/10.1007/978-3-319-50835-1_22
     """
     with quiet(array_namespace(predictions=predictions)):
         return _tversky(predictions, targets, class_axis, smooth).collect(predictions, **reduction)
@@ -332,7 +335,7 @@ def jaccard_loss(
         "smooth": NON_NEGATIVE,
         "class_axis": "integer or None",
     },
-    properties=("non_negative",),
+    properties=("non_negative", "symmetric"),
 )
 def jaccard_loss_gradient(
     predictions: Array,
@@ -425,6 +428,7 @@ def tversky_loss(
         beta: b ≥ 0, what a false negative costs.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
+            An array with one axis beside it is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -563,6 +567,7 @@ def focal_tversky_loss(
         beta: b ≥ 0, what a false negative costs.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
+            An array with one axis beside it is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -982,7 +987,8 @@ def lovasz_softmax_loss(
         0.375
 
     Source:
-        M. Berman et al., The Lovász-Softmax Loss, 2018. https://doi.org/10.1109/CVPR.2018.00464
+        M. Berman et al., The Lovász-Softmax Loss: A Tractable Surrogate for the Optimization of the
+        Intersection-Over-Union Measure in Neural Networks, 2018. https://doi.org/10.1109/CVPR.2018.00464
     """
     with quiet(array_namespace(predictions=predictions)):
         losses = _lovasz_softmax(predictions, targets, class_axis, classes, ignore_index)
@@ -1014,9 +1020,10 @@ def lovasz_softmax_loss_gradient(
     ignore_index: int | None = None,
     **reduction: Unpack[GradientReduction],
 ) -> Array:
-    """(J_k − J_{k−1}) sign(p_c − [y = c]) / (C B) at the pixel with the k-th largest error.
+    """(J_k − J_{k−1}) sign(p_c − [y = c]) / (C B) at the pixel with the k-th largest error of class c.
 
-    Pixels with the same error join in their own order.
+    C is the number of classes that are averaged over: those present in the targets of that sample, or all. Pixels with
+    the same error join in their own order.
 
     Args:
         predictions: p, as in `lovasz_softmax_loss`; likewise all other arguments.
@@ -1151,7 +1158,8 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
         1.5
 
     Source:
-        J. Yu and M. Blaschko, The Lovász Hinge, 2018. https://doi.org/10.1109/TPAMI.2018.2883039
+        J. Yu and M. Blaschko, The Lovász Hinge: A Novel Convex Surrogate for Submodular Losses, 2015.
+        https://arxiv.org/abs/1512.07797
     """
     with quiet(array_namespace(logits=logits)):
         return _lovasz_hinge(logits, targets).collect(logits, **reduction)
@@ -1161,7 +1169,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     lovasz_hinge_loss,
     domain={"logits": REAL, "targets": BINARY},
     kinks=lambda logits, targets: _lovasz_hinge_kinks(logits, targets),
-    properties=("convex",),
+    properties=("convex", "non_negative"),
     by_numpy=True,
 )
 def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses import _transport
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, blanked, per_point, requested, shares, squared_distances, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
 from mithril_losses._stable import norm_and_unit, put_back, stable_order, take_in_order
@@ -343,10 +343,11 @@ def sinkhorn_divergence(
     is exact transport (for p = 1 the `earth_mover_distance`), for ε → ∞ half the `energy_distance` with β = p. The
     last two terms take away that OT(x, x) > 0: S is 0 for equal sets and positive for others.
 
-    Solved by Sinkhorn's iterations with logarithms, so no ε is too small for the range of numbers; but their number
-    grows like the largest cost over ε. Pairs are computed in tiles: memory grows with the number of points. If the
-    iterations do not converge, a `SinkhornWarning` says so, except where nobody can look (inside `jax.jit` and
-    `torch.compile`, or on an accelerator): there `sinkhorn_convergence` tells.
+    Solved by Sinkhorn's iterations with logarithms, so no ε is too small for the range of numbers. But the smaller ε,
+    the slower they converge: with C the largest cost their number grows like e^(C/ε) at worst, and between ε = C/20 and
+    C/50 it often passes the default of `max_iterations`. Pairs are computed in tiles: memory grows with the number of
+    points. If the iterations do not converge, a `SinkhornWarning` says so, except where nobody can look (inside
+    `jax.jit` and `torch.compile`, or on an accelerator): there `sinkhorn_convergence` tells.
 
     Args:
         pred_points: x, (…, n, d); any leading axes are the batch.
@@ -377,13 +378,16 @@ def sinkhorn_divergence(
 
     Source:
         J. Feydy et al., Interpolating between Optimal Transport and MMD Using Sinkhorn Divergences, 2019.
-        https://proceedings.mlr.press/v89/feydy19a.html. The iterations: M. Cuturi, Sinkhorn Distances, 2013.
-        https://arxiv.org/abs/1306.0895
+        https://proceedings.mlr.press/v89/feydy19a.html. The iterations: M. Cuturi, Sinkhorn Distances: Lightspeed
+        Computation of Optimal Transport, 2013. https://arxiv.org/abs/1306.0895
     """
     with quiet(array_namespace(pred_points=pred_points)):
         options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
         _, values, _ = _sinkhorn((), pred_points, target_points, *options)
         return collect(values, like=pred_points, **reduction)
+
+
+_CONVERGED = "the iterations have converged"
 
 
 @gradient_of(
@@ -402,7 +406,12 @@ def sinkhorn_divergence(
     separable=False,  # batch elements share nothing, but each is a problem of its own already
     jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
     kinks=lambda pred_points, target_points, **_: _closest(pred_points, target_points),
-    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        given("non_negative", _CONVERGED),
+        given("symmetric", _CONVERGED, pred_weights=None, target_weights=None),
+        "translation_invariant",
+        given("zero_at_equality", _CONVERGED, pred_weights=None, target_weights=None),
+    ),
 )
 def sinkhorn_divergence_gradient(
     pred_points: Array,
@@ -725,7 +734,8 @@ def sliced_wasserstein_distance_gradient(
         TypeError: as in `sliced_wasserstein_distance`.
 
     Example:
-        For p = 1 every point is drawn along every direction by 1 / (2 directions · 2 points).
+        For p = 1 every point is drawn by 1 / (2 directions · 2 points) along each direction in which it has to move:
+        here the first one alone, as e = 0 along the second.
 
         >>> import numpy as np
         >>> x, y = np.array([[0.0, 5.0], [2.0, 6.0]]), np.array([[5.0, 6.0], [1.0, 5.0]])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mithril_losses._execution import value_and_gradient
-from mithril_losses._pairs import Pair, find_loss, gradient_of
+from mithril_losses._pairs import Pair, find_loss, given, gradient_of
 from mithril_losses._validation import as_dtype, quiet, require_one_number
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.classification import binary_cross_entropy
@@ -136,10 +136,11 @@ def _vae(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: str = "s
 
 
 def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: ReductionName = "sum") -> Parts:
-    """BCE(x̂, x) + KL, with x̂ = recon_x and KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
+    """BCE(x̂, x) + KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
-        recon_x: x̂, what the decoder returned: probabilities, first axis = samples.
+        recon_x: what the decoder returned: probabilities, first axis = samples. They are clipped to [ε, 1 − ε]; ε is
+            raised to the dtype's resolution where 1 − ε would round to 1.
         x: the data, in [0, 1], the same shape.
         mu: μ of the encoder, first axis = samples.
         logvar: ℓ = log σ² of the encoder, the shape of `mu`.
@@ -168,7 +169,15 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     return _vae(recon_x, x, mu, logvar, reduction).value()
 
 
-@gradient_of(vae_loss, wrt=_WRT, returns=_RETURNS, domain=_DOMAIN, separable=False, compose=_compose(_vae))
+@gradient_of(
+    vae_loss,
+    wrt=_WRT,
+    returns=_RETURNS,
+    domain=_DOMAIN,
+    separable=False,
+    compose=_compose(_vae),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
 def vae_loss_gradient(
     recon_x: Array,
     x: Array,
@@ -178,7 +187,10 @@ def vae_loss_gradient(
     *,
     upstream: float | Array = 1.0,
 ) -> dict[str, Array]:
-    """(x̂ − x) / (x̂ (1 − x̂)), μ and ½ (e^ℓ − 1), each over the divisor of its part.
+    """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
+
+    N and M are 1 for "sum", the numbers of elements of x and of samples for "mean", and the number of samples for
+    "batch_sum".
 
     Args:
         recon_x: as in `vae_loss`; likewise all other arguments.
@@ -211,7 +223,7 @@ def _beta_vae(recon_x: Array, x: Array, mu: Array, logvar: Array, beta: Any = 4.
 def beta_vae_loss(
     recon_x: Array, x: Array, mu: Array, logvar: Array, beta: float = 4.0, reduction: ReductionName = "sum"
 ) -> Parts:
-    """BCE(x̂, x) + β KL, with x̂ = recon_x and KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
+    """BCE(x̂, x) + β KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
         recon_x: as in `vae_loss`; likewise all other arguments.
@@ -250,6 +262,7 @@ def beta_vae_loss(
     domain={**_DOMAIN, "beta": NON_NEGATIVE},
     separable=False,
     compose=_compose(_beta_vae),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def beta_vae_loss_gradient(
     recon_x: Array,
@@ -261,7 +274,9 @@ def beta_vae_loss_gradient(
     *,
     upstream: float | Array = 1.0,
 ) -> dict[str, Array]:
-    """(x̂ − x) / (x̂ (1 − x̂)), β μ and ½ β (e^ℓ − 1), each over the divisor of its part.
+    """(x̂ − x) / (x̂ (1 − x̂)) / N, β μ / M and ½ β (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
+
+    N and M are the divisors of the two parts, as in `vae_loss_gradient`.
 
     Args:
         recon_x: as in `beta_vae_loss`; likewise all other arguments.
@@ -296,7 +311,7 @@ def _free_bits_vae(
 def vae_loss_free_bits(
     recon_x: Array, x: Array, mu: Array, logvar: Array, free_bits: float = 0.1, reduction: ReductionName = "sum"
 ) -> Parts:
-    """BCE(x̂, x) + Σ max(λ, ½ (μ² + e^ℓ − 1 − ℓ)), with x̂ = recon_x, ℓ = logvar and λ = free_bits.
+    """BCE(x̂, x) + Σ max(λ, ½ (μ² + e^ℓ − 1 − ℓ)), x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, ℓ = logvar, λ = free_bits.
 
     Args:
         recon_x: as in `vae_loss`; likewise all other arguments.
@@ -323,7 +338,8 @@ def vae_loss_free_bits(
         0.6
 
     Source:
-        D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
+        D. P. Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, which has the
+        maximum of λ and the mean over the minibatch: with one for each sample the loss is at least as large.
         https://arxiv.org/abs/1606.04934
     """
     return _free_bits_vae(recon_x, x, mu, logvar, free_bits, reduction).value()
@@ -339,6 +355,7 @@ def vae_loss_free_bits(
         (mu, logvar), {"free_bits": free_bits}
     ),
     compose=_compose(_free_bits_vae),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_free_bits_gradient(
     recon_x: Array,
@@ -350,7 +367,10 @@ def vae_loss_free_bits_gradient(
     *,
     upstream: float | Array = 1.0,
 ) -> dict[str, Array]:
-    """(x̂ − x) / (x̂ (1 − x̂)), μ and ½ (e^ℓ − 1), the last two 0 below the free bits, each over its part's divisor.
+    """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M, the last two 0 where the KL is below the free bits.
+
+    N and M are the divisors of the two parts, as in `vae_loss_gradient`. The first is taken at x̂ also where recon_x was
+    clipped.
 
     Args:
         recon_x: as in `vae_loss_free_bits`; likewise all other arguments.

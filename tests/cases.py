@@ -17,6 +17,7 @@ from mithril_losses import catalogue
 from mithril_losses._pairs import Pair
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.checking import draw_arguments
+from mithril_losses.domains import Axes, Choice, Flag
 
 DTYPES = {  # the floating types that each library has
     "numpy": ("float64", "float32", "float16"),
@@ -263,3 +264,96 @@ def label(function: Callable[..., Any], _: Any, parameters: Any) -> str:
     """Name a parameterized test after its parameters."""
     text = "_".join(str(p[0] if isinstance(p, tuple) else p) for p in parameters.args)
     return f"{function.__name__}_{text}".replace(" ", "_")
+
+
+# --- every option --------------------------------------------------------------------------------------------------
+
+
+def with_every_option(pair: Pair, seed: int, shape: tuple[int, ...] = (4, 3), **settled: Any) -> Case:
+    """Draw arrays and *every* option: numbers, flags, names, axes, masks and weights, and the reduction.
+
+    Options in `settled` have the values given there, one of them where that is a tuple, drawn where it is a domain.
+    """
+    generator = np.random.default_rng(seed)
+    arrays, options = draw_arguments(pair, generator, shape)
+    settled = {name: _settle(generator, values) for name, values in settled.items()}
+    for name in pair.options:
+        options[name] = settled[name] if name in settled else _option(pair, name, options.get(name), arrays, generator)
+    arrays = _to_layout(pair, arrays, options, generator)
+    for name in ("targets", "tokens"):
+        if options.get("ignore_index") is not None and name in arrays:
+            labels = arrays[name]
+            arrays[name] = np.where(generator.random(labels.shape) < 0.3, options["ignore_index"], labels)
+    case = Case(pair, f"every option, seed {seed}", arrays, options)
+    if not pair.takes_reduction:
+        return case
+    common: dict[str, Any] = {"reduction": str(generator.choice(["mean", "sum", "weighted_mean", "batch_sum"]))}
+    if pair.apart is not None and len(arrays) == 2:  # two batches, which need not have one size
+        second = list(arrays)[1]
+        arrays[second] = arrays[second][int(generator.integers(2)) :]
+        case = Case(pair, case.name, arrays, options)
+    if generator.random() < 0.5:
+        common["weights"] = (
+            {name: generator.integers(0, 4, x.shape) / 2.0 for name, x in arrays.items()}
+            if pair.apart is not None and len(arrays) == 2
+            else generator.integers(0, 4, case.rows) / 2.0
+        )
+    if generator.random() < 0.3 and common["reduction"] != "sum":
+        common["normalizer"] = float(generator.uniform(0.5, 9.0))
+    chosen = {name: settled[name] for name in ("reduction", "weights", "normalizer") if name in settled}
+    return Case(pair, case.name, arrays, {**options, **common, **chosen})
+
+
+def _settle(generator: np.random.Generator, values: Any) -> Any:
+    if isinstance(values, tuple):
+        return values[generator.integers(len(values))]
+    return values.sample(generator) if hasattr(values, "sample") else values
+
+
+def _option(pair: Pair, name: str, drawn: Any, arrays: dict[str, Any], generator: np.random.Generator) -> Any:
+    """Draw one option: from its domain, or by its name where the domain is only described in words."""
+    domain = pair.domain[name]
+    if isinstance(domain, Flag):
+        return bool(generator.integers(2))
+    if isinstance(domain, Choice):
+        return str(generator.choice(domain.names))
+    if isinstance(domain, Axes):
+        return int(generator.choice([-1, 0]))
+    if drawn is not None:
+        return drawn
+    if generator.random() < 0.4:
+        return pair.parameters[name].default
+    first = next(iter(arrays.values()))
+    if name in ("pred_weights", "target_weights"):
+        masses = generator.integers(0, 4, arrays[name.replace("weights", "points")].shape[:-1]) / 2.0
+        masses[..., 0] = 1.0
+        return masses
+    if name in ("pred_mask", "target_mask"):
+        return generator.random(arrays[name.replace("mask", "points")].shape[:-1]) < 0.7
+    if name == "weights":  # of layers
+        return {layer: float(generator.uniform(0.0, 2.0)) for layer in first}
+    if name in ("class_weights", "bias"):
+        classes = len(arrays["weight"]) if "weight" in arrays else first.shape[-1]
+        return generator.uniform(0.2, 2.0, classes) if name == "class_weights" else generator.standard_normal(classes)
+    if name == "projections":
+        directions = generator.standard_normal((3, first.shape[-1]))
+        return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+    return {"class_axis": 1, "ignore_index": -1, "chunk_rows": 2}[name]
+
+
+def _to_layout(pair: Pair, arrays: dict[str, Any], options: dict[str, Any], generator: np.random.Generator) -> Any:
+    """Return the arrays as the options say that they are: channels or classes first, rates, class probabilities."""
+    arrays = dict(arrays)
+    if options.get("channels_first"):
+        for name in arrays:
+            arrays[name] = map_leaves(lambda _, x: np.moveaxis(x, -1, -3), arrays[name])
+    if options.get("log_input") is False:
+        arrays["predictions"] = np.exp(arrays["predictions"])
+    scores = next(iter(arrays))
+    if pair.name.startswith("cross_entropy") and options["ignore_index"] is None and generator.random() < 0.5:
+        arrays["targets"] = generator.uniform(0.1, 1.0, arrays[scores].shape)
+    if options.get("class_axis") == 1:
+        for name in arrays:
+            if arrays[name].ndim == arrays[scores].ndim:
+                arrays[name] = np.moveaxis(arrays[name], -1, 1)
+    return arrays

@@ -395,6 +395,11 @@ class TestCatalogue(CommandLineTestCase):
             line = next(line for line in text.splitlines() if f" {argument} " in line and "│" in line)
             self.assertIn(f" {default} ", line)
 
+    def test_show_tells_when_a_property_holds(self) -> None:
+        text = " ".join(self.run_app("show", "maximum_mean_discrepancy").stdout.split())
+        self.assertIn("never negative (unbiased=False)", text)
+        self.assertIn("(kernel_type='rbf' or 'linear')", text)
+
     def test_show_ends_with_the_example(self) -> None:
         lines = self.run_app("show", "mse_loss").stdout.rstrip().splitlines()
         self.assertEqual(lines[-2:], [">>> round(float(loss), 12)", "0.02"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import importlib.util
 import io
+import math
 import re
 from pathlib import Path
 
 import pytest
 
+import mithril_losses
 from mithril_losses import _pairs
 
 ROOT = Path(__file__).parent.parent
@@ -86,3 +89,54 @@ class TestFormulas:
         assert '<mo form="prefix">−</mo>' in to_mathml("[-1, 1]", "inline")
         assert "form" not in to_mathml("a - 1", "inline")
         assert "form" not in to_mathml("(a) - 1", "inline")
+
+
+class TestProperties:
+    """The pages print what a loss declares of itself, and under which condition."""
+
+    def test_a_loss_has_a_section_of_its_properties(self) -> None:
+        text = hook("docstrings").with_properties(
+            "Formula.\n\nSource:\n    A book.", ["convex", "symmetric (swap=False)"]
+        )
+        assert text == "Formula.\n\nProperties:\n    * convex\n    * symmetric (swap=False)\n\nSource:\n    A book."
+
+    def test_a_loss_without_properties_has_none(self) -> None:
+        assert (
+            hook("docstrings").with_properties("Formula.\n\nSource:\n    A book.", [])
+            == "Formula.\n\nSource:\n    A book."
+        )
+
+
+ROUNDED = re.compile(r"round\((float\(.*\)), (\d+)\)$")
+TRUNCATED = re.compile(r"([−-]?\d+\.\d+)…")
+
+
+def computed(docstring: str) -> list[float]:
+    """The numbers that the examples of a docstring print rounded, before they are rounded."""
+    names: dict[str, object] = {}
+    numbers = []
+    for example in doctest.DocTestParser().get_examples(docstring):
+        match = ROUNDED.match(example.source.strip())
+        if match:
+            numbers.append(eval(match[1], {**vars(mithril_losses), **names}))
+        else:
+            exec(example.source, {**vars(mithril_losses)}, names)
+    return numbers
+
+
+EXAMPLES = {
+    f"{function.__name__}": function.__doc__
+    for pair in _pairs.catalogue().values()
+    for function in (pair.value, pair.gradient)
+    if TRUNCATED.search(function.__doc__ or "")
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_ellipsis_follows_digits_that_were_cut_and_not_rounded(name: str) -> None:
+    for text in TRUNCATED.findall(EXAMPLES[name]):
+        decimals = len(text.partition(".")[2])
+        number = float(text.replace("−", "-"))
+        for value in computed(EXAMPLES[name]):
+            if abs(value - number) < 1.5 * 10.0**-decimals:
+                assert number == math.trunc(value * 10**decimals) / 10**decimals

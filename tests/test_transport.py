@@ -410,3 +410,14 @@ class SlicedWasserstein(unittest.TestCase):
                 sliced_wasserstein_distance(X, Y, projections=projections)
         with self.assertRaisesRegex(TypeError, "one library"):
             sliced_wasserstein_distance(X, Y, projections=torch.ones(4, 3))
+
+
+class TestIterations(unittest.TestCase):
+    @parameterized.expand([("a twentieth", 20.0, True), ("a fiftieth", 50.0, False)])
+    def test_default_of_iterations_lasts_down_to_about_a_twentieth_of_the_largest_cost(
+        self, name: str, parts: float, converges: bool
+    ) -> None:
+        x, y = np.random.default_rng(0).random((2, 8, 2))
+        largest = float(np.linalg.norm(x[:, None] - y, axis=-1).max())
+        found = sinkhorn_convergence(x, y, epsilon=largest / parts)
+        self.assertEqual(bool(found.converged), converges)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import griffe
 
+from mithril_losses import catalogue
+
 
 class Docstrings(griffe.Extension):
-    """Let a section "Example:" hold doctests, and say of the common keywords only where they are explained."""
+    """Let a section "Example:" hold doctests, add the declared properties of a loss, and link the common keywords."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Adjust a docstring as soon as it has been read."""
@@ -20,7 +23,17 @@ class Docstrings(griffe.Extension):
             )
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
-        """Adjust a signature as soon as it has been read."""
+        """Adjust a loss's docstring, and a signature, as soon as they have been read."""
+        pair = catalogue().get(func.name)
+        if pair is not None and func.docstring is not None:
+            func.docstring.value = with_properties(func.docstring.value, map(str, pair.properties.values()))
         for parameter in func.parameters:
             if parameter.kind is griffe.ParameterKind.var_keyword:
                 parameter.annotation = parameter.default = None
+
+
+def with_properties(docstring: str, properties: Iterable[str]) -> str:
+    """Return the docstring of a loss with a section of what the loss declares of itself, before its source."""
+    lines = "".join(f"\n    * {text}" for text in properties)
+    head, source, tail = docstring.partition("\nSource:\n")
+    return f"{head}\nProperties:{lines}\n{source}{tail}" if lines else docstring
