@@ -610,8 +610,8 @@ class TestKilledWhileWriting(KilledTestCase):
 
 class TestKilledProcesses(KilledTestCase):
     def start(self) -> subprocess.Popen[bytes]:
-        """Start a run without an end, and return when it has written a checkpoint."""
-        command = [sys.executable, "-m", "mithril_losses", "train", str(self.file), "--set", "run.epochs=100000000"]
+        """Start a run of minutes, and return when it has written a checkpoint."""
+        command = [sys.executable, "-m", "mithril_losses", "train", str(self.file), "--set", "run.epochs=30000"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
