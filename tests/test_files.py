@@ -615,7 +615,7 @@ class TestKilledProcesses(KilledTestCase):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        deadline = time.monotonic() + 60.0
+        deadline = time.monotonic() + 120.0
         while not self.checkpoint.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         return process
