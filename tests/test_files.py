@@ -141,8 +141,8 @@ class TestControlCharactersStayInNames(FilesTestCase):
         self.assert_shown(self.run_app("list", "--family", NASTY), 2)
         for arguments in ([NASTY.replace("\n", "")], ["list", "--" + NASTY.replace("\n", "")]):
             result = self.run_app(*arguments)
-            self.assertIn(SHOWN.replace("\\n", ""), result.stderr)
-            self.assertTrue(result.stderr[:-1].isprintable())
+            self.assertIn(SHOWN.replace("\\n", ""), result.output)
+            self.assertTrue(result.output[:-1].isprintable())
 
     def test_of_what_a_benchmark_writes(self) -> None:
         path = self.folder / NASTY
