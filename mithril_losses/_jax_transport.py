@@ -6,10 +6,9 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mithril_losses._pairwise import Points, _centre, _framed, _map_batch, _measure_distances, _scan_rows
+from mithril_losses._pairwise import Points, _map_batch, _measure_distances, _scan_rows, framed
 from mithril_losses._transport import (
     Minima,
     Settings,
@@ -24,6 +23,7 @@ from mithril_losses._transport import (
     start,
     steps,
 )
+from mithril_losses.backends import _jax_namespace as jnp
 
 Array = Any
 
@@ -99,8 +99,8 @@ def _pairs(x: Array, y: Array) -> int:
 
 
 def _both_framed(x: Array, y: Array) -> tuple[Points, Points]:
-    centre = 0.5 * (_centre(jnp, x) + _centre(jnp, y))
-    return _framed(jnp, x, centre), _framed(jnp, y, centre)
+    xs, ys = framed(jnp, x, y)
+    return xs, ys
 
 
 def _minima(x: Points, y: Points, power: float) -> Minima:

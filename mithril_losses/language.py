@@ -16,13 +16,14 @@ from typing import Any, NamedTuple, Unpack
 
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, _reduced_axes, plan, refuse_upstream
-from mithril_losses._stable import product
+from mithril_losses._stable import largest_number, product
 from mithril_losses._validation import as_dtype, quiet, require_integer, require_one_number, widest_dtype
 from mithril_losses.backends._namespace import (
     Array,
     array_namespace,
     host_values,
     library_name,
+    namespace_of,
     placement,
     require_library,
 )
@@ -224,7 +225,7 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
         bend = 1.0 - logits * logits
         logits = xp.multiply(logits, layer.soft_cap, **over(logits))
     logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max), **over(logits))  # +∞ takes all the mass
-    largest = xp.max(logits, axis=1, keepdims=True)
+    largest = largest_number(xp, logits, 1)
     logits = xp.subtract(logits, largest, **over(logits))
     label_mass = xp.expand_dims(rows.label_mass, axis=1)
     losses = -product(xp, label_mass, xp.take_along_axis(logits, xp.expand_dims(rows.labels, axis=1), axis=1))
@@ -371,7 +372,7 @@ def _jitted_scan() -> Any:
 
 def _scan(rows: _Rows, layer: _Layer, size: int) -> _Results:
     jax = sys.modules["jax"]
-    xp, count = jax.numpy, rows.hidden.shape[0]
+    xp, count = namespace_of(rows.hidden), rows.hidden.shape[0]
     if count <= size:
         return _chunk(xp, rows, layer)
     chunks = -(-count // size)

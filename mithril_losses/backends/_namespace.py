@@ -30,7 +30,7 @@ def _find_namespace(x: Any) -> Any | None:
     elif _is_torch(x):  # before jax.Array, whose instance check torch.compile cannot trace
         from mithril_losses.backends import _torch_namespace as namespace
     elif _is_jax(x):
-        namespace = sys.modules["jax.numpy"]
+        from mithril_losses.backends import _jax_namespace as namespace
     elif hasattr(x, "__array_namespace__"):
         namespace = x.__array_namespace__()
     else:
@@ -75,6 +75,7 @@ def library_name(xp: Any) -> str:
 _LIBRARIES = {  # namespaces that are not called after their library
     "array_api_compat.numpy": "numpy",
     "array_api_compat.torch": "torch",
+    "mithril_losses.backends._jax_namespace": "jax",
     "mithril_losses.backends._numpy_namespace": "numpy",
     "mithril_losses.backends._torch_namespace": "torch",
 }
