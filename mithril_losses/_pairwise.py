@@ -217,14 +217,21 @@ class Points(NamedTuple):
         return Points(self.at[..., start:stop, :], self.frame[..., start:stop, :])
 
 
-def _framed(xp: Any, x: Array, centre: Array) -> Points:
-    centred = x - centre
+def framed(xp: Any, *sets: Array) -> tuple[Points, ...]:
+    """Return sets of points (…, n, d) in one frame, centred between their means.
+
+    The first point is taken off before means are formed. XLA computes a mean anew in every loop that needs it, rounded
+    differently each time; so no mean may be as large as the common offset.
+    """
+    origin = sets[0][..., :1, :]
+    moved = [x - origin for x in sets]
+    centre = sum(xp.mean(x, axis=-2, keepdims=True) for x in moved) / float(len(sets))
+    return tuple(_framed(xp, x, at - centre) for x, at in zip(sets, moved, strict=True))
+
+
+def _framed(xp: Any, x: Array, centred: Array) -> Points:
     squares = xp.sum(centred * centred, axis=-1, keepdims=True)
     return Points(x, xp.concat([centred, xp.ones_like(squares), squares], axis=-1))
-
-
-def _centre(xp: Any, x: Array) -> Array:
-    return xp.mean(x, axis=-2, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -379,10 +386,7 @@ def pair_sums(
         return _compiled("sums")(x, y, parameters, kernel=kernel, slopes=slopes)  # type: ignore[no-any-return]
     parts = []
     for part in _batches(xp, x.shape[0], x.shape[-2] * y.shape[-2]):
-        centre = 0.5 * (_centre(xp, x[part, ...]) + _centre(xp, y[part, ...]))
-        parts.append(
-            _sums(xp, _framed(xp, x[part, ...], centre), _framed(xp, y[part, ...], centre), kernel, parameters, slopes)
-        )
+        parts.append(_sums(xp, *framed(xp, x[part, ...], y[part, ...]), kernel, parameters, slopes))
     total, by_x, by_y = zip(*parts, strict=True)
     return _joined(xp, total), _joined(xp, by_x), _joined(xp, by_y)
 
@@ -396,7 +400,7 @@ def self_sums(
         return total, 2.0 * by_x if slopes else None
     parts = []
     for part in _batches(xp, x.shape[0], x.shape[-2] ** 2):
-        points = _framed(xp, x[part, ...], _centre(xp, x[part, ...]))
+        (points,) = framed(xp, x[part, ...])
         parts.append(_half_sums(xp, points, kernel, parameters, slopes))
     total, by_x = zip(*parts, strict=True)
     return _joined(xp, total), _joined(xp, by_x)
@@ -662,12 +666,11 @@ def _compiled(name: str) -> Any:
 def _scanned_sums(
     x: Array, y: Array, parameters: tuple[Any, ...], kernel: Kernel, slopes: tuple[bool, bool]
 ) -> tuple[Array, Any, Any]:
-    import jax.numpy as jnp
+    from mithril_losses.backends import _jax_namespace as jnp
 
     def one(element: tuple[Array, Array]) -> tuple[Array, Any, Any]:
         x, y = element
-        centre = 0.5 * (_centre(jnp, x) + _centre(jnp, y))
-        columns = _framed(jnp, y, centre)
+        points, columns = framed(jnp, x, y)
 
         def step(by_y: Array | None, rows: Points) -> tuple[Array | None, tuple[Array, Array | None]]:
             values, slope = kernel(jnp, kernel.measure(jnp, rows, columns, None), parameters)
@@ -676,7 +679,7 @@ def _scanned_sums(
                 by_y = by_y + kernel.pull(jnp, slope.mT, columns, rows)
             return by_y, (jnp.sum(values, axis=-1), by_x)
 
-        by_y, (totals, by_x) = _scan_rows(step, jnp.zeros_like(y) if slopes[1] else None, _framed(jnp, x, centre), y)
+        by_y, (totals, by_x) = _scan_rows(step, jnp.zeros_like(y) if slopes[1] else None, points, y)
         return jnp.sum(totals), by_x, by_y
 
     return _map_batch(one, (x, y), x.shape[-2] * y.shape[-2])  # type: ignore[no-any-return]
@@ -684,7 +687,7 @@ def _scanned_sums(
 
 def _scanned_nearest(x: Array, y: Array, candidates: Array | None) -> Array:
     import jax
-    import jax.numpy as jnp
+    from mithril_losses.backends import _jax_namespace as jnp
 
     def one(element: tuple[Array, Array, Array | None]) -> Array:
         x, y, candidates = element

@@ -14,11 +14,10 @@ import numpy as np
 
 from mithril_losses._pairwise import (
     Points,
-    _centre,
-    _framed,
     _measure_distances,
     _pieces,
     _row_blocks,
+    framed,
     squared_distances,
 )
 from mithril_losses._stable import never_negative
@@ -188,9 +187,8 @@ def _element(k: int, *arrays: Array) -> list[Array]:
 
 def _both_framed(xp: Any, x: Array, y: Array) -> tuple[Points, Points]:
     """Return two sets (n, d) as points (1, n, d) in one frame."""
-    x, y = x[None, ...], y[None, ...]
-    centre = 0.5 * (_centre(xp, x) + _centre(xp, y))
-    return _framed(xp, x, centre), _framed(xp, y, centre)
+    xs, ys = framed(xp, x[None, ...], y[None, ...])
+    return xs, ys
 
 
 def _solve_one(xp: Any, element: list[Array], settings: Settings) -> tuple[Array, ...]:
