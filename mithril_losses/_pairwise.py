@@ -59,12 +59,11 @@ class Sets:
     shape: tuple[int, ...]
 
     @staticmethod
-    def of(*, keep_graph: bool, numbers: tuple[Any, ...] = (), dtype: Any = None, **arrays: Array) -> Sets:
+    def of(*, numbers: tuple[Any, ...] = (), dtype: Any = None, **arrays: Array) -> Sets:
         """Check two arrays (…, n, d) and (…, m, d), given by name, and make sets of them; of one array, twice the same.
 
         Args:
-            keep_graph: whether the result must stay in PyTorch's autograd graph.
-            numbers: options that may hang in that graph, too.
+            numbers: options that may hang in PyTorch's autograd graph, as the sets may.
             dtype: to compute in; the widest of the arrays' by default.
             **arrays: the two arrays, or the one.
 
@@ -88,8 +87,6 @@ class Sets:
         dtype = widest_dtype(xp, **arrays) if dtype is None else dtype
         given = (x, y) if others else (x,)
         points = [xp.reshape(as_dtype(xp, p, dtype), (math.prod(p.shape[:-2]), *p.shape[-2:])) for p in given]
-        if library_name(xp) == "torch" and not keep_graph:
-            points = [_without_graph(p) for p in points]
         if _is_on_host(xp, *points, *numbers):
             xp, points = np, [_to_host(p) for p in points]
         return Sets(xp, points[0], points[-1], shapes[0][:-2])
@@ -110,7 +107,7 @@ class Sets:
         xp = array_namespace(**like)
         shaped = {name: self._return(x, like[name], tuple(like[name].shape)) for name, x in gradients.items()}
         typed = {name: as_dtype(xp, x, like[name].dtype) for name, x in shaped.items()}
-        return {name: x if x.shape else xp.asarray(x) for name, x in typed.items()}  # NumPy's scalars are not writable
+        return {name: np.asarray(x) if xp is np else x for name, x in typed.items()}  # NumPy's scalars are not writable
 
     def spread(
         self, wrt: Any, slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]
@@ -164,13 +161,6 @@ def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, ot
 def requested(wrt: Any, choice: Choice) -> tuple[str, ...]:
     """Return the names in `wrt`, a name or a tuple of names, checked."""
     return tuple(choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,)))
-
-
-def _without_graph(x: Array) -> Array:
-    """Detach a tensor from autograd's graph, not from the transforms of `torch.func`, which would see a 0."""
-    import torch
-
-    return x if torch.compiler.is_compiling() or _is_transformed(x) else x.detach()
 
 
 def _is_transformed(x: Array) -> bool:
@@ -687,6 +677,7 @@ def _scanned_sums(
 
 def _scanned_nearest(x: Array, y: Array, candidates: Array | None) -> Array:
     import jax
+
     from mithril_losses.backends import _jax_namespace as jnp
 
     def one(element: tuple[Array, Array, Array | None]) -> Array:

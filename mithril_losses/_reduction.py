@@ -211,7 +211,7 @@ class Plan(NamedTuple):
         if not self.scaled and (steep or gradient.dtype != like.dtype):
             gradient = bounded(xp, gradient, like.dtype)
         gradient = as_dtype(xp, gradient, like.dtype)
-        return gradient if like.shape else xp.asarray(gradient)  # NumPy's scalars are not writable
+        return np.asarray(gradient) if xp is np and not like.shape else gradient  # NumPy's scalars are not writable
 
 
 def plan(

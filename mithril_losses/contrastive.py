@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Unpack
 
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pair_rows import (
     Columns,
     Rows,
@@ -104,7 +105,7 @@ def _problem(
     first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
     dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
-    sets = Sets.of(keep_graph=not wants_gradient, numbers=seen, dtype=dtype, **embeddings)
+    sets = Sets.of(numbers=seen, dtype=dtype, **embeddings)
     xp, x, y = sets.xp, sets.x, sets.y
     shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
     reducing = plan(own, shape, dtype, **reduction)
@@ -256,6 +257,7 @@ def info_nce_loss(
     separable=False,
     properties=("non_negative", "scale_invariant"),
 )
+@differentiable_on_demand
 def info_nce_loss_gradient(
     queries: Array,
     keys: Array,
@@ -265,8 +267,6 @@ def info_nce_loss_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> dict[str, Array]:
     """queries: J G k̂ / τ, keys: J Gᵀ q̂ / τ, with G_ij = (softmax_j(q̂_i·k̂_j/τ) − [i = j]) / n, J = (1 − x̂ x̂ᵀ) / ‖x‖.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         queries: as in `info_nce_loss`; likewise all other arguments.
@@ -295,6 +295,7 @@ def info_nce_loss_gradient(
 
 
 @value_and_gradient_of(info_nce_loss)
+@differentiable_on_demand
 def _info_nce_value_and_gradient(
     queries: Array,
     keys: Array,
@@ -356,10 +357,9 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
     separable=False,
     properties=("non_negative",),
 )
+@differentiable_on_demand
 def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
     """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         anchor: as in `n_pair_loss`; likewise all other arguments.
@@ -386,6 +386,7 @@ def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[Gra
 
 
 @value_and_gradient_of(n_pair_loss)
+@differentiable_on_demand
 def _n_pair_value_and_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> Results:
     """Both of the same tiles."""
     with quiet(array_namespace(anchor=anchor)):
@@ -450,6 +451,7 @@ def nt_xent_loss(
     separable=False,
     properties=("non_negative", "scale_invariant", "symmetric"),
 )
+@differentiable_on_demand
 def nt_xent_loss_gradient(
     embedding1: Array,
     embedding2: Array,
@@ -460,7 +462,7 @@ def nt_xent_loss_gradient(
 ) -> dict[str, Array]:
     """J (G + Gᵀ) ẑ / τ, the rows of z = (x, y), with G_ab = (softmax_{b≠a}(ẑ_a·ẑ_b/τ) − [b belongs to a]) / 2n.
 
-    J = (1 − ẑ ẑᵀ) / ‖z‖. Computed outside PyTorch's autograd graph.
+    J = (1 − ẑ ẑᵀ) / ‖z‖.
 
     Args:
         embedding1: as in `nt_xent_loss`; likewise all other arguments.
@@ -490,6 +492,7 @@ def nt_xent_loss_gradient(
 
 
 @value_and_gradient_of(nt_xent_loss)
+@differentiable_on_demand
 def _nt_xent_value_and_gradient(
     embedding1: Array,
     embedding2: Array,
@@ -587,6 +590,7 @@ def supervised_contrastive_loss(
     properties=("non_negative", "scale_invariant"),
     by_numpy=True,
 )
+@differentiable_on_demand
 def supervised_contrastive_loss_gradient(
     embeddings: Array,
     labels: Array,
@@ -597,7 +601,7 @@ def supervised_contrastive_loss_gradient(
 ) -> Array:
     """J (G + Gᵀ) z / τ, with G_ia = (softmax_{a≠i}(z_i·z_a/τ) − [a ∈ P(i)] / |P(i)|) / n, 0 where P(i) is empty.
 
-    J = (1 − z zᵀ) / ‖x‖ for the embedding x of z. Computed outside PyTorch's autograd graph.
+    J = (1 − z zᵀ) / ‖x‖ for the embedding x of z.
 
     Args:
         embeddings: as in `supervised_contrastive_loss`; likewise all other arguments.
@@ -627,6 +631,7 @@ def supervised_contrastive_loss_gradient(
 
 
 @value_and_gradient_of(supervised_contrastive_loss)
+@differentiable_on_demand
 def _supervised_contrastive_value_and_gradient(
     embeddings: Array,
     labels: Array,
@@ -729,6 +734,7 @@ def clip_loss(
     separable=False,
     properties=("non_negative", "scale_invariant", "symmetric"),
 )
+@differentiable_on_demand
 def clip_loss_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -739,7 +745,7 @@ def clip_loss_gradient(
 ) -> dict[str, Array]:
     """e^s J G v, e^s J Gᵀ u and Σ_ij G_ij z_ij, with G = (softmax of rows + softmax of columns − 2·1) / 2n.
 
-    J = (1 − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v. Computed outside PyTorch's autograd graph.
+    J = (1 − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v.
 
     Args:
         image_embeddings: as in `clip_loss`; likewise all other arguments.
@@ -770,6 +776,7 @@ def clip_loss_gradient(
 
 
 @value_and_gradient_of(clip_loss)
+@differentiable_on_demand
 def _clip_value_and_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -883,6 +890,7 @@ def siglip_loss(
     separable=False,
     properties=("non_negative", "scale_invariant", "symmetric"),
 )
+@differentiable_on_demand
 def siglip_loss_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -894,7 +902,7 @@ def siglip_loss_gradient(
 ) -> dict[str, Array]:
     """e^s J G v, e^s J Gᵀ u, Σ_ij G_ij (z_ij − b) and Σ_ij G_ij, with G_ij = (σ(z_ij) − [i = j]) / n.
 
-    J = (1 − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v. Computed outside PyTorch's autograd graph.
+    J = (1 − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v.
 
     Args:
         image_embeddings: as in `siglip_loss`; likewise all other arguments.
@@ -926,6 +934,7 @@ def siglip_loss_gradient(
 
 
 @value_and_gradient_of(siglip_loss)
+@differentiable_on_demand
 def _siglip_value_and_gradient(
     image_embeddings: Array,
     text_embeddings: Array,

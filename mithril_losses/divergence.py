@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import elementwise
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
 from mithril_losses._reduction import (
@@ -823,7 +824,7 @@ def _mmd(
     wrt: tuple[str, ...] = (),
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
-    sets = Sets.of(keep_graph=not wrt, numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
+    sets = Sets.of(numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
     _KERNEL.check("kernel_type", kernel_type)
     FLAG.check("unbiased", unbiased)
     bandwidth = sets.bring(POSITIVE.one_number("kernel_bandwidth", kernel_bandwidth))
@@ -944,6 +945,7 @@ def maximum_mean_discrepancy(
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
+@differentiable_on_demand
 def maximum_mean_discrepancy_gradient(
     predictions: Array,
     targets: Array,
@@ -957,8 +959,6 @@ def maximum_mean_discrepancy_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> Any:
     """(2/n² Σⱼ ∂k(xᵢ, xⱼ)/∂xᵢ − 2/nm Σⱼ ∂k(xᵢ, yⱼ)/∂xᵢ) / B; for "rbf" ∂k/∂xᵢ = −k (xᵢ − xⱼ) / σ².
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         predictions: as in `maximum_mean_discrepancy`; likewise all other arguments.
@@ -993,6 +993,7 @@ def maximum_mean_discrepancy_gradient(
 
 
 @value_and_gradient_of(maximum_mean_discrepancy)
+@differentiable_on_demand
 def maximum_mean_discrepancy_value_and_gradient(
     predictions: Array,
     targets: Array,
@@ -1042,7 +1043,7 @@ def _energy(
     predictions: Array, targets: Array, beta: float, value: bool = True, wrt: tuple[str, ...] = ()
 ) -> tuple[Sets, Any, dict[str, Any]]:
     """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
-    sets = Sets.of(keep_graph=not wrt, predictions=predictions, targets=targets)
+    sets = Sets.of(predictions=predictions, targets=targets)
     beta = _ORDER.check("beta", beta)
     kernel = _DISTANCE if beta == 1.0 else distance_kernel(_power, beta)
     _require_samples(sets, 1, "the distance")
@@ -1102,6 +1103,7 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
+@differentiable_on_demand
 def energy_distance_gradient(
     predictions: Array,
     targets: Array,
@@ -1111,8 +1113,6 @@ def energy_distance_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> Any:
     """(2/nm Σⱼ u(xᵢ − yⱼ) − 2/n² Σⱼ u(xᵢ − xⱼ)) / B, with u(e) = β ‖e‖^(β−2) e and u(0) = 0.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         predictions: as in `energy_distance`; likewise all other arguments.
@@ -1142,6 +1142,7 @@ def energy_distance_gradient(
 
 
 @value_and_gradient_of(energy_distance)
+@differentiable_on_demand
 def energy_distance_value_and_gradient(
     predictions: Array,
     targets: Array,

@@ -6,6 +6,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, blanked, nearest, per_point, requested, shares, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
@@ -38,7 +39,7 @@ def _chamfer(
     wrt: tuple[str, ...] = (),
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the losses per batch element and their slopes wrt the arguments in `wrt`."""
-    sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     FLAG.check("squared", squared)
     x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
@@ -142,6 +143,7 @@ def chamfer_distance(
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
+@differentiable_on_demand
 def chamfer_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -156,8 +158,7 @@ def chamfer_distance_gradient(
 ) -> Any:
     """(2 (xᵢ − y_near(i)) / n + Σⱼ 2 (xᵢ − yⱼ) / m over the j whose nearest is i) / B.
 
-    With unit vectors in place of twice the differences for unsquared distances, 0 at coincident points. Computed
-    outside PyTorch's autograd graph.
+    With unit vectors in place of twice the differences for unsquared distances, 0 at coincident points.
 
     Args:
         pred_points: as in `chamfer_distance`; likewise all other arguments.
@@ -192,6 +193,7 @@ def chamfer_distance_gradient(
 
 
 @value_and_gradient_of(chamfer_distance)
+@differentiable_on_demand
 def chamfer_distance_value_and_gradient(
     pred_points: Array,
     target_points: Array,
@@ -282,7 +284,7 @@ def _hausdorff(
     wrt: tuple[str, ...] = (),
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
-    sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
     y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
@@ -386,6 +388,7 @@ def hausdorff_distance(
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
+@differentiable_on_demand
 def hausdorff_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -397,7 +400,7 @@ def hausdorff_distance_gradient(
 ) -> Any:
     """(xᵢ − yⱼ) / ‖xᵢ − yⱼ‖ / B for the pair (i, j) that decides, 0 for all other points and where the two coincide.
 
-    At a tie the first point decides, one of x before one of y. Computed outside PyTorch's autograd graph.
+    At a tie the first point decides, one of x before one of y.
 
     Args:
         pred_points: x, as in `hausdorff_distance`; likewise all other arguments.
@@ -428,6 +431,7 @@ def hausdorff_distance_gradient(
 
 
 @value_and_gradient_of(hausdorff_distance)
+@differentiable_on_demand
 def hausdorff_distance_value_and_gradient(
     pred_points: Array,
     target_points: Array,

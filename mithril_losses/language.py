@@ -7,13 +7,13 @@ forgotten.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, _reduced_axes, plan, refuse_upstream
 from mithril_losses._stable import largest_number, product
@@ -480,6 +480,7 @@ def linear_cross_entropy(
     },
     properties=("non_negative",),
 )
+@differentiable_on_demand
 def linear_cross_entropy_gradient(
     hidden: Array,
     weight: Array,
@@ -529,12 +530,13 @@ def linear_cross_entropy_gradient(
     """
     options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
     xp = array_namespace(hidden=hidden)
-    with quiet(xp), _without_graph(xp):
+    with quiet(xp):
         problem = _problem(hidden, weight, targets, *options, wants_gradient=True)
         return _gradients(problem, _run(problem), hidden, weight, bias)
 
 
 @value_and_gradient_of(linear_cross_entropy)
+@differentiable_on_demand
 def _linear_cross_entropy_value_and_gradient(
     hidden: Array,
     weight: Array,
@@ -552,7 +554,7 @@ def _linear_cross_entropy_value_and_gradient(
     """Both of one product forward and two back per chunk."""
     options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
     xp = array_namespace(hidden=hidden)
-    with quiet(xp), _without_graph(xp):
+    with quiet(xp):
         problem = _problem(hidden, weight, targets, *options, wants_gradient=True)
         results = _run(problem)
         return _collect(problem, results, hidden, targets), _gradients(problem, results, hidden, weight, bias)
@@ -572,11 +574,6 @@ def _gradients(
         "weight": as_dtype(xp, results.weight, weight.dtype),
     }
     return gradients if bias is None else gradients | {"bias": as_dtype(xp, results.bias, bias.dtype)}
-
-
-def _without_graph(xp: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which torch records nothing: its graph would keep the logits of every chunk."""
-    return sys.modules["torch"].no_grad() if library_name(xp) == "torch" else contextlib.nullcontext()
 
 
 # --- the next token ---------------------------------------------------------------------------------------------------

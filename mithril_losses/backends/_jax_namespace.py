@@ -37,18 +37,18 @@ def minimum(x: Any, y: Any) -> Any:
     return _minimum(y, x) if isinstance(x, float | int) else _minimum(x, y)
 
 
-def clip(x: Any, min: Any = None, max: Any = None) -> Any:  # noqa: A002  (the standard's names)
+def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     """Return `x`, and the nearer bound where it lies outside of them."""
     x = x if min is None else maximum(x, min)
     return x if max is None else minimum(x, max)
 
 
-def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A001  (the standard's name)
+def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Return the largest element over the axes, or NaN where one of them is NaN."""
     return _reduced(jnp.max, x, axis, keepdims)
 
 
-def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A001  (the standard's name)
+def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Return the smallest element over the axes, or NaN where one of them is NaN."""
     return _reduced(jnp.min, x, axis, keepdims)
 
