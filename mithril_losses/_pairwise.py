@@ -22,6 +22,7 @@ from mithril_losses.backends._namespace import (
     Array,
     array_namespace,
     host_values,
+    in_c_order,
     library_name,
     placement,
     require_library,
@@ -107,7 +108,8 @@ class Sets:
         xp = array_namespace(**like)
         shaped = {name: self._return(x, like[name], tuple(like[name].shape)) for name, x in gradients.items()}
         typed = {name: as_dtype(xp, x, like[name].dtype) for name, x in shaped.items()}
-        return {name: np.asarray(x) if xp is np else x for name, x in typed.items()}  # NumPy's scalars are not writable
+        # NumPy's scalars are not writable
+        return {name: np.asarray(x) if xp is np and not x.shape else in_c_order(x) for name, x in typed.items()}
 
     def spread(
         self, wrt: Any, slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]
@@ -159,8 +161,9 @@ def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, ot
 
 
 def requested(wrt: Any, choice: Choice) -> tuple[str, ...]:
-    """Return the names in `wrt`, a name or a tuple of names, checked."""
-    return tuple(choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,)))
+    """Return the names in `wrt`, a name or a tuple of names, checked, in the order of the arguments."""
+    names = {choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
+    return tuple(name for name in choice.names if name in names)
 
 
 def _is_transformed(x: Array) -> bool:

@@ -330,17 +330,29 @@ def _spectral(xp: Any, matrix: Array, with_slope: bool) -> tuple[Array, Array | 
     """½ σ² and σ u vᵀ, with σ the largest singular value; σ² and u are the Gram matrix's own, or σ² and v."""
     if 0 in matrix.shape:
         return xp.sum(matrix), matrix if with_slope else None
+    unit = _unit_of_squares(xp, matrix)
+    matrix = matrix / unit
     is_wide, gram = _gram(xp, matrix)
     # the decomposition of a matrix that is not finite is an error here and NaN there
     trace = xp.linalg.trace(gram)
     is_finite = xp.isfinite(trace)
     gram = xp.where(is_finite, gram, 0.0)
     if not with_slope:
-        return 0.5 * xp.where(is_finite, xp.linalg.eigvalsh(gram)[-1], trace), None
+        return 0.5 * xp.where(is_finite, xp.linalg.eigvalsh(gram)[-1], trace) * unit * unit, None
     squares, vectors = xp.linalg.eigh(gram)
     own = vectors[:, -1:]  # squares ascend
     slope = own @ (xp.matrix_transpose(own) @ matrix) if is_wide else matrix @ own @ xp.matrix_transpose(own)
-    return 0.5 * xp.where(is_finite, squares[-1], trace), xp.where(is_finite, slope, math.nan)
+    value = 0.5 * xp.where(is_finite, squares[-1], trace) * unit * unit
+    return value, xp.where(is_finite, slope * unit, math.nan)
+
+
+def _unit_of_squares(xp: Any, x: Array) -> Array:
+    """Return a number in which the squares of x neither overflow nor vanish: 1 where they would not anyway."""
+    limits = xp.finfo(x.dtype)
+    smallest, largest = float(limits.smallest_normal), xp.max(xp.abs(x))
+    low, high = (smallest / float(limits.eps)) ** 0.5, (float(limits.eps) / smallest) ** 0.5
+    # a number whose reciprocal is one, too
+    return xp.where((largest > low) & (largest < high), 1.0, xp.minimum(xp.maximum(largest, smallest), 1.0 / smallest))
 
 
 def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:

@@ -113,6 +113,13 @@ def placement(x: Any) -> dict[str, Any]:
     return {} if library_name(namespace_of(x)) in ("numpy", "jax") else {"device": x.device}
 
 
+def in_c_order(x: Any) -> Any:
+    """Return `x` with its elements one after the other in memory, the last axis first: itself where they are so."""
+    if isinstance(x, np.ndarray):
+        return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+    return x.contiguous() if _is_torch(x) else x
+
+
 def _is_no_plain_array(x: Any) -> bool:
     """Whether `x` is a NumPy array whose arithmetic is not element by element (a matrix) or leaves elements out."""
     masked = sys.modules.get("numpy.ma")
