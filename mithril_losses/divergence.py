@@ -22,6 +22,7 @@ from mithril_losses._reduction import (
 )
 from mithril_losses._rows import Rows
 from mithril_losses._stable import (
+    bounded,
     exponential_remainder,
     never_negative,
     norm_and_unit,
@@ -188,8 +189,9 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
     This is the direction of `torch.nn.functional.kl_div`, keras and optax.
 
     Args:
-        predictions: p, probabilities over the last axis.
-        targets: q, the same shape.
+        predictions: p, probabilities over the last axis; or a distribution object with a method `kl_divergence`
+            (distrax), or a torch distribution.
+        targets: q, the same shape; or a distribution of the same kind.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
     Returns:
@@ -209,6 +211,8 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
     Source:
         S. Kullback and R. A. Leibler, On Information and Sufficiency, 1951. https://doi.org/10.1214/aoms/1177729694
     """
+    if namespace_of(predictions) is None and (values := _between_distributions(targets, predictions)) is not None:
+        return reduce_loss(values, **reduction)
     return _reverse_kl.value(predictions, targets, **reduction)
 
 
@@ -759,11 +763,10 @@ _ORDER = Interval(0.0, 2.0, closed_above=True, static=True)
 _SAMPLES = {"predictions": PointSets(3, 5), "targets": PointSets(4, 5)}
 
 
-def _rbf(xp: Any, squared: Array, bandwidth: Any) -> tuple[Array, Array]:
-    """k = exp(−d²/2σ²) and ∂k/∂d²."""
-    rate = 0.5 / (bandwidth * bandwidth)
-    value = xp.exp(-rate * squared)
-    return value, -rate * value
+def _rbf(xp: Any, squared: Array, rate: Any) -> tuple[Array, Array]:
+    """k = exp(−½ (d/σ)²) and σ² ∂k/∂d², with the rate 1/σ, whose square may overflow or vanish."""
+    value = xp.exp(-0.5 * (squared * rate * rate))
+    return value, -0.5 * value
 
 
 def _polynomial(xp: Any, products: Array, degree: int, coef0: Any) -> tuple[Array, Array]:
@@ -812,6 +815,15 @@ def _zero_where_equal(sets: Sets, values: Array) -> Array:
     return xp.where(xp.all(x == y, axis=(1, 2)), 0.0, values)
 
 
+def _finite_where_equal(sets: Sets, slopes: dict[str, Array]) -> dict[str, Array]:
+    """Return the slopes, and 0 for equal sets in place of one that overflowed: their distance is the least there is."""
+    xp, x, y = sets.xp, sets.x, sets.y
+    if tuple(x.shape) != tuple(y.shape) or not slopes:
+        return slopes
+    equal = xp.all(x == y, axis=(1, 2), keepdims=True)
+    return {name: xp.where(equal & ~xp.isfinite(slope), 0.0, slope) for name, slope in slopes.items()}
+
+
 def _mmd(
     predictions: Array,
     targets: Array,
@@ -834,12 +846,21 @@ def _mmd(
     if kernel_type == "linear":
         values, slopes = _linear_mmd(sets, unbiased)
     elif kernel_type == "rbf":
-        values, slopes = _kernel_mmd(sets, _RBF, (bandwidth,), unbiased, value, wrt)
+        rate = _rate(sets, bandwidth)
+        values, slopes = _kernel_mmd(sets, _RBF, (rate,), unbiased, value, wrt)
+        slopes = {name: None if x is None else bounded(sets.xp, x * rate * rate, x.dtype) for name, x in slopes.items()}
     else:
         values, slopes = _kernel_mmd(sets, product_kernel(_polynomial, degree), (coef0,), unbiased, value, wrt)
     if values is not None:
         values = sets.values(values if unbiased else _zero_where_equal(sets, values), predictions)
-    return sets, values, {name: slopes[name] for name in wrt}
+    slopes = {name: slopes[name] for name in wrt}
+    return sets, values, slopes if unbiased else _finite_where_equal(sets, slopes)
+
+
+def _rate(sets: Sets, bandwidth: Any) -> Any:
+    """Return 1/σ, and the largest number in place of what overflows."""
+    largest = float(sets.xp.finfo(sets.x.dtype).max)
+    return min(1.0 / bandwidth, largest) if isinstance(bandwidth, float) else sets.xp.minimum(1.0 / bandwidth, largest)
 
 
 def _linear_mmd(sets: Sets, unbiased: bool) -> tuple[Array, dict[str, Array]]:
@@ -1054,7 +1075,8 @@ def _energy(
     values: Any = None
     if parts is not None:
         values = sets.values(_zero_where_equal(sets, _never_negative(sets, parts)), predictions)
-    return sets, values, {name: slope for name, slope in zip(_SAMPLES, slopes, strict=True) if name in wrt}
+    found = {name: slope for name, slope in zip(_SAMPLES, slopes, strict=True) if name in wrt}
+    return sets, values, _finite_where_equal(sets, found)
 
 
 def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:

@@ -86,16 +86,17 @@ def total_variation_loss(
     The sum runs over all pixels and channels. A pixel without a right (lower) neighbour has ∂x = 0 (∂y = 0).
 
     Args:
-        images: (…, rows, columns, channels); any leading axes are the batch.
+        images: (batch, …, rows, columns, channels). Three axes are refused: they could be one image as well as a batch
+            of images of one channel.
         norm_type: "l1" for |∂x| + |∂y|, "isotropic" for √(∂x² + ∂y²), "l2_squared" for ∂x² + ∂y².
-        channels_first: whether the layout is (…, channels, rows, columns) instead.
+        channels_first: whether the layout is (batch, …, channels, rows, columns) instead.
         **reduction: see `reduce_loss`; the unreduced losses are one per image.
 
     Returns:
         A scalar (one loss per image for reduction="none").
 
     Raises:
-        ValueError: fewer than three axes, an unknown norm, or a reduction keyword does not fit.
+        ValueError: fewer than four axes, an unknown norm, or a reduction keyword does not fit.
         TypeError: images is no array, or not floating point.
 
     Example:
@@ -459,14 +460,14 @@ def ssim_loss(
     channels and over all positions whose window lies within the image. Symmetric in the two images.
 
     Args:
-        predictions: x, (…, rows, columns, channels); any leading axes are the batch.
+        predictions: x, (batch, …, rows, columns, channels), four axes or more.
         targets: y, the same shape.
         max_value: the dynamic range L: 1 for images in [0, 1], 255 for bytes; sets c₁ = (k₁ L)² and c₂ = (k₂ L)².
         window_size: pixels along a side of the window, odd.
         sigma: standard deviation of the window, in pixels.
         k1: k₁ > 0.
         k2: k₂ > 0.
-        channels_first: whether the layout is (…, channels, rows, columns) instead.
+        channels_first: whether the layout is (batch, …, channels, rows, columns) instead.
         **reduction: see `reduce_loss`; the unreduced losses are one per image.
 
     Returns:
@@ -690,16 +691,16 @@ def multi_scale_ssim_loss(
     out. A channel with a mean r_j ≤ 0 has the loss 1.
 
     Args:
-        predictions: x, (…, rows, columns, channels); any leading axes are the batch.
+        predictions: x, (batch, …, rows, columns, channels), four axes or more.
         targets: y, the same shape.
-        scale_weights: w_j > 0, from the finest scale on; the default is the five of the paper, which sum to 1 and need
-            images of 176 pixels along a side.
+        scale_weights: w_j > 0, from the finest scale on; the default is the five of the paper, as published: they sum
+            to 1.0001 and need images of 176 pixels along a side.
         max_value: as in `ssim_loss`; likewise all other arguments.
         window_size: pixels along a side of the window, odd.
         sigma: standard deviation of the window, in pixels.
         k1: k₁ > 0.
         k2: k₂ > 0.
-        channels_first: whether the layout is (…, channels, rows, columns) instead.
+        channels_first: whether the layout is (batch, …, channels, rows, columns) instead.
         **reduction: see `reduce_loss`; the unreduced losses are one per image.
 
     Returns:

@@ -586,6 +586,8 @@ def _directions(sets: Sets, projections: Array | None, count: int, seed: int, gi
 def _slices(xp: Any, x: Array, y: Array, directions: Array, p: float, slope: bool) -> tuple[Array, Array | None]:
     """Return the distances per batch element and, where asked for, their slopes wrt x."""
     batch, n, m, count = x.shape[0], x.shape[-2], y.shape[-2], directions.shape[0]
+    origin = x[:, :1, :]  # a common offset would cost the projections their digits
+    x, y = x - origin, y - origin
     along_x, along_y = (xp.matmul(directions, xp.matrix_transpose(points)) for points in (x, y))
     order = stable_order(xp, along_x)
     along_x, along_y = take_in_order(xp, along_x, order), xp.sort(along_y, axis=-1)

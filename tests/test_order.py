@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import CASES, DRAWN, Case, convert, flat, label
+from cases import CASES, DRAWN, Case, convert, double_precision, flat, label
 from parameterized import parameterized
 
 from mithril_losses import (
@@ -45,10 +45,11 @@ def is_contiguous(x: Any) -> bool:
 class Names(unittest.TestCase):
     @parameterized.expand(list(product(SEVERAL, ("numpy", "jax", "torch"))), name_func=label)
     def test_are_in_the_order_of_the_arguments(self, case: Case, library: str) -> None:
-        arguments, keywords = case.arguments(library, "float32"), case.keywords(library, "float32")
         expected = [name for name in case.pair.parameters if name in case.pair.wrt and name in case.arrays]
-        self.assertEqual(list(case.pair.gradient(*arguments, **keywords)), expected)
-        self.assertEqual(list(value_and_gradient(case.pair.value)(*arguments, **keywords)[1]), expected)
+        with double_precision(library):
+            arguments, keywords = case.arguments(library), case.keywords(library)
+            self.assertEqual(list(case.pair.gradient(*arguments, **keywords)), expected)
+            self.assertEqual(list(value_and_gradient(case.pair.value)(*arguments, **keywords)[1]), expected)
 
     @parameterized.expand([("numpy",), ("jax",), ("torch",)])
     def test_are_in_the_order_of_the_arguments_in_a_loop(self, library: str) -> None:
