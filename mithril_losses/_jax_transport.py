@@ -17,6 +17,7 @@ from mithril_losses._transport import (
     cost,
     equal,
     finish,
+    head_start,
     pulling,
     slopes_of,
     soft_minimum,
@@ -47,7 +48,10 @@ def solve(x: Array, y: Array, a: Array, b: Array, settings: Settings) -> Solutio
         xs, ys = _both_framed(x, y)
         minima = [_minima(*sets, settings.power) for sets in ((xs, ys), (ys, xs), (xs, xs), (ys, ys))]
         width, limit = start(jnp, x, y, settings)
-        found = [_iterate(step, jnp.zeros_like(m), width, limit, settings) for step, m in steps(jnp, minima, a, b)]
+        (across, _), *own = steps(jnp, minima, a, b)
+        found = [_iterate(step, jnp.zeros_like(masses), width, limit, settings) for step, masses in own]
+        state, first_width = head_start(jnp, across, found[0][0], width, settings.epsilon)
+        found = [_iterate(across, state, first_width, limit, settings), *found]
         potentials, errors, counts = zip(*found, strict=True)
         value, *rest = finish(jnp, minima, a, b, potentials, settings)
         value = jnp.where(equal(jnp, x, y, a, b) == 1.0, 0.0, value)
