@@ -52,7 +52,7 @@ def assignment_on_host(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.n
     flat = (math.prod(batch), count, d)
     found = np.empty(flat[:2], dtype=np.int64)
     for partners, points, others in zip(found, x.reshape(flat), y.reshape(flat), strict=True):
-        scale = max(np.abs(points).max(initial=0.0), np.abs(others).max(initial=0.0)) or 1.0
+        scale = np.maximum(np.abs(points).max(initial=0.0), np.abs(others).max(initial=0.0)) or 1.0
         if not np.isfinite(scale):
             partners[:] = np.arange(count)
             continue

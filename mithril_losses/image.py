@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from mithril_losses._images import image_axes, require_images
+from mithril_losses._images import image_axes, require_images, require_maps
 from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._stencil import _SHARED_FROM, apply_stencil, cut, differences, over_planes, stencil_rows
@@ -362,7 +362,7 @@ def _compare(
     xp = array_namespace(predictions=predictions, targets=targets)
     require_same_shape(predictions=predictions, targets=targets)
     dtype = compute_dtype(xp, predictions.dtype)
-    require_images("predictions", predictions, channels_first)
+    require_maps("predictions", predictions, channels_first)
     rows, columns, _ = image_axes(channels_first)
     size = _WINDOW_SIZE.check("window_size", window_size)
     least = size * 2 ** (scales - 1)
@@ -460,14 +460,14 @@ def ssim_loss(
     channels and over all positions whose window lies within the image. Symmetric in the two images.
 
     Args:
-        predictions: x, (batch, …, rows, columns, channels), four axes or more.
+        predictions: x, (…, rows, columns, channels); any leading axes are the batch.
         targets: y, the same shape.
         max_value: the dynamic range L: 1 for images in [0, 1], 255 for bytes; sets c₁ = (k₁ L)² and c₂ = (k₂ L)².
         window_size: pixels along a side of the window, odd.
         sigma: standard deviation of the window, in pixels.
         k1: k₁ > 0.
         k2: k₂ > 0.
-        channels_first: whether the layout is (batch, …, channels, rows, columns) instead.
+        channels_first: whether the layout is (…, channels, rows, columns) instead.
         **reduction: see `reduce_loss`; the unreduced losses are one per image.
 
     Returns:
@@ -691,7 +691,7 @@ def multi_scale_ssim_loss(
     out. A channel with a mean r_j ≤ 0 has the loss 1.
 
     Args:
-        predictions: x, (batch, …, rows, columns, channels), four axes or more.
+        predictions: x, (…, rows, columns, channels); any leading axes are the batch.
         targets: y, the same shape.
         scale_weights: w_j > 0, from the finest scale on; the default is the five of the paper, as published: they sum
             to 1.0001 and need images of 176 pixels along a side.
@@ -700,7 +700,7 @@ def multi_scale_ssim_loss(
         sigma: standard deviation of the window, in pixels.
         k1: k₁ > 0.
         k2: k₂ > 0.
-        channels_first: whether the layout is (batch, …, channels, rows, columns) instead.
+        channels_first: whether the layout is (…, channels, rows, columns) instead.
         **reduction: see `reduce_loss`; the unreduced losses are one per image.
 
     Returns:
