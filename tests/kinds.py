@@ -49,9 +49,15 @@ def _called(name: str, way: str, size: str) -> Callable[..., Any]:
     return jax.jit(plain) if way == "jax.jit" else plain
 
 
+def _narrow(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.int32) if x.dtype == np.int64 else x
+
+
 def evaluate(case: Case, way: str, dtype: str = "float32") -> Results:
     """Return the value and the arrays of the gradient."""
     library = way.partition(" ")[0].partition(".")[0]
+    if library == "jax":  # in 32 bits, and so without the integers of 64
+        case = Case(case.pair, case.name, map_leaves(lambda _, x: _narrow(x), case.arrays), case.options)
     value, gradient = _called(case.pair.name, way, case.name)(*case.arguments(library, dtype))
     value = to_numpy(case.pair.loss(value))
     return value, {path: to_numpy(x) for path, x in flat(gradient)}
@@ -151,7 +157,7 @@ def moved(case: Case, invariance: str, amount: float) -> Case:
         return x.astype(np.float32).astype(np.float64)
 
     arrays = {
-        name: change(x)
+        name: map_leaves(lambda _, leaf: change(leaf), x)
         if (domain := case.pair.domain[name]) == first or type(domain) is type(first) is PointSets
         else x
         for name, x in case.arrays.items()

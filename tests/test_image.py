@@ -92,7 +92,11 @@ class TotalVariation(unittest.TestCase):
 
     def test_three_axes_are_one_image_or_many(self) -> None:
         """Neither is guessed: the message says how to write both."""
-        for function in (ml.total_variation_loss, ml.total_variation_loss_gradient, value_and_gradient(ml.total_variation_loss)):
+        for function in (
+            ml.total_variation_loss,
+            ml.total_variation_loss_gradient,
+            value_and_gradient(ml.total_variation_loss),
+        ):
             with self.assertRaisesRegex(ValueError, r"images\[None\] if it is one image, images\[..., None\] if"):
                 function(np.ones((8, 28, 28)))
             with self.assertRaisesRegex(ValueError, r"images\[None\] if it is one image, images\[:, None\] if"):

@@ -34,8 +34,8 @@ class Invariance(unittest.TestCase):
             with self.subTest(amount=amount):
                 check_digits(drawn(loss, "small"), invariance, amount, way)
 
-    @pytest.mark.exhaustive
     @parameterized.expand([(*case, way) for case, way in product(CASES, ("numpy in blocks", "jax", "jax compiled"))])
+    @pytest.mark.exhaustive
     def test_keeps_digits_on_other_ways(self, loss: str, invariance: str, way: str) -> None:
         for amount in AMOUNTS[invariance]:
             with self.subTest(amount=amount):

@@ -7,6 +7,7 @@ import unittest
 from itertools import product
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from cases import convert, double_precision, flat, to_numpy
 from parameterized import parameterized
@@ -157,3 +158,27 @@ class Matrices(unittest.TestCase):
         expected = find_loss("spectral_norm_regularization").gradient(w)
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
         self.assertEqual(value, 0.0 if scale < 1.0 else math.inf)  # of its square
+
+
+class Dtypes(unittest.TestCase):
+    @parameterized.expand(
+        [("huber_loss",), ("cross_entropy_with_logits",), ("energy_distance",), ("l2_regularization",)]
+    )
+    def test_that_numpy_only_has_from_elsewhere_are_refused_in_words(self, loss: str) -> None:
+        x = np.ones((4, 3)).astype(ml_dtypes.bfloat16)
+        targets = np.zeros(4, int) if loss.startswith("cross") else np.zeros((4, 3), np.float32)
+        arguments = (x,) if loss == "l2_regularization" else (x, targets)
+        pair = find_loss(loss)
+        for function in (pair.value, pair.gradient, value_and_gradient(pair.value)):
+            with self.assertRaisesRegex(TypeError, "numpy has itself, got bfloat16: pass them as float32"):
+                function(*arguments)
+        with self.assertRaisesRegex(TypeError, "targets must hold numbers of a type that numpy has itself"):
+            ml.huber_loss(np.ones((4, 3)), x)
+
+    @parameterized.expand([("numpy", "float16"), ("torch", "bfloat16"), ("jax", "float16")])
+    def test_of_half_precision_cap_gradients_and_not_values(self, library: str, dtype: str) -> None:
+        largest = {"float16": 65504.0, "bfloat16": float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)}[dtype]
+        p, t = convert(np.array([0.9 * largest]), library, dtype), convert(np.zeros(1), library, dtype)
+        self.assertEqual(to_numpy(ml.mse_loss(p, t)), math.inf)
+        self.assertEqual(to_numpy(ml.mse_loss_gradient(p, t)), largest)
+        self.assertEqual(to_numpy(ml.mse_loss_gradient(p, t, upstream=2.0)), math.inf)

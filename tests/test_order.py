@@ -16,8 +16,8 @@ from mithril_losses import (
     huber_loss,
     kl_divergence,
     triplet_loss,
-    value_and_gradient,
     vae_loss,
+    value_and_gradient,
 )
 from mithril_losses._execution import LARGE
 from mithril_losses._tree import map_leaves
