@@ -61,8 +61,10 @@ trust: export OMP_NUM_THREADS := 1
 trust: $(EVERYTHING)  ## prove and check every gradient on every backend, and write docs/trust.md
 	$(BIN)/mithril-losses check --all --report docs/trust.md
 
-fuzz: $(EVERYTHING)  ## train on generated configurations for a minute: each must run or be refused with a clear line
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: $(EVERYTHING)  ## generated configurations, which run or are refused in a clear line; special numbers and large offsets
 	$(BIN)/python tests/fuzz.py $(FUZZ)
+	$(BIN)/python tests/fuzz_numbers.py
 
 # Takes most of an hour, and wants the machine for itself.
 bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md and profiles.md

@@ -643,7 +643,10 @@ class _OnJax:
         found: tuple[Any, Any] = jitted(wrt, rest)
         if not self._donate:  # JAX goes on computing while the values are looked at
             self._check_values(given)
-        return found
+        value, gradient = found
+        if type(gradient) is dict:  # `jax.jit` sorts the names
+            gradient = {name: gradient[name] for name in pair.parameters if name in gradient}
+        return value, gradient
 
     def _check_values(self, given: Mapping[str, Any]) -> None:
         """Raise for values that a trace cannot see."""

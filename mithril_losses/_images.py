@@ -12,6 +12,24 @@ def image_axes(channels_first: bool) -> tuple[int, int, int]:
 
 
 def require_images(name: str, x: Array, channels_first: bool) -> None:
+    """Raise a ValueError unless `x` is a batch of images; a TypeError where the flag is no bool.
+
+    Three axes could be one image with channels as well as a batch of grey images without that axis.
+    """
+    require_maps(name, x, channels_first)
+    if len(x.shape) == 3:
+        layout, grey = (
+            ("(batch, channels, rows, columns)", "[:, None]")
+            if channels_first
+            else ("(batch, rows, columns, channels)", "[..., None]")
+        )
+        raise ValueError(
+            f"{name} must have shape {layout}, got {tuple(x.shape)}: make it {name}[None] if it is one image, "
+            f"{name}{grey} if it is a batch of images of one channel"
+        )
+
+
+def require_maps(name: str, x: Array, channels_first: bool) -> None:
     """Raise a ValueError unless `x` has axes of rows, columns and channels; a TypeError where the flag is no bool."""
     FLAG.check("channels_first", channels_first)
     if len(x.shape) < 3:

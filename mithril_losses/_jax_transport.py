@@ -6,10 +6,9 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mithril_losses._pairwise import Points, _centre, _framed, _map_batch, _measure_distances, _scan_rows
+from mithril_losses._pairwise import Points, _map_batch, _measure_distances, _scan_rows, framed
 from mithril_losses._transport import (
     Minima,
     Settings,
@@ -18,12 +17,14 @@ from mithril_losses._transport import (
     cost,
     equal,
     finish,
+    head_start,
     pulling,
     slopes_of,
     soft_minimum,
     start,
     steps,
 )
+from mithril_losses.backends import _jax_namespace as jnp
 
 Array = Any
 
@@ -47,7 +48,10 @@ def solve(x: Array, y: Array, a: Array, b: Array, settings: Settings) -> Solutio
         xs, ys = _both_framed(x, y)
         minima = [_minima(*sets, settings.power) for sets in ((xs, ys), (ys, xs), (xs, xs), (ys, ys))]
         width, limit = start(jnp, x, y, settings)
-        found = [_iterate(step, jnp.zeros_like(m), width, limit, settings) for step, m in steps(jnp, minima, a, b)]
+        (across, _), *own = steps(jnp, minima, a, b)
+        found = [_iterate(step, jnp.zeros_like(masses), width, limit, settings) for step, masses in own]
+        state, first_width = head_start(jnp, across, found[0][0], width, settings.epsilon)
+        found = [_iterate(across, state, first_width, limit, settings), *found]
         potentials, errors, counts = zip(*found, strict=True)
         value, *rest = finish(jnp, minima, a, b, potentials, settings)
         value = jnp.where(equal(jnp, x, y, a, b) == 1.0, 0.0, value)
@@ -99,8 +103,8 @@ def _pairs(x: Array, y: Array) -> int:
 
 
 def _both_framed(x: Array, y: Array) -> tuple[Points, Points]:
-    centre = 0.5 * (_centre(jnp, x) + _centre(jnp, y))
-    return _framed(jnp, x, centre), _framed(jnp, y, centre)
+    xs, ys = framed(jnp, x, y)
+    return xs, ys
 
 
 def _minima(x: Points, y: Points, power: float) -> Minima:

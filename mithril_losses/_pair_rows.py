@@ -311,7 +311,7 @@ def _compiled() -> Any:
 
 
 def _scanned(x: Array, y: Array, rows: Rows, columns: Columns, rule: Rule) -> Found:
-    import jax.numpy as jnp
+    from mithril_losses.backends import _jax_namespace as jnp
 
     def one(element: tuple[Array, Array, Rows, Columns]) -> Found:
         x, y, rows, columns = element

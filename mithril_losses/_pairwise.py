@@ -21,6 +21,7 @@ from mithril_losses.backends._namespace import (
     Array,
     array_namespace,
     host_values,
+    in_c_order,
     library_name,
     placement,
     require_library,
@@ -59,12 +60,11 @@ class Sets:
     shape: tuple[int, ...]
 
     @staticmethod
-    def of(*, keep_graph: bool, numbers: tuple[Any, ...] = (), dtype: Any = None, **arrays: Array) -> Sets:
+    def of(*, numbers: tuple[Any, ...] = (), dtype: Any = None, **arrays: Array) -> Sets:
         """Check two arrays (…, n, d) and (…, m, d), given by name, and make sets of them; of one array, twice the same.
 
         Args:
-            keep_graph: whether the result must stay in PyTorch's autograd graph.
-            numbers: options that may hang in that graph, too.
+            numbers: options that may hang in PyTorch's autograd graph, as the sets may.
             dtype: to compute in; the widest of the arrays' by default.
             **arrays: the two arrays, or the one.
 
@@ -88,8 +88,6 @@ class Sets:
         dtype = widest_dtype(xp, **arrays) if dtype is None else dtype
         given = (x, y) if others else (x,)
         points = [xp.reshape(as_dtype(xp, p, dtype), (math.prod(p.shape[:-2]), *p.shape[-2:])) for p in given]
-        if library_name(xp) == "torch" and not keep_graph:
-            points = [_without_graph(p) for p in points]
         if _is_on_host(xp, *points, *numbers):
             xp, points = np, [_to_host(p) for p in points]
         return Sets(xp, points[0], points[-1], shapes[0][:-2])
@@ -110,7 +108,8 @@ class Sets:
         xp = array_namespace(**like)
         shaped = {name: self._return(x, like[name], tuple(like[name].shape)) for name, x in gradients.items()}
         typed = {name: as_dtype(xp, x, like[name].dtype) for name, x in shaped.items()}
-        return {name: x if x.shape else xp.asarray(x) for name, x in typed.items()}  # NumPy's scalars are not writable
+        # NumPy's scalars are not writable
+        return {name: np.asarray(x) if xp is np and not x.shape else in_c_order(x) for name, x in typed.items()}
 
     def spread(
         self, wrt: Any, slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]
@@ -162,15 +161,9 @@ def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, ot
 
 
 def requested(wrt: Any, choice: Choice) -> tuple[str, ...]:
-    """Return the names in `wrt`, a name or a tuple of names, checked."""
-    return tuple(choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,)))
-
-
-def _without_graph(x: Array) -> Array:
-    """Detach a tensor from autograd's graph, not from the transforms of `torch.func`, which would see a 0."""
-    import torch
-
-    return x if torch.compiler.is_compiling() or _is_transformed(x) else x.detach()
+    """Return the names in `wrt`, a name or a tuple of names, checked, in the order of the arguments."""
+    names = {choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
+    return tuple(name for name in choice.names if name in names)
 
 
 def _is_transformed(x: Array) -> bool:
@@ -217,14 +210,21 @@ class Points(NamedTuple):
         return Points(self.at[..., start:stop, :], self.frame[..., start:stop, :])
 
 
-def _framed(xp: Any, x: Array, centre: Array) -> Points:
-    centred = x - centre
+def framed(xp: Any, *sets: Array) -> tuple[Points, ...]:
+    """Return sets of points (…, n, d) in one frame, centred between their means.
+
+    The first point is taken off before means are formed. XLA computes a mean anew in every loop that needs it, rounded
+    differently each time; so no mean may be as large as the common offset.
+    """
+    origin = sets[0][..., :1, :]
+    moved = [x - origin for x in sets]
+    centre = sum(xp.mean(x, axis=-2, keepdims=True) for x in moved) / float(len(sets))
+    return tuple(_framed(xp, x, at - centre) for x, at in zip(sets, moved, strict=True))
+
+
+def _framed(xp: Any, x: Array, centred: Array) -> Points:
     squares = xp.sum(centred * centred, axis=-1, keepdims=True)
     return Points(x, xp.concat([centred, xp.ones_like(squares), squares], axis=-1))
-
-
-def _centre(xp: Any, x: Array) -> Array:
-    return xp.mean(x, axis=-2, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -379,10 +379,7 @@ def pair_sums(
         return _compiled("sums")(x, y, parameters, kernel=kernel, slopes=slopes)  # type: ignore[no-any-return]
     parts = []
     for part in _batches(xp, x.shape[0], x.shape[-2] * y.shape[-2]):
-        centre = 0.5 * (_centre(xp, x[part, ...]) + _centre(xp, y[part, ...]))
-        parts.append(
-            _sums(xp, _framed(xp, x[part, ...], centre), _framed(xp, y[part, ...], centre), kernel, parameters, slopes)
-        )
+        parts.append(_sums(xp, *framed(xp, x[part, ...], y[part, ...]), kernel, parameters, slopes))
     total, by_x, by_y = zip(*parts, strict=True)
     return _joined(xp, total), _joined(xp, by_x), _joined(xp, by_y)
 
@@ -396,7 +393,7 @@ def self_sums(
         return total, 2.0 * by_x if slopes else None
     parts = []
     for part in _batches(xp, x.shape[0], x.shape[-2] ** 2):
-        points = _framed(xp, x[part, ...], _centre(xp, x[part, ...]))
+        (points,) = framed(xp, x[part, ...])
         parts.append(_half_sums(xp, points, kernel, parameters, slopes))
     total, by_x = zip(*parts, strict=True)
     return _joined(xp, total), _joined(xp, by_x)
@@ -657,12 +654,11 @@ def _compiled(name: str) -> Any:
 def _scanned_sums(
     x: Array, y: Array, parameters: tuple[Any, ...], kernel: Kernel, slopes: tuple[bool, bool]
 ) -> tuple[Array, Any, Any]:
-    import jax.numpy as jnp
+    from mithril_losses.backends import _jax_namespace as jnp
 
     def one(element: tuple[Array, Array]) -> tuple[Array, Any, Any]:
         x, y = element
-        centre = 0.5 * (_centre(jnp, x) + _centre(jnp, y))
-        columns = _framed(jnp, y, centre)
+        points, columns = framed(jnp, x, y)
 
         def step(by_y: Array | None, rows: Points) -> tuple[Array | None, tuple[Array, Array | None]]:
             values, slope = kernel(jnp, kernel.measure(jnp, rows, columns, None), parameters)
@@ -671,7 +667,7 @@ def _scanned_sums(
                 by_y = by_y + kernel.pull(jnp, slope.mT, columns, rows)
             return by_y, (jnp.sum(values, axis=-1), by_x)
 
-        by_y, (totals, by_x) = _scan_rows(step, jnp.zeros_like(y) if slopes[1] else None, _framed(jnp, x, centre), y)
+        by_y, (totals, by_x) = _scan_rows(step, jnp.zeros_like(y) if slopes[1] else None, points, y)
         return jnp.sum(totals), by_x, by_y
 
     return _map_batch(one, (x, y), x.shape[-2] * y.shape[-2])  # type: ignore[no-any-return]
@@ -679,7 +675,8 @@ def _scanned_sums(
 
 def _scanned_nearest(x: Array, y: Array, candidates: Array | None) -> Array:
     import jax
-    import jax.numpy as jnp
+
+    from mithril_losses.backends import _jax_namespace as jnp
 
     def one(element: tuple[Array, Array, Array | None]) -> Array:
         x, y, candidates = element

@@ -15,7 +15,7 @@ import numpy as np
 
 from mithril_losses._stable import bounded
 from mithril_losses._validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, in_c_order, require_library
 
 ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
 REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
@@ -211,7 +211,9 @@ class Plan(NamedTuple):
         if not self.scaled and (steep or gradient.dtype != like.dtype):
             gradient = bounded(xp, gradient, like.dtype)
         gradient = as_dtype(xp, gradient, like.dtype)
-        return gradient if like.shape else xp.asarray(gradient)  # NumPy's scalars are not writable
+        if xp is np and not like.shape:
+            return np.asarray(gradient)  # NumPy's scalars are not writable
+        return in_c_order(gradient)
 
 
 def plan(

@@ -77,12 +77,26 @@ def shifted_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array, Ar
 
     A logit of −inf has the exponential 0 exactly; one of +inf has all the mass; rows of nothing but −inf are NaN.
     """
-    # NumPy's own names for the two reductions, at half the cost of a small call
-    maximum, total = (np.maximum.reduce, np.add.reduce) if xp is np else (xp.max, xp.sum)
+    total = np.add.reduce if xp is np else xp.sum
     logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max))
-    shifted = logits - maximum(logits, axis=axis, keepdims=True)
+    shifted = logits - largest_number(xp, logits, axis)
     exponentials = xp.exp(shifted)
     return shifted, exponentials, total(exponentials, axis=axis, keepdims=True)
+
+
+def largest_number(xp: Any, x: Array, axis: int) -> Array:
+    """Return the maximum over an axis, which stays; whether it is NaN where an element is NaN is left open.
+
+    It is to be subtracted from x, whose NaN stays one. NumPy's own name costs half as much in a small call, and JAX
+    needs a second pass to keep a NaN.
+    """
+    if xp is np:
+        return np.maximum.reduce(x, axis=axis, keepdims=True)
+    if library_name(xp) == "jax":
+        import jax
+
+        return jax.numpy.max(x, axis=axis, keepdims=True)
+    return xp.max(x, axis=axis, keepdims=True)
 
 
 def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:

@@ -128,10 +128,11 @@ def solve(x: Any, y: Any, a: Any, b: Any, settings: Settings) -> Solution:
 
 
 def slopes(x: Any, y: Any, a: Any, b: Any, potentials: tuple[Any, Any, Any], settings: Settings) -> Any:
-    """`_transport.slopes`, outside of the graph."""
-    return _slopes_operator(
-        x.detach(), y.detach(), a.detach(), b.detach(), *potentials, settings.epsilon, settings.power
-    )
+    """`_transport.slopes`, which have no derivative of their own."""
+    arguments = (x, y, a, b, *potentials, settings.epsilon, settings.power)
+    if any(array.requires_grad and not is_transformed(array) for array in (x, y, a, b)):
+        return _Slopes.apply(*arguments)
+    return _slopes_operator(*(array.detach() for array in arguments[:4]), *arguments[4:])
 
 
 def divergence(x: Any, y: Any, a: Any, b: Any, settings: Settings) -> tuple[Any, Any, Any]:

@@ -14,14 +14,12 @@ import numpy as np
 
 from mithril_losses._pairwise import (
     Points,
-    _centre,
-    _framed,
     _measure_distances,
     _pieces,
     _row_blocks,
+    framed,
     squared_distances,
 )
-from mithril_losses._stable import never_negative
 from mithril_losses.backends._namespace import Array, host_values, library_name, placement
 
 # --- assignment -------------------------------------------------------------------------------------------------------
@@ -54,7 +52,7 @@ def assignment_on_host(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.n
     flat = (math.prod(batch), count, d)
     found = np.empty(flat[:2], dtype=np.int64)
     for partners, points, others in zip(found, x.reshape(flat), y.reshape(flat), strict=True):
-        scale = max(np.abs(points).max(initial=0.0), np.abs(others).max(initial=0.0)) or 1.0
+        scale = np.maximum(np.abs(points).max(initial=0.0), np.abs(others).max(initial=0.0)) or 1.0
         if not np.isfinite(scale):
             partners[:] = np.arange(count)
             continue
@@ -188,9 +186,8 @@ def _element(k: int, *arrays: Array) -> list[Array]:
 
 def _both_framed(xp: Any, x: Array, y: Array) -> tuple[Points, Points]:
     """Return two sets (n, d) as points (1, n, d) in one frame."""
-    x, y = x[None, ...], y[None, ...]
-    centre = 0.5 * (_centre(xp, x) + _centre(xp, y))
-    return _framed(xp, x, centre), _framed(xp, y, centre)
+    xs, ys = framed(xp, x[None, ...], y[None, ...])
+    return xs, ys
 
 
 def _solve_one(xp: Any, element: list[Array], settings: Settings) -> tuple[Array, ...]:
@@ -198,8 +195,10 @@ def _solve_one(xp: Any, element: list[Array], settings: Settings) -> tuple[Array
     xs, ys = _both_framed(xp, x, y)
     minima = [_Costs(xp, *sets, settings.power).minima for sets in ((xs, ys), (ys, xs), (xs, xs), (ys, ys))]
     width, limit = (float(number) for number in start(xp, x, y, settings))
-    problems = [(step, xp.zeros_like(masses)) for step, masses in steps(xp, minima, a, b)]
-    found = [_iterate(step, state, width, limit, settings) for step, state in problems]
+    (across, _), *own = steps(xp, minima, a, b)
+    found = [_iterate(step, xp.zeros_like(masses), width, limit, settings) for step, masses in own]
+    state, first_width = head_start(xp, across, found[0][0], width, settings.epsilon)
+    found = [_iterate(across, state, float(first_width), limit, settings), *found]
     potentials, errors, counts = zip(*found, strict=True)
     values, *rest = finish(xp, minima, a, b, potentials, settings)
     error = math.nan if any(map(math.isnan, errors)) else max(errors)
@@ -271,6 +270,20 @@ def steps(xp: Any, minima: Sequence[Minima], a: Array, b: Array) -> list[tuple[A
     return [(across, a), (own(minima[2], a, log_a), a), (own(minima[3], b, log_b), b)]
 
 
+def head_start(xp: Any, across: Any, own: Array, width: Any, epsilon: float) -> tuple[Array, Array]:
+    """Return the potential and the width that OT(x, y) starts with, given the potential of OT(x, x).
+
+    Where x and y are nearly one set, that potential nearly is the solution. From 0, the errors of the two problems,
+    which converge at different speeds, would not cancel in the divergence.
+    """
+    _, error = across(own, epsilon)
+    is_near = error < _NEAR
+    return xp.where(is_near, own, xp.zeros_like(own)), xp.where(is_near, xp.full_like(error, epsilon), width)
+
+
+_NEAR = 1.0  # masses off by less than a factor e: nearer than where the halving of widths arrives
+
+
 def finish(
     xp: Any, minima: Sequence[Minima], a: Array, b: Array, potentials: tuple[Array, ...], settings: Settings
 ) -> tuple[Array, Array, Array, Array, Array]:
@@ -284,9 +297,9 @@ def finish(
     f = minima[0](log_b + g / epsilon, epsilon)
     by_x = f - 0.5 * (own_x + minima[2](log_a + own_x / epsilon, epsilon))
     by_y = g - 0.5 * (own_y + minima[3](log_b + own_y / epsilon, epsilon))
-    scale = epsilon + xp.sum(a * xp.abs(f)) + xp.sum(b * xp.abs(g))  # logarithms of sums near 1 are rounded, too
     value = xp.sum(a * by_x) + xp.sum(b * by_y)
-    return never_negative(xp, value, a.shape[0] + b.shape[0], scale), f, g, own_x, own_y
+    # a dual that has not converged is too small by no more than what it is off
+    return xp.maximum(value, 0.0), f, g, own_x, own_y
 
 
 def slopes_of(

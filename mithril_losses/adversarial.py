@@ -826,6 +826,8 @@ def _relativistic(losses: Any, **scores: Array) -> tuple[Array, dict[str, Array]
         raise ValueError("a relativistic average needs at least one real and one fake score")
     first, second = (as_dtype(xp, x, dtype) for x in scores.values())
     with quiet(xp):
+        origin = xp.reshape(first, (-1,))[0]  # only differences count: means of far-off scores would lose their digits
+        first, second = first - origin, second - origin
         upper, lower, upper_slope, lower_slope = losses(xp, first - xp.mean(second), second - xp.mean(first))
         # each batch enters once by itself, and once through its mean
         slopes = (

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pair_rows import Rows, row_losses, softmax_apart
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import add_at, take
@@ -215,6 +216,7 @@ def arcface_loss(
     kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets, margin),
     properties=("non_negative", "scale_invariant"),
 )
+@differentiable_on_demand
 def arcface_loss_gradient(
     embeddings: Array,
     weight: Array,
@@ -227,7 +229,7 @@ def arcface_loss_gradient(
     """s J Σ_c G_c k_c ŵ_c and s J Σ G_c k_c x̂ over rows, G = (softmax(z) − [c = y]) / n, k_y = sin(θ_y + m) / sin θ_y.
 
     k_c = 1 for the other classes, and for the own one from π − m on; J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. At
-    θ_y = 0, to rounding, the own class contributes 0; zero vectors get 0. Computed outside PyTorch's autograd graph.
+    θ_y = 0, to rounding, the own class contributes 0; zero vectors get 0.
 
     Args:
         embeddings: as in `arcface_loss`; likewise all other arguments.
@@ -258,6 +260,7 @@ def arcface_loss_gradient(
 
 
 @value_and_gradient_of(arcface_loss)
+@differentiable_on_demand
 def _arcface_value_and_gradient(
     embeddings: Array,
     weight: Array,
@@ -349,6 +352,7 @@ def cosface_loss(
     kinks=lambda embeddings, weight, targets, **_: _kinks(embeddings, weight, targets),
     properties=("non_negative", "scale_invariant"),
 )
+@differentiable_on_demand
 def cosface_loss_gradient(
     embeddings: Array,
     weight: Array,
@@ -360,7 +364,7 @@ def cosface_loss_gradient(
 ) -> dict[str, Array]:
     """s J Σ_c G_c ŵ_c and s J Σ G_c x̂ over rows, with G = (softmax(z) − [c = y]) / n.
 
-    J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w; 0 for zero vectors. Computed outside PyTorch's autograd graph.
+    J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w; 0 for zero vectors.
 
     Args:
         embeddings: as in `cosface_loss`; likewise all other arguments.
@@ -391,6 +395,7 @@ def cosface_loss_gradient(
 
 
 @value_and_gradient_of(cosface_loss)
+@differentiable_on_demand
 def _cosface_value_and_gradient(
     embeddings: Array,
     weight: Array,

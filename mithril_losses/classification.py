@@ -113,6 +113,11 @@ def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> t
             return labels, None, None
     if not xp.isdtype(labels.dtype, "integral"):
         raise TypeError(f"class indices must be integers, got {labels.dtype}")
+    if type(labels).__name__ == "DTensor":
+        raise TypeError(
+            "class indices cannot be a DTensor: hand over the local parts, `predictions.to_local()` and "
+            "`targets.to_local()`, with the normalizer of the whole batch; or class probabilities"
+        )
     seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
     kept, limits = None, xp.iinfo(labels.dtype)
     if ignore_index is not None and limits.min <= require_integer("ignore_index", ignore_index) <= limits.max:

@@ -6,8 +6,10 @@ hangs on the embeddings of all others, so the gradients of micro-batches do not 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Unpack
 
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pair_rows import (
     Columns,
     Rows,
@@ -20,7 +22,7 @@ from mithril_losses._pair_rows import (
 from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan, refuse_upstream
-from mithril_losses._stable import along_sphere, unit_and_norm
+from mithril_losses._stable import along_sphere, bounded, unit_and_norm
 from mithril_losses._validation import quiet, require_one_number, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
 from mithril_losses.domains import FLAG, POSITIVE, OneNumber, PointLabels, PointSets
@@ -103,7 +105,7 @@ def _problem(
     first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
     dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
-    sets = Sets.of(keep_graph=not wants_gradient, numbers=seen, dtype=dtype, **embeddings)
+    sets = Sets.of(numbers=seen, dtype=dtype, **embeddings)
     xp, x, y = sets.xp, sets.x, sets.y
     shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
     reducing = plan(own, shape, dtype, **reduction)
@@ -129,6 +131,46 @@ def _inverse_temperature(temperature: Any, **embeddings: Array) -> Any:
     return 1.0 / require_one_number(xp, "temperature", checked, widest_dtype(xp, **embeddings))
 
 
+class _Scale(NamedTuple):
+    """What the cosines are multiplied by, as a factor whose products stay finite, times the rest of it.
+
+    So large a factor leaves of a loss only what it multiplies: the loss is 0, or proportional to it. The rest is None
+    where the factor is all, and no larger than what a type holds where it is not.
+    """
+
+    used: Any
+    rest: Any = None
+
+    @staticmethod
+    def of(xp: Any, factor: Any, like: Array) -> _Scale:
+        """Return the scale for a factor, a number or an array of one."""
+        limit = float(xp.finfo(like.dtype).max) / 8.0
+        if isinstance(factor, float):
+            return _Scale(factor) if not factor > limit else _Scale(limit, min(factor / limit, limit))
+        used = xp.minimum(factor, limit)
+        return _Scale(used, xp.minimum(factor / used, limit))
+
+    @staticmethod
+    def of_logarithm(xp: Any, s: Any, like: Array) -> _Scale:
+        """Return the scale e^s for a number, or for an array of one, by which it can be differentiated."""
+        limit = math.log(float(xp.finfo(like.dtype).max) / 8.0)
+        if isinstance(s, float):
+            return _Scale(math.exp(s)) if not s > limit else _Scale(math.exp(limit), math.exp(min(s - limit, limit)))
+        used = xp.minimum(s, limit)
+        return _Scale(xp.exp(used), xp.exp(xp.minimum(s - used, limit)))
+
+    def losses(self, xp: Any, losses: Array) -> Array:
+        """Return the losses for all of the factor, of those for the part that is used."""
+        return losses if self.rest is None else xp.where(losses > _PROPORTIONAL, losses * self.rest, losses)
+
+    def slopes(self, xp: Any, slopes: Array) -> Array:
+        """Return derivatives for all of the factor, of those for the part that is used."""
+        return slopes if self.rest is None else bounded(xp, slopes * self.rest, slopes.dtype)
+
+
+_PROPORTIONAL = 1e20  # a loss above it is a difference of cosines times the factor, to all digits
+
+
 # --- one of many: InfoNCE and N-pair ----------------------------------------------------------------------------------
 
 
@@ -144,15 +186,15 @@ def _one_of_many(
     """Return the reduced softmax cross-entropy of sharpness · x_i · y_j, and its gradients by name."""
     given = dict(zip(names, (rows, points), strict=True))
     p = _problem(reduction, wants_gradient, normalize, apart=True, numbers=(sharpness,), **given)
-    xp, sharpness = p.xp, p.sets.bring(sharpness)
+    xp, scale = p.xp, _Scale.of(p.xp, p.sets.bring(sharpness), p.x)
     n, m = p.x.shape[1], p.y.shape[1]
     if m < n:
         raise ValueError(f"{names[1]} must hold a partner for each of the {n} rows of {names[0]}, got {m}")
-    found = row_losses(xp, sharpness * p.x, p.y, softmax, Rows(target=p.places(n), scale=p.scale))
-    value = p.value(found.losses, rows)
+    found = row_losses(xp, scale.used * p.x, p.y, softmax, Rows(target=p.places(n), scale=p.scale))
+    value = p.value(scale.losses(xp, found.losses), rows)
     if not wants_gradient:
         return value, {}
-    back = p.back(sharpness * found.by_x, found.by_y)
+    back = [scale.slopes(xp, x) for x in p.back(scale.used * found.by_x, found.by_y)]
     return value, p.sets.gradients(dict(zip(names, back, strict=True)), given)
 
 
@@ -215,6 +257,7 @@ def info_nce_loss(
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True)),
 )
+@differentiable_on_demand
 def info_nce_loss_gradient(
     queries: Array,
     keys: Array,
@@ -226,8 +269,6 @@ def info_nce_loss_gradient(
     """queries: J G k̂ / τ, keys: J Gᵀ q̂ / τ, with G_ij = (softmax_j(q̂_i·k̂_j/τ) − [i = j]) / n, J = (I − x̂ x̂ᵀ) / ‖x‖.
 
     n counts the queries of all sets.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         queries: as in `info_nce_loss`; likewise all other arguments.
@@ -256,6 +297,7 @@ def info_nce_loss_gradient(
 
 
 @value_and_gradient_of(info_nce_loss)
+@differentiable_on_demand
 def _info_nce_value_and_gradient(
     queries: Array,
     keys: Array,
@@ -317,12 +359,11 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
     separable=False,
     properties=("non_negative",),
 )
+@differentiable_on_demand
 def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
     """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
 
     n counts the anchors of all sets.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         anchor: as in `n_pair_loss`; likewise all other arguments.
@@ -349,6 +390,7 @@ def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[Gra
 
 
 @value_and_gradient_of(n_pair_loss)
+@differentiable_on_demand
 def _n_pair_value_and_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> Results:
     """Both of the same tiles."""
     with quiet(array_namespace(anchor=anchor)):
@@ -413,6 +455,7 @@ def nt_xent_loss(
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
+@differentiable_on_demand
 def nt_xent_loss_gradient(
     embedding1: Array,
     embedding2: Array,
@@ -424,8 +467,6 @@ def nt_xent_loss_gradient(
     """J (G + Gᵀ) ẑ / τ, the rows of z = (x, y), with G_ab = (softmax_{b≠a}(ẑ_a·ẑ_b/τ) − [b belongs to a]) / 2n.
 
     J = (I − ẑ ẑᵀ) / ‖z‖; n counts the pairs of all sets.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         embedding1: as in `nt_xent_loss`; likewise all other arguments.
@@ -455,6 +496,7 @@ def nt_xent_loss_gradient(
 
 
 @value_and_gradient_of(nt_xent_loss)
+@differentiable_on_demand
 def _nt_xent_value_and_gradient(
     embedding1: Array,
     embedding2: Array,
@@ -480,19 +522,21 @@ def _nt_xent(
     sharpness = _inverse_temperature(temperature, **given)
     require_same_shape(**given)
     p = _problem(reduction, wants_gradient, normalize, numbers=(sharpness,), **given)
-    xp, sharpness, n = p.xp, p.sets.bring(sharpness), p.x.shape[1]
+    xp, n = p.xp, p.x.shape[1]
+    scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
     z, places = xp.concat([p.x, p.y], axis=1), p.places(2 * n)
     rows = Rows(
         target=xp.concat([places[:, n:], places[:, :n]], axis=1),
         itself=places,
         scale=None if p.scale is None else 0.5 * xp.concat([p.scale, p.scale], axis=1),
     )
-    found = row_losses(xp, sharpness * z, z, softmax, rows)
-    value = p.value(0.5 * (found.losses[:, :n] + found.losses[:, n:]), embedding1)
+    found = row_losses(xp, scale.used * z, z, softmax, rows)
+    losses = scale.losses(xp, found.losses)
+    value = p.value(0.5 * (losses[:, :n] + losses[:, n:]), embedding1)
     if not wants_gradient:
         return value, {}
-    by_z = sharpness * found.by_x + found.by_y
-    back = p.back(by_z[:, :n, :], by_z[:, n:, :])
+    by_z = scale.used * found.by_x + found.by_y
+    back = [scale.slopes(xp, x) for x in p.back(by_z[:, :n, :], by_z[:, n:, :])]
     return value, p.sets.gradients(dict(zip(given, back, strict=True)), given)
 
 
@@ -550,6 +594,7 @@ def supervised_contrastive_loss(
     properties=("non_negative", given("scale_invariant", normalize=True)),
     by_numpy=True,
 )
+@differentiable_on_demand
 def supervised_contrastive_loss_gradient(
     embeddings: Array,
     labels: Array,
@@ -561,8 +606,6 @@ def supervised_contrastive_loss_gradient(
     """J (G + Gᵀ) z / τ, with G_ia = (softmax_{a≠i}(z_i·z_a/τ) − [a ∈ P(i)] / |P(i)|) / n, 0 where P(i) is empty.
 
     J = (I − z zᵀ) / ‖x‖ for the embedding x of z; n counts the rows of all sets.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         embeddings: as in `supervised_contrastive_loss`; likewise all other arguments.
@@ -592,6 +635,7 @@ def supervised_contrastive_loss_gradient(
 
 
 @value_and_gradient_of(supervised_contrastive_loss)
+@differentiable_on_demand
 def _supervised_contrastive_value_and_gradient(
     embeddings: Array,
     labels: Array,
@@ -623,15 +667,16 @@ def _supervised(
         )
     if not own.isdtype(labels.dtype, "integral"):
         raise TypeError(f"labels must be integers, got {labels.dtype}")
-    sharpness, places = p.sets.bring(sharpness), p.places(p.x.shape[1])
+    xp, places = p.xp, p.places(p.x.shape[1])
+    scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
     label = p.sets.bring(own.reshape(labels, tuple(places.shape)))
     rows = Rows(itself=places, label=label, scale=p.scale)
-    found = row_losses(p.xp, sharpness * p.x, p.x, softmax_by_label, rows, Columns(label=label))
-    value = p.value(found.losses, embeddings)
+    found = row_losses(xp, scale.used * p.x, p.x, softmax_by_label, rows, Columns(label=label))
+    value = p.value(scale.losses(xp, found.losses), embeddings)
     if not wants_gradient:
         return value, {}
-    back, _ = p.back(sharpness * found.by_x + found.by_y, found.by_y)
-    return value, p.sets.gradients({"embeddings": back}, given)
+    back, _ = p.back(scale.used * found.by_x + found.by_y, found.by_y)
+    return value, p.sets.gradients({"embeddings": scale.slopes(xp, back)}, given)
 
 
 # --- two kinds of embeddings: CLIP and SigLIP -------------------------------------------------------------------------
@@ -653,8 +698,8 @@ def clip_loss(
     Args:
         image_embeddings: u, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
         text_embeddings: v, the same shape: v_i belongs to u_i.
-        logit_scale: s, an array of one number, the logarithm of the scale: the parameter as it is trained. CLIP starts
-            at s = log(1/0.07) and keeps s ≤ log 100.
+        logit_scale: s, an array of one number, of shape () or (1,), the logarithm of the scale: the parameter as it is
+            trained. CLIP starts at s = log(1/0.07) and keeps s ≤ log 100.
         normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
         **reduction: see `reduce_loss`; the unreduced losses are one per pair, (…, n).
 
@@ -693,6 +738,7 @@ def clip_loss(
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
+@differentiable_on_demand
 def clip_loss_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -704,8 +750,6 @@ def clip_loss_gradient(
     """e^s J G v, e^s J Gᵀ u and Σ_ij G_ij z_ij, with G = (softmax of rows + softmax of columns − 2 I) / 2n.
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         image_embeddings: as in `clip_loss`; likewise all other arguments.
@@ -736,6 +780,7 @@ def clip_loss_gradient(
 
 
 @value_and_gradient_of(clip_loss)
+@differentiable_on_demand
 def _clip_value_and_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -760,16 +805,19 @@ def _clip(
     given = {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings}
     p, (s,) = _scaled_problem(reduction, wants_gradient, normalize, given, logit_scale=logit_scale)
     xp, places = p.xp, p.places(p.x.shape[1])
-    x, half = _exp(xp, s) * p.x, None if p.scale is None else 0.5 * p.scale
+    scale = _Scale.of_logarithm(xp, s, p.x)
+    x, half = scale.used * p.x, None if p.scale is None else 0.5 * p.scale
     # what a column loses is complete before the slopes of a row, which need it, begin
     by_column = row_losses(xp, p.y, x, softmax, Rows(target=places))
     columns = Columns(log_sum=by_column.extra, scale=half)
     found = row_losses(xp, x, p.y, softmax_both_ways, Rows(target=places, scale=half), columns)
-    value = p.value(0.5 * (found.losses + by_column.losses), image_embeddings)
+    losses = 0.5 * (scale.losses(xp, found.losses) + scale.losses(xp, by_column.losses))
+    value = p.value(losses, image_embeddings)
     if not wants_gradient:
         return value, {}
-    back = p.back(_exp(xp, s) * found.by_x, found.by_y)
+    back = p.back(scale.used * found.by_x, found.by_y)
     gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * found.by_x)}
+    gradients = {name: scale.slopes(xp, slope) for name, slope in gradients.items()}
     return value, p.sets.gradients(gradients, given | {"logit_scale": logit_scale})
 
 
@@ -780,13 +828,10 @@ def _scaled_problem(
     own = array_namespace(**given, **numbers)
     require_same_shape(**given)
     dtype = widest_dtype(own, **given, **numbers)
-    values = [require_one_number(own, name, x, dtype) for name, x in numbers.items()]
+    single = {name: own.reshape(x, ()) if tuple(x.shape) == (1,) else x for name, x in numbers.items()}
+    values = [require_one_number(own, name, x, dtype) for name, x in single.items()]
     p = _problem(reduction, wants_gradient, normalize, numbers=tuple(values), dtype=dtype, **given)
     return p, [p.sets.bring(x) for x in values]
-
-
-def _exp(xp: Any, x: Any) -> Any:
-    return float(xp.exp(x)) if isinstance(x, float) else xp.exp(x)
 
 
 def siglip_loss(
@@ -806,8 +851,10 @@ def siglip_loss(
     Args:
         image_embeddings: u, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
         text_embeddings: v, the same shape: v_i belongs to u_i.
-        logit_scale: s, an array of one number, the logarithm of the scale; the paper starts at log 10.
-        logit_bias: b, an array of one number; the paper starts at −10, as nearly all pairs are a no.
+        logit_scale: s, an array of one number, of shape () or (1,), the logarithm of the scale; the paper starts at
+            log 10.
+        logit_bias: b, an array of one number, of shape () or (1,); the paper starts at −10, as nearly all pairs are a
+            no.
         normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
         **reduction: see `reduce_loss`; the unreduced losses are one per image, (…, n): the sum over all texts.
 
@@ -847,6 +894,7 @@ def siglip_loss(
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), given("symmetric", weights=None)),
 )
+@differentiable_on_demand
 def siglip_loss_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -859,8 +907,6 @@ def siglip_loss_gradient(
     """e^s J G v, e^s J Gᵀ u, Σ_ij G_ij (z_ij − b) and Σ_ij G_ij, with G_ij = (σ(z_ij) − [i = j]) / n.
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         image_embeddings: as in `siglip_loss`; likewise all other arguments.
@@ -892,6 +938,7 @@ def siglip_loss_gradient(
 
 
 @value_and_gradient_of(siglip_loss)
+@differentiable_on_demand
 def _siglip_value_and_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -921,14 +968,16 @@ def _siglip(
     )
     p, (s, b) = _scaled_problem(reduction, wants_gradient, normalize, given, **numbers)
     xp, d = p.xp, p.x.shape[-1]
-    x, ones = _exp(xp, s) * p.x, xp.ones_like(p.y[..., :1])
+    scale = _Scale.of_logarithm(xp, s, p.x)
+    x, ones = scale.used * p.x, xp.ones_like(p.y[..., :1])
     # the bias is one more feature, whose partner is 1
     rows = Rows(target=p.places(p.x.shape[1]), scale=p.scale)
     found = row_losses(xp, xp.concat([x, b * ones], axis=-1), xp.concat([p.y, ones], axis=-1), sigmoid, rows)
-    value = p.value(found.losses, image_embeddings)
+    value = p.value(scale.losses(xp, found.losses), image_embeddings)
     if not wants_gradient:
         return value, {}
     by_x, by_bias = found.by_x[..., :d], xp.sum(found.by_x[..., d])
-    back = p.back(_exp(xp, s) * by_x, found.by_y[..., :d])
-    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * by_x), "logit_bias": by_bias}
+    back = p.back(scale.used * by_x, found.by_y[..., :d])
+    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * by_x)}
+    gradients = {name: scale.slopes(xp, slope) for name, slope in gradients.items()} | {"logit_bias": by_bias}
     return value, p.sets.gradients(gradients, given | numbers)

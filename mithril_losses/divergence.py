@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import elementwise
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
 from mithril_losses._reduction import (
@@ -21,6 +22,7 @@ from mithril_losses._reduction import (
 )
 from mithril_losses._rows import Rows
 from mithril_losses._stable import (
+    bounded,
     exponential_remainder,
     never_negative,
     norm_and_unit,
@@ -187,8 +189,9 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
     This is the direction of `torch.nn.functional.kl_div`, keras and optax.
 
     Args:
-        predictions: p, probabilities over the last axis.
-        targets: q, the same shape.
+        predictions: p, probabilities over the last axis; or a distribution object with a method `kl_divergence`
+            (distrax), or a torch distribution.
+        targets: q, the same shape; or a distribution of the same kind.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
     Returns:
@@ -208,6 +211,8 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
     Source:
         S. Kullback and R. A. Leibler, On Information and Sufficiency, 1951. https://doi.org/10.1214/aoms/1177729694
     """
+    if namespace_of(predictions) is None and (values := _between_distributions(targets, predictions)) is not None:
+        return reduce_loss(values, **reduction)
     return _reverse_kl.value(predictions, targets, **reduction)
 
 
@@ -761,11 +766,10 @@ _ORDER = Interval(0.0, 2.0, closed_above=True, static=True)
 _SAMPLES = {"predictions": PointSets(3, 5), "targets": PointSets(4, 5)}
 
 
-def _rbf(xp: Any, squared: Array, bandwidth: Any) -> tuple[Array, Array]:
-    """k = exp(−d²/2σ²) and ∂k/∂d²."""
-    rate = 0.5 / (bandwidth * bandwidth)
-    value = xp.exp(-rate * squared)
-    return value, -rate * value
+def _rbf(xp: Any, squared: Array, rate: Any) -> tuple[Array, Array]:
+    """k = exp(−½ (d/σ)²) and σ² ∂k/∂d², with the rate 1/σ, whose square may overflow or vanish."""
+    value = xp.exp(-0.5 * (squared * rate * rate))
+    return value, -0.5 * value
 
 
 def _polynomial(xp: Any, products: Array, degree: int, coef0: Any) -> tuple[Array, Array]:
@@ -814,6 +818,15 @@ def _zero_where_equal(sets: Sets, values: Array) -> Array:
     return xp.where(xp.all(x == y, axis=(1, 2)), 0.0, values)
 
 
+def _finite_where_equal(sets: Sets, slopes: dict[str, Array]) -> dict[str, Array]:
+    """Return the slopes, and 0 for equal sets in place of one that overflowed: their distance is the least there is."""
+    xp, x, y = sets.xp, sets.x, sets.y
+    if tuple(x.shape) != tuple(y.shape) or not slopes:
+        return slopes
+    equal = xp.all(x == y, axis=(1, 2), keepdims=True)
+    return {name: xp.where(equal & ~xp.isfinite(slope), 0.0, slope) for name, slope in slopes.items()}
+
+
 def _mmd(
     predictions: Array,
     targets: Array,
@@ -826,7 +839,7 @@ def _mmd(
     wrt: tuple[str, ...] = (),
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
-    sets = Sets.of(keep_graph=not wrt, numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
+    sets = Sets.of(numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
     _KERNEL.check("kernel_type", kernel_type)
     FLAG.check("unbiased", unbiased)
     bandwidth = sets.bring(POSITIVE.one_number("kernel_bandwidth", kernel_bandwidth))
@@ -836,12 +849,21 @@ def _mmd(
     if kernel_type == "linear":
         values, slopes = _linear_mmd(sets, unbiased)
     elif kernel_type == "rbf":
-        values, slopes = _kernel_mmd(sets, _RBF, (bandwidth,), unbiased, value, wrt)
+        rate = _rate(sets, bandwidth)
+        values, slopes = _kernel_mmd(sets, _RBF, (rate,), unbiased, value, wrt)
+        slopes = {name: None if x is None else bounded(sets.xp, x * rate * rate, x.dtype) for name, x in slopes.items()}
     else:
         values, slopes = _kernel_mmd(sets, product_kernel(_polynomial, degree), (coef0,), unbiased, value, wrt)
     if values is not None:
         values = sets.values(values if unbiased else _zero_where_equal(sets, values), predictions)
-    return sets, values, {name: slopes[name] for name in wrt}
+    slopes = {name: slopes[name] for name in wrt}
+    return sets, values, slopes if unbiased else _finite_where_equal(sets, slopes)
+
+
+def _rate(sets: Sets, bandwidth: Any) -> Any:
+    """Return 1/σ, and the largest number in place of what overflows."""
+    largest = float(sets.xp.finfo(sets.x.dtype).max)
+    return min(1.0 / bandwidth, largest) if isinstance(bandwidth, float) else sets.xp.minimum(1.0 / bandwidth, largest)
 
 
 def _linear_mmd(sets: Sets, unbiased: bool) -> tuple[Array, dict[str, Array]]:
@@ -952,6 +974,7 @@ def maximum_mean_discrepancy(
     ),
     by_numpy=True,
 )
+@differentiable_on_demand
 def maximum_mean_discrepancy_gradient(
     predictions: Array,
     targets: Array,
@@ -969,8 +992,6 @@ def maximum_mean_discrepancy_gradient(
     ∂₁k(x, y) is −k (x − y) / σ² for "rbf", y for "linear" and p (x·y + c)^(p − 1) y for "polynomial". If unbiased, the
     first sum leaves j = i out and has 2/n(n − 1) in place of 2/n². The gradient wrt the targets is the same with x and
     y exchanged.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         predictions: as in `maximum_mean_discrepancy`; likewise all other arguments.
@@ -1005,6 +1026,7 @@ def maximum_mean_discrepancy_gradient(
 
 
 @value_and_gradient_of(maximum_mean_discrepancy)
+@differentiable_on_demand
 def maximum_mean_discrepancy_value_and_gradient(
     predictions: Array,
     targets: Array,
@@ -1054,7 +1076,7 @@ def _energy(
     predictions: Array, targets: Array, beta: float, value: bool = True, wrt: tuple[str, ...] = ()
 ) -> tuple[Sets, Any, dict[str, Any]]:
     """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
-    sets = Sets.of(keep_graph=not wrt, predictions=predictions, targets=targets)
+    sets = Sets.of(predictions=predictions, targets=targets)
     beta = _ORDER.check("beta", beta)
     kernel = _DISTANCE if beta == 1.0 else distance_kernel(_power, beta)
     _require_samples(sets, 1, "the distance")
@@ -1065,7 +1087,8 @@ def _energy(
     values: Any = None
     if parts is not None:
         values = sets.values(_zero_where_equal(sets, _never_negative(sets, parts)), predictions)
-    return sets, values, {name: slope for name, slope in zip(_SAMPLES, slopes, strict=True) if name in wrt}
+    found = {name: slope for name, slope in zip(_SAMPLES, slopes, strict=True) if name in wrt}
+    return sets, values, _finite_where_equal(sets, found)
 
 
 def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
@@ -1115,6 +1138,7 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
+@differentiable_on_demand
 def energy_distance_gradient(
     predictions: Array,
     targets: Array,
@@ -1124,8 +1148,6 @@ def energy_distance_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> Any:
     """(2/nm Σⱼ u(xᵢ − yⱼ) − 2/n² Σⱼ u(xᵢ − xⱼ)) / B, with u(e) = β ‖e‖^(β−2) e and u(0) = 0.
-
-    Computed outside PyTorch's autograd graph.
 
     Args:
         predictions: as in `energy_distance`; likewise all other arguments.
@@ -1155,6 +1177,7 @@ def energy_distance_gradient(
 
 
 @value_and_gradient_of(energy_distance)
+@differentiable_on_demand
 def energy_distance_value_and_gradient(
     predictions: Array,
     targets: Array,

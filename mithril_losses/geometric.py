@@ -6,6 +6,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, blanked, nearest, per_point, requested, shares, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
@@ -38,7 +39,7 @@ def _chamfer(
     wrt: tuple[str, ...] = (),
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the losses per batch element and their slopes wrt the arguments in `wrt`."""
-    sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     FLAG.check("squared", squared)
     x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
@@ -151,6 +152,7 @@ _EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "p
     ),
     by_numpy=True,
 )
+@differentiable_on_demand
 def chamfer_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -165,8 +167,7 @@ def chamfer_distance_gradient(
 ) -> Any:
     """(2 (xᵢ − y_near(i)) / n + Σⱼ 2 (xᵢ − yⱼ) / m over the j whose nearest is i) / B.
 
-    With unit vectors in place of twice the differences for unsquared distances, 0 at coincident points. Computed
-    outside PyTorch's autograd graph.
+    With unit vectors in place of twice the differences for unsquared distances, 0 at coincident points.
 
     Args:
         pred_points: as in `chamfer_distance`; likewise all other arguments.
@@ -201,6 +202,7 @@ def chamfer_distance_gradient(
 
 
 @value_and_gradient_of(chamfer_distance)
+@differentiable_on_demand
 def chamfer_distance_value_and_gradient(
     pred_points: Array,
     target_points: Array,
@@ -291,7 +293,7 @@ def _hausdorff(
     wrt: tuple[str, ...] = (),
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
-    sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
     y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
@@ -400,6 +402,7 @@ def hausdorff_distance(
     ),
     by_numpy=True,
 )
+@differentiable_on_demand
 def hausdorff_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -411,7 +414,7 @@ def hausdorff_distance_gradient(
 ) -> Any:
     """(xᵢ − yⱼ) / ‖xᵢ − yⱼ‖ / B for the pair (i, j) that decides, 0 for all other points and where the two coincide.
 
-    At a tie the first point decides, one of x before one of y. Computed outside PyTorch's autograd graph.
+    At a tie the first point decides, one of x before one of y.
 
     Args:
         pred_points: x, as in `hausdorff_distance`; likewise all other arguments.
@@ -442,6 +445,7 @@ def hausdorff_distance_gradient(
 
 
 @value_and_gradient_of(hausdorff_distance)
+@differentiable_on_demand
 def hausdorff_distance_value_and_gradient(
     pred_points: Array,
     target_points: Array,

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from mithril_losses._images import image_axes, require_images
+from mithril_losses._images import image_axes, require_images, require_maps
 from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
 from mithril_losses._stencil import _SHARED_FROM, apply_stencil, cut, differences, over_planes, stencil_rows
@@ -86,16 +86,17 @@ def total_variation_loss(
     The sum runs over all pixels and channels. A pixel without a right (lower) neighbour has ∂x = 0 (∂y = 0).
 
     Args:
-        images: (…, rows, columns, channels); any leading axes are the batch.
+        images: (batch, …, rows, columns, channels). Three axes are refused: they could be one image as well as a batch
+            of images of one channel.
         norm_type: "l1" for |∂x| + |∂y|, "isotropic" for √(∂x² + ∂y²), "l2_squared" for ∂x² + ∂y².
-        channels_first: whether the layout is (…, channels, rows, columns) instead.
+        channels_first: whether the layout is (batch, …, channels, rows, columns) instead.
         **reduction: see `reduce_loss`; the unreduced losses are one per image.
 
     Returns:
         A scalar (one loss per image for reduction="none").
 
     Raises:
-        ValueError: fewer than three axes, an unknown norm, or a reduction keyword does not fit.
+        ValueError: fewer than four axes, an unknown norm, or a reduction keyword does not fit.
         TypeError: images is no array, or not floating point.
 
     Example:
@@ -361,7 +362,7 @@ def _compare(
     xp = array_namespace(predictions=predictions, targets=targets)
     require_same_shape(predictions=predictions, targets=targets)
     dtype = compute_dtype(xp, predictions.dtype)
-    require_images("predictions", predictions, channels_first)
+    require_maps("predictions", predictions, channels_first)
     rows, columns, _ = image_axes(channels_first)
     size = _WINDOW_SIZE.check("window_size", window_size)
     least = size * 2 ** (scales - 1)

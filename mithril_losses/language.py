@@ -7,22 +7,23 @@ forgotten.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, _reduced_axes, plan, refuse_upstream
-from mithril_losses._stable import product
+from mithril_losses._stable import largest_number, product
 from mithril_losses._validation import as_dtype, quiet, require_integer, require_one_number, widest_dtype
 from mithril_losses.backends._namespace import (
     Array,
     array_namespace,
     host_values,
     library_name,
+    namespace_of,
     placement,
     require_library,
 )
@@ -224,7 +225,7 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
         bend = 1.0 - logits * logits
         logits = xp.multiply(logits, layer.soft_cap, **over(logits))
     logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max), **over(logits))  # +∞ takes all the mass
-    largest = xp.max(logits, axis=1, keepdims=True)
+    largest = largest_number(xp, logits, 1)
     logits = xp.subtract(logits, largest, **over(logits))
     label_mass = xp.expand_dims(rows.label_mass, axis=1)
     losses = -product(xp, label_mass, xp.take_along_axis(logits, xp.expand_dims(rows.labels, axis=1), axis=1))
@@ -371,7 +372,7 @@ def _jitted_scan() -> Any:
 
 def _scan(rows: _Rows, layer: _Layer, size: int) -> _Results:
     jax = sys.modules["jax"]
-    xp, count = jax.numpy, rows.hidden.shape[0]
+    xp, count = namespace_of(rows.hidden), rows.hidden.shape[0]
     if count <= size:
         return _chunk(xp, rows, layer)
     chunks = -(-count // size)
@@ -481,6 +482,7 @@ def linear_cross_entropy(
     },
     properties=("non_negative",),
 )
+@differentiable_on_demand
 def linear_cross_entropy_gradient(
     hidden: Array,
     weight: Array,
@@ -532,12 +534,13 @@ def linear_cross_entropy_gradient(
     """
     options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
     xp = array_namespace(hidden=hidden)
-    with quiet(xp), _without_graph(xp):
+    with quiet(xp):
         problem = _problem(hidden, weight, targets, *options, wants_gradient=True)
         return _gradients(problem, _run(problem), hidden, weight, bias)
 
 
 @value_and_gradient_of(linear_cross_entropy)
+@differentiable_on_demand
 def _linear_cross_entropy_value_and_gradient(
     hidden: Array,
     weight: Array,
@@ -555,7 +558,7 @@ def _linear_cross_entropy_value_and_gradient(
     """Both of one product forward and two back per chunk."""
     options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
     xp = array_namespace(hidden=hidden)
-    with quiet(xp), _without_graph(xp):
+    with quiet(xp):
         problem = _problem(hidden, weight, targets, *options, wants_gradient=True)
         results = _run(problem)
         return _collect(problem, results, hidden, targets), _gradients(problem, results, hidden, weight, bias)
@@ -575,11 +578,6 @@ def _gradients(
         "weight": as_dtype(xp, results.weight, weight.dtype),
     }
     return gradients if bias is None else gradients | {"bias": as_dtype(xp, results.bias, bias.dtype)}
-
-
-def _without_graph(xp: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which torch records nothing: its graph would keep the logits of every chunk."""
-    return sys.modules["torch"].no_grad() if library_name(xp) == "torch" else contextlib.nullcontext()
 
 
 # --- the next token ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from mithril_losses._reduction import EMPTY, GradientReduction, Reduction, colle
 from mithril_losses._row_terms import RowTerms, cosine_distance
 from mithril_losses._stable import norm_and_unit, product, unit_and_norm
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
-from mithril_losses.backends._namespace import Array, array_namespace
+from mithril_losses.backends._namespace import Array, array_namespace, in_c_order
 from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
 
 __all__ = [
@@ -61,11 +61,12 @@ def _closed(
     closing = plan(xp, tuple(values.shape), values.dtype, **reduction)
     alike = all(x.dtype == values.dtype for x in like.values())
     if alike and closing.weights is None and type(closing.factor) is float and closing.divisor is not EMPTY:
-        gradients = dict(zip(like, pulled(len(like), closing.factor), strict=True))  # a pass less over each
+        slopes = map(in_c_order, pulled(len(like), closing.factor))  # a pass less over each
+        gradients = dict(zip(like, slopes, strict=True))
     else:
         summed = (len(values.shape),)
-        slopes = zip(like.items(), pulled(len(like)), strict=True)
-        gradients = {name: closing.spread(xp, slope, x, summed) for (name, x), slope in slopes}
+        rows = zip(like.items(), pulled(len(like)), strict=True)
+        gradients = {name: closing.spread(xp, slope, x, summed) for (name, x), slope in rows}
     return closing.collect(xp, values, first), gradients
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mithril_losses._images import image_axes, require_images
+from mithril_losses._images import image_axes, require_maps
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import requested
 from mithril_losses._reduction import spread
@@ -148,7 +148,7 @@ def _shared_axes(predictions: Array, targets: Array, channels_first: bool) -> No
     """Raise a ValueError unless two feature maps agree in all but their rows and columns."""
     shapes = []
     for name, x in (("predictions", predictions), ("targets", targets)):
-        require_images(name, x, channels_first)
+        require_maps(name, x, channels_first)
         shapes.append((tuple(x.shape[:-3]), x.shape[image_axes(channels_first)[2]]))
     if shapes[0] != shapes[1]:
         raise ValueError(

@@ -29,6 +29,12 @@ __all__ = [
 
 _DOMAIN = {"params": Parameters(), "lambda_reg": NON_NEGATIVE}
 
+Select = Callable[[str, Any], bool]
+
+
+def _is_selected(select: Select | None, path: str, w: Array) -> bool:
+    return select is None or bool(select(path, w))
+
 
 def _strength(xp: Any, lambda_reg: Any) -> Any:
     checked = NON_NEGATIVE.check("lambda_reg", lambda_reg)
@@ -54,39 +60,52 @@ def _total(xp: Any, sums: list[Array], strength: Any, dtype: Any) -> Array:
     return as_dtype(xp, strength * total, dtype)
 
 
-def _sum_over_leaves(penalty: Callable[[Any, Array], Array], params: Any, lambda_reg: float) -> Array:
-    """Return λ Σ penalty(w) over all arrays of the nesting."""
+def _sum_over_leaves(
+    penalty: Callable[[Any, Array], Array], params: Any, lambda_reg: float, select: Select | None
+) -> Array:
+    """Return λ Σ penalty(w) over the selected arrays of the nesting."""
     arrays = _arrays(params)
     xp = array_namespace(**arrays)
     strength = _strength(xp, lambda_reg)
+    wide = {path: _wide(xp, path, w) for path, w in arrays.items()}
     with quiet(xp):
-        sums = [xp.sum(penalty(xp, _wide(xp, path, w))) for path, w in arrays.items()]
+        sums = [xp.sum(penalty(xp, w)) for path, w in wide.items() if _is_selected(select, path, arrays[path])]
+        if not sums:
+            sums = [xp.zeros_like(xp.sum(next(iter(wide.values()))))]
         return _total(xp, sums, strength, next(iter(arrays.values())).dtype)
 
 
 def _spread_over_leaves(
-    slope: Callable[[Any, Array], Array], params: Any, lambda_reg: float, upstream: float | Array
+    slope: Callable[[Any, Array], Array],
+    params: Any,
+    lambda_reg: float,
+    select: Select | None,
+    upstream: float | Array,
 ) -> Any:
-    """Return λ u slope(w) in the structure of `params`."""
+    """Return λ u slope(w) in the structure of `params`, 0 for arrays that are not selected."""
     xp = array_namespace(**_arrays(params))
     strength = _strength(xp, lambda_reg)
 
     def gradient(path: str, w: Array) -> Array:
-        return spread(slope(xp, _wide(xp, path, w)), like=w, reduction="sum", upstream=strength * upstream)
+        wide = _wide(xp, path, w)
+        found = slope(xp, wide) if _is_selected(select, path, w) else xp.zeros_like(wide)
+        return spread(found, like=w, reduction="sum", upstream=strength * upstream)
 
     with quiet(xp):
         return map_leaves(gradient, params)
 
 
-def l1_regularization(params: Any, *, lambda_reg: float = 0.01) -> Array:
+def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select | None = None) -> Array:
     """λ Σ |w|.
 
     Args:
         params: w, an array, or a dict, list or nesting of arrays of any shapes.
         lambda_reg: λ ≥ 0.
+        select: which arrays are regularised, a function of the path of each, such as "params['layer']['bias']", and of
+            the array. All of them by default; `select=lambda path, w: w.ndim > 1` leaves out biases.
 
     Returns:
-        A scalar: the sum over all elements of all arrays.
+        A scalar: the sum over all elements of the selected arrays, 0 where none is.
 
     Raises:
         ValueError: lambda_reg is negative, or there is no array in `params`.
@@ -103,21 +122,24 @@ def l1_regularization(params: Any, *, lambda_reg: float = 0.01) -> Array:
         R. Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996.
         https://doi.org/10.1111/j.2517-6161.1996.tb02080.x
     """
-    return _sum_over_leaves(lambda xp, w: xp.abs(w), params, lambda_reg)
+    return _sum_over_leaves(lambda xp, w: xp.abs(w), params, lambda_reg, select)
 
 
 @gradient_of(
     l1_regularization,
     domain=_DOMAIN,
-    kinks=lambda params, lambda_reg: tuple(w for _, w in leaves(params)),
+    kinks=lambda params, lambda_reg, select=None: tuple(w for _, w in leaves(params)),
     properties=("convex", "non_negative"),
 )
-def l1_regularization_gradient(params: Any, *, lambda_reg: float = 0.01, upstream: float | Array = 1.0) -> Any:
+def l1_regularization_gradient(
+    params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
+) -> Any:
     """λ sign(w), with sign(0) = 0.
 
     Args:
         params: as in `l1_regularization`.
         lambda_reg: λ ≥ 0.
+        select: which arrays are regularised; the gradient of all others is 0.
         upstream: the gradient that flows into the loss, a scalar.
 
     Returns:
@@ -132,18 +154,20 @@ def l1_regularization_gradient(params: Any, *, lambda_reg: float = 0.01, upstrea
         >>> l1_regularization_gradient([np.array([1.0, -2.0, 0.0])], lambda_reg=0.5)
         [array([ 0.5, -0.5,  0. ])]
     """
-    return _spread_over_leaves(lambda xp, w: xp.sign(w), params, lambda_reg, upstream)
+    return _spread_over_leaves(lambda xp, w: xp.sign(w), params, lambda_reg, select, upstream)
 
 
-def l2_regularization(params: Any, *, lambda_reg: float = 0.01) -> Array:
+def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select | None = None) -> Array:
     """½ λ Σ w².
 
     Args:
         params: w, an array, or a dict, list or nesting of arrays of any shapes.
         lambda_reg: λ ≥ 0.
+        select: which arrays are regularised, a function of the path of each, such as "params['layer']['bias']", and of
+            the array. All of them by default; `select=lambda path, w: w.ndim > 1` leaves out biases.
 
     Returns:
-        A scalar: the sum over all elements of all arrays.
+        A scalar: the sum over all elements of the selected arrays, 0 where none is.
 
     Raises:
         ValueError: lambda_reg is negative, or there is no array in `params`.
@@ -159,16 +183,19 @@ def l2_regularization(params: Any, *, lambda_reg: float = 0.01) -> Array:
     Source:
         A. E. Hoerl and R. W. Kennard, Ridge Regression: Biased Estimation for Nonorthogonal Problems, 1970. https://doi.org/10.1080/00401706.1970.10488634
     """
-    return _sum_over_leaves(lambda xp, w: 0.5 * w * w, params, lambda_reg)
+    return _sum_over_leaves(lambda xp, w: 0.5 * w * w, params, lambda_reg, select)
 
 
 @gradient_of(l2_regularization, domain=_DOMAIN, properties=("convex", "non_negative"))
-def l2_regularization_gradient(params: Any, *, lambda_reg: float = 0.01, upstream: float | Array = 1.0) -> Any:
+def l2_regularization_gradient(
+    params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
+) -> Any:
     """λ w.
 
     Args:
         params: as in `l2_regularization`.
         lambda_reg: λ ≥ 0.
+        select: which arrays are regularised; the gradient of all others is 0.
         upstream: the gradient that flows into the loss, a scalar.
 
     Returns:
@@ -183,7 +210,7 @@ def l2_regularization_gradient(params: Any, *, lambda_reg: float = 0.01, upstrea
         >>> l2_regularization_gradient({"w": np.array([1.0, -2.0])}, lambda_reg=0.5)
         {'w': array([ 0.5, -1. ])}
     """
-    return _spread_over_leaves(lambda xp, w: w, params, lambda_reg, upstream)
+    return _spread_over_leaves(lambda xp, w: w, params, lambda_reg, select, upstream)
 
 
 # --- of matrices ------------------------------------------------------------------------------------------------------
@@ -330,17 +357,29 @@ def _spectral(xp: Any, matrix: Array, with_slope: bool) -> tuple[Array, Array | 
     """½ σ² and σ u vᵀ, with σ the largest singular value; σ² and u are the Gram matrix's own, or σ² and v."""
     if 0 in matrix.shape:
         return xp.sum(matrix), matrix if with_slope else None
+    unit = _unit_of_squares(xp, matrix)
+    matrix = matrix / unit
     is_wide, gram = _gram(xp, matrix)
     # the decomposition of a matrix that is not finite is an error here and NaN there
     trace = xp.linalg.trace(gram)
     is_finite = xp.isfinite(trace)
     gram = xp.where(is_finite, gram, 0.0)
     if not with_slope:
-        return 0.5 * xp.where(is_finite, xp.linalg.eigvalsh(gram)[-1], trace), None
+        return 0.5 * xp.where(is_finite, xp.linalg.eigvalsh(gram)[-1], trace) * unit * unit, None
     squares, vectors = xp.linalg.eigh(gram)
     own = vectors[:, -1:]  # squares ascend
     slope = own @ (xp.matrix_transpose(own) @ matrix) if is_wide else matrix @ own @ xp.matrix_transpose(own)
-    return 0.5 * xp.where(is_finite, squares[-1], trace), xp.where(is_finite, slope, math.nan)
+    value = 0.5 * xp.where(is_finite, squares[-1], trace) * unit * unit
+    return value, xp.where(is_finite, slope * unit, math.nan)
+
+
+def _unit_of_squares(xp: Any, x: Array) -> Array:
+    """Return a number in which the squares of x neither overflow nor vanish: 1 where they would not anyway."""
+    limits = xp.finfo(x.dtype)
+    smallest, largest = float(limits.smallest_normal), xp.max(xp.abs(x))
+    low, high = (smallest / float(limits.eps)) ** 0.5, (float(limits.eps) / smallest) ** 0.5
+    # a number whose reciprocal is one, too
+    return xp.where((largest > low) & (largest < high), 1.0, xp.minimum(xp.maximum(largest, smallest), 1.0 / smallest))
 
 
 def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:

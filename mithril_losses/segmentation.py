@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
-from mithril_losses._stable import one_hot, put_back, stable_order, take_in_order
+from mithril_losses._stable import bounded, one_hot, put_back, stable_order, take_in_order
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
 from mithril_losses.classification import _labels
@@ -124,6 +124,7 @@ class _Overlap(NamedTuple):
     def losses(self, values: Array, at_zero: Array, at_one: Array, pooled: tuple[int, ...] = ()) -> _Losses:
         """Return losses whose slope is `at_zero` + t · `at_one`."""
         summed = tuple(sorted(self.layout.mask + pooled))
+        at_zero, at_one = (bounded(self.xp, x, x.dtype) for x in (at_zero, at_one))  # of masks of subnormal numbers
         return _Losses(self.xp.squeeze(values, axis=summed), lambda: at_zero + at_one * self.targets, summed)
 
 
@@ -134,9 +135,9 @@ def _ratio(
     hits, false_positives, false_negatives = sums
     errors, agreement = alpha * false_positives + beta * false_negatives, share * hits + smooth
     whole = errors + agreement
-    inverse = xp.where(whole == 0, 0.0, 1.0 / xp.where(whole == 0, 1.0, whole))
-    ratio, rest = errors * inverse, agreement * inverse
-    return ratio, alpha * rest * inverse, -(share * ratio + (alpha + beta) * rest) * inverse
+    divisor = xp.where(whole == 0, math.inf, whole)
+    ratio, rest = errors / divisor, agreement / divisor
+    return ratio, alpha * rest / divisor, -(share * ratio + (alpha + beta) * rest) / divisor
 
 
 def _tversky(
@@ -162,7 +163,9 @@ def _tversky(
     perfect = ratio == 0
     positive = xp.where(perfect, 1.0, ratio)
     power = xp.where(perfect, 0.0, positive**gamma)
-    factor = gamma * power / positive
+    # γ T^(γ−1) at T = 0: 1 for γ = 1 and 0 above; a root has no derivative there, and 0 stands in its place
+    at_perfect = float(gamma == 1.0) if isinstance(gamma, float) else as_dtype(xp, gamma == 1.0, dtype)
+    factor = xp.where(perfect, at_perfect, gamma * power / positive)
     return overlap.losses(power, factor * at_zero, factor * at_one)
 
 
@@ -621,7 +624,7 @@ def focal_tversky_loss_gradient(
     class_axis: int | None = None,
     **reduction: Unpack[GradientReduction],
 ) -> Array:
-    """γ T^(γ−1) ∂T / B, T the `tversky_loss` of a mask; 0 at T = 0.
+    """γ T^(γ−1) ∂T / B, T the `tversky_loss` of a mask; for γ < 1, 0 at T = 0.
 
     Args:
         predictions: p, as in `focal_tversky_loss`; likewise all other arguments.

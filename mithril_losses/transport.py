@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses import _transport
+from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import Sets, add_at, blanked, per_point, requested, shares, squared_distances, take
 from mithril_losses._reduction import GradientReduction, Reduction, collect
@@ -45,7 +46,7 @@ def _earth_mover(
     pred_points: Array, target_points: Array, wrt: tuple[str, ...] = ()
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
-    sets = Sets.of(keep_graph=not wrt, pred_points=pred_points, target_points=target_points)
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     n = x.shape[-2]
     if n != y.shape[-2]:
@@ -109,6 +110,7 @@ def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: 
     kinks=lambda pred_points, target_points: _earth_mover_kinks(pred_points, target_points),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
+@differentiable_on_demand
 def earth_mover_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -118,7 +120,7 @@ def earth_mover_distance_gradient(
 ) -> Any:
     """(xᵢ − y_π(i)) / ‖xᵢ − y_π(i)‖ / n / B with the best permutation π; 0 where the two coincide.
 
-    Where several permutations are best, one of them is taken. Computed outside PyTorch's autograd graph.
+    Where several permutations are best, one of them is taken.
 
     Args:
         pred_points: x, as in `earth_mover_distance`.
@@ -147,6 +149,7 @@ def earth_mover_distance_gradient(
 
 
 @value_and_gradient_of(earth_mover_distance)
+@differentiable_on_demand
 def earth_mover_distance_value_and_gradient(
     pred_points: Array,
     target_points: Array,
@@ -245,7 +248,6 @@ class _Measures(NamedTuple):
 
 
 def _measures(
-    keep_graph: bool,
     pred_points: Array,
     target_points: Array,
     epsilon: float,
@@ -262,7 +264,7 @@ def _measures(
         _ITERATIONS.check("max_iterations", max_iterations),
     )
     weights = (pred_weights, target_weights)
-    sets = Sets.of(keep_graph=keep_graph, numbers=weights, pred_points=pred_points, target_points=target_points)
+    sets = Sets.of(numbers=weights, pred_points=pred_points, target_points=target_points)
     x, a, no_x = _masses(sets, "pred_weights", pred_weights, sets.x, pred_points)
     y, b, no_y = _masses(sets, "target_weights", target_weights, sets.y, target_points)
     return _Measures(sets, x, y, a, b, no_x | no_y, settings)
@@ -285,7 +287,7 @@ def _sinkhorn(
     wrt: tuple[str, ...], pred_points: Array, target_points: Array, *options: Any
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the divergences per batch element and their slopes wrt the arguments in `wrt`."""
-    measures = _measures(not wrt, pred_points, target_points, *options)
+    measures = _measures(pred_points, target_points, *options)
     sets, (xp, x, y, a, b), settings = measures.sets, measures.arrays, measures.settings
     if 0 in (x.shape[-2], y.shape[-2]):
         nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
@@ -413,6 +415,7 @@ _CONVERGED = "the iterations have converged"
         given("zero_at_equality", _CONVERGED, pred_weights=None, target_weights=None),
     ),
 )
+@differentiable_on_demand
 def sinkhorn_divergence_gradient(
     pred_points: Array,
     target_points: Array,
@@ -429,7 +432,7 @@ def sinkhorn_divergence_gradient(
     """(Σⱼ Pᵢⱼ ∂‖xᵢ − yⱼ‖^p/∂xᵢ − Σⱼ Qᵢⱼ ∂‖xᵢ − xⱼ‖^p/∂xᵢ) / B, P and Q the best plans from x to y and to itself.
 
     With ∂‖e‖^p/∂e = p ‖e‖^(p−2) e, 0 at e = 0. Plans that are best do not change the value to first order, so it is
-    exact once the iterations have converged. Computed outside PyTorch's autograd graph.
+    exact once the iterations have converged. In PyTorch a derivative of the gradient itself is an error.
 
     Args:
         pred_points: x, as in `sinkhorn_divergence`; likewise all other arguments.
@@ -463,6 +466,7 @@ def sinkhorn_divergence_gradient(
 
 
 @value_and_gradient_of(sinkhorn_divergence)
+@differentiable_on_demand
 def sinkhorn_divergence_value_and_gradient(
     pred_points: Array,
     target_points: Array,
@@ -557,7 +561,7 @@ def sinkhorn_convergence(
     """
     with quiet(array_namespace(pred_points=pred_points)):
         options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
-        measures = _measures(False, pred_points, target_points, *options)
+        measures = _measures(pred_points, target_points, *options)
         sets, (xp, x, y, a, b) = measures.sets, measures.arrays
         if 0 in (x.shape[-2], y.shape[-2]):
             zeros = xp.sum(x, axis=(1, 2)) * 0.0
@@ -591,6 +595,8 @@ def _directions(sets: Sets, projections: Array | None, count: int, seed: int, gi
 def _slices(xp: Any, x: Array, y: Array, directions: Array, p: float, slope: bool) -> tuple[Array, Array | None]:
     """Return the distances per batch element and, where asked for, their slopes wrt x."""
     batch, n, m, count = x.shape[0], x.shape[-2], y.shape[-2], directions.shape[0]
+    origin = x[:, :1, :]  # a common offset would cost the projections their digits
+    x, y = x - origin, y - origin
     along_x, along_y = (xp.matmul(directions, xp.matrix_transpose(points)) for points in (x, y))
     order = stable_order(xp, along_x)
     along_x, along_y = take_in_order(xp, along_x, order), xp.sort(along_y, axis=-1)
@@ -620,7 +626,7 @@ def _sliced(
 ) -> tuple[Sets, Array, dict[str, Array]]:
     """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
     numbers = () if projections is None else (projections,)
-    sets = Sets.of(keep_graph=not wrt, numbers=numbers, pred_points=pred_points, target_points=target_points)
+    sets = Sets.of(numbers=numbers, pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     p = _ORDER.check("p", p)
     directions = _directions(sets, projections, projection_count, projection_seed, pred_points)
@@ -700,6 +706,7 @@ def sliced_wasserstein_distance(
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
+@differentiable_on_demand
 def sliced_wasserstein_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -749,6 +756,7 @@ def sliced_wasserstein_distance_gradient(
 
 
 @value_and_gradient_of(sliced_wasserstein_distance)
+@differentiable_on_demand
 def sliced_wasserstein_distance_value_and_gradient(
     pred_points: Array,
     target_points: Array,

@@ -343,7 +343,7 @@ class Rows(unittest.TestCase):
                 function(QUERIES, np.zeros((7, 1), dtype=int))
 
     def test_numbers_are_arrays_of_one(self) -> None:
-        for scale, error in ((np.ones(1), ValueError), (1.0, TypeError), (np.array(1), TypeError)):
+        for scale, error in ((np.ones(2), ValueError), (1.0, TypeError), (np.array(1), TypeError)):
             with self.assertRaisesRegex(error, "logit_scale"):
                 clip_loss(QUERIES, KEYS, scale)
 

@@ -473,3 +473,24 @@ class Wasserstein(unittest.TestCase):
         for function in (wasserstein_distance, wasserstein_distance_gradient, both):
             with self.assertRaisesRegex(error, message):
                 function(np.ones(x), np.ones(y), **options)
+
+
+class OfDistributions(unittest.TestCase):
+    """The reverse divergence of distribution objects is the other one with its arguments exchanged."""
+
+    def test_of_torch(self) -> None:
+        p = torch.distributions.Categorical(probs=torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+        q = torch.distributions.Categorical(probs=torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+        expected = reverse_kl_divergence(p.probs, q.probs, reduction="none")
+        torch.testing.assert_close(reverse_kl_divergence(p, q, reduction="none"), expected)
+        self.assertEqual(reverse_kl_divergence(p, q), kl_divergence(q, p))
+
+    def test_of_another_package(self) -> None:
+        class Distribution:
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def kl_divergence(self, other: Distribution) -> np.ndarray:
+                return np.array([1.0 if (self.name, other.name) == ("q", "p") else 0.0])
+
+        self.assertEqual(reverse_kl_divergence(Distribution("p"), Distribution("q")), 1.0)

@@ -8,10 +8,27 @@ from pathlib import Path
 from unittest import mock
 
 import fuzz
+import fuzz_numbers
+import kinds
+import numpy as np
 from parameterized import parameterized
 
 from mithril_losses import commands, training
 from mithril_losses.objectives import config
+
+
+class TestFuzzOfNumbers(unittest.TestCase):
+    @parameterized.expand([(kind,) for kind in fuzz_numbers.KINDS])
+    def test_no_case_fails(self, kind: str) -> None:
+        self.assertEqual(fuzz_numbers.failures(kind, range(12)), [])
+
+    @parameterized.expand([(kind,) for kind in fuzz_numbers.KINDS])
+    def test_numbers_that_are_made_up_are_failures(self, kind: str) -> None:
+        made_up = np.zeros(()), {"gradient": np.zeros(1)}
+        with mock.patch.object(kinds, "evaluate", return_value=made_up):
+            found = fuzz_numbers.failures(kind, range(12))
+        self.assertGreater(len(found), 6)
+        self.assertRegex(found[0][1], "Error: ")
 
 
 class TestFuzz(unittest.TestCase):

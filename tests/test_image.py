@@ -88,7 +88,19 @@ class TotalVariation(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, r"\(…, channels, rows, columns\)"):
                 function(np.ones(4), channels_first=True)
             with self.assertRaisesRegex(ValueError, "did you mean 'isotropic'"):
-                function(np.ones((3, 4, 1)), norm_type="isotropc")
+                function(np.ones((2, 3, 4, 1)), norm_type="isotropc")
+
+    def test_three_axes_are_one_image_or_many(self) -> None:
+        """Neither is guessed: the message says how to write both."""
+        for function in (
+            ml.total_variation_loss,
+            ml.total_variation_loss_gradient,
+            value_and_gradient(ml.total_variation_loss),
+        ):
+            with self.assertRaisesRegex(ValueError, r"images\[None\] if it is one image, images\[..., None\] if"):
+                function(np.ones((8, 28, 28)))
+            with self.assertRaisesRegex(ValueError, r"images\[None\] if it is one image, images\[:, None\] if"):
+                function(np.ones((8, 28, 28)), channels_first=True)
 
 
 def _pictures(channels: int, side: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

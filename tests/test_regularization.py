@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from cases import to_numpy
+from cases import convert, to_numpy
 from modes import EAGER, MODES, evaluate, evaluate_pair
 from parameterized import parameterized
 
@@ -287,3 +287,28 @@ class Messages(unittest.TestCase):
     def test_upstream(self) -> None:
         with self.assertRaisesRegex(ValueError, r"upstream must be a scalar .* got \(2,\)"):
             l1_regularization_gradient([np.ones(2)], upstream=np.ones(2))
+
+
+class Select(unittest.TestCase):
+    """Which arrays are regularised."""
+
+    PARAMS = {"layer": {"weight": np.array([[1.0, -2.0]]), "bias": np.array([3.0])}, "scale": np.array(4.0)}
+
+    @parameterized.expand([("l1_regularization", 3.0, [[1.0, -1.0]]), ("l2_regularization", 2.5, [[1.0, -2.0]])])
+    def test_by_shape_and_by_path(self, name: str, value: float, slope: list[list[float]]) -> None:
+        pair = find_loss(name)
+        for library in ("numpy", "jax", "torch"):
+            params = convert(self.PARAMS, library, "float32")
+            for select in (lambda path, w: len(w.shape) == 2, lambda path, w: path == "params['layer']['weight']"):
+                found, gradient = value_and_gradient(pair.value)(params, lambda_reg=1.0, select=select)
+                self.assertEqual(float(found), value)
+                self.assertEqual(float(pair.value(params, lambda_reg=1.0, select=select)), value)
+                self.assertEqual(to_numpy(gradient["layer"]["weight"]).tolist(), slope)
+                self.assertEqual(to_numpy(gradient["layer"]["bias"]).tolist(), [0.0])
+                self.assertEqual(float(gradient["scale"]), 0.0)
+
+    def test_nothing(self) -> None:
+        for name in ("l1_regularization", "l2_regularization"):
+            pair = find_loss(name)
+            self.assertEqual(pair.value(self.PARAMS, select=lambda path, w: False), 0.0)
+            self.assertFalse(pair.gradient(self.PARAMS, select=lambda path, w: False)["layer"]["weight"].any())

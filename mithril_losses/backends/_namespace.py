@@ -30,7 +30,7 @@ def _find_namespace(x: Any) -> Any | None:
     elif _is_torch(x):  # before jax.Array, whose instance check torch.compile cannot trace
         from mithril_losses.backends import _torch_namespace as namespace
     elif _is_jax(x):
-        namespace = sys.modules["jax.numpy"]
+        from mithril_losses.backends import _jax_namespace as namespace
     elif hasattr(x, "__array_namespace__"):
         namespace = x.__array_namespace__()
     else:
@@ -75,6 +75,7 @@ def library_name(xp: Any) -> str:
 _LIBRARIES = {  # namespaces that are not called after their library
     "array_api_compat.numpy": "numpy",
     "array_api_compat.torch": "torch",
+    "mithril_losses.backends._jax_namespace": "jax",
     "mithril_losses.backends._numpy_namespace": "numpy",
     "mithril_losses.backends._torch_namespace": "torch",
 }
@@ -110,6 +111,13 @@ def host_values(x: Any) -> np.ndarray[Any, Any] | None:
 def placement(x: Any) -> dict[str, Any]:
     """Return the keyword arguments that create an array where `x` lives (JAX places uncommitted arrays itself)."""
     return {} if library_name(namespace_of(x)) in ("numpy", "jax") else {"device": x.device}
+
+
+def in_c_order(x: Any) -> Any:
+    """Return `x` with its elements one after the other in memory, the last axis first: itself where they are so."""
+    if isinstance(x, np.ndarray):
+        return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+    return x.contiguous() if _is_torch(x) else x
 
 
 def _is_no_plain_array(x: Any) -> bool:

@@ -14,6 +14,8 @@ from mithril_losses.backends.base import Backend, BackendNotInstalledError, host
 try:
     import jax
     import jax.numpy as jnp
+
+    from mithril_losses.backends import _jax_namespace as xp
 except ModuleNotFoundError as error:
     raise BackendNotInstalledError("jax") from error
 
@@ -34,7 +36,7 @@ class JaxBackend(Backend):
     """
 
     name: ClassVar[str] = "jax"
-    namespace: ClassVar[Any] = jnp
+    namespace: ClassVar[Any] = xp
     floating_dtypes: ClassVar[tuple[str, ...]] = ("float16", "bfloat16", "float32", "float64")
 
     def __init__(self, dtype: str = "float32", device: str | None = None, seed: int = 0) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mithril_losses.backends import _jax_namespace as xp
 from mithril_losses.backends._namespace import Array
 from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
 from mithril_losses.models._checks import (
@@ -68,7 +69,7 @@ class JaxModel(ModelAdapter):
         wrt: Sequence[str] | None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         for name, gradient in output_gradients.items():
-            check_library(name, gradient, jnp)  # before the trace, which takes NumPy arrays for its own
+            check_library(name, gradient, xp)  # before the trace, which takes NumPy arrays for its own
         names = None if wrt is None else tuple(wrt)
         outputs, gradients = self._forward_and_backward(params, data, dict(output_gradients), names)
         return outputs, gradients
