@@ -13,9 +13,9 @@ import numpy as np
 from mithril_losses._pairs import Pair, catalogue, find_loss
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.backends._namespace import Array, library_name, namespace_of, placement
-from mithril_losses.domains import ArrayDomain, Axes, Interval, ScaleWeights
+from mithril_losses.checking.drawing import draw_arguments
 
-__all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient", "draw_arguments"]
+__all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient"]
 
 # in units of a kink's own expression: anything nearer is left out of the comparison
 _KINK_DISTANCE = 1e-2
@@ -110,26 +110,6 @@ gradient function, but 4 by central differences
     with double_precision(arguments):
         problem = _Problem.of(pair, arguments, options)
         return _check(problem, tolerance, seed, differences)
-
-
-def draw_arguments(
-    pair: Pair, generator: np.random.Generator, shape: tuple[int, ...] = (6, 5)
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draw array arguments of `shape` and options of numbers from a loss's declared domain.
-
-    Raises:
-        ValueError: the loss declares no domain for one of its arrays.
-    """
-    missing = [name for name in pair.array_arguments if not isinstance(pair.domain.get(name), ArrayDomain)]
-    if missing:
-        raise ValueError(f"{pair.name} declares no domain for {', '.join(missing)}")
-    arrays = {name: pair.domain[name].sample(generator, shape) for name in pair.array_arguments}
-    options = {
-        name: domain.sample(generator)
-        for name, domain in pair.domain.items()
-        if name in pair.options and isinstance(domain, Interval | Axes | ScaleWeights)
-    }
-    return arrays, options
 
 
 def check_catalogue(

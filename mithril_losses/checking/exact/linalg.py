@@ -1,7 +1,6 @@
 """Decompositions of symmetric matrices of sixty digits, with the rates of change of what they consist of.
 
-For A v = λ v with ‖v‖ = 1 and λ apart from all other eigenvalues, λ′ = vᵀ A′ v, and v′ = Σ_k v_k (v_kᵀ A′ v) / (λ − λ_k)
-over the others.
+For A v = λ v with ‖v‖ = 1 and λ apart from all other eigenvalues λ_k, λ′ = vᵀ A′ v and v′ = Σ_k v_k (v_kᵀ A′ v) / (λ − λ_k).
 
 Source:
     J. R. Magnus, On Differentiating Eigenvalues and Eigenvectors, 1985. https://doi.org/10.1017/S0266466600011129
@@ -45,4 +44,3 @@ def eigh(x: ExactArray, /) -> tuple[ExactArray, ExactArray]:
 def eigvalsh(x: ExactArray, /) -> ExactArray:
     """The eigenvalues of a symmetric matrix (n, n) in ascending order."""
     return eigh(x)[0]
-
