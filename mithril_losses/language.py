@@ -70,7 +70,10 @@ class _Rows(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """What all rows share. `smooth` is the mass that smoothing gives to each class, or a number: to all of them together."""
+    """What all rows share.
+
+    `smooth` is the mass that smoothing gives: one number to all classes together, or an array with that of each class.
+    """
 
     weight: Array
     bias: Array | None
@@ -140,13 +143,9 @@ def _problem(
     if reducing.weights is not None:
         weighted = xp.broadcast_to(reducing.weights != 0, shape)
         live = weighted if live is None else live & weighted
-    smooth: Any = None
-    if per_class is not None and not _is(smoothing, 0.0):
-        smooth = smoothing / classes * per_class
-    elif not isinstance(smoothing, float):
-        smooth = xp.broadcast_to(smoothing / classes, (classes,))
-    elif smoothing != 0.0:
-        smooth = smoothing
+    smooth = None
+    if not _is(smoothing, 0.0):
+        smooth = smoothing if per_class is None else smoothing / classes * per_class
     flat = _Rows(
         xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
         xp.reshape(labels, (count,)),
@@ -233,12 +232,14 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
     label_mass = xp.expand_dims(rows.label_mass, axis=1)
     losses = -product(xp, label_mass, xp.take_along_axis(logits, xp.expand_dims(rows.labels, axis=1), axis=1))
     mass = label_mass
-    if isinstance(layer.smooth, float):
-        losses = losses - layer.smooth * xp.mean(logits, axis=1, keepdims=True)
-        mass = mass + layer.smooth
-    elif layer.smooth is not None:
+    if layer.smooth is not None and getattr(layer.smooth, "shape", ()):
         losses = losses - xp.sum(product(xp, layer.smooth, logits), axis=1, keepdims=True)
         mass = mass + xp.sum(layer.smooth)
+    elif layer.smooth is not None:
+        mean = xp.mean(logits, axis=1, keepdims=True)
+        smoothed = layer.smooth * mean
+        losses = losses - (smoothed if isinstance(layer.smooth, float) else xp.where(layer.smooth == 0, 0.0, smoothed))
+        mass = mass + layer.smooth
     exponentials = xp.exp(logits, **over(logits))
     total = xp.sum(exponentials, axis=1, keepdims=True)
     losses = losses + product(xp, mass, xp.log(total))
@@ -253,9 +254,9 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
     scale = xp.expand_dims(rows.scale, axis=1)
     slopes = xp.multiply(exponentials, scale * mass / total, **over(exponentials))
     if layer.smooth is not None:
-        share = scale * layer.smooth
-        share = share / logits.shape[1] if isinstance(layer.smooth, float) else share
-        slopes = xp.subtract(slopes, share, **over(slopes))
+        smoothed = scale * layer.smooth
+        smoothed = smoothed if getattr(layer.smooth, "shape", ()) else smoothed / float(logits.shape[1])
+        slopes = xp.subtract(slopes, smoothed, **over(slopes))
     if in_place:
         slopes[xp.arange(len(slopes)), rows.labels] -= rows.scale * rows.label_mass
     else:

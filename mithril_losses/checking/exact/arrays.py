@@ -128,7 +128,7 @@ class ExactArray:
     @property
     def is_real(self) -> bool:
         """Whether the elements are real numbers, and not integers or booleans."""
-        return self.values.dtype == object
+        return bool(self.values.dtype == object)
 
     @property
     def dtype(self) -> Any:
@@ -143,7 +143,7 @@ class ExactArray:
     @property
     def shape(self) -> tuple[int, ...]:
         """The length of each axis."""
-        return self.values.shape
+        return tuple(self.values.shape)
 
     @property
     def ndim(self) -> int:
@@ -346,10 +346,10 @@ def following() -> Iterator[Trail]:
 
 
 def _decided(outcome: Any) -> Values:
-    outcome = np.asarray(outcome)
+    found: Values = np.asarray(outcome)
     for trail in _trails:
-        trail.add(outcome)
-    return outcome
+        trail.add(found)
+    return found
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
@@ -622,7 +622,7 @@ def sum(x: ExactArray, /, *, axis: Any = None, dtype: Any = None, keepdims: bool
     axes = _axes(axis, x.ndim)
     if not x.is_real:
         return _of_integers(lambda a: np.sum(a, axis=axes, keepdims=keepdims), x)
-    return _each(lambda a: boxed(np.add.reduce(a, axis=axes, keepdims=keepdims, initial=ZERO)), x)
+    return _each(lambda a: boxed(np.sum(a, axis=axes, keepdims=keepdims, initial=ZERO)), x)
 
 
 def mean(x: ExactArray, /, *, axis: Any = None, keepdims: bool = False) -> ExactArray:

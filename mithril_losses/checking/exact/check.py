@@ -1,6 +1,6 @@
-"""Gradients against derivatives in exact numbers: at each point, the derivative along a direction = gradient · direction.
+"""Gradients checked in exact numbers: at each point, the derivative along a direction is gradient · direction.
 
-The value is computed on dual numbers of sixty digits, so its rate of change is the derivative of what the code computes,
+The value is computed on dual numbers of sixty digits, so its rate of change is the derivative of what the code computes
 on the piece of the domain on which the point lies. The gradient is computed on the same numbers without rates.
 """
 

@@ -1,6 +1,7 @@
 """Decompositions of symmetric matrices of sixty digits, with the rates of change of what they consist of.
 
-For A v = λ v with ‖v‖ = 1 and λ apart from all other eigenvalues λ_k, λ′ = vᵀ A′ v and v′ = Σ_k v_k (v_kᵀ A′ v) / (λ − λ_k).
+For A v = λ v with ‖v‖ = 1, and λ apart from all other eigenvalues λ_k, λ′ = vᵀ A′ v and
+v′ = Σ_k v_k (v_kᵀ A′ v) / (λ − λ_k).
 
 Source:
     J. R. Magnus, On Differentiating Eigenvalues and Eigenvectors, 1985. https://doi.org/10.1017/S0266466600011129
