@@ -232,7 +232,8 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
     label_mass = xp.expand_dims(rows.label_mass, axis=1)
     losses = -product(xp, label_mass, xp.take_along_axis(logits, xp.expand_dims(rows.labels, axis=1), axis=1))
     mass = label_mass
-    if layer.smooth is not None and getattr(layer.smooth, "shape", ()):
+    smooths_each = len(getattr(layer.smooth, "shape", ())) > 0
+    if smooths_each:
         losses = losses - xp.sum(product(xp, layer.smooth, logits), axis=1, keepdims=True)
         mass = mass + xp.sum(layer.smooth)
     elif layer.smooth is not None:
@@ -255,7 +256,7 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
     slopes = xp.multiply(exponentials, scale * mass / total, **over(exponentials))
     if layer.smooth is not None:
         smoothed = scale * layer.smooth
-        smoothed = smoothed if getattr(layer.smooth, "shape", ()) else smoothed / float(logits.shape[1])
+        smoothed = smoothed if smooths_each else smoothed / float(logits.shape[1])
         slopes = xp.subtract(slopes, smoothed, **over(slopes))
     if in_place:
         slopes[xp.arange(len(slopes)), rows.labels] -= rows.scale * rows.label_mass

@@ -179,7 +179,10 @@ def _weighted_points(pair: Pair, arrays: Arrays, generator: np.random.Generator)
 
 def _planes(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
     planes = {name: np.moveaxis(x, -1, -3) for name, x in arrays.items()}
-    yield "channels first", planes, {"channels_first": True}
+    yield "channels first", planes, {"channels_first": True, "window_size": 3}
+    larger = {name: generator.standard_normal((2, 6, 6, 1)) for name in arrays}
+    one_scale = {"scale_weights": (0.75,)} if "scale_weights" in pair.options else {}
+    yield "a wide window", larger, {"window_size": 5, **one_scale}
 
 
 def _class_axes(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:

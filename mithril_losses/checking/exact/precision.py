@@ -1,8 +1,8 @@
 """How far floating-point results lie from the true ones, in units in the last place: one law for every loss.
 
-The true value and gradient are computed in exact numbers, from arguments that are rounded already. A unit is the machine
-epsilon times the largest element of the true result plus that of its change when each argument moves by its own size:
-what one rounding of result and arguments may do. So a loss is not charged for the condition of its problem.
+The true value and gradient are computed in exact numbers, from arguments that are rounded already. A unit is the
+machine epsilon times the largest element of the true result plus that of its change when each argument moves by its own
+size: what one rounding of result and arguments may do. So a loss is not charged for the condition of its problem.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from mithril_losses._pairs import Pair
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.checking.exact.arrays import ExactArray, exact
 from mithril_losses.checking.exact.points import Point, points
@@ -21,6 +23,7 @@ from mithril_losses.checking.exact.scalars import CONTEXT, Number
 from mithril_losses.checking.gradients import double_precision, to_numpy
 
 DTYPES = ("float32", "float64")
+MOST = 8.0  # units that a result may be off: the losses take few roundings in a row
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,22 @@ class Rounding:
 
     Attributes:
         point: where.
+        library: whose arrays were computed with.
         dtype: of arguments and result.
         result: "value", or the path of the argument whose gradient it is.
         units: the largest error of an element, in units in the last place.
     """
 
     point: Point
+    library: str
     dtype: str
     result: str
     units: float
 
     def __str__(self) -> str:
-        return f"{self.point.pair.name} in {self.dtype}, {self.result}, {self.point}: {self.units:.3g} units"
+        result = "value" if self.result == "value" else f"gradient wrt {self.result}"
+        loss, where = self.point.pair.name, f"{self.library}, {self.dtype}"
+        return f"{result} of {loss} ({where}; {self.point.name}): {self.units:.1f} units in the last place"
 
 
 class Truth:
@@ -52,10 +59,11 @@ class Truth:
         exactly = {name: map_leaves(_moving_by_itself, x, name) for name, x in self._given.items()}
         self._results = _results(point, exactly)
 
-    def roundings(self, convert: Callable[[Any], Any]) -> Iterator[Rounding]:
+    def roundings(self, library: str, convert: Callable[[Any], Any]) -> Iterator[Rounding]:
         """Yield how far the results of an array library lie from the true ones.
 
         Args:
+            library: its name.
             convert: makes an array of the library of a NumPy array, in the dtype of the latter.
         """
         with double_precision([convert(np.zeros(1))]):
@@ -63,17 +71,12 @@ class Truth:
             found = _results(self.point, given)
         for result, true in self._results.items():
             units = _units(to_numpy(found[result]), true, float(np.finfo(self.dtype).eps))
-            yield Rounding(self.point, self.dtype, result, units)
+            yield Rounding(self.point, library, self.dtype, result, units)
 
 
-def first_points(loss: Any, count: int) -> list[Point]:
+def first_points(pair: Pair, count: int) -> list[Point]:
     """Return so many points of a loss that ask for its gradient alone."""
-    found = []
-    for point in points(loss):
-        if len(found) == count:
-            break
-        found.append(Point(point.pair, point.name, point.arrays, point.options))
-    return found
+    return [Point(pair, point.name, point.arrays, point.options) for point in islice(points(pair), count)]
 
 
 def _given(point: Point) -> dict[str, Any]:

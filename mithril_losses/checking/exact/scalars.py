@@ -69,7 +69,12 @@ FUNCTIONS = {
 def on_arrays(function: Callable[..., Number], arguments: int) -> Callable[..., np.ndarray[Any, Any]]:
     """Return a function of so many numbers as one of arrays of them, element by element."""
     elementwise = np.frompyfunc(function, arguments, 1)
-    return lambda *arrays: boxed(elementwise(*arrays))
+
+    def of_arrays(*arrays: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        with np.errstate(all="ignore"):  # NaN is a value here, not an accident
+            return boxed(elementwise(*arrays))
+
+    return of_arrays
 
 
 def boxed(x: Any) -> np.ndarray[Any, Any]:
