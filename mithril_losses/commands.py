@@ -275,7 +275,7 @@ def check(
     everything: Annotated[
         bool, typer.Option("--all", help="proofs and edge cases too, on every backend: minutes")
     ] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="in numbers of sixty digits, on no backend")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="in numbers of sixty digits, whatever the backend")] = False,
     report: Annotated[Path | None, typer.Option(help="with --all: write a page about it", show_default=False)] = None,
 ) -> None:
     """Check gradients against automatic and numerical differentiation; exit code 1 if one is wrong."""

@@ -216,6 +216,9 @@ FUNCTIONS_OF_ARRAYS: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("shapes", lambda xp, v: xp.reshape(xp.moveaxis(v, 0, -1), (8, 3)) @ xp.permute_dims(v, (0, 2, 1))[:, 0, :1], (V,)),
     ("joined", lambda xp, x, y: xp.concat([x, y], axis=1) * xp.stack([x, y])[0, :, :1], (X, Y)),
     ("placed", lambda xp, x: xp.roll(x, 1, axis=1) + xp.flip(x, axis=0) * xp.take(x, xp.arange(4), axis=1), (X,)),
+    ("repeated", lambda xp, x: xp.repeat(x, 2, axis=1) * xp.tile(x, (1, 2)), (X,)),
+    ("triangles", lambda xp, x: xp.tril(x) - 2.0 * xp.triu(x, k=1) + xp.triu(x[:2, :])[:1, :], (X,)),
+    ("differences", lambda xp, x: xp.diff(x, axis=-1) * xp.diff(x, axis=0)[:1, :1], (X,)),
     ("axes", lambda xp, x: xp.squeeze(xp.expand_dims(x, axis=0), axis=0) + xp.broadcast_to(x[:1, :], (3, 4)), (X,)),
     ("trace", lambda xp, m: xp.linalg.trace(xp.matrix_transpose(m) @ m), (M,)),
     ("eigenvalues", lambda xp, m: xp.linalg.eigvalsh(xp.matrix_transpose(m) @ m), (M,)),
@@ -268,6 +271,7 @@ class Arrays(unittest.TestCase):
         np.testing.assert_array_equal(host(x**-0.5), [np.inf, np.nan, 0.0])
         np.testing.assert_array_equal(host(xp.maximum(exact(np.array(np.nan)), x)), [np.nan] * 3)
         np.testing.assert_array_equal(host(xp.isfinite(x)), [True, True, False])
+        np.testing.assert_array_equal(host(xp.isinf(x)), [False, False, True])
         self.assertEqual(host(xp.sum(x[:0])).item(), 0.0)
 
     def test_what_stands_still_stays_out_of_a_steep_slope(self) -> None:

@@ -369,6 +369,8 @@ _to_numbers = on_arrays(_as_number, 1)
 
 def _parts(x: Any, real: bool = True) -> tuple[Values, Values | None]:
     """Return values and rates of an array or a number; the values as mpmath numbers where they are to be `real`."""
+    if real and type(x) is float:  # the usual number, in a tenth of the time
+        return boxed(number(x)), None
     values, rates = (x.values, x.rates) if isinstance(x, ExactArray) else (np.asarray(x), None)
     return (_numbers(values) if real else values), rates
 
@@ -426,7 +428,11 @@ def subtract(x: Any, y: Any, /) -> ExactArray:
     """x − y."""
     if not _is_exact(x, y):
         return _of_integers(np.subtract, x, y)
-    return add(x, negative(y if isinstance(y, ExactArray) else asarray(y)))
+    (a, a_rates), (b, b_rates) = _parts(x), _parts(y)
+    difference = boxed(a - b)
+    return ExactArray(
+        difference, _moved(difference.shape, (None, a_rates), (None, None if b_rates is None else -b_rates))
+    )
 
 
 def multiply(x: Any, y: Any, /) -> ExactArray:
@@ -561,7 +567,12 @@ def logical_not(x: Any, /) -> ExactArray:
 
 def isnan(x: ExactArray, /) -> ExactArray:
     """Whether an element is no number."""
-    return ExactArray(np.asarray(x.values != x.values))
+    return ExactArray(np.asarray(x.values != x.values).astype(bool))
+
+
+def isinf(x: ExactArray, /) -> ExactArray:
+    """Whether an element is infinite."""
+    return ~(isfinite(x) | isnan(x))
 
 
 def isfinite(x: ExactArray, /) -> ExactArray:
@@ -780,6 +791,31 @@ def roll(x: ExactArray, /, shift: Any, *, axis: Any = None) -> ExactArray:
 def flip(x: ExactArray, /, *, axis: Any = None) -> ExactArray:
     """The elements in reverse along axes."""
     return _each(lambda a: np.flip(a, axis), x)
+
+
+def repeat(x: ExactArray, repeats: int, /, *, axis: int | None = None) -> ExactArray:
+    """Each element so many times in a row."""
+    return _each(lambda a: np.repeat(a, repeats, axis=axis), x)
+
+
+def tile(x: ExactArray, repetitions: tuple[int, ...], /) -> ExactArray:
+    """The array so many times along each axis."""
+    return _each(lambda a: np.tile(a, repetitions), x)
+
+
+def tril(x: ExactArray, /, *, k: int = 0) -> ExactArray:
+    """The lower triangles of matrices, with zeros above them."""
+    return where(ExactArray(np.tri(x.shape[-2], x.shape[-1], k, dtype=bool)), x, 0.0)
+
+
+def triu(x: ExactArray, /, *, k: int = 0) -> ExactArray:
+    """The upper triangles of matrices, with zeros below them."""
+    return where(ExactArray(~np.tri(x.shape[-2], x.shape[-1], k - 1, dtype=bool)), x, 0.0)
+
+
+def diff(x: ExactArray, /, *, axis: int = -1) -> ExactArray:
+    """The differences of neighbours along an axis."""
+    return _each(lambda a: np.diff(a, axis=axis), x)
 
 
 def take(x: ExactArray, indices: ExactArray, /, *, axis: int | None = None) -> ExactArray:

@@ -1,7 +1,8 @@
 """Gradients checked in exact numbers: at each point, the derivative along a direction is gradient · direction.
 
 The value is computed on dual numbers of sixty digits, so its rate of change is the derivative of what the code computes
-on the piece of the domain on which the point lies. The gradient is computed on the same numbers without rates.
+on the piece of the domain on which the point lies. The gradient is computed on the same numbers without rates, for an
+upstream gradient that is exact as well: so the divisor of a mean is no double.
 """
 
 from __future__ import annotations

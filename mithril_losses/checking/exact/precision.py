@@ -2,7 +2,8 @@
 
 The true value and gradient are computed in exact numbers, from arguments that are rounded already. A unit is the
 machine epsilon times the largest element of the true result plus that of its change when each argument moves by its own
-size: what one rounding of result and arguments may do. So a loss is not charged for the condition of its problem.
+size: what one rounding of result and arguments may do. So a loss is not charged for the condition of its problem. What
+the code has for constants in double precision (1/n², a root of n) is taken for true: half a unit in float64 at most.
 """
 
 from __future__ import annotations
