@@ -19,7 +19,7 @@ from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import catalogue, find_loss
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.checking.exact.arrays import ExactArray, exact, following, rate
-from mithril_losses.checking.exact.points import Point, points
+from mithril_losses.checking.exact.points import OF_VARIANCES, Point, points
 from mithril_losses.checking.exact.scalars import CONTEXT, DIGITS, ZERO, Number
 from mithril_losses.checking.gradients import GradientMismatchError
 
@@ -61,13 +61,7 @@ LIMITS = (
         _has_a_rounded_root,
     ),
     Limit(
-        (
-            "gaussian_kl_divergence",
-            "gaussian_kl_divergence_between",
-            "vae_loss",
-            "beta_vae_loss",
-            "vae_loss_free_bits",
-        ),
+        OF_VARIANCES,
         16,
         "the continued fraction of eˣ − 1 − x (|x| < 0.8)",
         _has_a_small_variance,
@@ -107,11 +101,10 @@ class ExactCheck:
     def summary(self) -> str:
         """The digits and the pieces, with what limits the former where it is not the arithmetic."""
         pieces = f"on {self.pieces} piece{'s' * (self.pieces != 1)}"
-        found = [
-            f"{digits} digits {pieces}" if reason == ARITHMETIC else f"{digits} digits {pieces}, limited by {reason}"
-            for reason, digits in self.digits.items()
-        ]
-        return "; ".join(found[:1] + [text.replace(f" {pieces}", "") for text in found[1:]])
+        limits = ["" if reason == ARITHMETIC else f", limited by {reason}" for reason in self.digits]
+        places = [f" {pieces}", *("" for _ in limits[1:])]
+        digits = self.digits.values()
+        return "; ".join(f"{n} digits{where}{limit}" for n, where, limit in zip(digits, places, limits, strict=True))
 
 
 def check_exact(loss: str | Callable[..., Any]) -> ExactCheck:
@@ -136,18 +129,18 @@ def check_exact(loss: str | Callable[..., Any]) -> ExactCheck:
     for point in points(pair):
         found.points += 1
         try:
-            agreement = compare(point)
+            agreements = compare(point)
         except Exception as error:
             found.failures.append(f"{point}: {type(error).__name__}: {error}")
             continue
-        pieces.add(agreement.piece)
-        for name in agreement.moving:
-            moving[name] = True
         limit = _limit(point)
         reason, least = (ARITHMETIC, PROVED) if limit is None else (limit.reason, limit.digits)
-        found.digits[reason] = min(found.digits.get(reason, DIGITS), agreement.digits)
-        if agreement.digits < least:
-            found.failures.append(f"{point}: {agreement}")
+        for agreement in agreements:
+            pieces.add(agreement.piece)
+            moving |= dict.fromkeys(agreement.moving, True)
+            found.digits[reason] = min(found.digits.get(reason, DIGITS), agreement.digits)
+            if agreement.digits < least:
+                found.failures.append(f"{point}: {agreement}")
     found.pieces = len(pieces)
     found.digits = dict(sorted(found.digits.items(), key=lambda item: item[0] != ARITHMETIC))
     found.failures += [f"the gradient wrt {name} is 0 at every point" for name, moves in moving.items() if not moves]
@@ -176,54 +169,92 @@ class Agreement:
     """How derivative and gradient compare at a point.
 
     Attributes:
+        by: the function that gave the gradient, "gradient" or "value_and_gradient".
         derivative: of the value along the direction.
         product: gradient · direction.
-        digits: to how many digits the two agree.
         piece: the name of the piece on which the point lies.
         moving: the arguments whose gradient is not 0.
     """
 
+    by: str
     derivative: Number
     product: Number
-    digits: int
     piece: str
     moving: tuple[str, ...]
 
+    @property
+    def digits(self) -> int:
+        """To how many digits derivative and product agree."""
+        return _digits(self.derivative, self.product)
+
     def __str__(self) -> str:
         derivative, product = (CONTEXT.nstr(x, self.digits + 6) for x in (self.derivative, self.product))
-        return f"gradient · direction = {product}, but the derivative is {derivative}"
+        return f"by {self.by}, gradient · direction = {product}, but the derivative is {derivative}"
 
 
-def compare(point: Point) -> Agreement:
-    """Compare the derivative of the value along a direction with gradient · direction."""
+def compare(point: Point) -> list[Agreement]:
+    """Compare the derivative of the value along a direction with gradient · direction, of either function for it.
+
+    Raises:
+        GradientMismatchError: a gradient is not of its argument's structure and shape, or `value_and_gradient` has
+            another value than the loss.
+    """
     pair, wrt = point.pair, _wrt(point)
     still = {name: map_leaves(_exact_leaf, x, name) for name, x in (point.arrays | point.options).items()}
     directions = {path: _eighths(path, x.shape) for name in wrt for path, x in leaves(still[name], name)}
     moving = {name: map_leaves(lambda path, x: _along(directions, path, x), x, name) for name, x in still.items()}
+    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with following() as trail:
             value = pair.loss(_call(pair.value, point, moving))
         upstream = exact(_eighths("upstream", value.shape)) if pair.takes_upstream else exact(np.ones(()))
-        gradient = _gradient(point, still, upstream, value)
-    derivative = np.sum(rate(value).values * upstream.values)
-    products = {}
-    for name in wrt:
-        slopes = dict(leaves(gradient[name], name))
-        shapes = {path: x.shape for path, x in leaves(still[name], name)}
-        if {path: slope.shape for path, slope in slopes.items()} != shapes:
-            raise GradientMismatchError(f"the gradient wrt {name} is not of its argument's structure and shape")
-        products[name] = sum((np.sum(x.values * directions[path], initial=ZERO) for path, x in slopes.items()), ZERO)
-    product = sum(products.values(), ZERO)
-    differing = tuple(name for name, own in products.items() if own != 0)
-    return Agreement(derivative, product, _digits(derivative, product), trail.piece, differing)
+        derivative = np.sum(rate(value).values * upstream.values)
+        more = ({"upstream": upstream} if pair.takes_upstream else {}) | ({"wrt": _request(point)} if point.wrt else {})
+        again, other = _call(value_and_gradient(pair), point, still, **more)
+        _require_equal(value, pair.loss(again))
+        gradients = {"gradient": _call(pair.gradient, point, still, **more), "value_and_gradient": other}
+    for by, gradient in gradients.items():
+        products = _products(_by_argument(point, gradient), directions)
+        differing = tuple(name for name, product in products.items() if product != 0)
+        found.append(Agreement(by, derivative, sum(products.values(), ZERO), trail.piece, differing))
+    return found
+
+
+def _products(gradient: dict[str, Any], directions: dict[str, Any]) -> dict[str, Number]:
+    """Return gradient · direction by argument."""
+    slopes = {path: x for name, tree in gradient.items() for path, x in leaves(tree, name)}
+    if {path: x.shape for path, x in slopes.items()} != {path: x.shape for path, x in directions.items()}:
+        raise GradientMismatchError(
+            f"the gradients {_shapes(slopes)} are not of the structure and shape of the arguments {_shapes(directions)}"
+        )
+    products = {path: np.sum(x.values * directions[path], initial=ZERO) for path, x in slopes.items()}
+    return {name: sum((products[path] for path, _ in leaves(tree, name)), ZERO) for name, tree in gradient.items()}
+
+
+def _shapes(arrays: dict[str, Any]) -> str:
+    return ", ".join(f"{path} {x.shape}" for path, x in arrays.items())
+
+
+def _require_equal(value: ExactArray, again: ExactArray) -> None:
+    worst = min(map(_digits, value.values.flat, again.values.flat), default=DIGITS)
+    if worst < PROVED:
+        raise GradientMismatchError(f"value_and_gradient has another value than the loss, from digit {worst} on")
 
 
 def _wrt(point: Point) -> tuple[str, ...]:
-    """Return the arguments that the gradient is asked for."""
-    if isinstance(point.request, tuple):
-        return point.request
-    return tuple(name for name in point.pair.wrt if name in point.arrays or point.options.get(name) is not None)
+    """Return the arguments that the gradient is of; one that may be left out where it is given."""
+    given = [name for name in point.pair.wrt if name in point.arrays or point.options.get(name) is not None]
+    return point.wrt or tuple(given)
+
+
+def _request(point: Point) -> str | tuple[str, ...]:
+    return point.wrt[0] if len(point.wrt) == 1 else point.wrt
+
+
+def _by_argument(point: Point, gradient: Any) -> dict[str, Any]:
+    is_dict = len(point.wrt) > 1 if point.wrt else len(point.pair.wrt) > 1
+    return dict(gradient) if is_dict else {_wrt(point)[0]: gradient}
 
 
 def _exact_leaf(_: str, x: Any) -> Any:
@@ -243,24 +274,6 @@ def _eighths(path: str, shape: tuple[int, ...]) -> Any:
 def _call(function: Callable[..., Any], point: Point, given: dict[str, Any], **more: Any) -> Any:
     arrays = [given[name] for name in point.arrays]
     return function(*arrays, **{name: given[name] for name in point.options}, **more)
-
-
-def _gradient(point: Point, given: dict[str, Any], upstream: ExactArray, value: ExactArray) -> dict[str, Any]:
-    """Return the gradient by argument, as the point requests it."""
-    pair, wrt = point.pair, _wrt(point)
-    scale = {"upstream": upstream} if pair.takes_upstream else {}
-    if point.request == "value_and_gradient":
-        again, gradient = _call(value_and_gradient(pair), point, given, **scale)
-        worst = min(map(_digits, np.ravel(pair.loss(again).values), np.ravel(value.values)))
-        if worst < PROVED:
-            raise GradientMismatchError(f"value_and_gradient has another value than the loss, from digit {worst} on")
-    elif point.request == "gradient":
-        gradient = _call(pair.gradient, point, given, **scale)
-    elif len(wrt) == 1:
-        return {wrt[0]: _call(pair.gradient, point, given, wrt=wrt[0], **scale)}
-    else:
-        return dict(_call(pair.gradient, point, given, wrt=wrt, **scale))
-    return dict(gradient) if len(pair.wrt) > 1 else {pair.wrt[0]: gradient}
 
 
 def _digits(x: Number, y: Number) -> int:

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count, cycle, islice
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from mithril_losses.domains import Choice, Flag, Interval
 
 _SHAPE, _VARIANT_SHAPE = (3, 4), (6, 5)
 _ITERATED_SHAPE = (2, 4)  # of losses that are solved by iterations, whose every step costs as much as another loss
-_LEAST = 4  # points of a loss that has neither options nor reductions
+_REDUCTIONS = 13  # as many as there are: points drawn of a loss that takes them
+_LEAST = 4  # points drawn of a loss that does not
 _BITS = 7  # of an option
 
 # what an option is in turn, where its domain does not say enough: powers of two among powers and what is none
@@ -30,6 +31,16 @@ _IN_TURN: dict[str, tuple[Any, ...]] = {
 }
 # until the masses of a plan are right to fifty digits
 _SOLVED = {"mass_tolerance": 1e-50, "max_iterations": 1_000_000}
+_WIDTHS = (2.0, 4.0, 1.0)  # at which that takes a few hundred iterations
+
+# losses with eˣ − 1 − x of a logarithm of variances
+OF_VARIANCES = (
+    "gaussian_kl_divergence",
+    "gaussian_kl_divergence_between",
+    "vae_loss",
+    "beta_vae_loss",
+    "vae_loss_free_bits",
+)
 
 
 @dataclass(frozen=True)
@@ -41,19 +52,17 @@ class Point:
         name: of the point.
         arrays: its array arguments, NumPy's.
         options: its options, arrays among them NumPy's, and the keywords of its reduction.
-        request: "gradient": as the gradient function gives it. "value_and_gradient": as the function of that name
-            gives it. Otherwise what the gradient function is handed as `wrt=`, one name or several.
+        wrt: what the gradient is asked for by `wrt=`, one name or several; nothing for what it is of without that.
     """
 
     pair: Pair
     name: str
     arrays: Arrays
     options: Options
-    request: str | tuple[str, ...] = "gradient"
+    wrt: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        request = self.request if isinstance(self.request, str) else f"wrt={self.request}"
-        return f"{self.name}, {request}"
+        return f"{self.name}, wrt={self.wrt}" if self.wrt else self.name
 
 
 def points(pair: Pair) -> Iterator[Point]:
@@ -62,20 +71,20 @@ def points(pair: Pair) -> Iterator[Point]:
     Raises:
         ValueError: the loss declares no domain for one of its arrays.
     """
-    requests, places = cycle(_requests(pair)), cycle(range(13))
-    for name, arrays, options in _settings(pair):
+    requests = _requests(pair)
+    for k, (name, arrays, options) in enumerate(_settings(pair)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ways = list(reductions(pair, _rows(pair, arrays, options)))
-        reduction, keywords = ways[next(places) % len(ways)]
-        yield Point(pair, f"{name}, {reduction}", arrays, {**options, **keywords}, next(requests))
+        reduction, keywords = ways[k % len(ways)]
+        yield Point(pair, f"{name}, {reduction}", arrays, {**options, **keywords}, requests[k % len(requests)])
 
 
-def _requests(pair: Pair) -> list[Any]:
+def _requests(pair: Pair) -> list[tuple[str, ...]]:
     if not pair.on_request:
-        return ["gradient", "value_and_gradient"]
+        return [()]
     everything = tuple(name for name in pair.array_arguments if name in (*pair.wrt, *pair.on_request))
-    return ["gradient", "value_and_gradient", *((name,) for name in everything), everything, everything[::-1]]
+    return [(), *((name,) for name in everything), everything, everything[::-1]]
 
 
 def _rows(pair: Pair, arrays: Arrays, options: Options) -> tuple[int, ...]:
@@ -90,8 +99,9 @@ def _settings(pair: Pair) -> Iterator[Variant]:
     choices = {name: cycle(values) for name, values in _choices(pair).items()}
     is_iterated = any(name in pair.options for name in _SOLVED)
     shape, variant_shape = (_ITERATED_SHAPE, _ITERATED_SHAPE) if is_iterated else (_SHAPE, _VARIANT_SHAPE)
-    enough = max(13 if pair.takes_reduction else _LEAST, len(_requests(pair)))
-    for seed in islice(count(), enough):
+    if is_iterated:
+        choices["epsilon"] = cycle(_WIDTHS)
+    for seed in range(max(_REDUCTIONS if pair.takes_reduction else _LEAST, len(_requests(pair)))):
         arrays, options = draw_arguments(pair, np.random.default_rng(seed), shape)
         chosen = {name: next(values) for name, values in choices.items()}
         yield f"drawn {seed}", arrays, _settled(pair, {**options, **chosen})
@@ -147,19 +157,12 @@ def _further(pair: Pair, arrays: Arrays) -> Iterator[Variant]:
 
 
 def _wide_variances(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
-    """Logarithms of variances between 0.8 and 3 of either sign, at which nothing is approximated."""
-    name = "logvar"
-
-    def wide(x: Any) -> Any:
-        return generator.choice([-1.0, 1.0], x.shape) * generator.uniform(0.8, 3.0, x.shape)
-
-    if "other_logvar" in arrays:
-        moved = {"logvar": arrays["other_logvar"] + wide(arrays[name])}
-    else:
-        moved = {name: wide(arrays[name])}
-    for k, reduction in enumerate(_IN_TURN["reduction"]):
-        options = {"reduction": reduction} if not pair.takes_reduction else {}
-        yield f"wide variances {k}", {**arrays, **moved}, options
+    """Logarithms of variances, or of their ratios, between 0.8 and 3 of either sign: nothing is approximated there."""
+    shape = arrays["logvar"].shape
+    for reduction in _IN_TURN["reduction"]:
+        wide = generator.choice([-1.0, 1.0], shape) * generator.uniform(0.8, 3.0, shape)
+        options = {} if pair.takes_reduction else {"reduction": reduction}
+        yield "wide variances", {**arrays, "logvar": wide + arrays.get("other_logvar", 0.0)}, options
 
 
 def _weighted_points(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
@@ -205,13 +208,7 @@ def _own_projections(pair: Pair, arrays: Arrays, generator: np.random.Generator)
 
 
 _FURTHER: Mapping[tuple[str, ...], Callable[..., Iterator[Variant]]] = {
-    (
-        "gaussian_kl_divergence",
-        "gaussian_kl_divergence_between",
-        "vae_loss",
-        "beta_vae_loss",
-        "vae_loss_free_bits",
-    ): _wide_variances,
+    OF_VARIANCES: _wide_variances,
     ("chamfer_distance", "hausdorff_distance", "sinkhorn_divergence"): _weighted_points,
     ("ssim_loss", "multi_scale_ssim_loss"): _planes,
     ("jaccard_loss", "tversky_loss", "generalized_dice_loss"): _class_axes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -77,7 +77,7 @@ class Truth:
 
 def first_points(pair: Pair, count: int) -> list[Point]:
     """Return so many points of a loss that ask for its gradient alone."""
-    return [Point(pair, point.name, point.arrays, point.options) for point in islice(points(pair), count)]
+    return [replace(point, wrt=()) for point in islice(points(pair), count)]
 
 
 def _given(point: Point) -> dict[str, Any]:
