@@ -97,8 +97,8 @@ def check_gradient(
         ... )
         Traceback (most recent call last):
         ...
-        mithril_losses.checking.gradients.GradientMismatchError: <lambda>: gradient wrt predictions, element (0,), is 2 \
-by the gradient function, but 4 by central differences
+        mithril_losses.checking.gradients.GradientMismatchError: <lambda>: gradient wrt predictions, element (0,), is \
+2 by the gradient function, but 4 by central differences
     """
     pair = (
         Pair(name=getattr(loss, "__name__", "loss"), value=loss, gradient=gradient, wrt=())  # type: ignore[arg-type]
