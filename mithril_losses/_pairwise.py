@@ -630,12 +630,19 @@ def add_at(xp: Any, indices: Array, values: Array, count: int) -> Array:
         case "torch":
             places = xp.broadcast_to(xp.expand_dims(indices, axis=-1), values.shape)
             return xp.zeros((batch, count, d), dtype=values.dtype, device=values.device).scatter_add(1, places, values)
+        case "numpy":
+            flat = (indices + count * np.arange(batch)[:, None]).ravel()
+            columns = values.reshape(-1, d).T
+            sums = [np.bincount(flat, weights=column, minlength=batch * count) for column in columns]
+            added = np.stack(sums, axis=-1).reshape(batch, count, d) if d else np.zeros((batch, count, d))
+            return added.astype(values.dtype)
     # the array standard has no scattered sum
-    flat = (np.asarray(indices) + count * np.arange(batch)[:, None]).ravel()
-    columns = np.asarray(values).reshape(-1, d).T
-    sums = [np.bincount(flat, weights=column, minlength=batch * count) for column in columns]
-    added = np.stack(sums, axis=-1).reshape(batch, count, d) if d else np.zeros((batch, count, d))
-    return xp.asarray(added, dtype=values.dtype, **placement(values))
+    added = xp.zeros((batch, count, d), dtype=values.dtype, **placement(values))
+    places = xp.reshape(xp.arange(count, dtype=indices.dtype, **placement(values)), (count, 1, 1))
+    for start, stop in _row_blocks(xp, values, count * d):
+        chosen = indices[:, None, start:stop, None] == places
+        added = added + xp.sum(xp.where(chosen, values[:, None, start:stop, :], 0.0), axis=-2)
+    return added
 
 
 # --- JAX --------------------------------------------------------------------------------------------------------------

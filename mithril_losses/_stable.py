@@ -44,6 +44,8 @@ def exponential_remainder(xp: Any, x: Array) -> Array:
 
 def log_gamma(xp: Any, x: Array) -> Array:
     """Return log |Γ(x)|, which the array standard lacks and every library has."""
+    if hasattr(xp, "log_gamma"):  # a namespace of this package
+        return xp.log_gamma(x)
     library = library_name(xp)
     if library == "jax":
         import jax

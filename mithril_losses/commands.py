@@ -275,15 +275,20 @@ def check(
     everything: Annotated[
         bool, typer.Option("--all", help="proofs and edge cases too, on every backend: minutes")
     ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="in numbers of sixty digits, whatever the backend")] = False,
     report: Annotated[Path | None, typer.Option(help="with --all: write a page about it", show_default=False)] = None,
 ) -> None:
     """Check gradients against automatic and numerical differentiation; exit code 1 if one is wrong."""
     if everything:
-        if backend or device:
-            raise UserError("--all is about every backend, on the host; leave --backend and --device out")
+        if backend or device or exact:
+            raise UserError("--all is about every backend, on the host; leave --backend, --device and --exact out")
         _check_all(names or [], report)
     if report is not None:
         raise UserError("--report needs --all")
+    if exact:
+        if backend or device:
+            raise UserError("--exact computes with arrays of its own; leave --backend and --device out")
+        _check_exact(names or [])
     from mithril_losses.backends import get_backend
     from mithril_losses.checking import GradientCheck, check_catalogue
 
@@ -311,11 +316,41 @@ def check(
     raise typer.Exit(1 if wrong else 0)
 
 
-def _check_all(names: list[str], report: Path | None) -> NoReturn:
+def _check_exact(names: list[str]) -> NoReturn:
+    with _needs_proof():
+        from mithril_losses.checking.exact import check_catalogue_exactly
+    with user_error():
+        pairs = [find_loss(name) for name in names or catalogue()]
+    table = Table()
+    table.add_column("loss", no_wrap=True)
+    table.add_column("points", justify="right")
+    table.add_column("pieces", justify="right")
+    table.add_column("digits", justify="right")
+    table.add_column("limited by", overflow="fold")
+    table.add_column("result", overflow="fold")
+    right = 0
+    for found in check_catalogue_exactly([pair.name for pair in pairs]):
+        right += found.is_right
+        digits, limits = "\n".join(map(str, found.digits.values())), "\n".join(found.digits)
+        result = Text("right", style="green") if found.is_right else Text("\n".join(found.failures), style="red")
+        table.add_row(found.loss, str(found.points), str(found.pieces), digits, limits, result)
+    new_console().print(table)
+    typer.echo(f"{right} of {len(pairs)} gradients are right (exact numbers)")
+    raise typer.Exit(0 if right == len(pairs) else 1)
+
+
+@contextmanager
+def _needs_proof() -> Iterator[None]:
+    """Say what is missing where an import within the block needs the extra `proof`."""
     try:
-        from mithril_losses import trust
+        yield
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'mithril-losses[proof]'") from error
+
+
+def _check_all(names: list[str], report: Path | None) -> NoReturn:
+    with _needs_proof():
+        from mithril_losses import trust
     if report is not None:
         require_writable(report)
     with user_error():
@@ -323,9 +358,13 @@ def _check_all(names: list[str], report: Path | None) -> NoReturn:
     console, found = new_console(), []
     for evidence in trust.examine([pair.name for pair in pairs]):
         found.append(evidence)
-        errors = ", ".join(f"{name} {error:.0e}" for name, error in evidence.errors.items())
         run, passed = sum(evidence.run.values()), sum(evidence.passed.values())
-        console.print(Text(f"{evidence.loss}: {evidence.proof}; {errors}; {passed} of {run} edge cases"))
+        facts = [evidence.symbols, evidence.exact, f"{passed} of {run} edge cases"]
+        worst = max(evidence.roundings, key=lambda rounding: rounding.units, default=None)
+        facts += (
+            [] if worst is None else [f"{worst.units:.1f} units in the last place ({worst.dtype}, {worst.library})"]
+        )
+        console.print(Text(f"{evidence.loss}: " + "; ".join(fact for fact in facts if fact)))
         for name, faults in evidence.failed.items():
             for fault in faults:
                 console.print(Text(f"    {name}: {printable(fault)}", style="red"))

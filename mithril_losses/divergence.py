@@ -874,13 +874,13 @@ def _linear_mmd(sets: Sets, unbiased: bool) -> tuple[Array, dict[str, Array]]:
     x_mean, y_mean = xp.mean(x, axis=-2, keepdims=True), xp.mean(y, axis=-2, keepdims=True)
     difference = x_mean - y_mean
     values = xp.sum(difference * difference, axis=(-2, -1))
-    by_x = xp.broadcast_to((2.0 / n) * difference, tuple(x.shape))
-    by_y = xp.broadcast_to((-2.0 / m) * difference, tuple(y.shape))
+    by_x = xp.broadcast_to(difference / (0.5 * n), tuple(x.shape))
+    by_y = xp.broadcast_to(difference / (-0.5 * m), tuple(y.shape))
     if unbiased:
         x, y = x - x_mean, y - y_mean
-        x_share, y_share = 1.0 / (n * (n - 1)), 1.0 / (m * (m - 1))
-        values = values - x_share * xp.sum(x * x, axis=(-2, -1)) - y_share * xp.sum(y * y, axis=(-2, -1))
-        by_x, by_y = by_x - (2.0 * x_share) * x, by_y - (2.0 * y_share) * y
+        x_pairs, y_pairs = float(n * (n - 1)), float(m * (m - 1))
+        values = values - xp.sum(x * x, axis=(-2, -1)) / x_pairs - xp.sum(y * y, axis=(-2, -1)) / y_pairs
+        by_x, by_y = by_x - x / (0.5 * x_pairs), by_y - y / (0.5 * y_pairs)
     return values, {"predictions": by_x, "targets": by_y}
 
 

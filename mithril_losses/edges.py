@@ -12,10 +12,8 @@ import numpy as np
 
 from mithril_losses._pairs import Pair
 from mithril_losses._tree import leaves, map_leaves
-from mithril_losses.checking import _as_double as as_double
-from mithril_losses.checking import _double_precision as double_precision
-from mithril_losses.checking import _to_numpy as to_numpy
-from mithril_losses.checking import draw_arguments
+from mithril_losses.checking.drawing import draw_arguments
+from mithril_losses.checking.gradients import as_double, double_precision, to_numpy
 from mithril_losses.domains import ClassIndices, ClassTargets, Distributions, Elements, Interval, LabelMaps, Labels
 
 __all__ = ["Edge", "edges", "failures"]

@@ -284,9 +284,11 @@ class _Comparison(NamedTuple):
 
 
 def _gaussian(size: int, sigma: float) -> tuple[float, ...]:
-    """Return a Gaussian window that sums to 1."""
+    """Return a Gaussian window that sums to 1 exactly: no variance notices the level that images are moved to."""
     heights = [math.exp(-0.5 * ((i - size // 2) / sigma) ** 2) for i in range(size)]
-    return tuple(height / sum(heights) for height in heights)
+    unit = 2.0**-52  # sums of whole multiples of it are not rounded
+    side = [round(height / sum(heights) / unit) * unit for height in heights[: size // 2]]
+    return (*side, 1.0 - 2.0 * sum(side), *reversed(side))
 
 
 def _each(xp: Any, function: Callable[..., Array], maps: list[Array], *arguments: Any) -> list[Array]:
@@ -398,8 +400,8 @@ def _structural_similarity(xp: Any, x: Array, y: Array, comparison: _Comparison)
 
 
 def _structural_similarity_slope(xp: Any, at: _Similarity, comparison: _Comparison) -> Array:
-    share = 1.0 / math.prod(at.luminance.shape[-3:])
-    return comparison.pull(xp, at, *(share * by for by in at.slopes))
+    count = float(math.prod(at.luminance.shape[-3:]))
+    return comparison.pull(xp, at, *(by / count for by in at.slopes))
 
 
 def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRows | None:
@@ -419,8 +421,8 @@ def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRow
             with quiet(np):
                 at = comparison.similarity(np, planes[i], others[i])
                 losses[i] = np.mean(at.distance) / per_image
-                share = 1.0 / (at.luminance.size * per_image)
-                np.multiply(comparison.pull(np, at, *(share * by for by in at.slopes)), scales[i], out=out[i])
+                count = float(at.luminance.size * per_image)
+                np.multiply(comparison.pull(np, at, *(by / count for by in at.slopes)), scales[i], out=out[i])
 
         share_out(len(planes), work, threads if x.size >= _SHARED_FROM else 1)
         return losses
@@ -644,7 +646,8 @@ def _multi_scale(
     gradient = None
     for weight, distance, scale in reversed(list(zip(weights, distances, scales, strict=True))):
         structure = scale.at.structure
-        factor = weight / math.prod([structure.shape[axis] for axis in comparison.axes]) * product / (1.0 - distance)
+        count = float(math.prod([structure.shape[axis] for axis in comparison.axes]))
+        factor = weight * product / (count * (1.0 - distance))
         if gradient is None:
             gradient = comparison.pull(xp, scale.at, *(factor * by for by in scale.at.slopes))
         else:

@@ -71,7 +71,10 @@ class _Rows(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """What all rows share. `smooth` is the mass that smoothing gives each class, None, a number or one per class."""
+    """What all rows share.
+
+    `smooth` is the mass that smoothing gives: one number to all classes together, or an array with that of each class.
+    """
 
     weight: Array
     bias: Array | None
@@ -143,7 +146,7 @@ def _problem(
         live = weighted if live is None else live & weighted
     smooth = None
     if not _is(smoothing, 0.0):
-        smooth = smoothing / classes if per_class is None else smoothing / classes * per_class
+        smooth = smoothing if per_class is None else smoothing / classes * per_class
     flat = _Rows(
         xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
         xp.reshape(labels, (count,)),
@@ -230,13 +233,15 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
     label_mass = xp.expand_dims(rows.label_mass, axis=1)
     losses = -product(xp, label_mass, xp.take_along_axis(logits, xp.expand_dims(rows.labels, axis=1), axis=1))
     mass = label_mass
-    if isinstance(layer.smooth, float):
-        losses = losses - layer.smooth * xp.sum(logits, axis=1, keepdims=True)
-        mass = mass + layer.smooth * logits.shape[1]
+    smooths_each = len(getattr(layer.smooth, "shape", ())) > 0
+    if smooths_each:
+        losses = losses - xp.sum(product(xp, layer.smooth, logits), axis=1, keepdims=True)
+        mass = mass + xp.sum(layer.smooth)
     elif layer.smooth is not None:
-        smooth = xp.broadcast_to(layer.smooth, (logits.shape[1],))
-        losses = losses - xp.sum(product(xp, smooth, logits), axis=1, keepdims=True)
-        mass = mass + xp.sum(smooth)
+        mean = xp.mean(logits, axis=1, keepdims=True)
+        smoothed = layer.smooth * mean
+        losses = losses - (smoothed if isinstance(layer.smooth, float) else xp.where(layer.smooth == 0, 0.0, smoothed))
+        mass = mass + layer.smooth
     exponentials = xp.exp(logits, **over(logits))
     total = xp.sum(exponentials, axis=1, keepdims=True)
     losses = losses + product(xp, mass, xp.log(total))
@@ -251,7 +256,9 @@ def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: b
     scale = xp.expand_dims(rows.scale, axis=1)
     slopes = xp.multiply(exponentials, scale * mass / total, **over(exponentials))
     if layer.smooth is not None:
-        slopes = xp.subtract(slopes, scale * layer.smooth, **over(slopes))
+        smoothed = scale * layer.smooth
+        smoothed = smoothed if smooths_each else smoothed / float(logits.shape[1])
+        slopes = xp.subtract(slopes, smoothed, **over(slopes))
     if in_place:
         slopes[xp.arange(len(slopes)), rows.labels] -= rows.scale * rows.label_mass
     else:

@@ -163,7 +163,7 @@ def _shared_axes(predictions: Array, targets: Array, channels_first: bool) -> No
 def _reconstruction(xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
     require_same_shape(predictions=x, targets=y)
     error, count = x - y, max(math.prod(x.shape), 1)
-    slope = (2.0 / count) * error
+    slope = error / (0.5 * count)
     return xp.sum(error * error) / count, {name: slope if name == "predictions" else -slope for name in wanted}
 
 
@@ -287,9 +287,9 @@ def _style(channels_first: bool) -> LayerLoss:
         count = max(math.prod(error.shape), 1)
         slopes = {}
         for name in wanted:
-            factor = (4.0 if name == "predictions" else -4.0) / (count * sizes[name])
+            divisor = (0.25 if name == "predictions" else -0.25) * count * sizes[name]
             z = features[name]
-            slope = factor * (error @ z if channels_first else z @ error)
+            slope = (error @ z if channels_first else z @ error) / divisor
             slopes[name] = xp.reshape(slope, shapes[name])
         return xp.sum(error * error) / count, slopes
 

@@ -16,7 +16,8 @@ import torch
 from mithril_losses import catalogue
 from mithril_losses._pairs import Pair
 from mithril_losses._tree import leaves, map_leaves
-from mithril_losses.checking import draw_arguments
+from mithril_losses.checking import draw_arguments, drawing
+from mithril_losses.checking.drawing import variants
 from mithril_losses.domains import Axes, Choice, Flag
 
 DTYPES = {  # the floating types that each library has
@@ -122,119 +123,13 @@ def _drawn(pair: Pair, seed: int, shape: tuple[int, ...] = (6, 5)) -> Case:
     return Case(pair, "drawn", arrays, options)
 
 
-def _variants(pair: Pair, arrays: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Yield name, arrays and options of what cannot be drawn from the domain: options that are no numbers."""
-    generator = np.random.default_rng(7)
-    if pair.name.startswith("cross_entropy"):
-        scores = pair.wrt[0]
-        weights = np.array([0.5, 1.0, 2.0, 0.25, 1.5])
-        probabilities = generator.uniform(0.1, 1.0, (6, 5))
-        mixed = {scores: arrays[scores], "targets": probabilities / probabilities.sum(axis=1, keepdims=True)}
-        images = {
-            scores: np.moveaxis(generator.dirichlet(np.ones(3), (2, 4, 2)), -1, 1),
-            "targets": generator.integers(0, 3, (2, 4, 2)),
-        }
-        yield "weighted classes", arrays, {"class_weights": weights}
-        yield "smoothed", arrays, {"label_smoothing": 0.2}
-        yield "weighted and smoothed", arrays, {"label_smoothing": 0.2, "class_weights": weights}
-        yield "ignoring", {**arrays, "targets": np.array([1, 4, -1, 0, -1, 2])}, {"ignore_index": -1}
-        yield (
-            "ignoring, weighted",
-            {**arrays, "targets": np.array([1, 4, 3, 0, 3, 2])},
-            {"ignore_index": 3, "class_weights": weights, "label_smoothing": 0.1},
-        )
-        yield "probabilities", mixed, {}
-        yield "probabilities, weighted", mixed, {"class_weights": weights, "label_smoothing": 0.3}
-        yield "unnormalized masses", {**mixed, "targets": 3.0 * probabilities}, {}
-        yield "class axis", images, {"class_axis": 1}
-    if pair.name == "linear_cross_entropy":
-        weights, bias = generator.uniform(0.2, 2.0, 7), generator.standard_normal(7)
-        ignoring = {**arrays, "targets": np.array([6, 4, -1, 0, -1, 2])}
-        yield "plain", arrays, {}
-        yield "chunked", arrays, {"chunk_rows": 4, "bias": bias}
-        yield "ignoring, chunked", ignoring, {"chunk_rows": 2, "ignore_index": -1}
-        yield (
-            "everything",
-            ignoring,
-            {
-                "bias": bias,
-                "class_weights": weights,
-                "ignore_index": -1,
-                "label_smoothing": 0.1,
-                "z_loss": 0.2,
-                "soft_cap": 2.0,
-                "chunk_rows": 4,
-            },
-        )
-    if pair.name == "binary_cross_entropy_with_logits":
-        yield "weighted positives", arrays, {"pos_weight": 3.0}
-        yield "weights per class", arrays, {"pos_weight": np.array([0.5, 1.0, 2.0, 3.0, 0.0])}
-        yield "hard targets", {**arrays, "targets": np.round(arrays["targets"])}, {}
-    if pair.name.startswith("focal_loss"):
-        for gamma in (0.0, 0.5, 1.0):
-            yield f"gamma {gamma}", arrays, {"gamma": gamma}
-    if pair.family == "variational":
-        yield "mean", arrays, {"reduction": "mean"}
-        yield "batch sum", arrays, {"reduction": "batch_sum"}
-    if pair.name == "next_token_cross_entropy":
-        yield (
-            "ignoring",
-            {**arrays, "tokens": np.where(arrays["tokens"] == 2, -7, arrays["tokens"])},
-            {"ignore_index": -7},
-        )
-    if "full" in pair.options:
-        yield "full", arrays, {"full": True}
-    if pair.name == "poisson_negative_log_likelihood":
-        yield "rates", {**arrays, "predictions": np.exp(arrays["predictions"])}, {"log_input": False}
-    if pair.name == "flow_negative_log_likelihood":
-        yield "logistic", arrays, {"prior": "logistic"}
-    if pair.name == "gaussian_kl_divergence":
-        yield "without free bits", arrays, {}
-    if pair.name == "wasserstein_distance":
-        yield "unequal counts", {**arrays, "targets": generator.standard_normal((6, 7))}, {"p": 2.0}
-    if pair.name == "maximum_mean_discrepancy":
-        yield "unbiased", arrays, {"unbiased": True, "kernel_bandwidth": 2.0}
-        yield "linear", arrays, {"kernel_type": "linear", "unbiased": True}
-        yield "polynomial", arrays, {"kernel_type": "polynomial", "degree": 3, "unbiased": True, "coef0": 0.5}
-    if pair.name == "chamfer_distance":
-        yield "unsquared", arrays, {"squared": False}
-    if pair.name in ("style_loss", "contextual_loss"):
-        generator = np.random.default_rng(14)
-        first = [generator.standard_normal((2, 3, rows, 4)) for rows in (3, 2)]
-        second = [generator.standard_normal((2, 3, 2, columns)) for columns in (3, 5)]
-        more = {"max_samples": 6, "band_width": 2.0} if pair.name == "contextual_loss" else {}
-        options = {"channels_first": True, "weights": [0.5, 2.0], **more}
-        yield "lists, channels first, other sizes", {"predictions": first, "targets": second}, options
-    if pair.name == "sinkhorn_divergence":
-        for p, epsilon in ((1.0, 0.5), (2.0, 4.0)):
-            options = {"p": p, "epsilon": epsilon, "mass_tolerance": 1e-9, "max_iterations": 5000}
-            yield f"p {p}", arrays, options
-    if pair.name == "total_variation_loss":
-        planes = {"images": np.moveaxis(arrays["images"], -1, -3)}
-        yield "isotropic", arrays, {"norm_type": "isotropic"}
-        yield "squared, channels first", planes, {"norm_type": "l2_squared", "channels_first": True}
-    if pair.name in ("dice_loss", "focal_tversky_loss"):
-        masks = {name: generator.uniform(0.05, 0.95, (3, 2, 4)) for name in arrays}
-        yield "per class", masks, {"class_axis": 1, "smooth": 0.0}
-    if pair.name == "lovasz_softmax_loss":
-        yield "all classes", arrays, {"classes": "all"}
-        classes_first = {"predictions": np.moveaxis(arrays["predictions"], -1, 1), "targets": arrays["targets"]}
-        yield "classes first, ignoring", classes_first, {"class_axis": 1, "ignore_index": 0}
-    if pair.name == "triplet_loss":
-        for p in (1.0, 3.0, np.inf):
-            yield f"p {p}", arrays, {"p": p}
-        yield "squared", arrays, {"squared": True}
-        yield "swapped", arrays, {"swap": True}
-        yield "no margin", arrays, {"margin": 0.0, "squared": True, "swap": True}
-
-
 def cases() -> list[Case]:
     """Every loss as drawn from its domain, and its variants."""
     found = []
     for pair in catalogue().values():
         drawn = _drawn(pair, seed=sum(map(ord, pair.name)))
         found.append(drawn)
-        found += [Case(pair, name, arrays, options) for name, arrays, options in _variants(pair, drawn.arrays)]
+        found += [Case(pair, name, arrays, options) for name, arrays, options in variants(pair, drawn.arrays)]
     return found
 
 
@@ -246,18 +141,7 @@ REDUCED_DRAWN = [case for case in REDUCED if case.name == "drawn"]
 
 def reductions(case: Case) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the reductions of a case with a name: every one, plain, weighted, over an axis, normalized."""
-    if not case.pair.takes_reduction:
-        yield "plain", {}
-        return
-    weights = np.random.default_rng(3).uniform(0.2, 2.0, case.rows)
-    weights.flat[1] = 0.0
-    for reduction in ("mean", "sum", "none", "weighted_mean", "batch_sum"):
-        yield reduction, {"reduction": reduction}
-        yield f"{reduction}, weighted", {"reduction": reduction, "weights": weights}
-    yield "mean, normalized", {"normalizer": 7.0, "weights": weights}
-    if case.pair.takes_axis:
-        yield "weighted mean over an axis", {"reduction": "weighted_mean", "axis": -1, "weights": weights[:1]}
-        yield "sum over an axis", {"reduction": "sum", "axis": (0,)}
+    yield from drawing.reductions(case.pair, case.rows if case.pair.takes_reduction else ())
 
 
 def label(function: Callable[..., Any], _: Any, parameters: Any) -> str:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from mithril_losses import catalogue, gradient_of, unregister
 from mithril_losses.backends import BackendNotInstalledError
+from mithril_losses.backends._namespace import array_namespace
 from mithril_losses.commands import app
 from mithril_losses.config import UserError, read_config
 from mithril_losses.domains import REAL
@@ -443,6 +444,44 @@ class TestCatalogue(CommandLineTestCase):
         self.assertEqual(result.exit_code, 1)
         self.assertIn("gradient wrt predictions", result.stdout)
         self.assertIn("1 of 2 gradients are right", result.stdout)
+
+    def test_check_in_exact_numbers(self) -> None:
+        result = self.run_app("check", "--exact", "mse_loss", "triplet_loss")
+        self.assertEqual(result.exit_code, 0, result.output)
+        self.assertRegex(result.stdout, r"mse_loss +│ +13 │ +\d+ │ +(59|60) │ the arithmetic +│ right")
+        self.assertRegex(result.stdout, r"│ +1[5-8] │ the exponent 1/p, a double")
+        self.assertIn("2 of 2 gradients are right (exact numbers)", result.stdout)
+
+    def test_check_in_exact_numbers_fails_for_a_gradient_wrong_in_the_tenth_digit(self) -> None:
+        def wrong_loss(predictions: Any, targets: Any) -> Any:
+            xp = array_namespace(predictions=predictions)
+            return xp.sum((predictions - targets) ** 2)
+
+        @gradient_of(wrong_loss, domain={"predictions": REAL, "targets": REAL})
+        def wrong_loss_gradient(predictions: Any, targets: Any) -> Any:
+            return (2.0 + 1e-10) * (predictions - targets)
+
+        self.addCleanup(unregister, "wrong_loss")
+        result = self.run_app("check", "--exact", "wrong_loss", "mse_loss")
+        self.assertEqual(result.exit_code, 1)
+        self.assertIn("gradient · direction = ", result.stdout)
+        self.assertIn("1 of 2 gradients are right (exact numbers)", result.stdout)
+
+    def test_check_in_exact_numbers_says_what_it_needs(self) -> None:
+        with mock.patch.dict(sys.modules, {"mpmath": None}):
+            for name in [name for name in sys.modules if name.startswith("mithril_losses.checking.exact")]:
+                del sys.modules[name]
+            result = self.run_app("check", "--exact", "mse_loss")
+        self.assertEqual((result.exit_code, result.stdout), (2, ""))
+        self.assertRegex(result.stderr, r"^error: mpmath is missing: pip install 'mithril-losses\[proof\]'\n$")
+        for options, message in (
+            (["--exact", "--backend", "jax"], "arrays of its own"),
+            (["--exact", "--all"], "leave .* out"),
+            (["--exact", "no_loss"], "unknown loss"),
+        ):
+            result = self.run_app("check", *options)
+            self.assertEqual((result.exit_code, result.stdout), (2, ""))
+            self.assertRegex(result.stderr, f"^error: .*{message}")
 
     def test_help_and_version(self) -> None:
         bare, asked, told = self.run_app(), self.run_app("--help"), self.run_app("--version")

@@ -13,9 +13,9 @@ import numpy as np
 from mithril_losses._pairs import Pair, catalogue, find_loss
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.backends._namespace import Array, library_name, namespace_of, placement
-from mithril_losses.domains import ArrayDomain, Axes, Interval, ScaleWeights
+from mithril_losses.checking.drawing import draw_arguments
 
-__all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient", "draw_arguments"]
+__all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient"]
 
 # in units of a kink's own expression: anything nearer is left out of the comparison
 _KINK_DISTANCE = 1e-2
@@ -97,8 +97,8 @@ def check_gradient(
         ... )
         Traceback (most recent call last):
         ...
-        mithril_losses.checking.GradientMismatchError: <lambda>: gradient wrt predictions, element (0,), is 2 by the \
-gradient function, but 4 by central differences
+        mithril_losses.checking.gradients.GradientMismatchError: <lambda>: gradient wrt predictions, element (0,), is \
+2 by the gradient function, but 4 by central differences
     """
     pair = (
         Pair(name=getattr(loss, "__name__", "loss"), value=loss, gradient=gradient, wrt=())  # type: ignore[arg-type]
@@ -107,29 +107,9 @@ gradient function, but 4 by central differences
     )
     by_name = [name for name in pair.array_arguments[len(arguments) :] if name in options]
     arguments += tuple(options.pop(name) for name in by_name)
-    with _double_precision(arguments):
+    with double_precision(arguments):
         problem = _Problem.of(pair, arguments, options)
         return _check(problem, tolerance, seed, differences)
-
-
-def draw_arguments(
-    pair: Pair, generator: np.random.Generator, shape: tuple[int, ...] = (6, 5)
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draw array arguments of `shape` and options of numbers from a loss's declared domain.
-
-    Raises:
-        ValueError: the loss declares no domain for one of its arrays.
-    """
-    missing = [name for name in pair.array_arguments if not isinstance(pair.domain.get(name), ArrayDomain)]
-    if missing:
-        raise ValueError(f"{pair.name} declares no domain for {', '.join(missing)}")
-    arrays = {name: pair.domain[name].sample(generator, shape) for name in pair.array_arguments}
-    options = {
-        name: domain.sample(generator)
-        for name, domain in pair.domain.items()
-        if name in pair.options and isinstance(domain, Interval | Axes | ScaleWeights)
-    }
-    return arrays, options
 
 
 def check_catalogue(
@@ -180,9 +160,9 @@ class _Problem:
         positional = [name for name, p in pair.parameters.items() if p.kind is not p.KEYWORD_ONLY]
         names = positional[: len(arguments)]
         names += [f"argument {i}" for i in range(len(names), len(arguments))]  # of a loss that takes *arguments
-        named = {name: map_leaves(lambda _, x: _as_double(x), x) for name, x in zip(names, arguments, strict=True)}
+        named = {name: map_leaves(lambda _, x: as_double(x), x) for name, x in zip(names, arguments, strict=True)}
         optional = [name for name in pair.wrt if name in pair.options and options.get(name) is not None]
-        named |= {name: _as_double(options.pop(name)) for name in optional}
+        named |= {name: as_double(options.pop(name)) for name in optional}
         upstream = options.pop("upstream", None)
         wanted = options.get("wrt")
         plain = {name: option for name, option in options.items() if name != "wrt"}
@@ -217,7 +197,7 @@ class _Problem:
                     raise GradientMismatchError(
                         f"{pair.name}: gradient wrt {path} has shape {tuple(g.shape)}, the argument {tuple(x.shape)}"
                     )
-                problem.gradients[path] = _to_numpy(g)
+                problem.gradients[path] = to_numpy(g)
                 problem.masks[path] = np.ones(tuple(x.shape), dtype=bool)
         on_host = map_leaves(lambda _, x: _on_host(x), {"arrays": [named[name] for name in names], "options": plain})
         problem._mask_kinks(pair.kinks_at(on_host["arrays"], on_host["options"]))
@@ -225,7 +205,7 @@ class _Problem:
 
     def _mask_kinks(self, distances: Iterable[Any]) -> None:
         """Leave out the elements, or whole rows, at which one of the kinks' expressions nearly vanishes."""
-        for distance in map(_to_numpy, distances):
+        for distance in map(to_numpy, distances):
             near = np.abs(distance) < _KINK_DISTANCE
             for mask in self.masks.values():
                 if near.shape == mask.shape[: near.ndim]:
@@ -303,19 +283,19 @@ def _autodiff(problem: _Problem) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     if library == "jax":
         jax = sys.modules["jax"]
         derivative = jax.grad(lambda at: problem.value(problem.replaced(at)))(variables)
-        yield "jax.grad", {path: _to_numpy(derivative[path]) for path in paths}
+        yield "jax.grad", {path: to_numpy(derivative[path]) for path in paths}
     elif library == "torch":
         torch = sys.modules["torch"]
         at = {path: x.detach().clone().requires_grad_(True) for path, x in variables.items()}
         value = problem.value(problem.replaced(at))
         derivatives = torch.autograd.grad(value, list(at.values()), allow_unused=True, materialize_grads=True)
-        yield "torch.autograd", {path: _to_numpy(g) for path, g in zip(paths, derivatives, strict=True)}
+        yield "torch.autograd", {path: to_numpy(g) for path, g in zip(paths, derivatives, strict=True)}
 
 
 def _central_differences(problem: _Problem) -> dict[str, np.ndarray]:
     derivatives = {}
     for path, mask in problem.masks.items():
-        x = _to_numpy(problem.leaf(path))
+        x = to_numpy(problem.leaf(path))
         derivative = np.zeros(mask.shape)
         for index in zip(*np.nonzero(mask), strict=True) if mask.ndim else [()]:
             step = np.zeros(mask.shape)
@@ -358,7 +338,7 @@ def _taylor_order(problem: _Problem, seed: int) -> float:
 # --- arrays ---------------------------------------------------------------------------------------------------------
 
 
-def _as_double(x: Any) -> Any:
+def as_double(x: Any) -> Any:
     """Return floating arrays in float64, everything else as it is."""
     xp = namespace_of(x)
     if xp is None or not xp.isdtype(x.dtype, "real floating"):
@@ -366,7 +346,7 @@ def _as_double(x: Any) -> Any:
     return xp.astype(x.detach() if library_name(xp) == "torch" else x, xp.float64)
 
 
-def _to_numpy(x: Any) -> np.ndarray:
+def to_numpy(x: Any) -> np.ndarray:
     return np.array(x.detach().cpu().numpy() if hasattr(x, "detach") else x, dtype=np.float64)
 
 
@@ -387,7 +367,7 @@ def _like(values: np.ndarray, x: Array) -> Array:
     return values if xp is np else xp.asarray(values, dtype=x.dtype, **placement(x))  # type: ignore[union-attr]
 
 
-def _double_precision(arguments: Sequence[Any]) -> Any:
+def double_precision(arguments: Sequence[Any]) -> Any:
     """Return a context in which JAX computes in float64, where the arguments are JAX's."""
     import contextlib
 

@@ -1,0 +1,21 @@
+"""Gradients checked in exact numbers: an array library of dual numbers of sixty digits, and losses compared on it.
+
+It needs mpmath, of the extra `proof`.
+"""
+
+from mithril_losses.checking.exact.arrays import ExactArray, exact, rate
+from mithril_losses.checking.exact.check import LIMITS, ExactCheck, Limit, check_catalogue_exactly, check_exact
+from mithril_losses.checking.exact.points import Point, points
+
+__all__ = [
+    "LIMITS",
+    "ExactArray",
+    "ExactCheck",
+    "Limit",
+    "Point",
+    "check_catalogue_exactly",
+    "check_exact",
+    "exact",
+    "points",
+    "rate",
+]

@@ -1,0 +1,286 @@
+"""Gradients checked in exact numbers: at each point, the derivative along a direction is gradient · direction.
+
+The value is computed on dual numbers of sixty digits, so its rate of change is the derivative of what the code computes
+on the piece of the domain on which the point lies. The gradient is computed on the same numbers without rates, for an
+upstream gradient that is exact as well: so the divisor of a mean is no double.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mithril_losses._execution import value_and_gradient
+from mithril_losses._pairs import catalogue, find_loss
+from mithril_losses._tree import leaves, map_leaves
+from mithril_losses.checking.exact.arrays import ExactArray, exact, following, rate
+from mithril_losses.checking.exact.points import OF_VARIANCES, Point, points
+from mithril_losses.checking.exact.scalars import CONTEXT, DIGITS, ZERO, Number
+from mithril_losses.checking.gradients import GradientMismatchError
+
+PROVED = 30  # digits from which on a gradient counts as right whatever limits them
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Why a loss keeps fewer digits than the arithmetic has.
+
+    Attributes:
+        losses: which losses.
+        digits: how many they keep at least.
+        reason: what limits them.
+        holds: at which points; everywhere by default.
+    """
+
+    losses: tuple[str, ...]
+    digits: int
+    reason: str
+    holds: Callable[[Point], bool] = lambda point: True
+
+
+def _has_a_rounded_root(point: Point) -> bool:
+    p = point.options["p"]
+    return math.isfinite(p) and math.frexp(p)[0] != 0.5
+
+
+def _has_a_small_variance(point: Point) -> bool:
+    ratio = point.arrays["logvar"] - point.arrays.get("other_logvar", 0.0)
+    return bool((np.abs(ratio) < 0.8).any())
+
+
+LIMITS = (
+    Limit(
+        ("triplet_loss", "wasserstein_distance", "sliced_wasserstein_distance"),
+        15,
+        "the exponent 1/p, a double (p no power of two)",
+        _has_a_rounded_root,
+    ),
+    Limit(
+        OF_VARIANCES,
+        16,
+        "the continued fraction of eˣ − 1 − x (|x| < 0.8)",
+        _has_a_small_variance,
+    ),
+    Limit(("sinkhorn_divergence",), 48, "the end of the iterations (masses right to 10⁻⁵⁰)"),
+)
+
+
+ARITHMETIC = "the arithmetic"
+
+
+@dataclass
+class ExactCheck:
+    """What the exact check of a loss found.
+
+    Attributes:
+        loss: its name.
+        points: how many points were looked at.
+        pieces: on how many pieces of the domain they lie: everything that the loss decides falls alike on each.
+        digits: to how many digits derivative and gradient agree at least, by what limits them: the arithmetic, or the
+            reason of a `Limit`.
+        failures: what was found wrong, by point.
+    """
+
+    loss: str
+    points: int = 0
+    pieces: int = 0
+    digits: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    @property
+    def summary(self) -> str:
+        """The digits and the pieces, with what limits the former where it is not the arithmetic."""
+        pieces = f"on {self.pieces} piece{'s' * (self.pieces != 1)}"
+        limits = ["" if reason == ARITHMETIC else f", limited by {reason}" for reason in self.digits]
+        places = [f" {pieces}", *("" for _ in limits[1:])]
+        digits = self.digits.values()
+        return "; ".join(f"{n} digits{where}{limit}" for n, where, limit in zip(digits, places, limits, strict=True))
+
+
+def check_exact(loss: str | Callable[..., Any]) -> ExactCheck:
+    """Check the gradient of a registered loss in exact numbers, at points drawn from its domain.
+
+    Args:
+        loss: a loss that declares its domain, or its name.
+
+    Returns:
+        How many digits agree, and what failed.
+
+    Raises:
+        ValueError: there is no such loss, or it declares no domain.
+
+    Example:
+        >>> check = check_exact("huber_loss")
+        >>> check.is_right, check.summary
+        (True, '60 digits on 13 pieces')
+    """
+    pair = find_loss(loss)
+    found, pieces, moving = ExactCheck(pair.name), set(), dict.fromkeys(pair.wrt, False)
+    for point in points(pair):
+        found.points += 1
+        try:
+            agreements = compare(point)
+        except Exception as error:
+            found.failures.append(f"{point}: {type(error).__name__}: {error}")
+            continue
+        limit = _limit(point)
+        reason, least = (ARITHMETIC, PROVED) if limit is None else (limit.reason, limit.digits)
+        for agreement in agreements:
+            pieces.add(agreement.piece)
+            moving |= dict.fromkeys(agreement.moving, True)
+            found.digits[reason] = min(found.digits.get(reason, DIGITS), agreement.digits)
+            if agreement.digits < least:
+                found.failures.append(f"{point}: {agreement}")
+    found.pieces = len(pieces)
+    found.digits = dict(sorted(found.digits.items(), key=lambda item: item[0] != ARITHMETIC))
+    found.failures += [f"the gradient wrt {name} is 0 at every point" for name, moves in moving.items() if not moves]
+    return found
+
+
+def check_catalogue_exactly(names: Iterable[str] = ()) -> Iterator[ExactCheck]:
+    """Yield `check_exact` of losses by name, of all by default.
+
+    Raises:
+        ValueError: there is no such loss.
+    """
+    for pair in [find_loss(name) for name in names] or list(catalogue().values()):
+        yield check_exact(pair)
+
+
+def _limit(point: Point) -> Limit | None:
+    return next((limit for limit in LIMITS if point.pair.name in limit.losses and limit.holds(point)), None)
+
+
+# --- one point --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How derivative and gradient compare at a point.
+
+    Attributes:
+        by: the function that gave the gradient, "gradient" or "value_and_gradient".
+        derivative: of the value along the direction.
+        product: gradient · direction.
+        piece: the name of the piece on which the point lies.
+        moving: the arguments whose gradient is not 0.
+    """
+
+    by: str
+    derivative: Number
+    product: Number
+    piece: str
+    moving: tuple[str, ...]
+
+    @property
+    def digits(self) -> int:
+        """To how many digits derivative and product agree."""
+        return _digits(self.derivative, self.product)
+
+    def __str__(self) -> str:
+        derivative, product = (CONTEXT.nstr(x, self.digits + 6) for x in (self.derivative, self.product))
+        return f"by {self.by}, gradient · direction = {product}, but the derivative is {derivative}"
+
+
+def compare(point: Point) -> list[Agreement]:
+    """Compare the derivative of the value along a direction with gradient · direction, of either function for it.
+
+    Raises:
+        GradientMismatchError: a gradient is not of its argument's structure and shape, or `value_and_gradient` has
+            another value than the loss.
+    """
+    pair, wrt = point.pair, _wrt(point)
+    still = {name: map_leaves(_exact_leaf, x, name) for name, x in (point.arrays | point.options).items()}
+    directions = {path: _eighths(path, x.shape) for name in wrt for path, x in leaves(still[name], name)}
+    moving = {name: map_leaves(lambda path, x: _along(directions, path, x), x, name) for name, x in still.items()}
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with following() as trail:
+            value = pair.loss(_call(pair.value, point, moving))
+        upstream = exact(_eighths("upstream", value.shape)) if pair.takes_upstream else exact(np.ones(()))
+        derivative = np.sum(rate(value).values * upstream.values)
+        more = ({"upstream": upstream} if pair.takes_upstream else {}) | ({"wrt": _request(point)} if point.wrt else {})
+        again, other = _call(value_and_gradient(pair), point, still, **more)
+        _require_equal(value, pair.loss(again))
+        gradients = {"gradient": _call(pair.gradient, point, still, **more), "value_and_gradient": other}
+    for by, gradient in gradients.items():
+        products = _products(_by_argument(point, gradient), directions)
+        differing = tuple(name for name, product in products.items() if product != 0)
+        found.append(Agreement(by, derivative, sum(products.values(), ZERO), trail.piece, differing))
+    return found
+
+
+def _products(gradient: dict[str, Any], directions: dict[str, Any]) -> dict[str, Number]:
+    """Return gradient · direction by argument."""
+    slopes = {path: x for name, tree in gradient.items() for path, x in leaves(tree, name)}
+    if {path: x.shape for path, x in slopes.items()} != {path: x.shape for path, x in directions.items()}:
+        raise GradientMismatchError(
+            f"the gradients {_shapes(slopes)} are not of the structure and shape of the arguments {_shapes(directions)}"
+        )
+    products = {path: np.sum(x.values * directions[path], initial=ZERO) for path, x in slopes.items()}
+    return {name: sum((products[path] for path, _ in leaves(tree, name)), ZERO) for name, tree in gradient.items()}
+
+
+def _shapes(arrays: dict[str, Any]) -> str:
+    return ", ".join(f"{path} {x.shape}" for path, x in arrays.items())
+
+
+def _require_equal(value: ExactArray, again: ExactArray) -> None:
+    worst = min(map(_digits, value.values.flat, again.values.flat), default=DIGITS)
+    if worst < PROVED:
+        raise GradientMismatchError(f"value_and_gradient has another value than the loss, from digit {worst} on")
+
+
+def _wrt(point: Point) -> tuple[str, ...]:
+    """Return the arguments that the gradient is of; one that may be left out where it is given."""
+    given = [name for name in point.pair.wrt if name in point.arrays or point.options.get(name) is not None]
+    return point.wrt or tuple(given)
+
+
+def _request(point: Point) -> str | tuple[str, ...]:
+    return point.wrt[0] if len(point.wrt) == 1 else point.wrt
+
+
+def _by_argument(point: Point, gradient: Any) -> dict[str, Any]:
+    is_dict = len(point.wrt) > 1 if point.wrt else len(point.pair.wrt) > 1
+    return dict(gradient) if is_dict else {_wrt(point)[0]: gradient}
+
+
+def _exact_leaf(_: str, x: Any) -> Any:
+    return exact(x) if isinstance(x, np.ndarray | np.generic) else x
+
+
+def _along(directions: dict[str, Any], path: str, x: Any) -> Any:
+    return ExactArray(x.values, directions[path]) if path in directions else x
+
+
+def _eighths(path: str, shape: tuple[int, ...]) -> Any:
+    """Return a direction for an argument: numbers ±1/8 … ±1, none of them 0."""
+    generator = np.random.default_rng(list(path.encode()))
+    return exact(generator.integers(1, 9, shape) * generator.choice([-0.125, 0.125], shape)).values
+
+
+def _call(function: Callable[..., Any], point: Point, given: dict[str, Any], **more: Any) -> Any:
+    arrays = [given[name] for name in point.arrays]
+    return function(*arrays, **{name: given[name] for name in point.options}, **more)
+
+
+def _digits(x: Number, y: Number) -> int:
+    """Return to how many digits two numbers agree."""
+    difference, scale = abs(x - y), max(abs(x), abs(y))
+    if difference != difference:
+        return 0
+    if difference == 0:
+        return DIGITS
+    return max(0, min(DIGITS, math.floor(-float(CONTEXT.log10(difference / scale)))))
