@@ -379,7 +379,8 @@ def pair_sums(
         return _compiled("sums")(x, y, parameters, kernel=kernel, slopes=slopes)  # type: ignore[no-any-return]
     parts = []
     for part in _batches(xp, x.shape[0], x.shape[-2] * y.shape[-2]):
-        parts.append(_sums(xp, *framed(xp, x[part, ...], y[part, ...]), kernel, parameters, slopes))
+        rows, columns = framed(xp, x[part, ...], y[part, ...])
+        parts.append(_sums(xp, rows, columns, kernel, parameters, slopes))
     total, by_x, by_y = zip(*parts, strict=True)
     return _joined(xp, total), _joined(xp, by_x), _joined(xp, by_y)
 

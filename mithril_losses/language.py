@@ -379,7 +379,8 @@ def _jitted_scan() -> Any:
 
 def _scan(rows: _Rows, layer: _Layer, size: int) -> _Results:
     jax = sys.modules["jax"]
-    xp, count = namespace_of(rows.hidden), rows.hidden.shape[0]
+    xp: Any = namespace_of(rows.hidden)
+    count = rows.hidden.shape[0]
     if count <= size:
         return _chunk(xp, rows, layer)
     chunks = -(-count // size)

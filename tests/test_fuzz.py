@@ -27,7 +27,7 @@ class TestFuzzOfNumbers(unittest.TestCase):
         made_up = np.zeros(()), {"gradient": np.zeros(1)}
         with mock.patch.object(kinds, "evaluate", return_value=made_up):
             found = fuzz_numbers.failures(kind, range(12))
-        self.assertGreater(len(found), 6)
+        self.assertGreater(len(found), 3)
         self.assertRegex(found[0][1], "Error: ")
 
 

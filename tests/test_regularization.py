@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import unittest
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from cases import convert, to_numpy
+from cases import convert as convert_to
+from cases import to_numpy
 from modes import EAGER, MODES, evaluate, evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
     Objective,
+    find_loss,
     l1_regularization,
     l1_regularization_gradient,
     l2_regularization,
@@ -292,13 +294,16 @@ class Messages(unittest.TestCase):
 class Select(unittest.TestCase):
     """Which arrays are regularised."""
 
-    PARAMS = {"layer": {"weight": np.array([[1.0, -2.0]]), "bias": np.array([3.0])}, "scale": np.array(4.0)}
+    PARAMS: ClassVar[dict[str, Any]] = {
+        "layer": {"weight": np.array([[1.0, -2.0]]), "bias": np.array([3.0])},
+        "scale": np.array(4.0),
+    }
 
     @parameterized.expand([("l1_regularization", 3.0, [[1.0, -1.0]]), ("l2_regularization", 2.5, [[1.0, -2.0]])])
     def test_by_shape_and_by_path(self, name: str, value: float, slope: list[list[float]]) -> None:
         pair = find_loss(name)
         for library in ("numpy", "jax", "torch"):
-            params = convert(self.PARAMS, library, "float32")
+            params = convert_to(self.PARAMS, library, "float32")
             for select in (lambda path, w: len(w.shape) == 2, lambda path, w: path == "params['layer']['weight']"):
                 found, gradient = value_and_gradient(pair.value)(params, lambda_reg=1.0, select=select)
                 self.assertEqual(float(found), value)
