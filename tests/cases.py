@@ -68,9 +68,9 @@ class Case:
     def value(self, library: str = "numpy", dtype: str = "float64", **more: Any) -> Any:
         return self.pair.value(*self.arguments(library, dtype), **self.keywords(library, dtype, **more))
 
-    def by_argument(self) -> dict[str, Any]:
+    def by_argument(self, **more: Any) -> dict[str, Any]:
         """Return the gradient as a dict by argument."""
-        gradient = self.gradient()
+        gradient = self.gradient(**more)
         return gradient if len(self.pair.wrt) > 1 else {self.pair.wrt[0]: gradient}
 
     def gradient(self, library: str = "numpy", dtype: str = "float64", **more: Any) -> Any:

@@ -11,7 +11,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Variants of a loss on JAX, which compiles each operation for each, belong to the exhaustive tier."""
+    """Move those of a test's parameters to the exhaustive tier that its mark `exhaustive_for` describes."""
     for item in items:
-        if item.path.name == "test_laws.py" and "_jax" in item.name and "-drawn" not in item.name:
-            item.add_marker("exhaustive")
+        for mark in item.iter_markers("exhaustive_for"):
+            library, variants = mark.kwargs.get("library", ""), mark.kwargs.get("variants", False)
+            if f"_{library}" in item.name and not (variants and "-drawn" in item.name):
+                item.add_marker("exhaustive")
