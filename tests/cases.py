@@ -27,7 +27,7 @@ DTYPES = {  # the floating types that each library has
 LIBRARIES = tuple(DTYPES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A loss with array arguments (NumPy, float64) and options."""
 
@@ -43,6 +43,13 @@ class Case:
     def rows(self) -> tuple[int, ...]:
         """The shape of the unreduced loss."""
         return np.shape(self.value(reduction="none"))
+
+    @property
+    def weights(self) -> np.ndarray:
+        """A weight for each unreduced loss; those of the first row are zero."""
+        weights = np.random.default_rng(3).uniform(0.2, 2.0, self.rows)
+        weights[0] = 0.0
+        return weights
 
     @property
     def batch(self) -> tuple[str, ...]:

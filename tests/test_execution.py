@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from cases import REDUCED, Case, convert, double_precision, label, matched, to_numpy
+from cases import REDUCED, REDUCED_DRAWN, Case, convert, double_precision, label, matched, to_numpy
 from parameterized import parameterized
 
 import mithril_losses as ml
@@ -81,6 +81,8 @@ IN_LOOPS = (
     "ssim_loss",
     "triplet_loss",
 )
+IN_A_LOOP_OF_TERMS = [x for x in REDUCED_DRAWN if x.pair.name in ELEMENTWISE and x.pair.name not in IN_LOOPS]
+WITH_LOOPS_OF_THEIR_OWN = [x for x in REDUCED_DRAWN if x not in IN_A_LOOP_OF_TERMS]
 
 
 def variations(case: Case) -> list[dict[str, Any]]:
@@ -111,7 +113,13 @@ def _nested_of_test(xp: Any, x: Any) -> Any:
 
 class AgainstThePlainFunctions(unittest.TestCase):
     @parameterized.expand(
-        [(case, tier, library) for case in REDUCED for tier in TIERS for library in ("numpy", "torch")], name_func=label
+        [
+            (case, tier, library)
+            for case in REDUCED
+            for tier in TIERS
+            for library in ("numpy", *(["torch"] if case.pair.name in IN_LOOPS else []))  # in the memory of tensors
+        ],
+        name_func=label,
     )
     def test_every_loss_and_reduction(self, case: Case, tier: tuple[str, bool], library: str) -> None:
         variants = variations(case)
@@ -334,8 +342,16 @@ class AgainstThePlainFunctions(unittest.TestCase):
                     expected = ml.cross_entropy_with_logits_gradient(scores, targets, **keywords)
                     np.testing.assert_allclose(gradient, expected, **tolerance)
 
-    @parameterized.expand([(case, tier) for case in REDUCED if case.name == "drawn" for tier in TIERS], name_func=label)
+    @parameterized.expand([(x, tier) for x in WITH_LOOPS_OF_THEIR_OWN for tier in TIERS], name_func=label)
     def test_thread_count_does_not_matter(self, case: Case, tier: tuple[str, bool]) -> None:
+        self._compare_thread_counts(case, tier)
+
+    @parameterized.expand([(x, tier) for x in IN_A_LOOP_OF_TERMS for tier in TIERS], name_func=label)
+    @pytest.mark.exhaustive  # other terms in the same loop
+    def test_thread_count_does_not_matter_to_other_terms(self, case: Case, tier: tuple[str, bool]) -> None:
+        self._compare_thread_counts(case, tier)
+
+    def _compare_thread_counts(self, case: Case, tier: tuple[str, bool]) -> None:
         arrays, options = draw_arguments(case.pair, np.random.default_rng(0), (3000, 9))
         arrays = {name: convert(x, "numpy", "float32") for name, x in arrays.items()}
         weights = np.random.default_rng(1).uniform(
@@ -760,20 +776,18 @@ class OtherLibraries(unittest.TestCase):
                 with self.assertRaises(TypeError):
                     both(counts, counts, **illegal)
 
-    @parameterized.expand([(case,) for case in REDUCED if case.name == "drawn"], name_func=label)
-    def test_jax_pairs_equal_the_plain_functions(self, case: Case) -> None:
-        more = {"weights": np.ones(case.rows), "normalizer": 3.0}
+    @parameterized.expand([(x,) for x in REDUCED_DRAWN if x.pair.name in IN_LOOPS], name_func=label)
+    def test_jax_pairs_inside_a_trace(self, case: Case) -> None:
+        more = {"weights": case.weights, "normalizer": 3.0}
         with double_precision("jax"):
-            arguments, keywords = case.arguments("jax"), case.keywords("jax", upstream=0.25, **more)
-            value, gradient = value_and_gradient(case.pair.value)(*arguments, **keywords)
-            np.testing.assert_allclose(value, case.value("jax", **more), rtol=1e-12)
-            for path, a, b in matched(gradient, case.gradient("jax", upstream=0.25, **more)):
-                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
-            traced = jax.jit(lambda *a: value_and_gradient(case.pair.value)(*a, **keywords))(*arguments)
-            np.testing.assert_allclose(traced[0], value, rtol=1e-12)
+            both = partial(value_and_gradient(case.pair.value), **case.keywords("jax", upstream=0.25, **more))
+            value, gradient = jax.jit(both)(*case.arguments("jax"))
+        np.testing.assert_allclose(value, case.value(**more), rtol=1e-12)
+        for path, a, b in matched(gradient, case.gradient(upstream=0.25, **more)):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
 
     @parameterized.expand(
-        [(x,) for x in REDUCED if x.name == "drawn" and (x.pair.name in IN_LOOPS or x.pair.by_numpy)], name_func=label
+        [(x,) for x in REDUCED_DRAWN if (x.pair.name in IN_LOOPS or x.pair.by_numpy)], name_func=label
     )
     def test_large_jax_arrays_on_the_cpu_are_computed_as_those_of_numpy(self, case: Case) -> None:
         for more in variations(case):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import unittest
-from functools import partial
 from itertools import product
 from typing import Any, get_type_hints
 
@@ -53,15 +52,15 @@ class Proof(unittest.TestCase):
             with self.subTest(name):
                 self._compare_with_autodiff(case, "torch", reduction)
 
-    @pytest.mark.exhaustive  # by JAX, `test_one_function_compiled_by_jax` differentiates each loss once
     @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive  # by JAX, `test_one_function_compiled_by_jax` differentiates each loss once
     def test_gradient_by_autodiff_of_eager_jax(self, case: Case) -> None:
         for name, reduction in list(reductions(case))[::3]:
             with self.subTest(name), double_precision("jax"):
                 self._compare_with_autodiff(case, "jax", reduction)
 
-    @pytest.mark.exhaustive  # reductions are the same code whatever the loss; autodiff differentiates each of them
     @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive  # reductions are the same code whatever the loss; autodiff differentiates each of them
     def test_every_reduction_by_central_differences(self, case: Case) -> None:
         for name, reduction in reductions(case):
             with self.subTest(name):
@@ -118,17 +117,18 @@ class Pairing(unittest.TestCase):
         self.assertRegex(pair.source, r"\b(1[789]|20)\d\d\b", "the source has no year")
         self.assertEqual(set(pair.domain), set(pair.parameters), "every argument has a domain")
 
-    @pytest.mark.exhaustive_for(library="jax", variants=True)
     @parameterized.expand([(case, library) for case in CASES for library in LIBRARIES], name_func=label)
+    @pytest.mark.exhaustive_for(library="jax", variants=True)
     def test_value_and_gradient_equals_the_two(self, case: Case, library: str) -> None:
+        more = {"weights": case.weights, "normalizer": 3.0} if case.pair.takes_reduction else {}
         with double_precision(library):
-            keywords = case.keywords(library)
-            value, gradient = value_and_gradient(case.pair.value)(*case.arguments(library), **keywords, upstream=0.5)
-            # NumPy's two stand for JAX's, which `test_shape_dtype_and_library_are_kept` compares with them
+            arguments, keywords = case.arguments(library), case.keywords(library, **more)
+            value, gradient = value_and_gradient(case.pair.value)(*arguments, **keywords, upstream=0.5)
+            # NumPy's two stand for JAX's, which `test_one_function_compiled_by_jax` compares with them
             plain = "numpy" if library == "jax" else library
-            for _, found, expected in matched(value, case.value(plain)):
+            for _, found, expected in matched(value, case.value(plain, **more)):
                 np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-12)
-            for path, found, expected in matched(gradient, case.gradient(plain, upstream=0.5)):
+            for path, found, expected in matched(gradient, case.gradient(plain, upstream=0.5, **more)):
                 np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-12, atol=1e-15, err_msg=path)
 
 
@@ -189,8 +189,8 @@ class Reductions(unittest.TestCase):
         total = sum(float(part.value(normalizer=count)) for part in _halves(case))
         self.assertAlmostEqual(total, float(case.value(normalizer=count)), 12)
 
-    @pytest.mark.exhaustive_for(library="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
     @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
+    @pytest.mark.exhaustive_for(library="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
     def test_nothing_left_is_zero(self, case: Case, library: str) -> None:
         with double_precision(library):
             nothing = np.zeros(case.rows)
@@ -206,8 +206,8 @@ class Reductions(unittest.TestCase):
                 self.assertIn(gradient.shape[:1], ((0,), whole.shape[:1]))
                 self.assertFalse(np.any(to_numpy(gradient)))
 
-    @pytest.mark.exhaustive_for(library="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
     @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
+    @pytest.mark.exhaustive_for(library="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
     def test_weight_zero_removes_nan(self, case: Case, library: str) -> None:
         weights = np.ones(case.rows)
         weights[0] = 0.0
@@ -240,7 +240,6 @@ def _halves(case: Case) -> list[Case]:
 class Contract(unittest.TestCase):
     """The gradient contract: shape, dtype, fresh and writable results, arguments untouched, libraries agree."""
 
-    @pytest.mark.exhaustive_for(library="jax", variants=True)
     @parameterized.expand(
         [
             (case, library, dtype)
@@ -251,6 +250,7 @@ class Contract(unittest.TestCase):
         ],
         name_func=label,
     )
+    @pytest.mark.exhaustive_for(library="jax", variants=True)
     def test_shape_dtype_and_library_are_kept(self, case: Case, library: str, dtype: str) -> None:
         with double_precision(library):
             arguments = case.arguments(library, dtype)
@@ -412,8 +412,7 @@ class Transforms(unittest.TestCase):
             self._assert_equal((value, gradient), (pair.loss(case.value()), case.by_argument()))
             self._assert_is_derivative(case, gradient, derivative)
             return
-        weights = np.random.default_rng(3).uniform(0.2, 2.0, case.rows)
-        weights[0] = 0.0
+        weights = case.weights
         value, gradient, derivative = compiled(case, weights)
         self._assert_equal((value, gradient), (case.value(weights=weights), case.by_argument(weights=weights)))
         self._assert_is_derivative(case, gradient, derivative)
@@ -441,8 +440,8 @@ class Transforms(unittest.TestCase):
                     smooth[x] = False
             np.testing.assert_allclose(a[smooth], b[smooth], rtol=1e-12, atol=1e-12 * np.abs(b).max(), err_msg=path)
 
-    @pytest.mark.exhaustive  # with options settled, as eager JAX has them; traced, they are in the test above
     @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive  # with options settled, as eager JAX has them; traced, they are in the test above
     def test_jax_jit(self, case: Case) -> None:
         with double_precision("jax"):
             arguments, keywords = case.arguments("jax"), case.keywords("jax")
@@ -482,8 +481,8 @@ class Transforms(unittest.TestCase):
         for path, a, b in matched(found, expected[case.pair.wrt[0]] if len(case.pair.wrt) > 1 else expected):
             np.testing.assert_allclose(to_numpy(a), b, rtol=1e-12, atol=1e-15, err_msg=path)
 
-    @pytest.mark.exhaustive_for(variants=True)
     @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive_for(variants=True)
     def test_torch_compile(self, case: Case) -> None:
         torch._dynamo.reset()
         pair, arguments, keywords = case.pair, case.arguments("torch"), case.keywords("torch")
