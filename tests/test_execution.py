@@ -24,7 +24,7 @@ from cases import REDUCED, REDUCED_DRAWN, Case, convert, double_precision, label
 from parameterized import parameterized
 
 import mithril_losses as ml
-from mithril_losses import _execution, catalogue, value_and_gradient
+from mithril_losses import _execution, _limits, catalogue, value_and_gradient
 from mithril_losses.backends import _numpy_namespace, fused, fused_row_terms, fused_softmax, threads
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import REAL, Elements, Labels
@@ -57,7 +57,7 @@ ELEMENTWISE = [pair.name for pair in catalogue().values() if pair.terms is not N
 
 def small_limits() -> Any:
     """Let small arrays count as large, and several blocks and threads have a part in them."""
-    return mock.patch.multiple(_execution, LARGE=1, _BY_NUMPY_FROM=1, _BLOCK=64, _SHARED_FROM=1)
+    return _limits.changed(large=1, by_numpy=1, block=64, shared_blocks=1)
 
 
 @contextlib.contextmanager
@@ -168,7 +168,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             {"upstream": np.array(0.5), "normalizer": np.array(3.0)},
             {"reduction": "batch_sum"},
         ):
-            with self.subTest(more=more), mock.patch.multiple(_execution, LARGE=1, _BLOCK=21):
+            with self.subTest(more=more), _limits.changed(large=1, block=21):
                 value, gradient = value_and_gradient(pair.value, compile=False)(first, *rest, **options, **more)
                 own = {name: x for name, x in more.items() if name != "upstream"}
                 np.testing.assert_allclose(value, pair.value(first, *rest, **options, **own), rtol=1e-12)
@@ -182,7 +182,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             value_and_gradient(ml.cross_entropy_with_logits, compile=False)(logits, labels)
         sizes = [call.args[0].size for call in of_pair.return_value.call_args_list]
         self.assertEqual(sum(sizes), logits.size)
-        self.assertLessEqual(max(sizes), _execution._BLOCK)
+        self.assertLessEqual(max(sizes), _limits.current.block)
 
     @parameterized.expand([("huber_loss",), ("cross_entropy_with_logits",)])
     def test_dtypes_that_no_loop_is_compiled_for(self, loss: str) -> None:
@@ -305,7 +305,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             weights = np.resize((1.0, 2.0, 0.0), len(boxes))
             for reduction in ("none", "sum"):
                 keywords: Any = {"weights": weights, "reduction": reduction}
-                with small_limits(), mock.patch.object(_execution, "_BLOCK", 1 << 12):
+                with small_limits(), _limits.changed(block=1 << 12):
                     value, gradient = value_and_gradient(pair.value, compile=may_fuse)(boxes, targets, **keywords)
                 tolerance = 1e-5 if dtype == np.float32 else 1e-12
                 expected, slope = pair.value(boxes, targets, **keywords), pair.gradient(boxes, targets, **keywords)
@@ -359,7 +359,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
         )
         results = []
         for count in (1, 2, 4):
-            with small_limits(), small_groups(), mock.patch.object(_execution, "_BLOCK", 4096):
+            with small_limits(), small_groups(), _limits.changed(block=4096):
                 both = value_and_gradient(case.pair.value, threads=count, compile=tier[1])
                 results.append(both(*arrays.values(), **options, weights=weights))
         for value, gradient in results[1:]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import unittest
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from parameterized import parameterized
 
 from mithril_losses import (
     SinkhornWarning,
-    _pairwise,
+    _limits,
     earth_mover_distance,
     earth_mover_distance_gradient,
     energy_distance,
@@ -306,7 +305,7 @@ class Sinkhorn(unittest.TestCase):
         expected = value_and_gradient(sinkhorn_divergence)(x, y, **options)
         if library == "jax":
             jax.clear_caches()
-        with mock.patch.multiple(_pairwise, _TILE=tile, _WIDE_TILE=tile), double_precision(library):
+        with _limits.changed(tile=tile, wide_tile=tile), double_precision(library):
             both = value_and_gradient(sinkhorn_divergence)
             value, gradients = both(convert(x, library), convert(y, library), **options)
         np.testing.assert_allclose(to_numpy(value), expected[0], rtol=1e-12)
