@@ -152,8 +152,10 @@ def by_hand(substitution: Substitution) -> Mutant:
     file = f"{PACKAGE}/{substitution.file}"
     laws = [[*LAWS, "-k", substitution.laws]] if substitution.laws else []
     families = sorted({f"tests/test_{pair.family}.py" for pair in catalogue().values()})
+    named = [[f"tests/test_{substitution.tests}.py"]] if substitution.tests else []
     description = f"{substitution.file}: {substitution.description}"
-    return Mutant(description, file, substitution.apply, [tests_of(file), *laws, existing(families), EVERYTHING])
+    stages = [tests_of(file), *named, *laws, existing(families), EVERYTHING]
+    return Mutant(description, file, substitution.apply, stages)
 
 
 def tests_of(file: str) -> list[str]:
