@@ -18,7 +18,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-exhaustive lint docs check serve-docs examples mutants trust fuzz bench constraints clean
+.PHONY: help demo test test-quick test-exhaustive lint docs check serve-docs examples mutants trust fuzz bench constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
@@ -26,15 +26,27 @@ help:  ## list the targets
 demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints, picture
 	$(BIN)/mithril-losses train $(CONFIG)
 
-# One thread per library and worker: the workers share the cores among themselves.
-test test-exhaustive: export OMP_NUM_THREADS := 1
-test test-exhaustive: export OPENBLAS_NUM_THREADS := 1
-test test-exhaustive: export MKL_NUM_THREADS := 1
+# One thread per library and worker: the workers share the cores among themselves. A worker takes neighbouring tests,
+# which use what it has compiled before.
+PYTEST := $(BIN)/python -m pytest --dist worksteal
+test test-quick test-exhaustive: export OMP_NUM_THREADS := 1
+test test-quick test-exhaustive: export OPENBLAS_NUM_THREADS := 1
+test test-quick test-exhaustive: export MKL_NUM_THREADS := 1
+
+# Most tests run what XLA compiles once. Left unoptimised, it is compiled in half the time and has the same meaning; what
+# XLA's optimisations may break, such as NaN in a fused reduction, is marked `optimized_xla` and tested as users run it.
+UNOPTIMIZED_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+  --xla_cpu_use_fusion_emitters=false
+OPTIMIZED_XLA = $(shell grep -l 'mark.optimized_xla' tests/*.py)
 test: $(EVERYTHING)  ## run the tests on NumPy, JAX and PyTorch
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not exhaustive"
+	XLA_FLAGS="$(UNOPTIMIZED_XLA)" $(PYTEST) -n $(WORKERS) -m "not exhaustive and not optimized_xla"
+	$(PYTEST) -m "not exhaustive and optimized_xla" $(OPTIMIZED_XLA)
+
+test-quick: $(EVERYTHING)  ## LOSS=huber_loss: the laws of a loss (or a family), the tests of its family, its doctests
+	XLA_FLAGS="$(UNOPTIMIZED_XLA)" $(PYTEST) -m "not exhaustive and not optimized_xla" --loss "$(LOSS)"
 
 test-exhaustive: $(EVERYTHING)  ## run the tests that `make test` leaves out
-	$(BIN)/python -m pytest -n $(WORKERS) -m exhaustive
+	$(PYTEST) -n $(WORKERS) -m exhaustive
 
 lint: $(EVERYTHING)  ## ruff and mypy
 	$(BIN)/ruff check

@@ -1,7 +1,62 @@
+"""Settings of every test run, and the choice of `--loss`: what a change to one loss, or to one family, has to pass."""
+
 import os
+from pathlib import Path
+
+import pytest
 
 # two xdist workers on two cores: libraries must not start a thread pool each
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 collect_ignore = ["backends"]  # a link to mithril_losses/backends, whose tests would run twice
+
+# tests of every loss of the catalogue: of these, `--loss` selects by the name of the loss
+LAWS = ("test_laws.py", "test_extremes.py", "test_edges.py", "test_kinks.py", "test_properties.py")
+
+CHOSEN = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--loss", help="only the laws of this loss or family, its family's tests, and its doctests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CHOSEN] = losses_of(config.getoption("loss"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Collect the laws, and the module and the tests of each family that has a chosen loss."""
+    families = set(config.stash[CHOSEN].values())
+    if not families or collection_path.is_dir():
+        return None
+    files = {*LAWS, *(f"{family}.py" for family in families), *(f"test_{family}.py" for family in families)}
+    return True if collection_path.name not in files else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the laws of other losses."""
+    chosen = config.stash[CHOSEN]
+    if chosen:
+        left_out = {item for item in items if item.path.name in LAWS and loss_in(item.name) not in chosen}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def losses_of(name: str | None) -> dict[str, str]:
+    """Return the family of each loss of this name or family; nothing if there is no name."""
+    if name is None:
+        return {}
+    from mithril_losses import catalogue
+
+    found = {pair.name: pair.family for pair in catalogue().values() if name in (pair.name, pair.family)}
+    if not found:
+        raise pytest.UsageError(f"--loss: {name!r} is neither a loss nor a family")
+    return found
+
+
+def loss_in(text: str) -> str:
+    """Return the loss that a test is named after: the longest name, because names are parts of others."""
+    from mithril_losses import catalogue
+
+    return max((name for name in catalogue() if name in text), key=len, default="")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
+from mithril_losses import _limits
 from mithril_losses._elementwise import Apart, ByColumn, Elementwise
 from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
 from mithril_losses._reduction import Plan, plan, require_shares
@@ -32,19 +33,10 @@ _COMPILED = frozenset(map(np.dtype, ("float32", "float64", "bool", *"bhilqBHILQ"
 P = ParamSpec("P")
 V = TypeVar("V")
 
-# elements below which the plain functions are as fast, and nothing is compiled
-LARGE = 1 << 15
-# elements from which NumPy's trees, sorts and tiles are faster than XLA's
-_BY_NUMPY_FROM = 1 << 14
-# elements of a block: enough for few hand-overs of the interpreter between threads, few enough for the second-level
-# cache, and for the temporary arrays of two threads to stay below a seventh of a gradient of sixteen million
-_BLOCK = 3 << 15
 # bytes that the temporary arrays of a block stay below
 _KEPT = 1 << 24
 # bytes of a cache line
 _LINE = 64
-# elements from which threads over blocks gain more than they cost
-_SHARED_FROM = 1 << 20
 
 
 def value_and_gradient(
@@ -99,7 +91,8 @@ def value_and_gradient(
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         first: Any = arguments[0] if arguments else keywords.get(pair.wrt[0])
         if type(first) is np.ndarray:
-            return plain(*arguments, **keywords) if first.size < LARGE else on_host(*arguments, **keywords)
+            is_small = first.size < _limits.current.large
+            return plain(*arguments, **keywords) if is_small else on_host(*arguments, **keywords)
         xp = namespace_of(first)
         library = None if xp is None else library_name(xp)
         if library == "jax":
@@ -109,7 +102,7 @@ def value_and_gradient(
         if library == "torch":
             views = _numpy_views(arguments, keywords)
             if views is not None:  # NumPy's functions cost less per call, and its buffers less per page
-                return _as_tensors((plain if first.numel() < LARGE else on_host)(*views[0], **views[1]))
+                return _as_tensors((plain if first.numel() < _limits.current.large else on_host)(*views[0], **views[1]))
             if compile:
                 compiled: tuple[Any, Any] = prepared.compiled_by_torch(*arguments, **keywords)
                 return compiled
@@ -210,7 +203,8 @@ class _OnHost:
         has_loop = any(x is not None for x in (pair.terms, pair.apart, pair.by_column, pair.fused_rows))
         is_compiled = self._applies and self._may_fuse and has_loop
         # elements from which JAX arrays are better off here, and what computes them
-        self.jax_from = LARGE if is_compiled else _BY_NUMPY_FROM if pair.by_numpy and compile is not False else math.inf
+        by_numpy = pair.by_numpy and compile is not False
+        self.jax_from = _limits.current.large if is_compiled else _limits.current.by_numpy if by_numpy else math.inf
         self.for_jax = self.attempt if is_compiled else self
 
     @property
@@ -420,8 +414,8 @@ class _OnHost:
         arrays = list(call.arrays.values())
         operands = [reduction.weights, reduction.factor]
         keeps_values, several = values is not None, len(gradients) > 1
-        if arrays[0].size > _BLOCK * shape[0] and _rows_can_merge(self._pair, arrays, call.options, shape):
-            # a batch element is more than a block: all rows in one axis
+        is_large = arrays[0].size > _limits.current.block * shape[0]  # a batch element, more than a block
+        if is_large and _rows_can_merge(self._pair, arrays, call.options, shape):  # all rows in one axis
             arrays = [_merged(x, shape) for x in arrays]
             operands = [x if np.ndim(x) == 0 else _in_one_axis(x, shape) for x in operands]
             gradients = {name: _merged(x, shape) for name, x in gradients.items()}
@@ -449,14 +443,14 @@ class _OnHost:
     def _over_blocks(self, shape: tuple[int, ...], work: Callable[[slice], float]) -> float:
         """Return the sum of `work` over blocks of rows, in the order of the rows whichever thread did them."""
         size = int(np.prod(shape))
-        step = max(1, _BLOCK * shape[0] // max(size, 1))
+        step = max(1, _limits.current.block * shape[0] // max(size, 1))
         blocks = -(-shape[0] // step)
         partials = [0.0] * blocks
 
         def one(block: int) -> None:
             partials[block] = work(slice(block * step, min((block + 1) * step, shape[0])))
 
-        share(blocks, one, self._thread_count if size >= _SHARED_FROM else 1)
+        share(blocks, one, self._thread_count if size >= _limits.current.shared_blocks else 1)
         return sum(partials)
 
 

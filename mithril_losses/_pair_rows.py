@@ -14,21 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses import _limits
 from mithril_losses._pairwise import (
-    _FUSED_FROM,
     _batches,
     _joined,
     _map_batch,
     _row_blocks,
     _scan_rows,
+    may_be_compiled,
 )
 from mithril_losses._stable import put_at, subtract_at, take_at
 from mithril_losses.backends._namespace import Array, library_name
-from mithril_losses.backends.compiling import has_numba
 from mithril_losses.backends.threads import share, thread_count
-
-_PIECE = 1 << 17  # logits that a thread works on at a time: in the second-level cache, and few hand-overs
-_SHARED_FROM = 1 << 18  # logits of a tile from which a second thread gains more than waking it costs
 
 
 class Rows(NamedTuple):
@@ -102,7 +99,7 @@ def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
 
 def _fused(logits: Array) -> Any:
     """Return the compiled rules where they are faster; of float64 they are not, whose exponential no loop computes."""
-    if logits.dtype != np.float32 or logits.size < _FUSED_FROM or not has_numba():
+    if logits.dtype != np.float32 or not may_be_compiled(logits.size):
         return None
     from mithril_losses.backends import fused_pairs
 
@@ -279,7 +276,7 @@ def _on_host(x: Array, y: Array, rule: Rule, rows: Rows, columns: Columns) -> Fo
 
 def _apply(tile: Array, rule: Rule, rows: Rows, columns: Columns) -> tuple[Array, Array]:
     """Turn the logits of a tile into slopes, and return the losses and the further numbers."""
-    threads = thread_count() if tile.size >= _SHARED_FROM else 1
+    threads = thread_count() if tile.size >= _limits.current.shared_pairs else 1
     losses, extra = np.empty(tile.shape[:-1], tile.dtype), np.empty(tile.shape[:-1], tile.dtype)
     pieces = list(_pieces(tile))
 
@@ -297,7 +294,7 @@ def _apply(tile: Array, rule: Rule, rows: Rows, columns: Columns) -> tuple[Array
 def _pieces(tile: Array) -> Iterator[tuple[int, int]]:
     """Yield rows of a tile (batch, r, m) that make up a piece; several elements of the batch are one piece."""
     count = tile.shape[1]
-    step = count if len(tile) > 1 else max(1, _PIECE // tile.shape[2])
+    step = count if len(tile) > 1 else max(1, _limits.current.piece // tile.shape[2])
     for start in range(0, count, step):
         yield start, min(start + step, count)
 

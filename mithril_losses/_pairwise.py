@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
+from mithril_losses import _limits
 from mithril_losses._reduction import GradientReduction, spread_each
 from mithril_losses._validation import as_dtype, widest_dtype
 from mithril_losses.backends._namespace import (
@@ -30,14 +31,10 @@ from mithril_losses.backends.compiling import has_numba
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.domains import Choice
 
-_TILE = 2**19  # pairs in a tile on the host: enough rows for a fast product
-_WIDE_TILE = 2**20  # pairs in a tile where every tile costs a launch
 _PIECE = 96 * 1024  # bytes of a piece of a tile: temporaries stay in the cache, and below what malloc maps anew
-_FUSED_FROM = 2**16  # pairs in a tile from which a compiled loop gains
 _FEW_COORDINATES = 4  # up to here, differences are cheaper than a product
 _CANCELS = 1.0 / 64.0  # below this share of ‖x‖² + ‖y‖², a squared distance from a product has lost too many digits
 _TREE_DIMENSIONS = 8
-_TREE_FROM = 2**19  # pairs from which on a tree beats the tiles
 
 
 # --- at the door ------------------------------------------------------------------------------------------------
@@ -447,7 +444,7 @@ class _Tile:
             return _total(xp, values), _total(xp, values[..., :own]), slope
         shape = (*x.at.shape[:-1], y.at.shape[-2])
         measured = self._kernel.measure(np, x, y, self._buffer("measured", shape, x.at.dtype))
-        if self._kernel.fusable and shape[0] == 1 and measured.size >= _FUSED_FROM and has_numba():
+        if self._kernel.fusable and shape[0] == 1 and may_be_compiled(measured.size):
             part, _ = self._fused(np.ascontiguousarray(measured[..., :own])) if own else (np.zeros(1), None)
             total, slope = self._fused(measured)
             return total, part, slope
@@ -489,6 +486,11 @@ class _Tile:
         return total, part, measured
 
 
+def may_be_compiled(pairs: int) -> bool:
+    """Whether a compiled loop over a tile of so many pairs can be had, and gains."""
+    return pairs >= _limits.current.compiled_pairs and _limits.current.compiled and has_numba()
+
+
 def _total(xp: Any, values: Array) -> Array:
     """Sum over rows, then over columns; in NumPy, the latter in float64."""
     rows = xp.sum(values, axis=-1)
@@ -510,7 +512,7 @@ def _row_blocks(xp: Any, x: Array, columns: int) -> Iterator[tuple[int, int]]:
 
 
 def _tile_size(xp: Any) -> int:
-    return _TILE if xp is np else _WIDE_TILE
+    return _limits.current.tile if xp is np else _limits.current.wide_tile
 
 
 def _joined(xp: Any, parts: Any, axis: int = 0) -> Any:
@@ -576,7 +578,7 @@ def _only(xp: Any, candidates: Array, squared: Array) -> Array:
 
 
 def _tree_is_faster(pairs: int, dimensions: int) -> bool:
-    return dimensions <= _TREE_DIMENSIONS and pairs >= _TREE_FROM
+    return dimensions <= _TREE_DIMENSIONS and pairs >= _limits.current.tree
 
 
 def _has_moderate_squares(x: np.ndarray[Any, Any]) -> bool:
@@ -706,7 +708,7 @@ def _map_batch(function: Callable[..., Any], arrays: tuple[Any, ...], pairs: int
     """Map over the batch, as many elements at a time as fit a tile."""
     import jax
 
-    size = max(1, _WIDE_TILE // pairs)
+    size = max(1, _limits.current.wide_tile // pairs)
     if arrays[0].shape[0] <= size:
         return jax.vmap(lambda *element: function(element))(*arrays)
     return jax.lax.map(function, arrays, batch_size=size)
@@ -718,7 +720,7 @@ def _scan_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, rows: An
 
     step = jax.checkpoint(step)  # a tile is computed again on the way back: autodiff keeps none of them either
     count = jax.tree.leaves(rows)[0].shape[0]
-    size = max(1, min(count, _WIDE_TILE // (columns.shape[0] * max(1, columns.shape[1] // 64))))
+    size = max(1, min(count, _limits.current.wide_tile // (columns.shape[0] * max(1, columns.shape[1] // 64))))
     full = count // size * size
     blocks = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), rows)
     carry, results = jax.lax.scan(step, carry, blocks)

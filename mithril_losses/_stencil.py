@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mithril_losses import _limits
 from mithril_losses._pairs import FusedRows
 from mithril_losses._validation import quiet
 from mithril_losses.backends._namespace import Array
@@ -22,11 +23,6 @@ from mithril_losses.backends.threads import share
 Terms = Callable[[Any, Array, Array], tuple[Array, Array, Array]]
 Loop = Callable[[Any, int, int, Any, Any], Any]
 PlaneLosses = Callable[[Any, Any, int], Any]
-
-# elements of a band of rows
-_PLAIN_BAND = 1 << 16  # with its temporaries in the second-level cache
-_COMPILED_BAND = 1 << 18  # which has none
-_SHARED_FROM = 1 << 18  # elements from which a second thread gains more than waking it costs
 
 
 def apply_stencil(xp: Any, terms: Terms, images: Array, rows: int, columns: int) -> tuple[Array, Array]:
@@ -73,7 +69,7 @@ def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> FusedRow
         return None
     *batch, first, second, third = images.shape
     plane = (first, second, third, 1) if channels_first else (1, first, second, third)
-    planes = images.reshape(-1, *plane[1:])
+    planes, limits = images.reshape(-1, *plane[1:]), _limits.current
 
     def over_bands(loop: Loop, most: int) -> PlaneLosses:
         return lambda scales, gradient, threads: _over_bands(
@@ -83,8 +79,8 @@ def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> FusedRow
     return FusedRows(
         tuple(batch),
         None,
-        over_planes(over_bands(functools.partial(_compiled_band, terms), _COMPILED_BAND), tuple(batch), plane[0]),
-        over_planes(over_bands(functools.partial(_plain_band, terms), _PLAIN_BAND), tuple(batch), plane[0]),
+        over_planes(over_bands(functools.partial(_compiled_band, terms), limits.compiled_band), tuple(batch), plane[0]),
+        over_planes(over_bands(functools.partial(_plain_band, terms), limits.plain_band), tuple(batch), plane[0]),
     )
 
 
@@ -130,7 +126,7 @@ def _over_bands(loop: Loop, most: int, planes: Any, scales: Any, gradient: Any, 
         sums[some, j] = loop(planes[some], j * band, min((j + 1) * band, height), scales[some], gradient[some])
 
     # one part after the other, whichever thread did it: the sums do not depend on the thread count
-    share(-(-count // step) * bands, work, threads if planes.size >= _SHARED_FROM else 1)
+    share(-(-count // step) * bands, work, threads if planes.size >= _limits.current.shared_bands else 1)
     return sums
 
 

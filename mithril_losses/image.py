@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
+from mithril_losses import _limits
 from mithril_losses._images import image_axes, require_images, require_maps
 from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
 from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
-from mithril_losses._stencil import _SHARED_FROM, apply_stencil, cut, differences, over_planes, stencil_rows
+from mithril_losses._stencil import apply_stencil, cut, differences, over_planes, stencil_rows
 from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
 from mithril_losses.backends.threads import share as share_out
@@ -424,7 +425,7 @@ def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRow
                 count = float(at.luminance.size * per_image)
                 np.multiply(comparison.pull(np, at, *(by / count for by in at.slopes)), scales[i], out=out[i])
 
-        share_out(len(planes), work, threads if x.size >= _SHARED_FROM else 1)
+        share_out(len(planes), work, threads if x.size >= _limits.current.shared_bands else 1)
         return losses
 
     batch = tuple(x.shape[:-3])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
+from mithril_losses import _limits
 from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import add_at
@@ -436,7 +437,7 @@ class _Edges(NamedTuple):
     def of(vertices: _Vertices, edges: Array) -> _Edges:
         (starts, ends), nowhere = vertices.indices("edges", edges, 2)
         xp, dtype = vertices.xp, vertices.at.dtype
-        signs = _signs(edges, vertices.at) if xp is np and len(edges) >= _MANY else None
+        signs = _signs(edges, vertices.at) if xp is np and len(edges) >= _limits.current.sparse_edges else None
         return _Edges(vertices, starts, ends, as_dtype(xp, starts != ends, dtype), nowhere, signs)
 
     def differences(self, vertices: _Vertices) -> Array:
@@ -452,9 +453,6 @@ class _Edges(NamedTuple):
 
     def mass(self, values: Array) -> Array:
         return self.vertices.xp.broadcast_to(self.real, tuple(values.shape))
-
-
-_MANY = 1 << 11  # edges from which one sparse product costs less than what it stands for
 
 
 def _signs(edges: Any, vertices: Any) -> Any:

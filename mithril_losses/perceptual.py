@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mithril_losses import _limits
 from mithril_losses._images import image_axes, require_maps
 from mithril_losses._pairs import gradient_of, value_and_gradient_of
 from mithril_losses._pairwise import requested
@@ -432,7 +433,6 @@ def style_loss_value_and_gradient(
 
 _MAX_SAMPLES = Count()
 _EPSILON = 1e-5  # of the paper: what the smallest distance is raised by before others are divided by it
-_PAIRS = 2**20  # pairs of positions that are computed at a time
 
 
 class _Affinity(NamedTuple):
@@ -539,7 +539,7 @@ def _by_some_images(
     xp: Any, x: Array, y: Array, band_width: Any, wanted: tuple[str, ...]
 ) -> tuple[Array, dict[str, Array]]:
     """Compute as many images at a time as there is room for."""
-    some = max(1, _PAIRS // (x.shape[-2] * y.shape[-2]))
+    some = max(1, _limits.current.positions // (x.shape[-2] * y.shape[-2]))
     if some >= x.shape[0]:
         return _contextual_images(xp, x, y, band_width, wanted)
     if library_name(xp) == "jax":

@@ -29,7 +29,7 @@ DTYPES = {  # the floating types that each library has
 LIBRARIES = tuple(DTYPES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A loss with array arguments (NumPy, float64) and options."""
 
@@ -45,6 +45,13 @@ class Case:
     def rows(self) -> tuple[int, ...]:
         """The shape of the unreduced loss."""
         return np.shape(self.value(reduction="none"))
+
+    @property
+    def weights(self) -> np.ndarray:
+        """A weight for each unreduced loss; those of the first row are zero."""
+        weights = np.random.default_rng(3).uniform(0.2, 2.0, self.rows)
+        weights[0] = 0.0
+        return weights
 
     @property
     def batch(self) -> tuple[str, ...]:
@@ -70,9 +77,9 @@ class Case:
     def value(self, library: str = "numpy", dtype: str = "float64", **more: Any) -> Any:
         return self.pair.value(*self.arguments(library, dtype), **self.keywords(library, dtype, **more))
 
-    def by_argument(self) -> dict[str, Any]:
+    def by_argument(self, **more: Any) -> dict[str, Any]:
         """Return the gradient as a dict by argument."""
-        gradient = self.gradient()
+        gradient = self.gradient(**more)
         return gradient if len(self.pair.wrt) > 1 else {self.pair.wrt[0]: gradient}
 
     def gradient(self, library: str = "numpy", dtype: str = "float64", **more: Any) -> Any:

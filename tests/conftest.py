@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from seeds import BACKENDS
 
@@ -11,7 +13,22 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Variants of a loss on JAX, which compiles each operation for each, belong to the exhaustive tier."""
+    """Move some parameters of tests to the exhaustive tier.
+
+    These are the ones that the mark `exhaustive_for` describes. Of tests that run on compiled JAX as well, those on eager
+    JAX are too: it compiles each operation by itself.
+    """
+    compiled = {_without_number(item).replace("_jax_jit", "_jax") for item in items if "_jax_jit" in item.name}
     for item in items:
-        if item.path.name == "test_laws.py" and "_jax" in item.name and "-drawn" not in item.name:
+        is_eager = "_jax" in item.name and "_jax_jit" not in item.name
+        if (is_eager and _without_number(item) in compiled) or any(
+            f"_{mark.kwargs.get('library', '')}" in item.name
+            and not (mark.kwargs.get("variants", False) and "-drawn" in item.name)
+            for mark in item.iter_markers("exhaustive_for")
+        ):
             item.add_marker("exhaustive")
+
+
+def _without_number(item: pytest.Item) -> str:
+    """Return the id of a test without the number that `parameterized` gives to each of its parameters."""
+    return re.sub(r"_\d+(?=_)", "", item.nodeid)

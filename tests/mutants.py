@@ -1,30 +1,40 @@
 """Break the library on purpose, one small mistake at a time, and see that the tests notice every one.
 
-    .venv/bin/python tests/mutants.py [TEXT] [--jobs N]
+    .venv/bin/python tests/mutants.py [TEXT] [--jobs N] [--sample N]
 
 A mutant is a copy of the repository with one mistake in it; the working tree is never touched. It is killed by the
-first test that fails on it and passes on an unchanged copy. Some mutants are made for every loss of the catalogue, so
-that a new loss is covered the moment it is registered; the others are written by hand, in `substitutions.py`. A
-survivor is a test that is missing, and makes the exit code 1.
+first test of `make test` that fails on it and passes on an unchanged copy. Some mutants are made for every loss of the
+catalogue, so that a new loss is covered the moment it is registered; the others are written by hand, in
+`substitutions.py`. A survivor is a test that is missing, and makes the exit code 1.
+
+What is found is kept in `.mutants.jsonl` as soon as it is found, and holds until a file of the package or of the tests
+changes: a run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
+import itertools
+import json
 import os
+import queue
+import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from types import TracebackType
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -37,10 +47,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "mithril_losses"
 LAWS = ("tests/test_laws.py", "tests/test_extremes.py")
 EVERYTHING = ["--ignore=tests/test_mutants.py"]
+DEFAULT_TIER = ["-m", "not exhaustive and not optimized_xla"]
+RESULTS = ROOT / ".mutants.jsonl"
 NOT_COPIED = (".*", "__pycache__", "*.egg-info", "build", "dist", "site", "runs")
 
 FACTOR = 1.001  # a test that sees this sees any factor that anyone gets wrong
-TIME_LIMIT = 1200.0  # seconds for one run of the tests
+TIME_LIMIT = 1800.0  # seconds for one run of the tests
 
 PASSED, FAILED, NOTHING_COLLECTED = 0, 1, 5  # exit codes of pytest
 
@@ -110,27 +122,28 @@ def wrong_factors(pair: Pair) -> Iterator[Mutant]:
     file = pair.gradient.__module__.replace(".", "/") + ".py"
     default = pair.wrt if len(pair.wrt) > 1 else pair.wrt[0]
     gradient, both = pair.gradient.__name__, getattr(pair.both, "__name__", None)
+    of_loss = ["--loss", pair.name]
     for argument in (*pair.wrt, *pair.on_request):
         wrong = f"wrong_factor({FACTOR}, {argument!r}, {default!r}"
         yield Mutant(
             f"{pair.name}: gradient wrt {argument} × {FACTOR}",
             file,
             partial(decorated, decorators={gradient: f"{wrong})"}),
-            [[*LAWS, "-k", f"{pair.name} and (central_differences or on_request)"], EVERYTHING],
+            [[*LAWS, *of_loss, "-k", "central_differences or on_request"], of_loss, EVERYTHING],
         )
         if both:
             yield Mutant(
                 f"{both}: gradient wrt {argument} × {FACTOR}",
                 file,
                 partial(decorated, decorators={both: f"{wrong}, fused=True)"}),
-                [[*LAWS, "-k", f"{pair.name} and value_and_gradient"], EVERYTHING],
+                [[*LAWS, *of_loss, "-k", "value_and_gradient"], of_loss, EVERYTHING],
             )
     functions = [pair.value.__name__, gradient] + ([both] if both else [])
     yield Mutant(
         f"{pair.name}: value and gradient × {FACTOR}",
         file,
         partial(decorated, decorators=dict.fromkeys(functions, f"wrong_factor({FACTOR})")),
-        [[*tests_of(file), "-k", pair.name], EVERYTHING],
+        [[file, "-k", pair.name], of_loss, EVERYTHING],
     )
 
 
@@ -139,8 +152,10 @@ def by_hand(substitution: Substitution) -> Mutant:
     file = f"{PACKAGE}/{substitution.file}"
     laws = [[*LAWS, "-k", substitution.laws]] if substitution.laws else []
     families = sorted({f"tests/test_{pair.family}.py" for pair in catalogue().values()})
+    named = [[f"tests/test_{substitution.tests}.py"]] if substitution.tests else []
     description = f"{substitution.file}: {substitution.description}"
-    return Mutant(description, file, substitution.apply, [tests_of(file), *laws, existing(families), EVERYTHING])
+    stages = [tests_of(file), *named, *laws, existing(families), EVERYTHING]
+    return Mutant(description, file, substitution.apply, stages)
 
 
 def tests_of(file: str) -> list[str]:
@@ -166,65 +181,105 @@ def copy_repository(source: Path, destination: Path) -> Path:
     return Path(shutil.copytree(source, destination, symlinks=True, ignore=shutil.ignore_patterns(*NOT_COPIED)))
 
 
-def run_tests(tree: Path, arguments: list[str]) -> tuple[int, str]:
-    """Run pytest in a copy of the repository, where Python finds the copy of the package before any installed one."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=TIME_LIMIT,
-    )
-    return finished.returncode, finished.stdout
+class Run(NamedTuple):
+    """What became of a run of pytest: its exit code (None if it took too long), the tests that failed, its output."""
+
+    code: int | None
+    failed: list[str]
+    output: str
 
 
-def failures(output: str) -> list[str]:
-    """Return the ids of the tests that failed, from pytest's summary."""
-    return re.findall(r"^(?:SUB)?FAILED(?:\[.*?\]|\(.*?\))* (\S+::.+?)(?: - .*)?$", output, re.MULTILINE)
+class Workshop:
+    """A copy of the repository in which one mutant after the other is made and tested, in forks of one process."""
 
+    def __init__(self, original: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.tree = copy_repository(original, Path(self._folder.name) / "tree")
+        self._times = itertools.count(1)
+        self._caches = itertools.count(1)
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        unoptimized = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        self._server = subprocess.Popen(
+            [sys.executable, "-W", "ignore", Path(__file__).with_name("forks.py")],
+            env={**os.environ, **single, "XLA_FLAGS": f"{unoptimized} --xla_cpu_use_fusion_emitters=false"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
-def require_copy_is_tested(original: Path) -> None:
-    """Raise a RuntimeError unless tests that run in a copy import the copy."""
-    with tempfile.TemporaryDirectory() as directory:
-        tree = copy_repository(original, Path(directory) / "tree")
-        (tree / PACKAGE / "__init__.py").write_text("raise RuntimeError('this is the copy')\n")
-        _, output = run_tests(tree, [f"{PACKAGE}/regression.py"])
-        if "this is the copy" not in output:
-            raise RuntimeError(f"the tests do not import the copy of {PACKAGE}:\n{output}")
+    def __enter__(self) -> Workshop:
+        return self
 
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.kill()
+        self._server.communicate()
+        self._folder.cleanup()
 
-def kill(mutant: Mutant, original: Path) -> Outcome:
-    """Run the stages of a mutant until a test fails.
+    def run_tests(self, arguments: list[str], cache: str = "kernels") -> Run:
+        """Run pytest in the copy; loops are compiled into a cache of this name."""
+        request = {
+            "tree": str(self.tree),
+            "arguments": arguments,
+            "environment": {"MITHRIL_LOSSES_CACHE": str(Path(self._folder.name) / cache)},
+            "seconds": TIME_LIMIT,
+        }
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return Run(**json.loads(self._server.stdout.readline()))
 
-    Raises:
-        LookupError: the text that the mutant replaces is no longer there, or not only once.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        tree = copy_repository(original, Path(directory) / "tree")
-        source = tree / mutant.file
-        source.write_text(mutant.mutate(source.read_text()))
+    def kill(self, mutant: Mutant) -> Outcome:
+        """Run the stages of a mutant until a test fails.
+
+        Raises:
+            LookupError: the text that the mutant replaces is no longer there, or not only once.
+        """
+        source = self.tree / mutant.file
+        right, times = source.read_text(), source.stat()
+        source.write_text(mutant.mutate(right))
+        os.utime(source, (next(self._times),) * 2)  # compiled files know their source by this time
+        # a loop's name is made of its terms; what compiles it is a part of the name only as a version
+        own_cache = mutant.file.startswith(f"{PACKAGE}/backends/")
+        cache = f"kernels of mutant {next(self._caches)}" if own_cache else "kernels"
+        try:
+            return self._killed(mutant, cache)
+        finally:
+            source.write_text(right)
+            os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def _killed(self, mutant: Mutant, cache: str) -> Outcome:
         for stage in mutant.stages:
-            try:
-                code, output = run_tests(tree, ["-x", *stage])
-            except subprocess.TimeoutExpired:
+            marks = [] if "-m" in stage else DEFAULT_TIER
+            code, failed, output = self.run_tests(["-x", *marks, *stage], cache)
+            if code is None:
                 return Outcome(mutant, error=f"the tests took more than {TIME_LIMIT:g} s")
-            if code == FAILED and (failed := failures(output)):
+            if failed:
                 return Outcome(mutant, killer=failed[0])
             if code not in (PASSED, NOTHING_COLLECTED):
                 return Outcome(mutant, error=f"pytest ended with exit code {code}:\n{output[-2000:]}")
-    return Outcome(mutant)
+        return Outcome(mutant)
 
 
-def confirmed(outcomes: list[Outcome], original: Path) -> list[Outcome]:
+def require_copy_is_tested(workshop: Workshop) -> None:
+    """Raise a RuntimeError unless tests that run in a copy import the copy."""
+    package = workshop.tree / PACKAGE / "__init__.py"
+    right = package.read_text()
+    package.write_text("raise RuntimeError('this is the copy')\n")
+    try:
+        run = workshop.run_tests([f"{PACKAGE}/regression.py"])
+    finally:
+        package.write_text(right)
+    if "this is the copy" not in run.output:
+        raise RuntimeError(f"the tests do not import the copy of {PACKAGE}:\n{run.output}")
+
+
+def confirmed(outcomes: list[Outcome], workshop: Workshop) -> list[Outcome]:
     """Return the outcomes; a test that fails without the mutant, too, has killed nothing."""
     killers = sorted({outcome.killer for outcome in outcomes} - {""})
     if not killers:
         return outcomes
-    code, output = run_tests(original, killers)
-    failed = set(failures(output))
+    code, failed, output = workshop.run_tests(killers)
     if code not in (PASSED, FAILED) or (code == FAILED and not failed):
         raise RuntimeError(f"the tests do not run on the unchanged copy:\n{output}")
     return [
@@ -233,6 +288,27 @@ def confirmed(outcomes: list[Outcome], original: Path) -> list[Outcome]:
         else outcome
         for outcome in outcomes
     ]
+
+
+def digest(tree: Path) -> str:
+    """Return a digest of what mutants are made of and tested by."""
+    files = [tree / "conftest.py", *sorted((tree / PACKAGE).rglob("*.py")), *sorted((tree / "tests").rglob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def known_outcomes(mutants: Iterable[Mutant], state: str, results: Path) -> list[Outcome]:
+    """Return what earlier runs found out about these mutants in this state of the repository."""
+    lines = results.read_text("utf-8").splitlines() if results.exists() else []
+    found = {entry["mutant"]: entry["killer"] for entry in map(json.loads, lines) if entry["state"] == state}
+    return [Outcome(mutant, killer=found[mutant.description]) for mutant in mutants if mutant.description in found]
+
+
+def keep(outcome: Outcome, state: str, results: Path) -> None:
+    """Add what was found to the file of results; what ended in an error is tried again."""
+    if outcome.killer:
+        entry = {"state": state, "mutant": outcome.mutant.description, "killer": outcome.killer}
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
 def page(outcomes: list[Outcome], before: str = "") -> str:
@@ -270,23 +346,45 @@ def _fate(outcome: Outcome) -> str:
 def main(
     text: Annotated[str, typer.Argument(help="Only mutants whose description contains this.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="How many mutants run at a time.")] = os.cpu_count() or 1,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only so many, drawn at random.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with every mutant and its killer here.")] = None,
 ) -> None:
     """Break the library on purpose, one small mistake at a time, and see that the tests notice every one."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     started = time.monotonic()
     mutants = [mutant for mutant in all_mutants() if text in mutant.description]
-    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as workers:
-        original = copy_repository(ROOT, Path(directory) / "original")
+    if sample is not None:
+        mutants = random.Random(0).sample(mutants, min(sample, len(mutants)))
+    with ExitStack() as stack:
+        original = copy_repository(ROOT, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "original")
         for mutant in mutants:
             mutant.mutate((original / mutant.file).read_text())  # text that is gone is found now, not after minutes
-        require_copy_is_tested(original)
-        outcomes = []
-        for outcome in workers.map(partial(kill, original=original), mutants):
+        state = digest(original)
+        outcomes = known_outcomes(mutants, state, RESULTS)
+        if outcomes:
+            console.print(f"{len(outcomes)} are known from an earlier run")
+        done = {outcome.mutant.description for outcome in outcomes}
+        workshops = [stack.enter_context(Workshop(original)) for _ in range(jobs)]
+        require_copy_is_tested(workshops[0])
+        free: queue.SimpleQueue[Workshop] = queue.SimpleQueue()
+        for workshop in workshops:
+            free.put(workshop)
+
+        def kill(mutant: Mutant) -> Outcome:
+            workshop = free.get()
+            try:
+                return workshop.kill(mutant)
+            finally:
+                free.put(workshop)
+
+        threads = stack.enter_context(ThreadPoolExecutor(jobs))
+        runs = [threads.submit(kill, mutant) for mutant in mutants if mutant.description not in done]
+        for outcome in (run.result() for run in as_completed(runs)):
             outcomes.append(outcome)
+            keep(outcome, state, RESULTS)
             fate = f"killed by {outcome.killer}" if outcome.killer else outcome.error or "SURVIVED"
             console.print(f"{outcome.mutant.description}\n    {fate}", style="" if outcome.killer else "bold red")
-        outcomes = confirmed(outcomes, original)
+        outcomes = confirmed(outcomes, workshops[0])
     survivors = [outcome for outcome in outcomes if not outcome.killer]
     if report is not None:
         report.write_text(page(outcomes, report.read_text("utf-8") if report.exists() else ""), "utf-8")

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 class Substitution:
     """A mistake: each key of `changes` occurs exactly once in the file, and its value is put in its place.
 
-    `laws` selects the laws that should notice, as pytest's `-k` does; the tests of the file itself are tried first.
+    `laws` selects the laws that should notice, as pytest's `-k` does; the tests of the file itself are tried first,
+    then those of `tests/test_<tests>.py`.
     """
 
     file: str
     description: str
     changes: dict[str, str]
     laws: str = ""
+    tests: str = ""
 
     def apply(self, source: str) -> str:
         """Return the wrong source.
@@ -736,5 +738,125 @@ SUBSTITUTIONS = [
         "checking/gradients.py",
         "a remainder of first order passes",
         {"if order < 1.5:": "if False:"},
+    ),
+    # masks, tiles, loops, the ways of JAX and PyTorch, objectives, models
+    Substitution(
+        "backends/fused.py",
+        "a weight of 0 leaves NaN in the sum of a loop",
+        {"T(0) if w == T(0) else value * w": "value * w"},
+        tests="execution",
+    ),
+    Substitution(
+        "backends/fused.py",
+        "a weight of 0 leaves NaN in the gradient of a loop",
+        {'f"T(0) if w == T(0) else {scaled} * w" if weighted': 'f"{scaled} * w" if weighted'},
+        tests="execution",
+    ),
+    Substitution(
+        "backends/fused.py",
+        "every chunk begins with the first weight",
+        {"(start // inner) % entries.size, inner": "0, inner"},
+        tests="execution",
+    ),
+    Substitution(
+        "backends/fused.py",
+        "the first chunk of a loop is not in the sum",
+        {"return float(partials.sum()), ": "return float(partials[chunks > 1 :].sum()), "},
+        tests="execution",
+    ),
+    Substitution(
+        "backends/fused.py",
+        "illegal labels pass through a loop",
+        {"not illegal.any()": "True"},
+        tests="execution",
+    ),
+    Substitution(
+        "backends/fused_softmax.py",
+        "an infinite logit overflows in a loop",
+        {"shifted[c] = xp.minimum(row[c], LARGEST) - m": "shifted[c] = row[c] - m"},
+        tests="execution",
+    ),
+    Substitution(
+        "_stencil.py",
+        "a band does not see the row above it",
+        {"top = max(start - 1, 0)": "top = start"},
+        tests="image",
+    ),
+    Substitution(
+        "_pairwise.py",
+        "distances that cancel are kept",
+        {"        squared[batch, i, j] = np.vecdot(difference, difference)\n": ""},
+        tests="pairwise",
+    ),
+    Substitution(
+        "_pairwise.py",
+        "only the last tile pulls on the second set",
+        {"by_y + kernel.pull(xp, xp.matrix_transpose(slope)": "kernel.pull(xp, xp.matrix_transpose(slope)"},
+        tests="pairwise",
+    ),
+    Substitution(
+        "_pairwise.py",
+        "rows that fill no tile are left out on JAX",
+        {"    if full < count:\n": "    if False:\n"},
+        tests="pairwise",
+    ),
+    Substitution(
+        "_pairwise.py",
+        "masked points are found",
+        {"return xp.where(xp.expand_dims(candidates, axis=-2), squared, math.inf)": "return squared"},
+        tests="pairwise",
+    ),
+    Substitution(
+        "_execution.py",
+        "tensors in a graph are computed by NumPy",
+        {"if x.requires_grad or not x.is_cpu or": "if not x.is_cpu or"},
+        tests="execution",
+    ),
+    Substitution(
+        "_execution.py",
+        "JAX takes an equal option of another type for the same",
+        {"(name, x, type(x)) for": "(name, x, object) for"},
+        tests="execution",
+    ),
+    Substitution(
+        "_execution.py",
+        "no value of JAX arrays is looked at",
+        {"if not self._donate:  # JAX goes on": "if False:  # JAX goes on"},
+        tests="execution",
+    ),
+    Substitution(
+        "_limits.py",
+        "changed limits stay",
+        {"        current = before\n": "        pass\n"},
+    ),
+    Substitution(
+        "objectives/objective.py",
+        "the last of several terms on one output is its gradient",
+        {"add(gradients[name], gradient) if name in gradients else gradient": "gradient"},
+        tests="objectives",
+    ),
+    Substitution(
+        "objectives/objective.py",
+        "the total forgets the weights",
+        {"else w * x for name, x": "else x for name, x"},
+        tests="objectives",
+    ),
+    Substitution(
+        "objectives/objective.py",
+        "the gradients of regularisers forget the weights",
+        {"value_and_gradients(params, weights[name], step)": "value_and_gradients(params, 1.0, step)"},
+        tests="objectives",
+    ),
+    Substitution(
+        "models/torch.py",
+        "a forward pass writes into the buffers of the module",
+        {"if not torch.is_grad_enabled():": "if False:"},
+        tests="models",
+    ),
+    Substitution(
+        "models/jax.py",
+        "an output without a gradient has one of ones",
+        {"jnp.zeros_like(output) if gradient is None": "jnp.ones_like(output) if gradient is None"},
+        tests="models",
     ),
 ]

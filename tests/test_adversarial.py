@@ -18,7 +18,7 @@ from modes import EAGER, MODES, evaluate_pair
 from parameterized import parameterized
 
 import mithril_losses as ml
-from mithril_losses import Objective, Term, WeightedLoss, _execution, check_gradient, value_and_gradient
+from mithril_losses import Objective, Term, WeightedLoss, _execution, _limits, check_gradient, value_and_gradient
 
 DISCRIMINATORS = ("vanilla", "non_saturating", "least_squares", "wasserstein", "hinge")
 
@@ -243,7 +243,7 @@ class TwoBatches(unittest.TestCase):
             for function in functions:
                 with self.assertRaisesRegex(error, message):
                     function(real, fake, **keywords)
-            with mock.patch.object(_execution, "LARGE", 1), self.assertRaisesRegex(error, message):
+            with _limits.changed(large=1), self.assertRaisesRegex(error, message):
                 value_and_gradient(loss)(real, fake, **keywords)
 
     @parameterized.expand(list(product(("hinge", "least_squares"), (True, False))))  # each compiles for seconds
@@ -254,7 +254,7 @@ class TwoBatches(unittest.TestCase):
         for keywords in ({}, {"weights": weights, "normalizer": {"fake_scores": 2.0}, "upstream": -3.0}):
             own = {name: x for name, x in keywords.items() if name != "upstream"}
             with (
-                mock.patch.multiple(_execution, LARGE=1, _BLOCK=64),
+                _limits.changed(large=1, block=64),
                 mock.patch.object(
                     _execution._OnHost, "_elementwise", autospec=True, side_effect=_execution._OnHost._elementwise
                 ) as fast,

@@ -19,8 +19,8 @@ from modes import evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
+    _limits,
     _pair_rows,
-    _pairwise,
     catalogue,
     clip_loss,
     find_loss,
@@ -171,10 +171,7 @@ class Tiles(unittest.TestCase):
         options = [{"weights": w, "reduction": "sum"} for w in weights]
         expected = [pair.value(*arguments, **more) for arguments, more in zip(alone, options, strict=True)]
         # the pieces that threads work on, too
-        with (
-            mock.patch.multiple(_pairwise, _TILE=pairs, _WIDE_TILE=pairs),
-            mock.patch.multiple(_pair_rows, _PIECE=pairs, _SHARED_FROM=pairs),
-        ):
+        with _limits.changed(tile=pairs, wide_tile=pairs, piece=pairs, shared_pairs=pairs):
             value, gradients = evaluate_pair(mode, pair.value, *batched, weights=weights, reduction="sum")
         np.testing.assert_allclose(value, sum(expected), rtol=1e-13)
         apart = [pair.gradient(*arguments, **more) for arguments, more in zip(alone, options, strict=True)]
@@ -206,7 +203,7 @@ class CompiledRows(unittest.TestCase):
         results = []
         for available in (True, False):
             with (
-                mock.patch.multiple(_pair_rows, _FUSED_FROM=1, has_numba=lambda available=available: available),
+                _limits.changed(compiled_pairs=1, compiled=available),
                 mock.patch.object(_pair_rows, "_fused", wraps=_pair_rows._fused) as fused,
                 np.errstate(all="ignore"),
             ):

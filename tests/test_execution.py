@@ -20,11 +20,11 @@ import jax
 import numpy as np
 import pytest
 import torch
-from cases import REDUCED, Case, convert, double_precision, label, matched, to_numpy
+from cases import REDUCED, REDUCED_DRAWN, Case, convert, double_precision, label, matched, to_numpy
 from parameterized import parameterized
 
 import mithril_losses as ml
-from mithril_losses import _execution, catalogue, value_and_gradient
+from mithril_losses import _execution, _limits, catalogue, value_and_gradient
 from mithril_losses.backends import _numpy_namespace, fused, fused_row_terms, fused_softmax, threads
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import REAL, Elements, Labels
@@ -57,7 +57,7 @@ ELEMENTWISE = [pair.name for pair in catalogue().values() if pair.terms is not N
 
 def small_limits() -> Any:
     """Let small arrays count as large, and several blocks and threads have a part in them."""
-    return mock.patch.multiple(_execution, LARGE=1, _BY_NUMPY_FROM=1, _BLOCK=64, _SHARED_FROM=1)
+    return _limits.changed(large=1, by_numpy=1, block=64, shared_blocks=1)
 
 
 @contextlib.contextmanager
@@ -81,6 +81,8 @@ IN_LOOPS = (
     "ssim_loss",
     "triplet_loss",
 )
+IN_A_LOOP_OF_TERMS = [x for x in REDUCED_DRAWN if x.pair.name in ELEMENTWISE and x.pair.name not in IN_LOOPS]
+WITH_LOOPS_OF_THEIR_OWN = [x for x in REDUCED_DRAWN if x not in IN_A_LOOP_OF_TERMS]
 
 
 def variations(case: Case) -> list[dict[str, Any]]:
@@ -111,12 +113,19 @@ def _nested_of_test(xp: Any, x: Any) -> Any:
 
 class AgainstThePlainFunctions(unittest.TestCase):
     @parameterized.expand(
-        [(case, tier, library) for case in REDUCED for tier in TIERS for library in ("numpy", "torch")], name_func=label
+        [
+            (case, tier, library)
+            for case in REDUCED
+            for tier in TIERS
+            for library in ("numpy", *(["torch"] if case.pair.name in IN_LOOPS else []))  # in the memory of tensors
+        ],
+        name_func=label,
     )
     def test_every_loss_and_reduction(self, case: Case, tier: tuple[str, bool], library: str) -> None:
-        variants = variations(case)
-        for dtype, tolerance in (("float64", 1e-12), ("float32", 3e-6)):
-            for keywords in variants if dtype == "float64" else variants[:1]:
+        variants = variations(case)  # the last one with weights; each is a loop of its own, which compiles for a second
+        in_single = variants[:1] if case.name == "drawn" else []
+        for dtype, tolerance, chosen in (("float64", 1e-12, variants[-1:]), ("float32", 3e-6, in_single)):
+            for keywords in variants if case.pair.name in THOROUGH and dtype == "float64" else chosen:
                 with self.subTest(keywords={k: np.shape(v) or v for k, v in keywords.items()}), small_limits():
                     own = {k: v for k, v in keywords.items() if k != "upstream"}
                     both = value_and_gradient(case.pair.value, threads=2, compile=tier[1])
@@ -160,7 +169,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             {"upstream": np.array(0.5), "normalizer": np.array(3.0)},
             {"reduction": "batch_sum"},
         ):
-            with self.subTest(more=more), mock.patch.multiple(_execution, LARGE=1, _BLOCK=21):
+            with self.subTest(more=more), _limits.changed(large=1, block=21):
                 value, gradient = value_and_gradient(pair.value, compile=False)(first, *rest, **options, **more)
                 own = {name: x for name, x in more.items() if name != "upstream"}
                 np.testing.assert_allclose(value, pair.value(first, *rest, **options, **own), rtol=1e-12)
@@ -174,7 +183,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             value_and_gradient(ml.cross_entropy_with_logits, compile=False)(logits, labels)
         sizes = [call.args[0].size for call in of_pair.return_value.call_args_list]
         self.assertEqual(sum(sizes), logits.size)
-        self.assertLessEqual(max(sizes), _execution._BLOCK)
+        self.assertLessEqual(max(sizes), _limits.current.block)
 
     @parameterized.expand([("huber_loss",), ("cross_entropy_with_logits",)])
     def test_dtypes_that_no_loop_is_compiled_for(self, loss: str) -> None:
@@ -295,9 +304,9 @@ class AgainstThePlainFunctions(unittest.TestCase):
         for dtype in (np.float32, np.float64):
             boxes, targets = drawn.astype(dtype)
             weights = np.resize((1.0, 2.0, 0.0), len(boxes))
-            for reduction in ("none", "sum"):
+            for reduction in ("none",) if dtype == np.float32 else ("none", "sum"):
                 keywords: Any = {"weights": weights, "reduction": reduction}
-                with small_limits(), mock.patch.object(_execution, "_BLOCK", 1 << 12):
+                with small_limits(), _limits.changed(block=1 << 12):
                     value, gradient = value_and_gradient(pair.value, compile=may_fuse)(boxes, targets, **keywords)
                 tolerance = 1e-5 if dtype == np.float32 else 1e-12
                 expected, slope = pair.value(boxes, targets, **keywords), pair.gradient(boxes, targets, **keywords)
@@ -334,8 +343,16 @@ class AgainstThePlainFunctions(unittest.TestCase):
                     expected = ml.cross_entropy_with_logits_gradient(scores, targets, **keywords)
                     np.testing.assert_allclose(gradient, expected, **tolerance)
 
-    @parameterized.expand([(case, tier) for case in REDUCED if case.name == "drawn" for tier in TIERS], name_func=label)
+    @parameterized.expand([(x, tier) for x in WITH_LOOPS_OF_THEIR_OWN for tier in TIERS], name_func=label)
     def test_thread_count_does_not_matter(self, case: Case, tier: tuple[str, bool]) -> None:
+        self._compare_thread_counts(case, tier)
+
+    @parameterized.expand([(x, tier) for x in IN_A_LOOP_OF_TERMS for tier in TIERS], name_func=label)
+    @pytest.mark.exhaustive  # other terms in the same loop
+    def test_thread_count_does_not_matter_to_other_terms(self, case: Case, tier: tuple[str, bool]) -> None:
+        self._compare_thread_counts(case, tier)
+
+    def _compare_thread_counts(self, case: Case, tier: tuple[str, bool]) -> None:
         arrays, options = draw_arguments(case.pair, np.random.default_rng(0), (3000, 9))
         arrays = {name: convert(x, "numpy", "float32") for name, x in arrays.items()}
         weights = np.random.default_rng(1).uniform(
@@ -343,7 +360,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
         )
         results = []
         for count in (1, 2, 4):
-            with small_limits(), small_groups(), mock.patch.object(_execution, "_BLOCK", 4096):
+            with small_limits(), small_groups(), _limits.changed(block=4096):
                 both = value_and_gradient(case.pair.value, threads=count, compile=tier[1])
                 results.append(both(*arrays.values(), **options, weights=weights))
         for value, gradient in results[1:]:
@@ -760,20 +777,19 @@ class OtherLibraries(unittest.TestCase):
                 with self.assertRaises(TypeError):
                     both(counts, counts, **illegal)
 
-    @parameterized.expand([(case,) for case in REDUCED if case.name == "drawn"], name_func=label)
-    def test_jax_pairs_equal_the_plain_functions(self, case: Case) -> None:
-        more = {"weights": np.ones(case.rows), "normalizer": 3.0}
+    @parameterized.expand([(x,) for x in REDUCED_DRAWN if x.pair.name in IN_LOOPS], name_func=label)
+    @pytest.mark.optimized_xla  # as users compile them
+    def test_jax_pairs_inside_a_trace(self, case: Case) -> None:
+        more = {"weights": case.weights, "normalizer": 3.0}
         with double_precision("jax"):
-            arguments, keywords = case.arguments("jax"), case.keywords("jax", upstream=0.25, **more)
-            value, gradient = value_and_gradient(case.pair.value)(*arguments, **keywords)
-            np.testing.assert_allclose(value, case.value("jax", **more), rtol=1e-12)
-            for path, a, b in matched(gradient, case.gradient("jax", upstream=0.25, **more)):
-                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
-            traced = jax.jit(lambda *a: value_and_gradient(case.pair.value)(*a, **keywords))(*arguments)
-            np.testing.assert_allclose(traced[0], value, rtol=1e-12)
+            both = partial(value_and_gradient(case.pair.value), **case.keywords("jax", upstream=0.25, **more))
+            value, gradient = jax.jit(both)(*case.arguments("jax"))
+        np.testing.assert_allclose(value, case.value(**more), rtol=1e-12)
+        for path, a, b in matched(gradient, case.gradient(upstream=0.25, **more)):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
 
     @parameterized.expand(
-        [(x,) for x in REDUCED if x.name == "drawn" and (x.pair.name in IN_LOOPS or x.pair.by_numpy)], name_func=label
+        [(x,) for x in REDUCED_DRAWN if (x.pair.name in IN_LOOPS or x.pair.by_numpy)], name_func=label
     )
     def test_large_jax_arrays_on_the_cpu_are_computed_as_those_of_numpy(self, case: Case) -> None:
         for more in variations(case):

@@ -6,7 +6,6 @@ import unittest
 from functools import partial
 from itertools import product
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 import mithril_losses as ml
-from mithril_losses import _execution, _stencil, value_and_gradient
+from mithril_losses import _limits, value_and_gradient
 
 NORMS = ("l1", "isotropic", "l2_squared")
 
@@ -311,10 +310,7 @@ class TotalVariationOfLargeImages(unittest.TestCase):
         own = {name: option for name, option in keywords.items() if name != "upstream"}
         expected = ml.total_variation_loss(images, **own), ml.total_variation_loss_gradient(images, **keywords)
         both = value_and_gradient(ml.total_variation_loss, threads=2, compile=compile)
-        with (
-            mock.patch.object(_execution, "LARGE", 1),
-            mock.patch.multiple(_stencil, _PLAIN_BAND=1000, _COMPILED_BAND=1000, _SHARED_FROM=1),
-        ):
+        with _limits.changed(large=1, plain_band=1000, compiled_band=1000, shared_bands=1):
             found = both(images, **keywords)
         rounding = {"float32": 2e-6, "float64": 1e-13}[images.dtype.name]
         np.testing.assert_allclose(found[0], expected[0], rtol=rounding)

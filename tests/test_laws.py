@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import unittest
-from functools import partial
 from itertools import product
 from typing import Any, get_type_hints
 
 import jax
 import numpy as np
+import pytest
 import torch
 from cases import (
     CASES,
@@ -31,6 +31,7 @@ from parameterized import parameterized
 
 from mithril_losses import catalogue, value_and_gradient
 from mithril_losses._pairs import GRADIENT_KEYWORDS
+from mithril_losses._tree import map_leaves
 from mithril_losses.checking import check_gradient
 from mithril_losses.domains import Edges, Flag, Interval, Samples
 
@@ -42,22 +43,33 @@ class Proof(unittest.TestCase):
 
     @parameterized.expand([(case,) for case in CASES], name_func=label)
     def test_gradient_by_central_differences(self, case: Case) -> None:
-        step = 6 if case.name != "drawn" else 1  # reductions are the same code whatever the options
-        for name, reduction in list(reductions(case))[::step]:
-            with self.subTest(name):
-                check = check_gradient(case.pair.value, *case.arguments("numpy"), **case.options, **reduction)
-                self.assertGreater(check.compared, 0.8 * (check.compared + check.left_out))
+        check = check_gradient(case.pair.value, *case.arguments("numpy"), **case.options)
+        self.assertGreater(check.compared, 0.8 * (check.compared + check.left_out))
 
-    @parameterized.expand(list(product(CASES, ("jax", "torch"))), name_func=label)
-    def test_gradient_by_autodiff(self, case: Case, library: str) -> None:
-        # eager JAX compiles every operation by itself; reductions are the same code everywhere
-        step = 6 if case.name != "drawn" else 3 if library == "jax" else 1
-        for name, reduction in list(reductions(case))[::step]:
-            with self.subTest(name), double_precision(library):
-                keywords = case.keywords(library, **reduction)
-                arguments = case.arguments(library)
-                check = check_gradient(case.pair.value, *arguments, tolerance=1e-8, differences=False, **keywords)
-                self.assertLess(check.errors[{"jax": "jax.grad", "torch": "torch.autograd"}[library]], 1e-12)
+    @parameterized.expand([(case,) for case in CASES], name_func=label)
+    def test_gradient_by_autodiff(self, case: Case) -> None:
+        for name, reduction in list(reductions(case))[:: 1 if case.name == "drawn" else 6]:
+            with self.subTest(name):
+                self._compare_with_autodiff(case, "torch", reduction)
+
+    @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive  # by JAX, `test_one_function_compiled_by_jax` differentiates each loss once
+    def test_gradient_by_autodiff_of_eager_jax(self, case: Case) -> None:
+        for name, reduction in list(reductions(case))[::3]:
+            with self.subTest(name), double_precision("jax"):
+                self._compare_with_autodiff(case, "jax", reduction)
+
+    @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive  # reductions are the same code whatever the loss; autodiff differentiates each of them
+    def test_every_reduction_by_central_differences(self, case: Case) -> None:
+        for name, reduction in reductions(case):
+            with self.subTest(name):
+                check_gradient(case.pair.value, *case.arguments("numpy"), **case.options, **reduction)
+
+    def _compare_with_autodiff(self, case: Case, library: str, reduction: dict[str, Any]) -> None:
+        keywords, arguments = case.keywords(library, **reduction), case.arguments(library)
+        check = check_gradient(case.pair.value, *arguments, tolerance=1e-8, differences=False, **keywords)
+        self.assertLess(check.errors[{"jax": "jax.grad", "torch": "torch.autograd"}[library]], 1e-12)
 
     @parameterized.expand([(pair.name, name) for pair in PAIRS for name in pair.on_request])
     def test_gradient_on_request(self, loss: str, argument: str) -> None:
@@ -106,13 +118,17 @@ class Pairing(unittest.TestCase):
         self.assertEqual(set(pair.domain), set(pair.parameters), "every argument has a domain")
 
     @parameterized.expand([(case, library) for case in CASES for library in LIBRARIES], name_func=label)
+    @pytest.mark.exhaustive_for(library="jax", variants=True)
     def test_value_and_gradient_equals_the_two(self, case: Case, library: str) -> None:
+        more = {"weights": case.weights, "normalizer": 3.0} if case.pair.takes_reduction else {}
         with double_precision(library):
-            keywords = case.keywords(library)
-            value, gradient = value_and_gradient(case.pair.value)(*case.arguments(library), **keywords, upstream=0.5)
-            for _, found, expected in matched(value, case.value(library)):
+            arguments, keywords = case.arguments(library), case.keywords(library, **more)
+            value, gradient = value_and_gradient(case.pair.value)(*arguments, **keywords, upstream=0.5)
+            # NumPy's two stand for JAX's, which `test_one_function_compiled_by_jax` compares with them
+            plain = "numpy" if library == "jax" else library
+            for _, found, expected in matched(value, case.value(plain, **more)):
                 np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-12)
-            for path, found, expected in matched(gradient, case.gradient(library, upstream=0.5)):
+            for path, found, expected in matched(gradient, case.gradient(plain, upstream=0.5, **more)):
                 np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-12, atol=1e-15, err_msg=path)
 
 
@@ -174,6 +190,7 @@ class Reductions(unittest.TestCase):
         self.assertAlmostEqual(total, float(case.value(normalizer=count)), 12)
 
     @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
+    @pytest.mark.exhaustive_for(library="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
     def test_nothing_left_is_zero(self, case: Case, library: str) -> None:
         with double_precision(library):
             nothing = np.zeros(case.rows)
@@ -190,13 +207,11 @@ class Reductions(unittest.TestCase):
                 self.assertFalse(np.any(to_numpy(gradient)))
 
     @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
+    @pytest.mark.exhaustive_for(library="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
     def test_weight_zero_removes_nan(self, case: Case, library: str) -> None:
         weights = np.ones(case.rows)
         weights[0] = 0.0
-        poisoned = {name: x.copy() for name, x in case.arrays.items()}
-        for name in set(case.pair.wrt) & set(case.batch):
-            poisoned[name][0] = np.nan
-        bad = Case(case.pair, "poisoned", poisoned, case.options)
+        bad = _poisoned(case)
         with double_precision(library):
             np.testing.assert_allclose(
                 float(bad.value(library, weights=weights)), float(case.value(library, weights=weights)), rtol=1e-12
@@ -209,6 +224,14 @@ class Reductions(unittest.TestCase):
                     self.assertFalse(np.any(to_numpy(found)[0]))
 
 
+def _poisoned(case: Case) -> Case:
+    """Return the case with NaN in the first row of what is differentiated."""
+    poisoned = {name: x.copy() for name, x in case.arrays.items()}
+    for name in set(case.pair.wrt) & set(case.batch):
+        poisoned[name][0] = np.nan
+    return Case(case.pair, "poisoned", poisoned, case.options)
+
+
 def _halves(case: Case) -> list[Case]:
     middle = case.rows[0] // 2
     return [case.cut(slice(None, middle)), case.cut(slice(middle, None))]
@@ -218,9 +241,16 @@ class Contract(unittest.TestCase):
     """The gradient contract: shape, dtype, fresh and writable results, arguments untouched, libraries agree."""
 
     @parameterized.expand(
-        [(case, library, dtype) for case in CASES for library in LIBRARIES for dtype in DTYPES[library]],
+        [
+            (case, library, dtype)
+            for case in CASES
+            for library in LIBRARIES
+            for dtype in DTYPES[library]
+            if (library, dtype) != ("jax", "float64")  # `test_one_function_compiled_by_jax`
+        ],
         name_func=label,
     )
+    @pytest.mark.exhaustive_for(library="jax", variants=True)
     def test_shape_dtype_and_library_are_kept(self, case: Case, library: str, dtype: str) -> None:
         with double_precision(library):
             arguments = case.arguments(library, dtype)
@@ -351,38 +381,97 @@ class Contract(unittest.TestCase):
 class Transforms(unittest.TestCase):
     """jit, vmap and compile see the same functions."""
 
+    @parameterized.expand([(case,) for case in DRAWN], name_func=label)
+    def test_one_function_compiled_by_jax(self, case: Case) -> None:
+        """One compiled function of arrays, options and weights gives NumPy's numbers, and differentiates to them."""
+        pair = case.pair
+        traced = {name: x for name, x in case.options.items() if not pair.domain[name].static}
+        fixed = {name: x for name, x in case.options.items() if name not in traced}
+
+        @jax.jit
+        def every(arrays: list[Any], rest: dict[str, Any]) -> tuple[Any, Any, Any]:
+            given = dict(zip(case.arrays, arrays, strict=True)) | rest
+            wrt = {name: given[name] for name in pair.wrt if name in given}
+
+            def loss(at: dict[str, Any]) -> Any:
+                named = given | at
+                return pair.loss(pair.value(*[named.pop(name) for name in case.arrays], **named, **fixed))
+
+            found = pair.gradient(*arrays, **rest, **fixed)
+            by_argument = found if len(pair.wrt) > 1 else {pair.wrt[0]: found}
+            return loss({}), by_argument, jax.grad(loss)(wrt)
+
+        def compiled(case: Case, weights: np.ndarray | None) -> tuple[Any, Any, Any]:
+            more = {} if weights is None else {"weights": weights}
+            with double_precision("jax"):
+                found = every(case.arguments("jax"), {name: convert(x, "jax") for name, x in (traced | more).items()})
+            return tuple(map_leaves(lambda _, x: np.asarray(x), x) for x in found)
+
+        if not pair.takes_reduction:
+            value, gradient, derivative = compiled(case, None)
+            self._assert_equal((value, gradient), (pair.loss(case.value()), case.by_argument()))
+            self._assert_is_derivative(case, gradient, derivative)
+            return
+        weights = case.weights
+        value, gradient, derivative = compiled(case, weights)
+        self._assert_equal((value, gradient), (case.value(weights=weights), case.by_argument(weights=weights)))
+        self._assert_is_derivative(case, gradient, derivative)
+        with self.subTest("a weight of zero removes NaN"):
+            self._assert_equal(compiled(_poisoned(case), weights)[:2], (value, gradient))
+        for name, nothing in (("all weights are zero", case), ("no rows", case.cut(slice(0, 0)))):
+            with self.subTest(name):
+                value, gradient, _ = compiled(nothing, np.zeros(nothing.rows))
+                self.assertEqual(value, 0.0)
+                for path, g in flat(gradient):
+                    self.assertFalse(np.any(g), path)
+
+    def _assert_equal(self, found: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
+        for path, a, b in matched(found[1], expected[1]):
+            self.assertEqual((a.dtype, a.shape), (b.dtype, b.shape), path)
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15, err_msg=path)
+
+    def _assert_is_derivative(self, case: Case, gradient: Any, derivative: Any) -> None:
+        near = [np.abs(to_numpy(x)) < 1e-2 for x in case.pair.kinks_at(list(case.arrays.values()), case.options)]
+        for path, a, b in matched(gradient, derivative):
+            smooth = np.ones(a.shape, dtype=bool)
+            for x in near:
+                if x.shape == a.shape[: x.ndim]:
+                    smooth[x] = False
+            np.testing.assert_allclose(a[smooth], b[smooth], rtol=1e-12, atol=1e-12 * np.abs(b).max(), err_msg=path)
+
     @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive  # with options settled, as eager JAX has them; traced, they are in the test above
     def test_jax_jit(self, case: Case) -> None:
         with double_precision("jax"):
             arguments, keywords = case.arguments("jax"), case.keywords("jax")
-            for function, expected in ((case.pair.value, case.value()), (case.pair.gradient, case.gradient())):
-                jitted = jax.jit(lambda *arguments, function=function: function(*arguments, **keywords))(*arguments)
-                for path, a, b in matched(jitted, expected):
-                    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15, err_msg=path)
-
-    @parameterized.expand([(case,) for case in DRAWN if case.options], name_func=label)
-    def test_jax_jit_with_traced_options(self, case: Case) -> None:
-        traced = {name: x for name, x in case.options.items() if not case.pair.domain[name].static}
-        fixed = {name: x for name, x in case.options.items() if name not in traced}
-        with double_precision("jax"):
-            for function, expected in ((case.pair.value, case.value()), (case.pair.gradient, case.gradient())):
-                found = jax.jit(partial(function, **fixed))(*case.arguments("jax"), **traced)
+            both = jax.jit(lambda *a: (case.pair.value(*a, **keywords), case.pair.gradient(*a, **keywords)))
+            for found, expected in zip(both(*arguments), (case.value(), case.gradient()), strict=True):
                 for path, a, b in matched(found, expected):
                     np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15, err_msg=path)
 
     @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
-    def test_vmap(self, case: Case) -> None:
-        rows = [case.cut(i) for i in range(case.rows[0])]
-        axes = tuple(0 if name in case.batch else None for name in case.arrays)
+    def test_jax_vmap(self, case: Case) -> None:
+        rows, axes = self._rows_and_axes(case)
         with double_precision("jax"):
-            by_row = jax.vmap(lambda *a: case.pair.value(*a, **case.options), axes)(*case.arguments("jax"))
-            np.testing.assert_allclose(by_row, [row.value() for row in rows], rtol=1e-12)
-            gradients = jax.vmap(lambda *a: case.pair.gradient(*a, **case.options), axes)(*case.arguments("jax"))
+            each = jax.vmap(
+                lambda *a: (case.pair.value(*a, **case.options), case.pair.gradient(*a, **case.options)), axes
+            )
+            values, gradients = jax.jit(each)(*case.arguments("jax"))  # eagerly, each operation is compiled by itself
+        np.testing.assert_allclose(values, [row.value() for row in rows], rtol=1e-12)
         for i, row in enumerate(rows):
             for path, a, b in matched(gradients, row.gradient()):
                 np.testing.assert_allclose(a[i], b, rtol=1e-12, atol=1e-15, err_msg=path)
-        by_row = torch.func.vmap(lambda *a: case.pair.value(*a, **case.options), axes)(*case.arguments("torch"))
-        np.testing.assert_allclose(by_row, [row.value() for row in rows], rtol=1e-12)
+
+    @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
+    def test_torch_vmap(self, case: Case) -> None:
+        rows, axes = self._rows_and_axes(case)
+        values = torch.func.vmap(lambda *a: case.pair.value(*a, **case.options), axes)(*case.arguments("torch"))
+        np.testing.assert_allclose(values, [row.value() for row in rows], rtol=1e-12)
+
+    def _rows_and_axes(self, case: Case) -> tuple[list[Case], tuple[int | None, ...]]:
+        axes = tuple(0 if name in case.batch else None for name in case.arrays)
+        return [case.cut(i) for i in range(case.rows[0])], axes
 
     @parameterized.expand([(case,) for case in DRAWN], name_func=label)
     def test_torch_func_grad(self, case: Case) -> None:
@@ -393,12 +482,17 @@ class Transforms(unittest.TestCase):
             np.testing.assert_allclose(to_numpy(a), b, rtol=1e-12, atol=1e-15, err_msg=path)
 
     @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive_for(variants=True)
     def test_torch_compile(self, case: Case) -> None:
         torch._dynamo.reset()
-        arguments, keywords = case.arguments("torch"), case.keywords("torch")
-        for function, expected in ((case.pair.value, case.value()), (case.pair.gradient, case.gradient())):
-            compiled = torch.compile(function, fullgraph=True, backend="eager")(*arguments, **keywords)
-            for path, a, b in matched(compiled, expected):
+        pair, arguments, keywords = case.pair, case.arguments("torch"), case.keywords("torch")
+
+        @torch.compile(fullgraph=True, backend="eager")
+        def both(*arguments: Any) -> tuple[Any, Any]:
+            return pair.value(*arguments, **keywords), pair.gradient(*arguments, **keywords)
+
+        for found, expected in zip(both(*arguments), (case.value(), case.gradient()), strict=True):
+            for path, a, b in matched(found, expected):
                 np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-12, atol=1e-15, err_msg=path)
 
 

@@ -6,7 +6,6 @@ import math
 import unittest
 from itertools import product
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -17,10 +16,10 @@ from parameterized import parameterized
 
 from mithril_losses import (
     MeshLoss,
+    _limits,
     check_gradient,
     face_normals,
     face_normals_gradient,
-    mesh,
     mesh_edge_loss,
     mesh_laplacian_loss,
     mesh_laplacian_loss_gradient,
@@ -238,7 +237,7 @@ class ManyEdges(unittest.TestCase):
         for options in ({"reduction": "none"}, {"upstream": 0.5}):
             found = []
             for many in (1, 1000):
-                with mock.patch.object(mesh, "_MANY", many):
+                with _limits.changed(sparse_edges=many):
                     found.append(both(*meshes, edges, **options))
             for x, y in zip(*found, strict=True):
                 self.assertEqual((x.dtype, x.shape, x.flags.c_contiguous), (y.dtype, y.shape, True))

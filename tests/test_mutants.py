@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,13 @@ from mutants import (
     ROOT,
     Mutant,
     Outcome,
+    Workshop,
     all_mutants,
     by_hand,
     confirmed,
-    copy_repository,
-    kill,
+    digest,
+    keep,
+    known_outcomes,
     page,
     require_copy_is_tested,
 )
@@ -27,42 +29,78 @@ NO_MISTAKE = Mutant("no mistake", FILE, lambda source: source, [[FILE]])
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_repository(ROOT, tmp_path_factory.mktemp("mutants") / "original")
+def workshop() -> Iterator[Workshop]:
+    with Workshop(ROOT) as workshop:
+        yield workshop
 
 
-def test_tests_import_the_copy(original: Path) -> None:
-    require_copy_is_tested(original)
+def test_tests_import_the_copy(workshop: Workshop) -> None:
+    require_copy_is_tested(workshop)
 
 
-def test_mistakes_are_noticed(original: Path) -> None:
-    mistakes = {"huber_loss: gradient wrt predictions × 1.001", "_reduction.py: the mean is doubled"}
-    mutants = [mutant for mutant in all_mutants() if mutant.description in mistakes]
-    with ThreadPoolExecutor() as workers:
-        outcomes = confirmed(list(workers.map(partial(kill, original=original), mutants)), original)
-    assert {outcome.mutant.description for outcome in outcomes if outcome.killer} == mistakes
+def test_mistakes_are_noticed(workshop: Workshop) -> None:
+    mistakes = ["huber_loss: gradient wrt predictions × 1.001", "_reduction.py: the mean is doubled"]
+    mutants = {mutant.description: mutant for mutant in all_mutants()}
+    outcomes = confirmed([workshop.kill(mutants[mistake]) for mistake in mistakes], workshop)
+    assert [outcome.mutant.description for outcome in outcomes if outcome.killer] == mistakes
+    assert workshop.kill(NO_MISTAKE) == Outcome(NO_MISTAKE)  # nothing is left of them
 
 
-def test_no_mistake_survives(original: Path) -> None:
-    assert kill(NO_MISTAKE, original) == Outcome(NO_MISTAKE)
-
-
-def test_failure_without_the_mutant_kills_nothing(original: Path, tmp_path: Path) -> None:
-    broken = copy_repository(original, tmp_path / "broken")
-    source = broken / FILE
-    source.write_text(source.read_text().replace("1.3125", "1.5"))
-    outcome = kill(NO_MISTAKE, broken)
-    assert outcome.killer == f"{FILE}::mithril_losses.regression.huber_loss"
-    [outcome] = confirmed([outcome], broken)
+def test_failure_without_the_mutant_kills_nothing(workshop: Workshop) -> None:
+    source = workshop.tree / FILE
+    right = source.read_text()
+    source.write_text(right.replace("1.3125", "1.5"))
+    try:
+        outcome = workshop.kill(NO_MISTAKE)
+        assert outcome.killer == f"{FILE}::mithril_losses.regression.huber_loss"
+        [outcome] = confirmed([outcome], workshop)
+    finally:
+        source.write_text(right)
     assert not outcome.killer
     assert "without the mutant" in outcome.error
 
 
-def test_every_mutant_is_another_program() -> None:
+def test_a_process_that_ends_is_no_killer(workshop: Workshop) -> None:
+    crash = Mutant("a crash", FILE, lambda source: source + "import os\nos.abort()\n", [[FILE]])
+    outcome = workshop.kill(crash)
+    assert not outcome.killer
+    assert "exit code -6" in outcome.error
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    first, second, third = all_mutants()[:3]
+    results, killer = tmp_path / "results", "tests/test_a.py::test_a"
+    assert known_outcomes([first], "now", results) == []
+    keep(Outcome(first, killer=killer), "now", results)
+    keep(Outcome(second, error="no memory"), "now", results)
+    keep(Outcome(third, killer=killer), "before", results)
+    assert known_outcomes([first, second, third], "now", results) == [Outcome(first, killer=killer)]
+
+
+def test_results_hold_until_a_file_changes(tmp_path: Path) -> None:
+    for file in ("conftest.py", "mithril_losses/a.py", "tests/test_a.py"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("")
+    before = digest(tmp_path)
+    (tmp_path / "tests/test_a.py").write_text("assert True\n")
+    assert digest(tmp_path) != before
+
+
+def test_every_mutant_can_be_made() -> None:
     sources = {mutant.file: (ROOT / mutant.file).read_text() for mutant in all_mutants()}
     for mutant in all_mutants():
-        source = sources[mutant.file]
-        assert ast.dump(ast.parse(mutant.mutate(source))) != ast.dump(ast.parse(source)), mutant.description
+        assert mutant.mutate(sources[mutant.file]) != sources[mutant.file], mutant.description
+
+
+@pytest.mark.exhaustive  # parses the same large files again and again
+def test_every_mutant_is_another_program() -> None:
+    @functools.cache
+    def program(source: str) -> str:
+        return ast.dump(ast.parse(source))
+
+    for mutant in all_mutants():
+        source = (ROOT / mutant.file).read_text()
+        assert program(mutant.mutate(source)) != program(source), mutant.description
 
 
 def test_text_that_is_gone_is_an_error() -> None:

@@ -22,6 +22,7 @@ from parameterized import parameterized
 
 from mithril_losses import (
     _execution,
+    _limits,
     _pairwise,
     chamfer_distance,
     chamfer_distance_gradient,
@@ -162,7 +163,7 @@ class Gradients(unittest.TestCase):
             (energy_distance, {"beta": 1.5}),
             (chamfer_distance, {"squared": False}),
         ]
-        with mock.patch.multiple(_pairwise, _TILE=tile, _WIDE_TILE=tile), jax.enable_x64(True):
+        with _limits.changed(tile=tile, wide_tile=tile), jax.enable_x64(True):
             _pairwise._compiled.cache_clear()
             for loss, options in cases:
                 names = tuple(loss.__annotations__)[:2]
@@ -181,7 +182,7 @@ class Gradients(unittest.TestCase):
         x, y = points(1, 300, d).astype(dtype), points(1, 280, d, seed=1).astype(dtype)
         found = {}
         for compiled in (True, False):
-            with mock.patch.object(_pairwise, "has_numba", return_value=compiled):
+            with _limits.changed(compiled=compiled):
                 found[compiled] = value_and_gradient(loss)(x, y)
         tolerance = 1e-5 if dtype == "float32" else 1e-12
         np.testing.assert_allclose(found[True][0], found[False][0], rtol=tolerance)
@@ -260,7 +261,7 @@ class Gradients(unittest.TestCase):
 
 def _check_by_differences(loss: Any, x: Any, y: Any, names: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     """Return the gradient of untiled NumPy arrays, once it has passed central differences."""
-    with mock.patch.object(_pairwise, "_TILE", 1 << 20):
+    with _limits.changed(tile=1 << 20):
         gradients: dict[str, Any] = value_and_gradient(loss)(x, y, wrt=names, **options)[1]
     generator, step = np.random.default_rng(5), 1e-6
     for name in names:
@@ -361,7 +362,7 @@ class Exactness(unittest.TestCase):
             )
 
     def _nearest(self, x: Any, y: Any, mask: Any, trees: bool) -> Any:
-        with mock.patch.object(_pairwise, "_tree_is_faster", return_value=trees):
+        with _limits.changed(tree=0 if trees else 1 << 60):
             return _pairwise.nearest(np, x, y, mask)
 
     def test_large_sets_go_through_the_tree_and_agree_with_the_other_libraries(self) -> None:

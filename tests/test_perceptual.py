@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from modes import EAGER, MODES, evaluate, evaluate_pair
 from parameterized import parameterized
 
 import mithril_losses as ml
-from mithril_losses import PerceptualLoss, ScheduledLoss, perceptual, value_and_gradient
+from mithril_losses import PerceptualLoss, ScheduledLoss, _limits, value_and_gradient
 from mithril_losses.models import JaxModel, TorchModel
 
 
@@ -213,7 +212,7 @@ class Contextual(unittest.TestCase):
     def test_some_images_at_a_time(self, mode: str) -> None:
         x, y = features(0, batch=5)["conv1"], features(1, batch=5)["conv1"]
         expected = evaluate_pair("numpy", ml.contextual_loss, x, y)
-        with mock.patch.object(perceptual, "_PAIRS", 300):  # two images of 12 × 12
+        with _limits.changed(positions=300):  # two images of 12 × 12
             value, gradient = evaluate_pair(mode, ml.contextual_loss, x, y)
         self.assertAlmostEqual(float(value), float(expected[0]), 12)
         np.testing.assert_allclose(gradient, expected[1], rtol=1e-8, atol=1e-12)

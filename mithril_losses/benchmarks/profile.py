@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from mithril_losses import value_and_gradient
-from mithril_losses._execution import _BLOCK, _keep_freed_memory
+from mithril_losses._execution import _keep_freed_memory
+from mithril_losses._limits import Limits
 from mithril_losses._pairs import find_loss
 from mithril_losses._validation import quiet
 from mithril_losses.backends._namespace import Array
@@ -85,7 +86,7 @@ def operations(loss: str, arrays: Iterable[Array]) -> tuple[list[tuple[str, floa
     pair = find_loss(loss)
     terms = pair.terms
     assert terms is not None
-    block = [x.reshape(-1)[:_BLOCK] for x in arrays]
+    block = [x.reshape(-1)[: Limits().block] for x in arrays]
     _keep_freed_memory()
     _, options = terms.door(
         dict(zip(terms.array_names, block, strict=True)), {n: pair.parameters[n].default for n in terms.option_names}
@@ -146,9 +147,9 @@ def blocks() -> Iterator[str]:
         details += [f"### {case.problem.loss}", table(["operation", "times", "ns each", "ns together"], lines)]
     yield "## Blocks"
     yield (
-        f"Nanoseconds per element of a block of {_BLOCK:,} elements in the cache: the sum of its NumPy operations,\n"
-        "and the block as a whole; then of a call on all elements, memory included, with one thread and with two, and\n"
-        "its page faults."
+        f"Nanoseconds per element of a block of {Limits().block:,} elements in the cache: the sum of its NumPy\n"
+        "operations, and the block as a whole; then of a call on all elements, memory included, with one thread and\n"
+        "with two, and its page faults."
     )
     headers = ["case", "operations", "their sum", "a block", "one thread", "two threads", "page faults"]
     yield table(headers, summary)
