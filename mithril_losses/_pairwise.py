@@ -22,6 +22,7 @@ from mithril_losses.backends._namespace import (
     Array,
     array_namespace,
     host_values,
+    is_dtype,
     library_name,
     placement,
     require_library,
@@ -139,7 +140,7 @@ def per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: 
         raise ValueError(
             f"{name} must have one element per point, shape {tuple(points.shape[:-1])}, got {tuple(option.shape)}"
         )
-    if not xp.isdtype(option.dtype, kind):
+    if not is_dtype(xp, option.dtype, kind):
         raise TypeError(f"{name} must be of type {kind}, got {option.dtype}")
     flat = xp.reshape(option, (sets.x.shape[0], points.shape[-2]))
     return sets.bring(flat if kind == "bool" else as_dtype(xp, flat, getattr(xp, str(sets.x.dtype).split(".")[-1])))

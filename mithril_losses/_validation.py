@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array, library_name, require_library
+from mithril_losses.backends._namespace import Array, is_dtype, library_name, require_library
 
 
 def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
@@ -22,7 +22,7 @@ def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
     """
     if dtype == xp.float32 or dtype == xp.float64:  # the usual case, at a tenth of the cost of isdtype
         return dtype
-    if not xp.isdtype(dtype, "real floating"):
+    if not is_dtype(xp, dtype, "real floating"):
         raise TypeError(f"{name} must have a real floating dtype, got {dtype}")
     if dtype.itemsize > 8:
         raise TypeError(f"{name} must have at most 64 bits per number, got {dtype}")
@@ -47,7 +47,7 @@ def as_dtype(xp: Any, x: Array, dtype: Any, name: str = "an argument") -> Array:
     """
     if x.dtype == dtype:
         return x
-    if not xp.isdtype(x.dtype, ("real floating", "integral", "bool")):
+    if not is_dtype(xp, x.dtype, ("real floating", "integral", "bool")):
         raise TypeError(f"{name} must hold real numbers, got {x.dtype}")
     return xp.astype(x, dtype)
 

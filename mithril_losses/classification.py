@@ -13,7 +13,7 @@ from mithril_losses._reduction import GradientReduction, Reduction, collect, pla
 from mithril_losses._row_terms import by_row
 from mithril_losses._stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, namespace_of, placement
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, is_dtype, namespace_of, placement
 from mithril_losses.domains import (
     BINARY,
     CLIP_WIDTH,
@@ -111,7 +111,7 @@ def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> t
         seen = host_values(labels)
         if seen is not None and np.maximum.reduce(seen.view(_UNSIGNED[seen.dtype]), axis=None, initial=0) < classes:
             return labels, None, None
-    if not xp.isdtype(labels.dtype, "integral"):
+    if not is_dtype(xp, labels.dtype, "integral"):
         raise TypeError(f"class indices must be integers, got {labels.dtype}")
     seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
     kept, limits = None, xp.iinfo(labels.dtype)
@@ -120,7 +120,7 @@ def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> t
     # to a type that holds every class and that every library compares
     if limits.bits < 32:
         labels = xp.astype(labels, xp.int32)
-    elif not xp.isdtype(labels.dtype, "signed integer"):
+    elif not is_dtype(xp, labels.dtype, "signed integer"):
         labels = xp.astype(labels, xp.arange(1).dtype)
     if seen is None:
         illegal = (labels < 0) | (labels >= classes)
