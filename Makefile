@@ -11,6 +11,7 @@ FUZZ ?= --seconds 60
 
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 
 # An environment with everything in it serves the demo as well; otherwise the demo installs only what it needs.
 EVERYTHING := $(VENV)/.installed-all,docs,test
@@ -18,7 +19,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-exhaustive lint docs check serve-docs examples mutants trust fuzz bench constraints clean
+.PHONY: help demo test test-exhaustive test-lowest lint docs check serve-docs examples mutants trust fuzz bench constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
@@ -27,14 +28,18 @@ demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints
 	$(BIN)/mithril-losses train $(CONFIG)
 
 # One thread per library and worker: the workers share the cores among themselves.
-test test-exhaustive: export OMP_NUM_THREADS := 1
-test test-exhaustive: export OPENBLAS_NUM_THREADS := 1
-test test-exhaustive: export MKL_NUM_THREADS := 1
+test test-exhaustive test-lowest: export OMP_NUM_THREADS := 1
+test test-exhaustive test-lowest: export OPENBLAS_NUM_THREADS := 1
+test test-exhaustive test-lowest: export MKL_NUM_THREADS := 1
 test: $(EVERYTHING)  ## run the tests on NumPy, JAX and PyTorch
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not exhaustive"
 
 test-exhaustive: $(EVERYTHING)  ## run the tests that `make test` leaves out
 	$(BIN)/python -m pytest -n $(WORKERS) -m exhaustive
+
+# Old versions of these libraries call what newer versions of others deprecate: only those warnings are no errors here.
+test-lowest: $(LOWEST)/.installed  ## run the tests on the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not exhaustive" -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
 
 lint: $(EVERYTHING)  ## ruff and mypy
 	$(BIN)/ruff check
@@ -78,7 +83,7 @@ constraints:  ## pin the newest versions that pyproject.toml allows
 	cp .venv-constraints/constraints.txt constraints.txt
 
 clean:  ## remove the environment and everything that was built (runs/ stays)
-	rm -rf $(VENV) .venv-constraints build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .venv-constraints build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that venv puts in place, so an interrupted creation is started again.
@@ -88,4 +93,11 @@ $(BIN)/pip:
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install -c constraints.txt -e ".[$*]"
+	touch "$@"
+
+# Which build of PyTorch a machine gets is left to that machine here, too: uv reads UV_TORCH_BACKEND (cpu, …).
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install uv
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[all,test]"
 	touch "$@"
