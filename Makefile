@@ -8,6 +8,7 @@ WORKERS ?= 2
 CONFIG ?= docs/examples/digits.toml
 BENCH ?= --huge-pages
 FUZZ ?= --seconds 60
+FAULTS ?= --seconds 20
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-exhaustive test-lowest lint docs check serve-docs examples mutants trust fuzz bench constraints clean
+.PHONY: help demo test test-exhaustive test-lowest lint docs check serve-docs examples mutants trust fuzz faults bench constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
@@ -68,6 +69,9 @@ trust: $(EVERYTHING)  ## prove and check every gradient on every backend, and wr
 
 fuzz: $(EVERYTHING)  ## train on generated configurations for a minute: each must run or be refused with a clear line
 	$(BIN)/python tests/fuzz.py $(FUZZ)
+
+faults: $(EVERYTHING)  ## kill, damage, fork and interrupt at random for some minutes, and write docs/faults.md
+	$(BIN)/python tests/faults.py $(FAULTS) --report docs/faults.md
 
 # Takes most of an hour, and wants the machine for itself.
 bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md and profiles.md

@@ -32,6 +32,8 @@ What is known of every gradient, as `make trust` (`mithril-losses check --all --
   loss has a finite gradient, a loss that cannot be negative is not, nothing warns, value and gradient refuse alike.
 
 [Mutants](mutants.md) are the mistakes that are put into the library on purpose, and the test that noticed each.
+[Faults](faults.md) are what is broken around it on purpose (processes, files, disks, threads, memory), and how often
+the numbers and the runs held.
 
 {summary}
 
