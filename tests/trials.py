@@ -124,7 +124,7 @@ def use_cache(folder: Path) -> None:
 
 # --- numbers --------------------------------------------------------------------------------------------------------
 
-SIZE = 1 << 17  # large enough for one compiled loop on several threads
+SIZE = 1 << 19  # large enough for one compiled loop on several threads
 
 
 @functools.cache
@@ -178,9 +178,9 @@ def compiled_calls() -> dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ..
     p, t, z = numbers("f4"), numbers("f4", seed=1), numbers("f4", SIZE, 2).reshape(-1, 4)
     labels = numbers("i8", len(z), 3)
     return {
-        "huber_loss": (ml.value_and_gradient(ml.huber_loss), (p, t), huber(p, t)),
+        "huber_loss": (ml.value_and_gradient(ml.huber_loss, threads=3), (p, t), huber(p, t)),
         "cross_entropy_with_logits": (
-            ml.value_and_gradient(ml.cross_entropy_with_logits),
+            ml.value_and_gradient(ml.cross_entropy_with_logits, threads=3),
             (z, labels),
             cross_entropy(z, labels),
         ),
