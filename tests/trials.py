@@ -124,7 +124,8 @@ def use_cache(folder: Path) -> None:
 
 # --- numbers --------------------------------------------------------------------------------------------------------
 
-SIZE = 1 << 19  # large enough for one compiled loop on several threads
+SIZE = 1 << 17  # large enough for a compiled loop
+MANY = 1 << 21  # large enough for several threads to share it
 
 
 @functools.cache
@@ -172,10 +173,10 @@ def differs(found: Any, expected: Any) -> str:
 
 
 def compiled_calls() -> dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...], Any]]:
-    """Return losses whose loops are compiled, with arguments and what they must give."""
+    """Return losses whose loops are compiled, and shared by three threads, with arguments and what they must give."""
     import mithril_losses as ml
 
-    p, t, z = numbers("f4"), numbers("f4", seed=1), numbers("f4", SIZE, 2).reshape(-1, 4)
+    p, t, z = numbers("f4", MANY), numbers("f4", MANY, 1), numbers("f4", MANY, 2).reshape(-1, 4)
     labels = numbers("i8", len(z), 3)
     return {
         "huber_loss": (ml.value_and_gradient(ml.huber_loss, threads=3), (p, t), huber(p, t)),
@@ -500,7 +501,7 @@ def thread_counts(folder: Path, draw: random.Random) -> Tries:
     import mithril_losses as ml
 
     use_cache(folder)
-    p, t = numbers("f4"), numbers("f4", seed=1)
+    p, t = numbers("f4", MANY), numbers("f4", MANY, 1)
     first = ml.value_and_gradient(ml.huber_loss, threads=1)(p, t)
     cores = os.sched_getaffinity(0)
 
