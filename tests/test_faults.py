@@ -126,3 +126,8 @@ class TestScript(unittest.TestCase):
         self.assertIn("gradient", trials.difference((value, gradient * np.nan), (value, gradient)))
         self.assertIn("shape", trials.difference((value, gradient[1:]), (value, gradient)))
         self.assertIn("bits", trials.differs((value, gradient), (value, np.nextafter(gradient, 1.0))))
+
+    def test_the_page_has_every_fault(self) -> None:
+        text = (faults.HERE.parent / "docs/faults.md").read_text("utf-8")
+        for fault in trials.FAULTS:
+            self.assertIn(f"\n| {fault.what} | {fault.holds} | ", text)
