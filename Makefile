@@ -8,7 +8,7 @@ WORKERS ?= 2
 CONFIG ?= docs/examples/digits.toml
 BENCH ?= --huge-pages
 FUZZ ?= --seconds 60
-FAULTS ?= --seconds 20
+FAULTS ?= --seconds 15
 
 VENV := .venv
 BIN := $(VENV)/bin

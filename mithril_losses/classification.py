@@ -59,17 +59,13 @@ class _Targets(NamedTuple):
     xp: Any
     predictions: Array
     axis: int
+    classes: int
     weights: Array | None
     smoothing: Any
     labels: Array | None = None
     probabilities: Array | None = None
     kept: Array | None = None
     illegal: Array | None = None
-
-    @property
-    def classes(self) -> int:
-        """C."""
-        return int(self.predictions.shape[self.axis])
 
 
 def _targets(
@@ -92,10 +88,10 @@ def _targets(
         if ignore_index is not None:
             raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
         probabilities = as_dtype(xp, targets, scores.dtype, "targets")
-        return _Targets(xp, scores, axis, weights, smoothing, probabilities=probabilities)
+        return _Targets(xp, scores, axis, shape[axis], weights, smoothing, probabilities=probabilities)
     if tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
         labels, kept, illegal = _labels(xp, targets, shape[axis], ignore_index)
-        return _Targets(xp, scores, axis, weights, smoothing, labels=labels, kept=kept, illegal=illegal)
+        return _Targets(xp, scores, axis, shape[axis], weights, smoothing, labels=labels, kept=kept, illegal=illegal)
     raise ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
         f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"

@@ -172,7 +172,7 @@ class ScaleWeights:
             TypeError: `value` is no tuple or list of numbers.
             ValueError: it is empty, or one of them is not positive.
         """
-        if not isinstance(value, tuple | list):
+        if not isinstance(value, (tuple, list)):
             raise TypeError(f"{name} must be {self}, got {value!r}")
         if not value:
             raise ValueError(f"{name} must be {self}, got none")

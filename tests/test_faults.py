@@ -90,7 +90,12 @@ class TestScript(unittest.TestCase):
         self.assertEqual((outcome.tried, outcome.broken, outcome.skipped), (0, [], "no memory"))
         self.assertIn("| not tried | no memory |", faults.page([outcome]))
 
-    @parameterized.expand([(holds, 0.0, 0, "| 1 | 1 |", "1 of 1"), (breaks, 60.0, 1, "| 3 | **2** |", "0 of 1")])
+    @parameterized.expand(
+        [
+            (holds, 0.0, 0, "| 1 | 1 |", "Of 1 faults that were tried, 1 held"),
+            (breaks, 60.0, 1, "| 3 | **2** |", "Of 1 faults that were tried, 0 held"),
+        ]
+    )
     def test_the_exit_code_and_the_page_say_what_held(
         self, function: Function, seconds: float, code: int, cell: str, summary: str
     ) -> None:
