@@ -18,6 +18,7 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -534,7 +535,7 @@ def thread_counts(folder: Path, draw: random.Random) -> Tries:
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def layouts(x: np.ndarray, folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def layouts(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the numbers of an array in ways that memory may hold them."""
     count = len(x)
     yield "backwards", np.ascontiguousarray(x[::-1])[::-1]
@@ -546,9 +547,10 @@ def layouts(x: np.ndarray, folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     records = np.empty(x.shape, {"names": ["x"], "formats": [x.dtype], "offsets": [2]})
     records["x"] = x
     yield "part of a record", records["x"]
-    x.tofile(folder / "numbers")
-    yield "memory-mapped", np.memmap(folder / "numbers", x.dtype, "r", shape=x.shape)
-    with (folder / "numbers").open("rb") as file:
+    with tempfile.TemporaryFile() as file:
+        x.tofile(file)
+        file.flush()
+        yield "memory-mapped", np.memmap(file, x.dtype, "r", shape=x.shape)
         shared = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     yield "read-only", np.frombuffer(shared, x.dtype).reshape(x.shape)
     if x.ndim == 1:
@@ -596,12 +598,12 @@ def odd_memory(folder: Path, draw: random.Random) -> Tries:
         if draw.random() < 0.6:
             loss = draw.choice(losses)
             t = np.clip(t, 0, 1) if loss is ml.binary_cross_entropy_with_logits else t
-            both = zip(layouts(p, folder), [*layouts(t, folder)], strict=True)
+            both = zip(layouts(p), [*layouts(t)], strict=True)
         else:
             loss, p = draw.choice(rows), p.reshape(-1, 4)
             t = numbers("i4", len(p), 3) if loss is ml.cross_entropy_with_logits else np.exp(p[::-1])
             p = np.exp(p) if loss is ml.kl_divergence else p
-            both = zip(layouts(p, folder), itertools.repeat(("", t)))
+            both = zip(layouts(p), itertools.repeat(("", t)))
         for (how, a), (_, b) in both:
             if len(b.shape) < len(a.shape) or a.shape == b.shape:
                 yield judged(loss, how, a, b[: len(a)] if a.shape[:1] != b.shape[:1] else b)
