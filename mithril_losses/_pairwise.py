@@ -228,8 +228,7 @@ def _centre(xp: Any, x: Array) -> Array:
     return xp.mean(x, axis=-2, keepdims=True)
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A function k(x, y) of what is measured between two points.
 
     Attributes:
