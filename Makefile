@@ -8,9 +8,11 @@ WORKERS ?= 2
 CONFIG ?= docs/examples/digits.toml
 BENCH ?= --huge-pages
 FUZZ ?= --seconds 60
+FAULTS ?= --seconds 15
 
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 
 # An environment with everything in it serves the demo as well; otherwise the demo installs only what it needs.
 EVERYTHING := $(VENV)/.installed-all,docs,test
@@ -18,7 +20,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-quick test-exhaustive lint docs check serve-docs examples mutants trust fuzz bench constraints clean
+.PHONY: help demo test test-quick test-exhaustive test-lowest lint docs check serve-docs examples mutants trust fuzz faults bench constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
@@ -29,9 +31,9 @@ demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints
 # One thread per library and worker: the workers share the cores among themselves. A worker takes neighbouring tests,
 # which use what it has compiled before.
 PYTEST := $(BIN)/python -m pytest --dist worksteal
-test test-quick test-exhaustive: export OMP_NUM_THREADS := 1
-test test-quick test-exhaustive: export OPENBLAS_NUM_THREADS := 1
-test test-quick test-exhaustive: export MKL_NUM_THREADS := 1
+test test-quick test-exhaustive test-lowest: export OMP_NUM_THREADS := 1
+test test-quick test-exhaustive test-lowest: export OPENBLAS_NUM_THREADS := 1
+test test-quick test-exhaustive test-lowest: export MKL_NUM_THREADS := 1
 
 # Most tests run what XLA compiles once. Left unoptimised, it is compiled in half the time and has the same meaning; what
 # XLA's optimisations may break, such as NaN in a fused reduction, is marked `optimized_xla` and tested as users run it.
@@ -47,6 +49,10 @@ test-quick: $(EVERYTHING)  ## LOSS=huber_loss: the laws of a loss (or a family),
 
 test-exhaustive: $(EVERYTHING)  ## run the tests that `make test` leaves out
 	$(PYTEST) -n $(WORKERS) -m exhaustive
+
+# Old versions of these libraries call what newer versions of others deprecate: only those warnings are no errors here.
+test-lowest: $(LOWEST)/.installed  ## run the tests on the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest --dist worksteal -n $(WORKERS) -m "not exhaustive" -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
 
 lint: $(EVERYTHING)  ## ruff and mypy
 	$(BIN)/ruff check
@@ -78,6 +84,9 @@ fuzz: $(EVERYTHING)  ## generated configurations, which run or are refused in a 
 	$(BIN)/python tests/fuzz.py $(FUZZ)
 	$(BIN)/python tests/fuzz_numbers.py
 
+faults: $(EVERYTHING)  ## kill, damage, fork and interrupt at random for some minutes, and write docs/faults.md
+	$(BIN)/python tests/faults.py $(FAULTS) --report docs/faults.md
+
 # Takes most of an hour, and wants the machine for itself.
 bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md and profiles.md
 	$(BIN)/mithril-losses bench $(BENCH) --csv docs/benchmarks.csv --chart docs/benchmarks.png --report docs/benchmarks.md
@@ -92,7 +101,7 @@ constraints:  ## pin the newest versions that pyproject.toml allows
 	cp .venv-constraints/constraints.txt constraints.txt
 
 clean:  ## remove the environment and everything that was built (runs/ stays)
-	rm -rf $(VENV) .venv-constraints build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .venv-constraints build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that venv puts in place, so an interrupted creation is started again.
@@ -102,4 +111,11 @@ $(BIN)/pip:
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install -c constraints.txt -e ".[$*]"
+	touch "$@"
+
+# Which build of PyTorch a machine gets is left to that machine here, too: uv reads UV_TORCH_BACKEND (cpu, …).
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install uv
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[all,test]"
 	touch "$@"

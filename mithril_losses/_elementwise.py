@@ -191,7 +191,7 @@ class Elementwise:
         option = domain.check(name, option)
         if isinstance(domain, ClipWidth):
             option = domain.for_dtype(option, xp, predictions.dtype)
-        if isinstance(option, float | bool):
+        if isinstance(option, (float, bool)):  # older versions of torch.compile do not know `float | bool`
             return option
         require_library(xp, name, option)
         shape, full = tuple(option.shape), tuple(predictions.shape)

@@ -23,6 +23,7 @@ from mithril_losses.backends._namespace import (
     array_namespace,
     host_values,
     in_c_order,
+    is_dtype,
     library_name,
     placement,
     require_library,
@@ -135,7 +136,7 @@ def per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: 
         raise ValueError(
             f"{name} must have one element per point, shape {tuple(points.shape[:-1])}, got {tuple(option.shape)}"
         )
-    if not xp.isdtype(option.dtype, kind):
+    if not is_dtype(xp, option.dtype, kind):
         raise TypeError(f"{name} must be of type {kind}, got {option.dtype}")
     flat = xp.reshape(option, (sets.x.shape[0], points.shape[-2]))
     return sets.bring(flat if kind == "bool" else as_dtype(xp, flat, getattr(xp, str(sets.x.dtype).split(".")[-1])))
@@ -224,8 +225,7 @@ def _framed(xp: Any, x: Array, centred: Array) -> Points:
     return Points(x, xp.concat([centred, xp.ones_like(squares), squares], axis=-1))
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A function k(x, y) of what is measured between two points.
 
     Attributes:

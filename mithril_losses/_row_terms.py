@@ -101,7 +101,7 @@ class RowTerms:
         fits = all(x.dtype == first.dtype and x.flags.c_contiguous for x in vectors) and first.shape[-1] > 0
         if not fits or first.dtype not in (np.float32, np.float64) or not all(x.flags.c_contiguous for x in labels):
             return None
-        if not all(isinstance(option, float | bool) for option in options):
+        if not all(isinstance(option, (float, bool)) for option in options):
             return None
         shape, rows = first.shape[:-1], (-1, first.shape[-1])
 

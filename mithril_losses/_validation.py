@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array, library_name, require_library
+from mithril_losses.backends._namespace import Array, is_dtype, library_name, require_library
 
 
 def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
@@ -22,7 +22,7 @@ def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
     """
     if dtype == xp.float32 or dtype == xp.float64:  # the usual case, at a tenth of the cost of isdtype
         return dtype
-    if not _is_of_kind(xp, dtype, "real floating", name):
+    if not is_dtype(xp, dtype, "real floating"):
         raise TypeError(f"{name} must have a real floating dtype, got {dtype}")
     if dtype.itemsize > 8:
         raise TypeError(f"{name} must have at most 64 bits per number, got {dtype}")
@@ -47,20 +47,9 @@ def as_dtype(xp: Any, x: Array, dtype: Any, name: str = "an argument") -> Array:
     """
     if x.dtype == dtype:
         return x
-    if not _is_of_kind(xp, x.dtype, ("real floating", "integral", "bool"), name):
+    if not is_dtype(xp, x.dtype, ("real floating", "integral", "bool")):
         raise TypeError(f"{name} must hold real numbers, got {x.dtype}")
     return xp.astype(x, dtype)
-
-
-def _is_of_kind(xp: Any, dtype: Any, kind: str | tuple[str, ...], name: str) -> bool:
-    """Return whether a dtype is of a kind; raise a TypeError for one that the library knows from elsewhere alone."""
-    try:
-        return bool(xp.isdtype(dtype, kind))
-    except TypeError as error:  # bfloat16 and its like in NumPy, records
-        raise TypeError(
-            f"{name} must hold numbers of a type that {library_name(xp)} has itself, got {dtype}: pass them as "
-            f"float32, or as an array of a library that has this type"
-        ) from error
 
 
 def require_same_shape(**arrays: Array) -> None:

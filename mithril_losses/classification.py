@@ -13,7 +13,7 @@ from mithril_losses._reduction import GradientReduction, Reduction, collect, pla
 from mithril_losses._row_terms import by_row
 from mithril_losses._stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, namespace_of, placement
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, is_dtype, namespace_of, placement
 from mithril_losses.domains import (
     BINARY,
     CLIP_WIDTH,
@@ -59,17 +59,13 @@ class _Targets(NamedTuple):
     xp: Any
     predictions: Array
     axis: int
+    classes: int
     weights: Array | None
     smoothing: Any
     labels: Array | None = None
     probabilities: Array | None = None
     kept: Array | None = None
     illegal: Array | None = None
-
-    @property
-    def classes(self) -> int:
-        """C."""
-        return int(self.predictions.shape[self.axis])
 
 
 def _targets(
@@ -92,10 +88,10 @@ def _targets(
         if ignore_index is not None:
             raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
         probabilities = as_dtype(xp, targets, scores.dtype, "targets")
-        return _Targets(xp, scores, axis, weights, smoothing, probabilities=probabilities)
+        return _Targets(xp, scores, axis, shape[axis], weights, smoothing, probabilities=probabilities)
     if tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
         labels, kept, illegal = _labels(xp, targets, shape[axis], ignore_index)
-        return _Targets(xp, scores, axis, weights, smoothing, labels=labels, kept=kept, illegal=illegal)
+        return _Targets(xp, scores, axis, shape[axis], weights, smoothing, labels=labels, kept=kept, illegal=illegal)
     raise ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
         f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"
@@ -111,7 +107,7 @@ def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> t
         seen = host_values(labels)
         if seen is not None and np.maximum.reduce(seen.view(_UNSIGNED[seen.dtype]), axis=None, initial=0) < classes:
             return labels, None, None
-    if not xp.isdtype(labels.dtype, "integral"):
+    if not is_dtype(xp, labels.dtype, "integral"):
         raise TypeError(f"class indices must be integers, got {labels.dtype}")
     if type(labels).__name__ == "DTensor":
         raise TypeError(
@@ -125,7 +121,7 @@ def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> t
     # to a type that holds every class and that every library compares
     if limits.bits < 32:
         labels = xp.astype(labels, xp.int32)
-    elif not xp.isdtype(labels.dtype, "signed integer"):
+    elif not is_dtype(xp, labels.dtype, "signed integer"):
         labels = xp.astype(labels, xp.arange(1).dtype)
     if seen is None:
         illegal = (labels < 0) | (labels >= classes)

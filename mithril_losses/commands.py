@@ -6,7 +6,7 @@ import inspect
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -116,7 +116,8 @@ def train(
         interruption.arrive()
 
     try:
-        with interruption.handled(), bar:
+        # some versions of rich end even a disabled bar with an empty line
+        with interruption.handled(), bar if console.is_terminal else nullcontext():
             result = training.train(settings, resume=resume, on_batch=on_batch, on_epoch=table.add)
     except KeyboardInterrupt as error:
         kept = f"epoch {table.epoch} is kept in {printable(settings.run.output)}; --resume continues from there"

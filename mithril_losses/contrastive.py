@@ -24,7 +24,7 @@ from mithril_losses._pairwise import Sets
 from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan, refuse_upstream
 from mithril_losses._stable import along_sphere, bounded, unit_and_norm
 from mithril_losses._validation import quiet, require_one_number, require_same_shape, widest_dtype
-from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
+from mithril_losses.backends._namespace import Array, array_namespace, is_dtype, placement, require_library
 from mithril_losses.domains import FLAG, POSITIVE, OneNumber, PointLabels, PointSets
 
 __all__ = [
@@ -665,7 +665,7 @@ def _supervised(
         raise ValueError(
             f"labels must have one integer per row, shape {tuple(embeddings.shape[:-1])}, got {tuple(labels.shape)}"
         )
-    if not own.isdtype(labels.dtype, "integral"):
+    if not is_dtype(own, labels.dtype, "integral"):
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     xp, places = p.xp, p.places(p.x.shape[1])
     scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)

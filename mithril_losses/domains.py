@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mithril_losses._validation import did_you_mean, is_number
-from mithril_losses.backends._namespace import Array, host_values, namespace_of
+from mithril_losses.backends._namespace import Array, host_values, is_dtype, namespace_of
 
 # --- options ----------------------------------------------------------------------------------------
 
@@ -52,6 +52,8 @@ class Interval:
             value = float(value)
             legal = bool(self._contains(value))
         elif namespace_of(value) is not None and not self.static:
+            if not is_dtype(namespace_of(value), value.dtype, ("real floating", "integral", "bool")):
+                raise TypeError(f"{name} must be a number {self}, got an array of {value.dtype}")
             seen = host_values(value)
             legal = seen is None or bool(np.all(self._contains(seen)))
         else:
@@ -170,7 +172,7 @@ class ScaleWeights:
             TypeError: `value` is no tuple or list of numbers.
             ValueError: it is empty, or one of them is not positive.
         """
-        if not isinstance(value, tuple | list):
+        if not isinstance(value, (tuple, list)):
             raise TypeError(f"{name} must be {self}, got {value!r}")
         if not value:
             raise ValueError(f"{name} must be {self}, got none")

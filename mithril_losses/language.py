@@ -22,6 +22,7 @@ from mithril_losses.backends._namespace import (
     Array,
     array_namespace,
     host_values,
+    is_dtype,
     library_name,
     namespace_of,
     placement,
@@ -612,7 +613,7 @@ class _NextTokens(NamedTuple):
                 f"logits must have shape (…, tokens, classes) and tokens (…, tokens), of one token at least, got "
                 f"{tuple(logits.shape)} and {shape}"
             )
-        if not xp.isdtype(tokens.dtype, "integral"):
+        if not is_dtype(xp, tokens.dtype, "integral"):
             raise TypeError(f"tokens must be integers, got {tokens.dtype}")
         tokens = as_dtype(xp, tokens, xp.arange(1).dtype)
         limits = xp.iinfo(tokens.dtype)

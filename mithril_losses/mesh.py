@@ -16,7 +16,7 @@ from mithril_losses._pairwise import add_at
 from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
 from mithril_losses._stable import dot, first_axis, floored, last_axis, norm_and_unit
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, placement, require_library
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, is_dtype, placement, require_library
 from mithril_losses.domains import NON_NEGATIVE, REAL, Edges, PointSets
 from mithril_losses.regression import mse_loss
 
@@ -89,11 +89,11 @@ class _Vertices(NamedTuple):
 
 def _integers(xp: Any, name: str, indices: Array, corners: int) -> Array:
     require_library(xp, name, indices)
-    if not xp.isdtype(indices.dtype, "integral"):
+    if not is_dtype(xp, indices.dtype, "integral"):
         raise TypeError(f"{name} must be integers, got {indices.dtype}")
     if len(indices.shape) != 2 or indices.shape[1] != corners:
         raise ValueError(f"{name} must have shape (n, {corners}), got {tuple(indices.shape)}")
-    return indices if xp.isdtype(indices.dtype, "signed integer") else xp.astype(indices, xp.int64)
+    return indices if is_dtype(xp, indices.dtype, "signed integer") else xp.astype(indices, xp.int64)
 
 
 def _or_nan(xp: Any, x: Array, nowhere: Array | None) -> Array:

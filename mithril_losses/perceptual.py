@@ -58,7 +58,7 @@ def _by_key(features: Features) -> dict[Any, Array]:
     """Return feature maps by the name or the place of their layer; one array is one layer without a name."""
     if isinstance(features, Mapping):
         return dict(features)
-    if isinstance(features, list | tuple):
+    if isinstance(features, (list, tuple)):
         return dict(enumerate(features))
     return {None: features}
 
@@ -66,14 +66,14 @@ def _by_key(features: Features) -> dict[Any, Array]:
 def _kind(features: Features) -> str:
     if isinstance(features, Mapping):
         return "a dict"
-    return "a list" if isinstance(features, list | tuple) else "one array"
+    return "a list" if isinstance(features, (list, tuple)) else "one array"
 
 
 def _rebuilt(features: Features, by_key: Mapping[Any, Array]) -> Features:
     """Return what `by_key` holds, in the structure of the features."""
     if isinstance(features, Mapping):
         return {key: by_key[key] for key in features}
-    if isinstance(features, list | tuple):
+    if isinstance(features, (list, tuple)):
         return type(features)(by_key[i] for i in range(len(features)))
     return by_key[None]
 

@@ -17,7 +17,7 @@ from mithril_losses._reduction import GradientReduction, Reduction, collect
 from mithril_losses._stable import norm_and_unit, put_back, stable_order, take_in_order
 from mithril_losses._transport import Settings
 from mithril_losses._validation import as_dtype, quiet
-from mithril_losses.backends._namespace import Array, array_namespace, host_values, require_library
+from mithril_losses.backends._namespace import Array, array_namespace, host_values, is_dtype, require_library
 from mithril_losses.domains import NON_NEGATIVE, Choice, Count, Interval, PointSets
 
 __all__ = [
@@ -587,7 +587,7 @@ def _directions(sets: Sets, projections: Array | None, count: int, seed: int, gi
     require_library(own, "projections", projections)
     if len(projections.shape) != 2 or projections.shape[0] == 0 or projections.shape[1] != d:
         raise ValueError(f"projections must be unit vectors of shape (count, {d}), got {tuple(projections.shape)}")
-    if not own.isdtype(projections.dtype, "real floating"):
+    if not is_dtype(own, projections.dtype, "real floating"):
         raise TypeError(f"projections must be floating point, got {projections.dtype}")
     return sets.bring(as_dtype(own, projections, getattr(own, str(sets.x.dtype).rpartition(".")[2])))
 

@@ -6,6 +6,7 @@ import sys
 
 import autograd.numpy as anp
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest

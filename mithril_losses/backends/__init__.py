@@ -22,6 +22,12 @@ __all__ = ["Backend", "BackendNotInstalledError", "JaxBackend", "NumpyBackend", 
 
 _ENVIRONMENT_VARIABLE = "MITHRIL_LOSSES_BACKEND"
 _CONFIGURATION_FILE = "mithril_losses.toml"
+_GROUP = "mithril_losses.backends"
+_BUILT_IN = {
+    "numpy": "mithril_losses.backends.numpy:NumpyBackend",
+    "jax": "mithril_losses.backends.jax:JaxBackend",
+    "torch": "mithril_losses.backends.torch:TorchBackend",
+}
 _LAZY = {"JaxBackend": "mithril_losses.backends.jax", "TorchBackend": "mithril_losses.backends.torch"}
 
 
@@ -64,13 +70,15 @@ def get_backend(
             raise ValueError(f"dtype and device of {name!r} are settled: pass a name to choose them")
         return name
 
-    from importlib.metadata import entry_points  # here, as it would double the time to import this package
+    from importlib.metadata import EntryPoint, entry_points  # here, as it would double the time to import this package
 
     if name is None:
         name, origin = _configured_name()
     else:
         origin = ""
-    registered = {entry.name: entry for entry in entry_points(group="mithril_losses.backends")}
+    # the three are found without the metadata of an installed package, too: a copy inside another project has none
+    known = [EntryPoint(name, target, _GROUP) for name, target in _BUILT_IN.items()]
+    registered = {entry.name: entry for entry in (*known, *entry_points(group=_GROUP))}
     if name not in registered:
         nearest = difflib.get_close_matches(name.lower(), registered, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""

@@ -14,6 +14,9 @@ import numpy as np
 Array = Any  # arrays of four libraries share no base class: signatures say what is meant, bodies stay free
 
 _NUMPY_TYPES = (np.ndarray, np.generic)
+_KINDS = (
+    "fiub"  # of the dtypes of real numbers; NumPy has others: text, objects, dates, records, types of other packages
+)
 _NAMESPACES: dict[type, Any] = {np.ndarray: np}
 
 
@@ -43,7 +46,7 @@ def array_namespace(**arrays: Any) -> Any:
     """Return the one namespace that all the named arrays share.
 
     Raises:
-        TypeError: an argument is no array, or two of them belong to different libraries.
+        TypeError: an argument is no array or holds no numbers, or two of them belong to different libraries.
     """
     shared = None
     for name, x in arrays.items():
@@ -51,7 +54,18 @@ def array_namespace(**arrays: Any) -> Any:
             shared = namespace_of(x)
         if shared is None or namespace_of(x) is not shared:
             require_library(shared, name, x)
+        if shared is np and x.dtype.kind not in _KINDS:
+            raise TypeError(_says_no_numbers(name, x.dtype))
     return shared
+
+
+def _says_no_numbers(name: str, dtype: Any) -> str:
+    if dtype.kind == "V" and dtype.names is None:  # of another package
+        return (
+            f"{name} must hold numbers of a type that numpy has itself, got {dtype}: pass them as float32, or as an "
+            "array of a library that has this type"
+        )
+    return f"{name} must hold real numbers, got {dtype}"
 
 
 def require_library(xp: Any, name: str, x: Any) -> None:
@@ -79,6 +93,16 @@ _LIBRARIES = {  # namespaces that are not called after their library
     "mithril_losses.backends._numpy_namespace": "numpy",
     "mithril_losses.backends._torch_namespace": "torch",
 }
+
+
+def is_dtype(xp: Any, dtype: Any, kind: str | tuple[str, ...]) -> bool:
+    """Return whether a dtype is of a kind of the array API standard, such as "integral" or "real floating".
+
+    NumPy's own `isdtype` raises for dtypes that are of no kind: records, text of any length, types of other packages.
+    """
+    if library_name(xp) == "numpy" and not issubclass(dtype.type, (np.number, np.bool_)):
+        return False
+    return bool(xp.isdtype(dtype, kind))
 
 
 def host_values(x: Any) -> np.ndarray[Any, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array, library_name, namespace_of
+from mithril_losses.backends._namespace import Array, is_dtype, library_name, namespace_of
 
 _OTHER_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
@@ -86,7 +86,7 @@ class Backend(ABC):
         x = self._adopt(data)
         if dtype is not None:
             return self._cast(x, self._find_dtype(dtype))
-        return self._cast(x, self.dtype) if self.namespace.isdtype(x.dtype, "real floating") else x
+        return self._cast(x, self.dtype) if is_dtype(self.namespace, x.dtype, "real floating") else x
 
     def zeros(self, *shape: Any, dtype: Any = None) -> Array:
         """Return zeros: `zeros(2, 3)` or `zeros((2, 3))`."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import count
+from numbers import Integral
 from typing import Any
 
 VARIABLE = "MITHRIL_LOSSES_THREADS"
@@ -22,17 +24,18 @@ def thread_count(threads: int | None = None) -> int:
     Raises:
         ValueError: the argument or the variable is no positive integer.
     """
-    source = "threads"
-    if threads is None:
-        text = os.environ.get(VARIABLE, "")
-        if not text:
+    source: str = "threads"
+    given: Any = threads
+    if given is None:
+        source, given = VARIABLE, os.environ.get(VARIABLE, "")
+        if not given:
             return _cores()
-        source, threads = VARIABLE, int(text) if text.isdecimal() else 0
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ValueError(
-            f"{source} must be a positive integer, got {os.environ.get(VARIABLE) if source == VARIABLE else threads!r}"
-        )
-    return threads
+        number = int(given) if re.fullmatch("[0-9]{1,9}", given) else 0  # `isdecimal` and `int` know other digits, too
+    else:
+        number = 0 if isinstance(given, bool) or not isinstance(given, Integral) else int(given)
+    if number < 1:
+        raise ValueError(f"{source} must be a positive integer, got {given!r}")
+    return number
 
 
 def share(parts: int, work: Callable[[int], None], threads: int) -> None:

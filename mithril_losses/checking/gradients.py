@@ -12,7 +12,7 @@ import numpy as np
 
 from mithril_losses._pairs import Pair, catalogue, find_loss
 from mithril_losses._tree import leaves, map_leaves
-from mithril_losses.backends._namespace import Array, library_name, namespace_of, placement
+from mithril_losses.backends._namespace import Array, is_dtype, library_name, namespace_of, placement
 from mithril_losses.checking.drawing import draw_arguments
 
 __all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient"]
@@ -341,7 +341,7 @@ def _taylor_order(problem: _Problem, seed: int) -> float:
 def as_double(x: Any) -> Any:
     """Return floating arrays in float64, everything else as it is."""
     xp = namespace_of(x)
-    if xp is None or not xp.isdtype(x.dtype, "real floating"):
+    if xp is None or not is_dtype(xp, x.dtype, "real floating"):
         return x
     return xp.astype(x.detach() if library_name(xp) == "torch" else x, xp.float64)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mithril_losses._validation import did_you_mean
-from mithril_losses.backends._namespace import Array, library_name, namespace_of, placement
+from mithril_losses.backends._namespace import Array, is_dtype, library_name, namespace_of, placement
 
 
 def check_outputs(outputs: Any) -> None:
@@ -72,7 +72,7 @@ def check_gradients(variables: Mapping[str, Array], gradients: Any) -> None:
 def is_differentiable(output: Array) -> bool:
     """Return whether `output` has a floating dtype, so that a gradient can flow into it."""
     xp: Any = namespace_of(output)
-    return bool(xp.isdtype(output.dtype, ("real floating", "complex floating")))
+    return is_dtype(xp, output.dtype, ("real floating", "complex floating"))
 
 
 def fresh(array: Array) -> Array:

@@ -118,7 +118,7 @@ class _Functional:
         buffers = {}
         if not torch.is_grad_enabled():
             buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
-        return functional_call(self._module, {**params, **buffers}, kwargs=self._inputs(data))
+        return functional_call(self._module, {**params, **buffers}, (), kwargs=self._inputs(data))
 
     def _inputs(self, data: Mapping[str, Any]) -> dict[str, Any]:
         missing = [
