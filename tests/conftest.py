@@ -15,8 +15,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move some parameters of tests to the exhaustive tier.
 
-    These are the ones that the mark `exhaustive_for` describes. Of tests that run on compiled JAX as well, those on
-    eager JAX are, too, which compiles each operation by itself.
+    These are the ones that the mark `exhaustive_for` describes. Eager JAX compiles each operation by itself, so where a
+    test runs on compiled JAX as well, those on eager JAX belong to them.
     """
     compiled = {_without_number(item).replace("_jax_jit", "_jax") for item in items if "_jax_jit" in item.name}
     for item in items:
