@@ -242,15 +242,15 @@ class Kernel(NamedTuple):
     static: tuple[Any, ...] = ()
     fusable: bool = False
 
-    def __call__(self, xp: Any, measured: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
+    def at(self, xp: Any, measured: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
         return self.terms(xp, measured, *self.static, *parameters)
 
     def diagonal(self, xp: Any, x: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
         """Return k(xᵢ, xᵢ) and its derivative wrt xᵢ."""
         if self.measure is _measure_distances:
-            value, _ = self(xp, xp.zeros_like(x[..., 0]), parameters)
+            value, _ = self.at(xp, xp.zeros_like(x[..., 0]), parameters)
             return value, xp.zeros_like(x)
-        value, slope = self(xp, xp.sum(x * x, axis=-1), parameters)
+        value, slope = self.at(xp, xp.sum(x * x, axis=-1), parameters)
         return value, 2.0 * xp.expand_dims(slope, axis=-1) * x
 
 
@@ -440,7 +440,7 @@ class _Tile:
         """Return the sum of the kernel over all pairs and over the first `own` columns, and its slopes."""
         xp = self._xp
         if xp is not np:
-            values, slope = self._kernel(xp, self._kernel.measure(xp, x, y, None), self._parameters)
+            values, slope = self._kernel.at(xp, self._kernel.measure(xp, x, y, None), self._parameters)
             return _total(xp, values), _total(xp, values[..., :own]), slope
         shape = (*x.at.shape[:-1], y.at.shape[-2])
         measured = self._kernel.measure(np, x, y, self._buffer("measured", shape, x.at.dtype))
@@ -478,7 +478,7 @@ class _Tile:
         """Work on pieces that stay in the cache, and leave the slopes where the measured numbers were."""
         total, part = np.zeros(measured.shape[:-2]), np.zeros(measured.shape[:-2])
         for start, stop in _pieces(measured):
-            values, slope = self._kernel(np, measured[..., start:stop, :], self._parameters)
+            values, slope = self._kernel.at(np, measured[..., start:stop, :], self._parameters)
             total += _total(np, values)
             part += _total(np, values[..., :own])
             if self._slopes:
@@ -671,7 +671,7 @@ def _scanned_sums(
         points, columns = framed(jnp, x, y)
 
         def step(by_y: Array | None, rows: Points) -> tuple[Array | None, tuple[Array, Array | None]]:
-            values, slope = kernel(jnp, kernel.measure(jnp, rows, columns, None), parameters)
+            values, slope = kernel.at(jnp, kernel.measure(jnp, rows, columns, None), parameters)
             by_x = kernel.pull(jnp, slope, rows, columns) if slopes[0] else None
             if by_y is not None:
                 by_y = by_y + kernel.pull(jnp, slope.mT, columns, rows)
