@@ -153,6 +153,8 @@ def by_hand(substitution: Substitution) -> Mutant:
     laws = [[*LAWS, "-k", substitution.laws]] if substitution.laws else []
     families = sorted({f"tests/test_{pair.family}.py" for pair in catalogue().values()})
     named = [[f"tests/test_{substitution.tests}.py"]] if substitution.tests else []
+    if substitution.select:
+        named.insert(0, [*named[0], "-k", substitution.select])
     description = f"{substitution.file}: {substitution.description}"
     stages = [tests_of(file), *named, *laws, existing(families), EVERYTHING]
     return Mutant(description, file, substitution.apply, stages)

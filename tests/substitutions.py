@@ -10,7 +10,7 @@ class Substitution:
     """A mistake: each key of `changes` occurs exactly once in the file, and its value is put in its place.
 
     `laws` selects the laws that should notice, as pytest's `-k` does; the tests of the file itself are tried first,
-    then those of `tests/test_<tests>.py`.
+    then those of `tests/test_<tests>.py`, of which `select` names, as `-k` does, what is worth a first try.
     """
 
     file: str
@@ -18,6 +18,7 @@ class Substitution:
     changes: dict[str, str]
     laws: str = ""
     tests: str = ""
+    select: str = ""
 
     def apply(self, source: str) -> str:
         """Return the wrong source.
@@ -769,12 +770,14 @@ SUBSTITUTIONS = [
         "illegal labels pass through a loop",
         {"not illegal.any()": "True"},
         tests="execution",
+        select="illegal_labels",
     ),
     Substitution(
         "backends/fused_softmax.py",
         "an infinite logit overflows in a loop",
         {"shifted[c] = xp.minimum(row[c], LARGEST) - m": "shifted[c] = row[c] - m"},
         tests="execution",
+        select="special_scores",
     ),
     Substitution(
         "_stencil.py",
@@ -811,18 +814,21 @@ SUBSTITUTIONS = [
         "tensors in a graph are computed by NumPy",
         {"if x.requires_grad or not x.is_cpu or": "if not x.is_cpu or"},
         tests="execution",
+        select="graph",
     ),
     Substitution(
         "_execution.py",
         "JAX takes an equal option of another type for the same",
         {"(name, x, type(x)) for": "(name, x, object) for"},
         tests="execution",
+        select="another_type",
     ),
     Substitution(
         "_execution.py",
         "no value of JAX arrays is looked at",
         {"if not self._donate:  # JAX goes on": "if False:  # JAX goes on"},
         tests="execution",
+        select="looked_at",
     ),
     Substitution(
         "_limits.py",
