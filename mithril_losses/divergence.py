@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
+import numpy as np
+
 from mithril_losses._elementwise import elementwise
 from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
@@ -821,7 +823,7 @@ def _zero_where_equal(sets: Sets, values: Array) -> Array:
 def _finite_where_equal(sets: Sets, slopes: dict[str, Array]) -> dict[str, Array]:
     """Return the slopes, and 0 for equal sets in place of one that overflowed: their distance is the least there is."""
     xp, x, y = sets.xp, sets.x, sets.y
-    if tuple(x.shape) != tuple(y.shape) or not slopes:
+    if tuple(x.shape) != tuple(y.shape) or (xp is np and all(np.isfinite(slope).all() for slope in slopes.values())):
         return slopes
     equal = xp.all(x == y, axis=(1, 2), keepdims=True)
     return {name: xp.where(equal & ~xp.isfinite(slope), 0.0, slope) for name, slope in slopes.items()}

@@ -236,6 +236,20 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Predicate:
+    """A function of the path of an array and of the array, which says whether it counts; None says so of all."""
+
+    def __str__(self) -> str:
+        return "a function (path, array) → bool, or None"
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return `value`, or raise a TypeError unless it can be called."""
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be {self}, got {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
 class SmallestNormal:
     """The smallest normal number of the gradient's dtype, or of the dtype computed in, or the logarithm of the latter.
 

@@ -12,7 +12,7 @@ from mithril_losses._rows import Rows
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_one_number
 from mithril_losses.backends._namespace import Array, array_namespace, placement
-from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters
+from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters, Predicate
 
 __all__ = [
     "l1_regularization",
@@ -27,13 +27,15 @@ __all__ = [
     "spectral_norm_regularization_value_and_gradient",
 ]
 
-_DOMAIN = {"params": Parameters(), "lambda_reg": NON_NEGATIVE}
+_SELECT = Predicate()
+_DOMAIN = {"params": Parameters(), "lambda_reg": NON_NEGATIVE, "select": _SELECT}
 
 Select = Callable[[str, Any], bool]
 
 
 def _is_selected(select: Select | None, path: str, w: Array) -> bool:
-    return select is None or bool(select(path, w))
+    checked = _SELECT.check("select", select)
+    return checked is None or bool(checked(path, w))
 
 
 def _strength(xp: Any, lambda_reg: Any) -> Any:

@@ -181,7 +181,7 @@ class Arguments(unittest.TestCase):
     @parameterized.expand([(kl_divergence_gradient,), (reverse_kl_divergence_gradient,)])
     def test_wrt(self, gradient: Any) -> None:
         both = gradient(P, Q, wrt=("targets", "predictions"))
-        self.assertEqual(list(both), ["targets", "predictions"])
+        self.assertEqual(list(both), ["predictions", "targets"])
         self.assertEqual(list(gradient(P, Q, wrt=("targets",))), ["targets"])
         with self.assertRaisesRegex(ValueError, "wrt must be one of .*, got 'target'; did you mean 'targets'"):
             gradient(P, Q, wrt="target")
