@@ -18,7 +18,7 @@ from mithril_losses._pairs import Pair
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.checking import draw_arguments, drawing
 from mithril_losses.checking.drawing import variants
-from mithril_losses.domains import Axes, Choice, Flag
+from mithril_losses.domains import Axes, Choice, Flag, Predicate
 
 DTYPES = {  # the floating types that each library has
     "numpy": ("float64", "float32", "float16"),
@@ -208,6 +208,8 @@ def _option(pair: Pair, name: str, drawn: Any, arrays: dict[str, Any], generator
         return bool(generator.integers(2))
     if isinstance(domain, Choice):
         return str(generator.choice(domain.names))
+    if isinstance(domain, Predicate):
+        return generator.choice([None, lambda path, w: "weight" in path, lambda path, w: len(w.shape) == 1])
     if isinstance(domain, Axes):
         return int(generator.choice([-1, 0]))
     if drawn is not None:

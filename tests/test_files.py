@@ -161,7 +161,9 @@ class TestControlCharactersStayInNames(FilesTestCase):
     def test_of_what_a_check_finds(self) -> None:
         with mock.patch("mithril_losses.checking.check_catalogue", return_value=[ValueError(NASTY)]):
             self.assert_shown(self.run_app("check", "mse_loss"), 1)
-        evidence = Evidence("mse_loss", "identity", run={"numpy": 1}, passed={"numpy": 0}, failed={"numpy": [NASTY]})
+        evidence = Evidence(
+            "mse_loss", "60 digits", "identity", run={"numpy": 1}, passed={"numpy": 0}, failed={"numpy": [NASTY]}
+        )
         with mock.patch("mithril_losses.trust.examine", return_value=[evidence]):
             self.assert_shown(self.run_app("check", "mse_loss", "--all"), 1)
 

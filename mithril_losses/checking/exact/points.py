@@ -197,6 +197,10 @@ def _layer_weights(pair: Pair, arrays: Arrays, generator: np.random.Generator) -
     yield "weights of layers", arrays, {"weights": {"fine": 0.5, "coarse": 2.0}}
 
 
+def _selected(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
+    yield "without vectors", arrays, {"select": lambda path, w: len(w.shape) > 1}
+
+
 def _other_axes(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
     yield "along axis 0", arrays, {next(name for name in ("axis", "output_axis") if name in pair.options): 0}
 
@@ -213,6 +217,7 @@ _FURTHER: Mapping[tuple[str, ...], Callable[..., Iterator[Variant]]] = {
     ("ssim_loss", "multi_scale_ssim_loss"): _planes,
     ("jaccard_loss", "tversky_loss", "generalized_dice_loss"): _class_axes,
     ("feature_reconstruction_loss",): _layer_weights,
+    ("l1_regularization", "l2_regularization"): _selected,
     ("wasserstein_distance", "psnr_loss", "orthogonal_regularization", "spectral_norm_regularization"): _other_axes,
     ("sliced_wasserstein_distance",): _own_projections,
 }
