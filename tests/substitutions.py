@@ -250,7 +250,7 @@ SUBSTITUTIONS = [
     Substitution(
         "_stable.py",
         "the softmax overflows",
-        {"logits - maximum(logits, axis=axis, keepdims=True)": "logits"},
+        {"shifted = logits - largest_number(xp, logits, axis)": "shifted = logits"},
         "Extremes and cross_entropy_with_logits",
     ),
     Substitution(
@@ -317,7 +317,7 @@ SUBSTITUTIONS = [
     Substitution(
         "_validation.py",
         "integer predictions are accepted",
-        {'if not xp.isdtype(dtype, "real floating"):': "if False:"},
+        {'if not is_dtype(xp, dtype, "real floating"):': "if False:"},
         "refused and mse_loss",
     ),
     Substitution(
@@ -705,10 +705,7 @@ SUBSTITUTIONS = [
     Substitution(
         "regularization.py",
         "the gradient forgets the strength",
-        {
-            'path, w)), like=w, reduction="sum", upstream=strength * upstream': 'path, w)), like=w, reduction="sum", '
-            "upstream=upstream"
-        },
+        {'spread(found, like=w, reduction="sum", upstream=strength * upstream)': "(upstream * found)"},
     ),
     Substitution(
         "regularization.py",
