@@ -11,21 +11,17 @@ import contextlib
 import functools
 import hashlib
 import inspect
-import linecache
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Hashable
-from importlib.metadata import PackageNotFoundError, version
+from concurrent.futures import Future
 from importlib.util import find_spec
 from types import FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-
-from mithril_losses.backends.kernel_cache import users_cache
 
 Types = tuple[tuple[Any, bool, bool], ...]
 First = Callable[[Any], object]
@@ -44,6 +40,8 @@ def has_numba() -> bool:
     """Whether there is a numba that can compile the loops; older ones would end the process."""
     if find_spec("numba") is None:
         return False
+    from importlib.metadata import PackageNotFoundError, version  # here, as it would double the time to import this
+
     try:
         major, minor = version("numba").split(".")[:2]
     except PackageNotFoundError:  # a copy without its metadata
@@ -53,7 +51,8 @@ def has_numba() -> bool:
 
 def load_module(text: str) -> ModuleType:
     """Return the module that a text defines, the same one for the same text; its functions compile when called."""
-    import_numba()
+    import linecache
+
     name = f"mithril_losses_{hashlib.sha256((text + _dependencies()).encode()).hexdigest()[:32]}"
     with _compiling:
         if name not in sys.modules:
@@ -87,16 +86,19 @@ class CompiledOnce:
         try:
             found = self._found[owner][key, types, entry]
         except KeyError:
-            import_numba()
-            with _compiling:
-                of_owner = self._found.setdefault(owner, {})
-                found = of_owner.get((key, types, entry)) or self._compiled(owner, key, first, entry)
-                of_owner[key, types, entry] = found
+            found = _uninterrupted(lambda: self._make(owner, key, types, first, entry))
         if isinstance(found, str):
             raise NotFusable(found)
         return found
 
-    def _compiled(self, owner: Callable[..., Any], key: tuple[Hashable, ...], first: First, entry: str) -> Any:
+    def _make(self, owner: Callable[..., Any], key: Any, types: Types, first: First, entry: str) -> Any:
+        with _compiling:
+            of_owner = self._found.setdefault(owner, {})
+            if (key, types, entry) not in of_owner:
+                of_owner[key, types, entry] = self._compiled(owner, key, first, entry)
+            return of_owner[key, types, entry]
+
+    def _compiled(self, owner: Callable[..., Any], key: Any, first: First, entry: str) -> Any:
         """Return the function, or the reason why there is none."""
         from numba.core.errors import NumbaError
 
@@ -138,7 +140,11 @@ def kept(function: Any) -> Any:
 @functools.cache
 def _kept_code() -> Any:
     """Return the class that numba asks for machine code of a function: one entry of the cache per signature."""
+    import pickle
+
     from numba.core import caching, compiler, serialize
+
+    from mithril_losses.backends.kernel_cache import users_cache
 
     class KeptCode(caching._Cache):  # type: ignore[misc]  # numba is not typed
         def __init__(self, function: FunctionType) -> None:
@@ -191,23 +197,27 @@ def _dependencies() -> str:
 _compiling = threading.RLock()
 
 
-@functools.cache
-def import_numba() -> None:
-    """Import numba where no Ctrl-C can leave half of it behind: Python would never import the other half.
+def _uninterrupted(work: Callable[[], Any]) -> Any:
+    """Return what `work` returns. No Ctrl-C reaches it: one that is pressed meanwhile leaves it to go on.
 
-    Signals are the main thread's, which waits; interrupted, it leaves the import to go on.
+    Half an import of numba, which imports more of itself when it compiles, would never be completed by Python. Signals
+    are the main thread's, so the work is another's.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    done: Future[Any] = Future()
 
     def run() -> None:
-        with _compiling:
-            import numba  # noqa: F401
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
 
-    if "numba" not in sys.modules and threading.current_thread() is threading.main_thread():
-        thread = threading.Thread(target=run, name="mithril_losses_numba", daemon=True)
-        with contextlib.suppress(RuntimeError):  # no thread can be started
-            thread.start()
-            thread.join()
-    run()
+    try:
+        threading.Thread(target=run, name="mithril_losses_compiler").start()
+    except RuntimeError:  # no thread can be started
+        return work()
+    return done.result()
 
 
 _held: list[Any] = []
