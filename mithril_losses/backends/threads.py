@@ -115,11 +115,11 @@ def _executor() -> ThreadPoolExecutor:
         return _pool
 
 
-def _forget_pool() -> None:
+def forget_pool() -> None:
     """Start anew in a forked child, where the parent's threads do not exist."""
     global _pool, _lock, _inside
     _pool, _lock, _inside = None, threading.Lock(), threading.local()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=forget_pool)
