@@ -862,4 +862,56 @@ SUBSTITUTIONS = [
         {"jnp.zeros_like(output) if gradient is None": "jnp.ones_like(output) if gradient is None"},
         tests="models",
     ),
+    # compiled loops and where they are kept
+    Substitution(
+        "backends/kernel_cache.py",
+        "a damaged entry is read",
+        {"return payload if digest == _digest(name, payload) else None": "return payload"},
+    ),
+    Substitution(
+        "backends/kernel_cache.py",
+        "an entry is read under any name",
+        {'hashlib.sha256(name.encode() + b"\\0" + payload)': "hashlib.sha256(payload)"},
+    ),
+    Substitution(
+        "backends/kernel_cache.py",
+        "an entry that others may write is read",
+        {"if not _is_private(os.fstat(file.fileno())):": "if False:"},
+    ),
+    Substitution(
+        "backends/kernel_cache.py",
+        "a folder that others may write to is used",
+        {"if stat.S_ISDIR(found.st_mode) and _is_private(found):": "if stat.S_ISDIR(found.st_mode):"},
+    ),
+    Substitution(
+        "backends/kernel_cache.py",
+        "what a full disk cut off is left",
+        {"            os.unlink(partial.name)\n": "            pass\n"},
+    ),
+    Substitution(
+        "backends/kernel_cache.py",
+        "the entries that were used last are forgotten",
+        {"sorted(entries)[:": "sorted(entries, reverse=True)[:"},
+    ),
+    Substitution(
+        "backends/compiling.py",
+        "types of arrays are left to the first call of a thread",
+        {"x.flags.aligned, x.flags.writeable) for x in arrays": "True, True) for x in arrays[:0]"},
+    ),
+    Substitution(
+        "backends/compiling.py",
+        "edited terms are compiled forever",
+        {"len(sources) > DEFINITIONS": "False"},
+    ),
+    Substitution(
+        "backends/threads.py",
+        "a thread that cannot be started is an error",
+        {"    except RuntimeError:\n": "    except ZeroDivisionError:\n"},
+        "WithoutThreads",
+    ),
+    Substitution(
+        "backends/fused.py",
+        "a float32 sum runs over a whole chunk",
+        {"STRIP = 1024  #": "STRIP = 8192  #", "total, wrong = 0.0, T(0)": "total, wrong = T(0), T(0)"},
+    ),
 ]
