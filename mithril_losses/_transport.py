@@ -236,13 +236,17 @@ def equal(xp: Any, x: Array, y: Array, a: Array, b: Array) -> Array:
 
 
 def start(xp: Any, x: Array, y: Array, settings: Settings) -> tuple[Array, Array]:
-    """Return the width to start from, no less than any cost, and the error that rounding lets one ask for."""
+    """Return the width to start from, no less than any cost, and the error that rounding lets one ask for.
+
+    An infinite width would never be narrowed: nothing comes of such costs, whatever the iterations start from.
+    """
     high = xp.maximum(xp.max(x, axis=0), xp.max(y, axis=0))
     low = xp.minimum(xp.min(x, axis=0), xp.min(y, axis=0))
     side = xp.max(high - low)
     spread = (side * math.sqrt(x.shape[-1])) ** settings.power
     rounding = 8.0 * float(xp.finfo(x.dtype).eps) * (1.0 + spread / settings.epsilon)
-    return xp.maximum(spread, settings.epsilon), xp.maximum(rounding, settings.tolerance)
+    width = xp.where(xp.isfinite(spread), xp.maximum(spread, settings.epsilon), settings.epsilon)
+    return width, xp.maximum(rounding, settings.tolerance)
 
 
 def steps(xp: Any, minima: Sequence[Minima], a: Array, b: Array) -> list[tuple[Any, Array]]:

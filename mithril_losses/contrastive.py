@@ -147,8 +147,7 @@ class _Scale(NamedTuple):
         limit = float(xp.finfo(like.dtype).max) / 8.0
         if isinstance(factor, float):
             return _Scale(factor) if not factor > limit else _Scale(limit, min(factor / limit, limit))
-        used = xp.minimum(factor, limit)
-        return _Scale(used, xp.minimum(factor / used, limit))
+        return _Scale(xp.minimum(factor, limit), xp.minimum(xp.maximum(factor, limit) / limit, limit))
 
     @staticmethod
     def of_logarithm(xp: Any, s: Any, like: Array) -> _Scale:
@@ -156,8 +155,8 @@ class _Scale(NamedTuple):
         limit = math.log(float(xp.finfo(like.dtype).max) / 8.0)
         if isinstance(s, float):
             return _Scale(math.exp(s)) if not s > limit else _Scale(math.exp(limit), math.exp(min(s - limit, limit)))
-        used = xp.minimum(s, limit)
-        return _Scale(xp.exp(used), xp.exp(xp.minimum(s - used, limit)))
+        rest = xp.minimum(xp.maximum(s, limit) - limit, limit)
+        return _Scale(xp.exp(xp.minimum(s, limit)), xp.exp(rest))
 
     def losses(self, xp: Any, losses: Array) -> Array:
         """Return the losses for all of the factor, of those for the part that is used."""

@@ -448,6 +448,8 @@ class _Affinity(NamedTuple):
 
 
 def _affinity(xp: Any, x: Array, y: Array, band_width: Any) -> _Affinity:
+    origin = y[..., :1, :]  # taken off before the mean is formed, which would be rounded like an offset of all
+    x, y = x - origin, y - origin
     centre = xp.mean(y, axis=-2, keepdims=True)
     x_unit, x_inverse = _unit(xp, x - centre)
     y_unit, y_inverse = _unit(xp, y - centre)

@@ -201,12 +201,12 @@ def test_class_weights_of_one_change_the_divisor_of_unnormalized_targets() -> No
 
 
 def test_gradients_of_isotropic_variation_see_six_neighbours() -> None:
-    images = np.random.default_rng(0).normal(size=(5, 5, 1))
+    images = np.random.default_rng(0).normal(size=(1, 5, 5, 1))
     for norm_type, neighbours in (("l1", 0), ("l2_squared", 4), ("isotropic", 6)):
         gradient = catalogue()["total_variation_loss"].gradient
-        before, seen = gradient(images, norm_type=norm_type)[2, 2, 0], 0
+        before, seen = gradient(images, norm_type=norm_type)[0, 2, 2, 0], 0
         for place in np.ndindex(5, 5):
             moved = images.copy()
-            moved[place] += 1e-3
-            seen += place != (2, 2) and gradient(moved, norm_type=norm_type)[2, 2, 0] != before
+            moved[0][place] += 1e-3
+            seen += place != (2, 2) and gradient(moved, norm_type=norm_type)[0, 2, 2, 0] != before
         assert seen == neighbours  # the sign of a difference changes at no neighbour

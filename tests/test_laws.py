@@ -33,7 +33,7 @@ from mithril_losses import catalogue, value_and_gradient
 from mithril_losses._pairs import GRADIENT_KEYWORDS
 from mithril_losses._tree import map_leaves
 from mithril_losses.checking import check_gradient
-from mithril_losses.domains import Edges, Flag, Interval, Samples
+from mithril_losses.domains import Edges, Flag, Images, Interval, Samples
 
 PAIRS = list(catalogue().values())
 
@@ -230,6 +230,12 @@ def _poisoned(case: Case) -> Case:
     for name in set(case.pair.wrt) & set(case.batch):
         poisoned[name][0] = np.nan
     return Case(case.pair, "poisoned", poisoned, case.options)
+
+
+def _with_batches_of_one_image(case: Case) -> Case:
+    """Return a case whose rows are batches, where an image by itself could be a batch of images without channels."""
+    arrays = {name: x[:, None] if isinstance(case.pair.domain[name], Images) else x for name, x in case.arrays.items()}
+    return Case(case.pair, case.name, arrays, case.options)
 
 
 def _halves(case: Case) -> list[Case]:
@@ -452,6 +458,7 @@ class Transforms(unittest.TestCase):
 
     @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
     def test_jax_vmap(self, case: Case) -> None:
+        case = _with_batches_of_one_image(case)
         rows, axes = self._rows_and_axes(case)
         with double_precision("jax"):
             each = jax.vmap(
@@ -465,6 +472,7 @@ class Transforms(unittest.TestCase):
 
     @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
     def test_torch_vmap(self, case: Case) -> None:
+        case = _with_batches_of_one_image(case)
         rows, axes = self._rows_and_axes(case)
         values = torch.func.vmap(lambda *a: case.pair.value(*a, **case.options), axes)(*case.arguments("torch"))
         np.testing.assert_allclose(values, [row.value() for row in rows], rtol=1e-12)

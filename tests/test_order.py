@@ -12,6 +12,7 @@ from cases import CASES, DRAWN, Case, convert, double_precision, flat, label
 from parameterized import parameterized
 
 from mithril_losses import (
+    _limits,
     cosine_embedding_loss,
     huber_loss,
     kl_divergence,
@@ -19,7 +20,6 @@ from mithril_losses import (
     vae_loss,
     value_and_gradient,
 )
-from mithril_losses._execution import LARGE
 from mithril_losses._tree import map_leaves
 from mithril_losses.checking import draw_arguments
 
@@ -53,7 +53,7 @@ class Names(unittest.TestCase):
 
     @parameterized.expand([("numpy",), ("jax",), ("torch",)])
     def test_are_in_the_order_of_the_arguments_in_a_loop(self, library: str) -> None:
-        vectors = [np.random.default_rng(k).standard_normal((LARGE // 4, 5)) for k in range(3)]
+        vectors = [np.random.default_rng(k).standard_normal((_limits.current.large // 4, 5)) for k in range(3)]
         _, gradient = value_and_gradient(triplet_loss)(*(convert(x, library, "float32") for x in vectors))
         self.assertEqual(list(gradient), ["anchor", "positive", "negative"])
 
@@ -80,7 +80,7 @@ class Memory(unittest.TestCase):
 
     @parameterized.expand([(case,) for case in BATCHES], name_func=label)
     def test_is_contiguous_in_blocks(self, case: Case) -> None:
-        arrays, options = draw_arguments(case.pair, np.random.default_rng(3), (LARGE // 4, 5))
+        arrays, options = draw_arguments(case.pair, np.random.default_rng(3), (_limits.current.large // 4, 5))
         arguments = [in_fortran_order(x) for x in arrays.values()]
         for gradient in (
             case.pair.gradient(*arguments, **options),
@@ -92,7 +92,7 @@ class Memory(unittest.TestCase):
     @parameterized.expand([(huber_loss,), (kl_divergence,), (cosine_embedding_loss,), (vae_loss,)])
     def test_is_contiguous_in_a_loop(self, loss: Any) -> None:
         case = next(case for case in DRAWN if case.pair.value is loss)
-        arrays, options = draw_arguments(case.pair, np.random.default_rng(3), (LARGE // 4, 5))
+        arrays, options = draw_arguments(case.pair, np.random.default_rng(3), (_limits.current.large // 4, 5))
         _, gradient = value_and_gradient(loss)(*(in_fortran_order(x) for x in arrays.values()), **options)
         for path, x in flat(gradient):
             self.assertTrue(is_contiguous(x), path)
