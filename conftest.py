@@ -1,6 +1,9 @@
 """Settings of every test run, and the choice of `--loss`: what a change to one loss, or to one family, has to pass."""
 
+import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,18 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 collect_ignore = ["backends"]  # a link to mithril_losses/backends, whose tests would run twice
 
 # tests of every loss of the catalogue: of these, `--loss` selects by the name of the loss
-LAWS = ("test_laws.py", "test_extremes.py", "test_edges.py", "test_kinks.py", "test_properties.py")
+LAWS = (
+    "test_laws.py",
+    "test_extremes.py",
+    "test_edges.py",
+    "test_kinks.py",
+    "test_properties.py",
+    "test_formulas.py",
+    "test_offsets.py",
+    "test_special_numbers.py",
+    "test_options_at_extremes.py",
+    "test_order.py",
+)
 
 CHOSEN = pytest.StashKey[dict[str, str]]()
 
@@ -41,6 +55,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = {item for item in items if item.path.name in LAWS and loss_in(item.name) not in chosen}
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage rarely, and never among what was imported and collected: there are millions of such objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_what_jax_compiled() -> Iterator[None]:
+    """The next module needs little of it, and every look for garbage passes over all of it."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 def losses_of(name: str | None) -> dict[str, str]:

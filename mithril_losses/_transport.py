@@ -324,7 +324,7 @@ def cost(xp: Any, squared: Array, power: float) -> Array:
     """Return C = ‖x − y‖^p of squared distances, with the derivative 0 at coincident points for whoever traces it."""
     if power == 2.0:
         return squared
-    apart = None if xp is np else squared > 0.0
+    apart = None if xp is np else squared != 0.0
     positive = squared if apart is None else xp.where(apart, squared, 1.0)
     found = xp.sqrt(positive) if power == 1.0 else positive ** (0.5 * power)
     return found if apart is None else xp.where(apart, found, 0.0)
@@ -334,7 +334,7 @@ def cost_slope(xp: Any, squared: Array, power: float) -> Array:
     """Return ∂C/∂‖x − y‖², 0 at coincident points (for p < 2, where it is infinite)."""
     if power == 2.0:
         return xp.ones_like(squared)
-    apart = squared > 0.0
+    apart = squared != 0.0
     return xp.where(apart, 0.5 * power * xp.where(apart, squared, 1.0) ** (0.5 * power - 1.0), 0.0)
 
 

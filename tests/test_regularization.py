@@ -259,12 +259,7 @@ class Messages(unittest.TestCase):
             ("a list of numbers", {"w": [1.0]}, TypeError, r"params\['w'\]\[0\] must be an array .* got float"),
             ("None", {"w": np.ones(1), "b": None}, TypeError, r"params\['b'\] must be an array .* got NoneType"),
             ("integers", [np.ones(1), np.array([1])], TypeError, r"params\[1\] must have a real .* got int64"),
-            (
-                "complex",
-                {"a": {"b": np.array([1j])}},
-                TypeError,
-                r"params\['a'\]\['b'\] must hold .* got complex128",
-            ),
+            ("complex", {"a": {"b": np.array([1j])}}, TypeError, r"params\['a'\]\['b'\] must hold .* got complex128"),
             ("two libraries", {"a": np.ones(1), "b": torch.ones(1)}, TypeError, r"params\['b'\] is from torch"),
             ("no array", {"a": [], "b": {}}, ValueError, "params holds no array to regularize"),
             ("nothing", {}, ValueError, "params holds no array to regularize"),
