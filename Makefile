@@ -42,7 +42,7 @@ UNOPTIMIZED_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensi
 OPTIMIZED_XLA = $(shell grep -l 'mark.optimized_xla' tests/*.py)
 test: $(EVERYTHING)  ## run the tests on NumPy, JAX and PyTorch
 	XLA_FLAGS="$(UNOPTIMIZED_XLA)" $(PYTEST) -n $(WORKERS) -m "not exhaustive and not optimized_xla"
-	$(PYTEST) -m "not exhaustive and optimized_xla" $(OPTIMIZED_XLA)
+	$(PYTEST) -n $(WORKERS) -m "not exhaustive and optimized_xla" $(OPTIMIZED_XLA)
 
 test-quick: $(EVERYTHING)  ## LOSS=huber_loss: the laws of a loss (or a family), the tests of its family, its doctests
 	XLA_FLAGS="$(UNOPTIMIZED_XLA)" $(PYTEST) -m "not exhaustive and not optimized_xla" --loss "$(LOSS)"

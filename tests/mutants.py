@@ -46,8 +46,13 @@ from mithril_losses._pairs import Pair
 ROOT = Path(__file__).parent.parent
 PACKAGE = "mithril_losses"
 LAWS = ("tests/test_laws.py", "tests/test_extremes.py")
-EVERYTHING = ["--ignore=tests/test_mutants.py"]
 DEFAULT_TIER = ["-m", "not exhaustive and not optimized_xla"]
+OPTIMIZED_XLA = ["-m", "not exhaustive and optimized_xla"]
+# as in the Makefile
+UNOPTIMIZED_XLA = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+EVERYTHING = ["--ignore=tests/test_mutants.py"]
 RESULTS = ROOT / ".mutants.jsonl"
 NOT_COPIED = (".*", "__pycache__", "*.egg-info", "build", "dist", "site", "runs")
 
@@ -156,13 +161,20 @@ def by_hand(substitution: Substitution) -> Mutant:
     if substitution.select:
         named.insert(0, [*named[0], "-k", substitution.select])
     description = f"{substitution.file}: {substitution.description}"
-    stages = [tests_of(file), *named, *laws, existing(families), EVERYTHING]
+    optimized = [*OPTIMIZED_XLA, *with_optimized_xla()]
+    stages = [tests_of(file), *named, *laws, existing(families), optimized, EVERYTHING]
     return Mutant(description, file, substitution.apply, stages)
 
 
 def tests_of(file: str) -> list[str]:
     """Return the doctests of a module and, where there is one, the file of tests named after it."""
     return existing([file, f"tests/test_{Path(file).stem.strip('_')}.py"])
+
+
+def with_optimized_xla() -> list[str]:
+    """Return the files with tests that `make test` runs with XLA's optimisations."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    return [f"tests/{file.name}" for file in files if "mark.optimized_xla" in file.read_text("utf-8")]
 
 
 def existing(files: list[str]) -> list[str]:
@@ -200,10 +212,9 @@ class Workshop:
         self._times = itertools.count(1)
         self._caches = itertools.count(1)
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        unoptimized = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         self._server = subprocess.Popen(
             [sys.executable, "-W", "ignore", Path(__file__).with_name("forks.py")],
-            env={**os.environ, **single, "XLA_FLAGS": f"{unoptimized} --xla_cpu_use_fusion_emitters=false"},
+            env={**os.environ, **single},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -219,10 +230,11 @@ class Workshop:
 
     def run_tests(self, arguments: list[str], cache: str = "kernels") -> Run:
         """Run pytest in the copy; loops are compiled into a cache of this name."""
+        flags = "" if arguments[:3] == ["-x", *OPTIMIZED_XLA] else UNOPTIMIZED_XLA
         request = {
             "tree": str(self.tree),
             "arguments": arguments,
-            "environment": {"MITHRIL_LOSSES_CACHE": str(Path(self._folder.name) / cache)},
+            "environment": {"MITHRIL_LOSSES_CACHE": str(Path(self._folder.name) / cache), "XLA_FLAGS": flags},
             "seconds": TIME_LIMIT,
         }
         assert self._server.stdin is not None

@@ -82,8 +82,8 @@ IN_LOOPS = (
     "ssim_loss",
     "triplet_loss",
 )
-IN_A_LOOP_OF_TERMS = [x for x in REDUCED_DRAWN if x.pair.name in ELEMENTWISE and x.pair.name not in IN_LOOPS]
-WITH_LOOPS_OF_THEIR_OWN = [x for x in REDUCED_DRAWN if x not in IN_A_LOOP_OF_TERMS]
+DRAWN_IN_LOOPS = [x for x in REDUCED_DRAWN if x.pair.name in IN_LOOPS]
+OTHERS_DRAWN = [x for x in REDUCED_DRAWN if x.pair.name not in IN_LOOPS]
 
 
 def variations(case: Case) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             (case, tier, library)
             for case in REDUCED
             for tier in TIERS
-            for library in ("numpy", *(["torch"] if case.pair.name in IN_LOOPS else []))  # in the memory of tensors
+            for library in ("numpy", *(["torch"] if case in DRAWN_IN_LOOPS else []))  # in the memory of tensors
         ],
         name_func=label,
     )
@@ -222,8 +222,16 @@ class AgainstThePlainFunctions(unittest.TestCase):
         self.assertEqual((float(value), gradient.tolist()), (6.5, [-2.0, -3.0]))
         self.assertEqual(float(ml.hinge_loss(torch.zeros(2), torch.tensor([1.0 - 1.0j, 1.0j]).conj().imag)), 1.0)
 
-    @parameterized.expand([(loss, *tier) for loss in ELEMENTWISE for tier in TIERS])
-    def test_special_values(self, loss: str, tier: str, may_fuse: bool) -> None:
+    @parameterized.expand([(loss, "float32", *tier) for loss in ELEMENTWISE for tier in TIERS])
+    def test_special_values(self, loss: str, dtype: str, tier: str, may_fuse: bool) -> None:
+        self._compare_special_values(loss, np.dtype(dtype), may_fuse)
+
+    @parameterized.expand([(loss, "float64", *tier) for loss in ELEMENTWISE for tier in TIERS])
+    @pytest.mark.exhaustive  # the same loops, compiled again for other numbers
+    def test_special_values_in_double_precision(self, loss: str, dtype: str, tier: str, may_fuse: bool) -> None:
+        self._compare_special_values(loss, np.dtype(dtype), may_fuse)
+
+    def _compare_special_values(self, loss: str, dtype: Any, may_fuse: bool) -> None:
         pair = catalogue()[loss]
         axes = []
         for name in pair.array_arguments:
@@ -234,17 +242,16 @@ class AgainstThePlainFunctions(unittest.TestCase):
                 axes.append(SPECIAL["real"])
             else:
                 axes.append(SPECIAL["probability"])
-        for dtype in (np.float32, np.float64):
-            table = np.array(list(itertools.product(*axes)), dtype=dtype)
-            arrays = [np.ascontiguousarray(table[:, i, None]) for i in range(len(axes))]
-            tolerance = 1e-5 if dtype == np.float32 else 1e-12
-            for reduction in ("none",) if pair.terms.rows is None else ("none", "sum"):  # rows are only fused in sums
-                with small_limits():
-                    both = value_and_gradient(pair.value, compile=may_fuse)
-                    value, gradient = both(*arrays, reduction=reduction)
-                np.testing.assert_allclose(value, pair.value(*arrays, reduction=reduction), rtol=tolerance, atol=1e-44)
-                for path, a, b in matched(gradient, pair.gradient(*arrays, reduction=reduction)):
-                    np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-44, err_msg=path)
+        table = np.array(list(itertools.product(*axes)), dtype=dtype)
+        arrays = [np.ascontiguousarray(table[:, i, None]) for i in range(len(axes))]
+        tolerance = 1e-5 if dtype == np.float32 else 1e-12
+        for reduction in ("none",) if pair.terms.rows is None else ("none", "sum"):  # rows are only fused in sums
+            with small_limits():
+                both = value_and_gradient(pair.value, compile=may_fuse)
+                value, gradient = both(*arrays, reduction=reduction)
+            np.testing.assert_allclose(value, pair.value(*arrays, reduction=reduction), rtol=tolerance, atol=1e-44)
+            for path, a, b in matched(gradient, pair.gradient(*arrays, reduction=reduction)):
+                np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-44, err_msg=path)
 
     @parameterized.expand(
         [
@@ -346,13 +353,13 @@ class AgainstThePlainFunctions(unittest.TestCase):
                     expected = ml.cross_entropy_with_logits_gradient(scores, targets, **keywords)
                     np.testing.assert_allclose(gradient, expected, **tolerance)
 
-    @parameterized.expand([(x, tier) for x in WITH_LOOPS_OF_THEIR_OWN for tier in TIERS], name_func=label)
+    @parameterized.expand([(x, tier) for x in DRAWN_IN_LOOPS for tier in TIERS], name_func=label)
     def test_thread_count_does_not_matter(self, case: Case, tier: tuple[str, bool]) -> None:
         self._compare_thread_counts(case, tier)
 
-    @parameterized.expand([(x, tier) for x in IN_A_LOOP_OF_TERMS for tier in TIERS], name_func=label)
-    @pytest.mark.exhaustive  # other terms in the same loop
-    def test_thread_count_does_not_matter_to_other_terms(self, case: Case, tier: tuple[str, bool]) -> None:
+    @parameterized.expand([(x, tier) for x in OTHERS_DRAWN for tier in TIERS], name_func=label)
+    @pytest.mark.exhaustive  # other terms in the same loops
+    def test_thread_count_does_not_matter_to_other_losses(self, case: Case, tier: tuple[str, bool]) -> None:
         self._compare_thread_counts(case, tier)
 
     def _compare_thread_counts(self, case: Case, tier: tuple[str, bool]) -> None:
@@ -780,7 +787,7 @@ class OtherLibraries(unittest.TestCase):
                 with self.assertRaises(TypeError):
                     both(counts, counts, **illegal)
 
-    @parameterized.expand([(x,) for x in REDUCED_DRAWN if x.pair.name in IN_LOOPS], name_func=label)
+    @parameterized.expand([(x,) for x in DRAWN_IN_LOOPS], name_func=label)
     @pytest.mark.optimized_xla  # as users compile them
     def test_jax_pairs_inside_a_trace(self, case: Case) -> None:
         more = {"weights": case.weights, "normalizer": 3.0}

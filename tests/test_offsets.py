@@ -23,6 +23,8 @@ from mithril_losses import (
     value_and_gradient,
 )
 
+pytestmark = pytest.mark.optimized_xla
+
 AMOUNTS = {"translation_invariant": (1e3, -1e5), "scale_invariant": (1e-5, 1e5)}
 CASES = [(pair.name, invariance) for pair, invariance in INVARIANT]
 

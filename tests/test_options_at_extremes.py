@@ -9,11 +9,14 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 from cases import convert, double_precision, flat, to_numpy
 from parameterized import parameterized
 
 import mithril_losses as ml
 from mithril_losses import find_loss, value_and_gradient
+
+pytestmark = pytest.mark.optimized_xla
 
 LIBRARIES = ("numpy", "jax", "torch")
 

@@ -32,6 +32,8 @@ from mithril_losses import (
 )
 from mithril_losses.backends import _jax_namespace
 
+pytestmark = pytest.mark.optimized_xla
+
 LOSSES = list(catalogue())
 EAGER = ("numpy", "numpy in blocks", "torch")
 
