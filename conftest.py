@@ -12,6 +12,11 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+# workers share what XLA compiles, above all of single operations, and a second run finds it
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 collect_ignore = ["backends"]  # a link to mithril_losses/backends, whose tests would run twice
 
 # tests of every loss of the catalogue: of these, `--loss` selects by the name of the loss

@@ -50,7 +50,8 @@ DEFAULT_TIER = ["-m", "not exhaustive and not optimized_xla"]
 OPTIMIZED_XLA = ["-m", "not exhaustive and optimized_xla"]
 # as in the Makefile
 UNOPTIMIZED_XLA = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+    "--xla_cpu_parallel_codegen_split_count=1 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 )
 EVERYTHING = ["--ignore=tests/test_mutants.py"]
 RESULTS = ROOT / ".mutants.jsonl"
