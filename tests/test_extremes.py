@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pytest
 from cases import REDUCED_DRAWN, Case, convert, double_precision, flat, label, to_numpy
 from parameterized import parameterized
 
@@ -55,6 +56,7 @@ class Extremes(unittest.TestCase):
                 )
 
     @parameterized.expand(list(product(REDUCED_DRAWN, ("numpy", "jax", "torch"))), name_func=label)
+    @pytest.mark.exhaustive_for(library="jax")  # narrow types, above, see most of what is JAX's own at the ends
     def test_ends_of_the_domain(self, case: Case, library: str) -> None:
         generator = np.random.default_rng(11)
         # what compares whole sets of points may subtract one overflow from another
