@@ -17,7 +17,7 @@ import numpy as np
 
 from mithril_losses import _limits
 from mithril_losses._elementwise import Apart, ByColumn, Elementwise
-from mithril_losses._pairs import GRADIENT_KEYWORDS, Pair, find_loss
+from mithril_losses._pairs import Pair, find_loss
 from mithril_losses._reduction import Plan, plan, require_shares
 from mithril_losses._stable import bounded, never_negative
 from mithril_losses._tree import map_leaves
@@ -121,7 +121,7 @@ class _Prepared:
     """
 
     def __init__(self, pair: Pair) -> None:
-        self.plain = _plain(pair)
+        self.plain = pair.plain
         self.jitted = functools.lru_cache(maxsize=_JITTED)(functools.partial(_jitted, self.plain))
         self.row_shapes: dict[Any, tuple[int, ...]] = {}
 
@@ -141,39 +141,6 @@ def _prepared(pair: Pair) -> _Prepared:
     if found is None:
         found = pair.prepared.setdefault(_Prepared, _Prepared(pair))
     return found  # type: ignore[no-any-return]
-
-
-def _plain(pair: Pair) -> Callable[..., tuple[Any, Any]]:
-    if pair.both is not None:
-        return pair.both
-    if any(terms is not None for terms in (pair.terms, pair.apart, pair.by_column)):
-        return _through_terms(pair)
-    return _one_after_the_other(pair.value, pair.gradient)
-
-
-def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
-    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
-        return value(*arguments, **own), gradient(*arguments, **keywords)
-
-    return both
-
-
-def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
-    """Return value and gradient from one evaluation of the terms."""
-    terms: Any = pair.terms or pair.apart or pair.by_column
-    arrays = pair.array_arguments
-    defaults = [(name, pair.parameters[name].default) for name in terms.domain if name not in arrays]
-    one_after_the_other = _one_after_the_other(pair.value, pair.gradient)
-
-    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        if len(arguments) != len(arrays) or "wrt" in keywords:
-            return one_after_the_other(*arguments, **keywords)
-        options = [keywords.pop(name, default) for name, default in defaults]
-        found: tuple[Any, Any] = terms.both(*arguments, *options, **keywords)
-        return found
-
-    return both
 
 
 # --- large arrays in the memory of the host ---------------------------------------------------------------------------
@@ -200,7 +167,7 @@ class _OnHost:
         self._applies = pair.takes_reduction and pair.separable
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
-        has_loop = any(x is not None for x in (pair.terms, pair.apart, pair.by_column, pair.fused_rows))
+        has_loop = isinstance(pair.terms, Elementwise | Apart | ByColumn) or pair.fused_rows is not None
         is_compiled = self._applies and self._may_fuse and has_loop
         # elements from which JAX arrays are better off here, and what computes them
         by_numpy = pair.by_numpy and compile is not False
@@ -221,12 +188,14 @@ class _OnHost:
         call = self._call(arguments, keywords) if self._applies else None
         if call is None:
             return None
-        pair = self._pair
-        if pair.terms is not None:
-            return self._elementwise(pair.terms, call)
-        if pair.by_column is not None:
-            return self._by_column(pair.by_column, call)
-        return self._rows(call) if pair.apart is None else self._apart(pair.apart, call)
+        match self._pair.terms:
+            case Elementwise() as terms:
+                return self._elementwise(terms, call)
+            case ByColumn() as columns:
+                return self._by_column(columns, call)
+            case Apart() as parts:
+                return self._apart(parts, call)
+        return self._rows(call)
 
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> _Call | None:
         """Return the call, or None where its arguments are not those of a fast path."""

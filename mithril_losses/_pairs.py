@@ -7,13 +7,19 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from mithril_losses._elementwise import Apart, ByColumn, Elementwise
 from mithril_losses._reduction import Reduction
+from mithril_losses._unreduced import Unreduced
 from mithril_losses._validation import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
+G = TypeVar("G")
+P = ParamSpec("P")
+
+# what a loss and its gradient are made of: each has `value`, `gradient` and `both`, and the domains of its arguments
+Terms = Elementwise | Apart | ByColumn | Unreduced
 
 # what a loss may declare of itself: true for all options, masks and reductions, up to rounding, where weights and a
 # normalizer are not negative; arrays that are like the first argument are those with the same domain
@@ -99,10 +105,8 @@ class Pair:
         name: the loss's name in the catalogue.
         value: the loss.
         gradient: its gradient.
-        both: a fused `value_and_gradient`, where the two share expensive work.
-        terms: the unreduced loss and its derivative, where the loss is element-wise.
-        apart: the terms of each array, where the loss is element-wise in several that need not have one shape.
-        by_column: the terms of the columns, where the loss is element-wise in these.
+        both: a public function that returns both, where there is one.
+        terms: the unreduced loss and its slopes, which loss and gradient are made of.
         wrt: the arguments that the gradient is taken with respect to; those with a default where they are given.
         on_request: further arguments that `wrt=` accepts.
         domain: what each argument may be.
@@ -128,9 +132,7 @@ class Pair:
     value: Callable[..., Any]
     gradient: Callable[..., Any]
     both: Callable[..., tuple[Any, Any]] | None = None
-    terms: Elementwise | None = None
-    apart: Apart | None = None
-    by_column: ByColumn | None = None
+    terms: Terms | None = None
     wrt: tuple[str, ...] = ("predictions",)
     on_request: tuple[str, ...] = ()
     domain: Mapping[str, Any] = field(default_factory=dict)
@@ -149,6 +151,20 @@ class Pair:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Return the loss: an entry of the catalogue takes part wherever a loss does."""
         return self.value(*arguments, **options)
+
+    @functools.cached_property
+    def elements(self) -> Mapping[str, Elementwise]:
+        """The element-wise terms that the loss is made of, by the argument of which they give the slope."""
+        if isinstance(self.terms, Apart):
+            return self.terms.parts
+        return {self.wrt[0]: self.terms} if isinstance(self.terms, Elementwise) else {}
+
+    @functools.cached_property
+    def plain(self) -> Callable[..., tuple[Any, Any]]:
+        """What returns value and gradient by the plain functions, and computes once what these share."""
+        if self.both is not None:
+            return self.both
+        return _one_after_the_other(self) if self.terms is None else _through_terms(self, self.terms)
 
     def loss(self, returned: Any) -> Any:
         """Return the loss out of what the value function returned."""
@@ -233,7 +249,7 @@ def catalogue() -> Mapping[str, Pair]:
 def gradient_of(
     loss: Callable[..., Any],
     *,
-    terms: Elementwise | Apart | ByColumn | None = None,
+    terms: Terms | None = None,
     wrt: str | tuple[str, ...] | None = None,
     on_request: tuple[str, ...] = (),
     domain: Mapping[str, Any] | None = None,
@@ -252,7 +268,7 @@ def gradient_of(
 
     Args:
         loss: the value. Its name becomes the pair's name in the catalogue.
-        terms: the element-wise terms that both are made of; domain and kinks are then read from them.
+        terms: the terms that both are made of; `wrt`, `on_request`, `domain` and `kinks` are then read from them.
         wrt: the argument or arguments that the gradient is taken with respect to; by default those of the terms, or
             the first one. An argument that may be None (a bias) is in the gradient where it is given.
         on_request: further arguments that the gradient accepts as `wrt=`.
@@ -296,13 +312,11 @@ def gradient_of(
             name=loss.__name__,
             value=loss,
             gradient=gradient,
-            terms=terms if isinstance(terms, Elementwise) else None,
-            apart=terms if isinstance(terms, Apart) else None,
-            by_column=terms if isinstance(terms, ByColumn) else None,
+            terms=terms,
             domain=dict(domain or (terms.domain if terms else {})),
             separable=separable,
             kinks=kinks or (terms.kinks if terms else None),
-            on_request=on_request,
+            on_request=on_request or getattr(terms, "on_request", ()),
             mass=mass,
             fused_rows=fused_rows,
             check_values=check_values,
@@ -324,7 +338,7 @@ def gradient_of(
                         f"{name!r} is no option of {loss.__name__}, so no property of it depends on that"
                         f"{did_you_mean(name, known_options)}"
                     )
-        for name in (*names, *on_request):
+        for name in (*names, *pair.on_request):
             if name not in (*pair.array_arguments, *optional):
                 raise ValueError(
                     f"wrt={name!r} is no array argument of {loss.__name__}{did_you_mean(name, pair.array_arguments)}"
@@ -357,6 +371,54 @@ def value_and_gradient_of(loss: Callable[..., Any]) -> Callable[[F], F]:
         return both
 
     return record
+
+
+def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
+    """Return what computes a registered gradient together with its loss, with the arguments of the gradient.
+
+    It is recorded as the public function of its loss that returns both.
+
+    Raises:
+        ValueError: no loss with terms has this gradient.
+    """
+    pair = next((pair for pair in _PAIRS.values() if pair.gradient is gradient), None)
+    if pair is None or pair.terms is None:
+        raise ValueError(f"{getattr(gradient, '__name__', gradient)!r} is the gradient of no registered terms")
+    both = functools.wraps(gradient)(_through_terms(pair, pair.terms))
+    both.__name__ = f"{pair.name}_value_and_gradient"
+    both.__qualname__ = both.__name__
+    both.__annotations__ = {**gradient.__annotations__, "return": f"tuple[Array, {gradient.__annotations__['return']}]"}
+    both.__doc__ = f"""`{pair.name}` and its gradient; what they share is computed once.
+
+    Args and errors are those of `{pair.name}_gradient`. Returns the value and the gradient.
+    """
+    _PAIRS[pair.name] = replace(pair, both=both)
+    return both
+
+
+def _one_after_the_other(pair: Pair) -> Callable[..., tuple[Any, Any]]:
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
+        return pair.value(*arguments, **own), pair.gradient(*arguments, **keywords)
+
+    return both
+
+
+def _through_terms(pair: Pair, terms: Terms) -> Callable[..., tuple[Any, Any]]:
+    """Return value and gradient from one evaluation of the terms."""
+    arrays = pair.array_arguments
+    defaults = [(name, pair.parameters[name].default) for name in terms.domain if name not in arrays]
+    takes_wrt = isinstance(terms, Unreduced)
+    evaluate: Callable[..., tuple[Any, Any]] = terms.both
+    one_after_the_other = _one_after_the_other(pair)
+
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        if len(arguments) != len(arrays) or (not takes_wrt and "wrt" in keywords):
+            return one_after_the_other(*arguments, **keywords)
+        options = [keywords.pop(name, default) for name, default in defaults]
+        return evaluate(*arguments, *options, **keywords)
+
+    return both
 
 
 def find_loss(loss: str | Callable[..., Any]) -> Pair:
@@ -418,8 +480,6 @@ def _settled(loss: functools.partial[Any]) -> Pair:
         gradient=functools.partial(pair.gradient, **options),
         both=None,
         terms=None,
-        apart=None,
-        by_column=None,
         fused_rows=None,
         compose=lambda both_of: functools.partial(both_of(loss.func), **options),
     )

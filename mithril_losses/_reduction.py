@@ -162,6 +162,11 @@ class Plan(NamedTuple):
     factor: Any
     scaled: bool = False
 
+    @property
+    def is_a_number(self) -> bool:
+        """Whether all that slopes are multiplied by is one number."""
+        return self.weights is None and type(self.factor) is float and self.divisor is not EMPTY
+
     def shape(self, unreduced: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the reduced losses."""
         return tuple(n for i, n in enumerate(unreduced) if i not in self.axes)

@@ -80,12 +80,9 @@ class Piece:
     kind: str = ""
 
 
-def parts(loss: str | Callable[..., Any]) -> dict[str, Elementwise]:
+def parts(loss: str | Callable[..., Any]) -> Mapping[str, Elementwise]:
     """Return the terms of an element-wise loss, those of each array where they are reduced apart; or nothing."""
-    pair = find_loss(loss)
-    if pair.apart is not None:
-        return dict(pair.apart.parts)
-    return {} if pair.terms is None else {pair.wrt[0]: pair.terms}
+    return find_loss(loss).elements
 
 
 def prove(loss: str | Callable[..., Any]) -> list[Piece]:

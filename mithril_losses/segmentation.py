@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Unpack
 
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
+from mithril_losses._pairs import both_of, gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._stable import bounded, one_hot, put_back, stable_order, take_in_order
+from mithril_losses._unreduced import Losses, Wanted, unreduced
 from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
 from mithril_losses.classification import _labels
@@ -47,20 +47,6 @@ __all__ = [
     "tversky_loss_gradient",
     "tversky_loss_value_and_gradient",
 ]
-
-
-class _Losses(NamedTuple):
-    """Unreduced losses, and how to get their slope wrt the predictions."""
-
-    values: Array
-    slope: Callable[[], Array]
-    summed: tuple[int, ...]  # the axes of the predictions that a loss is summed over
-
-    def collect(self, like: Array, **reduction: Unpack[Reduction]) -> Array:
-        return collect(self.values, like=like, **reduction)
-
-    def spread(self, like: Array, **reduction: Unpack[GradientReduction]) -> Array:
-        return spread(self.slope(), like=like, summed=self.summed, **reduction)
 
 
 class _Layout(NamedTuple):
@@ -121,11 +107,15 @@ class _Overlap(NamedTuple):
         hits, false_positives, false_negatives = (self.xp.sum(weights * x, axis=axis, keepdims=True) for x in sums)
         return hits, false_positives, false_negatives
 
-    def losses(self, values: Array, at_zero: Array, at_one: Array, pooled: tuple[int, ...] = ()) -> _Losses:
+    def losses(self, values: Array, at_zero: Array, at_one: Array, pooled: tuple[int, ...] = ()) -> Losses:
         """Return losses whose slope is `at_zero` + t · `at_one`."""
         summed = tuple(sorted(self.layout.mask + pooled))
-        at_zero, at_one = (bounded(self.xp, x, x.dtype) for x in (at_zero, at_one))  # of masks of subnormal numbers
-        return _Losses(self.xp.squeeze(values, axis=summed), lambda: at_zero + at_one * self.targets, summed)
+
+        def slopes() -> dict[str, Array]:
+            zero, one = (bounded(self.xp, x, x.dtype) for x in (at_zero, at_one))  # of masks of subnormal numbers
+            return {"predictions": zero + one * self.targets}
+
+        return Losses(self.xp.squeeze(values, axis=summed), slopes, summed)
 
 
 def _ratio(
@@ -140,7 +130,7 @@ def _ratio(
     return ratio, alpha * rest / divisor, -(share * ratio + (alpha + beta) * rest) / divisor
 
 
-def _tversky(
+def _overlap_losses(
     predictions: Array,
     targets: Array,
     class_axis: int | None,
@@ -149,7 +139,7 @@ def _tversky(
     beta: float = 1.0,
     share: float = 1.0,
     gamma: float | None = None,
-) -> _Losses:
+) -> Losses:
     """r, or r^γ."""
     overlap = _Overlap.of(predictions, targets, class_axis)
     xp, dtype = overlap.xp, overlap.targets.dtype
@@ -167,6 +157,15 @@ def _tversky(
     at_perfect = float(gamma == 1.0) if isinstance(gamma, float) else as_dtype(xp, gamma == 1.0, dtype)
     factor = xp.where(perfect, at_perfect, gamma * power / positive)
     return overlap.losses(power, factor * at_zero, factor * at_one)
+
+
+_MASKS: dict[str, Any] = {"predictions": PROBABILITY, "targets": PROBABILITY}
+_SMOOTH: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": "integer or None"}
+
+
+@unreduced(**_MASKS, **_SMOOTH)
+def _dice(predictions: Array, targets: Array, smooth: float, class_axis: int | None, wanted: Wanted) -> Losses:
+    return _overlap_losses(predictions, targets, class_axis, smooth, share=2.0)
 
 
 def dice_loss(
@@ -206,20 +205,10 @@ def dice_loss(
         F. Milletari et al., V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, 2016,
         which has Σ p² + Σ t² in place of Σ p + Σ t. https://doi.org/10.1109/3DV.2016.79
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _tversky(predictions, targets, class_axis, smooth, share=2.0).collect(predictions, **reduction)
+    return _dice.value(predictions, targets, smooth, class_axis, **reduction)
 
 
-@gradient_of(
-    dice_loss,
-    domain={
-        "predictions": PROBABILITY,
-        "targets": PROBABILITY,
-        "smooth": NON_NEGATIVE,
-        "class_axis": "integer or None",
-    },
-    properties=("non_negative", "symmetric"),
-)
+@gradient_of(dice_loss, terms=_dice, properties=("non_negative", "symmetric"))
 def dice_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -251,42 +240,15 @@ def dice_loss_gradient(
         >>> dice_loss_gradient(np.array([[1.0, 0.5, 0.5, 0.0]]), np.array([[1, 0, 0, 0]])).tolist()
         [[-0.3125, 0.1875, 0.1875, 0.1875]]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _tversky(predictions, targets, class_axis, smooth, share=2.0).spread(predictions, **reduction)
+    return _dice.gradient(predictions, targets, smooth, class_axis, **reduction)
 
 
-@value_and_gradient_of(dice_loss)
-def dice_loss_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    smooth: float = 1.0,
-    class_axis: int | None = None,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`dice_loss` and `dice_loss_gradient`, whose sums are taken once.
+dice_loss_value_and_gradient = both_of(dice_loss_gradient)
 
-    Args:
-        predictions: p, as in `dice_loss`; likewise all other arguments.
-        targets: t.
-        smooth: s.
-        class_axis: the axis of the classes.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
 
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = dice_loss_value_and_gradient(np.array([1.0, 1.0]), np.array([1.0, 0.0]))
-        >>> float(value), gradient.tolist()
-        (0.25, [-0.3125, 0.1875])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        losses = _tversky(predictions, targets, class_axis, smooth, share=2.0)
-        return losses.collect(predictions, **reduction), losses.spread(predictions, upstream=upstream, **reduction)
+@unreduced(**_MASKS, **_SMOOTH)
+def _jaccard(predictions: Array, targets: Array, smooth: float, class_axis: int | None, wanted: Wanted) -> Losses:
+    return _overlap_losses(predictions, targets, class_axis, smooth)
 
 
 def jaccard_loss(
@@ -326,20 +288,10 @@ def jaccard_loss(
         M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation,
         2016. https://doi.org/10.1007/978-3-319-50835-1_22
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _tversky(predictions, targets, class_axis, smooth).collect(predictions, **reduction)
+    return _jaccard.value(predictions, targets, smooth, class_axis, **reduction)
 
 
-@gradient_of(
-    jaccard_loss,
-    domain={
-        "predictions": PROBABILITY,
-        "targets": PROBABILITY,
-        "smooth": NON_NEGATIVE,
-        "class_axis": "integer or None",
-    },
-    properties=("non_negative", "symmetric"),
-)
+@gradient_of(jaccard_loss, terms=_jaccard, properties=("non_negative", "symmetric"))
 def jaccard_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -371,43 +323,23 @@ def jaccard_loss_gradient(
         >>> jaccard_loss_gradient(np.array([[1.0, 0.5, 0.5]]), np.array([[1, 0, 0]]), smooth=0.0).tolist()
         [[-0.5, 0.25, 0.25]]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _tversky(predictions, targets, class_axis, smooth).spread(predictions, **reduction)
+    return _jaccard.gradient(predictions, targets, smooth, class_axis, **reduction)
 
 
-@value_and_gradient_of(jaccard_loss)
-def jaccard_loss_value_and_gradient(
+jaccard_loss_value_and_gradient = both_of(jaccard_loss_gradient)
+
+
+@unreduced(**_MASKS, alpha=NON_NEGATIVE, beta=NON_NEGATIVE, **_SMOOTH)
+def _tversky(
     predictions: Array,
     targets: Array,
-    *,
-    smooth: float = 1.0,
-    class_axis: int | None = None,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`jaccard_loss` and `jaccard_loss_gradient`, whose sums are taken once.
-
-    Args:
-        predictions: p, as in `jaccard_loss`; likewise all other arguments.
-        targets: t.
-        smooth: s.
-        class_axis: the axis of the classes.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> p, t = np.array([1.0, 1.0]), np.array([1.0, 0.0])
-        >>> value, gradient = jaccard_loss_value_and_gradient(p, t, smooth=0.0)
-        >>> float(value), gradient.tolist()
-        (0.5, [-0.5, 0.25])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        losses = _tversky(predictions, targets, class_axis, smooth)
-        return losses.collect(predictions, **reduction), losses.spread(predictions, upstream=upstream, **reduction)
+    alpha: float,
+    beta: float,
+    smooth: float,
+    class_axis: int | None,
+    wanted: Wanted,
+) -> Losses:
+    return _overlap_losses(predictions, targets, class_axis, smooth, alpha, beta)
 
 
 def tversky_loss(
@@ -453,22 +385,10 @@ def tversky_loss(
         S. S. M. Salehi et al., Tversky Loss Function for Image Segmentation Using 3D Fully Convolutional Deep Networks,
         2017. https://doi.org/10.1007/978-3-319-67389-9_44
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _tversky(predictions, targets, class_axis, smooth, alpha, beta).collect(predictions, **reduction)
+    return _tversky.value(predictions, targets, alpha, beta, smooth, class_axis, **reduction)
 
 
-@gradient_of(
-    tversky_loss,
-    domain={
-        "predictions": PROBABILITY,
-        "targets": PROBABILITY,
-        "alpha": NON_NEGATIVE,
-        "beta": NON_NEGATIVE,
-        "smooth": NON_NEGATIVE,
-        "class_axis": "integer or None",
-    },
-    properties=("non_negative",),
-)
+@gradient_of(tversky_loss, terms=_tversky, properties=("non_negative",))
 def tversky_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -504,47 +424,35 @@ def tversky_loss_gradient(
         >>> tversky_loss_gradient(np.array([[1.0, 0.5, 0.5, 0.0]]), np.array([[1, 0, 0, 1]])).round(6).tolist()
         [[-0.266667, 0.066667, 0.066667, -0.266667]]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _tversky(predictions, targets, class_axis, smooth, alpha, beta).spread(predictions, **reduction)
+    return _tversky.gradient(predictions, targets, alpha, beta, smooth, class_axis, **reduction)
 
 
-@value_and_gradient_of(tversky_loss)
-def tversky_loss_value_and_gradient(
+tversky_loss_value_and_gradient = both_of(tversky_loss_gradient)
+
+
+def _focal_tversky_kinks(
+    predictions: Array, targets: Array, class_axis: int | None, **options: Any
+) -> tuple[Array, ...]:
+    """Return the loss of each mask, at every element of it: its root has no derivative at 0."""
+    losses = _overlap_losses(predictions, targets, class_axis, **options)
+    xp, values = array_namespace(predictions=predictions), losses.values
+    for axis in losses.summed or ():
+        values = xp.expand_dims(values, axis=axis)
+    return (xp.broadcast_to(values, tuple(predictions.shape)),)
+
+
+@unreduced(kinks=_focal_tversky_kinks, **_MASKS, gamma=POSITIVE, alpha=NON_NEGATIVE, beta=NON_NEGATIVE, **_SMOOTH)
+def _focal_tversky(
     predictions: Array,
     targets: Array,
-    *,
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    smooth: float = 1.0,
-    class_axis: int | None = None,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`tversky_loss` and `tversky_loss_gradient`, whose sums are taken once.
-
-    Args:
-        predictions: p, as in `tversky_loss`; likewise all other arguments.
-        targets: t.
-        alpha: a.
-        beta: b.
-        smooth: s.
-        class_axis: the axis of the classes.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> p, t = np.array([1.0, 1.0]), np.array([1.0, 0.0])
-        >>> value, gradient = tversky_loss_value_and_gradient(p, t, alpha=1.0, smooth=0.0)
-        >>> float(value), gradient.round(6).tolist()
-        (0.5, [-0.425, 0.25])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        losses = _tversky(predictions, targets, class_axis, smooth, alpha, beta)
-        return losses.collect(predictions, **reduction), losses.spread(predictions, upstream=upstream, **reduction)
+    gamma: float,
+    alpha: float,
+    beta: float,
+    smooth: float,
+    class_axis: int | None,
+    wanted: Wanted,
+) -> Losses:
+    return _overlap_losses(predictions, targets, class_axis, smooth, alpha, beta, gamma=gamma)
 
 
 def focal_tversky_loss(
@@ -593,26 +501,10 @@ def focal_tversky_loss(
         N. Abraham and N. M. Khan, A Novel Focal Tversky Loss Function with Improved Attention U-Net for Lesion
         Segmentation, 2019. https://doi.org/10.1109/ISBI.2019.8759329
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _tversky(predictions, targets, class_axis, smooth, alpha, beta, gamma=gamma).collect(
-            predictions, **reduction
-        )
+    return _focal_tversky.value(predictions, targets, gamma, alpha, beta, smooth, class_axis, **reduction)
 
 
-@gradient_of(
-    focal_tversky_loss,
-    domain={
-        "predictions": PROBABILITY,
-        "targets": PROBABILITY,
-        "gamma": POSITIVE,
-        "alpha": NON_NEGATIVE,
-        "beta": NON_NEGATIVE,
-        "smooth": NON_NEGATIVE,
-        "class_axis": "integer or None",
-    },
-    kinks=lambda predictions, targets, **options: _focal_kinks(predictions, targets, **options),
-    properties=("non_negative",),
-)
+@gradient_of(focal_tversky_loss, terms=_focal_tversky, properties=("non_negative",))
 def focal_tversky_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -651,66 +543,17 @@ def focal_tversky_loss_gradient(
         >>> focal_tversky_loss_gradient(p, t, gamma=2.0).round(6).tolist()
         [[-0.177778, 0.044444, 0.044444, -0.177778]]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _tversky(predictions, targets, class_axis, smooth, alpha, beta, gamma=gamma).spread(
-            predictions, **reduction
-        )
+    return _focal_tversky.gradient(predictions, targets, gamma, alpha, beta, smooth, class_axis, **reduction)
 
 
-@value_and_gradient_of(focal_tversky_loss)
-def focal_tversky_loss_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    gamma: float = 0.75,
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    smooth: float = 1.0,
-    class_axis: int | None = None,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`focal_tversky_loss` and `focal_tversky_loss_gradient`, whose sums are taken once.
-
-    Args:
-        predictions: p, as in `focal_tversky_loss`; likewise all other arguments.
-        targets: t.
-        gamma: γ.
-        alpha: a.
-        beta: b.
-        smooth: s.
-        class_axis: the axis of the classes.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> p, t = np.array([[1.0, 0.5, 0.5, 0.0]]), np.array([[1, 0, 0, 1]])
-        >>> value, gradient = focal_tversky_loss_value_and_gradient(p, t, gamma=1.0)
-        >>> round(float(value), 6), gradient.round(6).tolist()
-        (0.333333, [[-0.266667, 0.066667, 0.066667, -0.266667]])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        losses = _tversky(predictions, targets, class_axis, smooth, alpha, beta, gamma=gamma)
-        return losses.collect(predictions, **reduction), losses.spread(predictions, upstream=upstream, **reduction)
-
-
-def _focal_kinks(predictions: Array, targets: Array, class_axis: int | None, **options: Any) -> tuple[Array, ...]:
-    """Return the loss of each mask, at every element of it: its root has no derivative at 0."""
-    losses = _tversky(predictions, targets, class_axis, **options)
-    xp, values = array_namespace(predictions=predictions), losses.values
-    for axis in losses.summed:
-        values = xp.expand_dims(values, axis=axis)
-    return (xp.broadcast_to(values, tuple(predictions.shape)),)
+focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
 
 
 # --- generalized Dice -------------------------------------------------------------------------------------------
 
 
-def _generalized_dice(predictions: Array, targets: Array, class_axis: int, smooth: float) -> _Losses:
+@unreduced(predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis="integer")
+def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_axis: int, wanted: Wanted) -> Losses:
     overlap = _Overlap.of(predictions, targets, class_axis)
     xp, axis = overlap.xp, overlap.layout.classes
     assert axis is not None
@@ -766,20 +609,10 @@ def generalized_dice_loss(
         C. H. Sudre et al., Generalised Dice Overlap as a Deep Learning Loss Function for Highly Unbalanced
         Segmentations, 2017. https://doi.org/10.1007/978-3-319-67558-9_28
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _generalized_dice(predictions, targets, class_axis, smooth).collect(predictions, **reduction)
+    return _generalized_dice.value(predictions, targets, smooth, class_axis, **reduction)
 
 
-@gradient_of(
-    generalized_dice_loss,
-    domain={
-        "predictions": ProbabilityMaps(),
-        "targets": ProbabilityMaps(),
-        "smooth": NON_NEGATIVE,
-        "class_axis": "integer",
-    },
-    properties=("non_negative",),
-)
+@gradient_of(generalized_dice_loss, terms=_generalized_dice, properties=("non_negative",))
 def generalized_dice_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -813,43 +646,10 @@ def generalized_dice_loss_gradient(
         >>> generalized_dice_loss_gradient(p, t, smooth=0.0)[0, 2].round(6).tolist()
         [0.072562, -0.471655]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        return _generalized_dice(predictions, targets, class_axis, smooth).spread(predictions, **reduction)
+    return _generalized_dice.gradient(predictions, targets, smooth, class_axis, **reduction)
 
 
-@value_and_gradient_of(generalized_dice_loss)
-def generalized_dice_loss_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    smooth: float = 1.0,
-    class_axis: int = -1,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`generalized_dice_loss` and `generalized_dice_loss_gradient`, whose sums are taken once.
-
-    Args:
-        predictions: p, as in `generalized_dice_loss`; likewise all other arguments.
-        targets: t.
-        smooth: s.
-        class_axis: the axis of the classes.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> p, t = np.array([[1.0], [1.0]]), np.array([[1.0], [0.0]])  # one class is plain Dice
-        >>> value, gradient = generalized_dice_loss_value_and_gradient(p, t)
-        >>> float(value), gradient.tolist()
-        (0.25, [[-0.3125], [0.1875]])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        losses = _generalized_dice(predictions, targets, class_axis, smooth)
-        return losses.collect(predictions, **reduction), losses.spread(predictions, upstream=upstream, **reduction)
+generalized_dice_loss_value_and_gradient = both_of(generalized_dice_loss_gradient)
 
 
 # --- Lovász -----------------------------------------------------------------------------------------------------
@@ -924,9 +724,41 @@ class _Pixels(NamedTuple):
         return xp.where(kept, errors, 0.0), xp.where(kept, foreground, 0.0)
 
 
+def _lovasz_softmax_kinks(
+    predictions: Array, targets: Array, class_axis: int, ignore_index: int | None, **_: Any
+) -> tuple[Array, ...]:
+    """Return what vanishes where a pixel's error is 0, or that of another pixel as well."""
+    pixels = _Pixels.of(predictions, targets, class_axis, ignore_index)
+    errors, _ = pixels.errors()
+    if pixels.kept is not None:
+        errors = pixels.xp.where(pixels.xp.expand_dims(pixels.kept, axis=1), errors, float("inf"))
+    with quiet(pixels.xp):  # ∞ − ∞ of pixels that are ignored
+        return pixels.back(errors), pixels.back(_gap(pixels.xp, errors))
+
+
+def _gap(xp: Any, errors: Array) -> Array:
+    """Return how far the nearest of the other pixels' errors is."""
+    gaps = xp.abs(xp.expand_dims(errors, axis=-1) - xp.expand_dims(errors, axis=-2))
+    own = xp.eye(errors.shape[-1], dtype=errors.dtype, **placement(errors)) > 0
+    return xp.min(xp.where(own | xp.isnan(gaps), float("inf"), gaps), axis=-1)
+
+
+@unreduced(
+    kinks=_lovasz_softmax_kinks,
+    predictions=ProbabilityMaps(),
+    targets=LabelMaps(),
+    class_axis="integer",
+    classes=_CLASSES,
+    ignore_index="integer or None",
+)
 def _lovasz_softmax(
-    predictions: Array, targets: Array, class_axis: int, classes: Classes, ignore_index: int | None
-) -> _Losses:
+    predictions: Array,
+    targets: Array,
+    class_axis: int,
+    classes: Classes,
+    ignore_index: int | None,
+    wanted: Wanted,
+) -> Losses:
     _CLASSES.check("classes", classes)
     pixels = _Pixels.of(predictions, targets, class_axis, ignore_index)
     xp, layout = pixels.xp, pixels.layout
@@ -941,12 +773,13 @@ def _lovasz_softmax(
         steps = xp.where(xp.any(pixels.illegal, axis=-1)[:, None, None], float("nan"), steps)
     values = xp.sum(xp.sum(steps * errors, axis=-1), axis=-1)
 
-    def slope() -> Array:
+    def slopes() -> dict[str, Array]:
         # an error of 0 has the slope 0, that of an ignored pixel included
-        return pixels.back(steps * xp.sign(xp.where(errors == 0, 0.0, pixels.predictions - foreground)))
+        signs = xp.sign(xp.where(errors == 0, 0.0, pixels.predictions - foreground))
+        return {"predictions": pixels.back(steps * signs)}
 
     summed = tuple(axis for axis in range(len(predictions.shape)) if axis != layout.batch)
-    return _Losses(xp.reshape(values, () if layout.batch is None else (values.shape[0],)), slope, summed)
+    return Losses(xp.reshape(values, () if layout.batch is None else (values.shape[0],)), slopes, summed)
 
 
 def lovasz_softmax_loss(
@@ -993,21 +826,12 @@ def lovasz_softmax_loss(
         M. Berman et al., The Lovász-Softmax Loss: A Tractable Surrogate for the Optimization of the
         Intersection-Over-Union Measure in Neural Networks, 2018. https://doi.org/10.1109/CVPR.2018.00464
     """
-    with quiet(array_namespace(predictions=predictions)):
-        losses = _lovasz_softmax(predictions, targets, class_axis, classes, ignore_index)
-        return losses.collect(predictions, **reduction)
+    return _lovasz_softmax.value(predictions, targets, class_axis, classes, ignore_index, **reduction)
 
 
 @gradient_of(
     lovasz_softmax_loss,
-    domain={
-        "predictions": ProbabilityMaps(),
-        "targets": LabelMaps(),
-        "class_axis": "integer",
-        "classes": _CLASSES,
-        "ignore_index": "integer or None",
-    },
-    kinks=lambda predictions, targets, **options: _lovasz_softmax_kinks(predictions, targets, **options),
+    terms=_lovasz_softmax,
     check_values=lambda predictions, targets, class_axis, classes, ignore_index: _Pixels.of(
         predictions, targets, class_axis, ignore_index
     ),
@@ -1051,68 +875,30 @@ def lovasz_softmax_loss_gradient(
         >>> lovasz_softmax_loss_gradient(p, np.array([[0, 1]])).tolist()
         [[[0.0, 0.0], [0.25, -0.5]]]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        losses = _lovasz_softmax(predictions, targets, class_axis, classes, ignore_index)
-        return losses.spread(predictions, **reduction)
+    return _lovasz_softmax.gradient(predictions, targets, class_axis, classes, ignore_index, **reduction)
 
 
-@value_and_gradient_of(lovasz_softmax_loss)
-def lovasz_softmax_loss_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    class_axis: int = -1,
-    classes: Classes = "present",
-    ignore_index: int | None = None,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`lovasz_softmax_loss` and `lovasz_softmax_loss_gradient`, whose pixels are sorted once.
-
-    Args:
-        predictions: p, as in `lovasz_softmax_loss`; likewise all other arguments.
-        targets: y.
-        class_axis: the axis of the classes.
-        classes: average over the classes that are "present", or over "all".
-        ignore_index: pixels with this label count nowhere.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> p = np.array([[[1.0, 0.0], [0.5, 0.5]]])
-        >>> value, gradient = lovasz_softmax_loss_value_and_gradient(p, np.array([[0, 1]]))
-        >>> float(value), gradient.tolist()
-        (0.375, [[[0.0, 0.0], [0.25, -0.5]]])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        losses = _lovasz_softmax(predictions, targets, class_axis, classes, ignore_index)
-        return losses.collect(predictions, **reduction), losses.spread(predictions, upstream=upstream, **reduction)
+lovasz_softmax_loss_value_and_gradient = both_of(lovasz_softmax_loss_gradient)
 
 
-def _lovasz_softmax_kinks(
-    predictions: Array, targets: Array, class_axis: int, ignore_index: int | None, **_: Any
-) -> tuple[Array, ...]:
-    """Return what vanishes where a pixel's error is 0, or that of another pixel as well."""
-    pixels = _Pixels.of(predictions, targets, class_axis, ignore_index)
-    errors, _ = pixels.errors()
-    if pixels.kept is not None:
-        errors = pixels.xp.where(pixels.xp.expand_dims(pixels.kept, axis=1), errors, float("inf"))
-    with quiet(pixels.xp):  # ∞ − ∞ of pixels that are ignored
-        return pixels.back(errors), pixels.back(_gap(pixels.xp, errors))
+def _hinge_errors(xp: Any, logits: Array, targets: Array) -> tuple[Array, Array]:
+    """Return 1 − s z and s = ±1, NaN for a label that is neither 0 nor 1."""
+    z = as_dtype(xp, logits, compute_dtype(xp, logits.dtype, "logits"))
+    BINARY.check("targets", targets)
+    signs = 2.0 * BINARY.or_nan(xp, as_dtype(xp, targets, z.dtype)) - 1.0
+    return 1.0 - signs * z, signs
 
 
-def _gap(xp: Any, errors: Array) -> Array:
-    """Return how far the nearest of the other pixels' errors is."""
-    gaps = xp.abs(xp.expand_dims(errors, axis=-1) - xp.expand_dims(errors, axis=-2))
-    own = xp.eye(errors.shape[-1], dtype=errors.dtype, **placement(errors)) > 0
-    return xp.min(xp.where(own | xp.isnan(gaps), float("inf"), gaps), axis=-1)
+def _lovasz_hinge_kinks(logits: Array, targets: Array) -> tuple[Array, ...]:
+    """Return what vanishes where a pixel's error is 0, or that of another pixel of its mask as well."""
+    xp = array_namespace(logits=logits, targets=targets)
+    errors, _ = _hinge_errors(xp, logits, targets)
+    rows = xp.reshape(errors, (1, -1) if len(errors.shape) == 1 else (errors.shape[0], -1))
+    return errors, xp.reshape(_gap(xp, rows), tuple(errors.shape))
 
 
-def _lovasz_hinge(logits: Array, targets: Array) -> _Losses:
+@unreduced(kinks=_lovasz_hinge_kinks, logits=REAL, targets=BINARY)
+def _lovasz_hinge(logits: Array, targets: Array, wanted: Wanted) -> Losses:
     xp = array_namespace(logits=logits, targets=targets)
     require_same_shape(logits=logits, targets=targets)
     layout = _Layout.of(len(logits.shape), None)
@@ -1123,15 +909,7 @@ def _lovasz_hinge(logits: Array, targets: Array) -> _Losses:
     unknown = xp.any(xp.isnan(xp.reshape(signs, flat)), axis=-1, keepdims=True)
     steps = xp.reshape(xp.where(unknown, float("nan"), steps), tuple(logits.shape))
     values = xp.sum(steps * xp.maximum(errors, 0.0), axis=layout.mask)
-    return _Losses(values, lambda: xp.where(errors > 0, -signs * steps, 0.0 * steps), layout.mask)
-
-
-def _hinge_errors(xp: Any, logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Return 1 − s z and s = ±1, NaN for a label that is neither 0 nor 1."""
-    z = as_dtype(xp, logits, compute_dtype(xp, logits.dtype, "logits"))
-    BINARY.check("targets", targets)
-    signs = 2.0 * BINARY.or_nan(xp, as_dtype(xp, targets, z.dtype)) - 1.0
-    return 1.0 - signs * z, signs
+    return Losses(values, lambda: {"logits": xp.where(errors > 0, -signs * steps, 0.0 * steps)}, layout.mask)
 
 
 def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -1164,17 +942,10 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
         J. Yu and M. Blaschko, The Lovász Hinge: A Novel Convex Surrogate for Submodular Losses, 2015.
         https://arxiv.org/abs/1512.07797
     """
-    with quiet(array_namespace(logits=logits)):
-        return _lovasz_hinge(logits, targets).collect(logits, **reduction)
+    return _lovasz_hinge.value(logits, targets, **reduction)
 
 
-@gradient_of(
-    lovasz_hinge_loss,
-    domain={"logits": REAL, "targets": BINARY},
-    kinks=lambda logits, targets: _lovasz_hinge_kinks(logits, targets),
-    properties=("convex", "non_negative"),
-    by_numpy=True,
-)
+@gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"), by_numpy=True)
 def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.
 
@@ -1197,39 +968,7 @@ def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpac
         >>> lovasz_hinge_loss_gradient(np.array([[0.0, 1.0]]), np.array([[1, 0]])).tolist()
         [[-0.5, 0.5]]
     """
-    with quiet(array_namespace(logits=logits)):
-        return _lovasz_hinge(logits, targets).spread(logits, **reduction)
+    return _lovasz_hinge.gradient(logits, targets, **reduction)
 
 
-@value_and_gradient_of(lovasz_hinge_loss)
-def lovasz_hinge_loss_value_and_gradient(
-    logits: Array, targets: Array, *, upstream: float | Array = 1.0, **reduction: Unpack[Reduction]
-) -> tuple[Array, Array]:
-    """`lovasz_hinge_loss` and `lovasz_hinge_loss_gradient`, whose pixels are sorted once.
-
-    Args:
-        logits: z, as in `lovasz_hinge_loss`.
-        targets: t, 0 or 1.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = lovasz_hinge_loss_value_and_gradient(np.array([[0.0, 1.0]]), np.array([[1, 0]]))
-        >>> float(value), gradient.tolist()
-        (1.5, [[-0.5, 0.5]])
-    """
-    with quiet(array_namespace(logits=logits)):
-        losses = _lovasz_hinge(logits, targets)
-        return losses.collect(logits, **reduction), losses.spread(logits, upstream=upstream, **reduction)
-
-
-def _lovasz_hinge_kinks(logits: Array, targets: Array) -> tuple[Array, ...]:
-    """Return what vanishes where a pixel's error is 0, or that of another pixel of its mask as well."""
-    xp = array_namespace(logits=logits, targets=targets)
-    errors, _ = _hinge_errors(xp, logits, targets)
-    rows = xp.reshape(errors, (1, -1) if len(errors.shape) == 1 else (errors.shape[0], -1))
-    return errors, xp.reshape(_gap(xp, rows), tuple(errors.shape))
+lovasz_hinge_loss_value_and_gradient = both_of(lovasz_hinge_loss_gradient)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mithril_losses import catalogue
+from mithril_losses._elementwise import Apart
 from mithril_losses._pairs import Pair
 from mithril_losses._tree import leaves, map_leaves
 from mithril_losses.checking import draw_arguments, drawing
@@ -179,14 +180,14 @@ def with_every_option(pair: Pair, seed: int, shape: tuple[int, ...] = (4, 3), **
     if not pair.takes_reduction:
         return case
     common: dict[str, Any] = {"reduction": str(generator.choice(["mean", "sum", "weighted_mean", "batch_sum"]))}
-    if pair.apart is not None and len(arrays) == 2:  # two batches, which need not have one size
+    if isinstance(pair.terms, Apart) and len(arrays) == 2:  # two batches, which need not have one size
         second = list(arrays)[1]
         arrays[second] = arrays[second][int(generator.integers(2)) :]
         case = Case(pair, case.name, arrays, options)
     if generator.random() < 0.5:
         common["weights"] = (
             {name: generator.integers(0, 4, x.shape) / 2.0 for name, x in arrays.items()}
-            if pair.apart is not None and len(arrays) == 2
+            if isinstance(pair.terms, Apart) and len(arrays) == 2
             else generator.integers(0, 4, case.rows) / 2.0
         )
     if generator.random() < 0.3 and common["reduction"] != "sum":

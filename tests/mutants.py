@@ -127,7 +127,10 @@ def wrong_factors(pair: Pair) -> Iterator[Mutant]:
     """Yield a wrong factor in the gradient wrt each argument, in the fused pair, and in value and gradient alike."""
     file = pair.gradient.__module__.replace(".", "/") + ".py"
     default = pair.wrt if len(pair.wrt) > 1 else pair.wrt[0]
-    gradient, both = pair.gradient.__name__, getattr(pair.both, "__name__", None)
+    gradient = pair.gradient.__name__
+    both = getattr(pair.both, "__name__", None)
+    if f"def {both}(" not in (ROOT / file).read_text("utf-8"):  # what `both_of` returns has no text of its own
+        both = None
     of_loss = ["--loss", pair.name]
     for argument in (*pair.wrt, *pair.on_request):
         wrong = f"wrong_factor({FACTOR}, {argument!r}, {default!r}"

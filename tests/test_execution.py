@@ -26,6 +26,7 @@ from parameterized import parameterized
 
 import mithril_losses as ml
 from mithril_losses import _execution, _limits, catalogue, value_and_gradient
+from mithril_losses._elementwise import ByColumn, Elementwise
 from mithril_losses.backends import _numpy_namespace, fused, fused_row_terms, fused_softmax, threads
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import REAL, Elements, Labels
@@ -53,7 +54,7 @@ SPECIAL = {
     "probability": [0.0, 1e-45, 1e-30, 1e-8, 0.25, 0.5, 0.9999999, 1.0, np.nan],
 }
 TIERS = (("fused", True), ("blocked", False))
-ELEMENTWISE = [pair.name for pair in catalogue().values() if pair.terms is not None]
+ELEMENTWISE = [pair.name for pair in catalogue().values() if isinstance(pair.terms, Elementwise)]
 
 
 def small_limits() -> Any:
@@ -303,7 +304,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
                 np.testing.assert_array_less(difference, tolerance * largest, err_msg=name)
 
     @parameterized.expand(
-        [(loss.name, *tier) for loss in catalogue().values() if loss.by_column is not None for tier in TIERS]
+        [(loss.name, *tier) for loss in catalogue().values() if isinstance(loss.terms, ByColumn) for tier in TIERS]
     )
     def test_special_columns(self, loss: str, tier: str, may_fuse: bool) -> None:
         pair = catalogue()[loss]

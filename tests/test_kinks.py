@@ -16,6 +16,7 @@ from modes import EAGER, MODES, evaluate
 from parameterized import parameterized
 
 from mithril_losses import catalogue
+from mithril_losses._elementwise import Apart
 
 ONE_POINT = np.array([[[1.0, -2.0]]])
 SAME = np.array([[1.0, 2.0], [-3.0, 0.5]])
@@ -261,8 +262,8 @@ NO_KINK = {
 
 
 def _declares_kinks(pair: Any) -> bool:
-    if pair.apart is not None:
-        return any(part.kinks is not None for part in pair.apart.parts.values())
+    if isinstance(pair.terms, Apart):
+        return any(part.kinks is not None for part in pair.terms.parts.values())
     return pair.kinks is not None
 
 

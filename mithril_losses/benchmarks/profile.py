@@ -84,8 +84,7 @@ def operations(loss: str, arrays: Iterable[Array]) -> tuple[list[tuple[str, floa
     back, and the interpreter.
     """
     pair = find_loss(loss)
-    terms = pair.terms
-    assert terms is not None
+    terms = pair.elements[pair.wrt[0]]
     block = [x.reshape(-1)[: Limits().block] for x in arrays]
     _keep_freed_memory()
     _, options = terms.door(
