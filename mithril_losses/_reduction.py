@@ -216,6 +216,10 @@ class Plan(NamedTuple):
         gradient = xp.zeros_like(slope) if self.divisor is EMPTY else slope * factor
         if weights is not None:
             gradient = xp.where(weights == 0, 0.0, gradient * weights)
+        return self.finish(xp, gradient, like, steep)
+
+    def finish(self, xp: Any, gradient: Array, like: Array, steep: bool = False) -> Array:
+        """Return the gradient in the dtype of `like` and in C order; bounded as `spread` says."""
         if not self.scaled and (steep or gradient.dtype != like.dtype):
             gradient = bounded(xp, gradient, like.dtype)
         gradient = as_dtype(xp, gradient, like.dtype)

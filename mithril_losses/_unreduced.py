@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._reduction import Plan, plan, refuse_upstream
+from mithril_losses._tree import leaves, map_leaves
 from mithril_losses._validation import quiet
-from mithril_losses.backends._namespace import Array, array_namespace, in_c_order, namespace_of
+from mithril_losses.backends._namespace import Array, namespace_of
 from mithril_losses.domains import Choice
 
 Wanted = tuple[str, ...]  # names of the arguments whose slopes are asked for; none where the value alone is
@@ -26,7 +29,7 @@ class Losses(NamedTuple):
         slopes: returns ∂ℓ/∂x, by the name of x, for each argument that is wanted; called only for a gradient.
         summed: the axes of x that a loss is summed over, in order; by default all that the losses do not have.
         mass: what each loss counts in the divisor of a mean; 1 by default.
-        scaled: returns the slopes times a number, new arrays, where that costs no pass over them of its own.
+        scaled: returns the slopes times a number, in new arrays, where that costs no pass over them of its own.
     """
 
     values: Array
@@ -72,26 +75,25 @@ class Unreduced:
     def value(self, *arguments: Any, **reduction: Any) -> Array:
         """Return the reduced loss of arrays and options given in the order of `domain`."""
         refuse_upstream(reduction)
-        with quiet(self._namespace(arguments)):
+        first = _first_array(arguments[0])
+        with _quiet(first):
             found = self.losses(*arguments, wanted=())
-            return self._plan(found, reduction).collect(namespace_of(found.values), found.values, arguments[0])
+            return _plan(found, reduction).collect(namespace_of(found.values), found.values, first)
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
-        with quiet(self._namespace(arguments)):
+        with _quiet(_first_array(arguments[0])):
             found = self.losses(*arguments, wanted=self._wanted(wrt))
-            return self._spread(found, self._plan(found, reduction), arguments, wrt)
+            return self._spread(found, _plan(found, reduction), arguments, wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
-        with quiet(self._namespace(arguments)):
+        first = _first_array(arguments[0])
+        with _quiet(first):
             found = self.losses(*arguments, wanted=self._wanted(wrt))
-            closing = self._plan(found, reduction)
-            value = closing.collect(namespace_of(found.values), found.values, arguments[0])
+            closing = _plan(found, reduction)
+            value = closing.collect(namespace_of(found.values), found.values, first)
             return value, self._spread(found, closing, arguments, wrt)
-
-    def _namespace(self, arguments: tuple[Any, ...]) -> Any:
-        return array_namespace(**{next(iter(self.domain)): arguments[0]})
 
     def _wanted(self, wrt: Any) -> tuple[str, ...]:
         """Return the names in `wrt`, checked, in the order of the arguments."""
@@ -100,35 +102,49 @@ class Unreduced:
         names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
         return tuple(name for name in self._choice.names if name in names)
 
-    @staticmethod
-    def _plan(found: Losses, reduction: Mapping[str, Any]) -> Plan:
-        xp = namespace_of(found.values)
-        return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
-
     def _spread(self, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         asked = self._default if wrt is None else wrt
         given = dict(zip(self.domain, arguments, strict=True))
-        if found.scaled is not None and closing.is_a_number and _are_alike(found.values, map(given.get, self.wrt)):
-            gradients = {name: in_c_order(x) for name, x in found.scaled(closing.factor).items()}
+        if found.scaled is not None and closing.is_a_number:
+            slopes, close = found.scaled(closing.factor), closing.finish
         else:
-            gradients = {name: _spread(found, closing, x, given[name]) for name, x in found.slopes().items()}
+            slopes, close = found.slopes(), functools.partial(_spread, closing, found)
+        xp = namespace_of(found.values)
+        gradients = {name: _by_array(functools.partial(close, xp), x, given[name]) for name, x in slopes.items()}
         return gradients if isinstance(asked, tuple) else gradients[asked]
 
 
-def _are_alike(values: Array, arrays: Iterable[Any]) -> bool:
-    return all(x.dtype == values.dtype for x in arrays)
+def _plan(found: Losses, reduction: Mapping[str, Any]) -> Plan:
+    xp = namespace_of(found.values)
+    return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
 
-def _spread(found: Losses, closing: Plan, slope: Any, like: Any) -> Any:
-    """Return the gradient of a slope, an array or a nesting of them."""
-    if isinstance(slope, Mapping):
-        return {name: _spread(found, closing, x, like[name]) for name, x in slope.items()}
-    if isinstance(slope, list | tuple):
-        return type(slope)([_spread(found, closing, x, y) for x, y in zip(slope, like, strict=True)])
+def _spread(closing: Plan, found: Losses, xp: Any, slope: Array, like: Array) -> Array:
     summed = found.summed
     if summed is None:
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
-    return closing.spread(namespace_of(found.values), slope, like, summed)
+    return closing.spread(xp, slope, like, summed)
+
+
+def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
+    """Return the gradient of a slope, which is an array or a nesting of arrays, as its argument is."""
+    if not isinstance(slope, _NESTINGS):
+        return close(slope, like)
+    likes = dict(leaves(like))
+    return map_leaves(lambda path, x: close(x, likes[path]), slope)
+
+
+def _first_array(x: Any) -> Any:
+    """Return the first array of a nesting, or what is no array and will be refused."""
+    return x if not isinstance(x, _NESTINGS) else next((leaf for _, leaf in leaves(x)), x)
+
+
+def _quiet(first: Any) -> contextlib.AbstractContextManager[Any]:
+    xp = namespace_of(first)
+    return contextlib.nullcontext() if xp is None else quiet(xp)  # what is no array is refused by the losses
+
+
+_NESTINGS = (Mapping, list, tuple)
 
 
 def unreduced(

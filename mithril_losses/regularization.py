@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._reduction import spread
+from mithril_losses._pairs import both_of, gradient_of
 from mithril_losses._rows import Rows
 from mithril_losses._tree import leaves, map_leaves
-from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, quiet, require_one_number
+from mithril_losses._unreduced import Losses, Wanted, unreduced
+from mithril_losses._validation import as_dtype, compute_dtype, normalize_axis, require_one_number
 from mithril_losses.backends._namespace import Array, array_namespace, placement
 from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters, Predicate
 
@@ -28,73 +28,58 @@ __all__ = [
 ]
 
 _SELECT = Predicate()
-_DOMAIN = {"params": Parameters(), "lambda_reg": NON_NEGATIVE, "select": _SELECT}
+_DOMAIN: dict[str, Any] = {"params": Parameters(), "lambda_reg": NON_NEGATIVE, "select": _SELECT}
 
 Select = Callable[[str, Any], bool]
+# (namespace, path, array in the dtype to compute in) → the penalty, and what returns its derivative
+Rule = Callable[[Any, str, Array], tuple[Array, Callable[[], Array]]]
 
 
-def _is_selected(select: Select | None, path: str, w: Array) -> bool:
-    checked = _SELECT.check("select", select)
-    return checked is None or bool(checked(path, w))
-
-
-def _strength(xp: Any, lambda_reg: Any) -> Any:
-    checked = NON_NEGATIVE.check("lambda_reg", lambda_reg)
-    return require_one_number(xp, "lambda_reg", checked, getattr(checked, "dtype", None))
-
-
-def _arrays(params: Any) -> dict[str, Array]:
+def _over_leaves(rule: Rule, params: Any, lambda_reg: Any) -> Losses:
+    """Return λ Σ rule(w) over all arrays of the nesting."""
     arrays = dict(leaves(params))
     if not arrays:
         raise ValueError("params holds no array to regularize")
-    return arrays
-
-
-def _wide(xp: Any, path: str, w: Array) -> Array:
-    return as_dtype(xp, w, compute_dtype(xp, w.dtype, path))
-
-
-def _total(xp: Any, sums: list[Array], strength: Any, dtype: Any) -> Array:
-    """Return λ times the sum, in the dtype of the first array."""
-    total = sums[0]
-    for other in sums[1:]:
-        total = total + other
-    return as_dtype(xp, strength * total, dtype)
-
-
-def _sum_over_leaves(
-    penalty: Callable[[Any, Array], Array], params: Any, lambda_reg: float, select: Select | None
-) -> Array:
-    """Return λ Σ penalty(w) over the selected arrays of the nesting."""
-    arrays = _arrays(params)
     xp = array_namespace(**arrays)
-    strength = _strength(xp, lambda_reg)
-    wide = {path: _wide(xp, path, w) for path, w in arrays.items()}
-    with quiet(xp):
-        sums = [xp.sum(penalty(xp, w)) for path, w in wide.items() if _is_selected(select, path, arrays[path])]
-        if not sums:
-            sums = [xp.zeros_like(xp.sum(next(iter(wide.values()))))]
-        return _total(xp, sums, strength, next(iter(arrays.values())).dtype)
+    checked = NON_NEGATIVE.check("lambda_reg", lambda_reg)
+    strength = require_one_number(xp, "lambda_reg", checked, getattr(checked, "dtype", None))
+    found = {path: rule(xp, path, as_dtype(xp, w, compute_dtype(xp, w.dtype, path))) for path, w in arrays.items()}
+    total, *others = (penalty for penalty, _ in found.values())
+    for penalty in others:
+        total = total + penalty
+
+    def scaled(factor: float) -> dict[str, Any]:
+        return {"params": map_leaves(lambda path, _: found[path][1]() * (strength * factor), params)}
+
+    return Losses(strength * total, lambda: scaled(1.0), scaled=scaled)
 
 
-def _spread_over_leaves(
+def _over_elements(
+    penalty: Callable[[Any, Array], Array],
     slope: Callable[[Any, Array], Array],
     params: Any,
-    lambda_reg: float,
+    lambda_reg: Any,
     select: Select | None,
-    upstream: float | Array,
-) -> Any:
-    """Return λ u slope(w) in the structure of `params`, 0 for arrays that are not selected."""
-    xp = array_namespace(**_arrays(params))
-    strength = _strength(xp, lambda_reg)
+) -> Losses:
+    """Return λ Σ penalty(w) over the elements of the arrays that are selected; the slope of all others is 0."""
+    given, chosen = dict(leaves(params)), _SELECT.check("select", select)
 
-    def gradient(path: str, w: Array) -> Array:
-        wide = _wide(xp, path, w)
-        found = slope(xp, wide) if _is_selected(select, path, w) else xp.zeros_like(wide)
-        return spread(found, like=w, reduction="sum", upstream=strength * upstream)
+    def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
+        if chosen is None or chosen(path, given[path]):
+            return xp.sum(penalty(xp, w)), lambda: slope(xp, w)
+        return xp.zeros((), dtype=w.dtype, **placement(w)), lambda: xp.zeros_like(w)
 
-    with quiet(xp):
-        return map_leaves(gradient, params)
+    return _over_leaves(rule, params, lambda_reg)
+
+
+@unreduced(kinks=lambda params, lambda_reg, select=None: tuple(w for _, w in leaves(params)), **_DOMAIN)
+def _l1(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> Losses:
+    return _over_elements(lambda xp, w: xp.abs(w), lambda xp, w: xp.sign(w), params, lambda_reg, select)
+
+
+@unreduced(**_DOMAIN)
+def _l2(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> Losses:
+    return _over_elements(lambda xp, w: 0.5 * w * w, lambda xp, w: w, params, lambda_reg, select)
 
 
 def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select | None = None) -> Array:
@@ -124,15 +109,10 @@ def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
         R. Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996.
         https://doi.org/10.1111/j.2517-6161.1996.tb02080.x
     """
-    return _sum_over_leaves(lambda xp, w: xp.abs(w), params, lambda_reg, select)
+    return _l1.value(params, lambda_reg, select)
 
 
-@gradient_of(
-    l1_regularization,
-    domain=_DOMAIN,
-    kinks=lambda params, lambda_reg, select=None: tuple(w for _, w in leaves(params)),
-    properties=("convex", "non_negative"),
-)
+@gradient_of(l1_regularization, terms=_l1, properties=("convex", "non_negative"))
 def l1_regularization_gradient(
     params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
 ) -> Any:
@@ -156,7 +136,7 @@ def l1_regularization_gradient(
         >>> l1_regularization_gradient([np.array([1.0, -2.0, 0.0])], lambda_reg=0.5)
         [array([ 0.5, -0.5,  0. ])]
     """
-    return _spread_over_leaves(lambda xp, w: xp.sign(w), params, lambda_reg, select, upstream)
+    return _l1.gradient(params, lambda_reg, select, upstream=upstream)
 
 
 def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select | None = None) -> Array:
@@ -185,10 +165,10 @@ def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
     Source:
         A. E. Hoerl and R. W. Kennard, Ridge Regression: Biased Estimation for Nonorthogonal Problems, 1970. https://doi.org/10.1080/00401706.1970.10488634
     """
-    return _sum_over_leaves(lambda xp, w: 0.5 * w * w, params, lambda_reg, select)
+    return _l2.value(params, lambda_reg, select)
 
 
-@gradient_of(l2_regularization, domain=_DOMAIN, properties=("convex", "non_negative"))
+@gradient_of(l2_regularization, terms=_l2, properties=("convex", "non_negative"))
 def l2_regularization_gradient(
     params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
 ) -> Any:
@@ -212,41 +192,30 @@ def l2_regularization_gradient(
         >>> l2_regularization_gradient({"w": np.array([1.0, -2.0])}, lambda_reg=0.5)
         {'w': array([ 0.5, -1. ])}
     """
-    return _spread_over_leaves(lambda xp, w: w, params, lambda_reg, select, upstream)
+    return _l2.gradient(params, lambda_reg, select, upstream=upstream)
 
 
 # --- of matrices ------------------------------------------------------------------------------------------------------
 
-_MATRICES = {"params": Matrices(), "lambda_reg": NON_NEGATIVE, "output_axis": Axis()}
+_MATRICES: dict[str, Any] = {"params": Matrices(), "lambda_reg": NON_NEGATIVE, "output_axis": Axis()}
 
-# (xp, matrix, whether to return slopes) → penalty, its derivative by the matrix or None
+# (namespace, matrix, whether to return slopes) → penalty, its derivative by the matrix or None
 MatrixRule = Callable[[Any, Array, bool], tuple[Array, Array | None]]
 
 
-def _over_matrices(
-    rule: MatrixRule, params: Any, lambda_reg: float, output_axis: int, slopes: bool = False, upstream: Any = 1.0
-) -> tuple[Array, Any]:
-    """Return λ Σ rule(W) over all arrays, each seen as a matrix, and its gradient where `slopes` asks for it."""
-    arrays = _arrays(params)
-    xp = array_namespace(**arrays)
-    strength = _strength(xp, lambda_reg)
-    penalties = []
+def _over_matrices(matrix_rule: MatrixRule, params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) -> Losses:
+    """Return λ Σ rule(W) over all arrays, each seen as a matrix."""
 
-    def penalize(path: str, w: Array) -> Array | None:
-        wide, shape = _wide(xp, path, w), tuple(w.shape)
+    def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
+        shape = tuple(w.shape)
         if len(shape) < 2:
             raise ValueError(f"{path} must be a matrix, or have more axes than two, got shape {shape}")
         rows = normalize_axis("output_axis", output_axis, len(shape))
         view = Rows.along(tuple(i for i in range(len(shape)) if i != rows), shape)
-        penalty, slope = rule(xp, view.of(xp, wide), slopes)
-        penalties.append(penalty)
-        if slope is None:
-            return None
-        return spread(view.back(xp, slope), like=w, reduction="sum", upstream=strength * upstream)
+        penalty, slope = matrix_rule(xp, view.of(xp, w), bool(wanted))
+        return penalty, lambda: view.back(xp, slope)
 
-    with quiet(xp):
-        gradients = map_leaves(penalize, params)
-        return _total(xp, penalties, strength, next(iter(arrays.values())).dtype), gradients
+    return _over_leaves(rule, params, lambda_reg)
 
 
 def _gram(xp: Any, matrix: Array) -> tuple[bool, Array]:
@@ -264,6 +233,11 @@ def _orthogonality(xp: Any, matrix: Array, with_slope: bool) -> tuple[Array, Arr
     if with_slope:
         slope = 4.0 * (excess @ matrix if is_wide else matrix @ excess)
     return xp.sum(excess * excess), slope
+
+
+@unreduced(**_MATRICES)
+def _orthogonal(params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) -> Losses:
+    return _over_matrices(_orthogonality, params, lambda_reg, output_axis, wanted)
 
 
 def orthogonal_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:
@@ -298,10 +272,10 @@ def orthogonal_regularization(params: Any, *, lambda_reg: float = 0.01, output_a
         N. Bansal, X. Chen and Z. Wang, Can We Gain More from Orthogonality Regularizations in Training Deep CNNs?,
         2018. https://arxiv.org/abs/1810.09102
     """
-    return _over_matrices(_orthogonality, params, lambda_reg, output_axis)[0]
+    return _orthogonal.value(params, lambda_reg, output_axis)
 
 
-@gradient_of(orthogonal_regularization, domain=_MATRICES, properties=("non_negative",))
+@gradient_of(orthogonal_regularization, terms=_orthogonal, properties=("non_negative",))
 def orthogonal_regularization_gradient(
     params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
 ) -> Any:
@@ -327,32 +301,10 @@ def orthogonal_regularization_gradient(
         >>> orthogonal_regularization_gradient(np.array([[2.0, 0.0], [0.0, 1.0]]), lambda_reg=0.5).tolist()
         [[12.0, 0.0], [0.0, 0.0]]
     """
-    return _over_matrices(_orthogonality, params, lambda_reg, output_axis, slopes=True, upstream=upstream)[1]
+    return _orthogonal.gradient(params, lambda_reg, output_axis, upstream=upstream)
 
 
-@value_and_gradient_of(orthogonal_regularization)
-def orthogonal_regularization_value_and_gradient(
-    params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
-) -> tuple[Array, Any]:
-    """`orthogonal_regularization` and its gradient, whose products are computed once.
-
-    Args:
-        params: as in `orthogonal_regularization`; likewise `output_axis`.
-        lambda_reg: λ ≥ 0.
-        output_axis: the axis of the outputs.
-        upstream: the gradient that flows into the loss, a scalar.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> w = np.array([[2.0, 0.0], [0.0, 1.0]])
-        >>> value, gradient = orthogonal_regularization_value_and_gradient(w, lambda_reg=0.5)
-        >>> float(value), gradient.tolist()
-        (4.5, [[12.0, 0.0], [0.0, 0.0]])
-    """
-    return _over_matrices(_orthogonality, params, lambda_reg, output_axis, slopes=True, upstream=upstream)
+orthogonal_regularization_value_and_gradient = both_of(orthogonal_regularization_gradient)
 
 
 def _spectral(xp: Any, matrix: Array, with_slope: bool) -> tuple[Array, Array | None]:
@@ -382,6 +334,24 @@ def _unit_of_squares(xp: Any, x: Array) -> Array:
     low, high = (smallest / float(limits.eps)) ** 0.5, (float(limits.eps) / smallest) ** 0.5
     # a number whose reciprocal is one, too
     return xp.where((largest > low) & (largest < high), 1.0, xp.minimum(xp.maximum(largest, smallest), 1.0 / smallest))
+
+
+def _spectral_gaps(params: Any, lambda_reg: Any, output_axis: int) -> tuple[Array, ...]:
+    """Return, for every element of an array, how far its two largest singular values are apart."""
+    found = []
+    for _, w in leaves(params):
+        xp, shape = array_namespace(w=w), tuple(w.shape)
+        rows = output_axis % len(shape)
+        matrix = Rows.along(tuple(i for i in range(len(shape)) if i != rows), shape).of(xp, w)
+        values = xp.linalg.svdvals(matrix)
+        gap = values[0] - values[1] if values.shape[0] > 1 else values[0]
+        found.append(xp.ones_like(w) * gap)
+    return tuple(found)
+
+
+@unreduced(kinks=_spectral_gaps, **_MATRICES)
+def _spectral_norm(params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) -> Losses:
+    return _over_matrices(_spectral, params, lambda_reg, output_axis, wanted)
 
 
 def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:
@@ -416,25 +386,10 @@ def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, outpu
         Y. Yoshida and T. Miyato, Spectral Norm Regularization for Improving the Generalizability of Deep Learning,
         2017. https://arxiv.org/abs/1705.10941
     """
-    return _over_matrices(_spectral, params, lambda_reg, output_axis)[0]
+    return _spectral_norm.value(params, lambda_reg, output_axis)
 
 
-def _spectral_gaps(params: Any, lambda_reg: Any, output_axis: int) -> tuple[Array, ...]:
-    """Return, for every element of an array, how far its two largest singular values are apart."""
-    found = []
-    for _, w in leaves(params):
-        xp, shape = array_namespace(w=w), tuple(w.shape)
-        rows = output_axis % len(shape)
-        matrix = Rows.along(tuple(i for i in range(len(shape)) if i != rows), shape).of(xp, w)
-        values = xp.linalg.svdvals(matrix)
-        gap = values[0] - values[1] if values.shape[0] > 1 else values[0]
-        found.append(xp.ones_like(w) * gap)
-    return tuple(found)
-
-
-@gradient_of(
-    spectral_norm_regularization, domain=_MATRICES, kinks=_spectral_gaps, properties=("convex", "non_negative")
-)
+@gradient_of(spectral_norm_regularization, terms=_spectral_norm, properties=("convex", "non_negative"))
 def spectral_norm_regularization_gradient(
     params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
 ) -> Any:
@@ -463,29 +418,7 @@ def spectral_norm_regularization_gradient(
         >>> abs(spectral_norm_regularization_gradient(w, lambda_reg=0.5).round(12)).tolist()
         [[1.5, 2.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    return _over_matrices(_spectral, params, lambda_reg, output_axis, slopes=True, upstream=upstream)[1]
+    return _spectral_norm.gradient(params, lambda_reg, output_axis, upstream=upstream)
 
 
-@value_and_gradient_of(spectral_norm_regularization)
-def spectral_norm_regularization_value_and_gradient(
-    params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
-) -> tuple[Array, Any]:
-    """`spectral_norm_regularization` and its gradient, from one decomposition.
-
-    Args:
-        params: as in `spectral_norm_regularization`; likewise `output_axis`.
-        lambda_reg: λ ≥ 0.
-        output_axis: the axis of the outputs.
-        upstream: the gradient that flows into the loss, a scalar.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> w = np.array([[2.0, 0.0], [0.0, 1.0]])
-        >>> value, gradient = spectral_norm_regularization_value_and_gradient(w, lambda_reg=0.5)
-        >>> float(value), gradient.tolist()
-        (1.0, [[1.0, 0.0], [0.0, 0.0]])
-    """
-    return _over_matrices(_spectral, params, lambda_reg, output_axis, slopes=True, upstream=upstream)
+spectral_norm_regularization_value_and_gradient = both_of(spectral_norm_regularization_gradient)
