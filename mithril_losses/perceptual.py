@@ -11,13 +11,12 @@ import numpy as np
 
 from mithril_losses import _limits
 from mithril_losses._images import image_axes, require_maps
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._pairwise import requested
-from mithril_losses._reduction import spread
+from mithril_losses._pairs import both_of, gradient_of
 from mithril_losses._stable import log_softmax, norm_and_unit
-from mithril_losses._validation import as_dtype, did_you_mean, quiet, require_same_shape, widest_dtype
+from mithril_losses._unreduced import Losses, Wanted, unreduced
+from mithril_losses._validation import as_dtype, did_you_mean, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, library_name, placement, require_library
-from mithril_losses.domains import FLAG, POSITIVE, Choice, Count, FeatureMaps, Interval
+from mithril_losses.domains import FLAG, POSITIVE, Count, FeatureMaps, Interval
 
 __all__ = [
     "PerceptualLoss",
@@ -36,9 +35,12 @@ Features = Any  # an array, or a dict, list or tuple of arrays
 LayerWeights = Mapping[str, float] | list[float] | tuple[float, ...] | float | None
 Argument = Literal["predictions", "targets"]
 
-_ARGUMENT = Choice(("predictions", "targets"))
 _WEIGHT = Interval(0.0, closed=True, static=True)
-_DOMAIN = {"predictions": FeatureMaps(), "targets": FeatureMaps(), "weights": "one number ≥ 0 per layer, or None"}
+_DOMAIN: dict[str, Any] = {
+    "predictions": FeatureMaps(),
+    "targets": FeatureMaps(),
+    "weights": "one number ≥ 0 per layer, or None",
+}
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
@@ -111,38 +113,36 @@ def _require_layers(name: str, layers: Mapping[Any, Any], other: str, others: Ma
 
 
 def _over_layers(
-    layer_loss: LayerLoss,
-    predictions: Features,
-    targets: Features,
-    weights: LayerWeights,
-    wrt: Any = (),
-    upstream: Any = 1.0,
-) -> tuple[Array, Any]:
-    """Return Σ_l w_l ℓ_l, and the gradient wrt what is asked for. A layer of weight 0 is not looked at."""
+    layer_loss: LayerLoss, predictions: Features, targets: Features, weights: LayerWeights, wanted: Wanted
+) -> Losses:
+    """Return Σ_l w_l ℓ_l. A layer of weight 0 is not looked at."""
     layers = list(_layers(predictions, targets, weights))
     xp = array_namespace(**{f"{name}[{layer.key!r}]": x for layer in layers for name, x in layer.maps.items()})
-    wanted = requested(wrt, _ARGUMENT)
-    first = layers[0].maps["predictions"]
-    gradients: dict[str, dict[Any, Array]] = {name: {} for name in wanted}
-    values = []
-    with quiet(xp):
-        for layer in layers:
-            dtype = widest_dtype(xp, **layer.maps)
-            maps = {name: as_dtype(xp, x, dtype) for name, x in layer.maps.items()}
-            if layer.weight == 0.0:
-                slopes = {name: xp.zeros_like(maps[name]) for name in wanted}
-            else:
-                value, slopes = layer_loss(xp, maps["predictions"], maps["targets"], wanted)
-                values.append(layer.weight * value)
-            for name in wanted:
-                like, through = layer.maps[name], layer.weight * upstream
-                gradients[name][layer.key] = spread(slopes[name], like=like, reduction="sum", upstream=through)
-        total = values[0] if values else xp.zeros((), dtype=dtype, **placement(first))
-        for value in values[1:]:
-            total = total + value
+    slopes: dict[str, dict[Any, Array]] = {name: {} for name in wanted}
+    values, found = [], {}
+    for layer in layers:
+        dtype = widest_dtype(xp, **layer.maps)
+        maps = {name: as_dtype(xp, x, dtype) for name, x in layer.maps.items()}
+        if layer.weight == 0.0:
+            found = {name: xp.zeros_like(maps[name]) for name in wanted}
+        else:
+            value, found = layer_loss(xp, maps["predictions"], maps["targets"], wanted)
+            values.append(layer.weight * value)
+        for name in wanted:
+            slopes[name][layer.key] = found[name]
+    counts = {layer.key: layer.weight for layer in layers}
+    total = values[0] if values else xp.zeros((), dtype=dtype, **placement(layers[0].maps["predictions"]))
+    for value in values[1:]:
+        total = total + value
     structures = {"predictions": predictions, "targets": targets}
-    found = {name: _rebuilt(structures[name], by_key) for name, by_key in gradients.items()}
-    return as_dtype(xp, total, first.dtype), found if isinstance(wrt, tuple) else found[wrt]
+
+    def scaled(factor: float) -> dict[str, Features]:
+        return {
+            name: _rebuilt(structures[name], {key: x * (counts[key] * factor) for key, x in by_key.items()})
+            for name, by_key in slopes.items()
+        }
+
+    return Losses(total, lambda: scaled(1.0), scaled=scaled)
 
 
 def _shared_axes(predictions: Array, targets: Array, channels_first: bool) -> None:
@@ -161,11 +161,16 @@ def _shared_axes(predictions: Array, targets: Array, channels_first: bool) -> No
 # --- feature reconstruction -------------------------------------------------------------------------------------------
 
 
-def _reconstruction(xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
+def _reconstruction_layer(xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
     require_same_shape(predictions=x, targets=y)
     error, count = x - y, max(math.prod(x.shape), 1)
     slope = error / (0.5 * count)
     return xp.sum(error * error) / count, {name: slope if name == "predictions" else -slope for name in wanted}
+
+
+@unreduced(on_request=("targets",), **_DOMAIN)
+def _feature_reconstruction(predictions: Features, targets: Features, weights: LayerWeights, wanted: Wanted) -> Losses:
+    return _over_layers(_reconstruction_layer, predictions, targets, weights, wanted)
 
 
 def feature_reconstruction_loss(predictions: Features, targets: Features, *, weights: LayerWeights = None) -> Array:
@@ -199,14 +204,12 @@ def feature_reconstruction_loss(predictions: Features, targets: Features, *, wei
         J. Johnson, A. Alahi and L. Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution, 2016.
         https://doi.org/10.1007/978-3-319-46475-6_43
     """
-    value, _ = _over_layers(_reconstruction, predictions, targets, weights)
-    return value
+    return _feature_reconstruction.value(predictions, targets, weights)
 
 
 @gradient_of(
     feature_reconstruction_loss,
-    on_request=("targets",),
-    domain=_DOMAIN,
+    terms=_feature_reconstruction,
     properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def feature_reconstruction_loss_gradient(
@@ -240,44 +243,16 @@ def feature_reconstruction_loss_gradient(
         >>> feature_reconstruction_loss_gradient([np.array([1.0, 3.0])], [np.array([0.0, 0.0])], weights=[0.5])
         [array([0.5, 1.5])]
     """
-    _, gradient = _over_layers(_reconstruction, predictions, targets, weights, wrt, upstream)
-    return gradient
+    return _feature_reconstruction.gradient(predictions, targets, weights, wrt=wrt, upstream=upstream)
 
 
-@value_and_gradient_of(feature_reconstruction_loss)
-def feature_reconstruction_loss_value_and_gradient(
-    predictions: Features,
-    targets: Features,
-    *,
-    weights: LayerWeights = None,
-    wrt: Argument | tuple[Argument, ...] = "predictions",
-    upstream: float | Array = 1.0,
-) -> tuple[Array, Any]:
-    """`feature_reconstruction_loss` and `feature_reconstruction_loss_gradient`, whose errors are computed once.
-
-    Args:
-        predictions: as in `feature_reconstruction_loss`; likewise all other arguments.
-        targets: F*.
-        weights: w_l ≥ 0.
-        wrt: "predictions", "targets", or a tuple of both.
-        upstream: the gradient that flows into the loss, a scalar.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = feature_reconstruction_loss_value_and_gradient(np.array([3.0]), np.array([1.0]))
-        >>> float(value), gradient.tolist()
-        (4.0, [4.0])
-    """
-    return _over_layers(_reconstruction, predictions, targets, weights, wrt, upstream)
+feature_reconstruction_loss_value_and_gradient = both_of(feature_reconstruction_loss_gradient)
 
 
 # --- style ------------------------------------------------------------------------------------------------------------
 
 
-def _style(channels_first: bool) -> LayerLoss:
+def _style_layer(channels_first: bool) -> LayerLoss:
     def layer(xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
         _shared_axes(x, y, channels_first)
         shapes = {"predictions": tuple(x.shape), "targets": tuple(y.shape)}
@@ -308,6 +283,13 @@ def _gram(xp: Any, x: Array, channels_first: bool) -> Array:
     """Return the products of all pairs of channels, summed over positions."""
     transposed = xp.matrix_transpose(x)
     return x @ transposed if channels_first else transposed @ x
+
+
+@unreduced(on_request=("targets",), **_DOMAIN, channels_first=FLAG)
+def _style(
+    predictions: Features, targets: Features, weights: LayerWeights, channels_first: bool, wanted: Wanted
+) -> Losses:
+    return _over_layers(_style_layer(channels_first), predictions, targets, weights, wanted)
 
 
 def style_loss(
@@ -347,16 +329,10 @@ def style_loss(
         https://doi.org/10.1007/978-3-319-46475-6_43. The mean over its entries is of neither: both papers add the
         squares of the entries.
     """
-    value, _ = _over_layers(_style(channels_first), predictions, targets, weights)
-    return value
+    return _style.value(predictions, targets, weights, channels_first)
 
 
-@gradient_of(
-    style_loss,
-    on_request=("targets",),
-    domain={**_DOMAIN, "channels_first": FLAG},
-    properties=("non_negative", "symmetric", "zero_at_equality"),
-)
+@gradient_of(style_loss, terms=_style, properties=("non_negative", "symmetric", "zero_at_equality"))
 def style_loss_gradient(
     predictions: Features,
     targets: Features,
@@ -393,40 +369,10 @@ def style_loss_gradient(
         >>> style_loss_gradient(predictions, targets).tolist()
         [[[[10.0, 20.0]]]]
     """
-    _, gradient = _over_layers(_style(channels_first), predictions, targets, weights, wrt, upstream)
-    return gradient
+    return _style.gradient(predictions, targets, weights, channels_first, wrt=wrt, upstream=upstream)
 
 
-@value_and_gradient_of(style_loss)
-def style_loss_value_and_gradient(
-    predictions: Features,
-    targets: Features,
-    *,
-    weights: LayerWeights = None,
-    channels_first: bool = False,
-    wrt: Argument | tuple[Argument, ...] = "predictions",
-    upstream: float | Array = 1.0,
-) -> tuple[Array, Any]:
-    """`style_loss` and `style_loss_gradient`, whose Gram matrices are computed once.
-
-    Args:
-        predictions: as in `style_loss`; likewise all other arguments.
-        targets: the same layers.
-        weights: w_l ≥ 0.
-        channels_first: whether the layout is (…, channels, rows, columns).
-        wrt: "predictions", "targets", or a tuple of both.
-        upstream: the gradient that flows into the loss, a scalar.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = style_loss_value_and_gradient(np.full((1, 1, 1, 1), 3.0), np.zeros((1, 1, 1, 1)))
-        >>> float(value), gradient.item()
-        (81.0, 108.0)
-    """
-    return _over_layers(_style(channels_first), predictions, targets, weights, wrt, upstream)
+style_loss_value_and_gradient = both_of(style_loss_gradient)
 
 
 # --- contextual -------------------------------------------------------------------------------------------------------
@@ -502,7 +448,7 @@ def _through_unit(xp: Any, slope: Array, unit: Array, inverse: Array) -> Array:
     return inverse * (slope - unit * xp.sum(unit * slope, axis=-1, keepdims=True))
 
 
-def _contextual(band_width: Any, max_samples: Any, channels_first: bool) -> LayerLoss:
+def _contextual_layer(band_width: Any, max_samples: Any, channels_first: bool) -> LayerLoss:
     most = _MAX_SAMPLES.check("max_samples", max_samples)
     band_width = POSITIVE.check("band_width", band_width)
     if not isinstance(band_width, float) and tuple(band_width.shape) != ():
@@ -611,6 +557,27 @@ def _contextual_kinks(
     return kinks
 
 
+@unreduced(
+    on_request=("targets",),
+    kinks=_contextual_kinks,
+    **_DOMAIN,
+    band_width=POSITIVE,
+    max_samples=_MAX_SAMPLES,
+    channels_first=FLAG,
+)
+def _contextual(
+    predictions: Features,
+    targets: Features,
+    weights: LayerWeights,
+    band_width: Any,
+    max_samples: int,
+    channels_first: bool,
+    wanted: Wanted,
+) -> Losses:
+    layer_loss = _contextual_layer(band_width, max_samples, channels_first)
+    return _over_layers(layer_loss, predictions, targets, weights, wanted)
+
+
 def contextual_loss(
     predictions: Features,
     targets: Features,
@@ -657,16 +624,11 @@ def contextual_loss(
         R. Mechrez, I. Talmi and L. Zelnik-Manor, The Contextual Loss for Image Transformation with Non-Aligned Data,
         2018. https://arxiv.org/abs/1803.02077
     """
-    value, _ = _over_layers(_contextual(band_width, max_samples, channels_first), predictions, targets, weights)
-    return value
+    return _contextual.value(predictions, targets, weights, band_width, max_samples, channels_first)
 
 
 @gradient_of(
-    contextual_loss,
-    on_request=("targets",),
-    domain={**_DOMAIN, "band_width": POSITIVE, "max_samples": _MAX_SAMPLES, "channels_first": FLAG},
-    kinks=_contextual_kinks,
-    properties=("non_negative", "scale_invariant", "translation_invariant"),
+    contextual_loss, terms=_contextual, properties=("non_negative", "scale_invariant", "translation_invariant")
 )
 def contextual_loss_gradient(
     predictions: Features,
@@ -715,47 +677,11 @@ def contextual_loss_gradient(
         >>> (h * contextual_loss_gradient(predictions, targets, band_width=h) + 0.0).round(3).tolist()
         [[[-0.24, 0.18], [0.4, 0.0]]]
     """
-    layer = _contextual(band_width, max_samples, channels_first)
-    _, gradient = _over_layers(layer, predictions, targets, weights, wrt, upstream)
-    return gradient
+    options = (weights, band_width, max_samples, channels_first)
+    return _contextual.gradient(predictions, targets, *options, wrt=wrt, upstream=upstream)
 
 
-@value_and_gradient_of(contextual_loss)
-def contextual_loss_value_and_gradient(
-    predictions: Features,
-    targets: Features,
-    *,
-    weights: LayerWeights = None,
-    band_width: float = 0.1,
-    max_samples: int = 1024,
-    channels_first: bool = False,
-    wrt: Argument | tuple[Argument, ...] = "predictions",
-    upstream: float | Array = 1.0,
-) -> tuple[Array, Any]:
-    """`contextual_loss` and `contextual_loss_gradient`, whose distances are computed once.
-
-    Args:
-        predictions: as in `contextual_loss`; likewise all other arguments.
-        targets: the same layers.
-        weights: w_l ≥ 0.
-        band_width: h > 0.
-        max_samples: how many positions count at most.
-        channels_first: whether the layout is (…, channels, rows, columns).
-        wrt: "predictions", "targets", or a tuple of both.
-        upstream: the gradient that flows into the loss, a scalar.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> features = np.random.default_rng(0).standard_normal((2, 4, 3))
-        >>> value, gradient = contextual_loss_value_and_gradient(features, features[::-1])
-        >>> round(float(value), 9), gradient.shape
-        (0.0, (2, 4, 3))
-    """
-    layer = _contextual(band_width, max_samples, channels_first)
-    return _over_layers(layer, predictions, targets, weights, wrt, upstream)
+contextual_loss_value_and_gradient = both_of(contextual_loss_gradient)
 
 
 # --- all of them in one -----------------------------------------------------------------------------------------------
@@ -828,15 +754,16 @@ class PerceptualLoss:
         self._extractor = feature_extractor
         self._layer_weights = layer_weights
         self._parts: list[tuple[float, LayerLoss]] = [
-            (_WEIGHT.check("content_weight", content_weight), _reconstruction),
-            (_WEIGHT.check("style_weight", style_weight), _style(channels_first)),
+            (_WEIGHT.check("content_weight", content_weight), _reconstruction_layer),
+            (_WEIGHT.check("style_weight", style_weight), _style_layer(channels_first)),
             (
                 _WEIGHT.check("contextual_weight", contextual_weight),
-                _contextual(band_width, max_contextual_samples, channels_first),
+                _contextual_layer(band_width, max_contextual_samples, channels_first),
             ),
         ]
         self._params = {} if extractor_params is None else extractor_params
         self._image_name = image_name
+        self._terms = unreduced(on_request=("targets",), **_DOMAIN)(self._losses)
 
     def __call__(
         self,
@@ -853,8 +780,8 @@ class PerceptualLoss:
             ValueError: features that do not fit, or none to be had.
         """
         predictions = self._features("pred", pred_images, features_pred)
-        value, _ = self._evaluate(predictions, self._features("target", target_images, features_target), (), 1.0)
-        return value
+        targets = self._features("target", target_images, features_target)
+        return self._terms.value(*self._used(predictions, targets))
 
     def gradient(
         self,
@@ -899,12 +826,16 @@ class PerceptualLoss:
             )
         predictions = self._features("pred", pred_images, features_pred)
         targets = self._features("target", target_images, features_target)
-        value, gradient = self._evaluate(predictions, targets, "predictions", upstream)
-        if not through_extractor:
+        value, gradient = self._terms.both(*self._used(predictions, targets), upstream=upstream)
+        if through_extractor:
+            _, gradients = self._run(pred_images, output_gradients=gradient)
+            return value, gradients[self._image_name]
+        if self._layer_weights is None:
             return value, gradient
-        asked = gradient if self._layer_weights is None else {name: gradient[name] for name in self._layer_weights}
-        _, gradients = self._run(pred_images, output_gradients=asked)
-        return value, gradients[self._image_name]
+        given = _by_key(predictions)
+        xp = array_namespace(**{str(key): x for key, x in given.items()})
+        others = {key: xp.zeros_like(x) for key, x in given.items() if key not in self._layer_weights}
+        return value, _rebuilt(predictions, {**gradient, **others})
 
     @property
     def _is_compiled(self) -> bool:
@@ -927,20 +858,19 @@ class PerceptualLoss:
             return model.evaluate(given, self._params, **gradients)
         return model.evaluate(self._params, given, **gradients, **({"wrt": [self._image_name]} if gradients else {}))
 
-    def _evaluate(self, predictions: Features, targets: Features, wrt: Any, upstream: Any) -> tuple[Array, Any]:
-        if self._layer_weights is None:
-            return _over_layers(self._layer, predictions, targets, None, wrt, upstream)
+    def _used(self, predictions: Features, targets: Features) -> tuple[Features, Features, LayerWeights]:
+        """Return the layers that count, and what they count."""
         named = self._layer_weights
+        if named is None:
+            return predictions, targets, None
         found = [_by_key(features) for features in (predictions, targets)]
         for name, layers in zip(("predictions", "targets"), found, strict=True):
             _require_layers(name, layers, "layer_weights", named)
         used_predictions, used_targets = ({key: layers[key] for key in named} for layers in found)
-        value, gradient = _over_layers(self._layer, used_predictions, used_targets, named, wrt, upstream)
-        if wrt != "predictions":
-            return value, gradient
-        xp = array_namespace(**{str(key): x for key, x in found[0].items()})
-        others = {key: xp.zeros_like(x) for key, x in found[0].items() if key not in named}
-        return value, _rebuilt(predictions, {**gradient, **others})
+        return used_predictions, used_targets, named
+
+    def _losses(self, predictions: Features, targets: Features, weights: LayerWeights, wanted: Wanted) -> Losses:
+        return _over_layers(self._layer, predictions, targets, weights, wanted)
 
     def _layer(self, xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the losses of one layer, and its slopes."""
