@@ -11,11 +11,26 @@ from typing import Any, NamedTuple, cast
 
 from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._reduction import Plan, plan, refuse_upstream
-from mithril_losses._validation import quiet
+from mithril_losses._validation import as_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, in_c_order, namespace_of
 from mithril_losses.domains import Choice
 
-Wanted = tuple[str, ...]  # names of the arguments whose slopes are asked for; none where the value alone is
+
+class Wanted(tuple[str, ...]):
+    """The names of the arguments whose slopes are asked for: none where the value alone is.
+
+    Attributes:
+        value: whether the values are asked for, too. Where they are not, their shape and dtype are all that counts.
+    """
+
+    value = True
+
+
+class _SlopesAlone(Wanted):
+    value = False
+
+
+_NOTHING = Wanted()
 
 
 class Losses(NamedTuple):
@@ -27,6 +42,8 @@ class Losses(NamedTuple):
         summed: the axes of x that a loss is summed over, in order; by default all that the losses do not have.
         mass: what each loss counts in the divisor of a mean; 1 by default.
         scaled: returns the slopes times a number, new arrays, where that costs no pass over them of its own.
+        pull: takes slopes wrt what an argument is made into (the edges of a mesh), once they are weighted, back to the
+            argument. By default slopes are those wrt the argument itself.
     """
 
     values: Array
@@ -34,6 +51,7 @@ class Losses(NamedTuple):
     summed: tuple[int, ...] | None = None
     mass: Array | None = None
     scaled: Callable[[float], Mapping[str, Array]] | None = None
+    pull: Callable[[Array], Array] | None = None
 
 
 class Unreduced:
@@ -73,19 +91,19 @@ class Unreduced:
         """Return the reduced loss of arrays and options given in the order of `domain`."""
         refuse_upstream(reduction)
         with quiet(self._namespace(arguments)):
-            found = self.losses(*arguments, wanted=())
+            found = self.losses(*arguments, wanted=_NOTHING)
             return self._plan(found, reduction).collect(namespace_of(found.values), found.values, arguments[0])
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
         with quiet(self._namespace(arguments)):
-            found = self.losses(*arguments, wanted=self._wanted(wrt))
+            found = self.losses(*arguments, wanted=_SlopesAlone(self._wanted(wrt)))
             return self._spread(found, self._plan(found, reduction), arguments, wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
         with quiet(self._namespace(arguments)):
-            found = self.losses(*arguments, wanted=self._wanted(wrt))
+            found = self.losses(*arguments, wanted=Wanted(self._wanted(wrt)))
             closing = self._plan(found, reduction)
             value = closing.collect(namespace_of(found.values), found.values, arguments[0])
             return value, self._spread(found, closing, arguments, wrt)
@@ -128,7 +146,10 @@ def _spread(found: Losses, closing: Plan, slope: Any, like: Any) -> Any:
     summed = found.summed
     if summed is None:
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
-    return closing.spread(namespace_of(found.values), slope, like, summed)
+    xp = namespace_of(found.values)
+    if found.pull is None:
+        return closing.spread(xp, slope, like, summed)
+    return as_dtype(xp, found.pull(closing.spread(xp, slope, slope, summed)), like.dtype)
 
 
 def unreduced(
