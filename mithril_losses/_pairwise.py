@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mithril_losses import _limits
-from mithril_losses._reduction import GradientReduction, spread_each
+from mithril_losses._unreduced import Losses, Wanted
 from mithril_losses._validation import as_dtype, widest_dtype
 from mithril_losses.backends._namespace import (
     Array,
@@ -50,12 +50,14 @@ class Sets:
         x: (batch, n, d).
         y: (batch, m, d).
         shape: the leading axes that `batch` stands for.
+        given: the arrays that they were made of, by name.
     """
 
     xp: Any
     x: Array
     y: Array
     shape: tuple[int, ...]
+    given: Mapping[str, Array]
 
     @staticmethod
     def of(*, numbers: tuple[Any, ...] = (), dtype: Any = None, **arrays: Array) -> Sets:
@@ -88,7 +90,7 @@ class Sets:
         points = [xp.reshape(as_dtype(xp, p, dtype), (math.prod(p.shape[:-2]), *p.shape[-2:])) for p in given]
         if _is_on_host(xp, *points, *numbers):
             xp, points = np, [_to_host(p) for p in points]
-        return Sets(xp, points[0], points[-1], shapes[0][:-2])
+        return Sets(xp, points[0], points[-1], shapes[0][:-2], arrays)
 
     def bring(self, option: Any) -> Any:
         """Return an option, a number or an array, to compute with: on the host where the points are."""
@@ -109,17 +111,22 @@ class Sets:
         # NumPy's scalars are not writable
         return {name: np.asarray(x) if xp is np and not x.shape else in_c_order(x) for name, x in typed.items()}
 
-    def spread(
-        self, wrt: Any, slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]
-    ) -> Any:
-        """`spread_each` for losses that were summed over whole sets: an array, or a dict if `wrt` is a tuple."""
-        rows = {
-            name: self._return(slope, like[name], (*self.shape, math.prod(slope.shape[1:])))
-            for name, slope in slopes.items()
-        }
-        gradients = spread_each(rows, like, **reduction)
-        shaped = {name: array_namespace(x=x).reshape(x, tuple(like[name].shape)) for name, x in gradients.items()}
-        return shaped if isinstance(wrt, tuple) else shaped[wrt]
+    def losses(self, values: Array | None, slopes: Mapping[str, Array]) -> Losses:
+        """Return losses (batch,) and their slopes (batch, n, d) in the library and the shapes of what was given.
+
+        Values of None are not asked for, and zeros stand in their place.
+        """
+        given = self.given
+        values = self.xp.zeros_like(self.x[:, 0, 0]) if values is None else values
+        return Losses(
+            self._return(values, next(iter(given.values())), self.shape),
+            lambda: {name: self._return(x, given[name], tuple(given[name].shape)) for name, x in slopes.items()},
+        )
+
+    def nothing(self, wanted: Wanted) -> Losses:
+        """Return the losses of sets without points: 0."""
+        zeros = dict(zip(self.given, map(self.xp.zeros_like, (self.x, self.y)), strict=True))
+        return self.losses(self.xp.sum(self.x, axis=(1, 2)) * 0.0, {name: zeros[name] for name in wanted})
 
     def _return(self, x: Array, like: Array, shape: tuple[int, ...]) -> Array:
         xp = array_namespace(like=like)

@@ -253,16 +253,6 @@ def plan(
     return Plan(axes, weights, divisor, factor, not (is_number(upstream) and upstream == 1.0))
 
 
-def spread_each(
-    slopes: dict[str, Array], like: dict[str, Array], **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
-    """`spread` for each of several arguments whose unreduced losses are summed over the last axis."""
-    return {
-        name: spread(slope, like=like[name], summed=(len(slope.shape) - 1,), **reduction)
-        for name, slope in slopes.items()
-    }
-
-
 # --- the parts they share ---------------------------------------------------------------------------------------
 
 

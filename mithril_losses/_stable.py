@@ -240,7 +240,8 @@ def stable_order(xp: Any, x: Array) -> Array:
     if xp is not np or x.dtype != np.float32 or not x.size or np.isnan(np.min(x)):
         return xp.argsort(x, axis=-1, stable=True)
     bits = (x + np.float32(0.0)).view(np.int32)  # of one zero: −0 is no less
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)  # in the order of the numbers, of either sign
+    # in the order of the numbers, of either sign; in one piece, since parts of it are sorted in place
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64, order="C")
     keys <<= 32
     keys |= np.arange(x.shape[-1])
     parts = np.array_split(keys.reshape(-1, x.shape[-1]), _PARTS)

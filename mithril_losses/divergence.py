@@ -10,17 +10,14 @@ from typing import Any, Literal, Unpack
 import numpy as np
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._graph import differentiable_on_demand
-from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
+from mithril_losses._pairs import both_of, given, gradient_of
 from mithril_losses._pairwise import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
 from mithril_losses._reduction import (
     GradientReduction,
     GradientRowReduction,
     Reduction,
     RowReduction,
-    collect,
     reduce_loss,
-    spread,
 )
 from mithril_losses._rows import Rows
 from mithril_losses._stable import (
@@ -34,7 +31,8 @@ from mithril_losses._stable import (
     take_in_order,
 )
 from mithril_losses._transport import matching
-from mithril_losses._validation import as_dtype, normalize_axis, quiet, widest_dtype
+from mithril_losses._unreduced import Losses, Wanted, unreduced
+from mithril_losses._validation import as_dtype, normalize_axis, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, namespace_of
 from mithril_losses.domains import (
     FLAG,
@@ -570,7 +568,7 @@ def gaussian_kl_divergence_between_gradient(
 _POWER = Interval(1.0, closed=True, static=True)
 
 
-def _wasserstein(
+def _distances(
     predictions: Array, targets: Array, p: float, axis: int, slopes: bool
 ) -> tuple[Array, Array | None, tuple[int, ...]]:
     """Return the distances per row, their slopes wrt predictions where asked for, and the axis of the samples."""
@@ -606,6 +604,31 @@ def _wasserstein(
         return values, None, rows.flattened
     pulled = share * unit if n == m else xp.sum(share * xp.reshape(unit, (*x.shape, found.shape[1])), axis=-1)
     return values, rows.back(xp, put_back(xp, pulled, order)), rows.flattened
+
+
+def _wasserstein_kinks(predictions: Array, targets: Array, axis: int, **_: Any) -> tuple[Array, ...]:
+    """Return what vanishes where two samples of a row are equal, of one set or of both."""
+    xp = array_namespace(predictions=predictions)
+    samples = xp.sort(xp.concat([predictions, targets], axis=axis), axis=axis)
+    rows = Rows.along(axis, tuple(samples.shape)).of(xp, samples)
+    return (xp.min(rows[..., 1:] - rows[..., :-1], axis=-1),)
+
+
+@unreduced(
+    on_request=("targets",),
+    kinks=_wasserstein_kinks,
+    predictions=SAMPLES,
+    targets=SAMPLES,
+    p=_POWER,
+    axis=Axis(),
+)
+def _wasserstein(predictions: Array, targets: Array, p: float, axis: int, wanted: Wanted) -> Losses:
+    sides = {"predictions": (predictions, targets), "targets": (targets, predictions)}
+    found = {name: _distances(*sides[name], p, axis, slopes=True) for name in wanted}
+    # sets of different sizes are rounded differently from either side, and the value is that from the predictions' side
+    side = "predictions" if wanted.value or not wanted else wanted[0]
+    values, _, summed = found.get(side) or _distances(predictions, targets, p, axis, slopes=False)
+    return Losses(values, lambda: {name: slopes for name, (_, slopes, _) in found.items()}, summed)
 
 
 def wasserstein_distance(
@@ -646,16 +669,12 @@ def wasserstein_distance(
         Line, 1974. https://doi.org/10.1137/1118101. For all p: G. Peyré and M. Cuturi, Computational Optimal Transport:
         With Applications to Data Science, 2019, remark 2.30. https://doi.org/10.1561/2200000073
     """
-    with quiet(array_namespace(predictions=predictions)):
-        values, _, _ = _wasserstein(predictions, targets, p, axis, slopes=False)
-        return collect(values, like=predictions, **reduction)
+    return _wasserstein.value(predictions, targets, p, axis, **reduction)
 
 
 @gradient_of(
     wasserstein_distance,
-    on_request=("targets",),
-    domain={"predictions": SAMPLES, "targets": SAMPLES, "p": _POWER, "axis": Axis()},
-    kinks=lambda predictions, targets, p, axis: _wasserstein_kinks(predictions, targets, axis),
+    terms=_wasserstein,
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
@@ -695,68 +714,10 @@ def wasserstein_distance_gradient(
         >>> wasserstein_distance_gradient(np.array([5.0, 1.0]), np.array([1.0, 2.0]), p=2.0).round(6).tolist()
         [0.707107, 0.0]
     """
-
-    def gradient(moved: Array, fixed: Array) -> Array:
-        _, slopes, summed = _wasserstein(moved, fixed, p, axis, slopes=True)
-        return spread(slopes, like=moved, summed=summed, **reduction)
-
-    with quiet(array_namespace(predictions=predictions)):
-        gradients = {
-            "predictions": lambda: gradient(predictions, targets),
-            "targets": lambda: gradient(targets, predictions),
-        }
-        return _gradients(wrt, gradients)
+    return _wasserstein.gradient(predictions, targets, p, axis, wrt=wrt, **reduction)
 
 
-@value_and_gradient_of(wasserstein_distance)
-def wasserstein_distance_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    p: float = 1.0,
-    axis: int = -1,
-    wrt: Argument | tuple[Argument, ...] = "predictions",
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[RowReduction],
-) -> tuple[Array, Any]:
-    """`wasserstein_distance` and `wasserstein_distance_gradient`, whose samples are sorted once.
-
-    Args:
-        predictions: as in `wasserstein_distance`; likewise all other arguments.
-        targets: samples y.
-        p: p ≥ 1.
-        axis: where the samples of one row are.
-        wrt: "predictions", "targets", or a tuple of both.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = wasserstein_distance_value_and_gradient(np.array([3.0, 1.0]), np.array([2.0, 7.0]))
-        >>> float(value), gradient.tolist()
-        (2.5, [-0.5, -0.5])
-    """
-    options: Any = {"p": p, "axis": axis}
-    if wrt != "predictions":
-        gradient = wasserstein_distance_gradient(
-            predictions, targets, **options, wrt=wrt, upstream=upstream, **reduction
-        )
-        return wasserstein_distance(predictions, targets, **options, **reduction), gradient
-    with quiet(array_namespace(predictions=predictions)):
-        values, slopes, summed = _wasserstein(predictions, targets, **options, slopes=True)
-        value = collect(values, like=predictions, **reduction)
-        return value, spread(slopes, like=predictions, summed=summed, upstream=upstream, **reduction)
-
-
-def _wasserstein_kinks(predictions: Array, targets: Array, axis: int) -> tuple[Array, ...]:
-    """Return what vanishes where two samples of a row are equal, of one set or of both."""
-    xp = array_namespace(predictions=predictions)
-    samples = xp.sort(xp.concat([predictions, targets], axis=axis), axis=axis)
-    rows = Rows.along(axis, tuple(samples.shape)).of(xp, samples)
-    return (xp.min(rows[..., 1:] - rows[..., :-1], axis=-1),)
+wasserstein_distance_value_and_gradient = both_of(wasserstein_distance_gradient)
 
 
 # --- between two sets of samples --------------------------------------------------------------------------------------
@@ -765,7 +726,7 @@ KernelName = Literal["rbf", "linear", "polynomial"]
 _KERNEL = Choice(("rbf", "linear", "polynomial"))
 _DEGREE = Count()
 _ORDER = Interval(0.0, 2.0, closed_above=True, static=True)
-_SAMPLES = {"predictions": PointSets(3, 5), "targets": PointSets(4, 5)}
+_SAMPLES: dict[str, Any] = {"predictions": PointSets(3, 5), "targets": PointSets(4, 5)}
 
 
 def _rbf(xp: Any, squared: Array, rate: Any) -> tuple[Array, Array]:
@@ -812,54 +773,19 @@ def _never_negative(sets: Sets, parts: tuple[Array, Array, Array]) -> Array:
     return never_negative(xp, total, terms=x.shape[-2] + y.shape[-2], scale=scale)
 
 
-def _zero_where_equal(sets: Sets, values: Array) -> Array:
-    """Return the values, and 0 for equal sets, whose sums differ by rounding alone."""
+def _of_equal_sets(sets: Sets, values: Array | None, slopes: dict[str, Array]) -> Losses:
+    """Return losses that are 0 for equal sets, where their sums differ by rounding alone.
+
+    So is a slope that overflowed there: the distance of equal sets is the least there is.
+    """
     xp, x, y = sets.xp, sets.x, sets.y
-    if tuple(x.shape) != tuple(y.shape):
-        return values
-    return xp.where(xp.all(x == y, axis=(1, 2)), 0.0, values)
-
-
-def _finite_where_equal(sets: Sets, slopes: dict[str, Array]) -> dict[str, Array]:
-    """Return the slopes, and 0 for equal sets in place of one that overflowed: their distance is the least there is."""
-    xp, x, y = sets.xp, sets.x, sets.y
-    if tuple(x.shape) != tuple(y.shape) or (xp is np and all(np.isfinite(slope).all() for slope in slopes.values())):
-        return slopes
-    equal = xp.all(x == y, axis=(1, 2), keepdims=True)
-    return {name: xp.where(equal & ~xp.isfinite(slope), 0.0, slope) for name, slope in slopes.items()}
-
-
-def _mmd(
-    predictions: Array,
-    targets: Array,
-    kernel_type: str,
-    kernel_bandwidth: Any,
-    unbiased: bool,
-    degree: int,
-    coef0: Any,
-    value: bool = True,
-    wrt: tuple[str, ...] = (),
-) -> tuple[Sets, Array, dict[str, Array]]:
-    """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
-    sets = Sets.of(numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
-    _KERNEL.check("kernel_type", kernel_type)
-    FLAG.check("unbiased", unbiased)
-    bandwidth = sets.bring(POSITIVE.one_number("kernel_bandwidth", kernel_bandwidth))
-    coef0 = sets.bring(NON_NEGATIVE.one_number("coef0", coef0))
-    degree = _DEGREE.check("degree", degree)
-    _require_samples(sets, 2 if unbiased else 1, "the unbiased estimator" if unbiased else "the discrepancy")
-    if kernel_type == "linear":
-        values, slopes = _linear_mmd(sets, unbiased)
-    elif kernel_type == "rbf":
-        rate = _rate(sets, bandwidth)
-        values, slopes = _kernel_mmd(sets, _RBF, (rate,), unbiased, value, wrt)
-        slopes = {name: None if x is None else bounded(sets.xp, x * rate * rate, x.dtype) for name, x in slopes.items()}
-    else:
-        values, slopes = _kernel_mmd(sets, product_kernel(_polynomial, degree), (coef0,), unbiased, value, wrt)
-    if values is not None:
-        values = sets.values(values if unbiased else _zero_where_equal(sets, values), predictions)
-    slopes = {name: slopes[name] for name in wrt}
-    return sets, values, slopes if unbiased else _finite_where_equal(sets, slopes)
+    if tuple(x.shape) == tuple(y.shape):
+        if values is not None:
+            values = xp.where(xp.all(x == y, axis=(1, 2)), 0.0, values)
+        if not (xp is np and all(np.isfinite(slope).all() for slope in slopes.values())):
+            equal = xp.all(x == y, axis=(1, 2), keepdims=True)
+            slopes = {name: xp.where(equal & ~xp.isfinite(slope), 0.0, slope) for name, slope in slopes.items()}
+    return sets.losses(values, slopes)
 
 
 def _rate(sets: Sets, bandwidth: Any) -> Any:
@@ -887,13 +813,13 @@ def _linear_mmd(sets: Sets, unbiased: bool) -> tuple[Array, dict[str, Array]]:
 
 
 def _kernel_mmd(
-    sets: Sets, kernel: Kernel, parameters: tuple[Any, ...], unbiased: bool, value: bool, wrt: tuple[str, ...]
+    sets: Sets, kernel: Kernel, parameters: tuple[Any, ...], unbiased: bool, wanted: Wanted
 ) -> tuple[Any, dict[str, Any]]:
     """a Σ k(x, x′) + b Σ k(y, y′) + c Σ k(x, y), without the diagonals for the unbiased estimator."""
     xp, n, m = sets.xp, sets.x.shape[-2], sets.y.shape[-2]
     shares = (1.0 / (n * (n - unbiased)), 1.0 / (m * (m - unbiased)), -2.0 / (n * m))
-    asked = ("predictions" in wrt, "targets" in wrt)
-    parts, slopes = two_sample_sums(sets, kernel, parameters, shares, value=value, slopes=asked)
+    asked = ("predictions" in wanted, "targets" in wanted)
+    parts, slopes = two_sample_sums(sets, kernel, parameters, shares, value=wanted.value, slopes=asked)
     if not unbiased:
         return None if parts is None else _never_negative(sets, parts), dict(zip(_SAMPLES, slopes, strict=True))
     values, corrected = None if parts is None else sum(parts), {}
@@ -902,6 +828,45 @@ def _kernel_mmd(
         values = None if values is None else values - share * xp.sum(diagonal, axis=-1)
         corrected[name] = None if slope is None else slope - share * by_x
     return values, corrected
+
+
+@unreduced(
+    on_request=("targets",),
+    pairwise=True,
+    **_SAMPLES,
+    kernel_type=_KERNEL,
+    kernel_bandwidth=POSITIVE,
+    unbiased=FLAG,
+    degree=_DEGREE,
+    coef0=NON_NEGATIVE,
+)
+def _mmd(
+    predictions: Array,
+    targets: Array,
+    kernel_type: str,
+    kernel_bandwidth: Any,
+    unbiased: bool,
+    degree: int,
+    coef0: Any,
+    wanted: Wanted,
+) -> Losses:
+    sets = Sets.of(numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
+    _KERNEL.check("kernel_type", kernel_type)
+    FLAG.check("unbiased", unbiased)
+    bandwidth = sets.bring(POSITIVE.one_number("kernel_bandwidth", kernel_bandwidth))
+    coef0 = sets.bring(NON_NEGATIVE.one_number("coef0", coef0))
+    degree = _DEGREE.check("degree", degree)
+    _require_samples(sets, 2 if unbiased else 1, "the unbiased estimator" if unbiased else "the discrepancy")
+    if kernel_type == "linear":
+        values, slopes = _linear_mmd(sets, unbiased)
+    elif kernel_type == "rbf":
+        rate = _rate(sets, bandwidth)
+        values, slopes = _kernel_mmd(sets, _RBF, (rate,), unbiased, wanted)
+        slopes = {name: None if x is None else bounded(sets.xp, x * rate * rate, x.dtype) for name, x in slopes.items()}
+    else:
+        values, slopes = _kernel_mmd(sets, product_kernel(_polynomial, degree), (coef0,), unbiased, wanted)
+    slopes = {name: slopes[name] for name in wanted}
+    return sets.losses(values, slopes) if unbiased else _of_equal_sets(sets, values, slopes)
 
 
 def maximum_mean_discrepancy(
@@ -951,22 +916,13 @@ def maximum_mean_discrepancy(
     Source:
         A. Gretton et al., A Kernel Two-Sample Test, 2012. https://jmlr.org/papers/v13/gretton12a.html
     """
-    with quiet(array_namespace(predictions=predictions)):
-        _, values, _ = _mmd(predictions, targets, kernel_type, kernel_bandwidth, unbiased, degree, coef0)
-        return collect(values, like=predictions, **reduction)
+    options = (kernel_type, kernel_bandwidth, unbiased, degree, coef0)
+    return _mmd.value(predictions, targets, *options, **reduction)
 
 
 @gradient_of(
     maximum_mean_discrepancy,
-    on_request=("targets",),
-    domain={
-        **_SAMPLES,
-        "kernel_type": _KERNEL,
-        "kernel_bandwidth": POSITIVE,
-        "unbiased": FLAG,
-        "degree": _DEGREE,
-        "coef0": NON_NEGATIVE,
-    },
+    terms=_mmd,
     separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
     properties=(
         given("non_negative", unbiased=False),
@@ -976,7 +932,6 @@ def maximum_mean_discrepancy(
     ),
     by_numpy=True,
 )
-@differentiable_on_demand
 def maximum_mean_discrepancy_gradient(
     predictions: Array,
     targets: Array,
@@ -1021,76 +976,35 @@ def maximum_mean_discrepancy_gradient(
         >>> maximum_mean_discrepancy_gradient(x, y, kernel_type="linear").tolist()
         [[[-2.0], [-2.0]]]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        options = (kernel_type, kernel_bandwidth, unbiased, degree, coef0)
-        sets, _, slopes = _mmd(predictions, targets, *options, value=False, wrt=requested(wrt, _ARGUMENT))
-        return sets.spread(wrt, slopes, {"predictions": predictions, "targets": targets}, **reduction)
+    options = (kernel_type, kernel_bandwidth, unbiased, degree, coef0)
+    return _mmd.gradient(predictions, targets, *options, wrt=wrt, **reduction)
 
 
-@value_and_gradient_of(maximum_mean_discrepancy)
-@differentiable_on_demand
-def maximum_mean_discrepancy_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    kernel_type: KernelName = "rbf",
-    kernel_bandwidth: float = 1.0,
-    unbiased: bool = False,
-    degree: int = 2,
-    coef0: float = 1.0,
-    wrt: Argument | tuple[Argument, ...] = "predictions",
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Any]:
-    """`maximum_mean_discrepancy` and its gradient, whose kernels are computed once.
-
-    Args:
-        predictions: as in `maximum_mean_discrepancy`; likewise all other arguments.
-        targets: samples y.
-        kernel_type: "rbf", "linear" or "polynomial".
-        kernel_bandwidth: σ of "rbf".
-        unbiased: leave out the pairs of a sample with itself.
-        degree: p of "polynomial".
-        coef0: c of "polynomial".
-        wrt: "predictions", "targets", or a tuple of both.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
-
-    Example:
-        >>> import numpy as np
-        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0], [2.0], [4.0]]])
-        >>> value, gradient = maximum_mean_discrepancy_value_and_gradient(x, y, kernel_type="linear")
-        >>> float(value), gradient.tolist()
-        (4.0, [[[-2.0], [-2.0]]])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        options = (kernel_type, kernel_bandwidth, unbiased, degree, coef0)
-        sets, values, slopes = _mmd(predictions, targets, *options, wrt=requested(wrt, _ARGUMENT))
-        value = collect(values, like=predictions, **reduction)
-        like = {"predictions": predictions, "targets": targets}
-        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
+maximum_mean_discrepancy_value_and_gradient = both_of(maximum_mean_discrepancy_gradient)
 
 
-def _energy(
-    predictions: Array, targets: Array, beta: float, value: bool = True, wrt: tuple[str, ...] = ()
-) -> tuple[Sets, Any, dict[str, Any]]:
-    """Return the sets, the losses per batch element where `value` asks for them, and their slopes."""
+def _coincidences(predictions: Array, targets: Array, **_: Any) -> tuple[Array, ...]:
+    """Return what vanishes where two samples of a batch element coincide."""
+    xp = array_namespace(predictions=predictions, targets=targets)
+    samples = xp.concat([predictions, targets], axis=-2)
+    squared = xp.sum((xp.expand_dims(samples, axis=-2) - xp.expand_dims(samples, axis=-3)) ** 2, axis=-1)
+    # every sample has distance 0 to itself
+    others = xp.sort(squared, axis=-1)[..., 1:]
+    return (xp.sqrt(xp.min(others, axis=(-2, -1))),)
+
+
+@unreduced(on_request=("targets",), kinks=_coincidences, pairwise=True, **_SAMPLES, beta=_ORDER)
+def _energy(predictions: Array, targets: Array, beta: float, wanted: Wanted) -> Losses:
     sets = Sets.of(predictions=predictions, targets=targets)
     beta = _ORDER.check("beta", beta)
     kernel = _DISTANCE if beta == 1.0 else distance_kernel(_power, beta)
     _require_samples(sets, 1, "the distance")
     n, m = sets.x.shape[-2], sets.y.shape[-2]
     shares = (-1.0 / n**2, -1.0 / m**2, 2.0 / (n * m))
-    asked = ("predictions" in wrt, "targets" in wrt)
-    parts, slopes = two_sample_sums(sets, kernel, (), shares, value=value, slopes=asked)
-    values: Any = None
-    if parts is not None:
-        values = sets.values(_zero_where_equal(sets, _never_negative(sets, parts)), predictions)
-    found = {name: slope for name, slope in zip(_SAMPLES, slopes, strict=True) if name in wrt}
-    return sets, values, _finite_where_equal(sets, found)
+    asked = ("predictions" in wanted, "targets" in wanted)
+    parts, slopes = two_sample_sums(sets, kernel, (), shares, value=wanted.value, slopes=asked)
+    found = {name: slope for name, slope in zip(sets.given, slopes, strict=True) if name in wanted}
+    return _of_equal_sets(sets, None if parts is None else _never_negative(sets, parts), found)
 
 
 def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
@@ -1126,21 +1040,16 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
         G. J. Székely and M. L. Rizzo, Energy Statistics: A Class of Statistics Based on Distances, 2013.
         https://doi.org/10.1016/j.jspi.2013.03.018
     """
-    with quiet(array_namespace(predictions=predictions)):
-        _, values, _ = _energy(predictions, targets, beta)
-        return collect(values, like=predictions, **reduction)
+    return _energy.value(predictions, targets, beta, **reduction)
 
 
 @gradient_of(
     energy_distance,
-    on_request=("targets",),
-    domain={**_SAMPLES, "beta": _ORDER},
+    terms=_energy,
     separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
-    kinks=lambda predictions, targets, beta: _coincidences(predictions, targets),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
-@differentiable_on_demand
 def energy_distance_gradient(
     predictions: Array,
     targets: Array,
@@ -1173,54 +1082,7 @@ def energy_distance_gradient(
         >>> energy_distance_gradient(x, y).tolist()
         [[[-0.5], [-1.5]]]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        sets, _, slopes = _energy(predictions, targets, beta, value=False, wrt=requested(wrt, _ARGUMENT))
-        return sets.spread(wrt, slopes, {"predictions": predictions, "targets": targets}, **reduction)
+    return _energy.gradient(predictions, targets, beta, wrt=wrt, **reduction)
 
 
-@value_and_gradient_of(energy_distance)
-@differentiable_on_demand
-def energy_distance_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    beta: float = 1.0,
-    wrt: Argument | tuple[Argument, ...] = "predictions",
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Any]:
-    """`energy_distance` and `energy_distance_gradient`, whose distances are computed once.
-
-    Args:
-        predictions: as in `energy_distance`; likewise all other arguments.
-        targets: samples y.
-        beta: β in (0, 2].
-        wrt: "predictions", "targets", or a tuple of both.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
-
-    Example:
-        >>> import numpy as np
-        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0]]])
-        >>> value, gradient = energy_distance_value_and_gradient(x, y)
-        >>> float(value), gradient.tolist()
-        (3.0, [[[-0.5], [-1.5]]])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        sets, values, slopes = _energy(predictions, targets, beta, wrt=requested(wrt, _ARGUMENT))
-        value = collect(values, like=predictions, **reduction)
-        like = {"predictions": predictions, "targets": targets}
-        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
-
-
-def _coincidences(predictions: Array, targets: Array) -> tuple[Array, ...]:
-    """Return what vanishes where two samples of a batch element coincide."""
-    xp = array_namespace(predictions=predictions, targets=targets)
-    samples = xp.concat([predictions, targets], axis=-2)
-    squared = xp.sum((xp.expand_dims(samples, axis=-2) - xp.expand_dims(samples, axis=-3)) ** 2, axis=-1)
-    # every sample has distance 0 to itself
-    others = xp.sort(squared, axis=-1)[..., 1:]
-    return (xp.sqrt(xp.min(others, axis=(-2, -1))),)
+energy_distance_value_and_gradient = both_of(energy_distance_gradient)

@@ -6,14 +6,14 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from mithril_losses._graph import differentiable_on_demand
-from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
-from mithril_losses._pairwise import Sets, add_at, blanked, nearest, per_point, requested, shares, take
-from mithril_losses._reduction import GradientReduction, Reduction, collect
+from mithril_losses._pairs import both_of, given, gradient_of
+from mithril_losses._pairwise import Sets, add_at, blanked, nearest, per_point, shares, take
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._stable import norm_and_unit, product
+from mithril_losses._unreduced import Losses, Wanted, unreduced
 from mithril_losses._validation import quiet
 from mithril_losses.backends._namespace import Array, array_namespace, host_values
-from mithril_losses.domains import FLAG, Choice, PointSets
+from mithril_losses.domains import FLAG, PointSets
 
 __all__ = [
     "chamfer_distance",
@@ -25,40 +25,9 @@ __all__ = [
 ]
 
 Argument = Literal["pred_points", "target_points"]
-_ARGUMENT = Choice(("pred_points", "target_points"))
 
 
-def _chamfer(
-    pred_points: Array,
-    target_points: Array,
-    squared: bool,
-    pred_weights: Array | None,
-    target_weights: Array | None,
-    pred_mask: Array | None,
-    target_mask: Array | None,
-    wrt: tuple[str, ...] = (),
-) -> tuple[Sets, Array, dict[str, Array]]:
-    """Return the sets, the losses per batch element and their slopes wrt the arguments in `wrt`."""
-    sets = Sets.of(pred_points=pred_points, target_points=target_points)
-    xp, x, y = sets.xp, sets.x, sets.y
-    FLAG.check("squared", squared)
-    x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
-    y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
-    x_weights = per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")
-    y_weights = per_point(sets, "target_weights", target_weights, target_points, "real floating")
-    if 0 in (x.shape[-2], y.shape[-2]):
-        nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
-        return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
-    x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
-    x_share, y_share = shares(xp, x, x_weights, x_mask, y_mask), shares(xp, y, y_weights, y_mask, x_mask)
-    forward, forward_slope, found_y = _to_nearest(xp, x, y, x_share, y_mask, squared)
-    backward, backward_slope, found_x = _to_nearest(xp, y, x, y_share, x_mask, squared)
-    slopes = {}
-    if "pred_points" in wrt:
-        slopes["pred_points"] = forward_slope - add_at(xp, found_x, backward_slope, x.shape[-2])
-    if "target_points" in wrt:
-        slopes["target_points"] = backward_slope - add_at(xp, found_y, forward_slope, y.shape[-2])
-    return sets, sets.values(forward + backward, pred_points), slopes
+# --- Chamfer ------------------------------------------------------------------------------------------------------
 
 
 def _to_nearest(
@@ -73,6 +42,83 @@ def _to_nearest(
         distance, slope = norm_and_unit(xp, difference, 2.0)
     total = xp.sum(product(xp, share, distance), axis=-1)
     return total, product(xp, xp.expand_dims(share, axis=-1), slope), found
+
+
+def _chamfer_kinks(
+    pred_points: Array,
+    target_points: Array,
+    squared: bool,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    **_: Any,
+) -> tuple[Array, ...]:
+    """Return what vanishes where a point has two nearest neighbours, or, for unsquared distances, one at distance 0."""
+    xp = array_namespace(pred_points=pred_points, target_points=target_points)
+    distances = _all_pairs(pred_points, target_points, pred_mask, target_mask)
+    kinks: tuple[Array, ...] = () if squared else (xp.min(distances, axis=(-2, -1)),)
+    for axis in (-2, -1):
+        if distances.shape[axis] < 2:  # the only point is the nearest, without a rival
+            continue
+        nearest_two = xp.sort(distances, axis=axis)
+        first, second = (xp.take(nearest_two, xp.asarray([i]), axis=axis) for i in (0, 1))
+        with quiet(xp):  # nothing is found twice where everything else is padding: ∞ − ∞
+            kinks += (xp.min(second - first, axis=(-2, -1)),)
+    return kinks
+
+
+def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None) -> Array:
+    """Return the squared distances of all pairs, infinite where one of the two is padding."""
+    xp = array_namespace(pred_points=pred_points, target_points=target_points)
+    differences = xp.expand_dims(pred_points, axis=-2) - xp.expand_dims(target_points, axis=-3)
+    distances = xp.sum(differences * differences, axis=-1)
+    if pred_mask is not None:
+        distances = xp.where(xp.expand_dims(pred_mask, axis=-1), distances, float("inf"))
+    if target_mask is not None:
+        distances = xp.where(xp.expand_dims(target_mask, axis=-2), distances, float("inf"))
+    return distances
+
+
+@unreduced(
+    on_request=("target_points",),
+    kinks=_chamfer_kinks,
+    pairwise=True,
+    pred_points=PointSets(3, 3),
+    target_points=PointSets(5, 3),
+    squared=FLAG,
+    pred_weights="one number ≥ 0 per point, or None",
+    target_weights="one number ≥ 0 per point, or None",
+    pred_mask="one boolean per point, or None",
+    target_mask="one boolean per point, or None",
+)
+def _chamfer(
+    pred_points: Array,
+    target_points: Array,
+    squared: bool,
+    pred_weights: Array | None,
+    target_weights: Array | None,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    wanted: Wanted,
+) -> Losses:
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
+    xp, x, y = sets.xp, sets.x, sets.y
+    FLAG.check("squared", squared)
+    x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
+    y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
+    x_weights = per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")
+    y_weights = per_point(sets, "target_weights", target_weights, target_points, "real floating")
+    if 0 in (x.shape[-2], y.shape[-2]):
+        return sets.nothing(wanted)
+    x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
+    x_share, y_share = shares(xp, x, x_weights, x_mask, y_mask), shares(xp, y, y_weights, y_mask, x_mask)
+    forward, forward_slope, found_y = _to_nearest(xp, x, y, x_share, y_mask, squared)
+    backward, backward_slope, found_x = _to_nearest(xp, y, x, y_share, x_mask, squared)
+    slopes = {}
+    if "pred_points" in wanted:
+        slopes["pred_points"] = forward_slope - add_at(xp, found_x, backward_slope, x.shape[-2])
+    if "target_points" in wanted:
+        slopes["target_points"] = backward_slope - add_at(xp, found_y, forward_slope, y.shape[-2])
+    return sets.losses(forward + backward, slopes)
 
 
 def chamfer_distance(
@@ -121,10 +167,8 @@ def chamfer_distance(
         H. Fan et al., A Point Set Generation Network for 3D Object Reconstruction, 2017,
         which has sums in place of means. https://arxiv.org/abs/1612.00603
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        options = (squared, pred_weights, target_weights, pred_mask, target_mask)
-        _, values, _ = _chamfer(pred_points, target_points, *options)
-        return collect(values, like=pred_points, **reduction)
+    options = (squared, pred_weights, target_weights, pred_mask, target_mask)
+    return _chamfer.value(pred_points, target_points, *options, **reduction)
 
 
 _EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "pred_mask": None, "target_mask": None}
@@ -132,18 +176,8 @@ _EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "p
 
 @gradient_of(
     chamfer_distance,
-    on_request=("target_points",),
-    domain={
-        "pred_points": PointSets(3, 3),
-        "target_points": PointSets(5, 3),
-        "squared": FLAG,
-        "pred_weights": "one number ≥ 0 per point, or None",
-        "target_weights": "one number ≥ 0 per point, or None",
-        "pred_mask": "one boolean per point, or None",
-        "target_mask": "one boolean per point, or None",
-    },
+    terms=_chamfer,
     separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
-    kinks=lambda pred_points, target_points, **options: _chamfer_kinks(pred_points, target_points, **options),
     properties=(
         "non_negative",
         given("symmetric", **_EVERY_POINT),
@@ -152,7 +186,6 @@ _EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "p
     ),
     by_numpy=True,
 )
-@differentiable_on_demand
 def chamfer_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -195,127 +228,14 @@ def chamfer_distance_gradient(
         >>> chamfer_distance_gradient(x, y).tolist()
         [[[-3.0, 0.0], [0.0, 2.0]]]
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        options = (squared, pred_weights, target_weights, pred_mask, target_mask)
-        sets, _, slopes = _chamfer(pred_points, target_points, *options, wrt=requested(wrt, _ARGUMENT))
-        return sets.spread(wrt, slopes, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+    options = (squared, pred_weights, target_weights, pred_mask, target_mask)
+    return _chamfer.gradient(pred_points, target_points, *options, wrt=wrt, **reduction)
 
 
-@value_and_gradient_of(chamfer_distance)
-@differentiable_on_demand
-def chamfer_distance_value_and_gradient(
-    pred_points: Array,
-    target_points: Array,
-    *,
-    squared: bool = True,
-    pred_weights: Array | None = None,
-    target_weights: Array | None = None,
-    pred_mask: Array | None = None,
-    target_mask: Array | None = None,
-    wrt: Argument | tuple[Argument, ...] = "pred_points",
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Any]:
-    """`chamfer_distance` and `chamfer_distance_gradient`, whose nearest neighbours are found once.
-
-    Args:
-        pred_points: as in `chamfer_distance`; likewise all other arguments.
-        target_points: y.
-        squared: take ‖xᵢ − yⱼ‖² or ‖xᵢ − yⱼ‖.
-        pred_weights: one weight per point of x.
-        target_weights: one weight per point of y.
-        pred_mask: False for padding in x.
-        target_mask: False for padding in y.
-        wrt: "pred_points", "target_points", or a tuple of both.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
-
-    Example:
-        >>> import numpy as np
-        >>> x, y = np.array([[[0.0, 0.0], [1.0, 2.0]]]), np.array([[[1.0, 0.0]]])
-        >>> value, gradient = chamfer_distance_value_and_gradient(x, y)
-        >>> float(value), gradient.tolist()
-        (3.5, [[[-3.0, 0.0], [0.0, 2.0]]])
-    """
-    with quiet(array_namespace(pred_points=pred_points)):
-        options = (squared, pred_weights, target_weights, pred_mask, target_mask)
-        sets, values, slopes = _chamfer(pred_points, target_points, *options, wrt=requested(wrt, _ARGUMENT))
-        value = collect(values, like=pred_points, **reduction)
-        like = {"pred_points": pred_points, "target_points": target_points}
-        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
-
-
-def _chamfer_kinks(
-    pred_points: Array,
-    target_points: Array,
-    squared: bool,
-    pred_mask: Array | None,
-    target_mask: Array | None,
-    **_: Any,
-) -> tuple[Array, ...]:
-    """Return what vanishes where a point has two nearest neighbours, or, for unsquared distances, one at distance 0."""
-    xp = array_namespace(pred_points=pred_points, target_points=target_points)
-    distances = _all_pairs(pred_points, target_points, pred_mask, target_mask)
-    kinks: tuple[Array, ...] = () if squared else (xp.min(distances, axis=(-2, -1)),)
-    for axis in (-2, -1):
-        if distances.shape[axis] < 2:  # the only point is the nearest, without a rival
-            continue
-        nearest_two = xp.sort(distances, axis=axis)
-        first, second = (xp.take(nearest_two, xp.asarray([i]), axis=axis) for i in (0, 1))
-        with quiet(xp):  # nothing is found twice where everything else is padding: ∞ − ∞
-            kinks += (xp.min(second - first, axis=(-2, -1)),)
-    return kinks
-
-
-def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None) -> Array:
-    """Return the squared distances of all pairs, infinite where one of the two is padding."""
-    xp = array_namespace(pred_points=pred_points, target_points=target_points)
-    differences = xp.expand_dims(pred_points, axis=-2) - xp.expand_dims(target_points, axis=-3)
-    distances = xp.sum(differences * differences, axis=-1)
-    if pred_mask is not None:
-        distances = xp.where(xp.expand_dims(pred_mask, axis=-1), distances, float("inf"))
-    if target_mask is not None:
-        distances = xp.where(xp.expand_dims(target_mask, axis=-2), distances, float("inf"))
-    return distances
+chamfer_distance_value_and_gradient = both_of(chamfer_distance_gradient)
 
 
 # --- Hausdorff ----------------------------------------------------------------------------------------------------
-
-
-def _hausdorff(
-    pred_points: Array,
-    target_points: Array,
-    pred_mask: Array | None,
-    target_mask: Array | None,
-    wrt: tuple[str, ...] = (),
-) -> tuple[Sets, Array, dict[str, Array]]:
-    """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
-    sets = Sets.of(pred_points=pred_points, target_points=target_points)
-    xp, x, y = sets.xp, sets.x, sets.y
-    x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
-    y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
-    if 0 in (x.shape[-2], y.shape[-2]):
-        nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
-        return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
-    x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
-    # one pair of points decides: the point that is furthest from the other set, and its nearest there
-    forward, i, nearest_to_i = _furthest(xp, x, y, x_mask, y_mask)
-    backward, j, nearest_to_j = _furthest(xp, y, x, y_mask, x_mask)
-    by_x = forward >= backward
-    i, j = xp.where(by_x, i, nearest_to_j), xp.where(by_x, nearest_to_i, j)
-    distance, unit = norm_and_unit(xp, take(xp, x, i) - take(xp, y, j), 2.0)
-    if not (x_mask is None and y_mask is None):
-        is_pair = _any(xp, x, x_mask) & _any(xp, y, y_mask)
-        distance, unit = xp.where(is_pair, distance, 0.0), xp.where(xp.expand_dims(is_pair, axis=-1), unit, 0.0)
-    slopes = {}
-    if "pred_points" in wrt:
-        slopes["pred_points"] = add_at(xp, i, unit, x.shape[-2])
-    if "target_points" in wrt:
-        slopes["target_points"] = add_at(xp, j, -unit, y.shape[-2])
-    return sets, sets.values(distance[:, 0], pred_points), slopes
 
 
 def _furthest(
@@ -334,6 +254,66 @@ def _furthest(
 def _any(xp: Any, points: Array, mask: Array | None) -> Array:
     """Return (batch, 1): whether there is a point at all."""
     return xp.any(xp.ones_like(points[..., 0]) > 0 if mask is None else mask, axis=-1, keepdims=True)
+
+
+def _hausdorff_kinks(
+    pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None
+) -> tuple[Array, ...]:
+    """Return the distance, and how close another pair of points comes to deciding in place of the one that does."""
+    distances = np.sqrt(np.asarray(host_values(_all_pairs(pred_points, target_points, pred_mask, target_mask))))
+    flat = distances.reshape(-1, *distances.shape[-2:])
+    kinks = np.zeros((2, len(flat)))
+    for b, pairs in enumerate(flat):
+        forward, backward = np.min(pairs, axis=1), np.min(pairs, axis=0)
+        forward, backward = (np.where(np.isinf(x), 0.0, x) for x in (forward, backward))  # padding
+        by_x = forward.max() >= backward.max()
+        pairs = pairs if by_x else pairs.T
+        own, other = (forward, backward) if by_x else (backward, forward)
+        i = int(np.argmax(own))
+        j = int(np.argmin(pairs[i]))
+        rivals = [*np.delete(own, i), *np.delete(other, j), 2.0 * own[i] - np.delete(pairs[i], j).min(initial=np.inf)]
+        kinks[:, b] = own[i], own[i] - max(rivals, default=0.0)
+    return tuple(kink.reshape(distances.shape[:-2]) for kink in kinks)
+
+
+@unreduced(
+    on_request=("target_points",),
+    kinks=_hausdorff_kinks,
+    pairwise=True,
+    pred_points=PointSets(3, 3),
+    target_points=PointSets(5, 3),
+    pred_mask="one boolean per point, or None",
+    target_mask="one boolean per point, or None",
+)
+def _hausdorff(
+    pred_points: Array,
+    target_points: Array,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    wanted: Wanted,
+) -> Losses:
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
+    xp, x, y = sets.xp, sets.x, sets.y
+    x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
+    y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
+    if 0 in (x.shape[-2], y.shape[-2]):
+        return sets.nothing(wanted)
+    x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
+    # one pair of points decides: the point that is furthest from the other set, and its nearest there
+    forward, i, nearest_to_i = _furthest(xp, x, y, x_mask, y_mask)
+    backward, j, nearest_to_j = _furthest(xp, y, x, y_mask, x_mask)
+    by_x = forward >= backward
+    i, j = xp.where(by_x, i, nearest_to_j), xp.where(by_x, nearest_to_i, j)
+    distance, unit = norm_and_unit(xp, take(xp, x, i) - take(xp, y, j), 2.0)
+    if not (x_mask is None and y_mask is None):
+        is_pair = _any(xp, x, x_mask) & _any(xp, y, y_mask)
+        distance, unit = xp.where(is_pair, distance, 0.0), xp.where(xp.expand_dims(is_pair, axis=-1), unit, 0.0)
+    slopes = {}
+    if "pred_points" in wanted:
+        slopes["pred_points"] = add_at(xp, i, unit, x.shape[-2])
+    if "target_points" in wanted:
+        slopes["target_points"] = add_at(xp, j, -unit, y.shape[-2])
+    return sets.losses(distance[:, 0], slopes)
 
 
 def hausdorff_distance(
@@ -376,24 +356,13 @@ def hausdorff_distance(
         D. P. Huttenlocher et al., Comparing Images Using the Hausdorff Distance, 1993.
         https://doi.org/10.1109/34.232073
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        _, values, _ = _hausdorff(pred_points, target_points, pred_mask, target_mask)
-        return collect(values, like=pred_points, **reduction)
+    return _hausdorff.value(pred_points, target_points, pred_mask, target_mask, **reduction)
 
 
 @gradient_of(
     hausdorff_distance,
-    on_request=("target_points",),
-    domain={
-        "pred_points": PointSets(3, 3),
-        "target_points": PointSets(5, 3),
-        "pred_mask": "one boolean per point, or None",
-        "target_mask": "one boolean per point, or None",
-    },
+    terms=_hausdorff,
     separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
-    kinks=lambda pred_points, target_points, pred_mask, target_mask: _hausdorff_kinks(
-        pred_points, target_points, pred_mask, target_mask
-    ),
     properties=(
         "non_negative",
         given("symmetric", pred_mask=None, target_mask=None),
@@ -402,7 +371,6 @@ def hausdorff_distance(
     ),
     by_numpy=True,
 )
-@differentiable_on_demand
 def hausdorff_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -439,67 +407,7 @@ def hausdorff_distance_gradient(
         >>> hausdorff_distance_gradient(x, y).tolist()
         [[[0.0], [-1.0]]]
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        sets, _, slopes = _hausdorff(pred_points, target_points, pred_mask, target_mask, requested(wrt, _ARGUMENT))
-        return sets.spread(wrt, slopes, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+    return _hausdorff.gradient(pred_points, target_points, pred_mask, target_mask, wrt=wrt, **reduction)
 
 
-@value_and_gradient_of(hausdorff_distance)
-@differentiable_on_demand
-def hausdorff_distance_value_and_gradient(
-    pred_points: Array,
-    target_points: Array,
-    *,
-    pred_mask: Array | None = None,
-    target_mask: Array | None = None,
-    wrt: Argument | tuple[Argument, ...] = "pred_points",
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Any]:
-    """`hausdorff_distance` and `hausdorff_distance_gradient`, whose pair of points is found once.
-
-    Args:
-        pred_points: x, as in `hausdorff_distance`; likewise all other arguments.
-        target_points: y.
-        pred_mask: False for padding in x.
-        target_mask: False for padding in y.
-        wrt: "pred_points", "target_points", or a tuple of both.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
-
-    Example:
-        >>> import numpy as np
-        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[1.0], [7.0]]])
-        >>> value, gradient = hausdorff_distance_value_and_gradient(x, y)
-        >>> float(value), gradient.tolist()
-        (5.0, [[[0.0], [-1.0]]])
-    """
-    with quiet(array_namespace(pred_points=pred_points)):
-        found = _hausdorff(pred_points, target_points, pred_mask, target_mask, requested(wrt, _ARGUMENT))
-        sets, values, slopes = found
-        value = collect(values, like=pred_points, **reduction)
-        like = {"pred_points": pred_points, "target_points": target_points}
-        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
-
-
-def _hausdorff_kinks(
-    pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None
-) -> tuple[Array, ...]:
-    """Return the distance, and how close another pair of points comes to deciding in place of the one that does."""
-    distances = np.sqrt(np.asarray(host_values(_all_pairs(pred_points, target_points, pred_mask, target_mask))))
-    flat = distances.reshape(-1, *distances.shape[-2:])
-    kinks = np.zeros((2, len(flat)))
-    for b, pairs in enumerate(flat):
-        forward, backward = np.min(pairs, axis=1), np.min(pairs, axis=0)
-        forward, backward = (np.where(np.isinf(x), 0.0, x) for x in (forward, backward))  # padding
-        by_x = forward.max() >= backward.max()
-        pairs = pairs if by_x else pairs.T
-        own, other = (forward, backward) if by_x else (backward, forward)
-        i = int(np.argmax(own))
-        j = int(np.argmin(pairs[i]))
-        rivals = [*np.delete(own, i), *np.delete(other, j), 2.0 * own[i] - np.delete(pairs[i], j).min(initial=np.inf)]
-        kinks[:, b] = own[i], own[i] - max(rivals, default=0.0)
-    return tuple(kink.reshape(distances.shape[:-2]) for kink in kinks)
+hausdorff_distance_value_and_gradient = both_of(hausdorff_distance_gradient)

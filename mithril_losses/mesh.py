@@ -11,10 +11,11 @@ import numpy as np
 
 from mithril_losses import _limits
 from mithril_losses._execution import value_and_gradient
-from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
+from mithril_losses._pairs import both_of, given, gradient_of
 from mithril_losses._pairwise import add_at
-from mithril_losses._reduction import GradientReduction, Reduction, collect, plan, spread
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._stable import dot, first_axis, floored, last_axis, norm_and_unit
+from mithril_losses._unreduced import Losses, Wanted, unreduced
 from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, is_dtype, placement, require_library
 from mithril_losses.domains import NON_NEGATIVE, REAL, Edges, PointSets
@@ -313,8 +314,13 @@ def _flowing_in(xp: Any, normals: Array, upstream: Array) -> Array:
     return as_dtype(xp, upstream, normals.dtype)
 
 
-def _normal(pred_normals: Array, target_normals: Array) -> tuple[Any, Array, Array]:
-    """Return the namespace, 1 − cos of each pair of normals, and its derivative."""
+def _lengths(vectors: Array) -> Array:
+    xp = array_namespace(vectors=vectors)
+    return norm_and_unit(xp, vectors, 2.0)[0]
+
+
+@unreduced(kinks=lambda pred_normals, target_normals: (_lengths(pred_normals),), pred_normals=REAL, target_normals=REAL)
+def _normal(pred_normals: Array, target_normals: Array, wanted: Wanted) -> Losses:
     xp = array_namespace(pred_normals=pred_normals, target_normals=target_normals)
     require_same_shape(pred_normals=pred_normals, target_normals=target_normals)
     if len(pred_normals.shape) == 0:
@@ -325,9 +331,13 @@ def _normal(pred_normals: Array, target_normals: Array) -> tuple[Any, Array, Arr
     difference = unit - target
     undirected = (norm == 0) | (target_norm == 0)
     values = xp.where(undirected, 1.0, 0.5 * xp.sum(difference * difference, axis=0))
-    along = xp.sum(difference * unit, axis=0)
-    slope = xp.where(undirected, 0.0, (difference - along * unit) / floored(xp, norm, pred_normals.dtype))
-    return xp, values, last_axis(xp, slope)
+
+    def slopes() -> dict[str, Array]:
+        along = xp.sum(difference * unit, axis=0)
+        slope = xp.where(undirected, 0.0, (difference - along * unit) / floored(xp, norm, pred_normals.dtype))
+        return {"pred_normals": last_axis(xp, slope)}
+
+    return Losses(values, slopes)
 
 
 def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -357,15 +367,12 @@ def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Un
         In the spirit of N. Wang et al., Pixel2Mesh: Generating 3D Mesh Models from Single RGB Images, 2018, §3.5, which
         wants edges at right angles to the normals of the target. https://doi.org/10.1007/978-3-030-01252-6_4
     """
-    with quiet(array_namespace(pred_normals=pred_normals)):
-        _, values, _ = _normal(pred_normals, target_normals)
-        return collect(values, like=pred_normals, **reduction)
+    return _normal.value(pred_normals, target_normals, **reduction)
 
 
 @gradient_of(
     mesh_normal_loss,
-    domain={"pred_normals": REAL, "target_normals": REAL},
-    kinks=lambda pred_normals, target_normals: (_lengths(pred_normals),),
+    terms=_normal,
     properties=(
         "non_negative",
         "scale_invariant",
@@ -399,25 +406,7 @@ def mesh_normal_loss_gradient(
         >>> mesh_normal_loss_gradient(np.array([[0.0, 2.0, 0.0]]), np.array([[1.0, 0.0, 0.0]])).tolist()
         [[-0.5, 0.0, 0.0]]
     """
-    with quiet(array_namespace(pred_normals=pred_normals)):
-        _, _, slope = _normal(pred_normals, target_normals)
-        return spread(slope, like=pred_normals, summed=(len(slope.shape) - 1,), **reduction)
-
-
-@value_and_gradient_of(mesh_normal_loss)
-def _mesh_normal_value_and_gradient(
-    pred_normals: Array, target_normals: Array, **reduction: Unpack[GradientReduction]
-) -> tuple[Array, Array]:
-    with quiet(array_namespace(pred_normals=pred_normals)):
-        xp, values, slope = _normal(pred_normals, target_normals)
-        closing = plan(xp, tuple(values.shape), values.dtype, **reduction)
-        summed = (len(slope.shape) - 1,)
-        return closing.collect(xp, values, pred_normals), closing.spread(xp, slope, pred_normals, summed)
-
-
-def _lengths(vectors: Array) -> Array:
-    xp = array_namespace(vectors=vectors)
-    return norm_and_unit(xp, vectors, 2.0)[0]
+    return _normal.gradient(pred_normals, target_normals, **reduction)
 
 
 # --- edges ----------------------------------------------------------------------------------------------------------
@@ -451,9 +440,6 @@ class _Edges(NamedTuple):
             return _times(self.signs.T, slope)
         return self.vertices.add_at(self.starts, slope) - self.vertices.add_at(self.ends, slope)
 
-    def mass(self, values: Array) -> Array:
-        return self.vertices.xp.broadcast_to(self.real, tuple(values.shape))
-
 
 def _signs(edges: Any, vertices: Any) -> Any:
     from scipy.sparse import csr_array
@@ -473,14 +459,32 @@ def _times(matrix: Any, x: Any) -> Any:
     return np.ascontiguousarray(np.moveaxis(product.reshape(-1, *batch, d), 0, -2))
 
 
-def _edge(pred_vertices: Array, target_vertices: Array, edges: Array) -> tuple[_Edges, Array, Array]:
-    """Return the edges, their losses, and the derivative of each wrt the difference of its two vertices."""
+def _shortest(vertices: Array, edges: Array) -> Array:
+    """Return the length of each mesh's shortest edge: a length has no derivative at 0."""
+    (points,) = _Vertices.of(vertices=vertices)
+    topology = _Edges.of(points, edges)
+    lengths = _lengths(topology.differences(points))
+    return points.xp.min(points.xp.where(topology.real == 0, float("inf"), lengths), axis=-1)
+
+
+@unreduced(
+    kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
+    pred_vertices=PointSets(4, 3),
+    target_vertices=PointSets(4, 3),
+    edges=Edges(4),
+)
+def _edge(pred_vertices: Array, target_vertices: Array, edges: Array, wanted: Wanted) -> Losses:
     vertices, targets = _Vertices.of(pred_vertices=pred_vertices, target_vertices=target_vertices)
     xp, topology = vertices.xp, _Edges.of(vertices, edges)
     length, unit = norm_and_unit(xp, topology.differences(vertices), 2.0)
     error = length - norm_and_unit(xp, topology.differences(targets), 2.0)[0]
     error = _or_nan(xp, error, topology.nowhere)
-    return topology, error * error, 2.0 * xp.expand_dims(error, axis=-1) * unit
+    return Losses(
+        error * error,
+        lambda: {"pred_vertices": 2.0 * xp.expand_dims(error, axis=-1) * unit},
+        mass=xp.broadcast_to(topology.real, tuple(error.shape)),
+        pull=topology.pull,
+    )
 
 
 def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -513,16 +517,13 @@ def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, *
         Motivated by O. Sorkine and M. Alexa, As-Rigid-As-Possible Surface Modeling, 2007, whose energy fits a rotation
         to each vertex; here edges keep their lengths, which asks for less. https://doi.org/10.2312/SGP/SGP07/109-116
     """
-    with quiet(array_namespace(pred_vertices=pred_vertices)):
-        topology, values, _ = _edge(pred_vertices, target_vertices, edges)
-        return collect(values, like=pred_vertices, mass=topology.mass(values), **reduction)
+    return _edge.value(pred_vertices, target_vertices, edges, **reduction)
 
 
 @gradient_of(
     mesh_edge_loss,
-    domain={"pred_vertices": PointSets(4, 3), "target_vertices": PointSets(4, 3), "edges": Edges(4)},
+    terms=_edge,
     separable=False,  # the edges are shared by all meshes of a batch
-    kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def mesh_edge_loss_gradient(
@@ -553,60 +554,10 @@ def mesh_edge_loss_gradient(
         >>> mesh_edge_loss_gradient(v, target, np.array([[0, 1]])).tolist()
         [[-4.0, 0.0], [4.0, 0.0]]
     """
-    with quiet(array_namespace(pred_vertices=pred_vertices)):
-        topology, values, slope = _edge(pred_vertices, target_vertices, edges)
-        return _spread_edges(topology, slope, topology.mass(values), pred_vertices, **reduction)
+    return _edge.gradient(pred_vertices, target_vertices, edges, **reduction)
 
 
-@value_and_gradient_of(mesh_edge_loss)
-def mesh_edge_loss_value_and_gradient(
-    pred_vertices: Array,
-    target_vertices: Array,
-    edges: Array,
-    *,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`mesh_edge_loss` and `mesh_edge_loss_gradient`, whose lengths are computed once.
-
-    Args:
-        pred_vertices: v, as in `mesh_edge_loss`.
-        target_vertices: v*.
-        edges: each edge once.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> v, target = np.array([[0.0, 0.0], [3.0, 0.0]]), np.array([[0.0, 0.0], [1.0, 0.0]])
-        >>> value, gradient = mesh_edge_loss_value_and_gradient(v, target, np.array([[0, 1]]))
-        >>> float(value), gradient.tolist()
-        (4.0, [[-4.0, 0.0], [4.0, 0.0]])
-    """
-    with quiet(array_namespace(pred_vertices=pred_vertices)):
-        topology, values, slope = _edge(pred_vertices, target_vertices, edges)
-        mass = topology.mass(values)
-        value = collect(values, like=pred_vertices, mass=mass, **reduction)
-        return value, _spread_edges(topology, slope, mass, pred_vertices, upstream=upstream, **reduction)
-
-
-def _spread_edges(
-    topology: _Edges, slope: Array, mass: Array, like: Array, **reduction: Unpack[GradientReduction]
-) -> Array:
-    """Spread slopes per edge, then add them up at the vertices, in the dtype that was computed in."""
-    slopes = spread(slope, like=slope, summed=(len(slope.shape) - 1,), mass=mass, **reduction)
-    return as_dtype(topology.vertices.xp, topology.pull(slopes), like.dtype)
-
-
-def _shortest(vertices: Array, edges: Array) -> Array:
-    """Return the length of each mesh's shortest edge: a length has no derivative at 0."""
-    (points,) = _Vertices.of(vertices=vertices)
-    topology = _Edges.of(points, edges)
-    lengths = _lengths(topology.differences(points))
-    return points.xp.min(points.xp.where(topology.real == 0, float("inf"), lengths), axis=-1)
+mesh_edge_loss_value_and_gradient = both_of(mesh_edge_loss_gradient)
 
 
 # --- Laplacian ------------------------------------------------------------------------------------------------------
@@ -643,6 +594,14 @@ class _Laplacian(NamedTuple):
         return -topology.pull(topology.differences(_Vertices(topology.vertices.xp, self.inverse_degrees * x)))
 
 
+@unreduced(vertices=PointSets(4, 3), edges=Edges(4))
+def _laplacian(vertices: Array, edges: Array, wanted: Wanted) -> Losses:
+    laplacian = _Laplacian.of(vertices, edges)
+    moved = laplacian.apply()
+    values = dot(laplacian.topology.vertices.xp, moved, moved) if wanted.value else moved[..., 0]
+    return Losses(values, lambda: {"vertices": 2.0 * moved}, pull=laplacian.transpose)
+
+
 def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over vertices of ‖(Lv)ᵢ‖², (Lv)ᵢ = mean of the neighbours of i − vᵢ.
 
@@ -673,14 +632,12 @@ def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduc
     Source:
         G. Taubin, A Signal Processing Approach to Fair Surface Design, 1995. https://doi.org/10.1145/218380.218473
     """
-    with quiet(array_namespace(vertices=vertices)):
-        values = _squared(_Laplacian.of(vertices, edges).apply())
-        return collect(values, like=vertices, **reduction)
+    return _laplacian.value(vertices, edges, **reduction)
 
 
 @gradient_of(
     mesh_laplacian_loss,
-    domain={"vertices": PointSets(4, 3), "edges": Edges(4)},
+    terms=_laplacian,
     separable=False,  # the edges are shared by all meshes of a batch
     properties=("convex", "non_negative", "translation_invariant"),
 )
@@ -709,48 +666,10 @@ def mesh_laplacian_loss_gradient(vertices: Array, edges: Array, **reduction: Unp
         >>> mesh_laplacian_loss_gradient(np.array([[0.0], [2.0]]), np.array([[0, 1]])).tolist()
         [[-4.0], [4.0]]
     """
-    with quiet(array_namespace(vertices=vertices)):
-        laplacian = _Laplacian.of(vertices, edges)
-        return _spread_laplacian(laplacian, laplacian.apply(), vertices, **reduction)
+    return _laplacian.gradient(vertices, edges, **reduction)
 
 
-@value_and_gradient_of(mesh_laplacian_loss)
-def mesh_laplacian_loss_value_and_gradient(
-    vertices: Array, edges: Array, *, upstream: float | Array = 1.0, **reduction: Unpack[Reduction]
-) -> tuple[Array, Array]:
-    """`mesh_laplacian_loss` and `mesh_laplacian_loss_gradient`, which share L v.
-
-    Args:
-        vertices: v, as in `mesh_laplacian_loss`.
-        edges: each edge once.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = mesh_laplacian_loss_value_and_gradient(np.array([[0.0], [2.0]]), np.array([[0, 1]]))
-        >>> float(value), gradient.tolist()
-        (4.0, [[-4.0], [4.0]])
-    """
-    with quiet(array_namespace(vertices=vertices)):
-        laplacian = _Laplacian.of(vertices, edges)
-        moved = laplacian.apply()
-        value = collect(_squared(moved), like=vertices, **reduction)
-        return value, _spread_laplacian(laplacian, moved, vertices, upstream=upstream, **reduction)
-
-
-def _squared(moved: Array) -> Array:
-    return dot(array_namespace(moved=moved), moved, moved)
-
-
-def _spread_laplacian(
-    laplacian: _Laplacian, moved: Array, like: Array, **reduction: Unpack[GradientReduction]
-) -> Array:
-    slope = spread(2.0 * moved, like=moved, summed=(len(moved.shape) - 1,), **reduction)
-    return as_dtype(laplacian.topology.vertices.xp, laplacian.transpose(slope), like.dtype)
+mesh_laplacian_loss_value_and_gradient = both_of(mesh_laplacian_loss_gradient)
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses import _transport
-from mithril_losses._graph import differentiable_on_demand
-from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
-from mithril_losses._pairwise import Sets, add_at, blanked, per_point, requested, shares, squared_distances, take
-from mithril_losses._reduction import GradientReduction, Reduction, collect
+from mithril_losses._pairs import both_of, given, gradient_of
+from mithril_losses._pairwise import Sets, add_at, blanked, per_point, shares, squared_distances, take
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._stable import norm_and_unit, put_back, stable_order, take_in_order
 from mithril_losses._transport import Settings
+from mithril_losses._unreduced import Losses, Wanted, unreduced
 from mithril_losses._validation import as_dtype, quiet
 from mithril_losses.backends._namespace import Array, array_namespace, host_values, is_dtype, require_library
-from mithril_losses.domains import NON_NEGATIVE, Choice, Count, Interval, PointSets
+from mithril_losses.domains import NON_NEGATIVE, Count, Interval, PointSets
 
 __all__ = [
     "SinkhornConvergence",
@@ -36,16 +36,38 @@ __all__ = [
 ]
 
 Argument = Literal["pred_points", "target_points"]
-_ARGUMENT = Choice(("pred_points", "target_points"))
 
 
 # --- exact ----------------------------------------------------------------------------------------------------------
 
 
-def _earth_mover(
-    pred_points: Array, target_points: Array, wrt: tuple[str, ...] = ()
-) -> tuple[Sets, Array, dict[str, Array]]:
-    """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
+def _earth_mover_kinks(pred_points: Array, target_points: Array) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return the distances of partners, and how much more the best assignment costs without one of its pairs."""
+    from scipy.optimize import linear_sum_assignment
+
+    x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
+    costs = np.sqrt(squared_distances(np, x, y))
+    apart, gaps = np.zeros(costs.shape[:-1]), np.zeros(costs.shape[:-2])
+    for b in np.ndindex(gaps.shape):
+        rows, columns = linear_sum_assignment(costs[b])
+        apart[b] = costs[b][rows, columns]
+        others = []
+        for pair in zip(rows, columns, strict=True):
+            without = costs[b].copy()
+            without[pair] = 1e6 * (1.0 + costs[b].max())
+            others.append(without[linear_sum_assignment(without)].sum())
+        gaps[b] = min(others, default=np.inf) - apart[b].sum()
+    return apart, gaps
+
+
+@unreduced(
+    on_request=("target_points",),
+    kinks=_earth_mover_kinks,
+    pairwise=True,
+    pred_points=PointSets(4, 3),
+    target_points=PointSets(4, 3),
+)
+def _earth_mover(pred_points: Array, target_points: Array, wanted: Wanted) -> Losses:
     sets = Sets.of(pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     n = x.shape[-2]
@@ -58,11 +80,11 @@ def _earth_mover(
     distances, unit = norm_and_unit(xp, x - take(xp, y, partners), 2.0)
     share = 1.0 / max(n, 1)
     slopes = {}
-    if "pred_points" in wrt:
+    if "pred_points" in wanted:
         slopes["pred_points"] = share * unit
-    if "target_points" in wrt:
+    if "target_points" in wanted:
         slopes["target_points"] = add_at(xp, partners, -share * unit, n)
-    return sets, sets.values(share * xp.sum(distances, axis=-1), pred_points), slopes
+    return sets.losses(share * xp.sum(distances, axis=-1), slopes)
 
 
 def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -97,20 +119,15 @@ def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: 
         https://doi.org/10.1023/A:1026543900054. For point clouds: H. Fan et al., A Point Set Generation Network for 3D
         Object Reconstruction, 2017. https://doi.org/10.1109/CVPR.2017.264
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        _, values, _ = _earth_mover(pred_points, target_points)
-        return collect(values, like=pred_points, **reduction)
+    return _earth_mover.value(pred_points, target_points, **reduction)
 
 
 @gradient_of(
     earth_mover_distance,
-    on_request=("target_points",),
-    domain={"pred_points": PointSets(4, 3), "target_points": PointSets(4, 3)},
+    terms=_earth_mover,
     separable=False,  # batch elements share nothing, but each is a problem of its own already
-    kinks=lambda pred_points, target_points: _earth_mover_kinks(pred_points, target_points),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
-@differentiable_on_demand
 def earth_mover_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -143,64 +160,10 @@ def earth_mover_distance_gradient(
         >>> earth_mover_distance_gradient(x, y).tolist()
         [[[-0.5, 0.0], [-0.5, 0.0]]]
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        sets, _, slopes = _earth_mover(pred_points, target_points, requested(wrt, _ARGUMENT))
-        return sets.spread(wrt, slopes, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+    return _earth_mover.gradient(pred_points, target_points, wrt=wrt, **reduction)
 
 
-@value_and_gradient_of(earth_mover_distance)
-@differentiable_on_demand
-def earth_mover_distance_value_and_gradient(
-    pred_points: Array,
-    target_points: Array,
-    *,
-    wrt: Argument | tuple[Argument, ...] = "pred_points",
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Any]:
-    """`earth_mover_distance` and `earth_mover_distance_gradient`, whose assignment is found once.
-
-    Args:
-        pred_points: x, as in `earth_mover_distance`.
-        target_points: y.
-        wrt: "pred_points", "target_points", or a tuple of both.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
-
-    Example:
-        >>> import numpy as np
-        >>> x, y = np.array([[[0.0, 0.0], [2.0, 0.0]]]), np.array([[[1.0, 0.0], [5.0, 0.0]]])
-        >>> value, gradient = earth_mover_distance_value_and_gradient(x, y)
-        >>> float(value), gradient.tolist()
-        (2.0, [[[-0.5, 0.0], [-0.5, 0.0]]])
-    """
-    with quiet(array_namespace(pred_points=pred_points)):
-        sets, values, slopes = _earth_mover(pred_points, target_points, requested(wrt, _ARGUMENT))
-        value = collect(values, like=pred_points, **reduction)
-        like = {"pred_points": pred_points, "target_points": target_points}
-        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
-
-
-def _earth_mover_kinks(pred_points: Array, target_points: Array) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return the distances of partners, and how much more the best assignment costs without one of its pairs."""
-    from scipy.optimize import linear_sum_assignment
-
-    x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
-    costs = np.sqrt(squared_distances(np, x, y))
-    apart, gaps = np.zeros(costs.shape[:-1]), np.zeros(costs.shape[:-2])
-    for b in np.ndindex(gaps.shape):
-        rows, columns = linear_sum_assignment(costs[b])
-        apart[b] = costs[b][rows, columns]
-        others = []
-        for pair in zip(rows, columns, strict=True):
-            without = costs[b].copy()
-            without[pair] = 1e6 * (1.0 + costs[b].max())
-            others.append(without[linear_sum_assignment(without)].sum())
-        gaps[b] = min(others, default=np.inf) - apart[b].sum()
-    return apart, gaps
+earth_mover_distance_value_and_gradient = both_of(earth_mover_distance_gradient)
 
 
 # --- entropic -------------------------------------------------------------------------------------------------------
@@ -283,33 +246,6 @@ def _masses(sets: Sets, name: str, weights: Array | None, points: Array, given: 
     return points, xp.where(xp.expand_dims(is_empty, axis=-1), uniform, masses), is_empty
 
 
-def _sinkhorn(
-    wrt: tuple[str, ...], pred_points: Array, target_points: Array, *options: Any
-) -> tuple[Sets, Array, dict[str, Array]]:
-    """Return the sets, the divergences per batch element and their slopes wrt the arguments in `wrt`."""
-    measures = _measures(pred_points, target_points, *options)
-    sets, (xp, x, y, a, b), settings = measures.sets, measures.arrays, measures.settings
-    if 0 in (x.shape[-2], y.shape[-2]):
-        nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
-        return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
-    found = {}
-    if wrt:
-        solution = _transport.solve(xp, x, y, a, b, settings)
-        values, error, limit = solution.values, solution.error, solution.limit
-        by_points = _transport.slopes(xp, x, y, a, b, solution.potentials, settings)
-        is_empty = measures.is_empty[:, None, None]
-        found = {
-            name: xp.where(is_empty, 0.0, slope)
-            for name, slope in zip(_ARGUMENT.names, by_points, strict=True)
-            if name in wrt
-        }
-    else:
-        values, error, limit = _transport.divergence(xp, x, y, a, b, settings)
-    _warn_unless_converged(error, limit, settings)
-    values = xp.where(measures.is_empty, 0.0, values)
-    return sets, sets.values(values, pred_points), found
-
-
 def _warn_unless_converged(error: Array, limit: Array, settings: Settings) -> None:
     seen, allowed = host_values(error), host_values(limit)
     if seen is None or allowed is None or not (seen > allowed).any():
@@ -325,6 +261,61 @@ def _warn_unless_converged(error: Array, limit: Array, settings: Settings) -> No
         SinkhornWarning,
         stacklevel=depth,  # where the package was called
     )
+
+
+def _closest(pred_points: Array, target_points: Array, **_: Any) -> tuple[Array, ...]:
+    """Return the least distances between two points: the cost has no derivative at 0 (no second one for p > 1)."""
+    x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
+    kinks = []
+    for first, second, is_one_set in ((x, y, False), (x, x, True), (y, y, True)):
+        distances = np.sqrt(squared_distances(np, first, second))
+        if is_one_set:
+            distances = distances + np.where(np.eye(first.shape[-2]) == 1.0, np.inf, 0.0)
+        kinks.append(np.min(distances, axis=(-2, -1), initial=np.inf))
+    return tuple(kinks)
+
+
+@unreduced(
+    on_request=("target_points",),
+    kinks=_closest,
+    pairwise=True,
+    pred_points=PointSets(2, 2),
+    target_points=PointSets(3, 2),
+    epsilon=_EPSILON,
+    p=_POWER,
+    pred_weights="one number ≥ 0 per point, or None",
+    target_weights="one number ≥ 0 per point, or None",
+    mass_tolerance=_TOLERANCE,
+    max_iterations=_ITERATIONS,
+)
+def _sinkhorn(
+    pred_points: Array,
+    target_points: Array,
+    epsilon: float,
+    p: float,
+    pred_weights: Array | None,
+    target_weights: Array | None,
+    mass_tolerance: float,
+    max_iterations: int,
+    wanted: Wanted,
+) -> Losses:
+    options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
+    measures = _measures(pred_points, target_points, *options)
+    sets, (xp, x, y, a, b), settings = measures.sets, measures.arrays, measures.settings
+    if 0 in (x.shape[-2], y.shape[-2]):
+        return sets.nothing(wanted)
+    slopes = {}
+    if wanted:
+        solution = _transport.solve(xp, x, y, a, b, settings)
+        values, error, limit = solution.values, solution.error, solution.limit
+        by_points = _transport.slopes(xp, x, y, a, b, solution.potentials, settings)
+        is_empty = measures.is_empty[:, None, None]
+        found = zip(sets.given, by_points, strict=True)
+        slopes = {name: xp.where(is_empty, 0.0, slope) for name, slope in found if name in wanted}
+    else:
+        values, error, limit = _transport.divergence(xp, x, y, a, b, settings)
+    _warn_unless_converged(error, limit, settings)
+    return sets.losses(xp.where(measures.is_empty, 0.0, values), slopes)
 
 
 def sinkhorn_divergence(
@@ -383,10 +374,8 @@ def sinkhorn_divergence(
         https://proceedings.mlr.press/v89/feydy19a.html. The iterations: M. Cuturi, Sinkhorn Distances: Lightspeed
         Computation of Optimal Transport, 2013. https://arxiv.org/abs/1306.0895
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
-        _, values, _ = _sinkhorn((), pred_points, target_points, *options)
-        return collect(values, like=pred_points, **reduction)
+    options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
+    return _sinkhorn.value(pred_points, target_points, *options, **reduction)
 
 
 _CONVERGED = "the iterations have converged"
@@ -394,20 +383,9 @@ _CONVERGED = "the iterations have converged"
 
 @gradient_of(
     sinkhorn_divergence,
-    on_request=("target_points",),
-    domain={
-        "pred_points": PointSets(2, 2),
-        "target_points": PointSets(3, 2),
-        "epsilon": _EPSILON,
-        "p": _POWER,
-        "pred_weights": "one number ≥ 0 per point, or None",
-        "target_weights": "one number ≥ 0 per point, or None",
-        "mass_tolerance": _TOLERANCE,
-        "max_iterations": _ITERATIONS,
-    },
+    terms=_sinkhorn,
     separable=False,  # batch elements share nothing, but each is a problem of its own already
     jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
-    kinks=lambda pred_points, target_points, **_: _closest(pred_points, target_points),
     properties=(
         given("non_negative", _CONVERGED),
         given("symmetric", _CONVERGED, pred_weights=None, target_weights=None),
@@ -415,7 +393,6 @@ _CONVERGED = "the iterations have converged"
         given("zero_at_equality", _CONVERGED, pred_weights=None, target_weights=None),
     ),
 )
-@differentiable_on_demand
 def sinkhorn_divergence_gradient(
     pred_points: Array,
     target_points: Array,
@@ -459,71 +436,11 @@ def sinkhorn_divergence_gradient(
         >>> sinkhorn_divergence_gradient(x, y, p=2.0).tolist()
         [[[-6.0, -8.0]]]
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
-        sets, _, found = _sinkhorn(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
-        return sets.spread(wrt, found, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+    options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
+    return _sinkhorn.gradient(pred_points, target_points, *options, wrt=wrt, **reduction)
 
 
-@value_and_gradient_of(sinkhorn_divergence)
-@differentiable_on_demand
-def sinkhorn_divergence_value_and_gradient(
-    pred_points: Array,
-    target_points: Array,
-    *,
-    epsilon: float = 0.1,
-    p: float = 1.0,
-    pred_weights: Array | None = None,
-    target_weights: Array | None = None,
-    mass_tolerance: float = 1e-6,
-    max_iterations: int = 1000,
-    wrt: Argument | tuple[Argument, ...] = "pred_points",
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Any]:
-    """`sinkhorn_divergence` and `sinkhorn_divergence_gradient`, whose plans are found once.
-
-    Args:
-        pred_points: x, as in `sinkhorn_divergence`; likewise all other arguments.
-        target_points: y.
-        epsilon: ε.
-        p: the power of the distance.
-        pred_weights: the masses of x.
-        target_weights: the masses of y.
-        mass_tolerance: how far the logarithm of a mass may be off.
-        max_iterations: where to stop.
-        wrt: "pred_points", "target_points", or a tuple of both.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
-
-    Example:
-        >>> import numpy as np
-        >>> x, y = np.array([[[0.0, 0.0]]]), np.array([[[3.0, 4.0]]])
-        >>> value, gradient = sinkhorn_divergence_value_and_gradient(x, y, p=2.0)
-        >>> float(value), gradient.tolist()
-        (25.0, [[[-6.0, -8.0]]])
-    """
-    with quiet(array_namespace(pred_points=pred_points)):
-        options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
-        sets, values, found = _sinkhorn(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
-        value = collect(values, like=pred_points, **reduction)
-        like = {"pred_points": pred_points, "target_points": target_points}
-        return value, sets.spread(wrt, found, like, upstream=upstream, **reduction)
-
-
-def _closest(pred_points: Array, target_points: Array) -> tuple[Array, ...]:
-    """Return the least distances between two points: the cost has no derivative at 0 (no second one for p > 1)."""
-    x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
-    kinks = []
-    for first, second, is_one_set in ((x, y, False), (x, x, True), (y, y, True)):
-        distances = np.sqrt(squared_distances(np, first, second))
-        if is_one_set:
-            distances = distances + np.where(np.eye(first.shape[-2]) == 1.0, np.inf, 0.0)
-        kinks.append(np.min(distances, axis=(-2, -1), initial=np.inf))
-    return tuple(kinks)
+sinkhorn_divergence_value_and_gradient = both_of(sinkhorn_divergence_gradient)
 
 
 def sinkhorn_convergence(
@@ -615,29 +532,58 @@ def _slices(xp: Any, x: Array, y: Array, directions: Array, p: float, slope: boo
     return values, xp.matmul(xp.matrix_transpose(pulled), directions)
 
 
-def _sliced(
-    wrt: tuple[str, ...],
+def _sliced_kinks(
     pred_points: Array,
     target_points: Array,
     p: float,
     projections: Array | None,
     projection_count: int,
     projection_seed: int,
-) -> tuple[Sets, Array, dict[str, Array]]:
-    """Return the sets, the distances per batch element and their slopes wrt the arguments in `wrt`."""
+) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return how close two points come to each other along a direction: of one set, and of both for p < 2."""
+    x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
+    drawn = (
+        _transport.drawn_directions(projection_count, x.shape[-1], projection_seed)
+        if projections is None
+        else host_values(projections)
+    )
+    along = [np.asarray(drawn) @ np.matrix_transpose(points) for points in (x, y)]
+    compared = [*along, *([np.concatenate(along, axis=-1)] if p < 2.0 else [])]
+    return tuple(np.min(np.diff(np.sort(z, axis=-1), axis=-1), axis=(-2, -1), initial=np.inf) for z in compared)
+
+
+@unreduced(
+    on_request=("target_points",),
+    kinks=_sliced_kinks,
+    pairwise=True,
+    pred_points=PointSets(3, 2),
+    target_points=PointSets(2, 2),
+    p=_ORDER,
+    projections="unit vectors (count, d), or None",
+    projection_count=_COUNT,
+    projection_seed=_SEED,
+)
+def _sliced(
+    pred_points: Array,
+    target_points: Array,
+    p: float,
+    projections: Array | None,
+    projection_count: int,
+    projection_seed: int,
+    wanted: Wanted,
+) -> Losses:
     numbers = () if projections is None else (projections,)
     sets = Sets.of(numbers=numbers, pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
     p = _ORDER.check("p", p)
     directions = _directions(sets, projections, projection_count, projection_seed, pred_points)
     if 0 in (x.shape[-2], y.shape[-2]):
-        nothing = {name: xp.zeros_like(points) for name, points in zip(_ARGUMENT.names, (x, y), strict=True)}
-        return sets, sets.values(xp.sum(x, axis=(1, 2)) * 0.0, pred_points), {name: nothing[name] for name in wrt}
-    values, by_x = _slices(xp, x, y, directions, p, "pred_points" in wrt)
+        return sets.nothing(wanted)
+    values, by_x = _slices(xp, x, y, directions, p, "pred_points" in wanted)
     slopes = {} if by_x is None else {"pred_points": by_x}
-    if "target_points" in wrt:
+    if "target_points" in wanted:
         slopes["target_points"] = _slices(xp, y, x, directions, p, True)[1]
-    return sets, sets.values(values, pred_points), slopes
+    return sets.losses(values, slopes)
 
 
 def sliced_wasserstein_distance(
@@ -685,28 +631,17 @@ def sliced_wasserstein_distance(
         N. Bonneel et al., Sliced and Radon Wasserstein Barycenters of Measures, 2015.
         https://doi.org/10.1007/s10851-014-0506-3
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        _, values, _ = _sliced((), pred_points, target_points, p, projections, projection_count, projection_seed)
-        return collect(values, like=pred_points, **reduction)
+    options = (p, projections, projection_count, projection_seed)
+    return _sliced.value(pred_points, target_points, *options, **reduction)
 
 
 @gradient_of(
     sliced_wasserstein_distance,
-    on_request=("target_points",),
-    domain={
-        "pred_points": PointSets(3, 2),
-        "target_points": PointSets(2, 2),
-        "p": _ORDER,
-        "projections": "unit vectors (count, d), or None",
-        "projection_count": _COUNT,
-        "projection_seed": _SEED,
-    },
+    terms=_sliced,
     separable=False,  # the directions are shared by all sets of a batch
-    kinks=lambda pred_points, target_points, **options: _sliced_kinks(pred_points, target_points, **options),
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
     by_numpy=True,
 )
-@differentiable_on_demand
 def sliced_wasserstein_distance_gradient(
     pred_points: Array,
     target_points: Array,
@@ -749,73 +684,8 @@ def sliced_wasserstein_distance_gradient(
         >>> sliced_wasserstein_distance_gradient(x, y, p=1.0, projections=np.eye(2)).tolist()
         [[-0.25, 0.0], [-0.25, 0.0]]
     """
-    with quiet(array_namespace(pred_points=pred_points)):
-        options = (p, projections, projection_count, projection_seed)
-        sets, _, slopes = _sliced(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
-        return sets.spread(wrt, slopes, {"pred_points": pred_points, "target_points": target_points}, **reduction)
+    options = (p, projections, projection_count, projection_seed)
+    return _sliced.gradient(pred_points, target_points, *options, wrt=wrt, **reduction)
 
 
-@value_and_gradient_of(sliced_wasserstein_distance)
-@differentiable_on_demand
-def sliced_wasserstein_distance_value_and_gradient(
-    pred_points: Array,
-    target_points: Array,
-    *,
-    p: float = 2.0,
-    projections: Array | None = None,
-    projection_count: int = 64,
-    projection_seed: int = 0,
-    wrt: Argument | tuple[Argument, ...] = "pred_points",
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Any]:
-    """`sliced_wasserstein_distance` and its gradient, whose points are sorted once.
-
-    Args:
-        pred_points: x, as in `sliced_wasserstein_distance`; likewise all other arguments.
-        target_points: y.
-        p: the power of the distance.
-        projections: the directions θ.
-        projection_count: how many are drawn.
-        projection_seed: of the directions that are drawn.
-        wrt: "pred_points", "target_points", or a tuple of both.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient, an array or a dict of them by name if `wrt` is a tuple.
-
-    Example:
-        >>> import numpy as np
-        >>> x, y = np.array([[0.0, 5.0], [2.0, 6.0]]), np.array([[5.0, 6.0], [1.0, 5.0]])
-        >>> both = sliced_wasserstein_distance_value_and_gradient
-        >>> value, gradient = both(x, y, p=1.0, projections=np.eye(2))
-        >>> float(value), gradient.tolist()
-        (1.0, [[-0.25, 0.0], [-0.25, 0.0]])
-    """
-    with quiet(array_namespace(pred_points=pred_points)):
-        options = (p, projections, projection_count, projection_seed)
-        sets, values, slopes = _sliced(requested(wrt, _ARGUMENT), pred_points, target_points, *options)
-        value = collect(values, like=pred_points, **reduction)
-        like = {"pred_points": pred_points, "target_points": target_points}
-        return value, sets.spread(wrt, slopes, like, upstream=upstream, **reduction)
-
-
-def _sliced_kinks(
-    pred_points: Array,
-    target_points: Array,
-    p: float,
-    projections: Array | None,
-    projection_count: int,
-    projection_seed: int,
-) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return how close two points come to each other along a direction: of one set, and of both for p < 2."""
-    x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
-    drawn = (
-        _transport.drawn_directions(projection_count, x.shape[-1], projection_seed)
-        if projections is None
-        else host_values(projections)
-    )
-    along = [np.asarray(drawn) @ np.matrix_transpose(points) for points in (x, y)]
-    compared = [*along, *([np.concatenate(along, axis=-1)] if p < 2.0 else [])]
-    return tuple(np.min(np.diff(np.sort(z, axis=-1), axis=-1), axis=(-2, -1), initial=np.inf) for z in compared)
+sliced_wasserstein_distance_value_and_gradient = both_of(sliced_wasserstein_distance_gradient)

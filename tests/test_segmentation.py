@@ -232,7 +232,9 @@ class Lovasz(unittest.TestCase):
     def test_the_order_of_float32_is_that_of_a_stable_sort(self) -> None:
         generator = np.random.default_rng(5)
         awkward = [0.0, -0.0, np.inf, -np.inf, 1.0, -1.0, 1e-45, -1e-45]
-        for values in (generator.standard_normal(70_000), generator.choice(awkward, (2, 3, 50)), [[0.0, np.nan, -1.0]]):
+        columns = np.swapaxes(generator.standard_normal((2, 9, 4)), 1, 2)  # whose rows are not in one piece
+        choice = generator.choice(awkward, (2, 3, 50))
+        for values in (generator.standard_normal(70_000), columns, choice, [[0.0, np.nan, -1.0]]):
             x = np.asarray(values, np.float32)
             order = stable_order(np, x)
             np.testing.assert_array_equal(order, np.argsort(x, axis=-1, stable=True))
