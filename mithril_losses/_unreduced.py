@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
+
+import numpy as np
 
 from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._reduction import Plan, plan, refuse_upstream
 from mithril_losses._validation import quiet
-from mithril_losses.backends._namespace import Array, array_namespace, in_c_order, namespace_of
+from mithril_losses.backends._namespace import Array, in_c_order, namespace_of
 from mithril_losses.domains import Choice
 
 Wanted = tuple[str, ...]  # names of the arguments whose slopes are asked for; none where the value alone is
@@ -72,26 +74,23 @@ class Unreduced:
     def value(self, *arguments: Any, **reduction: Any) -> Array:
         """Return the reduced loss of arrays and options given in the order of `domain`."""
         refuse_upstream(reduction)
-        with quiet(self._namespace(arguments)):
+        with quiet(namespace_of(arguments[0]) or np):  # what is no array, the losses refuse by its name
             found = self.losses(*arguments, wanted=())
             return self._plan(found, reduction).collect(namespace_of(found.values), found.values, arguments[0])
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
-        with quiet(self._namespace(arguments)):
+        with quiet(namespace_of(arguments[0]) or np):
             found = self.losses(*arguments, wanted=self._wanted(wrt))
             return self._spread(found, self._plan(found, reduction), arguments, wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
-        with quiet(self._namespace(arguments)):
+        with quiet(namespace_of(arguments[0]) or np):
             found = self.losses(*arguments, wanted=self._wanted(wrt))
             closing = self._plan(found, reduction)
             value = closing.collect(namespace_of(found.values), found.values, arguments[0])
             return value, self._spread(found, closing, arguments, wrt)
-
-    def _namespace(self, arguments: tuple[Any, ...]) -> Any:
-        return array_namespace(**{next(iter(self.domain)): arguments[0]})
 
     def _wanted(self, wrt: Any) -> tuple[str, ...]:
         """Return the names in `wrt`, checked, in the order of the arguments."""
@@ -108,15 +107,12 @@ class Unreduced:
     def _spread(self, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         asked = self._default if wrt is None else wrt
         given = dict(zip(self.domain, arguments, strict=True))
-        if found.scaled is not None and closing.is_a_number and _are_alike(found.values, map(given.get, self.wrt)):
+        dtype = found.values.dtype
+        if found.scaled is not None and closing.is_a_number and all(given[name].dtype == dtype for name in self.wrt):
             gradients = {name: in_c_order(x) for name, x in found.scaled(closing.factor).items()}
         else:
             gradients = {name: _spread(found, closing, x, given[name]) for name, x in found.slopes().items()}
         return gradients if isinstance(asked, tuple) else gradients[asked]
-
-
-def _are_alike(values: Array, arrays: Iterable[Any]) -> bool:
-    return all(x.dtype == values.dtype for x in arrays)
 
 
 def _spread(found: Losses, closing: Plan, slope: Any, like: Any) -> Any:
