@@ -66,6 +66,7 @@ class Unreduced:
         self.on_request = on_request
         self.kinks = kinks
         self._default = wrt
+        self._at = {name: position for position, name in enumerate(domain)}
         self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
         if pairwise:
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
@@ -106,25 +107,28 @@ class Unreduced:
 
     def _spread(self, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         asked = self._default if wrt is None else wrt
-        given = dict(zip(self.domain, arguments, strict=True))
-        dtype = found.values.dtype
-        if found.scaled is not None and closing.is_a_number and all(given[name].dtype == dtype for name in self.wrt):
+        at, dtype = self._at, found.values.dtype
+        if (
+            found.scaled is not None
+            and closing.is_a_number
+            and all(arguments[at[name]].dtype == dtype for name in self.wrt)
+        ):
             gradients = {name: in_c_order(x) for name, x in found.scaled(closing.factor).items()}
         else:
-            gradients = {name: _spread(found, closing, x, given[name]) for name, x in found.slopes().items()}
+            gradients = {name: _spread(found, closing, x, arguments[at[name]]) for name, x in found.slopes().items()}
         return gradients if isinstance(asked, tuple) else gradients[asked]
 
 
 def _spread(found: Losses, closing: Plan, slope: Any, like: Any) -> Any:
     """Return the gradient of a slope, an array or a nesting of them."""
+    if hasattr(slope, "shape"):
+        summed = found.summed
+        if summed is None:
+            summed = tuple(range(len(found.values.shape), len(slope.shape)))
+        return closing.spread(namespace_of(found.values), slope, like, summed)
     if isinstance(slope, Mapping):
         return {name: _spread(found, closing, x, like[name]) for name, x in slope.items()}
-    if isinstance(slope, list | tuple):
-        return type(slope)([_spread(found, closing, x, y) for x, y in zip(slope, like, strict=True)])
-    summed = found.summed
-    if summed is None:
-        summed = tuple(range(len(found.values.shape), len(slope.shape)))
-    return closing.spread(namespace_of(found.values), slope, like, summed)
+    return type(slope)([_spread(found, closing, x, y) for x, y in zip(slope, like, strict=True)])
 
 
 def unreduced(
