@@ -97,6 +97,8 @@ class Unreduced:
         """Return the names in `wrt`, checked, in the order of the arguments."""
         if wrt is None:
             return self.wrt
+        if not self.on_request:
+            raise TypeError(f"unexpected keyword argument 'wrt': the gradient is wrt {', '.join(self.wrt)}")
         names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
         return tuple(name for name in self._choice.names if name in names)
 
