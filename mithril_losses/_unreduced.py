@@ -1,13 +1,14 @@
 """Losses as one function that knows nothing of reductions: unreduced losses, and a way to their slopes.
 
 `Elementwise` is for losses whose elements stand alone; `Unreduced` is for all others. Both close in the same way.
+`Reduced` is for losses that close by themselves.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,9 +49,11 @@ class Unreduced:
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
     """
 
+    _further: tuple[str, ...] = ("wanted",)  # what the function takes beside the arguments of the loss
+
     def __init__(
         self,
-        losses: Callable[..., Losses],
+        losses: Callable[..., Any],
         domain: Mapping[str, Any],
         wrt: str | tuple[str, ...],
         on_request: tuple[str, ...],
@@ -58,7 +61,7 @@ class Unreduced:
         pairwise: bool,
     ) -> None:
         names = list(inspect.signature(losses).parameters)
-        if names != [*domain, "wanted"]:
+        if names != [*domain, *self._further]:
             raise TypeError(f"{losses.__name__} takes {names}, but domains are declared for {list(domain)}")
         self.losses = losses
         self.domain = dict(domain)
@@ -121,6 +124,35 @@ class Unreduced:
         return gradients if isinstance(asked, tuple) else gradients[asked]
 
 
+class Reduced(Unreduced):
+    """A function `(*arrays, *options, reduction, wanted) → (value, gradients by name)` as a loss and its gradient.
+
+    Where every loss hangs on the same arrays as all others, the slopes of one do not stand apart: what each loss counts
+    has to be known before they are computed, and they are added up on the way.
+    """
+
+    _further = ("reduction", "wanted")
+
+    def value(self, *arguments: Any, **reduction: Any) -> Array:
+        """As in `Unreduced`."""
+        refuse_upstream(reduction)
+        return self._evaluate(arguments, reduction, ())[0]
+
+    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
+        """As in `Unreduced`."""
+        return self.both(*arguments, wrt=wrt, **reduction)[1]
+
+    def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
+        """As in `Unreduced`."""
+        value, gradients = self._evaluate(arguments, reduction, self._wanted(wrt))
+        asked = self._default if wrt is None else wrt
+        return value, gradients if isinstance(asked, tuple) else gradients[asked]
+
+    def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
+        with quiet(namespace_of(arguments[0]) or np):
+            return self.losses(*arguments, reduction=reduction, wanted=wanted)
+
+
 def _spread(found: Losses, closing: Plan, slope: Any, like: Any) -> Any:
     """Return the gradient of a slope, an array or a nesting of them."""
     if hasattr(slope, "shape"):
@@ -163,5 +195,20 @@ def unreduced(
         >>> float(value), gradient.tolist()
         (15.0, [[1.0, 2.0], [3.0, 4.0]])
     """
-    default = next(iter(domain)) if wrt is None else wrt
-    return lambda losses: Unreduced(losses, domain, cast(Any, default), on_request, kinks, pairwise)
+    return lambda losses: Unreduced(losses, domain, _default(domain, wrt), on_request, kinks, pairwise)
+
+
+def reduced(
+    *,
+    wrt: str | tuple[str, ...] | None = None,
+    on_request: tuple[str, ...] = (),
+    kinks: Callable[..., tuple[Any, ...]] | None = None,
+    pairwise: bool = False,
+    **domain: Any,
+) -> Callable[[Callable[..., tuple[Array, dict[str, Array]]]], Reduced]:
+    """Declare, as `unreduced` does, what the arguments of a function may be that closes its losses by itself."""
+    return lambda losses: Reduced(losses, domain, _default(domain, wrt), on_request, kinks, pairwise)
+
+
+def _default(domain: Mapping[str, Any], wrt: str | tuple[str, ...] | None) -> str | tuple[str, ...]:
+    return next(iter(domain)) if wrt is None else wrt
