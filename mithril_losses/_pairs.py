@@ -406,17 +406,23 @@ def _one_after_the_other(pair: Pair) -> Callable[..., tuple[Any, Any]]:
 
 def _through_terms(pair: Pair, terms: Terms) -> Callable[..., tuple[Any, Any]]:
     """Return value and gradient from one evaluation of the terms."""
-    arrays = pair.array_arguments
-    defaults = [(name, pair.parameters[name].default) for name in terms.domain if name not in arrays]
+    arrays, takes_reduction = pair.array_arguments, pair.takes_reduction
+    names = (*arrays, *(name for name in terms.domain if name not in arrays))
+    defaults = [(name, pair.parameters[name].default) for name in names]
+    by_position = sum(p.kind is not p.KEYWORD_ONLY for p in pair.parameters.values())
     takes_wrt = isinstance(terms, Unreduced)
+    known = frozenset(inspect.signature(pair.gradient).parameters)
     evaluate: Callable[..., tuple[Any, Any]] = terms.both
     one_after_the_other = _one_after_the_other(pair)
 
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        if len(arguments) != len(arrays) or (not takes_wrt and "wrt" in keywords):
-            return one_after_the_other(*arguments, **keywords)
-        options = [keywords.pop(name, default) for name, default in defaults]
-        return evaluate(*arguments, *options, **keywords)
+        count = len(arguments)
+        complete = count == len(arrays) or (count <= by_position and keywords.keys() >= set(arrays[count:]))
+        understood = takes_reduction or keywords.keys() <= known
+        if not (complete and understood) or (not takes_wrt and "wrt" in keywords):
+            return one_after_the_other(*arguments, **keywords)  # which says what is wrong, if anything is
+        others = [keywords.pop(name, default) for name, default in defaults[count:]]
+        return evaluate(*arguments, *others, **keywords)
 
     return both
 

@@ -8,7 +8,7 @@ are to the vectors, stand here: in array notation, and in `backends.fused_row_te
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from mithril_losses._pairs import FusedRows
 from mithril_losses._stable import bounded, dot, norm_and_unit, unit_and_norm
+from mithril_losses._unreduced import Losses
 from mithril_losses.backends._namespace import Array
 
 
@@ -77,23 +78,22 @@ class RowTerms:
     pairs: tuple[tuple[int, int], ...]
     measure: Callable[..., Measure] = distance
 
-    def evaluate(
-        self, xp: Any, vectors: Sequence[Array], *others: Any, p: float = 2.0
-    ) -> tuple[Array, Callable[..., list[Array]]]:
-        """Return the loss of each row, and what returns its slopes, times a number, wrt the first vectors."""
-        measures = [self.measure(xp, vectors[i], vectors[j], p) for i, j in self.pairs]
+    def losses(self, xp: Any, vectors: Mapping[str, Array], *others: Any, p: float = 2.0) -> Losses:
+        """Return the loss of each row of vectors that are given by name, and what returns its slopes."""
+        rows = list(vectors.values())
+        measures = [self.measure(xp, rows[i], rows[j], p) for i, j in self.pairs]
         value, slopes = self.terms(xp, *(measure.value for measure in measures), *others)
 
-        def pulled(count: int, factor: float = 1.0) -> list[Array]:
-            found: list[Any] = [None] * count
+        def scaled(factor: float = 1.0) -> dict[str, Array]:
+            found: dict[int, Array] = {}
             for pair, measure, slope in zip(self.pairs, measures, slopes, strict=True):
+                pulling = xp.expand_dims(slope * factor, axis=-1)
                 for k, pull in zip(pair, (measure.pull_x, measure.pull_y), strict=True):
-                    if k < count:
-                        part = pull(xp.expand_dims(slope * factor, axis=-1))
-                        found[k] = part if found[k] is None else found[k] + part
-            return found
+                    part = pull(pulling)
+                    found[k] = found[k] + part if k in found else part
+            return {name: found[k] for k, name in enumerate(vectors)}
 
-        return value, pulled
+        return Losses(value, scaled, scaled=scaled)
 
     def fused(self, vectors: Sequence[Any], labels: Sequence[Any], options: Sequence[Any]) -> FusedRows | None:
         """Return the loop over rows of NumPy arrays, None where their layout, dtype or options do not fit it."""

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import Apart, elementwise
-from mithril_losses._pairs import Pair, find_loss, given, gradient_of, value_and_gradient_of
-from mithril_losses._pairwise import requested
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
+from mithril_losses._pairs import Pair, both_of, find_loss, given, gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._rows import Rows
 from mithril_losses._stable import norm_and_unit
-from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_one_number, widest_dtype
+from mithril_losses._unreduced import Losses, Wanted, unreduced
+from mithril_losses._validation import as_dtype, compute_dtype, require_one_number, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.domains import (
     CLIP_WIDTH,
@@ -797,8 +797,6 @@ def hinge_discriminator_loss_gradient(
 # --- relativistic average: is the real more real than the generated, on average? ------------------------------------
 
 Argument = Literal["fake_scores", "real_scores"]
-_ARGUMENT = Choice(("fake_scores", "real_scores"))
-_SCORES = {"real_scores": REAL, "fake_scores": REAL}
 
 
 def _relative(xp: Any, real: Array, fake: Array) -> tuple[Array, Array, Array, Array]:
@@ -815,39 +813,34 @@ def _relative_squared(xp: Any, real: Array, fake: Array) -> tuple[Array, Array, 
     return real_value, fake_value, real_slope, fake_slope
 
 
-def _relativistic(losses: Any, **scores: Array) -> tuple[Array, dict[str, Array]]:
-    """Return E f(x) + E g(y) and its gradients, with the scores x and y less the mean of the other batch.
+def _relativistic(terms: Any, wanted: Wanted, **scores: Array) -> Losses:
+    """Return E f(x) + E g(y), with the scores x and y less the mean of the other batch.
 
-    `losses` are f of the first batch and g of the second, the one that is to have the lower scores.
+    `terms` are f of the first batch and g of the second, the one that is to have the lower scores.
     """
     xp = array_namespace(**scores)
     dtype = widest_dtype(xp, **scores)
     if any(0 in x.shape for x in scores.values()):
         raise ValueError("a relativistic average needs at least one real and one fake score")
     first, second = (as_dtype(xp, x, dtype) for x in scores.values())
-    with quiet(xp):
-        origin = xp.reshape(first, (-1,))[0]  # only differences count: means of far-off scores would lose their digits
-        first, second = first - origin, second - origin
-        upper, lower, upper_slope, lower_slope = losses(xp, first - xp.mean(second), second - xp.mean(first))
+    origin = xp.reshape(first, (-1,))[0]  # only differences count: means of far-off scores would lose their digits
+    first, second = first - origin, second - origin
+    upper, lower, upper_slope, lower_slope = terms(xp, first - xp.mean(second), second - xp.mean(first))
+
+    def slopes() -> dict[str, Array]:
         # each batch enters once by itself, and once through its mean
-        slopes = (
+        by_score = (
             (upper_slope - xp.mean(lower_slope)) / float(math.prod(first.shape)),
             (lower_slope - xp.mean(upper_slope)) / float(math.prod(second.shape)),
         )
-        return xp.mean(upper) + xp.mean(lower), dict(zip(scores, slopes, strict=True))
+        return {name: slope for name, slope in zip(scores, by_score, strict=True) if name in wanted}
+
+    return Losses(xp.mean(upper) + xp.mean(lower), slopes)
 
 
-def _relativistic_value(losses: Any, **scores: Array) -> Array:
-    value, _ = _relativistic(losses, **scores)
-    first = next(iter(scores.values()))
-    return as_dtype(array_namespace(first=first), value, first.dtype)
-
-
-def _relativistic_gradients(
-    losses: Any, upstream: float | Array, wrt: tuple[str, ...], **scores: Array
-) -> dict[str, Array]:
-    _, slopes = _relativistic(losses, **scores)
-    return {name: spread(slopes[name], like=scores[name], reduction="sum", upstream=upstream) for name in wrt}
+@unreduced(wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
+def _relativistic_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
+    return _relativistic(_relative, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
 def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
@@ -879,13 +872,12 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_value(_relative, real_scores=real_scores, fake_scores=fake_scores)
+    return _relativistic_discriminator.value(real_scores, fake_scores)
 
 
 @gradient_of(
     relativistic_average_discriminator_loss,
-    wrt=("real_scores", "fake_scores"),
-    domain=_SCORES,
+    terms=_relativistic_discriminator,
     separable=False,
     properties=("convex", "non_negative", "translation_invariant"),
 )
@@ -915,8 +907,12 @@ def relativistic_average_discriminator_loss_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'real_scores': [-0.5], 'fake_scores': [0.25, 0.25]}
     """
-    scores = {"real_scores": real_scores, "fake_scores": fake_scores}
-    return _relativistic_gradients(_relative, upstream, ("real_scores", "fake_scores"), **scores)
+    return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream)  # type: ignore[no-any-return]
+
+
+@unreduced(on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
+def _relativistic_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
+    return _relativistic(_relative, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
 def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
@@ -947,13 +943,12 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_value(_relative, fake_scores=fake_scores, real_scores=real_scores)
+    return _relativistic_generator.value(fake_scores, real_scores)
 
 
 @gradient_of(
     relativistic_average_generator_loss,
-    on_request=("real_scores",),
-    domain=_SCORES,
+    terms=_relativistic_generator,
     separable=False,
     properties=("convex", "non_negative", "translation_invariant"),
 )
@@ -987,9 +982,12 @@ def relativistic_average_generator_loss_gradient(
         >>> relativistic_average_generator_loss_gradient(y, x).round(12).tolist()
         [-0.75, -0.75]
     """
-    scores = {"fake_scores": fake_scores, "real_scores": real_scores}
-    found = _relativistic_gradients(_relative, upstream, requested(wrt, _ARGUMENT), **scores)
-    return found if isinstance(wrt, tuple) else found[wrt]
+    return _relativistic_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream)
+
+
+@unreduced(wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
+def _relativistic_least_squares_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
+    return _relativistic(_relative_squared, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
 def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
@@ -1017,13 +1015,12 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_value(_relative_squared, real_scores=real_scores, fake_scores=fake_scores)
+    return _relativistic_least_squares_discriminator.value(real_scores, fake_scores)
 
 
 @gradient_of(
     relativistic_average_least_squares_discriminator_loss,
-    wrt=("real_scores", "fake_scores"),
-    domain=_SCORES,
+    terms=_relativistic_least_squares_discriminator,
     separable=False,
     properties=("convex", "non_negative", "translation_invariant"),
 )
@@ -1053,8 +1050,12 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'real_scores': [4.0], 'fake_scores': [-3.0, -1.0]}
     """
-    scores = {"real_scores": real_scores, "fake_scores": fake_scores}
-    return _relativistic_gradients(_relative_squared, upstream, ("real_scores", "fake_scores"), **scores)
+    return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream)  # type: ignore[no-any-return]
+
+
+@unreduced(on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
+def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
+    return _relativistic(_relative_squared, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
 def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
@@ -1084,13 +1085,12 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_value(_relative_squared, fake_scores=fake_scores, real_scores=real_scores)
+    return _relativistic_least_squares_generator.value(fake_scores, real_scores)
 
 
 @gradient_of(
     relativistic_average_least_squares_generator_loss,
-    on_request=("real_scores",),
-    domain=_SCORES,
+    terms=_relativistic_least_squares_generator,
     separable=False,
     properties=("convex", "non_negative", "translation_invariant"),
 )
@@ -1124,16 +1124,20 @@ def relativistic_average_least_squares_generator_loss_gradient(
         >>> relativistic_average_least_squares_generator_loss_gradient(y, x).tolist()
         [-7.0, -5.0]
     """
-    scores = {"fake_scores": fake_scores, "real_scores": real_scores}
-    found = _relativistic_gradients(_relative_squared, upstream, requested(wrt, _ARGUMENT), **scores)
-    return found if isinstance(wrt, tuple) else found[wrt]
+    return _relativistic_least_squares_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream)
 
 
 # --- the critic's gradient ------------------------------------------------------------------------------------------
 
 
-def _penalty(input_gradients: Array, target_norm: float) -> tuple[Array, Array, tuple[int, ...]]:
-    """Return the penalties per example, their slopes, and the axes of the slopes that make up an example."""
+def _penalty_kinks(input_gradients: Array, target_norm: float) -> tuple[Array, ...]:
+    xp = array_namespace(input_gradients=input_gradients)
+    examples = Rows.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
+    return (xp.max(abs(examples.of(xp, input_gradients)), axis=-1),)
+
+
+@unreduced(kinks=_penalty_kinks, input_gradients=REAL, target_norm=NON_NEGATIVE)
+def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Losses:
     xp = array_namespace(input_gradients=input_gradients)
     dtype = compute_dtype(xp, input_gradients.dtype, "input_gradients")
     target_norm = require_one_number(xp, "target_norm", NON_NEGATIVE.check("target_norm", target_norm), dtype)
@@ -1142,11 +1146,14 @@ def _penalty(input_gradients: Array, target_norm: float) -> tuple[Array, Array, 
     examples = Rows.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
     g = examples.of(xp, as_dtype(xp, input_gradients, dtype))
     if examples.length == 0:  # of nothing the norm is 0
-        return xp.zeros_like(xp.sum(g, axis=-1)) + target_norm * target_norm, examples.back(xp, g), examples.flattened
+        values = xp.zeros_like(xp.sum(g, axis=-1)) + target_norm * target_norm
+        return Losses(values, lambda: {"input_gradients": examples.back(xp, g)})
     norm, unit = norm_and_unit(xp, g, 2.0)
     excess = norm - target_norm
-    slopes = 2.0 * xp.expand_dims(excess, axis=-1) * unit
-    return excess * excess, examples.back(xp, slopes), examples.flattened
+    return Losses(
+        excess * excess,
+        lambda: {"input_gradients": examples.back(xp, 2.0 * xp.expand_dims(excess, axis=-1) * unit)},
+    )
 
 
 def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
@@ -1178,17 +1185,10 @@ def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **redu
     Source:
         I. Gulrajani et al., Improved Training of Wasserstein GANs, 2017. https://doi.org/10.48550/arXiv.1704.00028
     """
-    with quiet(array_namespace(input_gradients=input_gradients)):
-        values, _, _ = _penalty(input_gradients, target_norm)
-        return collect(values, like=input_gradients, **reduction)
+    return _penalty.value(input_gradients, target_norm, **reduction)
 
 
-@gradient_of(
-    gradient_penalty,
-    domain={"input_gradients": REAL, "target_norm": NON_NEGATIVE},
-    kinks=lambda input_gradients, target_norm: _penalty_kinks(input_gradients),
-    properties=(given("convex", target_norm=0.0), "non_negative"),
-)
+@gradient_of(gradient_penalty, terms=_penalty, properties=(given("convex", target_norm=0.0), "non_negative"))
 def gradient_penalty_gradient(
     input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> Array:
@@ -1216,42 +1216,10 @@ def gradient_penalty_gradient(
         >>> gradient_penalty_gradient(np.array([[3.0, 4.0], [0.3, 0.4]])).round(12).tolist()
         [[2.4, 3.2], [-0.3, -0.4]]
     """
-    with quiet(array_namespace(input_gradients=input_gradients)):
-        _, slopes, summed = _penalty(input_gradients, target_norm)
-        return spread(slopes, like=input_gradients, summed=summed, **reduction)
+    return _penalty.gradient(input_gradients, target_norm, **reduction)
 
 
-@value_and_gradient_of(gradient_penalty)
-def gradient_penalty_value_and_gradient(
-    input_gradients: Array, *, target_norm: float = 1.0, upstream: float | Array = 1.0, **reduction: Unpack[Reduction]
-) -> tuple[Array, Array]:
-    """`gradient_penalty` and `gradient_penalty_gradient`, whose norms are computed once.
-
-    Args:
-        input_gradients: as in `gradient_penalty`; likewise `target_norm`.
-        target_norm: k ≥ 0.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = gradient_penalty_value_and_gradient(np.array([[3.0, 4.0]]))
-        >>> float(value), gradient.round(12).tolist()
-        (16.0, [[4.8, 6.4]])
-    """
-    with quiet(array_namespace(input_gradients=input_gradients)):
-        values, slopes, summed = _penalty(input_gradients, target_norm)
-        value = collect(values, like=input_gradients, **reduction)
-        return value, spread(slopes, like=input_gradients, summed=summed, upstream=upstream, **reduction)
-
-
-def _penalty_kinks(input_gradients: Array) -> tuple[Array, ...]:
-    xp = array_namespace(input_gradients=input_gradients)
-    examples = Rows.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
-    return (xp.max(abs(examples.of(xp, input_gradients)), axis=-1),)
+gradient_penalty_value_and_gradient = both_of(gradient_penalty_gradient)
 
 
 # --- both losses by name ----------------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pair_rows import Rows, row_losses, softmax_apart
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
+from mithril_losses._pairs import gradient_of
 from mithril_losses._pairwise import add_at, take
 from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._stable import norm_and_unit
-from mithril_losses._validation import as_dtype, quiet, require_one_number, widest_dtype
+from mithril_losses._unreduced import Wanted, reduced
+from mithril_losses._validation import as_dtype, require_one_number, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.classification import _labels
 from mithril_losses.contrastive import Results, _problem
@@ -100,7 +100,7 @@ def _angular(
     scale: float,
     rule: Margin,
     reduction: Any,
-    wants_gradient: bool = True,
+    wanted: Wanted,
 ) -> Results:
     """Return the reduced softmax cross-entropy of s t for the own class and s cos θ for the others, and gradients."""
     own = _door(embeddings, weight, targets)
@@ -116,7 +116,7 @@ def _angular(
     count = math.prod(shape)
     given = {"embeddings": own.reshape(embeddings, (count, weight.shape[1])), "weight": weight}
     p = _problem(
-        reduction, wants_gradient, True, apart=True, shape=shape, numbers=(margin, scale, labels), dtype=dtype, **given
+        reduction, bool(wanted), True, apart=True, shape=shape, numbers=(margin, scale, labels), dtype=dtype, **given
     )
     xp, margin, scale = p.xp, p.sets.bring(margin), p.sets.bring(scale)
     target = p.sets.bring(own.reshape(labels, (1, count)))
@@ -127,14 +127,14 @@ def _angular(
             illegal = illegal & (p.plan.weights != 0)
         value = xp.where(p.sets.bring(own.reshape(illegal, (1, count))), math.nan, value)
     found = row_losses(xp, scale * p.x, p.y, softmax_apart, Rows(target=target, own=scale * value, scale=p.scale))
-    reduced = p.value(found.losses, embeddings)
-    if not wants_gradient:
-        return reduced, {}
+    total = p.value(found.losses, embeddings)
+    if not wanted:
+        return total, {}
     speed = scale * xp.expand_dims(found.extra * speed, axis=-1)
     by_x = scale * found.by_x + speed * angle.along_u
     by_y = found.by_y + add_at(xp, target, speed * angle.along_w, classes)
     back = dict(zip(given, p.back(by_x, by_y), strict=True))
-    return reduced, p.sets.gradients(back, {"embeddings": embeddings, "weight": weight})
+    return total, p.sets.gradients(back, {"embeddings": embeddings, "weight": weight})
 
 
 def _kinks(embeddings: Array, weight: Array, targets: Array, margin: Any = None) -> tuple[Array, ...]:
@@ -150,6 +150,29 @@ def _kinks(embeddings: Array, weight: Array, targets: Array, margin: Any = None)
 
 
 # --- ArcFace ----------------------------------------------------------------------------------------------------------
+
+
+@reduced(
+    wrt=("embeddings", "weight"),
+    kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets, margin),
+    pairwise=True,
+    embeddings=REAL,
+    weight=PerClass(),
+    targets=ClassIndices(),
+    margin=_ANGLE,
+    scale=POSITIVE,
+)
+def _arcface(
+    embeddings: Array,
+    weight: Array,
+    targets: Array,
+    margin: float,
+    scale: float,
+    reduction: Any,
+    wanted: Wanted,
+) -> Results:
+    margin = _ANGLE.check("margin", margin)
+    return _angular(embeddings, weight, targets, margin, scale, _additive_angle, reduction, wanted)
 
 
 def arcface_loss(
@@ -197,26 +220,16 @@ def arcface_loss(
         J. Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, 2019.
         https://doi.org/10.1109/CVPR.2019.00482
     """
-    with quiet(array_namespace(embeddings=embeddings)):
-        return _arcface(embeddings, weight, targets, margin, scale, reduction, wants_gradient=False)[0]
+    return _arcface.value(embeddings, weight, targets, margin, scale, **reduction)
 
 
 @gradient_of(
     arcface_loss,
-    wrt=("embeddings", "weight"),
-    domain={
-        "embeddings": REAL,
-        "weight": PerClass(),
-        "targets": ClassIndices(),
-        "margin": _ANGLE,
-        "scale": POSITIVE,
-    },
+    terms=_arcface,
     separable=False,
     check_values=_check_values,
-    kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets, margin),
     properties=("non_negative", "scale_invariant"),
 )
-@differentiable_on_demand
 def arcface_loss_gradient(
     embeddings: Array,
     weight: Array,
@@ -255,40 +268,33 @@ def arcface_loss_gradient(
         >>> (gradients["embeddings"] / np.log(3.0)).round(12).tolist()
         [[-0.375, 0.0]]
     """
-    with quiet(array_namespace(embeddings=embeddings)):
-        return _arcface(embeddings, weight, targets, margin, scale, reduction)[1]
+    return _arcface.gradient(embeddings, weight, targets, margin, scale, **reduction)  # type: ignore[no-any-return]
 
 
-@value_and_gradient_of(arcface_loss)
-@differentiable_on_demand
-def _arcface_value_and_gradient(
-    embeddings: Array,
-    weight: Array,
-    targets: Array,
-    *,
-    margin: float = 0.5,
-    scale: float = 64.0,
-    **reduction: Unpack[GradientReduction],
-) -> Results:
-    """Both of the same tiles."""
-    with quiet(array_namespace(embeddings=embeddings)):
-        return _arcface(embeddings, weight, targets, margin, scale, reduction)
+# --- CosFace ----------------------------------------------------------------------------------------------------------
 
 
-def _arcface(
+@reduced(
+    wrt=("embeddings", "weight"),
+    kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets),
+    pairwise=True,
+    embeddings=REAL,
+    weight=PerClass(),
+    targets=ClassIndices(),
+    margin=_COSINE,
+    scale=POSITIVE,
+)
+def _cosface(
     embeddings: Array,
     weight: Array,
     targets: Array,
     margin: float,
     scale: float,
     reduction: Any,
-    wants_gradient: bool = True,
+    wanted: Wanted,
 ) -> Results:
-    margin = _ANGLE.check("margin", margin)
-    return _angular(embeddings, weight, targets, margin, scale, _additive_angle, reduction, wants_gradient)
-
-
-# --- CosFace ----------------------------------------------------------------------------------------------------------
+    margin = _COSINE.check("margin", margin)
+    return _angular(embeddings, weight, targets, margin, scale, _additive_cosine, reduction, wanted)
 
 
 def cosface_loss(
@@ -333,26 +339,16 @@ def cosface_loss(
         H. Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, 2018.
         https://doi.org/10.1109/CVPR.2018.00552
     """
-    with quiet(array_namespace(embeddings=embeddings)):
-        return _cosface(embeddings, weight, targets, margin, scale, reduction, wants_gradient=False)[0]
+    return _cosface.value(embeddings, weight, targets, margin, scale, **reduction)
 
 
 @gradient_of(
     cosface_loss,
-    wrt=("embeddings", "weight"),
-    domain={
-        "embeddings": REAL,
-        "weight": PerClass(),
-        "targets": ClassIndices(),
-        "margin": _COSINE,
-        "scale": POSITIVE,
-    },
+    terms=_cosface,
     separable=False,
     check_values=_check_values,
-    kinks=lambda embeddings, weight, targets, **_: _kinks(embeddings, weight, targets),
     properties=("non_negative", "scale_invariant"),
 )
-@differentiable_on_demand
 def cosface_loss_gradient(
     embeddings: Array,
     weight: Array,
@@ -390,34 +386,4 @@ def cosface_loss_gradient(
         >>> (gradients["embeddings"] / np.log(3.0)).round(12).tolist()
         [[0.0, 0.25]]
     """
-    with quiet(array_namespace(embeddings=embeddings)):
-        return _cosface(embeddings, weight, targets, margin, scale, reduction)[1]
-
-
-@value_and_gradient_of(cosface_loss)
-@differentiable_on_demand
-def _cosface_value_and_gradient(
-    embeddings: Array,
-    weight: Array,
-    targets: Array,
-    *,
-    margin: float = 0.35,
-    scale: float = 64.0,
-    **reduction: Unpack[GradientReduction],
-) -> Results:
-    """Both of the same tiles."""
-    with quiet(array_namespace(embeddings=embeddings)):
-        return _cosface(embeddings, weight, targets, margin, scale, reduction)
-
-
-def _cosface(
-    embeddings: Array,
-    weight: Array,
-    targets: Array,
-    margin: float,
-    scale: float,
-    reduction: Any,
-    wants_gradient: bool = True,
-) -> Results:
-    margin = _COSINE.check("margin", margin)
-    return _angular(embeddings, weight, targets, margin, scale, _additive_cosine, reduction, wants_gradient)
+    return _cosface.gradient(embeddings, weight, targets, margin, scale, **reduction)  # type: ignore[no-any-return]

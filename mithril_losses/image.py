@@ -10,9 +10,10 @@ import numpy as np
 
 from mithril_losses import _limits
 from mithril_losses._images import image_axes, require_images, require_maps
-from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
+from mithril_losses._pairs import FusedRows, both_of, gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._stencil import apply_stencil, cut, differences, over_planes, stencil_rows
+from mithril_losses._unreduced import Losses, Wanted, unreduced
 from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace, placement, require_library
 from mithril_losses.backends.threads import share as share_out
@@ -34,12 +35,6 @@ __all__ = [
 def _by_image(xp: Any, x: Array) -> Array:
     """Return images with their three axes made one."""
     return xp.reshape(x, (*x.shape[:-3], math.prod(x.shape[-3:])))
-
-
-def _spread_over_images(slope: Array, like: Array, **reduction: Unpack[GradientReduction]) -> Array:
-    """`spread` for losses that were summed over whole images."""
-    rank = len(slope.shape)
-    return spread(slope, like=like, summed=(rank - 3, rank - 2, rank - 1), **reduction)
 
 
 # --- total variation --------------------------------------------------------------------------------------------------
@@ -68,15 +63,46 @@ _NORMS = {"l1": _l1, "isotropic": _isotropic, "l2_squared": _l2_squared}
 _NORM = Choice(tuple(_NORMS))
 
 
-def _variation(images: Array, norm_type: str, channels_first: bool) -> tuple[Array, Array]:
-    """Return the total variation of each image and its derivative wrt each pixel."""
+def _variation_kinks(images: Array, norm_type: str, channels_first: bool) -> tuple[Array, ...]:
+    """Return, for each pixel, what vanishes where a term that it takes part in has no derivative."""
+    xp = array_namespace(images=images)
+    rows, columns, _ = image_axes(channels_first)
+    if norm_type == "l2_squared":
+        return ()
+    if norm_type == "l1":
+        edges = [(xp.abs(differences(xp, images, axis)) + _last(xp, images, axis), axis) for axis in (rows, columns)]
+        return tuple(xp.minimum(edge, _shifted(xp, edge, axis)) for edge, axis in edges)
+    length, *_ = _isotropic(xp, differences(xp, images, columns), differences(xp, images, rows))
+    length = length + _last(xp, images, rows) * _last(xp, images, columns)
+    return length, _shifted(xp, length, rows), _shifted(xp, length, columns)
+
+
+def _last(xp: Any, x: Array, axis: int) -> Array:
+    """Return ones where a pixel has no neighbour along an axis, and zeros elsewhere."""
+    others, last = cut(x, axis, slice(None, -1)), cut(x, axis, slice(-1, None))
+    return xp.concat([xp.zeros_like(others), xp.ones_like(last)], axis=axis)
+
+
+def _shifted(xp: Any, x: Array, axis: int) -> Array:
+    """Return what the neighbour before has, and ones where there is none."""
+    return xp.concat([xp.ones_like(cut(x, axis, slice(-1, None))), cut(x, axis, slice(None, -1))], axis=axis)
+
+
+@unreduced(kinks=_variation_kinks, images=Images(4, 3, 2), norm_type=_NORM, channels_first=FLAG)
+def _variation(images: Array, norm_type: str, channels_first: bool, wanted: Wanted) -> Losses:
     xp = array_namespace(images=images)
     dtype = compute_dtype(xp, images.dtype, "images")
     require_images("images", images, channels_first)
     rows, columns, _ = image_axes(channels_first)
     terms = _NORMS[_NORM.check("norm_type", norm_type)]
     values, slope = apply_stencil(xp, terms, as_dtype(xp, images, dtype), rows, columns)
-    return xp.sum(_by_image(xp, values), axis=-1), slope
+    return Losses(xp.sum(_by_image(xp, values), axis=-1), lambda: {"images": slope})
+
+
+def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> FusedRows | None:
+    """Return the loops over NumPy images, having checked the arguments."""
+    require_images("images", images, channels_first)
+    return stencil_rows(_NORMS[_NORM.check("norm_type", norm_type)], images, channels_first=channels_first)
 
 
 def total_variation_loss(
@@ -112,41 +138,13 @@ def total_variation_loss(
         L. I. Rudin, S. Osher and E. Fatemi, Nonlinear total variation based noise removal algorithms, 1992, which is
         "isotropic"; the default is its anisotropic form. https://doi.org/10.1016/0167-2789(92)90242-F
     """
-    with quiet(array_namespace(images=images)):
-        values, _ = _variation(images, norm_type, channels_first)
-        return collect(values, like=images, **reduction)
-
-
-def _variation_kinks(images: Array, norm_type: str, channels_first: bool) -> tuple[Array, ...]:
-    """Return, for each pixel, what vanishes where a term that it takes part in has no derivative."""
-    xp = array_namespace(images=images)
-    rows, columns, _ = image_axes(channels_first)
-    if norm_type == "l2_squared":
-        return ()
-    if norm_type == "l1":
-        edges = [(xp.abs(differences(xp, images, axis)) + _last(xp, images, axis), axis) for axis in (rows, columns)]
-        return tuple(xp.minimum(edge, _shifted(xp, edge, axis)) for edge, axis in edges)
-    length, *_ = _isotropic(xp, differences(xp, images, columns), differences(xp, images, rows))
-    length = length + _last(xp, images, rows) * _last(xp, images, columns)
-    return length, _shifted(xp, length, rows), _shifted(xp, length, columns)
-
-
-def _last(xp: Any, x: Array, axis: int) -> Array:
-    """Return ones where a pixel has no neighbour along an axis, and zeros elsewhere."""
-    others, last = cut(x, axis, slice(None, -1)), cut(x, axis, slice(-1, None))
-    return xp.concat([xp.zeros_like(others), xp.ones_like(last)], axis=axis)
-
-
-def _shifted(xp: Any, x: Array, axis: int) -> Array:
-    """Return what the neighbour before has, and ones where there is none."""
-    return xp.concat([xp.ones_like(cut(x, axis, slice(-1, None))), cut(x, axis, slice(None, -1))], axis=axis)
+    return _variation.value(images, norm_type, channels_first, **reduction)
 
 
 @gradient_of(
     total_variation_loss,
-    domain={"images": Images(4, 3, 2), "norm_type": _NORM, "channels_first": FLAG},
-    kinks=_variation_kinks,
-    fused_rows=lambda images, norm_type, channels_first: _variation_rows(images, norm_type, channels_first),
+    terms=_variation,
+    fused_rows=_variation_rows,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def total_variation_loss_gradient(
@@ -178,48 +176,10 @@ def total_variation_loss_gradient(
         >>> total_variation_loss_gradient(images)[0, :, :, 0].tolist()
         [[-2.0, 1.0], [2.0, -1.0]]
     """
-    with quiet(array_namespace(images=images)):
-        _, slope = _variation(images, norm_type, channels_first)
-        return _spread_over_images(slope, images, **reduction)
+    return _variation.gradient(images, norm_type, channels_first, **reduction)
 
 
-@value_and_gradient_of(total_variation_loss)
-def total_variation_loss_value_and_gradient(
-    images: Array,
-    *,
-    norm_type: Norm = "l1",
-    channels_first: bool = False,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`total_variation_loss` and `total_variation_loss_gradient`, whose differences are taken once.
-
-    Args:
-        images: as in `total_variation_loss`; likewise all other arguments.
-        norm_type: "l1", "isotropic" or "l2_squared".
-        channels_first: whether the layout is (…, channels, rows, columns).
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = total_variation_loss_value_and_gradient(np.array([[[[0.0], [3.0]]]]))
-        >>> float(value), gradient.tolist()
-        (3.0, [[[[-1.0], [1.0]]]])
-    """
-    with quiet(array_namespace(images=images)):
-        values, slope = _variation(images, norm_type, channels_first)
-        gradient = _spread_over_images(slope, images, upstream=upstream, **reduction)
-        return collect(values, like=images, **reduction), gradient
-
-
-def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> FusedRows | None:
-    """Return the loops over NumPy images, having checked the arguments."""
-    require_images("images", images, channels_first)
-    return stencil_rows(_NORMS[_NORM.check("norm_type", norm_type)], images, channels_first=channels_first)
+total_variation_loss_value_and_gradient = both_of(total_variation_loss_gradient)
 
 
 # --- structural similarity --------------------------------------------------------------------------------------------
@@ -394,17 +354,6 @@ def _one_number(name: str, option: Any, dtype: Any, xp: Any) -> Any:
     return as_dtype(xp, option, dtype)
 
 
-def _structural_similarity(xp: Any, x: Array, y: Array, comparison: _Comparison) -> tuple[Array, _Similarity]:
-    """Return 1 − SSIM of each image, and what its derivative is made of."""
-    at = comparison.similarity(xp, x, y)
-    return xp.mean(at.distance, axis=(-3, -2, -1)), at
-
-
-def _structural_similarity_slope(xp: Any, at: _Similarity, comparison: _Comparison) -> Array:
-    count = float(math.prod(at.luminance.shape[-3:]))
-    return comparison.pull(xp, at, *(by / count for by in at.slopes))
-
-
 def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRows | None:
     """Return the loop over the planes of NumPy images, having checked the arguments; None where they do not fit."""
     channels_first = options["channels_first"]
@@ -433,9 +382,7 @@ def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRow
     return FusedRows(batch, None, run, run)
 
 
-_SIMILARITY_DOMAIN = {
-    "predictions": Images(4, 5, 2),
-    "targets": Images(4, 5, 2),
+_COMPARED_BY: dict[str, Any] = {
     "max_value": POSITIVE,
     "window_size": _WINDOW_SIZE,
     "sigma": _SIGMA,
@@ -443,6 +390,28 @@ _SIMILARITY_DOMAIN = {
     "k2": POSITIVE,
     "channels_first": FLAG,
 }
+
+
+@unreduced(predictions=Images(4, 5, 2), targets=Images(4, 5, 2), **_COMPARED_BY)
+def _ssim(
+    predictions: Array,
+    targets: Array,
+    max_value: float,
+    window_size: int,
+    sigma: float,
+    k1: float,
+    k2: float,
+    channels_first: bool,
+    wanted: Wanted,
+) -> Losses:
+    xp, x, y, comparison = _compare(predictions, targets, 1, max_value, window_size, sigma, k1, k2, channels_first)
+    at = comparison.similarity(xp, x, y)
+
+    def slopes() -> dict[str, Array]:
+        count = float(math.prod(at.luminance.shape[-3:]))
+        return {"predictions": comparison.pull(xp, at, *(by / count for by in at.slopes))}
+
+    return Losses(xp.mean(at.distance, axis=(-3, -2, -1)), slopes)
 
 
 def ssim_loss(
@@ -493,15 +462,12 @@ def ssim_loss(
         Z. Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004.
         https://doi.org/10.1109/TIP.2003.819861
     """
-    with quiet(array_namespace(predictions=predictions)):
-        xp, x, y, comparison = _compare(predictions, targets, 1, max_value, window_size, sigma, k1, k2, channels_first)
-        values, _ = _structural_similarity(xp, x, y, comparison)
-        return collect(values, like=predictions, **reduction)
+    return _ssim.value(predictions, targets, max_value, window_size, sigma, k1, k2, channels_first, **reduction)
 
 
 @gradient_of(
     ssim_loss,
-    domain=_SIMILARITY_DOMAIN,
+    terms=_ssim,
     fused_rows=_similarity_rows,
     properties=("non_negative", "symmetric", "zero_at_equality"),
 )
@@ -551,56 +517,10 @@ def ssim_loss_gradient(
         >>> round(float(ssim_loss_gradient(x, y, window_size=1, k1=2**0.5)[0, 0, 0, 0]), 12)
         0.166666666667
     """
-    with quiet(array_namespace(predictions=predictions)):
-        xp, x, y, comparison = _compare(predictions, targets, 1, max_value, window_size, sigma, k1, k2, channels_first)
-        _, at = _structural_similarity(xp, x, y, comparison)
-        return _spread_over_images(_structural_similarity_slope(xp, at, comparison), predictions, **reduction)
+    return _ssim.gradient(predictions, targets, max_value, window_size, sigma, k1, k2, channels_first, **reduction)
 
 
-@value_and_gradient_of(ssim_loss)
-def ssim_loss_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    max_value: float = 1.0,
-    window_size: int = 11,
-    sigma: float = 1.5,
-    k1: float = 0.01,
-    k2: float = 0.03,
-    channels_first: bool = False,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`ssim_loss` and `ssim_loss_gradient`, whose windows are computed once.
-
-    Args:
-        predictions: as in `ssim_loss`; likewise all other arguments.
-        targets: y.
-        max_value: the dynamic range L.
-        window_size: pixels along a side of the window.
-        sigma: standard deviation of the window.
-        k1: k₁ > 0.
-        k2: k₂ > 0.
-        channels_first: whether the layout is (…, channels, rows, columns).
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> image = np.linspace(0.0, 1.0, 144).reshape(12, 12, 1)
-        >>> value, gradient = ssim_loss_value_and_gradient(image, image)
-        >>> float(value), gradient.shape, bool(gradient.any())
-        (0.0, (12, 12, 1), False)
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        xp, x, y, comparison = _compare(predictions, targets, 1, max_value, window_size, sigma, k1, k2, channels_first)
-        values, at = _structural_similarity(xp, x, y, comparison)
-        slope = _structural_similarity_slope(xp, at, comparison)
-        gradient = _spread_over_images(slope, predictions, upstream=upstream, **reduction)
-        return collect(values, like=predictions, **reduction), gradient
+ssim_loss_value_and_gradient = both_of(ssim_loss_gradient)
 
 
 # --- structural similarity at several scales --------------------------------------------------------------------------
@@ -628,35 +548,6 @@ def _scales(xp: Any, x: Array, y: Array, comparison: _Comparison, count: int) ->
     return found
 
 
-def _multi_scale(
-    predictions: Array, targets: Array, scale_weights: Any, *options: Any, slope: bool
-) -> tuple[Array, Array | None]:
-    """Return 1 − MS-SSIM of each image, and its derivative wrt each pixel where `slope` asks for it."""
-    weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
-    xp, x, y, comparison = _compare(predictions, targets, len(weights), *options)
-    scales = _scales(xp, x, y, comparison, len(weights))
-    lost = xp.any(xp.stack([scale.distance for scale in scales]) >= 1.0, axis=0)
-    distances = [xp.where(lost, 0.0, scale.distance) for scale in scales]
-    logarithm = weights[0] * xp.log1p(-distances[0])
-    for weight, distance in zip(weights[1:], distances[1:], strict=True):
-        logarithm = logarithm + weight * xp.log1p(-distance)
-    values = xp.mean(xp.where(lost, 1.0, -xp.expm1(logarithm)), axis=(-3, -2, -1))
-    if not slope:
-        return values, None
-    product = xp.where(lost, 0.0, xp.exp(logarithm)) / math.prod(logarithm.shape[-3:])
-    gradient = None
-    for weight, distance, scale in reversed(list(zip(weights, distances, scales, strict=True))):
-        structure = scale.at.structure
-        count = float(math.prod([structure.shape[axis] for axis in comparison.axes]))
-        factor = weight * product / (count * (1.0 - distance))
-        if gradient is None:
-            gradient = comparison.pull(xp, scale.at, *(factor * by for by in scale.at.slopes))
-        else:
-            own = comparison.pull(xp, scale.at, 0.0, factor * xp.ones_like(structure))
-            gradient = own + _doubled(xp, gradient, scale.x, comparison.axes)
-    return values, gradient
-
-
 def _halved(x: Array, axes: tuple[int, int]) -> Array:
     """Return the means of two by two pixels; an odd last row or column has no part in them."""
     for axis in axes:
@@ -677,6 +568,60 @@ def _doubled(xp: Any, slope: Array, like: Array, axes: tuple[int, int]) -> Array
         rest = xp.zeros(tuple(shape), dtype=slope.dtype, **placement(slope))
         slope = xp.concat([slope, rest], axis=axis)
     return slope
+
+
+def _multi_scale_kinks(predictions: Array, targets: Array, scale_weights: Any, **options: Any) -> tuple[Array, ...]:
+    """Return, for each image, what vanishes where a channel's factor does."""
+    weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
+    xp, x, y, comparison = _compare(predictions, targets, len(weights), **options)
+    scales = _scales(xp, x, y, comparison, len(weights))
+    return tuple(xp.min(xp.abs(1.0 - scale.distance), axis=(-3, -2, -1)) for scale in scales)
+
+
+@unreduced(
+    kinks=_multi_scale_kinks,
+    predictions=Images(6, 7, 1),
+    targets=Images(6, 7, 1),
+    scale_weights=_SCALE_WEIGHTS,
+    **_COMPARED_BY,
+)
+def _multi_scale(
+    predictions: Array,
+    targets: Array,
+    scale_weights: Any,
+    max_value: float,
+    window_size: int,
+    sigma: float,
+    k1: float,
+    k2: float,
+    channels_first: bool,
+    wanted: Wanted,
+) -> Losses:
+    weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
+    options = (max_value, window_size, sigma, k1, k2, channels_first)
+    xp, x, y, comparison = _compare(predictions, targets, len(weights), *options)
+    scales = _scales(xp, x, y, comparison, len(weights))
+    lost = xp.any(xp.stack([scale.distance for scale in scales]) >= 1.0, axis=0)
+    distances = [xp.where(lost, 0.0, scale.distance) for scale in scales]
+    logarithm = weights[0] * xp.log1p(-distances[0])
+    for weight, distance in zip(weights[1:], distances[1:], strict=True):
+        logarithm = logarithm + weight * xp.log1p(-distance)
+
+    def slopes() -> dict[str, Array]:
+        product = xp.where(lost, 0.0, xp.exp(logarithm)) / math.prod(logarithm.shape[-3:])
+        slope = None
+        for weight, distance, scale in reversed(list(zip(weights, distances, scales, strict=True))):
+            structure = scale.at.structure
+            count = float(math.prod([structure.shape[axis] for axis in comparison.axes]))
+            factor = weight * product / (count * (1.0 - distance))
+            if slope is None:
+                slope = comparison.pull(xp, scale.at, *(factor * by for by in scale.at.slopes))
+            else:
+                own = comparison.pull(xp, scale.at, 0.0, factor * xp.ones_like(structure))
+                slope = own + _doubled(xp, slope, scale.x, comparison.axes)
+        return {"predictions": slope}
+
+    return Losses(xp.mean(xp.where(lost, 1.0, -xp.expm1(logarithm)), axis=(-3, -2, -1)), slopes)
 
 
 def multi_scale_ssim_loss(
@@ -730,21 +675,14 @@ def multi_scale_ssim_loss(
         Z. Wang, E. P. Simoncelli and A. C. Bovik, Multiscale structural similarity for image quality assessment, 2003.
         https://doi.org/10.1109/ACSSC.2003.1292216
     """
-    with quiet(array_namespace(predictions=predictions)):
-        options = (max_value, window_size, sigma, k1, k2, channels_first)
-        values, _ = _multi_scale(predictions, targets, scale_weights, *options, slope=False)
-        return collect(values, like=predictions, **reduction)
+    return _multi_scale.value(
+        predictions, targets, scale_weights, max_value, window_size, sigma, k1, k2, channels_first, **reduction
+    )
 
 
 @gradient_of(
     multi_scale_ssim_loss,
-    domain={
-        **_SIMILARITY_DOMAIN,
-        "predictions": Images(6, 7, 1),
-        "targets": Images(6, 7, 1),
-        "scale_weights": _SCALE_WEIGHTS,
-    },
-    kinks=lambda predictions, targets, **options: _multi_scale_kinks(predictions, targets, **options),
+    terms=_multi_scale,
     properties=("non_negative", "symmetric", "zero_at_equality"),
 )
 def multi_scale_ssim_loss_gradient(
@@ -795,62 +733,9 @@ def multi_scale_ssim_loss_gradient(
         >>> multi_scale_ssim_loss_gradient(x, y, **options).ravel().round(9).tolist()
         [0.025515518, 0.025515518, 0.025515518, 0.025515518]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        options = (max_value, window_size, sigma, k1, k2, channels_first)
-        _, slope = _multi_scale(predictions, targets, scale_weights, *options, slope=True)
-        return _spread_over_images(slope, predictions, **reduction)
+    return _multi_scale.gradient(
+        predictions, targets, scale_weights, max_value, window_size, sigma, k1, k2, channels_first, **reduction
+    )
 
 
-@value_and_gradient_of(multi_scale_ssim_loss)
-def multi_scale_ssim_loss_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    scale_weights: tuple[float, ...] = WANG_WEIGHTS,
-    max_value: float = 1.0,
-    window_size: int = 11,
-    sigma: float = 1.5,
-    k1: float = 0.01,
-    k2: float = 0.03,
-    channels_first: bool = False,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`multi_scale_ssim_loss` and `multi_scale_ssim_loss_gradient`, whose windows are computed once.
-
-    Args:
-        predictions: as in `multi_scale_ssim_loss`; likewise all other arguments.
-        targets: y.
-        scale_weights: w_j > 0, from the finest scale on.
-        max_value: the dynamic range L.
-        window_size: pixels along a side of the window.
-        sigma: standard deviation of the window.
-        k1: k₁ > 0.
-        k2: k₂ > 0.
-        channels_first: whether the layout is (…, channels, rows, columns).
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> image = np.linspace(0.0, 1.0, 22 * 22).reshape(22, 22, 1)
-        >>> value, gradient = multi_scale_ssim_loss_value_and_gradient(image, image, scale_weights=(0.5, 0.5))
-        >>> float(value), gradient.shape, bool(gradient.any())
-        (0.0, (22, 22, 1), False)
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        options = (max_value, window_size, sigma, k1, k2, channels_first)
-        values, slope = _multi_scale(predictions, targets, scale_weights, *options, slope=True)
-        gradient = _spread_over_images(slope, predictions, upstream=upstream, **reduction)
-        return collect(values, like=predictions, **reduction), gradient
-
-
-def _multi_scale_kinks(predictions: Array, targets: Array, scale_weights: Any, **options: Any) -> tuple[Array, ...]:
-    """Return, for each image, what vanishes where a channel's factor does."""
-    weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
-    xp, x, y, comparison = _compare(predictions, targets, len(weights), **options)
-    scales = _scales(xp, x, y, comparison, len(weights))
-    return tuple(xp.min(xp.abs(1.0 - scale.distance), axis=(-3, -2, -1)) for scale in scales)
+multi_scale_ssim_loss_value_and_gradient = both_of(multi_scale_ssim_loss_gradient)

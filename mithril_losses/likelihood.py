@@ -10,10 +10,11 @@ import math
 from typing import Any, Literal, Unpack
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import gradient_of, value_and_gradient_of
-from mithril_losses._reduction import GradientReduction, Reduction, collect, spread
+from mithril_losses._pairs import both_of, gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._stable import log_gamma, product
-from mithril_losses._validation import as_dtype, quiet, widest_dtype
+from mithril_losses._unreduced import Losses, Wanted, unreduced
+from mithril_losses._validation import as_dtype, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.classification import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_gradient
 from mithril_losses.domains import FLAG, NON_NEGATIVE_REAL, PROBABILITY, REAL, Choice, Elements, SmallestNormal
@@ -355,8 +356,8 @@ PriorName = Literal["normal", "logistic"]
 _PRIOR = Choice(("normal", "logistic"))
 
 
-def _flow(z: Array, log_det: Array, prior: str) -> tuple[Any, Array, Array]:
-    """Return the namespace, the losses of the samples, and their slopes wrt z."""
+@unreduced(wrt=("z", "log_det"), z=REAL, log_det=Elements(per_sample=()), prior=_PRIOR)
+def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
     xp = array_namespace(z=z, log_det=log_det)
     _PRIOR.check("prior", prior)
     dtype = widest_dtype(xp, z=z, log_det=log_det)
@@ -368,10 +369,13 @@ def _flow(z: Array, log_det: Array, prior: str) -> tuple[Any, Array, Array]:
     samples = xp.reshape(z, (*log_det.shape, math.prod(z.shape[len(log_det.shape) :])))
     if prior == "normal":
         values = 0.5 * xp.vecdot(samples, samples) + 0.5 * math.log(2.0 * math.pi) * samples.shape[-1]
-        return xp, values - log_det, z
-    magnitude = xp.abs(samples)
-    values = xp.sum(magnitude + 2.0 * xp.log1p(xp.exp(-magnitude)), axis=-1)
-    return xp, values - log_det, xp.tanh(0.5 * z)
+    else:
+        magnitude = xp.abs(samples)
+        values = xp.sum(magnitude + 2.0 * xp.log1p(xp.exp(-magnitude)), axis=-1)
+    return Losses(
+        values - log_det,
+        lambda: {"z": z if prior == "normal" else xp.tanh(0.5 * z), "log_det": -xp.ones_like(values)},
+    )
 
 
 def flow_negative_log_likelihood(
@@ -404,17 +408,10 @@ def flow_negative_log_likelihood(
         D. J. Rezende and S. Mohamed, Variational Inference with Normalizing Flows, 2015.
         https://arxiv.org/abs/1505.05770
     """
-    with quiet(array_namespace(z=z)):
-        _, values, _ = _flow(z, log_det, prior)
-        return collect(values, like=z, **reduction)
+    return _flow.value(z, log_det, prior, **reduction)
 
 
-@gradient_of(
-    flow_negative_log_likelihood,
-    wrt=("z", "log_det"),
-    domain={"z": REAL, "log_det": Elements(per_sample=()), "prior": _PRIOR},
-    properties=("convex",),
-)
+@gradient_of(flow_negative_log_likelihood, terms=_flow, properties=("convex",))
 def flow_negative_log_likelihood_gradient(
     z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
@@ -439,48 +436,7 @@ def flow_negative_log_likelihood_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'z': [[1.0, 0.0], [0.5, 1.5]], 'log_det': [-0.5, -0.5]}
     """
-    with quiet(array_namespace(z=z)):
-        xp, values, slopes = _flow(z, log_det, prior)
-        return _spread_flow(xp, z, log_det, values, slopes, reduction)
+    return _flow.gradient(z, log_det, prior, **reduction)  # type: ignore[no-any-return]
 
 
-def _spread_flow(xp: Any, z: Array, log_det: Array, values: Array, slopes: Array, reduction: Any) -> dict[str, Array]:
-    summed = tuple(range(len(log_det.shape), len(z.shape)))
-    return {
-        "z": spread(slopes, like=z, summed=summed, **reduction),
-        "log_det": spread(-xp.ones_like(values), like=log_det, **reduction),
-    }
-
-
-@value_and_gradient_of(flow_negative_log_likelihood)
-def flow_negative_log_likelihood_value_and_gradient(
-    z: Array,
-    log_det: Array,
-    prior: PriorName = "normal",
-    *,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, dict[str, Array]]:
-    """`flow_negative_log_likelihood` and its gradient, in one pass.
-
-    Args:
-        z: as in `flow_negative_log_likelihood`; likewise all other arguments.
-        log_det: log |det ∂z/∂x|.
-        prior: "normal" or "logistic".
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value, and the gradients under "z" and "log_det".
-
-    Example:
-        >>> import numpy as np
-        >>> z, log_det = np.array([[2.0, 0.0]]), np.array([1.0])
-        >>> value, gradients = flow_negative_log_likelihood_value_and_gradient(z, log_det)
-        >>> round(float(value), 6), gradients["z"].tolist()
-        (2.837877, [[2.0, 0.0]])
-    """
-    with quiet(array_namespace(z=z)):
-        xp, values, slopes = _flow(z, log_det, prior)
-        by_argument = _spread_flow(xp, z, log_det, values, slopes, {**reduction, "upstream": upstream})
-        return collect(values, like=z, **reduction), by_argument
+flow_negative_log_likelihood_value_and_gradient = both_of(flow_negative_log_likelihood_gradient)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Unpack
 
-from mithril_losses._pairs import FusedRows, gradient_of, value_and_gradient_of
-from mithril_losses._reduction import EMPTY, GradientReduction, Reduction, collect, plan
+from mithril_losses._pairs import FusedRows, both_of, gradient_of
+from mithril_losses._reduction import GradientReduction, Reduction
 from mithril_losses._row_terms import RowTerms, cosine_distance
 from mithril_losses._stable import norm_and_unit, product, unit_and_norm
-from mithril_losses._validation import as_dtype, quiet, require_same_shape, widest_dtype
-from mithril_losses.backends._namespace import Array, array_namespace, in_c_order
+from mithril_losses._unreduced import Losses, Wanted, unreduced
+from mithril_losses._validation import as_dtype, require_same_shape, widest_dtype
+from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
 
 __all__ = [
@@ -30,44 +30,26 @@ _SIGN = Labels((-1, 1), per_row=True)
 _COSINE = Interval(-1.0, 1.0, closed=True)
 
 
-def _open(**embeddings: Array) -> tuple[Any, list[Array]]:
+def _open(**embeddings: Array) -> tuple[Any, dict[str, Array]]:
     xp = array_namespace(**embeddings)
     require_same_shape(**embeddings)
     if len(next(iter(embeddings.values())).shape) == 0:
         raise ValueError("embeddings need a feature axis, got scalars")
     dtype = widest_dtype(xp, **embeddings)
-    return xp, [as_dtype(xp, x, dtype) for x in embeddings.values()]
+    return xp, {name: as_dtype(xp, x, dtype) for name, x in embeddings.items()}
 
 
-def _open_pair(embedding1: Array, embedding2: Array, labels: Array, domain: Labels) -> tuple[Any, list[Array], Array]:
+def _open_pair(
+    embedding1: Array, embedding2: Array, labels: Array, domain: Labels
+) -> tuple[Any, dict[str, Array], Array]:
     """Return what `_open` does, and the labels of the rows in the dtype of the embeddings, illegal ones as NaN."""
     xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
     array_namespace(embedding1=embedding1, labels=labels)
-    shape, dtype = tuple(embeddings[0].shape[:-1]), embeddings[0].dtype
+    shape, dtype = tuple(embedding1.shape[:-1]), embeddings["embedding1"].dtype
     if tuple(labels.shape) != shape:
         raise ValueError(f"labels must have one entry per row, shape {shape}, got {tuple(labels.shape)}")
     domain.check("labels", labels)
     return xp, embeddings, domain.or_nan(xp, as_dtype(xp, labels, dtype, "labels"))
-
-
-Pulled = Callable[..., list[Array]]
-
-
-def _closed(
-    values: Array, pulled: Pulled, like: dict[str, Array], **reduction: Unpack[GradientReduction]
-) -> tuple[Array, dict[str, Array]]:
-    """Return the loss, and its gradients wrt the embeddings."""
-    xp, (first, *_) = array_namespace(values=values), like.values()
-    closing = plan(xp, tuple(values.shape), values.dtype, **reduction)
-    alike = all(x.dtype == values.dtype for x in like.values())
-    if alike and closing.weights is None and type(closing.factor) is float and closing.divisor is not EMPTY:
-        slopes = map(in_c_order, pulled(len(like), closing.factor))  # a pass less over each
-        gradients = dict(zip(like, slopes, strict=True))
-    else:
-        summed = (len(values.shape),)
-        rows = zip(like.items(), pulled(len(like)), strict=True)
-        gradients = {name: closing.spread(xp, slope, x, summed) for (name, x), slope in rows}
-    return closing.collect(xp, values, first), gradients
 
 
 # --- triplet ----------------------------------------------------------------------------------------------------
@@ -97,15 +79,46 @@ _TRIPLET = RowTerms(_triplet_terms, pairs=((0, 1), (0, 2)))
 _SWAPPED = RowTerms(_swapped_terms, pairs=((0, 1), (0, 2), (1, 2)))
 
 
-def _triplet(
+def _triplet_kinks(
     anchor: Array, positive: Array, negative: Array, margin: float, p: float, squared: bool, swap: bool
-) -> tuple[Array, Pulled]:
-    """Return the losses per row, and what returns their slopes wrt the three embeddings."""
+) -> tuple[Array, ...]:
+    """Return what vanishes at the corner, at coincident points and at a tie of the two far distances."""
+    xp, embeddings = _open(anchor=anchor, positive=positive, negative=negative)
+    a, b, c = embeddings.values()
+    near, far, other = (norm_and_unit(xp, x, p)[0] ** (2 if squared else 1) for x in (a - b, a - c, b - c))
+    violation = near - (xp.minimum(far, other) if swap else far) + margin
+    ties = (other - far,) if swap else ()
+    # for p = 1 every coordinate at which two embeddings agree is a kink of its own
+    coordinates = (a - b, a - c, b - c) if p == 1 else ()
+    return (violation, near, far, other, *ties, *coordinates)
+
+
+@unreduced(
+    wrt=("anchor", "positive", "negative"),
+    kinks=_triplet_kinks,
+    anchor=REAL,
+    positive=REAL,
+    negative=REAL,
+    margin=NON_NEGATIVE,
+    p=_NORM_ORDER,
+    squared=FLAG,
+    swap=FLAG,
+)
+def _triplet(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    margin: float,
+    p: float,
+    squared: bool,
+    swap: bool,
+    wanted: Wanted,
+) -> Losses:
     xp, embeddings = _open(anchor=anchor, positive=positive, negative=negative)
     margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
     FLAG.check("squared", squared)
     FLAG.check("swap", swap)
-    return (_SWAPPED if swap else _TRIPLET).evaluate(xp, embeddings, margin, squared, p=p)
+    return (_SWAPPED if swap else _TRIPLET).losses(xp, embeddings, margin, squared, p=p)
 
 
 def _triplet_rows(
@@ -163,26 +176,11 @@ def triplet_loss(
         Local Feature Descriptors with Triplets and Shallow Convolutional Neural Networks, 2016.
         https://doi.org/10.5244/C.30.119
     """
-    with quiet(array_namespace(anchor=anchor)):
-        values, _ = _triplet(anchor, positive, negative, margin, p, squared, swap)
-        return collect(values, like=anchor, **reduction)
+    return _triplet.value(anchor, positive, negative, margin, p, squared, swap, **reduction)
 
 
 @gradient_of(
-    triplet_loss,
-    wrt=("anchor", "positive", "negative"),
-    domain={
-        "anchor": REAL,
-        "positive": REAL,
-        "negative": REAL,
-        "margin": NON_NEGATIVE,
-        "p": _NORM_ORDER,
-        "squared": FLAG,
-        "swap": FLAG,
-    },
-    kinks=lambda *embeddings, **options: _triplet_kinks(*embeddings, **options),
-    fused_rows=_triplet_rows,
-    properties=("non_negative", "translation_invariant"),
+    triplet_loss, terms=_triplet, fused_rows=_triplet_rows, properties=("non_negative", "translation_invariant")
 )
 def triplet_loss_gradient(
     anchor: Array,
@@ -225,65 +223,10 @@ def triplet_loss_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'anchor': [[-0.6, 0.2]], 'positive': [[0.6, 0.8]], 'negative': [[0.0, -1.0]]}
     """
-    with quiet(array_namespace(anchor=anchor)):
-        values, pulled = _triplet(anchor, positive, negative, margin, p, squared, swap)
-        like = {"anchor": anchor, "positive": positive, "negative": negative}
-        return _closed(values, pulled, like, **reduction)[1]
+    return _triplet.gradient(anchor, positive, negative, margin, p, squared, swap, **reduction)  # type: ignore[no-any-return]
 
 
-@value_and_gradient_of(triplet_loss)
-def triplet_loss_value_and_gradient(
-    anchor: Array,
-    positive: Array,
-    negative: Array,
-    *,
-    margin: float = 1.0,
-    p: float = 2.0,
-    squared: bool = False,
-    swap: bool = False,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, dict[str, Array]]:
-    """`triplet_loss` and `triplet_loss_gradient`, whose distances are computed once.
-
-    Args:
-        anchor: as in `triplet_loss`; likewise all other arguments.
-        positive: embeddings that belong to the anchors.
-        negative: embeddings that do not.
-        margin: m ≥ 0.
-        p: order of the norm.
-        squared: take d² for d.
-        swap: take the smaller of d(a, n) and d(p, n) for d(a, n).
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the dict of gradients.
-
-    Example:
-        >>> import numpy as np
-        >>> a, p, n = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([[0.0, 1.0]])
-        >>> value, gradients = triplet_loss_value_and_gradient(a, p, n)
-        >>> float(value), gradients["negative"].tolist()
-        (5.0, [[0.0, -1.0]])
-    """
-    with quiet(array_namespace(anchor=anchor)):
-        values, pulled = _triplet(anchor, positive, negative, margin, p, squared, swap)
-        like = {"anchor": anchor, "positive": positive, "negative": negative}
-        return _closed(values, pulled, like, upstream=upstream, **reduction)
-
-
-def _triplet_kinks(
-    anchor: Array, positive: Array, negative: Array, margin: float, p: float, squared: bool, swap: bool
-) -> tuple[Array, ...]:
-    """Return what vanishes at the corner, at coincident points and at a tie of the two far distances."""
-    xp, (a, b, c) = _open(anchor=anchor, positive=positive, negative=negative)
-    near, far, other = (norm_and_unit(xp, x, p)[0] ** (2 if squared else 1) for x in (a - b, a - c, b - c))
-    violation = near - (xp.minimum(far, other) if swap else far) + margin
-    ties = (other - far,) if swap else ()
-    # for p = 1 every coordinate at which two embeddings agree is a kink of its own
-    coordinates = (a - b, a - c, b - c) if p == 1 else ()
-    return (violation, near, far, other, *ties, *coordinates)
+triplet_loss_value_and_gradient = both_of(triplet_loss_gradient)
 
 
 # --- contrastive ------------------------------------------------------------------------------------------------
@@ -299,10 +242,25 @@ def _contrastive_terms(xp: Any, distance: Array, same: Array, margin: Array) -> 
 _CONTRASTIVE = RowTerms(_contrastive_terms, pairs=((0, 1),))
 
 
-def _contrastive(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, Pulled]:
-    """Return the losses per row, and what returns their slopes wrt the two embeddings."""
-    xp, embeddings, same = _open_pair(embedding1, embedding2, labels, _SAME)
-    return _CONTRASTIVE.evaluate(xp, embeddings, same, POSITIVE.check("margin", margin))
+def _contrastive_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
+    """Return what vanishes at the corner and at coincident points."""
+    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    a, b = embeddings.values()
+    distance, _ = norm_and_unit(xp, a - b, 2.0)
+    return margin - distance, distance
+
+
+@unreduced(
+    wrt=("embedding1", "embedding2"),
+    kinks=_contrastive_kinks,
+    embedding1=REAL,
+    embedding2=REAL,
+    labels=_SAME,
+    margin=POSITIVE,
+)
+def _contrastive(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
+    xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SAME)
+    return _CONTRASTIVE.losses(xp, embeddings, labels, POSITIVE.check("margin", margin))
 
 
 def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> FusedRows | None:
@@ -347,16 +305,12 @@ def contrastive_loss(
         R. Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping, 2006, which has half of each term
         and y = 0 for the same class. https://doi.org/10.1109/CVPR.2006.100
     """
-    with quiet(array_namespace(embedding1=embedding1)):
-        values, _ = _contrastive(embedding1, embedding2, labels, margin)
-        return collect(values, like=embedding1, **reduction)
+    return _contrastive.value(embedding1, embedding2, labels, margin, **reduction)
 
 
 @gradient_of(
     contrastive_loss,
-    wrt=("embedding1", "embedding2"),
-    domain={"embedding1": REAL, "embedding2": REAL, "labels": _SAME, "margin": POSITIVE},
-    kinks=lambda embedding1, embedding2, labels, margin: _contrastive_kinks(embedding1, embedding2, margin),
+    terms=_contrastive,
     fused_rows=_contrastive_rows,
     properties=("non_negative", "symmetric", "translation_invariant"),
 )
@@ -392,53 +346,10 @@ def contrastive_loss_gradient(
         >>> (contrastive_loss_gradient(x1, x2, np.array([1, 0]))["embedding1"] + 0.0).tolist()
         [[-3.0, -4.0], [0.0, 0.5]]
     """
-    with quiet(array_namespace(embedding1=embedding1)):
-        values, pulled = _contrastive(embedding1, embedding2, labels, margin)
-        like = {"embedding1": embedding1, "embedding2": embedding2}
-        return _closed(values, pulled, like, **reduction)[1]
+    return _contrastive.gradient(embedding1, embedding2, labels, margin, **reduction)  # type: ignore[no-any-return]
 
 
-@value_and_gradient_of(contrastive_loss)
-def contrastive_loss_value_and_gradient(
-    embedding1: Array,
-    embedding2: Array,
-    labels: Array,
-    *,
-    margin: float = 1.0,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, dict[str, Array]]:
-    """`contrastive_loss` and `contrastive_loss_gradient`, whose distances are computed once.
-
-    Args:
-        embedding1: as in `contrastive_loss`; likewise all other arguments.
-        embedding2: x₂.
-        labels: y, one per row.
-        margin: m > 0.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the dict of gradients.
-
-    Example:
-        >>> import numpy as np
-        >>> x1, x2 = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]])
-        >>> value, gradients = contrastive_loss_value_and_gradient(x1, x2, np.array([1]))
-        >>> float(value), gradients["embedding1"].tolist()
-        (25.0, [[-6.0, -8.0]])
-    """
-    with quiet(array_namespace(embedding1=embedding1)):
-        values, pulled = _contrastive(embedding1, embedding2, labels, margin)
-        like = {"embedding1": embedding1, "embedding2": embedding2}
-        return _closed(values, pulled, like, upstream=upstream, **reduction)
-
-
-def _contrastive_kinks(embedding1: Array, embedding2: Array, margin: float) -> tuple[Array, ...]:
-    """Return what vanishes at the corner and at coincident points."""
-    xp, (a, b) = _open(embedding1=embedding1, embedding2=embedding2)
-    distance, _ = norm_and_unit(xp, a - b, 2.0)
-    return margin - distance, distance
+contrastive_loss_value_and_gradient = both_of(contrastive_loss_gradient)
 
 
 # --- cosine embedding -------------------------------------------------------------------------------------------
@@ -455,10 +366,25 @@ def _cosine_terms(xp: Any, far: Array, same: Array, margin: Array) -> tuple[Arra
 _COSINE_EMBEDDING = RowTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_distance)
 
 
-def _cosine_embedding(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, Pulled]:
-    """Return the losses per row, and what returns their slopes wrt the two embeddings."""
-    xp, embeddings, same = _open_pair(embedding1, embedding2, labels, _SIGN)
-    return _COSINE_EMBEDDING.evaluate(xp, embeddings, same, _COSINE.check("margin", margin))
+def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
+    """Return what vanishes at the corner and at zero vectors."""
+    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    a, b = embeddings.values()
+    (u, u_norm), (v, v_norm) = unit_and_norm(xp, a), unit_and_norm(xp, b)
+    return xp.sum(u * v, axis=-1) - margin, xp.squeeze(u_norm, axis=-1), xp.squeeze(v_norm, axis=-1)
+
+
+@unreduced(
+    wrt=("embedding1", "embedding2"),
+    kinks=_cosine_kinks,
+    embedding1=REAL,
+    embedding2=REAL,
+    labels=_SIGN,
+    margin=_COSINE,
+)
+def _cosine_embedding(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
+    xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SIGN)
+    return _COSINE_EMBEDDING.losses(xp, embeddings, labels, _COSINE.check("margin", margin))
 
 
 def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> FusedRows | None:
@@ -506,16 +432,12 @@ def cosine_embedding_loss(
         Signature Verification Using a Siamese Time Delay Neural Network, 1993.
         https://doi.org/10.1142/S0218001493000339
     """
-    with quiet(array_namespace(embedding1=embedding1)):
-        values, _ = _cosine_embedding(embedding1, embedding2, labels, margin)
-        return collect(values, like=embedding1, **reduction)
+    return _cosine_embedding.value(embedding1, embedding2, labels, margin, **reduction)
 
 
 @gradient_of(
     cosine_embedding_loss,
-    wrt=("embedding1", "embedding2"),
-    domain={"embedding1": REAL, "embedding2": REAL, "labels": _SIGN, "margin": _COSINE},
-    kinks=lambda embedding1, embedding2, labels, margin: _cosine_kinks(embedding1, embedding2, margin),
+    terms=_cosine_embedding,
     fused_rows=_cosine_rows,
     properties=("non_negative", "scale_invariant", "symmetric"),
 )
@@ -554,31 +476,4 @@ def cosine_embedding_loss_gradient(
         >>> {name: (gradient.round(12) + 0.0).tolist() for name, gradient in gradients.items()}
         {'embedding1': [[-0.128, 0.096]], 'embedding2': [[0.0, -0.4]]}
     """
-    with quiet(array_namespace(embedding1=embedding1)):
-        values, pulled = _cosine_embedding(embedding1, embedding2, labels, margin)
-        like = {"embedding1": embedding1, "embedding2": embedding2}
-        return _closed(values, pulled, like, **reduction)[1]
-
-
-@value_and_gradient_of(cosine_embedding_loss)
-def _cosine_embedding_value_and_gradient(
-    embedding1: Array,
-    embedding2: Array,
-    labels: Array,
-    *,
-    margin: float = 0.0,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, dict[str, Array]]:
-    """Both of the same cosines."""
-    with quiet(array_namespace(embedding1=embedding1)):
-        values, pulled = _cosine_embedding(embedding1, embedding2, labels, margin)
-        like = {"embedding1": embedding1, "embedding2": embedding2}
-        return _closed(values, pulled, like, upstream=upstream, **reduction)
-
-
-def _cosine_kinks(embedding1: Array, embedding2: Array, margin: float) -> tuple[Array, ...]:
-    """Return what vanishes at the corner and at zero vectors."""
-    xp, (a, b) = _open(embedding1=embedding1, embedding2=embedding2)
-    (u, u_norm), (v, v_norm) = unit_and_norm(xp, a), unit_and_norm(xp, b)
-    return xp.sum(u * v, axis=-1) - margin, xp.squeeze(u_norm, axis=-1), xp.squeeze(v_norm, axis=-1)
+    return _cosine_embedding.gradient(embedding1, embedding2, labels, margin, **reduction)  # type: ignore[no-any-return]

@@ -6,18 +6,12 @@ import math
 from typing import Any, Unpack
 
 from mithril_losses._elementwise import elementwise
-from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
-from mithril_losses._reduction import (
-    GradientReduction,
-    GradientRowReduction,
-    Reduction,
-    RowReduction,
-    collect,
-    spread,
-)
+from mithril_losses._pairs import both_of, given, gradient_of
+from mithril_losses._reduction import GradientReduction, GradientRowReduction, Reduction, RowReduction
 from mithril_losses._rows import Rows
 from mithril_losses._stable import norm_and_unit
-from mithril_losses._validation import as_dtype, compute_dtype, quiet, require_one_number, require_same_shape
+from mithril_losses._unreduced import Losses, Wanted, unreduced
+from mithril_losses._validation import as_dtype, compute_dtype, require_one_number, require_same_shape
 from mithril_losses.backends._namespace import Array, array_namespace
 from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
 
@@ -332,10 +326,18 @@ def charbonnier_loss_gradient(
 _DECIBEL = 20.0 / math.log(10.0)
 
 
-def _psnr(
+def _psnr_kinks(
     predictions: Array, targets: Array, max_value: float, axis: int | tuple[int, ...] | None
-) -> tuple[Array, Array, tuple[int, ...]]:
-    """Return the losses per image, their slopes, and the axes of the slopes that make up an image."""
+) -> tuple[Array, ...]:
+    xp = array_namespace(predictions=predictions)
+    images = Rows.along(axis, tuple(predictions.shape))
+    return (xp.max(images.of(xp, abs(predictions - targets)), axis=-1),)
+
+
+@unreduced(kinks=_psnr_kinks, predictions=REAL, targets=REAL, max_value=POSITIVE, axis=Axes())
+def _psnr(
+    predictions: Array, targets: Array, max_value: float, axis: int | tuple[int, ...] | None, wanted: Wanted
+) -> Losses:
     xp = array_namespace(predictions=predictions, targets=targets)
     require_same_shape(predictions=predictions, targets=targets)
     dtype = compute_dtype(xp, predictions.dtype)
@@ -343,13 +345,18 @@ def _psnr(
     images = Rows.along(axis, tuple(predictions.shape))
     errors = images.of(xp, as_dtype(xp, predictions, dtype) - as_dtype(xp, targets, dtype))
     if images.length == 0:
-        return xp.sum(errors, axis=-1), images.back(xp, errors), images.flattened
+        nothing = images.back(xp, errors)
+        return Losses(xp.sum(errors, axis=-1), lambda: {"predictions": nothing}, images.flattened)
     norm, unit = norm_and_unit(xp, errors, 2.0)
     values = _DECIBEL * (xp.log(norm / max_value) - 0.5 * math.log(images.length))
-    # below this norm the gradient would leave the range of its dtype
-    least = 10.0 / float(xp.finfo(predictions.dtype).max)
-    slopes = _DECIBEL * unit / xp.expand_dims(xp.maximum(norm, least), axis=-1)
-    return values, images.back(xp, slopes), images.flattened
+
+    def slopes() -> dict[str, Array]:
+        # below this norm the gradient would leave the range of its dtype
+        least = 10.0 / float(xp.finfo(predictions.dtype).max)
+        by_error = _DECIBEL * unit / xp.expand_dims(xp.maximum(norm, least), axis=-1)
+        return {"predictions": images.back(xp, by_error)}
+
+    return Losses(values, slopes, images.flattened)
 
 
 def psnr_loss(
@@ -389,17 +396,10 @@ def psnr_loss(
         Q. Huynh-Thu and M. Ghanbari, Scope of Validity of PSNR in Image/Video Quality Assessment, 2008.
         https://doi.org/10.1049/el:20080522
     """
-    with quiet(array_namespace(predictions=predictions)):
-        values, _, _ = _psnr(predictions, targets, max_value, axis)
-        return collect(values, like=predictions, **reduction)
+    return _psnr.value(predictions, targets, max_value, axis, **reduction)
 
 
-@gradient_of(
-    psnr_loss,
-    domain={"predictions": REAL, "targets": REAL, "max_value": POSITIVE, "axis": Axes()},
-    kinks=lambda predictions, targets, max_value, axis: _psnr_kinks(predictions, targets, axis),
-    properties=("symmetric", "translation_invariant"),
-)
+@gradient_of(psnr_loss, terms=_psnr, properties=("symmetric", "translation_invariant"))
 def psnr_loss_gradient(
     predictions: Array,
     targets: Array,
@@ -433,47 +433,7 @@ def psnr_loss_gradient(
         >>> psnr_loss_gradient(np.array([1.0, -1.0]), np.array([0.0, 0.0])).round(6).tolist()
         [4.342945, -4.342945]
     """
-    with quiet(array_namespace(predictions=predictions)):
-        _, slopes, summed = _psnr(predictions, targets, max_value, axis)
-        return spread(slopes, like=predictions, summed=summed, **reduction)
+    return _psnr.gradient(predictions, targets, max_value, axis, **reduction)
 
 
-@value_and_gradient_of(psnr_loss)
-def psnr_loss_value_and_gradient(
-    predictions: Array,
-    targets: Array,
-    *,
-    max_value: float = 1.0,
-    axis: int | tuple[int, ...] | None = None,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[RowReduction],
-) -> tuple[Array, Array]:
-    """`psnr_loss` and `psnr_loss_gradient`, whose squared errors are summed once.
-
-    Args:
-        predictions: as in `psnr_loss`; likewise all other arguments.
-        targets: ground truth.
-        max_value: the largest possible value of a pixel.
-        axis: the axes of one image.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
-
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = psnr_loss_value_and_gradient(np.array([1.0, -1.0]), np.array([0.0, 0.0]), max_value=10.0)
-        >>> round(float(value), 12), gradient.round(6).tolist()
-        (-20.0, [4.342945, -4.342945])
-    """
-    with quiet(array_namespace(predictions=predictions)):
-        values, slopes, summed = _psnr(predictions, targets, max_value, axis)
-        value = collect(values, like=predictions, **reduction)
-        return value, spread(slopes, like=predictions, summed=summed, upstream=upstream, **reduction)
-
-
-def _psnr_kinks(predictions: Array, targets: Array, axis: int | tuple[int, ...] | None) -> tuple[Array, ...]:
-    xp = array_namespace(predictions=predictions)
-    images = Rows.along(axis, tuple(predictions.shape))
-    return (xp.max(images.of(xp, abs(predictions - targets)), axis=-1),)
+psnr_loss_value_and_gradient = both_of(psnr_loss_gradient)

@@ -30,6 +30,8 @@ from mithril_losses import (
     value_and_gradient,
     value_and_gradient_of,
 )
+from mithril_losses._pairs import both_of
+from mithril_losses._unreduced import Losses, unreduced
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import POSITIVE, REAL
 
@@ -133,6 +135,45 @@ class OwnPairs(unittest.TestCase):
         self.assertEqual((float(value), gradient.tolist()), (15.5, [1.0, -6.0, -5.0]))
         with self.assertRaisesRegex(TypeError, "does not take the arguments of its loss"):
             value_and_gradient_of(scaled_error)(lambda predictions, targets: None)
+
+    def test_both_of_evaluates_once_however_arguments_are_given(self) -> None:
+        calls = []
+
+        @unreduced(predictions=REAL, targets=REAL, scale=POSITIVE)
+        def _rows(predictions: Any, targets: Any, scale: float, wanted: Any) -> Losses:
+            calls.append(wanted)
+            return Losses(scale * (predictions * targets).sum(axis=-1), lambda: {"predictions": scale * targets})
+
+        def row_products(predictions: Any, targets: Any, scale: float = 1.0, **reduction: Any) -> Any:
+            return _rows.value(predictions, targets, scale, **reduction)
+
+        forget(self, "row_products")
+
+        @gradient_of(row_products, terms=_rows)
+        def row_products_gradient(predictions: Any, targets: Any, scale: float = 1.0, **reduction: Any) -> Any:
+            return _rows.gradient(predictions, targets, scale, **reduction)
+
+        both = both_of(row_products_gradient)
+        for arguments, keywords in (
+            ((X, Y, 2.0), {}),
+            ((X, Y), {"scale": 2.0}),
+            ((X,), {"targets": Y, "scale": 2.0}),
+            ((), {"predictions": X, "targets": Y, "scale": 2.0}),
+        ):
+            value, gradient = both(*arguments, **keywords)
+            self.assertEqual((float(value), gradient.tolist()), (2.0 * float(X @ Y), (2.0 * Y).tolist()))
+        self.assertEqual(calls, [("predictions",)] * 4)
+        for function in (row_products_gradient, both, value_and_gradient(row_products)):
+            with self.assertRaisesRegex(
+                TypeError, "unexpected keyword argument 'wrt': the gradient is wrt predictions"
+            ):
+                function(X, Y, wrt="predictions")
+        with self.assertRaisesRegex(TypeError, "missing 1 required positional argument: 'targets'"):
+            both(X)
+
+    def test_a_loss_without_reduction_takes_none_with_its_gradient_either(self) -> None:
+        with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'reduction'"):
+            value_and_gradient(catalogue()["relativistic_average_generator_loss"])(X, Y, reduction="none")
 
     def test_an_elementwise_loss_of_ones_own(self) -> None:
         @elementwise(predictions=REAL, targets=REAL, scale=POSITIVE)
