@@ -34,6 +34,7 @@ from mithril_losses._pairs import (
     value_and_gradient_of,
 )
 from mithril_losses._reduction import reduce_loss
+from mithril_losses._unreduced import Losses, unreduced
 from mithril_losses.adversarial import *
 from mithril_losses.angular import *
 from mithril_losses.backends import get_backend
@@ -61,11 +62,13 @@ from mithril_losses.variational import *
 __all__ = [
     "CompiledModel",
     "CompositeLoss",
+    "Losses",
     "Objective",
     "Regularizer",
     "ScheduledLoss",
     "Term",
     "WeightedLoss",
+    "both_of",
     "catalogue",
     "check_gradient",
     "cyclical_kl_weight",
@@ -76,6 +79,7 @@ __all__ = [
     "given",
     "gradient_of",
     "reduce_loss",
+    "unreduced",
     "unregister",
     "value_and_gradient",
     "value_and_gradient_of",

@@ -361,10 +361,42 @@ SUBSTITUTIONS = [
     ),
     Substitution("domains.py", "0 is a sign", {"SIGN = Labels((-1, 1))": "SIGN = Labels((-1, 0, 1))"}),
     Substitution(
-        "_execution.py",
+        "_pairs.py",
         "value_and_gradient loses the upstream gradient",
-        {"**own), gradient(*arguments, **keywords)": "**own), gradient(*arguments, **own)"},
+        {"**own), pair.gradient(*arguments, **keywords)": "**own), pair.gradient(*arguments, **own)"},
         "value_and_gradient and cross_entropy_loss",
+    ),
+    Substitution(
+        "_unreduced.py",
+        "losses are summed over one axis less",
+        {
+            "tuple(range(len(found.values.shape), len(slope.shape)))": "tuple(range(len(found.values.shape) + 1, len(slope.shape)))"
+        },
+        "dice_loss",
+    ),
+    Substitution(
+        "_unreduced.py",
+        "slopes that are pulled back are not weighted",
+        {"found.pull(closing.spread(xp, slope, slope, summed))": "found.pull(slope)"},
+        "mesh_edge_loss",
+    ),
+    Substitution(
+        "_unreduced.py",
+        "value and gradient lose the upstream gradient of slopes that take a number",
+        {"slopes = found.scaled(closing.factor)": "slopes = found.scaled(1.0)"},
+        "triplet_loss",
+    ),
+    Substitution(
+        "_unreduced.py",
+        "what a loss counts in the divisor is lost",
+        {"found.values.dtype, mass=found.mass, **reduction)": "found.values.dtype, **reduction)"},
+        "Reductions",
+    ),
+    Substitution(
+        "_unreduced.py",
+        "a name in wrt gives a dict",
+        {"gradients if isinstance(asked, tuple) else gradients[asked]": "gradients"},
+        "chamfer_distance",
     ),
     Substitution(
         "_execution.py",
