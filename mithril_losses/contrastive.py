@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses._graph import differentiable_on_demand
 from mithril_losses._pair_rows import (
     Columns,
     Rows,
@@ -19,11 +18,12 @@ from mithril_losses._pair_rows import (
     softmax_both_ways,
     softmax_by_label,
 )
-from mithril_losses._pairs import given, gradient_of, value_and_gradient_of
+from mithril_losses._pairs import given, gradient_of
 from mithril_losses._pairwise import Sets
-from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan, refuse_upstream
+from mithril_losses._reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses._stable import along_sphere, bounded, unit_and_norm
-from mithril_losses._validation import quiet, require_one_number, require_same_shape, widest_dtype
+from mithril_losses._unreduced import Wanted, reduced
+from mithril_losses._validation import require_one_number, require_same_shape, widest_dtype
 from mithril_losses.backends._namespace import Array, array_namespace, is_dtype, placement, require_library
 from mithril_losses.domains import FLAG, POSITIVE, OneNumber, PointLabels, PointSets
 
@@ -100,8 +100,6 @@ def _problem(
 ) -> _Problem:
     """Check the arguments; `apart` says that no row sees the x of another, `shape` is that of the rows as they came."""
     FLAG.check("normalize", normalize)
-    if not wants_gradient:
-        refuse_upstream(reduction)
     first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
     dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
@@ -180,21 +178,36 @@ def _one_of_many(
     sharpness: Any,
     normalize: bool,
     reduction: Any,
-    wants_gradient: bool = True,
+    wanted: Wanted,
 ) -> Results:
     """Return the reduced softmax cross-entropy of sharpness · x_i · y_j, and its gradients by name."""
     given = dict(zip(names, (rows, points), strict=True))
-    p = _problem(reduction, wants_gradient, normalize, apart=True, numbers=(sharpness,), **given)
+    p = _problem(reduction, bool(wanted), normalize, apart=True, numbers=(sharpness,), **given)
     xp, scale = p.xp, _Scale.of(p.xp, p.sets.bring(sharpness), p.x)
     n, m = p.x.shape[1], p.y.shape[1]
     if m < n:
         raise ValueError(f"{names[1]} must hold a partner for each of the {n} rows of {names[0]}, got {m}")
     found = row_losses(xp, scale.used * p.x, p.y, softmax, Rows(target=p.places(n), scale=p.scale))
     value = p.value(scale.losses(xp, found.losses), rows)
-    if not wants_gradient:
+    if not wanted:
         return value, {}
     back = [scale.slopes(xp, x) for x in p.back(scale.used * found.by_x, found.by_y)]
     return value, p.sets.gradients(dict(zip(names, back, strict=True)), given)
+
+
+@reduced(
+    wrt=("queries", "keys"),
+    pairwise=True,
+    queries=PointSets(3, 5),
+    keys=PointSets(4, 5),
+    temperature=POSITIVE,
+    normalize=FLAG,
+)
+def _info_nce(
+    queries: Array, keys: Array, temperature: float, normalize: bool, reduction: Any, wanted: Wanted
+) -> Results:
+    sharpness = _inverse_temperature(temperature, queries=queries, keys=keys)
+    return _one_of_many(("queries", "keys"), queries, keys, sharpness, normalize, reduction, wanted)
 
 
 def info_nce_loss(
@@ -240,23 +253,15 @@ def info_nce_loss(
         https://arxiv.org/abs/1807.03748. With keys of a memory bank: K. He et al., Momentum Contrast for
         Unsupervised Visual Representation Learning, 2020. https://doi.org/10.1109/CVPR42600.2020.00975
     """
-    with quiet(array_namespace(queries=queries)):
-        return _info_nce(queries, keys, temperature, normalize, reduction, wants_gradient=False)[0]
+    return _info_nce.value(queries, keys, temperature, normalize, **reduction)
 
 
 @gradient_of(
     info_nce_loss,
-    wrt=("queries", "keys"),
-    domain={
-        "queries": PointSets(3, 5),
-        "keys": PointSets(4, 5),
-        "temperature": POSITIVE,
-        "normalize": FLAG,
-    },
+    terms=_info_nce,
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True)),
 )
-@differentiable_on_demand
 def info_nce_loss_gradient(
     queries: Array,
     keys: Array,
@@ -291,30 +296,14 @@ def info_nce_loss_gradient(
         >>> info_nce_loss_gradient(q, k, temperature=1.0, normalize=False)["queries"].round(12).tolist()
         [[-0.375, 0.375], [0.125, -0.125]]
     """
-    with quiet(array_namespace(queries=queries)):
-        return _info_nce(queries, keys, temperature, normalize, reduction)[1]
+    gradients: dict[str, Array] = _info_nce.gradient(queries, keys, temperature, normalize, **reduction)
+    return gradients
 
 
-@value_and_gradient_of(info_nce_loss)
-@differentiable_on_demand
-def _info_nce_value_and_gradient(
-    queries: Array,
-    keys: Array,
-    *,
-    temperature: float = 0.1,
-    normalize: bool = True,
-    **reduction: Unpack[GradientReduction],
-) -> Results:
-    """Both of the same tiles."""
-    with quiet(array_namespace(queries=queries)):
-        return _info_nce(queries, keys, temperature, normalize, reduction)
-
-
-def _info_nce(
-    queries: Array, keys: Array, temperature: float, normalize: bool, reduction: Any, wants_gradient: bool = True
-) -> Results:
-    sharpness = _inverse_temperature(temperature, queries=queries, keys=keys)
-    return _one_of_many(("queries", "keys"), queries, keys, sharpness, normalize, reduction, wants_gradient)
+@reduced(wrt=("anchor", "positive"), pairwise=True, anchor=_SET, positive=_SET)
+def _n_pair(anchor: Array, positive: Array, reduction: Any, wanted: Wanted) -> Results:
+    require_same_shape(anchor=anchor, positive=positive)
+    return _one_of_many(("anchor", "positive"), anchor, positive, 1.0, False, reduction, wanted)
 
 
 def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -347,18 +336,15 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
         K. Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, 2016.
         https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective
     """
-    with quiet(array_namespace(anchor=anchor)):
-        return _n_pair(anchor, positive, reduction, wants_gradient=False)[0]
+    return _n_pair.value(anchor, positive, **reduction)
 
 
 @gradient_of(
     n_pair_loss,
-    wrt=("anchor", "positive"),
-    domain={"anchor": _SET, "positive": _SET},
+    terms=_n_pair,
     separable=False,
     properties=("non_negative",),
 )
-@differentiable_on_demand
 def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
     """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
 
@@ -384,24 +370,44 @@ def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[Gra
         >>> n_pair_loss_gradient(a, p)["anchor"].round(12).tolist()
         [[-0.125, 0.125], [0.125, -0.125]]
     """
-    with quiet(array_namespace(anchor=anchor)):
-        return _n_pair(anchor, positive, reduction)[1]
-
-
-@value_and_gradient_of(n_pair_loss)
-@differentiable_on_demand
-def _n_pair_value_and_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> Results:
-    """Both of the same tiles."""
-    with quiet(array_namespace(anchor=anchor)):
-        return _n_pair(anchor, positive, reduction)
-
-
-def _n_pair(anchor: Array, positive: Array, reduction: Any, wants_gradient: bool = True) -> Results:
-    require_same_shape(anchor=anchor, positive=positive)
-    return _one_of_many(("anchor", "positive"), anchor, positive, 1.0, False, reduction, wants_gradient)
+    gradients: dict[str, Array] = _n_pair.gradient(anchor, positive, **reduction)
+    return gradients
 
 
 # --- NT-Xent ----------------------------------------------------------------------------------------------------------
+
+
+@reduced(
+    wrt=("embedding1", "embedding2"),
+    pairwise=True,
+    embedding1=_SET,
+    embedding2=_SET,
+    temperature=POSITIVE,
+    normalize=FLAG,
+)
+def _nt_xent(
+    embedding1: Array, embedding2: Array, temperature: float, normalize: bool, reduction: Any, wanted: Wanted
+) -> Results:
+    given = {"embedding1": embedding1, "embedding2": embedding2}
+    sharpness = _inverse_temperature(temperature, **given)
+    require_same_shape(**given)
+    p = _problem(reduction, bool(wanted), normalize, numbers=(sharpness,), **given)
+    xp, n = p.xp, p.x.shape[1]
+    scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
+    z, places = xp.concat([p.x, p.y], axis=1), p.places(2 * n)
+    rows = Rows(
+        target=xp.concat([places[:, n:], places[:, :n]], axis=1),
+        itself=places,
+        scale=None if p.scale is None else 0.5 * xp.concat([p.scale, p.scale], axis=1),
+    )
+    found = row_losses(xp, scale.used * z, z, softmax, rows)
+    losses = scale.losses(xp, found.losses)
+    value = p.value(0.5 * (losses[:, :n] + losses[:, n:]), embedding1)
+    if not wanted:
+        return value, {}
+    by_z = scale.used * found.by_x + found.by_y
+    back = [scale.slopes(xp, x) for x in p.back(by_z[:, :n, :], by_z[:, n:, :])]
+    return value, p.sets.gradients(dict(zip(given, back, strict=True)), given)
 
 
 def nt_xent_loss(
@@ -443,18 +449,15 @@ def nt_xent_loss(
         T. Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020.
         https://arxiv.org/abs/2002.05709
     """
-    with quiet(array_namespace(embedding1=embedding1)):
-        return _nt_xent(embedding1, embedding2, temperature, normalize, reduction, wants_gradient=False)[0]
+    return _nt_xent.value(embedding1, embedding2, temperature, normalize, **reduction)
 
 
 @gradient_of(
     nt_xent_loss,
-    wrt=("embedding1", "embedding2"),
-    domain={"embedding1": _SET, "embedding2": _SET, "temperature": POSITIVE, "normalize": FLAG},
+    terms=_nt_xent,
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
-@differentiable_on_demand
 def nt_xent_loss_gradient(
     embedding1: Array,
     embedding2: Array,
@@ -490,56 +493,36 @@ def nt_xent_loss_gradient(
         >>> (gradients["embedding1"] / np.log(2.0)).round(12).tolist()
         [[0.0, 0.25], [0.25, 0.0]]
     """
-    with quiet(array_namespace(embedding1=embedding1)):
-        return _nt_xent(embedding1, embedding2, temperature, normalize, reduction)[1]
-
-
-@value_and_gradient_of(nt_xent_loss)
-@differentiable_on_demand
-def _nt_xent_value_and_gradient(
-    embedding1: Array,
-    embedding2: Array,
-    *,
-    temperature: float = 0.5,
-    normalize: bool = True,
-    **reduction: Unpack[GradientReduction],
-) -> Results:
-    """Both of the same tiles."""
-    with quiet(array_namespace(embedding1=embedding1)):
-        return _nt_xent(embedding1, embedding2, temperature, normalize, reduction)
-
-
-def _nt_xent(
-    embedding1: Array,
-    embedding2: Array,
-    temperature: float,
-    normalize: bool,
-    reduction: Any,
-    wants_gradient: bool = True,
-) -> Results:
-    given = {"embedding1": embedding1, "embedding2": embedding2}
-    sharpness = _inverse_temperature(temperature, **given)
-    require_same_shape(**given)
-    p = _problem(reduction, wants_gradient, normalize, numbers=(sharpness,), **given)
-    xp, n = p.xp, p.x.shape[1]
-    scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
-    z, places = xp.concat([p.x, p.y], axis=1), p.places(2 * n)
-    rows = Rows(
-        target=xp.concat([places[:, n:], places[:, :n]], axis=1),
-        itself=places,
-        scale=None if p.scale is None else 0.5 * xp.concat([p.scale, p.scale], axis=1),
-    )
-    found = row_losses(xp, scale.used * z, z, softmax, rows)
-    losses = scale.losses(xp, found.losses)
-    value = p.value(0.5 * (losses[:, :n] + losses[:, n:]), embedding1)
-    if not wants_gradient:
-        return value, {}
-    by_z = scale.used * found.by_x + found.by_y
-    back = [scale.slopes(xp, x) for x in p.back(by_z[:, :n, :], by_z[:, n:, :])]
-    return value, p.sets.gradients(dict(zip(given, back, strict=True)), given)
+    gradients: dict[str, Array] = _nt_xent.gradient(embedding1, embedding2, temperature, normalize, **reduction)
+    return gradients
 
 
 # --- supervised -------------------------------------------------------------------------------------------------------
+
+
+@reduced(pairwise=True, embeddings=_SET, labels=PointLabels(4), temperature=POSITIVE, normalize=FLAG)
+def _supervised(
+    embeddings: Array, labels: Array, temperature: float, normalize: bool, reduction: Any, wanted: Wanted
+) -> Results:
+    own, given = array_namespace(embeddings=embeddings, labels=labels), {"embeddings": embeddings}
+    sharpness = _inverse_temperature(temperature, **given)
+    p = _problem(reduction, bool(wanted), normalize, numbers=(sharpness, labels), **given)
+    if tuple(labels.shape) != tuple(embeddings.shape[:-1]):
+        raise ValueError(
+            f"labels must have one integer per row, shape {tuple(embeddings.shape[:-1])}, got {tuple(labels.shape)}"
+        )
+    if not is_dtype(own, labels.dtype, "integral"):
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    xp, places = p.xp, p.places(p.x.shape[1])
+    scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
+    label = p.sets.bring(own.reshape(labels, tuple(places.shape)))
+    rows = Rows(itself=places, label=label, scale=p.scale)
+    found = row_losses(xp, scale.used * p.x, p.x, softmax_by_label, rows, Columns(label=label))
+    value = p.value(scale.losses(xp, found.losses), embeddings)
+    if not wanted:
+        return value, {}
+    back, _ = p.back(scale.used * found.by_x + found.by_y, found.by_y)
+    return value, p.sets.gradients({"embeddings": scale.slopes(xp, back)}, given)
 
 
 def supervised_contrastive_loss(
@@ -581,19 +564,16 @@ def supervised_contrastive_loss(
     Source:
         P. Khosla et al., Supervised Contrastive Learning, 2020, eq. 2 (L_out). https://arxiv.org/abs/2004.11362
     """
-    with quiet(array_namespace(embeddings=embeddings)):
-        return _supervised(embeddings, labels, temperature, normalize, reduction, wants_gradient=False)[0]
+    return _supervised.value(embeddings, labels, temperature, normalize, **reduction)
 
 
 @gradient_of(
     supervised_contrastive_loss,
-    wrt="embeddings",
-    domain={"embeddings": _SET, "labels": PointLabels(4), "temperature": POSITIVE, "normalize": FLAG},
+    terms=_supervised,
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True)),
     by_numpy=True,
 )
-@differentiable_on_demand
 def supervised_contrastive_loss_gradient(
     embeddings: Array,
     labels: Array,
@@ -629,56 +609,40 @@ def supervised_contrastive_loss_gradient(
         >>> (6 * gradient / np.log(3.0)).round(12).tolist()
         [[0.0, 0.5], [0.0, 0.25], [1.0, 0.0]]
     """
-    with quiet(array_namespace(embeddings=embeddings)):
-        return _supervised(embeddings, labels, temperature, normalize, reduction)[1]["embeddings"]
-
-
-@value_and_gradient_of(supervised_contrastive_loss)
-@differentiable_on_demand
-def _supervised_contrastive_value_and_gradient(
-    embeddings: Array,
-    labels: Array,
-    *,
-    temperature: float = 0.1,
-    normalize: bool = True,
-    **reduction: Unpack[GradientReduction],
-) -> tuple[Array, Array]:
-    """Both of the same tiles."""
-    with quiet(array_namespace(embeddings=embeddings)):
-        value, gradients = _supervised(embeddings, labels, temperature, normalize, reduction)
-        return value, gradients["embeddings"]
-
-
-def _supervised(
-    embeddings: Array,
-    labels: Array,
-    temperature: float,
-    normalize: bool,
-    reduction: Any,
-    wants_gradient: bool = True,
-) -> Results:
-    own, given = array_namespace(embeddings=embeddings, labels=labels), {"embeddings": embeddings}
-    sharpness = _inverse_temperature(temperature, **given)
-    p = _problem(reduction, wants_gradient, normalize, numbers=(sharpness, labels), **given)
-    if tuple(labels.shape) != tuple(embeddings.shape[:-1]):
-        raise ValueError(
-            f"labels must have one integer per row, shape {tuple(embeddings.shape[:-1])}, got {tuple(labels.shape)}"
-        )
-    if not is_dtype(own, labels.dtype, "integral"):
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
-    xp, places = p.xp, p.places(p.x.shape[1])
-    scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
-    label = p.sets.bring(own.reshape(labels, tuple(places.shape)))
-    rows = Rows(itself=places, label=label, scale=p.scale)
-    found = row_losses(xp, scale.used * p.x, p.x, softmax_by_label, rows, Columns(label=label))
-    value = p.value(scale.losses(xp, found.losses), embeddings)
-    if not wants_gradient:
-        return value, {}
-    back, _ = p.back(scale.used * found.by_x + found.by_y, found.by_y)
-    return value, p.sets.gradients({"embeddings": scale.slopes(xp, back)}, given)
+    return _supervised.gradient(embeddings, labels, temperature, normalize, **reduction)
 
 
 # --- two kinds of embeddings: CLIP and SigLIP -------------------------------------------------------------------------
+
+
+@reduced(
+    wrt=("image_embeddings", "text_embeddings", "logit_scale"),
+    pairwise=True,
+    image_embeddings=_SET,
+    text_embeddings=_SET,
+    logit_scale=OneNumber(),
+    normalize=FLAG,
+)
+def _clip(
+    image_embeddings: Array, text_embeddings: Array, logit_scale: Array, normalize: bool, reduction: Any, wanted: Wanted
+) -> Results:
+    given = {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings}
+    p, (s,) = _scaled_problem(reduction, bool(wanted), normalize, given, logit_scale=logit_scale)
+    xp, places = p.xp, p.places(p.x.shape[1])
+    scale = _Scale.of_logarithm(xp, s, p.x)
+    x, half = scale.used * p.x, None if p.scale is None else 0.5 * p.scale
+    # what a column loses is complete before the slopes of a row, which need it, begin
+    by_column = row_losses(xp, p.y, x, softmax, Rows(target=places))
+    columns = Columns(log_sum=by_column.extra, scale=half)
+    found = row_losses(xp, x, p.y, softmax_both_ways, Rows(target=places, scale=half), columns)
+    losses = 0.5 * (scale.losses(xp, found.losses) + scale.losses(xp, by_column.losses))
+    value = p.value(losses, image_embeddings)
+    if not wanted:
+        return value, {}
+    back = p.back(scale.used * found.by_x, found.by_y)
+    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * found.by_x)}
+    gradients = {name: scale.slopes(xp, slope) for name, slope in gradients.items()}
+    return value, p.sets.gradients(gradients, given | {"logit_scale": logit_scale})
 
 
 def clip_loss(
@@ -721,23 +685,15 @@ def clip_loss(
         A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, fig. 3.
         https://arxiv.org/abs/2103.00020
     """
-    with quiet(array_namespace(image_embeddings=image_embeddings)):
-        return _clip(image_embeddings, text_embeddings, logit_scale, normalize, reduction, wants_gradient=False)[0]
+    return _clip.value(image_embeddings, text_embeddings, logit_scale, normalize, **reduction)
 
 
 @gradient_of(
     clip_loss,
-    wrt=("image_embeddings", "text_embeddings", "logit_scale"),
-    domain={
-        "image_embeddings": _SET,
-        "text_embeddings": _SET,
-        "logit_scale": OneNumber(),
-        "normalize": FLAG,
-    },
+    terms=_clip,
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
-@differentiable_on_demand
 def clip_loss_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -774,50 +730,8 @@ def clip_loss_gradient(
         >>> float((gradients["logit_scale"] / np.log(3.0)).round(12))
         -0.25
     """
-    with quiet(array_namespace(image_embeddings=image_embeddings)):
-        return _clip(image_embeddings, text_embeddings, logit_scale, normalize, reduction)[1]
-
-
-@value_and_gradient_of(clip_loss)
-@differentiable_on_demand
-def _clip_value_and_gradient(
-    image_embeddings: Array,
-    text_embeddings: Array,
-    logit_scale: Array,
-    *,
-    normalize: bool = True,
-    **reduction: Unpack[GradientReduction],
-) -> Results:
-    """Both of the same tiles."""
-    with quiet(array_namespace(image_embeddings=image_embeddings)):
-        return _clip(image_embeddings, text_embeddings, logit_scale, normalize, reduction)
-
-
-def _clip(
-    image_embeddings: Array,
-    text_embeddings: Array,
-    logit_scale: Array,
-    normalize: bool,
-    reduction: Any,
-    wants_gradient: bool = True,
-) -> Results:
-    given = {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings}
-    p, (s,) = _scaled_problem(reduction, wants_gradient, normalize, given, logit_scale=logit_scale)
-    xp, places = p.xp, p.places(p.x.shape[1])
-    scale = _Scale.of_logarithm(xp, s, p.x)
-    x, half = scale.used * p.x, None if p.scale is None else 0.5 * p.scale
-    # what a column loses is complete before the slopes of a row, which need it, begin
-    by_column = row_losses(xp, p.y, x, softmax, Rows(target=places))
-    columns = Columns(log_sum=by_column.extra, scale=half)
-    found = row_losses(xp, x, p.y, softmax_both_ways, Rows(target=places, scale=half), columns)
-    losses = 0.5 * (scale.losses(xp, found.losses) + scale.losses(xp, by_column.losses))
-    value = p.value(losses, image_embeddings)
-    if not wants_gradient:
-        return value, {}
-    back = p.back(scale.used * found.by_x, found.by_y)
-    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * found.by_x)}
-    gradients = {name: scale.slopes(xp, slope) for name, slope in gradients.items()}
-    return value, p.sets.gradients(gradients, given | {"logit_scale": logit_scale})
+    gradients: dict[str, Array] = _clip.gradient(image_embeddings, text_embeddings, logit_scale, normalize, **reduction)
+    return gradients
 
 
 def _scaled_problem(
@@ -831,6 +745,45 @@ def _scaled_problem(
     values = [require_one_number(own, name, x, dtype) for name, x in single.items()]
     p = _problem(reduction, wants_gradient, normalize, numbers=tuple(values), dtype=dtype, **given)
     return p, [p.sets.bring(x) for x in values]
+
+
+@reduced(
+    wrt=("image_embeddings", "text_embeddings", "logit_scale", "logit_bias"),
+    pairwise=True,
+    image_embeddings=_SET,
+    text_embeddings=_SET,
+    logit_scale=OneNumber(),
+    logit_bias=OneNumber(),
+    normalize=FLAG,
+)
+def _siglip(
+    image_embeddings: Array,
+    text_embeddings: Array,
+    logit_scale: Array,
+    logit_bias: Array,
+    normalize: bool,
+    reduction: Any,
+    wanted: Wanted,
+) -> Results:
+    given, numbers = (
+        {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings},
+        {"logit_scale": logit_scale, "logit_bias": logit_bias},
+    )
+    p, (s, b) = _scaled_problem(reduction, bool(wanted), normalize, given, **numbers)
+    xp, d = p.xp, p.x.shape[-1]
+    scale = _Scale.of_logarithm(xp, s, p.x)
+    x, ones = scale.used * p.x, xp.ones_like(p.y[..., :1])
+    # the bias is one more feature, whose partner is 1
+    rows = Rows(target=p.places(p.x.shape[1]), scale=p.scale)
+    found = row_losses(xp, xp.concat([x, b * ones], axis=-1), xp.concat([p.y, ones], axis=-1), sigmoid, rows)
+    value = p.value(scale.losses(xp, found.losses), image_embeddings)
+    if not wanted:
+        return value, {}
+    by_x, by_bias = found.by_x[..., :d], xp.sum(found.by_x[..., d])
+    back = p.back(scale.used * by_x, found.by_y[..., :d])
+    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * by_x)}
+    gradients = {name: scale.slopes(xp, slope) for name, slope in gradients.items()} | {"logit_bias": by_bias}
+    return value, p.sets.gradients(gradients, given | numbers)
 
 
 def siglip_loss(
@@ -875,25 +828,15 @@ def siglip_loss(
     Source:
         X. Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023. https://doi.org/10.1109/ICCV51070.2023.01100
     """
-    with quiet(array_namespace(image_embeddings=image_embeddings)):
-        arguments = (image_embeddings, text_embeddings, logit_scale, logit_bias, normalize)
-        return _siglip(*arguments, reduction, wants_gradient=False)[0]
+    return _siglip.value(image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, **reduction)
 
 
 @gradient_of(
     siglip_loss,
-    wrt=("image_embeddings", "text_embeddings", "logit_scale", "logit_bias"),
-    domain={
-        "image_embeddings": _SET,
-        "text_embeddings": _SET,
-        "logit_scale": OneNumber(),
-        "logit_bias": OneNumber(),
-        "normalize": FLAG,
-    },
+    terms=_siglip,
     separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), given("symmetric", weights=None)),
 )
-@differentiable_on_demand
 def siglip_loss_gradient(
     image_embeddings: Array,
     text_embeddings: Array,
@@ -932,51 +875,7 @@ def siglip_loss_gradient(
         >>> float(gradients["logit_bias"].round(12)), float((gradients["logit_scale"] / np.log(3.0)).round(12))
         (-0.25, -0.25)
     """
-    with quiet(array_namespace(image_embeddings=image_embeddings)):
-        return _siglip(image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, reduction)[1]
-
-
-@value_and_gradient_of(siglip_loss)
-@differentiable_on_demand
-def _siglip_value_and_gradient(
-    image_embeddings: Array,
-    text_embeddings: Array,
-    logit_scale: Array,
-    logit_bias: Array,
-    *,
-    normalize: bool = True,
-    **reduction: Unpack[GradientReduction],
-) -> Results:
-    """Both of the same tiles."""
-    with quiet(array_namespace(image_embeddings=image_embeddings)):
-        return _siglip(image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, reduction)
-
-
-def _siglip(
-    image_embeddings: Array,
-    text_embeddings: Array,
-    logit_scale: Array,
-    logit_bias: Array,
-    normalize: bool,
-    reduction: Any,
-    wants_gradient: bool = True,
-) -> Results:
-    given, numbers = (
-        {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings},
-        {"logit_scale": logit_scale, "logit_bias": logit_bias},
+    gradients: dict[str, Array] = _siglip.gradient(
+        image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, **reduction
     )
-    p, (s, b) = _scaled_problem(reduction, wants_gradient, normalize, given, **numbers)
-    xp, d = p.xp, p.x.shape[-1]
-    scale = _Scale.of_logarithm(xp, s, p.x)
-    x, ones = scale.used * p.x, xp.ones_like(p.y[..., :1])
-    # the bias is one more feature, whose partner is 1
-    rows = Rows(target=p.places(p.x.shape[1]), scale=p.scale)
-    found = row_losses(xp, xp.concat([x, b * ones], axis=-1), xp.concat([p.y, ones], axis=-1), sigmoid, rows)
-    value = p.value(scale.losses(xp, found.losses), image_embeddings)
-    if not wants_gradient:
-        return value, {}
-    by_x, by_bias = found.by_x[..., :d], xp.sum(found.by_x[..., d])
-    back = p.back(scale.used * by_x, found.by_y[..., :d])
-    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * by_x)}
-    gradients = {name: scale.slopes(xp, slope) for name, slope in gradients.items()} | {"logit_bias": by_bias}
-    return value, p.sets.gradients(gradients, given | numbers)
+    return gradients
