@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
@@ -303,7 +304,7 @@ def _sinkhorn(
     measures = _measures(pred_points, target_points, *options)
     sets, (xp, x, y, a, b), settings = measures.sets, measures.arrays, measures.settings
     if 0 in (x.shape[-2], y.shape[-2]):
-        return sets.nothing(wanted)
+        return replace(sets, x=x, y=y).nothing(wanted)  # points without mass may hold anything
     slopes = {}
     if wanted:
         solution = _transport.solve(xp, x, y, a, b, settings)

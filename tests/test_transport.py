@@ -331,6 +331,10 @@ class Sinkhorn(unittest.TestCase):
             value, gradient = evaluate_pair(library, sinkhorn_divergence, X[:, :n], Y[:, :m])
             self.assertEqual(float(value), 0.0)
             self.assertFalse(np.any(gradient))
+        massless = {"pred_weights": np.asarray(~np.isnan(x[..., 0]), float)}
+        value, gradient = evaluate_pair(library, sinkhorn_divergence, x, Y[:, :0], **massless)
+        self.assertEqual(float(value), 0.0)
+        self.assertFalse(np.any(gradient))
 
     @parameterized.expand([("numpy",), ("torch",)])
     def test_never_negative(self, library: str) -> None:
