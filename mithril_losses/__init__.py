@@ -26,6 +26,7 @@ from mithril_losses import (
 from mithril_losses._elementwise import elementwise
 from mithril_losses._execution import value_and_gradient
 from mithril_losses._pairs import (
+    both_of,
     catalogue,
     find_loss,
     given,

@@ -369,10 +369,8 @@ SUBSTITUTIONS = [
     Substitution(
         "_unreduced.py",
         "losses are summed over one axis less",
-        {
-            "tuple(range(len(found.values.shape), len(slope.shape)))": "tuple(range(len(found.values.shape) + 1, len(slope.shape)))"
-        },
-        "dice_loss",
+        {"tuple(range(len(found.values.shape), ": "tuple(range(len(found.values.shape) + 1, "},
+        "chamfer_distance",
     ),
     Substitution(
         "_unreduced.py",
