@@ -387,7 +387,8 @@ def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
     both = functools.wraps(gradient)(_through_terms(pair, pair.terms))
     both.__name__ = f"{pair.name}_value_and_gradient"
     both.__qualname__ = both.__name__
-    both.__annotations__ = {**gradient.__annotations__, "return": f"tuple[Array, {gradient.__annotations__['return']}]"}
+    returned = gradient.__annotations__.get("return", "Any")
+    both.__annotations__ = {**gradient.__annotations__, "return": f"tuple[Array, {returned}]"}
     both.__doc__ = f"""`{pair.name}` and its gradient; what they share is computed once.
 
     Args and errors are those of `{pair.name}_gradient`. Returns the value and the gradient.

@@ -732,7 +732,7 @@ SUBSTITUTIONS = [
     Substitution(
         "regularization.py",
         "only the first array counts",
-        {"for other in sums[1:]:": "for other in sums[:0]:"},
+        {"total = total + penalty": "total = total"},
     ),
     Substitution(
         "regularization.py",
@@ -742,7 +742,7 @@ SUBSTITUTIONS = [
     Substitution(
         "regularization.py",
         "the gradient forgets the strength",
-        {'spread(found, like=w, reduction="sum", upstream=strength * upstream)': "(upstream * found)"},
+        {"found[path][1]() * (strength * factor)": "found[path][1]() * factor"},
     ),
     Substitution(
         "regularization.py",
@@ -756,12 +756,8 @@ SUBSTITUTIONS = [
     ),
     Substitution(
         "regularization.py",
-        "the gradient of a matrix penalty forgets the strength",
-        {
-            'view.back(xp, slope), like=w, reduction="sum", upstream=strength * upstream': (
-                'view.back(xp, slope), like=w, reduction="sum", upstream=upstream'
-            )
-        },
+        "the gradient of a matrix comes back as another one",
+        {"lambda: view.back(xp, slope)": "lambda: view.back(xp, slope[::-1, ...])"},
     ),
     # the checker itself
     Substitution(
