@@ -164,7 +164,9 @@ class Pair:
         """What returns value and gradient by the plain functions, and computes once what these share."""
         if self.both is not None:
             return self.both
-        return _one_after_the_other(self) if self.terms is None else _through_terms(self, self.terms)
+        if self.terms is None:
+            return _one_after_the_other(self.value, self.gradient)
+        return _through_terms(self, self.terms)
 
     def loss(self, returned: Any) -> Any:
         """Return the loss out of what the value function returned."""
@@ -397,10 +399,11 @@ def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
     return both
 
 
-def _one_after_the_other(pair: Pair) -> Callable[..., tuple[Any, Any]]:
+# of functions and not of the pair, which would otherwise hold itself and be freed only when garbage is looked for
+def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
-        return pair.value(*arguments, **own), pair.gradient(*arguments, **keywords)
+        return value(*arguments, **own), gradient(*arguments, **keywords)
 
     return both
 
@@ -414,7 +417,7 @@ def _through_terms(pair: Pair, terms: Terms) -> Callable[..., tuple[Any, Any]]:
     takes_wrt = isinstance(terms, Unreduced)
     known = frozenset(inspect.signature(pair.gradient).parameters)
     evaluate: Callable[..., tuple[Any, Any]] = terms.both
-    one_after_the_other = _one_after_the_other(pair)
+    one_after_the_other = _one_after_the_other(pair.value, pair.gradient)
 
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         count = len(arguments)

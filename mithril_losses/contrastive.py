@@ -302,6 +302,7 @@ def info_nce_loss_gradient(
 
 @reduced(wrt=("anchor", "positive"), pairwise=True, anchor=_SET, positive=_SET)
 def _n_pair(anchor: Array, positive: Array, reduction: Any, wanted: Wanted) -> Results:
+    array_namespace(anchor=anchor, positive=positive)
     require_same_shape(anchor=anchor, positive=positive)
     return _one_of_many(("anchor", "positive"), anchor, positive, 1.0, False, reduction, wanted)
 

@@ -363,7 +363,7 @@ SUBSTITUTIONS = [
     Substitution(
         "_pairs.py",
         "value_and_gradient loses the upstream gradient",
-        {"**own), pair.gradient(*arguments, **keywords)": "**own), pair.gradient(*arguments, **own)"},
+        {"**own), gradient(*arguments, **keywords)": "**own), gradient(*arguments, **own)"},
         "value_and_gradient and cross_entropy_loss",
     ),
     Substitution(
