@@ -88,7 +88,7 @@ def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
     Args:
         params: w, an array, or a dict, list or nesting of arrays of any shapes.
         lambda_reg: λ ≥ 0.
-        select: which arrays are regularised, a function of the path of each, such as "params['layer']['bias']", and of
+        select: which arrays are regularised, a function of the path of each, such as `params['layer']['bias']`, and of
             the array. All of them by default; `select=lambda path, w: w.ndim > 1` leaves out biases.
 
     Returns:
@@ -145,7 +145,7 @@ def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
     Args:
         params: w, an array, or a dict, list or nesting of arrays of any shapes.
         lambda_reg: λ ≥ 0.
-        select: which arrays are regularised, a function of the path of each, such as "params['layer']['bias']", and of
+        select: which arrays are regularised, a function of the path of each, such as `params['layer']['bias']`, and of
             the array. All of them by default; `select=lambda path, w: w.ndim > 1` leaves out biases.
 
     Returns:
