@@ -330,7 +330,7 @@ def _normal(pred_normals: Array, target_normals: Array, wanted: Wanted) -> Losse
     (norm, unit), (target_norm, target) = norm_and_unit(xp, x, 2.0, axis=0), norm_and_unit(xp, t, 2.0, axis=0)
     difference = unit - target
     undirected = (norm == 0) | (target_norm == 0)
-    values = xp.where(undirected, 1.0, 0.5 * xp.sum(difference * difference, axis=0))
+    values = xp.where(undirected, 1.0, 0.5 * xp.sum(difference * difference, axis=0)) if wanted.value else norm
 
     def slopes() -> dict[str, Array]:
         along = xp.sum(difference * unit, axis=0)

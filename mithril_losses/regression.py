@@ -348,7 +348,7 @@ def _psnr(
         nothing = images.back(xp, errors)
         return Losses(xp.sum(errors, axis=-1), lambda: {"predictions": nothing}, images.flattened)
     norm, unit = norm_and_unit(xp, errors, 2.0)
-    values = _DECIBEL * (xp.log(norm / max_value) - 0.5 * math.log(images.length))
+    values = _DECIBEL * (xp.log(norm / max_value) - 0.5 * math.log(images.length)) if wanted.value else norm
 
     def slopes() -> dict[str, Array]:
         # below this norm the gradient would leave the range of its dtype
