@@ -91,7 +91,7 @@ class Unreduced:
         self.kinks = kinks
         self._at = {name: position for position, name in enumerate(domain)}
         self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
-        if pairwise:
+        if pairwise:  # of this one loss, which mypy does not expect of a method
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
             self.both = differentiable_on_demand(self.both)  # type: ignore[method-assign]
 
@@ -108,6 +108,11 @@ class Unreduced:
         with _quiet(_first_array(arguments[0])):
             found = self.losses(*arguments, wanted=_SlopesAlone(self._wanted(wrt)))
             return self._spread(found, _plan(found, reduction), arguments, wrt)
+
+    def gradients(self, *arguments: Any, **reduction: Any) -> dict[str, Array]:
+        """Return `gradient` of a loss whose `wrt` is a tuple, by name."""
+        found: dict[str, Array] = self.gradient(*arguments, **reduction)
+        return found
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""

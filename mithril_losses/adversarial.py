@@ -907,7 +907,7 @@ def relativistic_average_discriminator_loss_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'real_scores': [-0.5], 'fake_scores': [0.25, 0.25]}
     """
-    return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream)  # type: ignore[no-any-return]
+    return _relativistic_discriminator.gradients(real_scores, fake_scores, upstream=upstream)
 
 
 @unreduced(on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
@@ -1050,7 +1050,7 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'real_scores': [4.0], 'fake_scores': [-3.0, -1.0]}
     """
-    return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream)  # type: ignore[no-any-return]
+    return _relativistic_least_squares_discriminator.gradients(real_scores, fake_scores, upstream=upstream)
 
 
 @unreduced(on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)

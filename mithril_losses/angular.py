@@ -268,7 +268,7 @@ def arcface_loss_gradient(
         >>> (gradients["embeddings"] / np.log(3.0)).round(12).tolist()
         [[-0.375, 0.0]]
     """
-    return _arcface.gradient(embeddings, weight, targets, margin, scale, **reduction)  # type: ignore[no-any-return]
+    return _arcface.gradients(embeddings, weight, targets, margin, scale, **reduction)
 
 
 # --- CosFace ----------------------------------------------------------------------------------------------------------
@@ -386,4 +386,4 @@ def cosface_loss_gradient(
         >>> (gradients["embeddings"] / np.log(3.0)).round(12).tolist()
         [[0.0, 0.25]]
     """
-    return _cosface.gradient(embeddings, weight, targets, margin, scale, **reduction)  # type: ignore[no-any-return]
+    return _cosface.gradients(embeddings, weight, targets, margin, scale, **reduction)

@@ -296,8 +296,7 @@ def info_nce_loss_gradient(
         >>> info_nce_loss_gradient(q, k, temperature=1.0, normalize=False)["queries"].round(12).tolist()
         [[-0.375, 0.375], [0.125, -0.125]]
     """
-    gradients: dict[str, Array] = _info_nce.gradient(queries, keys, temperature, normalize, **reduction)
-    return gradients
+    return _info_nce.gradients(queries, keys, temperature, normalize, **reduction)
 
 
 @reduced(wrt=("anchor", "positive"), pairwise=True, anchor=_SET, positive=_SET)
@@ -371,8 +370,7 @@ def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[Gra
         >>> n_pair_loss_gradient(a, p)["anchor"].round(12).tolist()
         [[-0.125, 0.125], [0.125, -0.125]]
     """
-    gradients: dict[str, Array] = _n_pair.gradient(anchor, positive, **reduction)
-    return gradients
+    return _n_pair.gradients(anchor, positive, **reduction)
 
 
 # --- NT-Xent ----------------------------------------------------------------------------------------------------------
@@ -494,8 +492,7 @@ def nt_xent_loss_gradient(
         >>> (gradients["embedding1"] / np.log(2.0)).round(12).tolist()
         [[0.0, 0.25], [0.25, 0.0]]
     """
-    gradients: dict[str, Array] = _nt_xent.gradient(embedding1, embedding2, temperature, normalize, **reduction)
-    return gradients
+    return _nt_xent.gradients(embedding1, embedding2, temperature, normalize, **reduction)
 
 
 # --- supervised -------------------------------------------------------------------------------------------------------
@@ -731,8 +728,7 @@ def clip_loss_gradient(
         >>> float((gradients["logit_scale"] / np.log(3.0)).round(12))
         -0.25
     """
-    gradients: dict[str, Array] = _clip.gradient(image_embeddings, text_embeddings, logit_scale, normalize, **reduction)
-    return gradients
+    return _clip.gradients(image_embeddings, text_embeddings, logit_scale, normalize, **reduction)
 
 
 def _scaled_problem(
@@ -876,7 +872,4 @@ def siglip_loss_gradient(
         >>> float(gradients["logit_bias"].round(12)), float((gradients["logit_scale"] / np.log(3.0)).round(12))
         (-0.25, -0.25)
     """
-    gradients: dict[str, Array] = _siglip.gradient(
-        image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, **reduction
-    )
-    return gradients
+    return _siglip.gradients(image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, **reduction)

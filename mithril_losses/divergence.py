@@ -446,7 +446,7 @@ def gaussian_kl_divergence_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'mean': [[0.5], [1.5]], 'logvar': [[0.0], [0.5]]}
     """
-    return _gaussian_kl.gradient(mean, logvar, free_bits, **reduction)  # type: ignore[no-any-return]
+    return _gaussian_kl.gradients(mean, logvar, free_bits, **reduction)
 
 
 def _between_gaussians(xp: Any, mean: Array, logvar: Array, other_mean: Array, other_logvar: Array) -> Any:

@@ -108,7 +108,7 @@ def gaussian_negative_log_likelihood_gradient(
         >>> {name: abs(gradient.round(12)).tolist() for name, gradient in gradients.items()}
         {'mean': [0.5], 'logvar': [0.0]}
     """
-    return _gaussian.gradient(mean, logvar, targets, full, **reduction)  # type: ignore[no-any-return]
+    return _gaussian.gradients(mean, logvar, targets, full, **reduction)
 
 
 @elementwise(
@@ -190,7 +190,7 @@ def laplace_negative_log_likelihood_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'location': [-0.5], 'log_scale': [-1.0]}
     """
-    return _laplace.gradient(location, log_scale, targets, full, **reduction)  # type: ignore[no-any-return]
+    return _laplace.gradients(location, log_scale, targets, full, **reduction)
 
 
 @elementwise(
@@ -436,7 +436,7 @@ def flow_negative_log_likelihood_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'z': [[1.0, 0.0], [0.5, 1.5]], 'log_det': [-0.5, -0.5]}
     """
-    return _flow.gradient(z, log_det, prior, **reduction)  # type: ignore[no-any-return]
+    return _flow.gradients(z, log_det, prior, **reduction)
 
 
 flow_negative_log_likelihood_value_and_gradient = both_of(flow_negative_log_likelihood_gradient)

@@ -223,7 +223,7 @@ def triplet_loss_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'anchor': [[-0.6, 0.2]], 'positive': [[0.6, 0.8]], 'negative': [[0.0, -1.0]]}
     """
-    return _triplet.gradient(anchor, positive, negative, margin, p, squared, swap, **reduction)  # type: ignore[no-any-return]
+    return _triplet.gradients(anchor, positive, negative, margin, p, squared, swap, **reduction)
 
 
 triplet_loss_value_and_gradient = both_of(triplet_loss_gradient)
@@ -346,7 +346,7 @@ def contrastive_loss_gradient(
         >>> (contrastive_loss_gradient(x1, x2, np.array([1, 0]))["embedding1"] + 0.0).tolist()
         [[-3.0, -4.0], [0.0, 0.5]]
     """
-    return _contrastive.gradient(embedding1, embedding2, labels, margin, **reduction)  # type: ignore[no-any-return]
+    return _contrastive.gradients(embedding1, embedding2, labels, margin, **reduction)
 
 
 contrastive_loss_value_and_gradient = both_of(contrastive_loss_gradient)
@@ -476,4 +476,4 @@ def cosine_embedding_loss_gradient(
         >>> {name: (gradient.round(12) + 0.0).tolist() for name, gradient in gradients.items()}
         {'embedding1': [[-0.128, 0.096]], 'embedding2': [[0.0, -0.4]]}
     """
-    return _cosine_embedding.gradient(embedding1, embedding2, labels, margin, **reduction)  # type: ignore[no-any-return]
+    return _cosine_embedding.gradients(embedding1, embedding2, labels, margin, **reduction)
