@@ -62,7 +62,8 @@ def _over_elements(
     select: Select | None,
 ) -> Losses:
     """Return λ Σ penalty(w) over the elements of the arrays that are selected; the slope of all others is 0."""
-    given, chosen = dict(leaves(params)), _SELECT.check("select", select)
+    chosen = _SELECT.check("select", select)
+    given = {} if chosen is None else dict(leaves(params))
 
     def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
         if chosen is None or chosen(path, given[path]):
