@@ -41,7 +41,7 @@ test test-quick test-exhaustive test-lowest: export MKL_NUM_THREADS := 1
 OPTIMIZED_XLA := --xla_cpu_parallel_codegen_split_count=1
 UNOPTIMIZED_XLA := $(OPTIMIZED_XLA) --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
   --xla_cpu_use_fusion_emitters=false
-AS_USERS_COMPILE = $(shell grep -l 'mark.optimized_xla' tests/*.py)
+AS_USERS_COMPILE = $(shell grep -lr --include='test_*.py' 'mark.optimized_xla' tests)
 test: $(EVERYTHING)  ## run the tests on NumPy, JAX and PyTorch
 	XLA_FLAGS="$(UNOPTIMIZED_XLA)" $(PYTEST) -n $(WORKERS) -m "not exhaustive and not optimized_xla"
 	XLA_FLAGS="$(OPTIMIZED_XLA)" $(PYTEST) -n $(WORKERS) -m "not exhaustive and optimized_xla" $(AS_USERS_COMPILE)

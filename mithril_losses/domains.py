@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mithril_losses._validation import did_you_mean, is_number
-from mithril_losses.backends._namespace import Array, host_values, is_dtype, namespace_of
+from mithril_losses.backends.namespaces import Array, host_values, is_dtype, namespace_of
+from mithril_losses.numerics.validation import did_you_mean, is_number
 
 # --- options ----------------------------------------------------------------------------------------
 

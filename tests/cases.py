@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from mithril_losses import catalogue
-from mithril_losses._elementwise import Apart
-from mithril_losses._pairs import Pair
-from mithril_losses._tree import leaves, map_leaves
+from mithril_losses.catalogue import Pair
 from mithril_losses.checking import draw_arguments, drawing
 from mithril_losses.checking.drawing import variants
 from mithril_losses.domains import Axes, Choice, Flag, Predicate
+from mithril_losses.numerics.trees import leaves, map_leaves
+from mithril_losses.templates.elements import Apart
 
 DTYPES = {  # the floating types that each library has
     "numpy": ("float64", "float32", "float16"),

@@ -34,8 +34,8 @@ import typer
 from typer.testing import CliRunner
 
 from mithril_losses import catalogue
-from mithril_losses.commands import app
-from mithril_losses.config import flatten, read_config
+from mithril_losses.cli.commands import app
+from mithril_losses.training.config import flatten, read_config
 
 EXAMPLES, SIZE = 12, 4
 

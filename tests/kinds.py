@@ -15,10 +15,10 @@ import numpy as np
 from cases import Case, flat, to_numpy
 
 from mithril_losses import catalogue, find_loss, value_and_gradient
-from mithril_losses._pairs import Pair
-from mithril_losses._tree import leaves, map_leaves
+from mithril_losses.catalogue import Pair
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import ClassIndices, ClassTargets, LabelMaps, Labels, PointSets
+from mithril_losses.numerics.trees import leaves, map_leaves
 
 SHAPES = {"small": (6, 5), "large": (2400, 5)}  # the latter of more elements than XLA fuses in one piece
 FEWER = {("sinkhorn_divergence", "large"): (60, 5)}  # its iterations run for each set of a batch alone

@@ -12,7 +12,7 @@ import torch
 from cases import convert, double_precision, matched, to_numpy
 
 from mithril_losses import find_loss, value_and_gradient
-from mithril_losses._tree import map_leaves
+from mithril_losses.numerics.trees import map_leaves
 
 MODES = ("numpy", "jax", "jax.jit", "torch")
 EAGER = ("numpy", "jax", "torch")

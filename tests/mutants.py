@@ -41,11 +41,11 @@ from rich.console import Console
 from substitutions import SUBSTITUTIONS, Substitution
 
 from mithril_losses import catalogue
-from mithril_losses._pairs import Pair
+from mithril_losses.catalogue import Pair
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "mithril_losses"
-LAWS = ("tests/test_laws.py", "tests/test_extremes.py")
+LAWS = ("tests/laws/test_laws.py", "tests/laws/test_extremes.py")
 DEFAULT_TIER = ["-m", "not exhaustive and not optimized_xla"]
 OPTIMIZED_XLA = ["-m", "not exhaustive and optimized_xla"]
 # as in the Makefile
@@ -53,7 +53,7 @@ UNOPTIMIZED_XLA = (
     "--xla_cpu_parallel_codegen_split_count=1 --xla_backend_optimization_level=0 "
     "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 )
-EVERYTHING = ["--ignore=tests/test_mutants.py"]
+EVERYTHING = ["--ignore=tests/project/test_mutants.py"]
 RESULTS = ROOT / ".mutants.jsonl"
 NOT_COPIED = (".*", "__pycache__", "*.egg-info", "build", "dist", "site", "runs")
 
@@ -92,7 +92,7 @@ def wrong_factor(factor: float, argument: str = "", wrt: Any = "", fused: bool =
     """
     import functools
 
-    from mithril_losses._tree import map_leaves
+    from mithril_losses.numerics.trees import map_leaves
 
     def off(gradient: Any, wanted: Any) -> Any:
         if isinstance(wanted, tuple) and argument in wanted and argument in gradient:
@@ -160,29 +160,31 @@ def by_hand(substitution: Substitution) -> Mutant:
     """Return the mutant of a substitution."""
     file = f"{PACKAGE}/{substitution.file}"
     laws = [[*LAWS, "-k", substitution.laws]] if substitution.laws else []
-    families = sorted({f"tests/test_{pair.family}.py" for pair in catalogue().values()})
-    named = [[f"tests/test_{substitution.tests}.py"]] if substitution.tests else []
+    families = sorted({f"tests/losses/test_{pair.family}.py" for pair in catalogue().values()})
+    named = [named_after(substitution.tests)] if substitution.tests else []
     if substitution.select:
         named.insert(0, [*named[0], "-k", substitution.select])
     description = f"{substitution.file}: {substitution.description}"
     optimized = [*OPTIMIZED_XLA, *with_optimized_xla()]
-    stages = [tests_of(file), *named, *laws, existing(families), optimized, EVERYTHING]
+    stages = [tests_of(file), *named, *laws, families, optimized, EVERYTHING]
     return Mutant(description, file, substitution.apply, stages)
 
 
 def tests_of(file: str) -> list[str]:
     """Return the doctests of a module and, where there is one, the file of tests named after it."""
-    return existing([file, f"tests/test_{Path(file).stem.strip('_')}.py"])
+    path = Path(file)
+    return [file, *named_after(path.parent.name if path.stem == "__init__" else path.stem)]
+
+
+def named_after(name: str) -> list[str]:
+    """Return the file of tests with this name, if there is one."""
+    return [str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob(f"test_{name}.py")]
 
 
 def with_optimized_xla() -> list[str]:
     """Return the files with tests that `make test` runs with XLA's optimisations."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [f"tests/{file.name}" for file in files if "mark.optimized_xla" in file.read_text("utf-8")]
-
-
-def existing(files: list[str]) -> list[str]:
-    return [file for file in files if (ROOT / file).exists()]
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if "mark.optimized_xla" in file.read_text("utf-8")]
 
 
 # --- the run ----------------------------------------------------------------------------------------------------

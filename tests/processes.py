@@ -82,7 +82,7 @@ def import_numba() -> None:
     """Have what is imported in the parent, where a child finds it; nothing is compiled yet."""
     import numba.core.caching  # noqa: F401
 
-    from mithril_losses.backends import fused  # noqa: F401
+    from mithril_losses.loops import elements  # noqa: F401
 
 
 # --- processes that compile at the same time ------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def redefined(count: int = 1000) -> None:
 
 CELL = """
 from mithril_losses import value_and_gradient, gradient_of
-from mithril_losses._elementwise import elementwise
+from mithril_losses.templates.elements import elementwise
 from mithril_losses.domains import REAL
 
 @elementwise(predictions=REAL, targets=REAL)

@@ -219,8 +219,8 @@ class Runs:
 
     def __init__(self, folder: Path, epochs: int) -> None:
         import mithril_losses.cli
-        import mithril_losses.commands
-        import mithril_losses.training  # once for all forks
+        import mithril_losses.cli.commands
+        import mithril_losses.training.run  # once for all forks
 
         self._main = mithril_losses.cli.main
         self.folder, self._config = folder, folder / "run.toml"

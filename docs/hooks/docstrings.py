@@ -19,7 +19,7 @@ class Docstrings(griffe.Extension):
         if obj.docstring is not None:
             text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
             obj.docstring.value = text.replace(
-                "see `reduce_loss`", "see [`reduce_loss`][mithril_losses._reduction.reduce_loss]"
+                "see `reduce_loss`", "see [`reduce_loss`][mithril_losses.numerics.reduction.reduce_loss]"
             )
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:

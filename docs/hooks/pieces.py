@@ -11,7 +11,7 @@ from typing import Any
 import sympy
 
 from mithril_losses import catalogue
-from mithril_losses.proof import Piece, parts, prove, symbol
+from mithril_losses.checking.proof import Piece, parts, prove, symbol
 
 MARK = "<!-- pieces -->"
 

@@ -95,7 +95,7 @@ def _configured_name() -> tuple[str, str]:
     if not path.is_file():
         return "numpy", ""
 
-    from mithril_losses.backends._toml import read_toml_file
+    from mithril_losses.backends.toml import read_toml_file
 
     try:
         name = read_toml_file(path).get("backend", "numpy")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array, is_dtype, library_name, namespace_of
+from mithril_losses.backends.namespaces import Array, is_dtype, library_name, namespace_of
 
 _OTHER_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64")
 

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array
 from mithril_losses.backends.base import Backend, BackendNotInstalledError, host_array, library_of, one_number
+from mithril_losses.backends.namespaces import Array
 
 try:
     import jax
     import jax.numpy as jnp
 
-    from mithril_losses.backends import _jax_namespace as xp
+    from mithril_losses.backends.namespaces import jax as xp
 except ModuleNotFoundError as error:
     raise BackendNotInstalledError("jax") from error
 

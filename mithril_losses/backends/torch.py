@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array
 from mithril_losses.backends.base import Backend, BackendNotInstalledError, host_array, library_of, one_number
+from mithril_losses.backends.namespaces import Array
 
 try:
     import torch
 
-    from mithril_losses.backends import _torch_namespace as xp
+    from mithril_losses.backends.namespaces import torch as xp
 except ModuleNotFoundError as error:
     raise BackendNotInstalledError("torch") from error
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mithril_losses._execution import value_and_gradient
-from mithril_losses._pairs import find_loss
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.backends.threads import share
 from mithril_losses.benchmarks.problems import Case
+from mithril_losses.catalogue import find_loss
+from mithril_losses.execution import value_and_gradient
 
 Device = Literal["cpu", "cuda"]
 Arrays = Sequence[Array]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.candidates import Call, Candidate, Device, Setting, to_numpy
 from mithril_losses.benchmarks.problems import Case
 

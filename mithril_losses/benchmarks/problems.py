@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mithril_losses._pairs import find_loss
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
+from mithril_losses.catalogue import find_loss
 
 Size = Literal["small", "medium", "large"]
 Shape = tuple[int, ...]

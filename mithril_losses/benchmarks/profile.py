@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from mithril_losses import value_and_gradient
-from mithril_losses._execution import _keep_freed_memory
-from mithril_losses._limits import Limits
-from mithril_losses._pairs import find_loss
-from mithril_losses._validation import quiet
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.candidates import Setting, candidates_for
 from mithril_losses.benchmarks.families import all_cases
 from mithril_losses.benchmarks.page import table
 from mithril_losses.benchmarks.problems import Case
+from mithril_losses.catalogue import find_loss
+from mithril_losses.execution import keep_freed_memory
+from mithril_losses.limits import Limits
+from mithril_losses.numerics.validation import quiet
 
 _BLOCKED = (
     "mse_loss",
@@ -86,7 +86,7 @@ def operations(loss: str, arrays: Iterable[Array]) -> tuple[list[tuple[str, floa
     pair = find_loss(loss)
     terms = pair.elements[pair.wrt[0]]
     block = [x.reshape(-1)[: Limits().block] for x in arrays]
-    _keep_freed_memory()
+    keep_freed_memory()
     _, options = terms.door(
         dict(zip(terms.array_names, block, strict=True)), {n: pair.parameters[n].default for n in terms.option_names}
     )

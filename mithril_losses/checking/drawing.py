@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses._pairs import Pair
+from mithril_losses.catalogue import Pair
 from mithril_losses.domains import ArrayDomain, Axes, Interval, ScaleWeights
 
 Arrays = dict[str, Any]

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses._pairs import Pair, catalogue, find_loss
-from mithril_losses._tree import leaves, map_leaves
-from mithril_losses.backends._namespace import Array, is_dtype, library_name, namespace_of, placement
+from mithril_losses.backends.namespaces import Array, is_dtype, library_name, namespace_of, placement
+from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.checking.drawing import draw_arguments
+from mithril_losses.numerics.trees import leaves, map_leaves
 
 __all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient"]
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload, runtime_checkable
 
-from mithril_losses.backends._namespace import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.models._checks import is_differentiable, unknown
 
 

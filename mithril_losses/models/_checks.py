@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mithril_losses._validation import did_you_mean
-from mithril_losses.backends._namespace import Array, is_dtype, library_name, namespace_of, placement
+from mithril_losses.backends.namespaces import Array, is_dtype, library_name, namespace_of, placement
+from mithril_losses.numerics.validation import did_you_mean
 
 
 def check_outputs(outputs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mithril_losses.backends._namespace import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.models._adapter import ModelAdapter, variables_of
 from mithril_losses.models._checks import (
     check_gradients,

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mithril_losses.backends import _jax_namespace as xp
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
+from mithril_losses.backends.namespaces import jax as xp
 from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
 from mithril_losses.models._checks import (
     check_library,

@@ -9,7 +9,7 @@ import autograd.builtins
 import numpy as np
 from autograd import make_vjp
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
 from mithril_losses.models._checks import check_mapping, check_output_gradients, check_outputs
 

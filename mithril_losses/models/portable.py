@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.models._adapter import ModelAdapter
 
 
@@ -38,7 +38,7 @@ def compile_model(function: Callable[[Any, Any, Any], Mapping[str, Array]], back
         import jax.numpy as namespace
     elif backend == "torch":
         adapter = models.TorchModel
-        from mithril_losses.backends import _torch_namespace as namespace
+        from mithril_losses.backends.namespaces import torch as namespace
     else:
         raise ValueError(f"models are compiled for numpy, jax and torch, not for {backend!r}")
     compiled: ModelAdapter = adapter(lambda params, data: function(namespace, params, data))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
 from mithril_losses.models._checks import check_output_gradients, check_outputs, fresh, unknown
 

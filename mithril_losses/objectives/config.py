@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from mithril_losses._pairs import find_loss
-from mithril_losses._validation import did_you_mean
-from mithril_losses.backends._toml import parse_toml, read_toml_file
+from mithril_losses.backends.toml import parse_toml, read_toml_file
+from mithril_losses.catalogue import find_loss
+from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.objectives import schedules
 from mithril_losses.objectives.composition import CompositeLoss, ScheduledLoss, WeightedLoss
 from mithril_losses.objectives.objective import Objective

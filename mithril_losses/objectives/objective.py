@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mithril_losses._tree import add
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
+from mithril_losses.numerics.trees import add
 from mithril_losses.objectives.terms import Regularizer, Term, weight_at
 
 

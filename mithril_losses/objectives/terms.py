@@ -11,14 +11,14 @@ from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any
 
-from mithril_losses._execution import value_and_gradient
-from mithril_losses._pairs import Pair, find_loss
-from mithril_losses._reduction import REDUCTIONS, Reduction
-from mithril_losses._tree import leaves, map_leaves
-from mithril_losses._validation import as_dtype, is_number
-from mithril_losses.backends._namespace import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.domains import Choice, Flag, Interval
+from mithril_losses.execution import value_and_gradient
 from mithril_losses.models._checks import check_library, check_output_gradients, fresh, unknown
+from mithril_losses.numerics.reduction import REDUCTIONS, Reduction
+from mithril_losses.numerics.trees import leaves, map_leaves
+from mithril_losses.numerics.validation import as_dtype, is_number
 from mithril_losses.objectives.schedules import Schedule
 
 Loss = str | Callable[..., Any]

@@ -9,10 +9,10 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from mithril_losses._pairs import catalogue
 from mithril_losses.benchmarks import targets
 from mithril_losses.benchmarks.problems import Case, Problem
 from mithril_losses.benchmarks.targets import Target
+from mithril_losses.catalogue import catalogue
 
 _MODULES = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
 

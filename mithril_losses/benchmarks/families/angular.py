@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.families.classification import cross_entropy_jax
 from mithril_losses.benchmarks.problems import Problem, Shape, Size, normal
 

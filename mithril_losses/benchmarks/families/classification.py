@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.problems import ELEMENTS, ROWS, Problem, Shape, normal
 from mithril_losses.benchmarks.targets import (
     BEST,

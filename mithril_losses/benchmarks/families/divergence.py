@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.problems import ROWS, Problem, Shape, normal, squared_distances, two_normals
 from mithril_losses.benchmarks.targets import (
     BEST,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.problems import Problem, Shape, Size, normal, two_normals
 
 _SIZES: Mapping[Size, tuple[Shape, ...]] = {"small": ((32, 16),), "large": ((50_000, 128),)}

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses._transport import assignment_on_host, drawn_directions
-from mithril_losses.backends._namespace import Array
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.problems import Problem, Shape
+from mithril_losses.templates.transport import assignment_on_host, drawn_directions
 
 _ITERATIONS = 60  # of the peers', who do not look whether they have converged
 
@@ -19,7 +19,7 @@ def _two_point_sets(random: np.random.Generator, shape: Shape) -> tuple[Array, .
 
 
 def _earth_mover_torch(torch: Any, x: Any, y: Any) -> Any:
-    from mithril_losses._torch_transport import assignment
+    from mithril_losses.templates.transport.torch import assignment
 
     partners = assignment(x.detach(), y.detach())
     return (x - y.gather(1, partners[..., None].expand_as(y))).norm(dim=-1).mean()

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses._execution import value_and_gradient
-from mithril_losses._pairs import catalogue, find_loss
-from mithril_losses._tree import leaves, map_leaves
+from mithril_losses.catalogue import catalogue, find_loss
 from mithril_losses.checking.exact.arrays import ExactArray, exact, following, rate
 from mithril_losses.checking.exact.points import OF_VARIANCES, Point, points
 from mithril_losses.checking.exact.scalars import CONTEXT, DIGITS, ZERO, Number
 from mithril_losses.checking.gradients import GradientMismatchError
+from mithril_losses.execution import value_and_gradient
+from mithril_losses.numerics.trees import leaves, map_leaves
 
 PROVED = 30  # digits from which on a gradient counts as right whatever limits them
 

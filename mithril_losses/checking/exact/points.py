@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses._pairs import Pair
+from mithril_losses.catalogue import Pair
 from mithril_losses.checking.drawing import Arrays, Options, Variant, draw_arguments, reductions, variants
 from mithril_losses.domains import Choice, Flag, Interval
 

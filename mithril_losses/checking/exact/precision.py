@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses._pairs import Pair
-from mithril_losses._tree import leaves, map_leaves
+from mithril_losses.catalogue import Pair
 from mithril_losses.checking.exact.arrays import ExactArray, exact
 from mithril_losses.checking.exact.points import Point, points
 from mithril_losses.checking.exact.scalars import CONTEXT, Number
 from mithril_losses.checking.gradients import double_precision, to_numpy
+from mithril_losses.numerics.trees import leaves, map_leaves
 
 DTYPES = ("float32", "float64")
 MOST = 8.0  # units that a result may be off: the losses take few roundings in a row

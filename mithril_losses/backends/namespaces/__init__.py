@@ -1,0 +1,165 @@
+"""Which library an array belongs to, and the facts about arrays that the array API standard leaves open.
+
+Nothing here imports jax or torch: an array of theirs can only arrive once its own library is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # arrays of four libraries share no base class: signatures say what is meant, bodies stay free
+
+_NUMPY_TYPES = (np.ndarray, np.generic)
+_KINDS = (
+    "fiub"  # of the dtypes of real numbers; NumPy has others: text, objects, dates, records, types of other packages
+)
+_NAMESPACES: dict[type, Any] = {np.ndarray: np}
+
+
+def namespace_of(x: Any) -> Any | None:
+    """Return the array namespace of `x`, or None where `x` is no array."""
+    return _NAMESPACES.get(type(x)) or _find_namespace(x)
+
+
+def _find_namespace(x: Any) -> Any | None:
+    if isinstance(x, _NUMPY_TYPES):
+        if _is_no_plain_array(x):
+            return None
+        namespace: Any = np
+    elif _is_torch(x):  # before jax.Array, whose instance check torch.compile cannot trace
+        from mithril_losses.backends.namespaces import torch as namespace
+    elif _is_jax(x):
+        from mithril_losses.backends.namespaces import jax as namespace
+    elif hasattr(x, "__array_namespace__"):
+        namespace = x.__array_namespace__()
+    else:
+        return None
+    _NAMESPACES[type(x)] = namespace
+    return namespace
+
+
+def array_namespace(**arrays: Any) -> Any:
+    """Return the one namespace that all the named arrays share.
+
+    Raises:
+        TypeError: an argument is no array or holds no numbers, or two of them belong to different libraries.
+    """
+    shared = None
+    for name, x in arrays.items():
+        if shared is None:
+            shared = namespace_of(x)
+        if shared is None or namespace_of(x) is not shared:
+            require_library(shared, name, x)
+        if shared is np and x.dtype.kind not in _KINDS:
+            raise TypeError(_says_no_numbers(name, x.dtype))
+    return shared
+
+
+def _says_no_numbers(name: str, dtype: Any) -> str:
+    if dtype.kind == "V" and dtype.names is None:  # of another package
+        return (
+            f"{name} must hold numbers of a type that numpy has itself, got {dtype}: pass them as float32, or as an "
+            "array of a library that has this type"
+        )
+    return f"{name} must hold real numbers, got {dtype}"
+
+
+def require_library(xp: Any, name: str, x: Any) -> None:
+    """Raise a TypeError unless the argument called `name` is an array of the library behind `xp`."""
+    found = namespace_of(x)
+    if found is None:
+        raise TypeError(f"{name} must be an array (NumPy, JAX, PyTorch, …), got {type(x).__name__}")
+    if found is not xp:
+        raise TypeError(
+            f"all arrays must come from one library: {name} is from {library_name(found)}, "
+            f"those before it from {library_name(xp)}"
+        )
+
+
+def library_name(xp: Any) -> str:
+    """Return the name of the library behind a namespace: "numpy", "jax", "torch", …"""
+    name: str = xp.__name__
+    return _LIBRARIES.get(name) or name.partition(".")[0]
+
+
+_LIBRARIES = {  # namespaces that are not called after their library
+    "array_api_compat.numpy": "numpy",
+    "array_api_compat.torch": "torch",
+    "mithril_losses.backends.namespaces.jax": "jax",
+    "mithril_losses.backends.namespaces.numpy": "numpy",
+    "mithril_losses.backends.namespaces.torch": "torch",
+}
+
+
+def is_dtype(xp: Any, dtype: Any, kind: str | tuple[str, ...]) -> bool:
+    """Return whether a dtype is of a kind of the array API standard, such as "integral" or "real floating".
+
+    NumPy's own `isdtype` raises for dtypes that are of no kind: records, text of any length, types of other packages.
+    """
+    if library_name(xp) == "numpy" and not issubclass(dtype.type, (np.number, np.bool_)):
+        return False
+    return bool(xp.isdtype(dtype, kind))
+
+
+def host_values(x: Any) -> np.ndarray[Any, Any] | None:
+    """Return the values of `x` as a NumPy view, or None where a look is impossible or would stall an accelerator.
+
+    None for a tracer (`jax.jit`, `torch.compile`, `vmap`) and for an array on an accelerator.
+    """
+    library = library_name(namespace_of(x))
+    if library == "numpy":
+        return np.asarray(x)
+    if library == "jax":
+        traced = isinstance(x, sys.modules["jax"].core.Tracer)
+        return None if traced or any(d.platform != "cpu" for d in x.devices()) else np.asarray(x)
+    if library == "torch":
+        torch = sys.modules["torch"]
+        hidden = (
+            torch.compiler.is_compiling()
+            or x.device.type != "cpu"
+            or type(x) not in (torch.Tensor, torch.nn.Parameter)  # fake tensors have no values
+            or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        )
+        if hidden:
+            return None
+        with torch._C._DisableFuncTorch():  # inside torch.func.grad, even the view of a constant would be wrapped
+            values: np.ndarray[Any, Any] = (x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True)
+        return values
+    return np.from_dlpack(x)
+
+
+def placement(x: Any) -> dict[str, Any]:
+    """Return the keyword arguments that create an array where `x` lives (JAX places uncommitted arrays itself)."""
+    return {} if library_name(namespace_of(x)) in ("numpy", "jax") else {"device": x.device}
+
+
+def in_c_order(x: Any) -> Any:
+    """Return `x` with its elements one after the other in memory, the last axis first: itself where they are so."""
+    if isinstance(x, np.ndarray):
+        return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+    return x.contiguous() if _is_torch(x) else x
+
+
+def _is_no_plain_array(x: Any) -> bool:
+    """Whether `x` is a NumPy array whose arithmetic is not element by element (a matrix) or leaves elements out."""
+    masked = sys.modules.get("numpy.ma")
+    return isinstance(x, np.matrix) or (masked is not None and isinstance(x, masked.MaskedArray))
+
+
+def _is_jax(x: Any) -> bool:
+    jax = _loaded("jax")
+    return jax is not None and isinstance(x, jax.Array)
+
+
+def _is_torch(x: Any) -> bool:
+    torch = _loaded("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _loaded(name: str) -> ModuleType | None:
+    # `numpy` must exist beside it: a library half-way through its own import is not usable yet
+    return sys.modules.get(name) if f"{name}.{'numpy' if name == 'jax' else 'nn'}" in sys.modules else None

@@ -1,0 +1,510 @@
+"""The catalogue: which gradient belongs to which loss, and what a loss declares about itself."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar
+
+from mithril_losses.numerics.reduction import Reduction
+from mithril_losses.numerics.validation import did_you_mean
+from mithril_losses.templates.elements import Apart, ByColumn, Elementwise
+from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.unreduced import Unreduced
+
+F = TypeVar("F", bound=Callable[..., Any])
+G = TypeVar("G")
+P = ParamSpec("P")
+
+# what a loss and its gradient are made of: each has `value`, `gradient` and `both`, and the domains of its arguments
+Terms = Elementwise | Apart | ByColumn | Unreduced
+
+# what a loss may declare of itself: true for all options, masks and reductions, up to rounding, where weights and a
+# normalizer are not negative; arrays that are like the first argument are those with the same domain
+PROPERTIES = {
+    "convex": "convex in the arguments that its gradient has by default, taken together",
+    "non_negative": "never negative",
+    "scale_invariant": "unchanged when its first argument, and all like it, are scaled by one positive number",
+    "symmetric": "unchanged when its first two arguments are exchanged",
+    "translation_invariant": "unchanged when one number is added to its first argument and to all like it",
+    "zero_at_equality": "0 where its first two arguments are equal",
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A property of a loss, and the condition under which the loss has it.
+
+    Attributes:
+        name: which of `PROPERTIES`.
+        options: the options and keywords that matter, each with the values that it may have: a tuple, or a domain.
+        where: what else must be true, in words.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+    def __str__(self) -> str:
+        conditions = [_condition(name, values) for name, values in self.options.items()]
+        conditions += [f"where {self.where}"] * bool(self.where)
+        return PROPERTIES[self.name] + (f" ({', '.join(conditions)})" if conditions else "")
+
+
+def given(name: str, where: str = "", **options: Any) -> Given:
+    """Say that a loss has a property under a condition.
+
+    Args:
+        name: which of `PROPERTIES`.
+        where: what must be true of the arguments, in words.
+        **options: the options and keywords that matter, each with the one value that it must have, a tuple of values,
+            or a domain.
+
+    Example:
+        >>> print(given("non_negative", unbiased=False))
+        never negative (unbiased=False)
+        >>> print(given("zero_at_equality", "the boxes have an area", reduction=("mean", "sum")))
+        0 where its first two arguments are equal (reduction='mean' or 'sum', where the boxes have an area)
+    """
+    choices = {n: v if isinstance(v, tuple) or hasattr(v, "sample") else (v,) for n, v in options.items()}
+    return Given(name, choices, where)
+
+
+def _condition(name: str, values: Any) -> str:
+    return f"{name}={' or '.join(map(repr, values))}" if isinstance(values, tuple) else f"{name} {values}"
+
+
+# what a gradient takes beside its loss's own arguments
+GRADIENT_KEYWORDS = frozenset({"upstream", "wrt"})
+
+
+@dataclass(frozen=True, eq=False)  # a loss is itself alone, and can be hashed: `jax.jit` asks for that
+class Pair:
+    """A loss, its gradient, and what cannot be read off either.
+
+    Attributes:
+        name: the loss's name in the catalogue.
+        value: the loss.
+        gradient: its gradient.
+        both: a public function that returns both, where there is one.
+        terms: the unreduced loss and its slopes, which loss and gradient are made of.
+        wrt: the arguments that the gradient is taken with respect to; those with a default where they are given.
+        on_request: further arguments that `wrt=` accepts.
+        domain: what each argument may be.
+        separable: the unreduced losses of different rows share nothing, so rows may be computed apart.
+        kinks: a function of the loss's arguments that returns arrays whose zeros are the points without a derivative.
+        mass: a function of the loss's arguments that returns what each row counts in the divisor, or None for 1.
+        fused_rows: a function of the loss's arguments (NumPy arrays) that returns a fused loop over their rows, or None
+            where there is none for them.
+        check_values: a function of the loss's arguments that raises for values which only a look can tell.
+        properties: which of `PROPERTIES` the loss has, by name, each with its condition.
+        returns: the names of what the loss returns where that is a tuple: the first is the loss, which the gradient
+            belongs to; the others are for people to look at. Empty for a loss that returns itself alone.
+        compose: of a loss that is made of others, a function that returns its value and gradient in one call, having
+            been handed what does that for any loss.
+        jitted: whether `value_and_gradient` compiles the pair for JAX. One that compiles what is worth it by itself may
+            have to look at values in between.
+        by_numpy: whether large JAX arrays in the memory of the host are computed by NumPy, as tensors are: what it has
+            for sorts, trees and tiles is faster than what XLA makes of them there.
+        prepared: what others have compiled or found out for this loss, and which is forgotten together with it.
+    """
+
+    name: str
+    value: Callable[..., Any]
+    gradient: Callable[..., Any]
+    both: Callable[..., tuple[Any, Any]] | None = None
+    terms: Terms | None = None
+    wrt: tuple[str, ...] = ("predictions",)
+    on_request: tuple[str, ...] = ()
+    domain: Mapping[str, Any] = field(default_factory=dict)
+    separable: bool = True
+    kinks: Callable[..., tuple[Any, ...]] | None = None
+    mass: Callable[..., Any] | None = None
+    fused_rows: Callable[..., FusedRows | None] | None = None
+    check_values: Callable[..., Any] | None = None
+    properties: Mapping[str, Given] = field(default_factory=dict)
+    returns: tuple[str, ...] = ()
+    compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
+    jitted: bool = True
+    by_numpy: bool = False
+    prepared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Return the loss: an entry of the catalogue takes part wherever a loss does."""
+        return self.value(*arguments, **options)
+
+    @functools.cached_property
+    def elements(self) -> Mapping[str, Elementwise]:
+        """The element-wise terms that the loss is made of, by the argument of which they give the slope."""
+        if isinstance(self.terms, Apart):
+            return self.terms.parts
+        return {self.wrt[0]: self.terms} if isinstance(self.terms, Elementwise) else {}
+
+    @functools.cached_property
+    def plain(self) -> Callable[..., tuple[Any, Any]]:
+        """What returns value and gradient by the plain functions, and computes once what these share."""
+        if self.both is not None:
+            return self.both
+        if self.terms is None:
+            return _one_after_the_other(self.value, self.gradient)
+        return _through_terms(self, self.terms)
+
+    def loss(self, returned: Any) -> Any:
+        """Return the loss out of what the value function returned."""
+        return returned[0] if self.returns else returned
+
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The loss's parameters, without the reduction keywords it may pass on."""
+        return {
+            name: parameter
+            for name, parameter in inspect.signature(self.value).parameters.items()
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        }
+
+    @functools.cached_property
+    def array_arguments(self) -> tuple[str, ...]:
+        """The names of the arguments that have no default and go by position: the arrays."""
+        return tuple(n for n, p in self.parameters.items() if p.default is p.empty and p.kind is not p.KEYWORD_ONLY)
+
+    @functools.cached_property
+    def options(self) -> tuple[str, ...]:
+        """The names of the other arguments."""
+        arrays = self.array_arguments
+        return tuple(name for name in self.parameters if name not in arrays)
+
+    @functools.cached_property
+    def takes_reduction(self) -> bool:
+        """Whether the loss takes the common reduction keywords."""
+        parameters = inspect.signature(self.value).parameters
+        passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return passes_on or parameters.keys() >= Reduction.__annotations__.keys()
+
+    @functools.cached_property
+    def takes_upstream(self) -> bool:
+        """Whether the gradient takes `upstream`."""
+        parameters = inspect.signature(self.gradient).parameters.values()
+        return any(p.kind is p.VAR_KEYWORD or p.name == "upstream" for p in parameters)
+
+    def kinks_at(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the arrays whose zeros are the points without a derivative, for arguments of the loss."""
+        if self.kinks is None:
+            return ()
+        accepted = {*self.domain, *inspect.signature(self.kinks).parameters}
+        own = {name: options.get(name, self.parameters[name].default) for name in self.options if name in accepted}
+        return self.kinks(*arrays, **own)
+
+    @property
+    def takes_axis(self) -> bool:
+        """Whether `axis` is one of the common keywords to the loss, and not an option with a meaning of its own."""
+        return self.takes_reduction and "axis" not in self.options
+
+    @property
+    def formula(self) -> str:
+        """The formula of the loss: the first line of its docstring."""
+        return _first_line(self.value)
+
+    @property
+    def gradient_formula(self) -> str:
+        """The formula of the gradient: the first line of its docstring."""
+        return _first_line(self.gradient)
+
+    @property
+    def family(self) -> str:
+        """The module that the loss stands in, without its package."""
+        return self.value.__module__.rpartition(".")[2]
+
+    @property
+    def source(self) -> str:
+        """Where the loss comes from: the section "Source" of its docstring."""
+        _, _, section = (inspect.getdoc(self.value) or "").partition("\nSource:\n")
+        return " ".join(line.strip() for line in section.partition("\n\n")[0].splitlines())
+
+
+_PAIRS: dict[str, Pair] = {}
+
+
+def catalogue() -> Mapping[str, Pair]:
+    """Return all registered pairs by name, in the order of registration: a read-only view."""
+    return MappingProxyType(_PAIRS)
+
+
+def gradient_of(
+    loss: Callable[..., Any],
+    *,
+    terms: Terms | None = None,
+    wrt: str | tuple[str, ...] | None = None,
+    on_request: tuple[str, ...] = (),
+    domain: Mapping[str, Any] | None = None,
+    separable: bool = True,
+    kinks: Callable[..., tuple[Any, ...]] | None = None,
+    mass: Callable[..., Any] | None = None,
+    fused_rows: Callable[..., FusedRows | None] | None = None,
+    check_values: Callable[..., Any] | None = None,
+    properties: tuple[str | Given, ...] = (),
+    returns: tuple[str, ...] = (),
+    compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None,
+    jitted: bool = True,
+    by_numpy: bool = False,
+) -> Callable[[F], F]:
+    """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
+
+    Args:
+        loss: the value. Its name becomes the pair's name in the catalogue.
+        terms: the terms that both are made of; `wrt`, `on_request`, `domain` and `kinks` are then read from them.
+        wrt: the argument or arguments that the gradient is taken with respect to; by default those of the terms, or
+            the first one. An argument that may be None (a bias) is in the gradient where it is given.
+        on_request: further arguments that the gradient accepts as `wrt=`.
+        domain: what each argument may be, by name; checks and tests draw from it.
+        separable: whether the unreduced losses of different rows share nothing.
+        kinks: a function of the loss's arguments that returns a tuple of arrays whose zeros are the points where
+            the derivative does not exist.
+        mass: a function of the loss's arguments that returns what each row counts in the divisor, where that is not 1.
+        fused_rows: a function of the loss's arguments that returns a fused loop over their rows.
+        check_values: a function of the loss's arguments that raises for values which only a look can tell.
+        properties: which of `PROPERTIES` the loss has: names, or `given(name, …)` for what holds under a condition;
+            tests hold the loss to them.
+        returns: where the loss returns a tuple, the names of its entries: the first is the loss.
+        compose: of a loss that is made of others, a function that is handed what makes one function of value and
+            gradient of any loss, and returns such a function.
+        jitted: whether `value_and_gradient` compiles the pair for JAX.
+        by_numpy: whether `value_and_gradient` has NumPy compute large JAX arrays in the memory of the host.
+
+    Raises:
+        TypeError: the two signatures differ in a name, a kind or a default.
+        ValueError: another loss has this name already, `wrt` names no argument of the loss, or there is no such
+            property, or no such option of its condition.
+
+    Example:
+        >>> import numpy as np
+        >>> from mithril_losses import value_and_gradient
+        >>> def half_squared_error(predictions, targets):
+        ...     return 0.5 * np.sum((predictions - targets) ** 2)
+        >>> @gradient_of(half_squared_error)
+        ... def half_squared_error_gradient(predictions, targets):
+        ...     return predictions - targets
+        >>> value, gradient = value_and_gradient(half_squared_error)(np.array([3.0]), np.array([1.0]))
+        >>> float(value), gradient.tolist()
+        (2.0, [2.0])
+        >>> unregister("half_squared_error")
+    """
+
+    def record(gradient: F) -> F:
+        _require_same_signature(loss, gradient)
+        pair = Pair(
+            name=loss.__name__,
+            value=loss,
+            gradient=gradient,
+            terms=terms,
+            domain=dict(domain or (terms.domain if terms else {})),
+            separable=separable,
+            kinks=kinks or (terms.kinks if terms else None),
+            on_request=on_request or getattr(terms, "on_request", ()),
+            mass=mass,
+            fused_rows=fused_rows,
+            check_values=check_values,
+            properties={declared.name: declared for declared in map(_as_given, properties)},
+            returns=returns,
+            compose=compose,
+            jitted=jitted,
+            by_numpy=by_numpy,
+        )
+        names = (wrt,) if isinstance(wrt, str) else wrt or (terms.wrt if terms else pair.array_arguments[:1])
+        optional = [name for name in pair.options if pair.parameters[name].default is None]
+        for declared in pair.properties.values():
+            if declared.name not in PROPERTIES:
+                raise ValueError(f"{declared.name!r} is no property of a loss{did_you_mean(declared.name, PROPERTIES)}")
+            known_options = (*pair.options, *(Reduction.__annotations__ if pair.takes_reduction else ()))
+            for name in declared.options:
+                if name not in known_options:
+                    raise ValueError(
+                        f"{name!r} is no option of {loss.__name__}, so no property of it depends on that"
+                        f"{did_you_mean(name, known_options)}"
+                    )
+        for name in (*names, *pair.on_request):
+            if name not in (*pair.array_arguments, *optional):
+                raise ValueError(
+                    f"wrt={name!r} is no array argument of {loss.__name__}{did_you_mean(name, pair.array_arguments)}"
+                )
+        known = _PAIRS.get(pair.name)
+        if known is not None and not _is_redefinition(known.value, loss):
+            raise ValueError(f"a loss named {pair.name!r} is registered already, from {known.value.__module__}")
+        _PAIRS[pair.name] = replace(pair, wrt=tuple(names))
+        return gradient
+
+    return record
+
+
+def _as_given(declared: str | Given) -> Given:
+    return declared if isinstance(declared, Given) else Given(declared)
+
+
+def value_and_gradient_of(loss: Callable[..., Any]) -> Callable[[F], F]:
+    """Record the decorated function as the fused value and gradient of a registered `loss`; return it untouched.
+
+    Raises:
+        TypeError: its signature differs from the loss's.
+        ValueError: `loss` has no gradient yet.
+    """
+
+    def record(both: F) -> F:
+        pair = find_loss(loss)
+        _require_same_signature(loss, both)
+        _PAIRS[pair.name] = replace(pair, both=both)
+        return both
+
+    return record
+
+
+def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
+    """Return what computes a registered gradient together with its loss, with the arguments of the gradient.
+
+    It is recorded as the public function of its loss that returns both.
+
+    Raises:
+        ValueError: no loss with terms has this gradient.
+    """
+    pair = next((pair for pair in _PAIRS.values() if pair.gradient is gradient), None)
+    if pair is None or pair.terms is None:
+        raise ValueError(f"{getattr(gradient, '__name__', gradient)!r} is the gradient of no registered terms")
+    both = functools.wraps(gradient)(_through_terms(pair, pair.terms))
+    both.__name__ = f"{pair.name}_value_and_gradient"
+    both.__qualname__ = both.__name__
+    returned = gradient.__annotations__.get("return", "Any")
+    both.__annotations__ = {**gradient.__annotations__, "return": f"tuple[Array, {returned}]"}
+    both.__doc__ = f"""`{pair.name}` and its gradient; what they share is computed once.
+
+    Args and errors are those of `{pair.name}_gradient`. Returns the value and the gradient.
+    """
+    _PAIRS[pair.name] = replace(pair, both=both)
+    return both
+
+
+# of functions and not of the pair, which would otherwise hold itself and be freed only when garbage is looked for
+def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
+        return value(*arguments, **own), gradient(*arguments, **keywords)
+
+    return both
+
+
+def _through_terms(pair: Pair, terms: Terms) -> Callable[..., tuple[Any, Any]]:
+    """Return value and gradient from one evaluation of the terms."""
+    arrays, takes_reduction = pair.array_arguments, pair.takes_reduction
+    names = (*arrays, *(name for name in terms.domain if name not in arrays))
+    defaults = [(name, pair.parameters[name].default) for name in names]
+    by_position = sum(p.kind is not p.KEYWORD_ONLY for p in pair.parameters.values())
+    takes_wrt = isinstance(terms, Unreduced)
+    known = frozenset(inspect.signature(pair.gradient).parameters)
+    evaluate: Callable[..., tuple[Any, Any]] = terms.both
+    one_after_the_other = _one_after_the_other(pair.value, pair.gradient)
+
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        count = len(arguments)
+        complete = count == len(arrays) or (count <= by_position and keywords.keys() >= set(arrays[count:]))
+        understood = takes_reduction or keywords.keys() <= known
+        if not (complete and understood) or (not takes_wrt and "wrt" in keywords):
+            return one_after_the_other(*arguments, **keywords)  # which says what is wrong, if anything is
+        others = [keywords.pop(name, default) for name, default in defaults[count:]]
+        return evaluate(*arguments, *others, **keywords)
+
+    return both
+
+
+def find_loss(loss: str | Callable[..., Any]) -> Pair:
+    """Return the pair of a loss, given as its name or as the function itself.
+
+    An entry of the catalogue is its own pair. A `functools.partial` of a loss is the loss with some options settled. An
+    object with a method `gradient` is a loss, too. It may have a method `value_and_gradient`, and attributes `name`,
+    `wrt` and `returns` with what `gradient_of` takes under these names; or its whole `Pair` as the attribute `pair`.
+
+    Raises:
+        ValueError: the catalogue has no such loss; the message names the nearest one.
+    """
+    if isinstance(loss, Pair):
+        return loss
+    if isinstance(loss, str):
+        if loss not in _PAIRS:
+            raise ValueError(
+                f"unknown loss {loss!r} (`mithril-losses list` shows them all){did_you_mean(loss, _PAIRS)}"
+            )
+        return _PAIRS[loss]
+    pair = _PAIRS.get(getattr(loss, "__name__", ""))
+    if pair is not None and pair.value is loss:
+        return pair
+    if isinstance(loss, functools.partial) and not loss.args:
+        return _settled(loss)
+    if isinstance(getattr(loss, "pair", None), Pair):
+        return loss.pair  # type: ignore[attr-defined,no-any-return]
+    if callable(getattr(loss, "gradient", None)):
+        parts = (
+            loss,
+            loss.gradient,  # type: ignore[attr-defined]
+            getattr(loss, "value_and_gradient", None),
+            str(getattr(loss, "name", type(loss).__name__)),
+            tuple(getattr(loss, "wrt", ())),
+            tuple(getattr(loss, "returns", ())),
+        )
+        try:
+            return _of_object(*parts)
+        except TypeError:  # it cannot be hashed
+            return _of_object.__wrapped__(*parts)
+    raise ValueError(
+        f"{getattr(loss, '__name__', loss)!r} has no registered gradient: decorate the gradient with "
+        f"@gradient_of({getattr(loss, '__name__', 'loss')})"
+    )
+
+
+@functools.lru_cache(maxsize=8)  # few, because each keeps its object alive with all that this holds
+def _of_object(loss: Any, gradient: Any, both: Any, name: str, wrt: tuple[str, ...], returns: tuple[str, ...]) -> Pair:
+    separable = False  # who knows
+    pair = Pair(name, loss, gradient, both, returns=returns, separable=separable)
+    return replace(pair, wrt=wrt or pair.array_arguments[:1] or pair.wrt)
+
+
+def _settled(loss: functools.partial[Any]) -> Pair:
+    pair, options = find_loss(loss.func), loss.keywords
+    return replace(
+        pair,
+        value=loss,
+        gradient=functools.partial(pair.gradient, **options),
+        both=None,
+        terms=None,
+        fused_rows=None,
+        compose=lambda both_of: functools.partial(both_of(loss.func), **options),
+    )
+
+
+def unregister(name: str) -> None:
+    """Take a loss out of the catalogue again.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    del _PAIRS[find_loss(name).name]
+
+
+def _require_same_signature(loss: Callable[..., Any], other: Callable[..., Any]) -> None:
+    def shape(function: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
+        for name, p in inspect.signature(function).parameters.items():
+            if name not in GRADIENT_KEYWORDS:
+                yield ("" if p.kind is p.VAR_KEYWORD else name), p.kind, p.default
+
+    if list(shape(loss)) != list(shape(other)):
+        raise TypeError(
+            f"{other.__name__}{inspect.signature(other)} does not take the arguments of its loss, "
+            f"{loss.__name__}{inspect.signature(loss)}"
+        )
+
+
+def _is_redefinition(known: Callable[..., Any], new: Callable[..., Any]) -> bool:
+    """Whether `new` is the same definition run again, as in a notebook cell."""
+    return (known.__module__, known.__qualname__) == (new.__module__, new.__qualname__)
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0].strip()

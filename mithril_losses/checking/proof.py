@@ -1,0 +1,346 @@
+"""Proof of element-wise gradients: the terms of a loss are evaluated on symbols, and differentiate to its slopes.
+
+A condition (`where`, `minimum`, `maximum`, `abs`, `sign`) is decided at a rational point. So what is left around that
+point, on the piece of the domain where every condition stays as it is, is one smooth expression.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import product
+from typing import Any
+
+import numpy as np
+import sympy
+from scipy.special import gammaln
+
+from mithril_losses.catalogue import find_loss
+from mithril_losses.domains import ClipWidth, Elements, Flag, Interval, Labels
+from mithril_losses.templates.elements import Elementwise
+
+__all__ = ["KINDS", "Piece", "ProofError", "parts", "prove"]
+
+KINDS = ("identity", "end of a piece", "exact points")  # from the strongest on
+
+_POINTS = 200  # drawn for each choice of what is settled, to find the pieces
+_EXACT_POINTS = 3
+_DENOMINATOR = 512  # of the points: floating-point numbers hold them exactly
+
+_SYMBOLS = {
+    "predictions": "p",
+    "targets": "t",
+    "logits": "z",
+    "real_scores": "r",
+    "fake_scores": "f",
+    "mean": "mu",
+    "logvar": "v",
+    "other_mean": "m",
+    "other_logvar": "s",
+    "location": "mu",
+    "log_scale": "b",
+    "label_smoothing": "a",
+    "pos_weight": "w",
+    "free_bits": "lambda",
+    "scale": "c",
+    "target_real": "y",
+    "target_fake": "y",
+    "epsilon": "varepsilon",
+}
+
+
+class ProofError(AssertionError):
+    """A slope is not the derivative of its value."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the domain on which the terms of a loss are one smooth expression.
+
+    Attributes:
+        settled: the arguments that are numbers here, by name: labels, flags, options at an end of their interval.
+        conditions: what holds on the piece.
+        value: the loss of an element.
+        slopes: its derivatives, by argument.
+        point: the point at which the conditions were decided, by argument.
+        kind: how the slopes were proved. "identity": the derivative of the value minus the slope is 0 identically.
+            "exact points": it is 0 in exact arithmetic at rational points. "end of a piece": outside [ε, 1 − ε] the
+            value is constant, and the slope is by definition that of the neighbouring piece at its end.
+    """
+
+    settled: Mapping[str, Any]
+    conditions: tuple[Any, ...]
+    value: Any
+    slopes: Mapping[str, Any]
+    point: Mapping[str, Any]
+    kind: str = ""
+
+
+def parts(loss: str | Callable[..., Any]) -> Mapping[str, Elementwise]:
+    """Return the terms of an element-wise loss, those of each array where they are reduced apart; or nothing."""
+    return find_loss(loss).elements
+
+
+def prove(loss: str | Callable[..., Any]) -> list[Piece]:
+    """Prove that the slopes of an element-wise loss are the derivatives of its value, on every piece of its domain.
+
+    Returns:
+        The pieces of all its parts; none for a loss that is not element-wise.
+
+    Raises:
+        ProofError: a slope is no derivative. The message names the piece and both expressions.
+
+    Example:
+        >>> for piece in prove("mae_loss"):
+        ...     print(piece.conditions, piece.value, piece.slopes["predictions"], piece.kind)
+        (p - t > 0,) p - t 1 identity
+        (p - t < 0,) -p + t -1 identity
+    """
+    return [piece for terms in parts(loss).values() for piece in _prove(find_loss(loss).name, terms)]
+
+
+def symbol(name: str, domain: Any) -> sympy.Symbol:
+    """Return the symbol of an argument, with what its domain says about its sign."""
+    is_positive = getattr(domain, "low", 0.0) >= 0.0
+    return sympy.Symbol(_SYMBOLS.get(name, name), real=True, positive=True if is_positive else None)
+
+
+def vanishes(expression: Any) -> bool:
+    """Whether SymPy can show that an expression is 0 identically."""
+    if expression == 0:
+        return True
+    numerator = sympy.numer(sympy.together(sympy.expand_log(sympy.powdenest(expression.rewrite(sympy.exp)))))
+    return bool(sympy.expand(numerator) == 0 or sympy.simplify(expression) == 0)
+
+
+def _prove(loss: str, terms: Elementwise) -> list[Piece]:
+    pieces = list(_pieces(terms))
+    return [replace(piece, kind=_kind(loss, terms, piece, pieces)) for piece in pieces]
+
+
+def _kind(loss: str, terms: Elementwise, piece: Piece, pieces: list[Piece]) -> str:
+    kinds = []
+    for name, slope in piece.slopes.items():
+        derivative = sympy.diff(piece.value, symbol(name, terms.domain[name]))
+        if vanishes(derivative - slope):
+            kinds.append("identity")
+        elif _is_end_of_neighbour(terms, piece, pieces, name):
+            kinds.append("end of a piece")
+        elif (points := _exact_points(terms, piece)) and all(vanishes((derivative - slope).subs(at)) for at in points):
+            kinds.append("exact points")
+        else:
+            facts = [*map(str, piece.conditions), *(f"{name} = {x}" for name, x in piece.settled.items())]
+            raise ProofError(
+                f"{loss}: the slope wrt {name} is {slope}, but the derivative of {piece.value} is {derivative}, where "
+                f"{' and '.join(facts) or 'anything holds'}"
+            )
+    return max(kinds, key=KINDS.index)
+
+
+def _is_end_of_neighbour(terms: Elementwise, piece: Piece, pieces: list[Piece], name: str) -> bool:
+    """Whether value and slope, which do not depend on x, are those of a neighbour at x = ε or x = 1 − ε."""
+    widths = [symbol(option, domain) for option, domain in terms.domain.items() if isinstance(domain, ClipWidth)]
+    x = symbol(name, terms.domain[name])
+    if piece.value.has(x) or piece.slopes[name].has(x):
+        return False
+    return any(
+        vanishes(other.value.subs(x, end) - piece.value)
+        and vanishes(other.slopes[name].subs(x, end) - piece.slopes[name])
+        for other in pieces
+        if other.settled == piece.settled and other.value.has(x)
+        for epsilon in widths
+        for end in (epsilon, 1 - epsilon)
+    )
+
+
+# --- the pieces -----------------------------------------------------------------------------------------------------
+
+
+def _pieces(terms: Elementwise) -> Iterator[Piece]:
+    """Yield the pieces on which points that are drawn from the domain lie.
+
+    Raises:
+        ProofError: the expression of a piece is not what the terms compute at its point.
+    """
+    function = _on_definitions(terms.terms)
+    constants = [Fraction(c.value(np, np.float64, np.float64)) for c in terms.constants]
+    for settled in _settlements(terms):
+        generator, found = random.Random(0), set()
+        for _ in range(_POINTS):
+            point = {
+                name: settled.get(name, _draw(domain, generator, _DENOMINATOR)) for name, domain in terms.domain.items()
+            }
+            numbers = [x if isinstance(x, bool) else np.float64(x) for x in (*point.values(), *constants)]
+            deciding = _Deciding()
+            with np.errstate(all="ignore"):
+                loss, _ = function(deciding, *numbers)
+            path = tuple(deciding.path)
+            if path in found or np.isnan(loss):  # NaN: the logarithm of a rate that is negative
+                continue
+            found.add(path)
+            symbols = [settled.get(name, symbol(name, domain)) for name, domain in terms.domain.items()]
+            replaying = _Replaying(path)
+            value, slopes = function(
+                replaying, *(x if isinstance(x, bool) else sympy.sympify(x) for x in (*symbols, *constants))
+            )
+            if replaying.is_on_boundary:
+                continue
+            slopes = slopes if isinstance(slopes, tuple) else (slopes,)
+            piece = Piece(
+                settled,
+                tuple(dict.fromkeys(condition for c in replaying.conditions if (condition := _exact(c)) != True)),  # noqa: E712  (SymPy's own)
+                _exact(value),
+                dict(zip(terms.wrt, map(_exact, slopes), strict=True)),
+                point,
+            )
+            _require_what_is_computed(terms, piece, numbers)
+            yield piece
+
+
+def _settlements(terms: Elementwise) -> Iterator[dict[str, Any]]:
+    """Yield every choice of labels and flags, with each option anywhere in its interval or at an end that it has."""
+    choices: dict[str, list[Any]] = {}
+    for name, domain in terms.domain.items():
+        if isinstance(domain, Labels):
+            choices[name] = list(map(Fraction, domain.values))
+        elif isinstance(domain, Flag):
+            choices[name] = [False, True]
+        elif isinstance(domain, Interval) and domain.closed:
+            choices[name] = [None, *(Fraction(end) for end in (domain.low, domain.high) if abs(end) < np.inf)]
+    for chosen in product(*choices.values()):
+        yield {name: x for name, x in zip(choices, chosen, strict=True) if x is not None}
+
+
+def _draw(domain: Any, generator: random.Random, denominator: int) -> Fraction:
+    """Return a rational number inside a domain, between −5 and 5 where it is not bounded."""
+    ends = (domain.low, domain.high) if isinstance(domain, Elements | Interval) else (0.0, 1.0)
+    low, high = Fraction(max(ends[0], -5.0)), Fraction(min(ends[1], 5.0))
+    return low + (high - low) * Fraction(generator.randrange(1, denominator), denominator)
+
+
+def _exact_points(terms: Elementwise, piece: Piece) -> list[dict[sympy.Symbol, Any]]:
+    """Return rational points of a piece, as symbols for numbers; few if it is small."""
+    generator = random.Random(1)
+    found: list[dict[sympy.Symbol, Any]] = []
+    free = {symbol(name, domain): domain for name, domain in terms.domain.items() if name not in piece.settled}
+    for _ in range(100 * _EXACT_POINTS):
+        at = {x: sympy.Rational(_draw(domain, generator, 8)) for x, domain in free.items()}
+        if len(found) < _EXACT_POINTS and at not in found and all(c.subs(at) == True for c in piece.conditions):  # noqa: E712  (likewise)
+            found.append(at)
+    return found
+
+
+def _require_what_is_computed(terms: Elementwise, piece: Piece, numbers: list[Any]) -> None:
+    with np.errstate(all="ignore"):
+        value, slopes = terms.terms(np, *numbers)
+    at = {
+        symbol(name, domain): sympy.Rational(piece.point[name])
+        for name, domain in terms.domain.items()
+        if name not in piece.settled
+    }
+    for computed, expression in zip(
+        (value, *(slopes if isinstance(slopes, tuple) else (slopes,))),
+        (piece.value, *piece.slopes.values()),
+        strict=True,
+    ):
+        expected = float(expression.subs(at))
+        if abs(computed - expected) > 1e-12 * max(abs(expected), 1.0):
+            raise ProofError(
+                f"{terms.terms.__name__} gives {computed} at {piece.point}, but {expression} is {expected}"
+            )
+
+
+def _exact(expression: Any) -> Any:
+    """Return an expression with the rational numbers that its floating-point numbers are."""
+    expression = sympy.sympify(expression)
+    return expression.xreplace({x: sympy.Rational(Fraction(float(x))) for x in expression.atoms(sympy.Float)})
+
+
+# --- namespaces that the terms are evaluated on -----------------------------------------------------------------------
+
+
+class _Deciding:
+    """Numbers: every condition is decided, and the decisions are kept in their order."""
+
+    exp: Any = np.exp
+    log: Any = np.log
+    log1p: Any = np.log1p
+    expm1: Any = np.expm1
+    sqrt: Any = np.sqrt
+    tanh: Any = np.tanh
+    log_gamma: Any = gammaln
+
+    def __init__(self) -> None:
+        self.path: list[int] = []
+
+    def decide(self, condition: Any) -> int:
+        """Return the truth of a condition."""
+        self.path.append(int(condition))
+        return self.path[-1]
+
+    def sign(self, x: Any) -> Any:
+        self.path.append(int(np.sign(x)))
+        return np.sign(x)
+
+    def where(self, condition: Any, first: Any, second: Any) -> Any:
+        return first if self.decide(condition) else second
+
+    def abs(self, x: Any) -> Any:
+        return self.sign(x) * x
+
+    def maximum(self, first: Any, second: Any) -> Any:
+        return first if self.sign(first - second) >= 0 else second
+
+    def minimum(self, first: Any, second: Any) -> Any:
+        return second if self.sign(first - second) >= 0 else first
+
+
+class _Replaying(_Deciding):
+    """Symbols: every condition is decided as it was for numbers, and kept."""
+
+    exp, log, tanh, log_gamma = sympy.exp, sympy.log, sympy.tanh, sympy.loggamma
+    sqrt = staticmethod(sympy.sqrt)
+    log1p = staticmethod(lambda x: sympy.log(1 + x))
+    expm1 = staticmethod(lambda x: sympy.exp(x) - 1)
+
+    def __init__(self, path: tuple[int, ...]) -> None:
+        self.decisions = iter(path)
+        self.conditions: list[Any] = []
+        self.is_on_boundary = False
+
+    def decide(self, condition: Any) -> int:
+        decision = next(self.decisions)
+        self.conditions.append(sympy.sympify(condition) if decision else sympy.Not(condition))
+        return decision
+
+    def sign(self, x: Any) -> Any:
+        decision = next(self.decisions)
+        if decision == 0:
+            self.is_on_boundary |= not vanishes(_exact(x))
+        else:
+            self.conditions.append(x > 0 if decision > 0 else x < 0)
+        return sympy.Integer(decision)
+
+
+# what the primitives compute by approximations or by a library's own function
+_DEFINITIONS: dict[str, Callable[..., Any]] = {
+    "exponential_remainder": lambda xp, x: xp.expm1(x) - x,
+    "log_gamma": lambda xp, x: xp.log_gamma(x),
+}
+
+
+def _on_definitions(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of this package in which it and what it calls stand on the definitions of primitives."""
+    names = function.__code__.co_names
+    called = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    own = {
+        name: _DEFINITIONS.get(name) or _on_definitions(value)
+        for name, value in called.items()
+        if isinstance(value, types.FunctionType) and value.__module__.startswith("mithril_losses.")
+    }
+    code = types.FunctionType(function.__code__, {**function.__globals__, **own}, function.__name__)
+    return functools.wraps(function)(code)

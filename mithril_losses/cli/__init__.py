@@ -1,0 +1,24 @@
+"""The entry point of the command line, which says what to install where its libraries are missing."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # formulas go to pipes and terminals that know no Greek, too
+    try:
+        from mithril_losses.cli.commands import app
+
+        app(prog_name="mithril-losses")
+    except KeyboardInterrupt:  # before a command began
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "mithril_losses":
+            raise
+        print(f"error: the command line needs {error.name}: pip install 'mithril-losses[cli]'", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,74 @@
+"""Numbers that are tuned and not derived: from what size on another way is faster, and how much is done at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What decides between ways to the same numbers. They differ in speed and memory, and in the last digits at most.
+
+    Attributes:
+        large: elements below which the plain functions are as fast, and nothing is compiled.
+        by_numpy: elements from which NumPy's trees, sorts and tiles are faster than XLA's.
+        block: elements of a block: enough for few hand-overs of the interpreter between threads, few enough for the
+            second-level cache, and for the temporary arrays of two threads to stay below a seventh of a gradient of
+            sixteen million.
+        shared_blocks: elements from which threads over blocks gain more than they cost.
+        tile: pairs in a tile on the host: enough rows for a fast product.
+        wide_tile: pairs in a tile where every tile costs a launch.
+        compiled_pairs: pairs in a tile from which a compiled loop gains.
+        tree: pairs from which a tree beats the tiles.
+        piece: logits of pairs that a thread works on at a time: in the second-level cache, and few hand-overs.
+        shared_pairs: logits of a tile from which a second thread gains more than waking it costs.
+        plain_band: elements of a band of rows of an image, which with its temporaries is in the second-level cache.
+        compiled_band: elements of a band that has no temporaries.
+        shared_bands: elements of images from which a second thread gains more than waking it costs.
+        sparse_edges: edges from which one sparse product costs less than what it stands for.
+        positions: pairs of positions of feature maps that are computed at a time.
+        compiled: whether loops over pairs are compiled, where numba is at hand.
+    """
+
+    large: int = 1 << 15
+    by_numpy: int = 1 << 14
+    block: int = 3 << 15
+    shared_blocks: int = 1 << 20
+    tile: int = 1 << 19
+    wide_tile: int = 1 << 20
+    compiled_pairs: int = 1 << 16
+    tree: int = 1 << 19
+    piece: int = 1 << 17
+    shared_pairs: int = 1 << 18
+    plain_band: int = 1 << 16
+    compiled_band: int = 1 << 18
+    shared_bands: int = 1 << 18
+    sparse_edges: int = 1 << 11
+    positions: int = 1 << 20
+    compiled: bool = True
+
+
+current = Limits()
+
+
+@contextlib.contextmanager
+def changed(**changes: Any) -> Iterator[None]:
+    """Have other limits, in all threads, for the time of a `with` block: tests take small arrays the way of large ones.
+
+    Example:
+        >>> from mithril_losses import limits
+        >>> with limits.changed(large=1):
+        ...     limits.current.large
+        1
+        >>> limits.current.large
+        32768
+    """
+    global current
+    before, current = current, replace(current, **changes)
+    try:
+        yield
+    finally:
+        current = before

@@ -1,0 +1,1 @@
+"""Loops that are written as text and compiled for the CPU by numba."""

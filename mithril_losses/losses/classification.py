@@ -1,0 +1,938 @@
+"""Classification losses, on probabilities and on logits; classes by index or by probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Unpack
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, namespace_of, placement
+from mithril_losses.catalogue import given, gradient_of, value_and_gradient_of
+from mithril_losses.domains import (
+    BINARY,
+    CLIP_WIDTH,
+    FRACTION,
+    NON_NEGATIVE,
+    PROBABILITY,
+    REAL,
+    SIGN,
+    ClassTargets,
+    Distributions,
+    Interval,
+)
+from mithril_losses.numerics.reduction import GradientReduction, Reduction, collect, plan, spread
+from mithril_losses.numerics.stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
+from mithril_losses.templates.elements import elementwise
+from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.vectors import by_row
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_gradient",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_gradient",
+    "cross_entropy_loss",
+    "cross_entropy_loss_gradient",
+    "cross_entropy_with_logits",
+    "cross_entropy_with_logits_gradient",
+    "cross_entropy_with_logits_value_and_gradient",
+    "focal_loss",
+    "focal_loss_gradient",
+    "focal_loss_with_logits",
+    "focal_loss_with_logits_gradient",
+    "hinge_loss",
+    "hinge_loss_gradient",
+]
+
+
+# --- cross-entropy ----------------------------------------------------------------------------------------------
+
+
+class _Targets(NamedTuple):
+    """The checked arguments of a cross-entropy; targets are either `labels` or `probabilities`.
+
+    `weights` has a shape that broadcasts along the class axis. `kept` are the rows that are not ignored (None: all).
+    `illegal` are rows whose label lies outside the classes, where that could not be seen (None: it could, and none is).
+    """
+
+    xp: Any
+    predictions: Array
+    axis: int
+    classes: int
+    weights: Array | None
+    smoothing: Any
+    labels: Array | None = None
+    probabilities: Array | None = None
+    kept: Array | None = None
+    illegal: Array | None = None
+
+
+def _targets(
+    predictions: Array,
+    targets: Array,
+    class_axis: int,
+    class_weights: Array | Sequence[float] | None,
+    label_smoothing: float,
+    ignore_index: int | None,
+) -> _Targets:
+    xp = array_namespace(predictions=predictions, targets=targets)
+    scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype))
+    shape = tuple(scores.shape)
+    axis = normalize_axis("class_axis", class_axis, len(shape))
+    if shape[axis] == 0:
+        raise ValueError(f"class_axis {class_axis} of predictions of shape {shape} holds no class")
+    smoothing = FRACTION.check("label_smoothing", label_smoothing)
+    weights = _class_weights(xp, class_weights, shape[axis], len(shape) - axis, scores)
+    if tuple(targets.shape) == shape:
+        if ignore_index is not None:
+            raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
+        probabilities = as_dtype(xp, targets, scores.dtype, "targets")
+        return _Targets(xp, scores, axis, shape[axis], weights, smoothing, probabilities=probabilities)
+    if tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
+        labels, kept, illegal = _labels(xp, targets, shape[axis], ignore_index)
+        return _Targets(xp, scores, axis, shape[axis], weights, smoothing, labels=labels, kept=kept, illegal=illegal)
+    raise ValueError(
+        f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
+        f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"
+    )
+
+
+_UNSIGNED = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}  # a negative label is a large number there
+
+
+def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> tuple[Array, Array | None, Array | None]:
+    """Return the labels, which rows are kept, and which labels are illegal where that cannot be seen."""
+    if ignore_index is None and labels.dtype in (xp.int64, xp.int32):  # the usual case, at a third of the cost
+        seen = host_values(labels)
+        if seen is not None and np.maximum.reduce(seen.view(_UNSIGNED[seen.dtype]), axis=None, initial=0) < classes:
+            return labels, None, None
+    if not is_dtype(xp, labels.dtype, "integral"):
+        raise TypeError(f"class indices must be integers, got {labels.dtype}")
+    if type(labels).__name__ == "DTensor":
+        raise TypeError(
+            "class indices cannot be a DTensor: hand over the local parts, `predictions.to_local()` and "
+            "`targets.to_local()`, with the normalizer of the whole batch; or class probabilities"
+        )
+    seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
+    kept, limits = None, xp.iinfo(labels.dtype)
+    if ignore_index is not None and limits.min <= require_integer("ignore_index", ignore_index) <= limits.max:
+        kept = labels != xp.asarray(ignore_index, dtype=labels.dtype, **placement(labels))
+    # to a type that holds every class and that every library compares
+    if limits.bits < 32:
+        labels = xp.astype(labels, xp.int32)
+    elif not is_dtype(xp, labels.dtype, "signed integer"):
+        labels = xp.astype(labels, xp.arange(1).dtype)
+    if seen is None:
+        illegal = (labels < 0) | (labels >= classes)
+        return labels, kept, illegal if kept is None else illegal & kept
+    wrong = (seen < 0) | (seen >= classes)
+    if wrong.any() and (wrong := wrong & (seen != ignore_index)).any():
+        raise ValueError(f"label {seen[wrong][0]} is outside the {classes} classes 0 … {classes - 1}")
+    return labels, kept, None
+
+
+class _Rows(NamedTuple):
+    """What the plain cross-entropies need of their targets, along the class axis of the predictions.
+
+    `q` is the target mass w_c y′_c, `mass` what each row counts in the divisor (None: 1), `kept` which rows are not
+    ignored (None: all).
+    """
+
+    xp: Any
+    predictions: Array
+    q: Array
+    mass: Array | None
+    kept: Array | None
+    axis: int
+
+    def values(self, log_p: Array) -> Array:
+        """ℓ = −Σ_c q_c log p_c, with 0 · log 0 = 0, and 0 for an ignored row."""
+        values = self.xp.sum(product(self.xp, self.q, -log_p), axis=self.axis)
+        return values if self.kept is None else self.xp.where(self.kept, values, 0.0)
+
+    def slopes(self, slopes: Array) -> Array:
+        """Return the slopes, 0 in an ignored row."""
+        if self.kept is None:
+            return slopes
+        return self.xp.where(self.xp.expand_dims(self.kept, axis=self.axis), slopes, 0.0)
+
+
+def _rows(*arguments: Any) -> _Rows:
+    """Return the rows for the arguments of `_targets`: one definition for indices and for probabilities."""
+    t = _targets(*arguments)
+    xp, axis = t.xp, t.axis
+    y = one_hot(xp, t.labels, t.classes, axis, t.predictions) if t.probabilities is None else t.probabilities
+    mass = None if t.weights is None else xp.sum(t.weights * y, axis=axis)
+    if t.kept is not None:
+        mass = as_dtype(xp, t.kept, y.dtype) if mass is None else xp.where(t.kept, mass, 0.0)
+    q = (1.0 - t.smoothing) * y + t.smoothing / t.classes
+    if t.weights is not None:
+        q = t.weights * q
+    if t.illegal is not None:
+        q = xp.where(xp.expand_dims(t.illegal, axis=axis), float("nan"), q)
+    return _Rows(xp, t.predictions, q, mass, t.kept, axis)
+
+
+def _class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Array) -> Array | None:
+    """Return the class weights in a shape that broadcasts along the class axis."""
+    if weights is None:
+        return None
+    if namespace_of(weights) is None:
+        weights = xp.asarray(list(weights), dtype=like.dtype, **placement(like))
+    array_namespace(predictions=like, class_weights=weights)
+    if tuple(weights.shape) != (classes,):
+        raise ValueError(f"class_weights must have shape ({classes},), got {tuple(weights.shape)}")
+    NON_NEGATIVE.check("class_weights", weights)
+    return xp.reshape(as_dtype(xp, weights, like.dtype, "class_weights"), (classes,) + (1,) * (rank - 1))
+
+
+_CLASS_OPTIONS = {
+    "class_axis": "integer",
+    "class_weights": "≥ 0, one per class, or None",
+    "label_smoothing": FRACTION,
+    "ignore_index": "integer or None",
+}
+
+
+def cross_entropy_with_logits(
+    logits: Array,
+    targets: Array,
+    *,
+    class_axis: int = -1,
+    class_weights: Array | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of −Σ_c w_c y′_c log softmax(z)_c, with y′ = (1 − a) y + a / C.
+
+    Args:
+        logits: scores z, any shape with the C classes along `class_axis`.
+        targets: class indices (integers, the shape of `logits` without the class axis) or class probabilities
+            (the shape of `logits`). Indices and the equal one-hot rows give the same number.
+        class_axis: where the classes are.
+        class_weights: w, shape (C,). The divisor of "mean" is then the sum of Σ_c w_c y_c over the rows.
+        label_smoothing: a in [0, 1].
+        ignore_index: rows with this label count nowhere.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. A label
+            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
+        TypeError: logits are not floating point, or class indices not integers.
+
+    Example:
+        softmax(0, log 3) = (¼, ¾): −log ¾ = 0.287682…
+
+        >>> import numpy as np
+        >>> logits = np.array([[0.0, np.log(3.0)]])
+        >>> round(float(cross_entropy_with_logits(logits, np.array([1]))), 6)
+        0.287682
+
+    Source:
+        C. M. Bishop, Pattern Recognition and Machine Learning, 2006, §4.3.4. Label smoothing: C. Szegedy et al.,
+        Rethinking the Inception Architecture for Computer Vision, 2016. https://doi.org/10.1109/CVPR.2016.308
+    """
+    rows = _rows(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    with quiet(rows.xp):
+        log_p, _ = log_softmax(rows.xp, rows.predictions, rows.axis)
+        return collect(rows.values(log_p), like=logits, mass=rows.mass, **reduction)
+
+
+@gradient_of(
+    cross_entropy_with_logits,
+    domain={"logits": REAL, "targets": ClassTargets(), **_CLASS_OPTIONS},
+    mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
+    fused_rows=lambda *arguments, **options: _softmax_rows(*arguments, **options),
+    check_values=lambda *arguments, **options: _targets(*arguments, **options),
+    properties=("convex", "non_negative", "translation_invariant"),
+)
+def cross_entropy_with_logits_gradient(
+    logits: Array,
+    targets: Array,
+    *,
+    class_axis: int = -1,
+    class_weights: Array | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """(softmax(z)_c Σ_k q_k − q_c) / M, with q_c = w_c y′_c.
+
+    M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
+
+    Args:
+        logits: as in `cross_entropy_with_logits`; likewise all other arguments.
+        targets: class indices or class probabilities.
+        class_axis: where the classes are.
+        class_weights: w, shape (C,).
+        label_smoothing: a in [0, 1].
+        ignore_index: rows with this label have gradient 0.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the logits, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `cross_entropy_with_logits`.
+        TypeError: as in `cross_entropy_with_logits`.
+
+    Example:
+        softmax(0, log 3) − (0, 1) = (¼, −¼).
+
+        >>> import numpy as np
+        >>> logits = np.array([[0.0, np.log(3.0)]])
+        >>> cross_entropy_with_logits_gradient(logits, np.array([1])).round(12).tolist()
+        [[0.25, -0.25]]
+    """
+    rows = _rows(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    with quiet(rows.xp):
+        _, p = log_softmax(rows.xp, rows.predictions, rows.axis)
+        slopes = rows.slopes(p * rows.xp.sum(rows.q, axis=rows.axis, keepdims=True) - rows.q)
+        return spread(slopes, like=logits, summed=(rows.axis,), mass=rows.mass, **reduction)
+
+
+@value_and_gradient_of(cross_entropy_with_logits)
+def cross_entropy_with_logits_value_and_gradient(
+    logits: Array,
+    targets: Array,
+    *,
+    class_axis: int = -1,
+    class_weights: Array | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    upstream: float | Array = 1.0,
+    **reduction: Unpack[Reduction],
+) -> tuple[Array, Array]:
+    """`cross_entropy_with_logits` and its gradient from one softmax; class indices are never made one-hot.
+
+    Args:
+        logits: as in `cross_entropy_with_logits`; likewise all other arguments.
+        targets: class indices or class probabilities.
+        class_axis: where the classes are.
+        class_weights: w, shape (C,).
+        label_smoothing: a in [0, 1].
+        ignore_index: rows with this label count nowhere.
+        upstream: the gradient that flows into the loss.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The value and the gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> value, gradient = cross_entropy_with_logits_value_and_gradient(np.array([[0.0, 0.0]]), np.array([1]))
+        >>> round(float(value), 6), gradient.tolist()
+        (0.693147, [[0.5, -0.5]])
+    """
+    t = _targets(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    with quiet(t.xp):
+        values, slopes = _softmax_terms(t)
+        closing = plan(t.xp, tuple(values.shape), values.dtype, mass=_mass(t), upstream=upstream, **reduction)
+        return closing.collect(t.xp, values, logits), closing.spread(t.xp, slopes, logits, (t.axis,))
+
+
+def _softmax_terms(t: _Targets) -> tuple[Array, Array]:
+    """Return the losses per row and their slopes wrt the logits."""
+    xp, axis = t.xp, t.axis
+    shifted, exponentials, total = shifted_softmax(xp, t.predictions, axis)
+    p, log_total = exponentials / total, xp.log(total)
+    if t.labels is None:
+        q = (1.0 - t.smoothing) * t.probabilities + t.smoothing / t.classes
+        q = q if t.weights is None else t.weights * q
+        return xp.sum(product(xp, q, log_total - shifted), axis=axis), p * xp.sum(q, axis=axis, keepdims=True) - q
+    labels = _safe_labels(t)
+    surprise = xp.squeeze(log_total, axis=axis) - take_at(xp, shifted, labels, axis)  # −log p_y
+    if t.weights is None and type(t.smoothing) is float and t.smoothing == 0.0:
+        own, values, slopes = 1.0, surprise, p
+    else:
+        weights = xp.ones_like(p) if t.weights is None else xp.broadcast_to(t.weights, tuple(p.shape))
+        share = t.smoothing / t.classes
+        own = (1.0 - t.smoothing) * take_at(xp, weights, labels, axis)
+        rest = product(xp, share * weights, log_total - shifted)
+        values = xp.sum(rest, axis=axis) + product(xp, own, surprise)
+        slopes = p * xp.expand_dims(own + xp.sum(share * weights, axis=axis), axis=axis) - share * weights
+    slopes = subtract_at(xp, slopes, labels, own, axis)
+    if t.kept is not None:
+        values, slopes = xp.where(t.kept, values, 0.0), xp.where(xp.expand_dims(t.kept, axis=axis), slopes, 0.0)
+    if t.illegal is not None:
+        nan = float("nan")
+        values, slopes = xp.where(t.illegal, nan, values), xp.where(xp.expand_dims(t.illegal, axis=axis), nan, slopes)
+    return values, slopes
+
+
+def _safe_labels(t: _Targets) -> Array:
+    """Return the labels with a class in place of those that count for nothing or for NaN."""
+    xp, labels = t.xp, t.labels
+    if labels is None or (t.kept is None and t.illegal is None):
+        return labels
+    return xp.where((labels >= 0) & (labels < t.classes), labels, xp.zeros_like(labels))
+
+
+def _mass(t: _Targets) -> Array | None:
+    """Return what each row counts in the divisor: w_y, and 0 where it is ignored; None for 1."""
+    xp = t.xp
+    mass = None
+    if t.weights is not None:
+        if t.labels is None:
+            mass = xp.sum(t.weights * t.probabilities, axis=t.axis)
+        else:
+            mass = xp.reshape(xp.take(xp.reshape(t.weights, (-1,)), xp.reshape(_safe_labels(t), (-1,))), t.labels.shape)
+    if t.illegal is not None and mass is not None:
+        mass = xp.where(t.illegal, 0.0, mass)
+    if t.kept is not None:
+        mass = as_dtype(xp, t.kept, t.predictions.dtype) if mass is None else xp.where(t.kept, mass, 0.0)
+    return mass
+
+
+def _softmax_rows(logits: Any, targets: Any, *, ignore_index: int | None, **options: Any) -> FusedRows | None:
+    """Return the fused loop over the rows of NumPy arrays, None where their layout or dtype does not fit it."""
+    t = _targets(logits, targets, ignore_index=ignore_index, **options)
+    contiguous = t.axis == logits.ndim - 1 and logits.flags.c_contiguous and targets.flags.c_contiguous
+    if not contiguous or t.predictions is not logits or type(t.smoothing) is not float:
+        return None
+    from mithril_losses.loops import rows as fused_softmax
+
+    rows = (-1, t.classes)
+    targets_in_rows = targets.reshape(rows) if t.labels is None else t.labels.reshape(-1)
+
+    def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
+        total, _ = fused_softmax.run(
+            logits.reshape(rows),
+            targets_in_rows,
+            None if t.weights is None else t.weights.reshape(-1),
+            t.smoothing,
+            ignore_index,
+            by_row(weights, logits.shape[:-1]),
+            by_row(factor, logits.shape[:-1]),
+            values=None if values is None else values.reshape(-1),
+            gradient=gradients[0].reshape(rows),
+            threads=threads,
+        )
+        return total
+
+    return FusedRows(logits.shape[:-1], _mass(t), run)
+
+
+def cross_entropy_loss(
+    predictions: Array,
+    targets: Array,
+    *,
+    class_axis: int = -1,
+    class_weights: Array | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    epsilon: float = 1e-7,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of −Σ_c w_c y′_c log p̂_c, with p̂ = clip(p, ε, 1 − ε) and y′ = (1 − a) y + a / C.
+
+    Prefer `cross_entropy_with_logits` where the model can return logits: it needs no clipping.
+
+    Args:
+        predictions: probabilities p, any shape with the C classes along `class_axis`. They are used as they are,
+            without normalisation.
+        targets: class indices (integers, the shape of `predictions` without the class axis) or class probabilities
+            (the shape of `predictions`). Indices and the equal one-hot rows give the same number.
+        class_axis: where the classes are.
+        class_weights: w, shape (C,). The divisor of "mean" is then the sum of Σ_c w_c y_c over the rows.
+        label_smoothing: a in [0, 1].
+        ignore_index: rows with this label count nowhere.
+        epsilon: ε in (0, 0.5), raised to the resolution of the predictions' dtype where 1 − ε would round to 1.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. A label
+            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
+        TypeError: predictions are not floating point, or class indices not integers.
+
+    Example:
+        −(log ½ + log ¼) / 2 = 1.5 log 2 = 1.039720…
+
+        >>> import numpy as np
+        >>> probabilities = np.array([[0.5, 0.5], [0.75, 0.25]])
+        >>> round(float(cross_entropy_loss(probabilities, np.array([0, 1]))), 6)
+        1.039721
+
+    Source:
+        C. M. Bishop, Pattern Recognition and Machine Learning, 2006, §4.3.4.
+    """
+    rows = _rows(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    with quiet(rows.xp):
+        log_p = rows.xp.log(_clip(rows, predictions, epsilon))
+        return collect(rows.values(log_p), like=predictions, mass=rows.mass, **reduction)
+
+
+@gradient_of(
+    cross_entropy_loss,
+    domain={"predictions": Distributions(), "targets": ClassTargets(), **_CLASS_OPTIONS, "epsilon": CLIP_WIDTH},
+    mass=lambda *arguments, epsilon, **options: _mass(_targets(*arguments, **options)),
+    check_values=lambda *arguments, epsilon, **options: _targets(*arguments, **options),
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
+def cross_entropy_loss_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    class_axis: int = -1,
+    class_weights: Array | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    epsilon: float = 1e-7,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """−(q_c / p̂_c) / M, with q_c = w_c y′_c; taken at p̂ also where p was clipped.
+
+    M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
+
+    Args:
+        predictions: as in `cross_entropy_loss`; likewise all other arguments.
+        targets: class indices or class probabilities.
+        class_axis: where the classes are.
+        class_weights: w, shape (C,).
+        label_smoothing: a in [0, 1].
+        ignore_index: rows with this label have gradient 0.
+        epsilon: ε in (0, 0.5).
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the probabilities, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `cross_entropy_loss`.
+        TypeError: as in `cross_entropy_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> probabilities = np.array([[0.5, 0.5], [0.75, 0.25]])
+        >>> cross_entropy_loss_gradient(probabilities, np.array([0, 1])).tolist()
+        [[-1.0, -0.0], [-0.0, -2.0]]
+    """
+    rows = _rows(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    with quiet(rows.xp):
+        slopes = rows.slopes(-rows.q / _clip(rows, predictions, epsilon))
+        return spread(slopes, like=predictions, summed=(rows.axis,), mass=rows.mass, **reduction)
+
+
+def _clip(rows: _Rows, predictions: Array, epsilon: float) -> Array:
+    xp = rows.xp
+    width = CLIP_WIDTH.for_dtype(CLIP_WIDTH.check("epsilon", epsilon), xp, predictions.dtype)
+    return xp.minimum(xp.maximum(rows.predictions, width), 1.0 - width)
+
+
+# --- binary cross-entropy ---------------------------------------------------------------------------------------
+
+
+@elementwise(predictions=PROBABILITY, targets=PROBABILITY, epsilon=CLIP_WIDTH)
+def _binary_cross_entropy(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
+    p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
+    value = -targets * xp.log(p) - (1.0 - targets) * xp.log1p(-p)
+    return value, (p - targets) / (p * (1.0 - p))
+
+
+def binary_cross_entropy(
+    predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
+) -> Array:
+    """Mean of −t log p̂ − (1 − t) log(1 − p̂), with p̂ = clip(p, ε, 1 − ε).
+
+    Prefer `binary_cross_entropy_with_logits` where the model can return logits: it needs no clipping.
+
+    Args:
+        predictions: probabilities p, any shape.
+        targets: t in [0, 1], the same shape.
+        epsilon: ε in (0, 0.5), raised to the resolution of the predictions' dtype where 1 − ε would round to 1.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, epsilon lies outside (0, 0.5), or a reduction keyword does not fit.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        −(log ½ + log(1 − ¾)) / 2 = 1.5 log 2 = 1.039720…
+
+        >>> import numpy as np
+        >>> round(float(binary_cross_entropy(np.array([0.5, 0.75]), np.array([1.0, 0.0]))), 6)
+        1.039721
+
+    Source:
+        C. M. Bishop, Pattern Recognition and Machine Learning, 2006, §4.3.2.
+    """
+    return _binary_cross_entropy.value(predictions, targets, epsilon, **reduction)
+
+
+@gradient_of(
+    binary_cross_entropy,
+    terms=_binary_cross_entropy,
+    properties=(given("convex", "no probability is clipped"), "non_negative"),
+)
+def binary_cross_entropy_gradient(
+    predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
+) -> Array:
+    """(p̂ − t) / (p̂ (1 − p̂)) / n; taken at p̂ also where p was clipped.
+
+    A confidently wrong prediction so keeps a finite gradient of the right sign, where the derivative of the clip
+    would be 0.
+
+    Args:
+        predictions: as in `binary_cross_entropy`; likewise `targets` and `epsilon`.
+        targets: t in [0, 1].
+        epsilon: ε in (0, 0.5).
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the probabilities, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `binary_cross_entropy`.
+        TypeError: as in `binary_cross_entropy`.
+
+    Example:
+        −½ / ¼ / 2 = −1 and ¾ / (3/16) / 2 = 2.
+
+        >>> import numpy as np
+        >>> binary_cross_entropy_gradient(np.array([0.5, 0.75]), np.array([1.0, 0.0])).tolist()
+        [-1.0, 2.0]
+    """
+    return _binary_cross_entropy.gradient(predictions, targets, epsilon, **reduction)
+
+
+@elementwise(logits=REAL, targets=PROBABILITY, pos_weight=Interval(0.0, closed=True, for_none=1.0))
+def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, pos_weight: float) -> tuple[Array, Array]:
+    magnitude = xp.abs(logits)
+    tail = xp.exp(-magnitude)
+    positive, negative = pos_weight * targets, 1.0 - targets
+    total, upper = positive + negative, logits >= 0.0
+    against = xp.where(upper, negative, positive)  # the mass that the logit speaks against
+    linear = against * magnitude
+    linear = xp.where(linear == linear, linear, 0.0)  # 0 · ∞ = 0; the other terms carry the NaNs of the arguments
+    slope = against - total * (tail / (1.0 + tail))
+    return total * xp.log1p(tail) + linear, xp.where(upper, slope, -slope)
+
+
+def binary_cross_entropy_with_logits(
+    logits: Array,
+    targets: Array,
+    *,
+    pos_weight: float | Array | None = None,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean of w t softplus(−z) + (1 − t) softplus(z), which is max(z, 0) − z t + log1p(e^(−|z|)) for w = 1.
+
+    An infinite logit that agrees with its target contributes exactly 0.
+
+    Args:
+        logits: scores z, any shape.
+        targets: t in [0, 1], the same shape.
+        pos_weight: w ≥ 0, the weight of the positive class: a number or an array that broadcasts to the logits
+            (one per class, say); 1 by default.
+        **reduction: see `reduce_loss`. "mean" divides by the number of elements, whatever `pos_weight` is.
+
+    Returns:
+        A scalar (the shape of `logits` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, pos_weight is negative, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or logits are not floating point.
+
+    Example:
+        σ(log 3) = ¾: −log ¾ = 0.287682…
+
+        >>> import numpy as np
+        >>> round(float(binary_cross_entropy_with_logits(np.log(np.array([3.0])), np.array([1.0]))), 6)
+        0.287682
+
+    Source:
+        C. M. Bishop, Pattern Recognition and Machine Learning, 2006, §4.3.2.
+    """
+    return _binary_cross_entropy_with_logits.value(logits, targets, pos_weight, **reduction)
+
+
+@gradient_of(
+    binary_cross_entropy_with_logits, terms=_binary_cross_entropy_with_logits, properties=("convex", "non_negative")
+)
+def binary_cross_entropy_with_logits_gradient(
+    logits: Array,
+    targets: Array,
+    *,
+    pos_weight: float | Array | None = None,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """((1 − t) σ(z) − w t σ(−z)) / n, which is (σ(z) − t) / n for w = 1.
+
+    Args:
+        logits: as in `binary_cross_entropy_with_logits`; likewise `targets` and `pos_weight`.
+        targets: t in [0, 1].
+        pos_weight: w ≥ 0.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the logits, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `binary_cross_entropy_with_logits`.
+        TypeError: as in `binary_cross_entropy_with_logits`.
+
+    Example:
+        (½ − 1) / 2 = −¼ and (½ − 0) / 2 = ¼.
+
+        >>> import numpy as np
+        >>> binary_cross_entropy_with_logits_gradient(np.array([0.0, 0.0]), np.array([1.0, 0.0])).tolist()
+        [-0.25, 0.25]
+    """
+    return _binary_cross_entropy_with_logits.gradient(logits, targets, pos_weight, **reduction)
+
+
+# --- hinge ------------------------------------------------------------------------------------------------------
+
+
+@elementwise(predictions=REAL, targets=SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
+def _hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    violation = 1.0 - targets * predictions
+    # t − t is 0, and NaN for a label that is none
+    return xp.maximum(violation, 0.0), xp.where(violation > 0.0, -targets, targets - targets)
+
+
+def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean of max(0, 1 − t p), t ∈ {−1, +1}.
+
+    Args:
+        predictions: scores p, any shape.
+        targets: t, −1 or +1, the same shape. {0, 1} labels are an error, never converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. A target
+            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN instead.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        max(0, 1 − 0.5) + max(0, 1 + 2) + max(0, 1 − 3) = 3.5, over 3 elements.
+
+        >>> import numpy as np
+        >>> round(float(hinge_loss(np.array([0.5, 2.0, -3.0]), np.array([1.0, -1.0, -1.0]))), 6)
+        1.166667
+
+    Source:
+        C. Cortes and V. Vapnik, Support-Vector Networks, 1995. https://doi.org/10.1007/BF00994018
+    """
+    return _hinge.value(predictions, targets, **reduction)
+
+
+@gradient_of(hinge_loss, terms=_hinge, properties=("convex", "non_negative"))
+def hinge_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+    """−t / n where t p < 1, and 0 elsewhere, the corner included.
+
+    Args:
+        predictions: as in `hinge_loss`; likewise `targets`.
+        targets: t, −1 or +1.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the scores, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `hinge_loss`.
+        TypeError: as in `hinge_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> hinge_loss_gradient(np.array([0.5, 2.0, -3.0, 1.0]), np.array([1.0, -1.0, -1.0, 1.0])).tolist()
+        [-0.25, 0.25, 0.0, 0.0]
+    """
+    return _hinge.gradient(predictions, targets, **reduction)
+
+
+# --- focal ------------------------------------------------------------------------------------------------------
+
+
+@elementwise(predictions=PROBABILITY, targets=BINARY, gamma=NON_NEGATIVE, alpha=FRACTION, epsilon=CLIP_WIDTH)
+def _focal(
+    xp: Any, predictions: Array, targets: Array, gamma: float, alpha: float, epsilon: float
+) -> tuple[Array, Array]:
+    p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
+    p_t = targets * p + (1.0 - targets) * (1.0 - p)
+    q_t = targets * (1.0 - p) + (1.0 - targets) * p
+    weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))  # α_t (1 − p_t)^γ
+    log_p = targets * xp.log(p) + (1.0 - targets) * xp.log1p(-p)  # log p_t, exact also near p_t = 1 for t = 0
+    return -weight * log_p, (2.0 * targets - 1.0) * weight * (gamma * log_p / q_t - 1.0 / p_t)
+
+
+def focal_loss(
+    predictions: Array,
+    targets: Array,
+    *,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    epsilon: float = 1e-7,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean of −α_t (1 − p_t)^γ log p_t, with p_t = p̂ for t = 1 and 1 − p̂ for t = 0, p̂ = clip(p, ε, 1 − ε).
+
+    Prefer `focal_loss_with_logits` where the model can return logits: it needs no clipping.
+
+    Args:
+        predictions: probabilities p, any shape.
+        targets: t, 0 or 1, the same shape.
+        gamma: γ ≥ 0, how strongly easy examples are damped; 0 is weighted binary cross-entropy.
+        alpha: α_t = alpha for t = 1 and 1 − alpha for t = 0, in [0, 1].
+        epsilon: ε in (0, 0.5), raised to the resolution of the predictions' dtype where 1 − ε would round to 1.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither 0 nor 1, or an option lies outside its domain. A target
+            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN instead.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        ¼ (1 − ½)² log 2 = log 2 / 16 = 0.043321…
+
+        >>> import numpy as np
+        >>> round(float(focal_loss(np.array([0.5]), np.array([1]))), 6)
+        0.043322
+
+    Source:
+        T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017. https://doi.org/10.1109/ICCV.2017.324
+    """
+    return _focal.value(predictions, targets, gamma, alpha, epsilon, **reduction)
+
+
+@gradient_of(focal_loss, terms=_focal, properties=(given("convex", "no probability is clipped"), "non_negative"))
+def focal_loss_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    epsilon: float = 1e-7,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """(2t − 1) α_t (γ (1 − p_t)^(γ−1) log p_t − (1 − p_t)^γ / p_t) / n; taken at p̂ also where p was clipped.
+
+    Args:
+        predictions: as in `focal_loss`; likewise all other arguments.
+        targets: t, 0 or 1.
+        gamma: γ ≥ 0.
+        alpha: in [0, 1].
+        epsilon: ε in (0, 0.5).
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the probabilities, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `focal_loss`.
+        TypeError: as in `focal_loss`.
+
+    Example:
+        With γ = 0 and α = ½ it is half the gradient of the binary cross-entropy: −½ / ½ = −1.
+
+        >>> import numpy as np
+        >>> round(float(focal_loss_gradient(np.array([0.5]), np.array([1]), gamma=0.0, alpha=0.5)[0]), 12)
+        -1.0
+    """
+    return _focal.gradient(predictions, targets, gamma, alpha, epsilon, **reduction)
+
+
+@elementwise(logits=REAL, targets=BINARY, gamma=NON_NEGATIVE, alpha=FRACTION)
+def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alpha: float) -> tuple[Array, Array]:
+    sign = 2.0 * targets - 1.0
+    score = sign * logits
+    tail = xp.exp(-xp.abs(score))
+    log_tail = xp.log1p(tail)
+    p = xp.where(score >= 0.0, 1.0, tail) / (1.0 + tail)
+    q = xp.where(score >= 0.0, tail, 1.0) / (1.0 + tail)
+    minus_log_p = xp.maximum(-score, 0.0) + log_tail
+    minus_log_q = xp.maximum(score, 0.0) + log_tail
+    # beyond 1000 the other factor has underflowed to 0; the bound keeps 0 · ∞ out of infinite logits
+    weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma * xp.minimum(minus_log_q, 1000.0))
+    return weight * minus_log_p, -sign * weight * (gamma * p * xp.minimum(minus_log_p, 1000.0) + q)
+
+
+def focal_loss_with_logits(
+    logits: Array,
+    targets: Array,
+    *,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean of −α_t (1 − p_t)^γ log p_t, with p_t = σ(s), s = (2t − 1) z.
+
+    Args:
+        logits: scores z, any shape.
+        targets: t, 0 or 1, the same shape.
+        gamma: γ ≥ 0, how strongly easy examples are damped; 0 is weighted binary cross-entropy.
+        alpha: α_t = alpha for t = 1 and 1 − alpha for t = 0, in [0, 1].
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `logits` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither 0 nor 1, or an option lies outside its domain. A target
+            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN instead.
+        TypeError: an argument is no array, or logits are not floating point.
+
+    Example:
+        σ(0) = ½: ¼ (1 − ½)² log 2 = log 2 / 16 = 0.043321…
+
+        >>> import numpy as np
+        >>> round(float(focal_loss_with_logits(np.array([0.0]), np.array([1]))), 6)
+        0.043322
+
+    Source:
+        T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017. https://doi.org/10.1109/ICCV.2017.324
+    """
+    return _focal_with_logits.value(logits, targets, gamma, alpha, **reduction)
+
+
+@gradient_of(focal_loss_with_logits, terms=_focal_with_logits, properties=("non_negative",))
+def focal_loss_with_logits_gradient(
+    logits: Array,
+    targets: Array,
+    *,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """(2t − 1) α_t q^γ (γ p_t log p_t − q) / n, with q = 1 − p_t = σ(−s): finite for every γ ≥ 0.
+
+    Args:
+        logits: as in `focal_loss_with_logits`; likewise all other arguments.
+        targets: t, 0 or 1.
+        gamma: γ ≥ 0.
+        alpha: in [0, 1].
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the logits, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `focal_loss_with_logits`.
+        TypeError: as in `focal_loss_with_logits`.
+
+    Example:
+        With γ = 0 and α = ½ it is half the gradient of the binary cross-entropy: ½ (½ − 1) = −¼.
+
+        >>> import numpy as np
+        >>> focal_loss_with_logits_gradient(np.array([0.0]), np.array([1]), gamma=0.0, alpha=0.5).tolist()
+        [-0.25]
+    """
+    return _focal_with_logits.gradient(logits, targets, gamma, alpha, **reduction)

@@ -1,0 +1,413 @@
+"""Geometric losses: distances between sets of points."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, array_namespace, host_values
+from mithril_losses.catalogue import both_of, given, gradient_of
+from mithril_losses.domains import FLAG, PointSets
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.stable import norm_and_unit, product
+from mithril_losses.numerics.validation import quiet
+from mithril_losses.templates.points import Sets, add_at, blanked, nearest, per_point, shares, take
+from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+
+__all__ = [
+    "chamfer_distance",
+    "chamfer_distance_gradient",
+    "chamfer_distance_value_and_gradient",
+    "hausdorff_distance",
+    "hausdorff_distance_gradient",
+    "hausdorff_distance_value_and_gradient",
+]
+
+Argument = Literal["pred_points", "target_points"]
+
+
+# --- Chamfer ------------------------------------------------------------------------------------------------------
+
+
+def _to_nearest(
+    xp: Any, x: Array, y: Array, share: Array, candidates: Array | None, squared: bool
+) -> tuple[Array, Array, Array]:
+    """Return Σᵢ shareᵢ d(xᵢ, nearest y), its derivative wrt xᵢ − y, and which y it is."""
+    found = nearest(xp, x, y, candidates)
+    difference = x - take(xp, y, found)
+    if squared:
+        distance, slope = xp.sum(difference * difference, axis=-1), 2.0 * difference
+    else:
+        distance, slope = norm_and_unit(xp, difference, 2.0)
+    total = xp.sum(product(xp, share, distance), axis=-1)
+    return total, product(xp, xp.expand_dims(share, axis=-1), slope), found
+
+
+def _chamfer_kinks(
+    pred_points: Array,
+    target_points: Array,
+    squared: bool,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    **_: Any,
+) -> tuple[Array, ...]:
+    """Return what vanishes where a point has two nearest neighbours, or, for unsquared distances, one at distance 0."""
+    xp = array_namespace(pred_points=pred_points, target_points=target_points)
+    distances = _all_pairs(pred_points, target_points, pred_mask, target_mask)
+    kinks: tuple[Array, ...] = () if squared else (xp.min(distances, axis=(-2, -1)),)
+    for axis in (-2, -1):
+        if distances.shape[axis] < 2:  # the only point is the nearest, without a rival
+            continue
+        nearest_two = xp.sort(distances, axis=axis)
+        first, second = (xp.take(nearest_two, xp.asarray([i]), axis=axis) for i in (0, 1))
+        with quiet(xp):  # nothing is found twice where everything else is padding: ∞ − ∞
+            kinks += (xp.min(second - first, axis=(-2, -1)),)
+    return kinks
+
+
+def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None) -> Array:
+    """Return the squared distances of all pairs, infinite where one of the two is padding."""
+    xp = array_namespace(pred_points=pred_points, target_points=target_points)
+    differences = xp.expand_dims(pred_points, axis=-2) - xp.expand_dims(target_points, axis=-3)
+    distances = xp.sum(differences * differences, axis=-1)
+    if pred_mask is not None:
+        distances = xp.where(xp.expand_dims(pred_mask, axis=-1), distances, float("inf"))
+    if target_mask is not None:
+        distances = xp.where(xp.expand_dims(target_mask, axis=-2), distances, float("inf"))
+    return distances
+
+
+@unreduced(
+    on_request=("target_points",),
+    kinks=_chamfer_kinks,
+    pairwise=True,
+    pred_points=PointSets(3, 3),
+    target_points=PointSets(5, 3),
+    squared=FLAG,
+    pred_weights="one number ≥ 0 per point, or None",
+    target_weights="one number ≥ 0 per point, or None",
+    pred_mask="one boolean per point, or None",
+    target_mask="one boolean per point, or None",
+)
+def _chamfer(
+    pred_points: Array,
+    target_points: Array,
+    squared: bool,
+    pred_weights: Array | None,
+    target_weights: Array | None,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    wanted: Wanted,
+) -> Losses:
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
+    xp, x, y = sets.xp, sets.x, sets.y
+    FLAG.check("squared", squared)
+    x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
+    y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
+    x_weights = per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")
+    y_weights = per_point(sets, "target_weights", target_weights, target_points, "real floating")
+    if 0 in (x.shape[-2], y.shape[-2]):
+        return sets.nothing(wanted)
+    x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
+    x_share, y_share = shares(xp, x, x_weights, x_mask, y_mask), shares(xp, y, y_weights, y_mask, x_mask)
+    forward, forward_slope, found_y = _to_nearest(xp, x, y, x_share, y_mask, squared)
+    backward, backward_slope, found_x = _to_nearest(xp, y, x, y_share, x_mask, squared)
+    slopes = {}
+    if "pred_points" in wanted:
+        slopes["pred_points"] = forward_slope - add_at(xp, found_x, backward_slope, x.shape[-2])
+    if "target_points" in wanted:
+        slopes["target_points"] = backward_slope - add_at(xp, found_y, forward_slope, y.shape[-2])
+    return sets.losses(forward + backward, slopes)
+
+
+def chamfer_distance(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    squared: bool = True,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over the batch of meanᵢ minⱼ ‖xᵢ − yⱼ‖² + meanⱼ minᵢ ‖xᵢ − yⱼ‖², x = pred_points, y = target_points.
+
+    Nearest neighbours are found in tiles, or by a tree (arrays on the CPU, up to eight dimensions): memory grows with
+    the number of points, not with its square. At a tie the first of the nearest points counts.
+
+    Args:
+        pred_points: x, (…, n, d); any leading axes are the batch.
+        target_points: y, (…, m, d) with the same leading axes; m may differ from n.
+        squared: take ‖xᵢ − yⱼ‖² (the default) or ‖xᵢ − yⱼ‖.
+        pred_weights: (…, n), turns the mean over i into Σᵢ wᵢ dᵢ / Σᵢ wᵢ. A point of weight 0 can still be found.
+        target_weights: (…, m), likewise for the mean over j.
+        pred_mask: (…, n), boolean: False for padding, which neither counts nor is found, and may hold anything.
+        target_mask: (…, m), likewise.
+        **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
+
+    Returns:
+        A scalar (one distance per batch element for reduction="none"). Where a set is empty there is nothing to
+        average or to find: the loss is 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or a reduction keyword does not fit.
+        TypeError: an argument is no array, the points or weights are not floating point, or a mask is not boolean.
+
+    Example:
+        From x: (1 + 4) / 2 to the nearest y; from y: 1 to the nearest x.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0, 0.0], [1.0, 2.0]]]), np.array([[[1.0, 0.0]]])
+        >>> float(chamfer_distance(x, y))
+        3.5
+
+    Source:
+        H. Fan et al., A Point Set Generation Network for 3D Object Reconstruction, 2017,
+        which has sums in place of means. https://arxiv.org/abs/1612.00603
+    """
+    options = (squared, pred_weights, target_weights, pred_mask, target_mask)
+    return _chamfer.value(pred_points, target_points, *options, **reduction)
+
+
+_EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "pred_mask": None, "target_mask": None}
+
+
+@gradient_of(
+    chamfer_distance,
+    terms=_chamfer,
+    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    properties=(
+        "non_negative",
+        given("symmetric", **_EVERY_POINT),
+        "translation_invariant",
+        given("zero_at_equality", **_EVERY_POINT),
+    ),
+    by_numpy=True,
+)
+def chamfer_distance_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    squared: bool = True,
+    pred_weights: Array | None = None,
+    target_weights: Array | None = None,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """(2 (xᵢ − y_near(i)) / n + Σⱼ 2 (xᵢ − yⱼ) / m over the j whose nearest is i) / B.
+
+    With unit vectors in place of twice the differences for unsquared distances, 0 at coincident points.
+
+    Args:
+        pred_points: as in `chamfer_distance`; likewise all other arguments.
+        target_points: y.
+        squared: take ‖xᵢ − yⱼ‖² or ‖xᵢ − yⱼ‖.
+        pred_weights: one weight per point of x.
+        target_weights: one weight per point of y.
+        pred_mask: False for padding in x, whose gradient is 0.
+        target_mask: False for padding in y.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `chamfer_distance`, or `wrt` names something else.
+        TypeError: as in `chamfer_distance`.
+
+    Example:
+        The only y is nearest to both points; the first x is nearest to y: 2 (−1, 0) / 2 + 2 (−1, 0) and 2 (0, 2) / 2.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0, 0.0], [1.0, 2.0]]]), np.array([[[1.0, 0.0]]])
+        >>> chamfer_distance_gradient(x, y).tolist()
+        [[[-3.0, 0.0], [0.0, 2.0]]]
+    """
+    options = (squared, pred_weights, target_weights, pred_mask, target_mask)
+    return _chamfer.gradient(pred_points, target_points, *options, wrt=wrt, **reduction)
+
+
+chamfer_distance_value_and_gradient = both_of(chamfer_distance_gradient)
+
+
+# --- Hausdorff ----------------------------------------------------------------------------------------------------
+
+
+def _furthest(
+    xp: Any, x: Array, y: Array, x_mask: Array | None, candidates: Array | None
+) -> tuple[Array, Array, Array]:
+    """Return (batch, 1): the largest distance of a point of x to the nearest of y, which point it is, and which y."""
+    found = nearest(xp, x, y, candidates)
+    distances, _ = norm_and_unit(xp, x - take(xp, y, found), 2.0)
+    if x_mask is not None:
+        distances = xp.where(x_mask, distances, -1.0)
+    furthest = xp.argmax(distances, axis=-1, keepdims=True)
+    at = [xp.take_along_axis(values, furthest, axis=-1) for values in (distances, found)]
+    return at[0], furthest, at[1]
+
+
+def _any(xp: Any, points: Array, mask: Array | None) -> Array:
+    """Return (batch, 1): whether there is a point at all."""
+    return xp.any(xp.ones_like(points[..., 0]) > 0 if mask is None else mask, axis=-1, keepdims=True)
+
+
+def _hausdorff_kinks(
+    pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None
+) -> tuple[Array, ...]:
+    """Return the distance, and how close another pair of points comes to deciding in place of the one that does."""
+    distances = np.sqrt(np.asarray(host_values(_all_pairs(pred_points, target_points, pred_mask, target_mask))))
+    flat = distances.reshape(-1, *distances.shape[-2:])
+    kinks = np.zeros((2, len(flat)))
+    for b, pairs in enumerate(flat):
+        forward, backward = np.min(pairs, axis=1), np.min(pairs, axis=0)
+        forward, backward = (np.where(np.isinf(x), 0.0, x) for x in (forward, backward))  # padding
+        by_x = forward.max() >= backward.max()
+        pairs = pairs if by_x else pairs.T
+        own, other = (forward, backward) if by_x else (backward, forward)
+        i = int(np.argmax(own))
+        j = int(np.argmin(pairs[i]))
+        rivals = [*np.delete(own, i), *np.delete(other, j), 2.0 * own[i] - np.delete(pairs[i], j).min(initial=np.inf)]
+        kinks[:, b] = own[i], own[i] - max(rivals, default=0.0)
+    return tuple(kink.reshape(distances.shape[:-2]) for kink in kinks)
+
+
+@unreduced(
+    on_request=("target_points",),
+    kinks=_hausdorff_kinks,
+    pairwise=True,
+    pred_points=PointSets(3, 3),
+    target_points=PointSets(5, 3),
+    pred_mask="one boolean per point, or None",
+    target_mask="one boolean per point, or None",
+)
+def _hausdorff(
+    pred_points: Array,
+    target_points: Array,
+    pred_mask: Array | None,
+    target_mask: Array | None,
+    wanted: Wanted,
+) -> Losses:
+    sets = Sets.of(pred_points=pred_points, target_points=target_points)
+    xp, x, y = sets.xp, sets.x, sets.y
+    x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
+    y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
+    if 0 in (x.shape[-2], y.shape[-2]):
+        return sets.nothing(wanted)
+    x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
+    # one pair of points decides: the point that is furthest from the other set, and its nearest there
+    forward, i, nearest_to_i = _furthest(xp, x, y, x_mask, y_mask)
+    backward, j, nearest_to_j = _furthest(xp, y, x, y_mask, x_mask)
+    by_x = forward >= backward
+    i, j = xp.where(by_x, i, nearest_to_j), xp.where(by_x, nearest_to_i, j)
+    distance, unit = norm_and_unit(xp, take(xp, x, i) - take(xp, y, j), 2.0)
+    if not (x_mask is None and y_mask is None):
+        is_pair = _any(xp, x, x_mask) & _any(xp, y, y_mask)
+        distance, unit = xp.where(is_pair, distance, 0.0), xp.where(xp.expand_dims(is_pair, axis=-1), unit, 0.0)
+    slopes = {}
+    if "pred_points" in wanted:
+        slopes["pred_points"] = add_at(xp, i, unit, x.shape[-2])
+    if "target_points" in wanted:
+        slopes["target_points"] = add_at(xp, j, -unit, y.shape[-2])
+    return sets.losses(distance[:, 0], slopes)
+
+
+def hausdorff_distance(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over the batch of max(maxᵢ minⱼ ‖xᵢ − yⱼ‖, maxⱼ minᵢ ‖xᵢ − yⱼ‖), x = pred_points, y = target_points.
+
+    How far a point of either set is from the other set at most: one point decides, and the gradient is that of one
+    pair. Memory grows with the number of points, as for `chamfer_distance`.
+
+    Args:
+        pred_points: x, (…, n, d); any leading axes are the batch.
+        target_points: y, (…, m, d) with the same leading axes; m may differ from n.
+        pred_mask: (…, n), boolean: False for padding, which neither counts nor is found, and may hold anything.
+        target_mask: (…, m), likewise.
+        **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
+
+    Returns:
+        A scalar (one distance per batch element for reduction="none"), in the unit of the points. Where a set is empty,
+        it is 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or a reduction keyword does not fit.
+        TypeError: an argument is no array, the points are not floating point, or a mask is not boolean.
+
+    Example:
+        Every x has a y at most 1 away, but the y at 7 is 5 away from all of x.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[1.0], [7.0]]])
+        >>> float(hausdorff_distance(x, y))
+        5.0
+
+    Source:
+        D. P. Huttenlocher et al., Comparing Images Using the Hausdorff Distance, 1993.
+        https://doi.org/10.1109/34.232073
+    """
+    return _hausdorff.value(pred_points, target_points, pred_mask, target_mask, **reduction)
+
+
+@gradient_of(
+    hausdorff_distance,
+    terms=_hausdorff,
+    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    properties=(
+        "non_negative",
+        given("symmetric", pred_mask=None, target_mask=None),
+        "translation_invariant",
+        given("zero_at_equality", pred_mask=None, target_mask=None),
+    ),
+    by_numpy=True,
+)
+def hausdorff_distance_gradient(
+    pred_points: Array,
+    target_points: Array,
+    *,
+    pred_mask: Array | None = None,
+    target_mask: Array | None = None,
+    wrt: Argument | tuple[Argument, ...] = "pred_points",
+    **reduction: Unpack[GradientReduction],
+) -> Any:
+    """(xᵢ − yⱼ) / ‖xᵢ − yⱼ‖ / B for the pair (i, j) that decides, 0 for all other points and where the two coincide.
+
+    At a tie the first point decides, one of x before one of y.
+
+    Args:
+        pred_points: x, as in `hausdorff_distance`; likewise all other arguments.
+        target_points: y.
+        pred_mask: False for padding in x, whose gradient is 0.
+        target_mask: False for padding in y.
+        wrt: "pred_points", "target_points", or a tuple of both.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
+
+    Raises:
+        ValueError: as in `hausdorff_distance`, or `wrt` names something else.
+        TypeError: as in `hausdorff_distance`.
+
+    Example:
+        The y at 7 decides, and its nearest x is the second one.
+
+        >>> import numpy as np
+        >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[1.0], [7.0]]])
+        >>> hausdorff_distance_gradient(x, y).tolist()
+        [[[0.0], [-1.0]]]
+    """
+    return _hausdorff.gradient(pred_points, target_points, pred_mask, target_mask, wrt=wrt, **reduction)
+
+
+hausdorff_distance_value_and_gradient = both_of(hausdorff_distance_gradient)

@@ -1,0 +1,445 @@
+"""Negative log-likelihoods of distributions, whose parameters the model returns, and of normalizing flows.
+
+Parameters come as a model can return them, with no bound to keep: log-variances, logarithms of scales and rates,
+logits. `full=True` adds the terms that depend on the targets alone, or on nothing; no gradient sees them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Unpack
+
+from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.catalogue import both_of, gradient_of
+from mithril_losses.domains import FLAG, NON_NEGATIVE_REAL, PROBABILITY, REAL, Choice, Elements, SmallestNormal
+from mithril_losses.losses.classification import (
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_gradient,
+)
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.stable import log_gamma, product
+from mithril_losses.numerics.validation import as_dtype, widest_dtype
+from mithril_losses.templates.elements import elementwise
+from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+
+__all__ = [
+    "bernoulli_negative_log_likelihood",
+    "bernoulli_negative_log_likelihood_gradient",
+    "flow_negative_log_likelihood",
+    "flow_negative_log_likelihood_gradient",
+    "flow_negative_log_likelihood_value_and_gradient",
+    "gaussian_negative_log_likelihood",
+    "gaussian_negative_log_likelihood_gradient",
+    "laplace_negative_log_likelihood",
+    "laplace_negative_log_likelihood_gradient",
+    "poisson_negative_log_likelihood",
+    "poisson_negative_log_likelihood_gradient",
+]
+
+
+@elementwise(mean=REAL, logvar=REAL, targets=REAL, full=FLAG, slopes=2, steep=True)
+def _gaussian(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -> tuple[Array, Any]:
+    root = xp.exp(-0.5 * logvar)  # of the precision: squares of both would overflow sooner than their product
+    score = product(xp, mean - targets, root)
+    squared = score * score
+    value = 0.5 * (squared + logvar)
+    if full:
+        value = value + 0.9189385332046727  # ½ log 2π
+    return value, (product(xp, score, root), 0.5 * (1.0 - squared))
+
+
+def gaussian_negative_log_likelihood(
+    mean: Array, logvar: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
+) -> Array:
+    """Mean of ½ ((x − μ)² e^(−ℓ) + ℓ), x = targets, μ = mean, ℓ = logvar; plus ½ log 2π if full.
+
+    Args:
+        mean: μ, any shape.
+        logvar: ℓ = log σ², the same shape.
+        targets: x, the same shape.
+        full: whether to add the constant, so that the value is −log of the density.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `mean` for reduction="none"). Negative where the density is above 1.
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is no array, mean or logvar are not floating point, or full is no bool.
+
+    Example:
+        ½ ((3 − 1)² / 4 + log 4) = ½ + log 2 = 1.193147…
+
+        >>> import numpy as np
+        >>> mean, logvar, targets = np.array([[1.0], [np.log(4.0)], [3.0]])
+        >>> round(float(gaussian_negative_log_likelihood(mean, logvar, targets)), 6)
+        1.193147
+
+    Source:
+        D. A. Nix and A. S. Weigend, Estimating the Mean and Variance of the Target Probability Distribution, 1994.
+        https://doi.org/10.1109/ICNN.1994.374138
+    """
+    return _gaussian.value(mean, logvar, targets, full, **reduction)
+
+
+@gradient_of(gaussian_negative_log_likelihood, terms=_gaussian)
+def gaussian_negative_log_likelihood_gradient(
+    mean: Array, logvar: Array, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
+) -> dict[str, Array]:
+    """(μ − x) e^(−ℓ) / n and ½ (1 − (x − μ)² e^(−ℓ)) / n.
+
+    Args:
+        mean: as in `gaussian_negative_log_likelihood`; likewise all other arguments.
+        logvar: ℓ.
+        targets: x.
+        full: changes nothing here.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "mean" and "logvar", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `gaussian_negative_log_likelihood`.
+        TypeError: as in `gaussian_negative_log_likelihood`.
+
+    Example:
+        (1 − 3) / 4 = −½ and ½ (1 − 4 / 4) = 0.
+
+        >>> import numpy as np
+        >>> mean, logvar, targets = np.array([[1.0], [np.log(4.0)], [3.0]])
+        >>> gradients = gaussian_negative_log_likelihood_gradient(mean, logvar, targets)
+        >>> {name: abs(gradient.round(12)).tolist() for name, gradient in gradients.items()}
+        {'mean': [0.5], 'logvar': [0.0]}
+    """
+    return _gaussian.gradients(mean, logvar, targets, full, **reduction)
+
+
+@elementwise(
+    location=REAL,
+    log_scale=REAL,
+    targets=REAL,
+    full=FLAG,
+    slopes=2,
+    steep=True,
+    kinks=lambda location, log_scale, targets, full: (location - targets,),
+)
+def _laplace(xp: Any, location: Array, log_scale: Array, targets: Array, full: bool) -> tuple[Array, Any]:
+    rate = xp.exp(-log_scale)
+    error = location - targets
+    scaled = product(xp, xp.abs(error), rate)
+    value = scaled + log_scale
+    if full:
+        value = value + 0.6931471805599453  # log 2
+    return value, (product(xp, xp.sign(error), rate), 1.0 - scaled)
+
+
+def laplace_negative_log_likelihood(
+    location: Array, log_scale: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
+) -> Array:
+    """Mean of |x − μ| e^(−s) + s, x = targets, μ = location, s = log_scale; plus log 2 if full.
+
+    Args:
+        location: μ, any shape.
+        log_scale: s, the logarithm of the scale, the same shape.
+        targets: x, the same shape.
+        full: whether to add the constant, so that the value is −log of the density.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `location` for reduction="none"). Negative where the density is above 1.
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is no array, location or log_scale are not floating point, or full is no bool.
+
+    Example:
+        |3 − 1| / 2 + log 2 = 1.693147…
+
+        >>> import numpy as np
+        >>> location, log_scale, targets = np.array([[1.0], [np.log(2.0)], [3.0]])
+        >>> round(float(laplace_negative_log_likelihood(location, log_scale, targets)), 6)
+        1.693147
+
+    Source:
+        P.-S. Laplace, Mémoire sur la probabilité des causes par les évènements, 1774.
+    """
+    return _laplace.value(location, log_scale, targets, full, **reduction)
+
+
+@gradient_of(laplace_negative_log_likelihood, terms=_laplace)
+def laplace_negative_log_likelihood_gradient(
+    location: Array, log_scale: Array, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
+) -> dict[str, Array]:
+    """sign(μ − x) e^(−s) / n, with sign(0) = 0, and (1 − |x − μ| e^(−s)) / n.
+
+    Args:
+        location: as in `laplace_negative_log_likelihood`; likewise all other arguments.
+        log_scale: s.
+        targets: x.
+        full: changes nothing here.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "location" and "log_scale", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `laplace_negative_log_likelihood`.
+        TypeError: as in `laplace_negative_log_likelihood`.
+
+    Example:
+        >>> import numpy as np
+        >>> location, log_scale, targets = np.array([[1.0], [np.log(2.0)], [5.0]])
+        >>> gradients = laplace_negative_log_likelihood_gradient(location, log_scale, targets)
+        >>> {name: gradient.tolist() for name, gradient in gradients.items()}
+        {'location': [-0.5], 'log_scale': [-1.0]}
+    """
+    return _laplace.gradients(location, log_scale, targets, full, **reduction)
+
+
+@elementwise(
+    predictions=REAL, targets=NON_NEGATIVE_REAL, log_input=FLAG, full=FLAG, smallest=SmallestNormal(), steep=True
+)
+def _poisson(
+    xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
+) -> tuple[Array, Array]:
+    if log_input:
+        rate = xp.exp(predictions)
+        # where the rate overflows, beyond 1000 in any case, nothing may be subtracted from its infinity
+        value, slope = rate - product(xp, targets, xp.minimum(predictions, 1000.0)), rate - targets
+    else:
+        value = predictions - product(xp, targets, xp.log(predictions))
+        slope = 1.0 - targets / xp.maximum(predictions, smallest)
+    if full:
+        value = value + log_gamma(xp, targets + 1.0)
+        value = xp.where(value < 0.0, 0.0, value)  # by rounding alone
+    return value, slope
+
+
+def poisson_negative_log_likelihood(
+    predictions: Array,
+    targets: Array,
+    *,
+    log_input: bool = True,
+    full: bool = False,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean of λ − x log λ, x = targets, log λ = predictions; plus log x! if full.
+
+    Args:
+        predictions: log λ, any shape; or λ itself.
+        targets: counts x ≥ 0, the same shape.
+        log_input: whether the predictions are log λ (any number) or λ (≥ 0).
+        full: whether to add log x! = log Γ(x + 1), so that the value is −log of the probability, never negative.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none"). A rate of 0 is right for x = 0, and infinitely
+        wrong for any other.
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is no array, predictions are not floating point, or a flag is no bool.
+
+    Example:
+        2 − 3 log 2 = −0.079441…, and with log 3! = 1.791759…: 1.712318.
+
+        >>> import numpy as np
+        >>> rate, count = np.array([2.0]), np.array([3.0])
+        >>> round(float(poisson_negative_log_likelihood(np.log(rate), count)), 6)
+        -0.079442
+        >>> round(float(poisson_negative_log_likelihood(rate, count, log_input=False, full=True)), 6)
+        1.712318
+
+    Source:
+        P. McCullagh and J. A. Nelder, Generalized Linear Models, 1989, chapter 6.
+    """
+    return _poisson.value(predictions, targets, log_input, full, **reduction)
+
+
+@gradient_of(poisson_negative_log_likelihood, terms=_poisson, properties=("convex",))
+def poisson_negative_log_likelihood_gradient(
+    predictions: Array,
+    targets: Array,
+    *,
+    log_input: bool = True,
+    full: bool = False,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """(λ − x) / n wrt log λ; (1 − x / λ) / n wrt λ.
+
+    Args:
+        predictions: as in `poisson_negative_log_likelihood`; likewise all other arguments.
+        targets: x.
+        log_input: whether the predictions are log λ or λ.
+        full: changes nothing here.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt predictions, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `poisson_negative_log_likelihood`.
+        TypeError: as in `poisson_negative_log_likelihood`.
+
+    Example:
+        >>> import numpy as np
+        >>> poisson_negative_log_likelihood_gradient(np.array([0.0]), np.array([3.0])).tolist()
+        [-2.0]
+        >>> poisson_negative_log_likelihood_gradient(np.array([2.0]), np.array([3.0]), log_input=False).tolist()
+        [-0.5]
+    """
+    return _poisson.gradient(predictions, targets, log_input, full, **reduction)
+
+
+def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean of softplus(z) − x z, x = targets, z = logits: binary cross-entropy with logits by another name.
+
+    An infinite logit that agrees with its target contributes exactly 0.
+
+    Args:
+        logits: z = log(p / (1 − p)), any shape.
+        targets: x, 0 or 1, or a probability in between, the same shape.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `logits` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or logits are not floating point.
+
+    Example:
+        p = ¾: −log ¾ = 0.287682…
+
+        >>> import numpy as np
+        >>> round(float(bernoulli_negative_log_likelihood(np.log(np.array([3.0])), np.array([1.0]))), 6)
+        0.287682
+
+    Source:
+        D. R. Cox, The Regression Analysis of Binary Sequences, 1958.
+        https://doi.org/10.1111/j.2517-6161.1958.tb00292.x
+    """
+    return binary_cross_entropy_with_logits(logits, targets, **reduction)
+
+
+@gradient_of(
+    bernoulli_negative_log_likelihood,
+    domain={"logits": REAL, "targets": PROBABILITY},
+    compose=lambda both_of: both_of(binary_cross_entropy_with_logits),
+    properties=("convex", "non_negative"),
+)
+def bernoulli_negative_log_likelihood_gradient(
+    logits: Array, targets: Array, **reduction: Unpack[GradientReduction]
+) -> Array:
+    """(σ(z) − x) / n.
+
+    Args:
+        logits: as in `bernoulli_negative_log_likelihood`; likewise `targets`.
+        targets: x.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        The gradient wrt the logits, a new array of their shape and dtype.
+
+    Raises:
+        ValueError: as in `bernoulli_negative_log_likelihood`.
+        TypeError: as in `bernoulli_negative_log_likelihood`.
+
+    Example:
+        >>> import numpy as np
+        >>> bernoulli_negative_log_likelihood_gradient(np.array([0.0, 0.0]), np.array([1.0, 0.0])).tolist()
+        [-0.25, 0.25]
+    """
+    return binary_cross_entropy_with_logits_gradient(logits, targets, **reduction)
+
+
+# --- normalizing flows ------------------------------------------------------------------------------------------------
+
+PriorName = Literal["normal", "logistic"]
+_PRIOR = Choice(("normal", "logistic"))
+
+
+@unreduced(wrt=("z", "log_det"), z=REAL, log_det=Elements(per_sample=()), prior=_PRIOR)
+def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
+    xp = array_namespace(z=z, log_det=log_det)
+    _PRIOR.check("prior", prior)
+    dtype = widest_dtype(xp, z=z, log_det=log_det)
+    if tuple(z.shape)[: len(log_det.shape)] != tuple(log_det.shape):
+        raise ValueError(
+            f"log_det must hold one number for each sample of z, got shapes {tuple(log_det.shape)} and {tuple(z.shape)}"
+        )
+    z, log_det = as_dtype(xp, z, dtype), as_dtype(xp, log_det, dtype)
+    samples = xp.reshape(z, (*log_det.shape, math.prod(z.shape[len(log_det.shape) :])))
+    if prior == "normal":
+        values = 0.5 * xp.vecdot(samples, samples) + 0.5 * math.log(2.0 * math.pi) * samples.shape[-1]
+    else:
+        magnitude = xp.abs(samples)
+        values = xp.sum(magnitude + 2.0 * xp.log1p(xp.exp(-magnitude)), axis=-1)
+    return Losses(
+        values - log_det,
+        lambda: {"z": z if prior == "normal" else xp.tanh(0.5 * z), "log_det": -xp.ones_like(values)},
+    )
+
+
+def flow_negative_log_likelihood(
+    z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[Reduction]
+) -> Array:
+    """Mean over samples of −Σ log p(z) − log |det ∂z/∂x|, p standard normal or standard logistic.
+
+    Args:
+        z: what the flow makes of the data, first axes = samples.
+        log_det: log |det ∂z/∂x| of each sample, the shape of the samples.
+        prior: the density of each dimension of z: "normal", ½ z² + ½ log 2π, or "logistic", z + 2 softplus(−z).
+        **reduction: see `reduce_loss`; the unreduced losses are one per sample.
+
+    Returns:
+        A scalar (one loss per sample for reduction="none"), in nats per sample.
+
+    Raises:
+        ValueError: the shapes do not fit, the prior is unknown, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        ½ · 2² + log 2π − 1 = 2.837877…
+
+        >>> import numpy as np
+        >>> round(float(flow_negative_log_likelihood(np.array([[2.0, 0.0]]), np.array([1.0]))), 6)
+        2.837877
+
+    Source:
+        L. Dinh et al., NICE: Non-linear Independent Components Estimation, 2014. https://arxiv.org/abs/1410.8516
+        D. J. Rezende and S. Mohamed, Variational Inference with Normalizing Flows, 2015.
+        https://arxiv.org/abs/1505.05770
+    """
+    return _flow.value(z, log_det, prior, **reduction)
+
+
+@gradient_of(flow_negative_log_likelihood, terms=_flow, properties=("convex",))
+def flow_negative_log_likelihood_gradient(
+    z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
+) -> dict[str, Array]:
+    """z / B (normal) or tanh(½ z) / B (logistic), and −1 / B.
+
+    Args:
+        z: as in `flow_negative_log_likelihood`; likewise all other arguments.
+        log_det: log |det ∂z/∂x|.
+        prior: "normal" or "logistic".
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "z" and "log_det", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `flow_negative_log_likelihood`.
+        TypeError: as in `flow_negative_log_likelihood`.
+
+    Example:
+        >>> import numpy as np
+        >>> gradients = flow_negative_log_likelihood_gradient(np.array([[2.0, 0.0], [1.0, 3.0]]), np.array([1.0, 0.0]))
+        >>> {name: gradient.tolist() for name, gradient in gradients.items()}
+        {'z': [[1.0, 0.0], [0.5, 1.5]], 'log_det': [-0.5, -0.5]}
+    """
+    return _flow.gradients(z, log_det, prior, **reduction)
+
+
+flow_negative_log_likelihood_value_and_gradient = both_of(flow_negative_log_likelihood_gradient)

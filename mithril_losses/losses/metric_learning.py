@@ -1,0 +1,480 @@
+"""Metric learning: losses on distances between embeddings, features on the last axis."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.catalogue import both_of, gradient_of
+from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.stable import norm_and_unit, product, unit_and_norm
+from mithril_losses.numerics.validation import as_dtype, require_same_shape, widest_dtype
+from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.vectors import RowTerms, cosine_distance
+
+__all__ = [
+    "contrastive_loss",
+    "contrastive_loss_gradient",
+    "contrastive_loss_value_and_gradient",
+    "cosine_embedding_loss",
+    "cosine_embedding_loss_gradient",
+    "triplet_loss",
+    "triplet_loss_gradient",
+    "triplet_loss_value_and_gradient",
+]
+
+_NORM_ORDER = Interval(1.0, closed=True, infinite=True, static=True)
+_SAME = Labels((0, 1), per_row=True)
+_SIGN = Labels((-1, 1), per_row=True)
+_COSINE = Interval(-1.0, 1.0, closed=True)
+
+
+def _open(**embeddings: Array) -> tuple[Any, dict[str, Array]]:
+    xp = array_namespace(**embeddings)
+    require_same_shape(**embeddings)
+    if len(next(iter(embeddings.values())).shape) == 0:
+        raise ValueError("embeddings need a feature axis, got scalars")
+    dtype = widest_dtype(xp, **embeddings)
+    return xp, {name: as_dtype(xp, x, dtype) for name, x in embeddings.items()}
+
+
+def _open_pair(
+    embedding1: Array, embedding2: Array, labels: Array, domain: Labels
+) -> tuple[Any, dict[str, Array], Array]:
+    """Return what `_open` does, and the labels of the rows in the dtype of the embeddings, illegal ones as NaN."""
+    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    array_namespace(embedding1=embedding1, labels=labels)
+    shape, dtype = tuple(embedding1.shape[:-1]), embeddings["embedding1"].dtype
+    if tuple(labels.shape) != shape:
+        raise ValueError(f"labels must have one entry per row, shape {shape}, got {tuple(labels.shape)}")
+    domain.check("labels", labels)
+    return xp, embeddings, domain.or_nan(xp, as_dtype(xp, labels, dtype, "labels"))
+
+
+# --- triplet ----------------------------------------------------------------------------------------------------
+
+
+def _triplet_terms(xp: Any, near: Array, far: Array, margin: Array, squared: bool) -> tuple[Array, tuple[Array, Array]]:
+    """max(0, d(a, p) − d(a, n) + m) of the two distances."""
+    near_slope, far_slope = 0.0 * near + 1.0, 0.0 * far + 1.0
+    if squared:
+        near_slope, far_slope = 2.0 * near, 2.0 * far
+        near, far = near * near, far * far
+    violation = near - far + margin
+    active = violation > 0.0
+    return xp.maximum(violation, 0.0), (xp.where(active, near_slope, 0.0), xp.where(active, -far_slope, 0.0))
+
+
+def _swapped_terms(
+    xp: Any, near: Array, far: Array, other: Array, margin: Array, squared: bool
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """The same, where the far distance hangs on the positive if that is nearer to the negative: d(p, n) < d(a, n)."""
+    swapped = other < far
+    value, (near_slope, far_slope) = _triplet_terms(xp, near, xp.where(swapped, other, far), margin, squared)
+    return value, (near_slope, xp.where(swapped, 0.0, far_slope), xp.where(swapped, far_slope, 0.0))
+
+
+_TRIPLET = RowTerms(_triplet_terms, pairs=((0, 1), (0, 2)))
+_SWAPPED = RowTerms(_swapped_terms, pairs=((0, 1), (0, 2), (1, 2)))
+
+
+def _triplet_kinks(
+    anchor: Array, positive: Array, negative: Array, margin: float, p: float, squared: bool, swap: bool
+) -> tuple[Array, ...]:
+    """Return what vanishes at the corner, at coincident points and at a tie of the two far distances."""
+    xp, embeddings = _open(anchor=anchor, positive=positive, negative=negative)
+    a, b, c = embeddings.values()
+    near, far, other = (norm_and_unit(xp, x, p)[0] ** (2 if squared else 1) for x in (a - b, a - c, b - c))
+    violation = near - (xp.minimum(far, other) if swap else far) + margin
+    ties = (other - far,) if swap else ()
+    # for p = 1 every coordinate at which two embeddings agree is a kink of its own
+    coordinates = (a - b, a - c, b - c) if p == 1 else ()
+    return (violation, near, far, other, *ties, *coordinates)
+
+
+@unreduced(
+    wrt=("anchor", "positive", "negative"),
+    kinks=_triplet_kinks,
+    anchor=REAL,
+    positive=REAL,
+    negative=REAL,
+    margin=NON_NEGATIVE,
+    p=_NORM_ORDER,
+    squared=FLAG,
+    swap=FLAG,
+)
+def _triplet(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    margin: float,
+    p: float,
+    squared: bool,
+    swap: bool,
+    wanted: Wanted,
+) -> Losses:
+    xp, embeddings = _open(anchor=anchor, positive=positive, negative=negative)
+    margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
+    FLAG.check("squared", squared)
+    FLAG.check("swap", swap)
+    return (_SWAPPED if swap else _TRIPLET).losses(xp, embeddings, margin, squared, p=p)
+
+
+def _triplet_rows(
+    anchor: Any, positive: Any, negative: Any, margin: float, p: float, squared: bool, swap: bool
+) -> FusedRows | None:
+    """Return the loop over rows of NumPy arrays, having checked the arguments; None for other norms."""
+    _open(anchor=anchor, positive=positive, negative=negative)
+    margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
+    squared, swap = FLAG.check("squared", squared), FLAG.check("swap", swap)
+    terms = _SWAPPED if swap else _TRIPLET
+    return terms.fused((anchor, positive, negative), (), (margin, squared)) if p == 2.0 else None
+
+
+def triplet_loss(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    *,
+    margin: float = 1.0,
+    p: float = 2.0,
+    squared: bool = False,
+    swap: bool = False,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of max(0, d(a, p) − d(a, n) + m), with d(x, y) = ‖x − y‖ₚ.
+
+    Args:
+        anchor: a, embeddings of any shape with the features last; rows are the other axes.
+        positive: embeddings that belong to the anchors, the same shape.
+        negative: embeddings that do not, the same shape.
+        margin: m ≥ 0, in the unit of the distance.
+        p: order of the norm, ≥ 1; infinity is the largest magnitude.
+        squared: take d² for d.
+        swap: take the smaller of d(a, n) and d(p, n) for d(a, n).
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or not floating point.
+
+    Example:
+        d(a, p) = 5 and d(a, n) = 1: max(0, 5 − 1 + 1) = 5.
+
+        >>> import numpy as np
+        >>> a, p, n = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([[0.0, 1.0]])
+        >>> float(triplet_loss(a, p, n))
+        5.0
+
+    Source:
+        F. Schroff et al., FaceNet: A Unified Embedding for Face Recognition and Clustering, 2015, which has embeddings
+        of length 1 and squared distances. https://doi.org/10.1109/CVPR.2015.7298682. Swap: V. Balntas et al., Learning
+        Local Feature Descriptors with Triplets and Shallow Convolutional Neural Networks, 2016.
+        https://doi.org/10.5244/C.30.119
+    """
+    return _triplet.value(anchor, positive, negative, margin, p, squared, swap, **reduction)
+
+
+@gradient_of(
+    triplet_loss, terms=_triplet, fused_rows=_triplet_rows, properties=("non_negative", "translation_invariant")
+)
+def triplet_loss_gradient(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    *,
+    margin: float = 1.0,
+    p: float = 2.0,
+    squared: bool = False,
+    swap: bool = False,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """anchor: (u⁺ − u⁻) / B, positive: −u⁺ / B, negative: u⁻ / B, with u = ∂d/∂(x − y), where the loss is positive.
+
+    0 where the loss is 0, the corner included; u is 0 at coincident points.
+
+    Args:
+        anchor: as in `triplet_loss`; likewise all other arguments.
+        positive: embeddings that belong to the anchors.
+        negative: embeddings that do not.
+        margin: m ≥ 0.
+        p: order of the norm.
+        squared: take d² for d.
+        swap: take the smaller of d(a, n) and d(p, n) for d(a, n); the first at a tie.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "anchor", "positive" and "negative", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `triplet_loss`.
+        TypeError: as in `triplet_loss`.
+
+    Example:
+        u⁺ = (−3, −4) / 5 and u⁻ = (0, −1).
+
+        >>> import numpy as np
+        >>> a, p, n = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([[0.0, 1.0]])
+        >>> gradients = triplet_loss_gradient(a, p, n)
+        >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
+        {'anchor': [[-0.6, 0.2]], 'positive': [[0.6, 0.8]], 'negative': [[0.0, -1.0]]}
+    """
+    return _triplet.gradients(anchor, positive, negative, margin, p, squared, swap, **reduction)
+
+
+triplet_loss_value_and_gradient = both_of(triplet_loss_gradient)
+
+
+# --- contrastive ------------------------------------------------------------------------------------------------
+
+
+def _contrastive_terms(xp: Any, distance: Array, same: Array, margin: Array) -> tuple[Array, tuple[Array]]:
+    """y d² + (1 − y) max(0, m − d)²."""
+    short = xp.maximum(margin - distance, 0.0)
+    value = product(xp, same, distance * distance) + product(xp, 1.0 - same, short * short)
+    return value, (2.0 * (product(xp, same, distance) - (1.0 - same) * short),)
+
+
+_CONTRASTIVE = RowTerms(_contrastive_terms, pairs=((0, 1),))
+
+
+def _contrastive_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
+    """Return what vanishes at the corner and at coincident points."""
+    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    a, b = embeddings.values()
+    distance, _ = norm_and_unit(xp, a - b, 2.0)
+    return margin - distance, distance
+
+
+@unreduced(
+    wrt=("embedding1", "embedding2"),
+    kinks=_contrastive_kinks,
+    embedding1=REAL,
+    embedding2=REAL,
+    labels=_SAME,
+    margin=POSITIVE,
+)
+def _contrastive(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
+    xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SAME)
+    return _CONTRASTIVE.losses(xp, embeddings, labels, POSITIVE.check("margin", margin))
+
+
+def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> FusedRows | None:
+    _open_pair(embedding1, embedding2, labels, _SAME)
+    return _CONTRASTIVE.fused((embedding1, embedding2), (labels,), (POSITIVE.check("margin", margin),))
+
+
+def contrastive_loss(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 1.0,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of y d² + (1 − y) max(0, m − d)², with d = ‖x₁ − x₂‖₂ and y = 1 for the same class.
+
+    Args:
+        embedding1: x₁, embeddings of any shape with the features last; rows are the other axes.
+        embedding2: x₂, the same shape.
+        labels: y, one per row: 1 for a pair of the same class, 0 for different ones.
+        margin: m > 0, in the unit of the distance.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none").
+
+    Raises:
+        ValueError: the shapes do not fit, a label is neither 0 nor 1, or margin is not positive. A label that cannot
+            be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
+        TypeError: an argument is no array, or the embeddings are not floating point.
+
+    Example:
+        d = 5 for the same class: 25; d = ½ for different ones: (1 − ½)² = ¼; their mean is 12.625.
+
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[0.0, 0.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.5]])
+        >>> float(contrastive_loss(x1, x2, np.array([1, 0])))
+        12.625
+
+    Source:
+        R. Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping, 2006, which has half of each term
+        and y = 0 for the same class. https://doi.org/10.1109/CVPR.2006.100
+    """
+    return _contrastive.value(embedding1, embedding2, labels, margin, **reduction)
+
+
+@gradient_of(
+    contrastive_loss,
+    terms=_contrastive,
+    fused_rows=_contrastive_rows,
+    properties=("non_negative", "symmetric", "translation_invariant"),
+)
+def contrastive_loss_gradient(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 1.0,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """embedding1: (2 y (x₁ − x₂) − 2 (1 − y) max(0, m − d) u) / B, embedding2: its negative; u = (x₁ − x₂) / d.
+
+    u is 0 at coincident points.
+
+    Args:
+        embedding1: as in `contrastive_loss`; likewise all other arguments.
+        embedding2: x₂.
+        labels: y, one per row.
+        margin: m > 0.
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `contrastive_loss`.
+        TypeError: as in `contrastive_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[0.0, 0.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.5]])
+        >>> (contrastive_loss_gradient(x1, x2, np.array([1, 0]))["embedding1"] + 0.0).tolist()
+        [[-3.0, -4.0], [0.0, 0.5]]
+    """
+    return _contrastive.gradients(embedding1, embedding2, labels, margin, **reduction)
+
+
+contrastive_loss_value_and_gradient = both_of(contrastive_loss_gradient)
+
+
+# --- cosine embedding -------------------------------------------------------------------------------------------
+
+
+def _cosine_terms(xp: Any, far: Array, same: Array, margin: Array) -> tuple[Array, tuple[Array]]:
+    """1 − c for the label 1, max(0, c − m) for −1, NaN for NaN; c = 1 − far."""
+    near = 1.0 - far - margin
+    value = xp.where(same > 0.0, far, xp.maximum(near, 0.0))
+    slope = xp.where(same > 0.0, 1.0, xp.where(near > 0.0, -1.0, 0.0 * far))
+    return xp.where(same == same, value, same), (xp.where(same == same, slope, same),)
+
+
+_COSINE_EMBEDDING = RowTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_distance)
+
+
+def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
+    """Return what vanishes at the corner and at zero vectors."""
+    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    a, b = embeddings.values()
+    (u, u_norm), (v, v_norm) = unit_and_norm(xp, a), unit_and_norm(xp, b)
+    return xp.sum(u * v, axis=-1) - margin, xp.squeeze(u_norm, axis=-1), xp.squeeze(v_norm, axis=-1)
+
+
+@unreduced(
+    wrt=("embedding1", "embedding2"),
+    kinks=_cosine_kinks,
+    embedding1=REAL,
+    embedding2=REAL,
+    labels=_SIGN,
+    margin=_COSINE,
+)
+def _cosine_embedding(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
+    xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SIGN)
+    return _COSINE_EMBEDDING.losses(xp, embeddings, labels, _COSINE.check("margin", margin))
+
+
+def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> FusedRows | None:
+    _open_pair(embedding1, embedding2, labels, _SIGN)
+    return _COSINE_EMBEDDING.fused((embedding1, embedding2), (labels,), (_COSINE.check("margin", margin),))
+
+
+def cosine_embedding_loss(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 0.0,
+    **reduction: Unpack[Reduction],
+) -> Array:
+    """Mean over rows of 1 − c for the label 1 and max(0, c − m) for −1, with c = x₁·x₂ / (‖x₁‖ ‖x₂‖).
+
+    Args:
+        embedding1: x₁, embeddings of any shape with the features last; rows are the other axes.
+        embedding2: x₂, the same shape.
+        labels: one per row: 1 for a pair that belongs together, −1 for one that does not.
+        margin: m in [−1, 1], the cosine up to which a pair that does not belong together costs nothing.
+        **reduction: see `reduce_loss`; the unreduced losses are one per row.
+
+    Returns:
+        A scalar (one loss per row for reduction="none"). A zero vector has the cosine 0 with everything.
+
+    Raises:
+        ValueError: the shapes do not fit, a label is neither 1 nor −1, or margin lies outside [−1, 1]. A label that
+            cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
+        TypeError: an argument is no array, or the embeddings are not floating point.
+
+    Example:
+        c = 3/5 twice: 1 − 3/5 = 0.4 and 3/5 − 0.1 = 0.5.
+
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[3.0, 4.0], [3.0, 4.0]]), np.array([[2.0, 0.0], [2.0, 0.0]])
+        >>> losses = cosine_embedding_loss(x1, x2, np.array([1, -1]), margin=0.1, reduction="none")
+        >>> losses.round(12).tolist()
+        [0.4, 0.5]
+
+    Source:
+        As defined by PyTorch's CosineEmbeddingLoss, 2017,
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html; the idea: J. Bromley et al.,
+        Signature Verification Using a Siamese Time Delay Neural Network, 1993.
+        https://doi.org/10.1142/S0218001493000339
+    """
+    return _cosine_embedding.value(embedding1, embedding2, labels, margin, **reduction)
+
+
+@gradient_of(
+    cosine_embedding_loss,
+    terms=_cosine_embedding,
+    fused_rows=_cosine_rows,
+    properties=("non_negative", "scale_invariant", "symmetric"),
+)
+def cosine_embedding_loss_gradient(
+    embedding1: Array,
+    embedding2: Array,
+    labels: Array,
+    *,
+    margin: float = 0.0,
+    **reduction: Unpack[GradientReduction],
+) -> dict[str, Array]:
+    """embedding1: k (x̂₂ − c x̂₁) / (‖x₁‖ B), embedding2: k (x̂₁ − c x̂₂) / (‖x₂‖ B), k = −1 for y = 1, [c > m] for −1.
+
+    y is the label. 0 for zero vectors, and for what they are paired with.
+
+    Args:
+        embedding1: as in `cosine_embedding_loss`; likewise all other arguments.
+        embedding2: x₂.
+        labels: 1 or −1, one per row.
+        margin: m in [−1, 1].
+        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+
+    Returns:
+        New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
+
+    Raises:
+        ValueError: as in `cosine_embedding_loss`.
+        TypeError: as in `cosine_embedding_loss`.
+
+    Example:
+        x̂₁ = (3/5, 4/5) and x̂₂ = (1, 0): −(1 − 9/25, −12/25) / 5.
+
+        >>> import numpy as np
+        >>> x1, x2 = np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]])
+        >>> gradients = cosine_embedding_loss_gradient(x1, x2, np.array([1]))
+        >>> {name: (gradient.round(12) + 0.0).tolist() for name, gradient in gradients.items()}
+        {'embedding1': [[-0.128, 0.096]], 'embedding2': [[0.0, -0.4]]}
+    """
+    return _cosine_embedding.gradients(embedding1, embedding2, labels, margin, **reduction)

@@ -1,0 +1,425 @@
+"""Regularization of parameters: an array, or any nesting of dicts and lists of arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from mithril_losses.backends.namespaces import Array, array_namespace, placement
+from mithril_losses.catalogue import both_of, gradient_of
+from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters, Predicate
+from mithril_losses.numerics.rows import Rows
+from mithril_losses.numerics.trees import leaves, map_leaves
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_one_number
+from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+
+__all__ = [
+    "l1_regularization",
+    "l1_regularization_gradient",
+    "l2_regularization",
+    "l2_regularization_gradient",
+    "orthogonal_regularization",
+    "orthogonal_regularization_gradient",
+    "orthogonal_regularization_value_and_gradient",
+    "spectral_norm_regularization",
+    "spectral_norm_regularization_gradient",
+    "spectral_norm_regularization_value_and_gradient",
+]
+
+_SELECT = Predicate()
+_DOMAIN: dict[str, Any] = {"params": Parameters(), "lambda_reg": NON_NEGATIVE, "select": _SELECT}
+
+Select = Callable[[str, Any], bool]
+# (namespace, path, array in the dtype to compute in) → the penalty, and what returns its derivative
+Rule = Callable[[Any, str, Array], tuple[Array, Callable[[], Array]]]
+
+
+def _over_leaves(rule: Rule, params: Any, lambda_reg: Any) -> Losses:
+    """Return λ Σ rule(w) over all arrays of the nesting."""
+    arrays = dict(leaves(params))
+    if not arrays:
+        raise ValueError("params holds no array to regularize")
+    xp = array_namespace(**arrays)
+    checked = NON_NEGATIVE.check("lambda_reg", lambda_reg)
+    strength = require_one_number(xp, "lambda_reg", checked, getattr(checked, "dtype", None))
+    found = {path: rule(xp, path, as_dtype(xp, w, compute_dtype(xp, w.dtype, path))) for path, w in arrays.items()}
+    total, *others = (penalty for penalty, _ in found.values())
+    for penalty in others:
+        total = total + penalty
+
+    def scaled(factor: float) -> dict[str, Any]:
+        return {"params": map_leaves(lambda path, _: found[path][1]() * (strength * factor), params)}
+
+    return Losses(strength * total, lambda: scaled(1.0), scaled=scaled)
+
+
+def _over_elements(
+    penalty: Callable[[Any, Array], Array],
+    slope: Callable[[Any, Array], Array],
+    params: Any,
+    lambda_reg: Any,
+    select: Select | None,
+) -> Losses:
+    """Return λ Σ penalty(w) over the elements of the arrays that are selected; the slope of all others is 0."""
+    chosen = _SELECT.check("select", select)
+    given = {} if chosen is None else dict(leaves(params))
+
+    def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
+        if chosen is None or chosen(path, given[path]):
+            return xp.sum(penalty(xp, w)), lambda: slope(xp, w)
+        return xp.zeros((), dtype=w.dtype, **placement(w)), lambda: xp.zeros_like(w)
+
+    return _over_leaves(rule, params, lambda_reg)
+
+
+@unreduced(kinks=lambda params, lambda_reg, select=None: tuple(w for _, w in leaves(params)), **_DOMAIN)
+def _l1(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> Losses:
+    return _over_elements(lambda xp, w: xp.abs(w), lambda xp, w: xp.sign(w), params, lambda_reg, select)
+
+
+@unreduced(**_DOMAIN)
+def _l2(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> Losses:
+    return _over_elements(lambda xp, w: 0.5 * w * w, lambda xp, w: w, params, lambda_reg, select)
+
+
+def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select | None = None) -> Array:
+    """λ Σ |w|.
+
+    Args:
+        params: w, an array, or a dict, list or nesting of arrays of any shapes.
+        lambda_reg: λ ≥ 0.
+        select: which arrays are regularised, a function of the path of each, such as `params['layer']['bias']`, and of
+            the array. All of them by default; `select=lambda path, w: w.ndim > 1` leaves out biases.
+
+    Returns:
+        A scalar: the sum over all elements of the selected arrays, 0 where none is.
+
+    Raises:
+        ValueError: lambda_reg is negative, or there is no array in `params`.
+        TypeError: something in `params` is no array, or not floating point.
+
+    Example:
+        ½ (1 + 2 + 3) = 3.
+
+        >>> import numpy as np
+        >>> float(l1_regularization({"w": np.array([1.0, -2.0]), "b": np.array([3.0])}, lambda_reg=0.5))
+        3.0
+
+    Source:
+        R. Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996.
+        https://doi.org/10.1111/j.2517-6161.1996.tb02080.x
+    """
+    return _l1.value(params, lambda_reg, select)
+
+
+@gradient_of(l1_regularization, terms=_l1, properties=("convex", "non_negative"))
+def l1_regularization_gradient(
+    params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
+) -> Any:
+    """λ sign(w), with sign(0) = 0.
+
+    Args:
+        params: as in `l1_regularization`.
+        lambda_reg: λ ≥ 0.
+        select: which arrays are regularised; the gradient of all others is 0.
+        upstream: the gradient that flows into the loss, a scalar.
+
+    Returns:
+        New arrays in the structure of `params`, each with its array's shape and dtype.
+
+    Raises:
+        ValueError: as in `l1_regularization`.
+        TypeError: as in `l1_regularization`.
+
+    Example:
+        >>> import numpy as np
+        >>> l1_regularization_gradient([np.array([1.0, -2.0, 0.0])], lambda_reg=0.5)
+        [array([ 0.5, -0.5,  0. ])]
+    """
+    return _l1.gradient(params, lambda_reg, select, upstream=upstream)
+
+
+def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select | None = None) -> Array:
+    """½ λ Σ w².
+
+    Args:
+        params: w, an array, or a dict, list or nesting of arrays of any shapes.
+        lambda_reg: λ ≥ 0.
+        select: which arrays are regularised, a function of the path of each, such as `params['layer']['bias']`, and of
+            the array. All of them by default; `select=lambda path, w: w.ndim > 1` leaves out biases.
+
+    Returns:
+        A scalar: the sum over all elements of the selected arrays, 0 where none is.
+
+    Raises:
+        ValueError: lambda_reg is negative, or there is no array in `params`.
+        TypeError: something in `params` is no array, or not floating point.
+
+    Example:
+        ½ · ½ (1 + 4 + 9) = 3.5.
+
+        >>> import numpy as np
+        >>> float(l2_regularization({"w": np.array([1.0, -2.0]), "b": np.array([3.0])}, lambda_reg=0.5))
+        3.5
+
+    Source:
+        A. E. Hoerl and R. W. Kennard, Ridge Regression: Biased Estimation for Nonorthogonal Problems, 1970. https://doi.org/10.1080/00401706.1970.10488634
+    """
+    return _l2.value(params, lambda_reg, select)
+
+
+@gradient_of(l2_regularization, terms=_l2, properties=("convex", "non_negative"))
+def l2_regularization_gradient(
+    params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
+) -> Any:
+    """λ w.
+
+    Args:
+        params: as in `l2_regularization`.
+        lambda_reg: λ ≥ 0.
+        select: which arrays are regularised; the gradient of all others is 0.
+        upstream: the gradient that flows into the loss, a scalar.
+
+    Returns:
+        New arrays in the structure of `params`, each with its array's shape and dtype.
+
+    Raises:
+        ValueError: as in `l2_regularization`.
+        TypeError: as in `l2_regularization`.
+
+    Example:
+        >>> import numpy as np
+        >>> l2_regularization_gradient({"w": np.array([1.0, -2.0])}, lambda_reg=0.5)
+        {'w': array([ 0.5, -1. ])}
+    """
+    return _l2.gradient(params, lambda_reg, select, upstream=upstream)
+
+
+# --- of matrices ------------------------------------------------------------------------------------------------------
+
+_MATRICES: dict[str, Any] = {"params": Matrices(), "lambda_reg": NON_NEGATIVE, "output_axis": Axis()}
+
+# (namespace, matrix, whether to return slopes) → penalty, its derivative by the matrix or None
+MatrixRule = Callable[[Any, Array, bool], tuple[Array, Array | None]]
+
+
+def _over_matrices(matrix_rule: MatrixRule, params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) -> Losses:
+    """Return λ Σ rule(W) over all arrays, each seen as a matrix."""
+
+    def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
+        shape = tuple(w.shape)
+        if len(shape) < 2:
+            raise ValueError(f"{path} must be a matrix, or have more axes than two, got shape {shape}")
+        rows = normalize_axis("output_axis", output_axis, len(shape))
+        view = Rows.along(tuple(i for i in range(len(shape)) if i != rows), shape)
+        penalty, slope = matrix_rule(xp, view.of(xp, w), bool(wanted))
+        return penalty, lambda: view.back(xp, slope)
+
+    return _over_leaves(rule, params, lambda_reg)
+
+
+def _gram(xp: Any, matrix: Array) -> tuple[bool, Array]:
+    """Return whether W has no more rows than columns, and the smaller one of WWᵀ and WᵀW."""
+    is_wide = matrix.shape[0] <= matrix.shape[1]
+    transposed = xp.matrix_transpose(matrix)
+    return is_wide, matrix @ transposed if is_wide else transposed @ matrix
+
+
+def _orthogonality(xp: Any, matrix: Array, with_slope: bool) -> tuple[Array, Array | None]:
+    """‖G − I‖² with G the smaller of WWᵀ and WᵀW, and 4 (G − I) W or 4 W (G − I)."""
+    is_wide, gram = _gram(xp, matrix)
+    excess = gram - xp.eye(gram.shape[0], dtype=gram.dtype, **placement(gram))
+    slope = None
+    if with_slope:
+        slope = 4.0 * (excess @ matrix if is_wide else matrix @ excess)
+    return xp.sum(excess * excess), slope
+
+
+@unreduced(**_MATRICES)
+def _orthogonal(params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) -> Losses:
+    return _over_matrices(_orthogonality, params, lambda_reg, output_axis, wanted)
+
+
+def orthogonal_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:
+    """λ Σ ‖WWᵀ − I‖², or ‖WᵀW − I‖² where W has more rows than columns; ‖·‖ is Frobenius' norm.
+
+    It is 0 where the rows of W, or the columns if there are fewer of them, are orthonormal.
+
+    Args:
+        params: W, a matrix, or a dict, list or nesting of matrices. An array of more axes, such as a kernel of a
+            convolution, is the matrix with `output_axis` for rows and all other axes for columns.
+        lambda_reg: λ ≥ 0.
+        output_axis: the axis of the outputs: 0 in PyTorch, −1 for kernels of Flax and Keras. A transposed matrix has
+            the same penalty.
+
+    Returns:
+        A scalar: the sum over all arrays.
+
+    Raises:
+        ValueError: lambda_reg is negative, an array has fewer than two axes or lacks the output axis, or there is no
+            array in `params`.
+        TypeError: something in `params` is no array, or not floating point.
+
+    Example:
+        WWᵀ − I = ((1, 2), (2, 3)): 1 + 4 + 4 + 9 = 18.
+
+        >>> import numpy as np
+        >>> w = np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
+        >>> float(orthogonal_regularization(w, lambda_reg=0.5))
+        9.0
+
+    Source:
+        N. Bansal, X. Chen and Z. Wang, Can We Gain More from Orthogonality Regularizations in Training Deep CNNs?,
+        2018. https://arxiv.org/abs/1810.09102
+    """
+    return _orthogonal.value(params, lambda_reg, output_axis)
+
+
+@gradient_of(orthogonal_regularization, terms=_orthogonal, properties=("non_negative",))
+def orthogonal_regularization_gradient(
+    params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
+) -> Any:
+    """4 λ (WWᵀ − I) W, which is 4 λ W (WᵀW − I).
+
+    Args:
+        params: as in `orthogonal_regularization`; likewise `output_axis`.
+        lambda_reg: λ ≥ 0.
+        output_axis: the axis of the outputs.
+        upstream: the gradient that flows into the loss, a scalar.
+
+    Returns:
+        New arrays in the structure of `params`, each with its array's shape and dtype.
+
+    Raises:
+        ValueError: as in `orthogonal_regularization`.
+        TypeError: as in `orthogonal_regularization`.
+
+    Example:
+        ½ · 4 (2² − 1) · 2 = 12.
+
+        >>> import numpy as np
+        >>> orthogonal_regularization_gradient(np.array([[2.0, 0.0], [0.0, 1.0]]), lambda_reg=0.5).tolist()
+        [[12.0, 0.0], [0.0, 0.0]]
+    """
+    return _orthogonal.gradient(params, lambda_reg, output_axis, upstream=upstream)
+
+
+orthogonal_regularization_value_and_gradient = both_of(orthogonal_regularization_gradient)
+
+
+def _spectral(xp: Any, matrix: Array, with_slope: bool) -> tuple[Array, Array | None]:
+    """½ σ² and σ u vᵀ, with σ the largest singular value; σ² and u are the Gram matrix's own, or σ² and v."""
+    if 0 in matrix.shape:
+        return xp.sum(matrix), matrix if with_slope else None
+    unit = _unit_of_squares(xp, matrix)
+    matrix = matrix / unit
+    is_wide, gram = _gram(xp, matrix)
+    # the decomposition of a matrix that is not finite is an error here and NaN there
+    trace = xp.linalg.trace(gram)
+    is_finite = xp.isfinite(trace)
+    gram = xp.where(is_finite, gram, 0.0)
+    if not with_slope:
+        return 0.5 * xp.where(is_finite, xp.linalg.eigvalsh(gram)[-1], trace) * unit * unit, None
+    squares, vectors = xp.linalg.eigh(gram)
+    own = vectors[:, -1:]  # squares ascend
+    slope = own @ (xp.matrix_transpose(own) @ matrix) if is_wide else matrix @ own @ xp.matrix_transpose(own)
+    value = 0.5 * xp.where(is_finite, squares[-1], trace) * unit * unit
+    return value, xp.where(is_finite, slope * unit, math.nan)
+
+
+def _unit_of_squares(xp: Any, x: Array) -> Array:
+    """Return a number in which the squares of x neither overflow nor vanish: 1 where they would not anyway."""
+    limits = xp.finfo(x.dtype)
+    smallest, largest = float(limits.smallest_normal), xp.max(xp.abs(x))
+    low, high = (smallest / float(limits.eps)) ** 0.5, (float(limits.eps) / smallest) ** 0.5
+    # a number whose reciprocal is one, too
+    return xp.where((largest > low) & (largest < high), 1.0, xp.minimum(xp.maximum(largest, smallest), 1.0 / smallest))
+
+
+def _spectral_gaps(params: Any, lambda_reg: Any, output_axis: int) -> tuple[Array, ...]:
+    """Return, for every element of an array, how far its two largest singular values are apart."""
+    found = []
+    for _, w in leaves(params):
+        xp, shape = array_namespace(w=w), tuple(w.shape)
+        rows = output_axis % len(shape)
+        matrix = Rows.along(tuple(i for i in range(len(shape)) if i != rows), shape).of(xp, w)
+        values = xp.linalg.svdvals(matrix)
+        gap = values[0] - values[1] if values.shape[0] > 1 else values[0]
+        found.append(xp.ones_like(w) * gap)
+    return tuple(found)
+
+
+@unreduced(kinks=_spectral_gaps, **_MATRICES)
+def _spectral_norm(params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) -> Losses:
+    return _over_matrices(_spectral, params, lambda_reg, output_axis, wanted)
+
+
+def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:
+    """½ λ Σ σ(W)², with σ the largest singular value: how much a layer can stretch a difference between its inputs.
+
+    Exact, from an eigendecomposition of the smaller one of WWᵀ and WᵀW.
+
+    Args:
+        params: W, a matrix, or a dict, list or nesting of matrices. An array of more axes, such as a kernel of a
+            convolution, is the matrix with `output_axis` for rows and all other axes for columns.
+        lambda_reg: λ ≥ 0.
+        output_axis: the axis of the outputs: 0 in PyTorch, −1 for kernels of Flax and Keras. A transposed matrix has
+            the same penalty.
+
+    Returns:
+        A scalar: the sum over all arrays.
+
+    Raises:
+        ValueError: lambda_reg is negative, an array has fewer than two axes or lacks the output axis, or there is no
+            array in `params`.
+        TypeError: something in `params` is no array, or not floating point.
+
+    Example:
+        WWᵀ = ((25, 0), (0, 4)), so σ = 5: ½ · ½ · 25 = 6.25.
+
+        >>> import numpy as np
+        >>> w = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> round(float(spectral_norm_regularization(w, lambda_reg=0.5)), 12)
+        6.25
+
+    Source:
+        Y. Yoshida and T. Miyato, Spectral Norm Regularization for Improving the Generalizability of Deep Learning,
+        2017. https://arxiv.org/abs/1705.10941
+    """
+    return _spectral_norm.value(params, lambda_reg, output_axis)
+
+
+@gradient_of(spectral_norm_regularization, terms=_spectral_norm, properties=("convex", "non_negative"))
+def spectral_norm_regularization_gradient(
+    params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
+) -> Any:
+    """λ σ u vᵀ, with u and v the singular vectors of σ.
+
+    Where several singular values are the largest there is no derivative, and u and v are those of one of them.
+
+    Args:
+        params: as in `spectral_norm_regularization`; likewise `output_axis`.
+        lambda_reg: λ ≥ 0.
+        output_axis: the axis of the outputs.
+        upstream: the gradient that flows into the loss, a scalar.
+
+    Returns:
+        New arrays in the structure of `params`, each with its array's shape and dtype.
+
+    Raises:
+        ValueError: as in `spectral_norm_regularization`.
+        TypeError: as in `spectral_norm_regularization`.
+
+    Example:
+        u = (1, 0) and v = (3, 4, 0) / 5: the slope is σ v in the first row.
+
+        >>> import numpy as np
+        >>> w = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> abs(spectral_norm_regularization_gradient(w, lambda_reg=0.5).round(12)).tolist()
+        [[1.5, 2.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    return _spectral_norm.gradient(params, lambda_reg, output_axis, upstream=upstream)
+
+
+spectral_norm_regularization_value_and_gradient = both_of(spectral_norm_regularization_gradient)

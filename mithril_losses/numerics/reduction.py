@@ -1,0 +1,376 @@
+"""Reduction of unreduced losses to a number, and its transpose: a linear map in two neighbouring functions.
+
+    reduce_loss:  L = Σᵢ wᵢ ℓᵢ / D        spread:  ∂L/∂ℓᵢ = wᵢ u / D,  times the slope ∂ℓᵢ/∂x
+
+This is the only place that knows about means, weights, normalizers, empty sets and upstream gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, array_namespace, host_values, in_c_order, require_library
+from mithril_losses.numerics.stable import bounded
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
+
+ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
+REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
+
+EMPTY = math.inf  # the divisor in place of a normalizer of 0, which counts an empty set: its loss is 0
+
+
+class RowReduction(TypedDict, total=False):
+    """The keywords of every loss; a loss with an `axis` of its own takes no others.
+
+    Attributes:
+        reduction: "mean" (default), "sum", "none", "weighted_mean" or "batch_sum".
+        weights: multiply the unreduced losses; must broadcast to them without enlarging them.
+        normalizer: replaces the divisor of "mean", "weighted_mean" and "batch_sum".
+    """
+
+    reduction: ReductionName
+    weights: Array | None
+    normalizer: float | Array | None
+
+
+class Reduction(RowReduction, total=False):
+    """The keywords that all other losses take.
+
+    Attributes:
+        axis: the axes of the unreduced loss to reduce over; all by default.
+    """
+
+    axis: int | tuple[int, ...] | None
+
+
+class GradientRowReduction(RowReduction, total=False):
+    """The keywords of the gradient of a loss with an `axis` of its own: the loss's, and the gradient that flows in.
+
+    Attributes:
+        upstream: a number, or an array of the shape of what the loss returns; 1 by default.
+    """
+
+    upstream: float | Array
+
+
+class GradientReduction(Reduction, GradientRowReduction, total=False):
+    """The keywords that all other gradients take."""
+
+
+def reduce_loss(
+    values: Array,
+    *,
+    reduction: ReductionName = "mean",
+    weights: Array | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    normalizer: float | Array | None = None,
+) -> Array:
+    """L = Σᵢ wᵢ ℓᵢ / D over `axis`; D is 1, the number of elements, Σᵢ wᵢ or the batch size.
+
+    Args:
+        values: unreduced losses, any shape.
+        reduction: "none" (wᵢ ℓᵢ as they are), "sum" (D = 1), "mean" (D = number of elements, not Σ w),
+            "weighted_mean" (D = Σ w) or "batch_sum" (the mean over axis 0 of the sum over all other axes).
+        weights: wᵢ, must broadcast to `values` without enlarging them. A weight of exactly 0 removes its element,
+            NaN and infinity included.
+        axis: the axes to reduce over; all by default.
+        normalizer: D, a number or an array of the result's shape, instead of the counted divisor.
+
+    Returns:
+        A scalar, or an array of the axes that are left. With nothing left to average it is 0.
+
+    Raises:
+        ValueError: unknown reduction, weights that do not fit, negative ones of "weighted_mean", an axis out of range
+            or given twice, or an `axis` or `normalizer` where the reduction has no use for one.
+        TypeError: `values` are not floating point, or an array is of another library.
+
+    Example:
+        >>> import numpy as np
+        >>> per_pixel = np.array([[1.0, 2.0], [3.0, 6.0]])
+        >>> float(reduce_loss(per_pixel))
+        3.0
+        >>> float(reduce_loss(per_pixel, reduction="batch_sum"))
+        6.0
+        >>> float(reduce_loss(per_pixel, weights=np.array([[1.0], [0.0]])))
+        0.75
+    """
+    xp = array_namespace(values=values)
+    wide = as_dtype(xp, values, compute_dtype(xp, values.dtype, "values"))
+    with quiet(xp):
+        return collect(wide, like=values, reduction=reduction, weights=weights, axis=axis, normalizer=normalizer)
+
+
+def collect(values: Array, *, like: Array, mass: Array | None = None, **reduction: Unpack[Reduction]) -> Array:
+    """L = Σᵢ wᵢ ℓᵢ / D in the dtype of `like`: how every loss closes.
+
+    Args:
+        values: ℓ, the unreduced losses.
+        like: the predictions, for their dtype.
+        mass: how much loss i counts in the divisor (0 for an ignored row, a class weight, …); 1 by default.
+        **reduction: as in `reduce_loss`.
+    """
+    refuse_upstream(reduction)
+    xp = array_namespace(values=values)
+    return plan(xp, tuple(values.shape), values.dtype, mass=mass, **reduction).collect(xp, values, like)
+
+
+def refuse_upstream(reduction: Mapping[str, Any]) -> None:
+    """Raise a TypeError for a keyword that gradients take and losses do not: it would change nothing."""
+    if "upstream" in reduction:
+        raise TypeError("a loss takes no upstream: that is the gradient which flows into it, for its own gradient")
+
+
+def spread(
+    slope: Array,
+    *,
+    like: Array,
+    summed: tuple[int, ...] = (),
+    mass: Array | None = None,
+    **reduction: Unpack[GradientReduction],
+) -> Array:
+    """∂L/∂xᵢ = (∂ℓᵢ/∂xᵢ) wᵢ u / D, the transpose of `collect`: how every gradient closes.
+
+    Returns a new array with the shape of `slope` and the dtype of `like`.
+
+    Args:
+        slope: ∂ℓ/∂x, of the shape of x.
+        like: x, for its dtype.
+        summed: the axes of x over which the unreduced losses were summed (a class axis, say), in order; none if
+            they are element-wise.
+        mass: as in `collect`.
+        **reduction: as in `reduce_loss`, and u, `upstream`: a number or an array of the shape of what it returns.
+    """
+    xp = array_namespace(slope=slope)
+    shape = tuple(n for i, n in enumerate(slope.shape) if i not in summed)
+    return plan(xp, shape, slope.dtype, mass=mass, **reduction).spread(xp, slope, like, summed)
+
+
+class Plan(NamedTuple):
+    """The linear map L = Σ w ℓ / D over `axes` and its transpose, for unreduced losses of one shape.
+
+    `divisor` is D, and `factor` u / D: plain floats, or arrays (the factor with 1 for each reduced axis). `scaled` says
+    whether u may be anything but 1.
+    """
+
+    axes: tuple[int, ...]
+    weights: Array | None
+    divisor: Any
+    factor: Any
+    scaled: bool = False
+
+    @property
+    def is_a_number(self) -> bool:
+        """Whether all that slopes are multiplied by is one number."""
+        return self.weights is None and type(self.factor) is float and self.divisor is not EMPTY
+
+    def shape(self, unreduced: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the reduced losses."""
+        return tuple(n for i, n in enumerate(unreduced) if i not in self.axes)
+
+    def over_terms(self, summed: int) -> Plan:
+        """Return the plan for terms whose sums over as many last axes are the unreduced losses (NumPy arrays)."""
+        ones = (1,) * summed
+        weights = None if self.weights is None else self.weights.reshape(self.weights.shape + ones)
+        factor = self.factor if type(self.factor) is float else self.factor.reshape(self.factor.shape + ones)
+        return self._replace(weights=weights, factor=factor)
+
+    def collect(self, xp: Any, values: Array, like: Array) -> Array:
+        """Return Σ w ℓ / D; a weight of 0 removes whatever it multiplies."""
+        if self.weights is not None:
+            values = xp.where(self.weights == 0, 0.0, values * self.weights)
+        return self.divide(xp, _sum(xp, values, self.axes), like)
+
+    def divide(self, xp: Any, total: Array, like: Array) -> Array:
+        """Return total / D in the dtype of `like`."""
+        if self.divisor is EMPTY:
+            total = xp.zeros_like(total)
+        elif type(self.divisor) is float:
+            total = total if self.divisor == 1.0 else total / self.divisor
+        else:
+            total = _divide(xp, total, xp.reshape(self.divisor, tuple(total.shape)))
+        if total.dtype == like.dtype:
+            return total
+        with quiet(xp):  # a sum may lie beyond the largest number of half precision
+            return as_dtype(xp, total, like.dtype)
+
+    def spread(self, xp: Any, slope: Array, like: Array, summed: tuple[int, ...] = (), steep: bool = False) -> Array:
+        """Return slope · w · u / D, where u = 1 bounded by the largest number of a dtype that is narrower than slope's.
+
+        `steep` slopes may overflow where the loss is finite, and are bounded in any dtype. What overflows by its u
+        alone does so in plain sight: whoever scales a loss for half precision watches for it.
+        """
+        if steep:
+            slope = bounded(xp, slope, slope.dtype)
+        factor, weights = self.factor, self.weights
+        if summed:
+            if weights is not None:
+                rank = len(slope.shape) - len(summed)
+                weights = _broadcast_rank(xp, weights, rank)
+            for axis in summed:
+                factor = factor if type(factor) is float else xp.expand_dims(factor, axis=axis)
+                weights = None if weights is None else xp.expand_dims(weights, axis=axis)
+        gradient = xp.zeros_like(slope) if self.divisor is EMPTY else slope * factor
+        if weights is not None:
+            gradient = xp.where(weights == 0, 0.0, gradient * weights)
+        return self.finish(xp, gradient, like, steep)
+
+    def finish(self, xp: Any, gradient: Array, like: Array, steep: bool = False) -> Array:
+        """Return the gradient in the dtype of `like` and in C order; bounded as `spread` says."""
+        if not self.scaled and (steep or gradient.dtype != like.dtype):
+            gradient = bounded(xp, gradient, like.dtype)
+        gradient = as_dtype(xp, gradient, like.dtype)
+        if xp is np and not like.shape:
+            return np.asarray(gradient)  # NumPy's scalars are not writable
+        return in_c_order(gradient)
+
+
+def plan(
+    xp: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    mass: Array | None = None,
+    reduction: ReductionName = "mean",
+    weights: Array | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    normalizer: float | Array | None = None,
+    upstream: float | Array = 1.0,
+) -> Plan:
+    """Return the reduction of unreduced losses of `shape` and `dtype`, with all its keywords checked."""
+    if reduction == "mean" and weights is axis is normalizer is mass is None and type(upstream) is float:
+        count = float(max(math.prod(shape), 1))  # the usual case, of which a small call should notice little
+        return Plan(tuple(range(len(shape))), None, count, upstream / count, upstream != 1.0)
+    axes = reduced_axes(len(shape), reduction, axis, normalizer)
+    weights = _fit_weights(xp, weights, shape, dtype)
+    divisor = _divisor(xp, shape, axes, dtype, reduction, weights, normalizer, mass)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
+    factor = _fit_upstream(xp, upstream, shape, axes, kept, dtype)
+    factor = factor / divisor if type(divisor) is float else _divide(xp, factor, xp.reshape(divisor, kept))
+    return Plan(axes, weights, divisor, factor, not (is_number(upstream) and upstream == 1.0))
+
+
+# --- the parts they share ---------------------------------------------------------------------------------------
+
+
+def reduced_axes(ndim: int, reduction: str, axis: Any, normalizer: Any) -> tuple[int, ...]:
+    """Return the axes of the unreduced losses that a reduction sums over."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}"
+            f"{did_you_mean(str(reduction), REDUCTIONS)}"
+        )
+    if normalizer is not None and reduction in ("none", "sum"):
+        raise ValueError(f"normalizer replaces a divisor, and reduction={reduction!r} has none")
+    if axis is None:
+        return () if reduction == "none" else tuple(range(ndim))
+    if reduction in ("none", "batch_sum"):
+        raise ValueError(f"reduction={reduction!r} takes no axis, got axis={axis!r}")
+    axes = tuple(normalize_axis("axis", a, ndim) for a in (axis if isinstance(axis, tuple) else (axis,)))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis names a dimension twice: {axis!r}")
+    return axes
+
+
+def _fit_weights(xp: Any, weights: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    if weights is None:
+        return None
+    weights = _same_library(xp, "weights", weights, dtype)
+    fits = len(weights.shape) <= len(shape) and all(
+        w in (1, n) for w, n in zip(reversed(weights.shape), reversed(shape), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} do not broadcast to the unreduced loss of shape {shape}"
+        )
+    return weights
+
+
+def _divisor(
+    xp: Any,
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    dtype: Any,
+    reduction: str,
+    weights: Any,
+    normalizer: Any,
+    mass: Any,
+) -> Any:
+    """Return D: a plain float, or an array (NumPy's float64 scalars too) with as many elements as the result."""
+    if reduction in ("none", "sum"):
+        return 1.0
+    if reduction == "weighted_mean":
+        require_shares(weights)
+    if normalizer is not None:
+        return _fit_normalizer(xp, normalizer, [n for i, n in enumerate(shape) if i not in axes], dtype)
+    if reduction == "batch_sum":
+        return float(max(shape[0], 1)) if shape else 1.0
+    share = mass
+    if reduction == "weighted_mean" and weights is not None:
+        share = weights if mass is None else weights * mass
+    if share is None:
+        return float(max(math.prod([shape[a] for a in axes]), 1))
+    return _sum(xp, xp.broadcast_to(share, shape), axes)
+
+
+def require_shares(weights: Any) -> None:
+    """Raise a ValueError if a weight of a mean is seen to be negative: it would be a share of less than nothing."""
+    seen = None if weights is None else host_values(weights)
+    if seen is not None and (seen < 0).any():
+        raise ValueError(
+            f"weights of reduction='weighted_mean' must not be negative, got {float(seen[seen < 0].flat[0]):g}"
+        )
+
+
+def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> Any:
+    if is_number(normalizer):
+        if not normalizer >= 0:
+            raise ValueError(f"normalizer must not be negative, got {normalizer}")
+        return float(normalizer) or EMPTY
+    normalizer = _same_library(xp, "normalizer", normalizer, dtype)
+    if tuple(normalizer.shape) not in ((), tuple(shape)):
+        raise ValueError(
+            f"normalizer must be a number or have the reduced loss's shape {tuple(shape)}, "
+            f"got {tuple(normalizer.shape)}"
+        )
+    return xp.broadcast_to(normalizer, tuple(shape))
+
+
+def _fit_upstream(
+    xp: Any, upstream: Any, shape: tuple[int, ...], axes: tuple[int, ...], kept: tuple[int, ...], dtype: Any
+) -> Any:
+    if is_number(upstream):
+        return float(upstream)
+    upstream = _same_library(xp, "upstream", upstream, dtype)
+    reduced = tuple(n for i, n in enumerate(shape) if i not in axes)
+    if tuple(upstream.shape) == ():
+        return xp.reshape(upstream, (1,) * len(kept))
+    if tuple(upstream.shape) != reduced:
+        raise ValueError(f"upstream must be a scalar or have the loss's shape {reduced}, got {tuple(upstream.shape)}")
+    return xp.reshape(upstream, kept)
+
+
+def _same_library(xp: Any, name: str, x: Any, dtype: Any) -> Any:
+    require_library(xp, name, x)
+    return as_dtype(xp, x, dtype, name)
+
+
+def _sum(xp: Any, x: Any, axes: tuple[int, ...]) -> Any:
+    if not axes:
+        return x
+    if xp is np:
+        return np.add.reduce(x, axis=None if len(axes) == x.ndim else axes)  # np.sum, at half the cost of a small call
+    return xp.sum(x, axis=None if len(axes) == len(x.shape) else axes)
+
+
+def _broadcast_rank(xp: Any, x: Any, ndim: int) -> Any:
+    return xp.reshape(x, (1,) * (ndim - len(x.shape)) + tuple(x.shape))
+
+
+def _divide(xp: Any, total: Any, divisor: Any) -> Any:
+    """Return total / divisor, and 0 where nothing is left to average."""
+    empty = divisor == 0
+    return xp.where(empty, 0.0, total / xp.where(empty, 1.0, divisor))

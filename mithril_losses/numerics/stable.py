@@ -1,0 +1,287 @@
+"""Numerically stable primitives that the array standard lacks, each beside its derivative."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, library_name, placement
+from mithril_losses.backends.threads import share, thread_count
+
+_SHARED_FROM = 1 << 18  # numbers to sort from which a second thread gains more than waking it costs
+_PARTS = 8  # that threads share
+
+
+def product(xp: Any, mass: Array, x: Array) -> Array:
+    """Return mass · x with 0 · ∞ = 0: what carries no mass contributes nothing. The derivative wrt x is mass."""
+    return xp.where(mass == 0, 0.0, mass * x)
+
+
+def floored(xp: Any, x: Array, dtype: Any) -> Array:
+    """Return x, and the smallest normal number of `dtype` where x is smaller."""
+    return xp.maximum(x, float(xp.finfo(dtype).smallest_normal))
+
+
+def log_floored(xp: Any, x: Array) -> Array:
+    """Return log x, finite also at x = 0. The derivative is 1 / x where x is not floored."""
+    return xp.log(floored(xp, x, x.dtype))
+
+
+def exponential_remainder(xp: Any, x: Array) -> Array:
+    """Return eˣ − 1 − x, never negative, to full relative precision also near 0. The derivative is eˣ − 1."""
+    near = xp.minimum(xp.maximum(x, -0.8), 0.8)
+    half = 0.5 * near
+    square = half * half
+    # ½x coth ½x = 1 + n/d, from Lambert's continued fraction; eˣ − 1 − x = x (½x d − n) / (d + n − ½x d)
+    n = square * (45045.0 + square * (2772.0 + 27.0 * square))
+    d = 135135.0 + square * (17325.0 + square * (378.0 + square))
+    rest = half * d - n
+    return xp.where(xp.abs(x) < 0.8, near * rest / (d - rest), xp.expm1(x) - xp.minimum(x, 1000.0))  # ∞ − ∞ is NaN
+
+
+def log_gamma(xp: Any, x: Array) -> Array:
+    """Return log |Γ(x)|, which the array standard lacks and every library has."""
+    if hasattr(xp, "log_gamma"):  # a namespace of this package
+        return xp.log_gamma(x)
+    library = library_name(xp)
+    if library == "jax":
+        import jax
+
+        return jax.scipy.special.gammaln(x)
+    if library == "torch":
+        import torch
+
+        return torch.lgamma(x)
+    from scipy.special import gammaln
+
+    return xp.asarray(gammaln(np.asarray(x)), dtype=x.dtype)
+
+
+def bounded(xp: Any, x: Array, dtype: Any) -> Array:
+    """Return x, and the largest finite number of `dtype` with the sign of x where x lies beyond it."""
+    largest = float(xp.finfo(dtype).max)
+    if xp is np:
+        return np.clip(x, -largest, largest)  # a sixth of the cost of the two of them
+    return xp.minimum(xp.maximum(x, -largest), largest)
+
+
+def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:
+    """Return values, and 0 where one is negative by no more than the rounding of a sum of `terms` terms of `scale`."""
+    rounding = 4.0 * (terms + 1.0) * float(xp.finfo(values.dtype).eps) * scale
+    return xp.where((values < 0.0) & (values >= -rounding), 0.0, values)
+
+
+def shifted_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Return z − max z, its exponentials and their sum over `axis`, of which softmax and its logarithm are made.
+
+    A logit of −inf has the exponential 0 exactly; one of +inf has all the mass; rows of nothing but −inf are NaN.
+    """
+    total = np.add.reduce if xp is np else xp.sum
+    logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max))
+    shifted = logits - largest_number(xp, logits, axis)
+    exponentials = xp.exp(shifted)
+    return shifted, exponentials, total(exponentials, axis=axis, keepdims=True)
+
+
+def largest_number(xp: Any, x: Array, axis: int) -> Array:
+    """Return the maximum over an axis, which stays; whether it is NaN where an element is NaN is left open.
+
+    It is to be subtracted from x, whose NaN stays one. NumPy's own name costs half as much in a small call, and JAX
+    needs a second pass to keep a NaN.
+    """
+    if xp is np:
+        return np.maximum.reduce(x, axis=axis, keepdims=True)
+    if library_name(xp) == "jax":
+        import jax
+
+        return jax.numpy.max(x, axis=axis, keepdims=True)
+    return xp.max(x, axis=axis, keepdims=True)
+
+
+def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
+    """Return log p and p = softmax(logits) over `axis`."""
+    shifted, exponentials, total = shifted_softmax(xp, logits, axis)
+    return shifted - xp.log(total), exponentials / total
+
+
+def norm_and_unit(xp: Any, x: Array, p: float, axis: int = -1) -> tuple[Array, Array]:
+    """Return ‖x‖ₚ over an axis, the first or the last, and its derivative, the dual unit vector; 0 for the zero vector.
+
+    Where an element is infinite, so is the norm, and its derivative is that of the largest number in its place.
+    """
+    if xp is np and p == 2.0 and 0 < x.shape[axis] <= _EXACT_SUM:
+        return _euclidean(x, axis)
+    return _norm_and_unit(xp, x, p, axis % len(x.shape))
+
+
+# elements whose squares are summed one after the other without a loss of accuracy
+_EXACT_SUM = 1 << 12
+
+
+def _euclidean(x: np.ndarray[Any, Any], axis: int) -> tuple[Any, Any]:
+    """Return ‖x‖₂ and x / ‖x‖₂ in a third of the passes, but for vectors whose squares would overflow or vanish."""
+    if axis == -1 and x.ndim > 1 and x.shape[-1] <= _FEW:  # steps of a few numbers would take ten times as long
+        norm, unit = _euclidean(first_axis(np, x), 0)
+        return norm, last_axis(np, unit)
+    limits = np.finfo(x.dtype)
+    with np.errstate(all="ignore"):
+        power = np.einsum("...i,...i->..." if axis == -1 else "i...,i...->...", x, x)
+        norm = np.sqrt(power)
+        unit = x / np.expand_dims(norm, axis)
+    usual = (power > limits.smallest_normal / limits.eps**2) & (power < limits.max * limits.eps)
+    if not usual.all():
+        others = np.moveaxis(x, axis, -1)[~usual]
+        norm, moved = np.asarray(norm), np.moveaxis(unit, axis, -1)
+        norm[~usual], moved[~usual] = _norm_and_unit(np, others, 2.0, 1)
+    return norm, unit
+
+
+_FEW = 8
+
+
+def first_axis(xp: Any, x: Array) -> Array:
+    """Return x with its last axis in front; in NumPy, each entry of it in one piece."""
+    moved = xp.moveaxis(x, -1, 0)
+    return np.ascontiguousarray(moved) if isinstance(moved, np.ndarray) else moved
+
+
+def last_axis(xp: Any, x: Array) -> Array:
+    """Return x with its first axis at the end: the way back of `first_axis`."""
+    moved = xp.moveaxis(x, 0, -1)
+    return np.ascontiguousarray(moved) if isinstance(moved, np.ndarray) else moved
+
+
+def _norm_and_unit(xp: Any, x: Array, p: float, axis: int) -> tuple[Array, Array]:
+    """Return what `norm_and_unit` does, scaled by the largest magnitude: squares neither overflow nor vanish."""
+    limits, magnitude = xp.finfo(x.dtype), xp.abs(x)
+    if p == 1 or x.shape[axis] == 0:
+        return xp.sum(magnitude, axis=axis), xp.sign(x)
+    scale = xp.max(magnitude, axis=axis, keepdims=True)
+    if p == math.inf:
+        first = one_hot(xp, xp.argmax(magnitude, axis=axis), x.shape[axis], axis, x)
+        return xp.squeeze(scale, axis=axis), first * xp.sign(x)
+    # XLA multiplies by the reciprocal, which it takes for 0 where it is no normal number
+    divisor = xp.where(scale == 0, 1.0, xp.minimum(scale, 1.0 / float(limits.smallest_normal)))
+    scaled = xp.minimum(magnitude, float(limits.max)) / divisor
+    power = xp.sum(scaled**p, axis=axis, keepdims=True)
+    positive = xp.where(power == 0, 1.0, power)
+    root = positive ** (1.0 / p)
+    norm = xp.where(power == 0, 0.0, xp.where(scale == math.inf, math.inf, divisor * root))
+    unit = xp.sign(x) * (scaled / root) ** (p - 1.0)
+    return xp.squeeze(norm, axis=axis), xp.where(power == 0, 0.0, unit)
+
+
+def dot(xp: Any, x: Array, y: Array) -> Array:
+    """Return Σ x y over the last axis."""
+    return np.vecdot(x, y) if xp is np else xp.sum(x * y, axis=-1)
+
+
+def unit_and_norm(xp: Any, x: Array) -> tuple[Array, Array]:
+    """Return x / ‖x‖₂ and ‖x‖₂ over the last axis, which stays; a zero vector stays 0. `along_sphere` goes back."""
+    norm, unit = norm_and_unit(xp, x, 2.0)
+    return unit, xp.expand_dims(norm, axis=-1)
+
+
+def along_sphere(xp: Any, slope: Array, unit: Array, norm: Array) -> Array:
+    """Return (g − (g·u) u) / ‖x‖, the derivative wrt x of what has the slope g by u = x / ‖x‖; 0 for a zero vector.
+
+    A derivative beyond the largest finite number, of vectors near 0, is that number.
+    """
+    tangent = slope - xp.expand_dims(dot(xp, slope, unit), axis=-1) * unit
+    # of a zero vector, whose unit is 0, the infinite norm leaves nothing
+    return bounded(xp, tangent / xp.where(norm == 0, math.inf, norm), slope.dtype)
+
+
+def one_hot(xp: Any, labels: Array, classes: int, axis: int, like: Array) -> Array:
+    """Return ones at the labels and zeros elsewhere along a new `axis`; a label outside the classes has only zeros."""
+    indices = xp.arange(classes, dtype=labels.dtype, **placement(like))
+    indices = xp.reshape(indices, (1,) * axis + (classes,) + (1,) * (len(labels.shape) - axis))
+    return xp.astype(xp.expand_dims(labels, axis=axis) == indices, like.dtype)
+
+
+def take_at(xp: Any, x: Array, labels: Array, axis: int) -> Array:
+    """Return the entries of x at the labels along `axis`."""
+    if xp is np and axis == x.ndim - 1 and x.flags.c_contiguous:
+        return x.reshape(-1)[_flat(x, labels)].reshape(labels.shape)
+    return xp.squeeze(xp.take_along_axis(x, xp.expand_dims(labels, axis=axis), axis=axis), axis=axis)
+
+
+def subtract_at(xp: Any, x: Array, labels: Array, amount: Any, axis: int) -> Array:
+    """Return x with `amount` subtracted at the labels along `axis`; x is the caller's own and may be written to."""
+    if xp is np and axis == x.ndim - 1 and x.flags.c_contiguous:
+        x.reshape(-1)[_flat(x, labels)] -= amount if type(amount) is float else amount.reshape(-1)
+        return x
+    labels = xp.expand_dims(labels, axis=axis)
+    if type(amount) is not float:
+        amount = xp.expand_dims(amount, axis=axis)
+    indices = xp.arange(x.shape[axis], **placement(x))
+    indices = xp.reshape(indices, (1,) * axis + (-1,) + (1,) * (len(x.shape) - 1 - axis))
+    return x - amount * xp.astype(labels == indices, x.dtype)
+
+
+def put_at(xp: Any, x: Array, labels: Array, values: Any) -> Array:
+    """Return x with `values` at the labels along the last axis; x is the caller's own and may be written to."""
+    if xp is np and x.flags.c_contiguous:
+        x.reshape(-1)[_flat(x, labels)] = values if type(values) is float else values.reshape(-1)
+        return x
+    places = xp.arange(x.shape[-1], dtype=labels.dtype, **placement(x))
+    values = values if type(values) is float else xp.expand_dims(values, axis=-1)
+    return xp.where(xp.expand_dims(labels, axis=-1) == places, values, x)
+
+
+def stable_order(xp: Any, x: Array) -> Array:
+    """Return the indices that sort x along its last axis, the first of equal numbers first.
+
+    In NumPy numbers of 32 bits and their indices are sorted as integers of 64, which is a tenth of the work.
+    """
+    if xp is not np or x.dtype != np.float32 or not x.size or np.isnan(np.min(x)):
+        return xp.argsort(x, axis=-1, stable=True)
+    bits = (x + np.float32(0.0)).view(np.int32)  # of one zero: −0 is no less
+    # in the order of the numbers, of either sign; in one piece, since parts of it are sorted in place
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64, order="C")
+    keys <<= 32
+    keys |= np.arange(x.shape[-1])
+    parts = np.array_split(keys.reshape(-1, x.shape[-1]), _PARTS)
+    share(_PARTS, lambda part: parts[part].sort(axis=-1), thread_count() if x.size >= _SHARED_FROM else 1)
+    keys &= 0xFFFFFFFF
+    return keys
+
+
+def take_in_order(xp: Any, x: Array, order: Array) -> Array:
+    """Return x in an order along the last axis, of the shape of x."""
+    if xp is np and x.size:
+        return np.take(x, _flat_order(order)).reshape(x.shape)
+    return xp.take_along_axis(x, order, axis=-1)
+
+
+def put_back(xp: Any, sorted_values: Array, order: Array) -> Array:
+    """Return values where they were before `order` sorted them along the last axis: the transpose of taking them."""
+    match library_name(xp):
+        case "numpy":
+            values = np.empty(sorted_values.size, sorted_values.dtype)
+            if values.size:
+                values[_flat_order(order)] = sorted_values.reshape(-1)
+            return values.reshape(sorted_values.shape)
+        case "jax":
+            return xp.put_along_axis(xp.zeros_like(sorted_values), order, sorted_values, axis=-1, inplace=False)
+        case "torch":
+            return xp.zeros_like(sorted_values).scatter(-1, order, sorted_values)
+    return xp.take_along_axis(sorted_values, xp.argsort(order, axis=-1), axis=-1)
+
+
+def _flat(x: Any, labels: Any) -> Any:
+    """Return the places of the labels in x flattened, for labels along the last axis."""
+    starts = _row_starts if x.size < 1 << 12 else np.arange
+    return labels.reshape(-1) + starts(0, x.size, x.shape[-1])
+
+
+_row_starts = functools.lru_cache(maxsize=64)(np.arange)  # for small calls, of which it would be a twentieth
+
+
+def _flat_order(order: Any) -> Any:
+    """Return the places in an array flattened of what `order` puts in order along its last axis."""
+    rows = order.reshape(-1, order.shape[-1])
+    return (rows + np.arange(0, rows.size, rows.shape[-1])[:, None]).reshape(-1)

@@ -1,0 +1,40 @@
+"""Nestings of dicts, lists and tuples, as parameters come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mithril_losses.backends.namespaces import Array
+
+
+def map_leaves(function: Callable[[str, Array], Any], tree: Any, path: str = "params") -> Any:
+    """Return the nesting with each array replaced by `function(path, array)`."""
+    if isinstance(tree, Mapping):
+        return {key: map_leaves(function, branch, f"{path}[{key!r}]") for key, branch in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        branches = [map_leaves(function, branch, f"{path}[{i}]") for i, branch in enumerate(tree)]
+        if hasattr(tree, "_fields"):
+            return type(tree)(*branches)
+        return type(tree)(branches)
+    return function(path, tree)
+
+
+def add(total: Any, addend: Any) -> Any:
+    """Return the sum of two nestings of one structure; arrays of the first are written to, except where in a graph."""
+    added = dict(leaves(addend))
+    return map_leaves(lambda path, x: _add_array(x, added[path]), total)
+
+
+def _add_array(total: Array, addend: Array) -> Array:
+    if getattr(total, "requires_grad", False):
+        return total + addend  # torch's backward pass may need what it was
+    total += addend
+    return total
+
+
+def leaves(tree: Any, path: str = "params") -> Iterator[tuple[str, Array]]:
+    """Yield each array of the nesting with its path, depth first."""
+    found: list[tuple[str, Array]] = []
+    map_leaves(lambda path, leaf: found.append((path, leaf)), tree, path)
+    yield from found

@@ -1,0 +1,327 @@
+"""Losses of rows of pairs: row i holds the logits x_i · y_j of a point with all points of a set, a tile at a time.
+
+A rule says what becomes of the logits of some rows: the loss of each row, and its derivative by each logit. Made of
+that here are the losses of all rows, and the two products that take the derivatives back to x and y. There are three
+drivers, as in `_pairwise`: tiles in NumPy, `lax.scan` for JAX, loops over the own library of any other array.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mithril_losses import limits
+from mithril_losses.backends.namespaces import Array, library_name
+from mithril_losses.backends.threads import share, thread_count
+from mithril_losses.numerics.stable import put_at, subtract_at, take_at
+from mithril_losses.templates.points import (
+    batches,
+    joined,
+    map_batch,
+    may_be_compiled,
+    row_blocks,
+    scan_rows,
+)
+
+
+class Rows(NamedTuple):
+    """What a rule needs of each row; arrays (batch, n), cut like the rows.
+
+    Attributes:
+        target: the column that the row is to find.
+        own: the logit of that column, in place of the product.
+        itself: the column that is the row's own point, which is no pair.
+        label: the class of the row.
+        scale: ∂L/∂ℓ, None where no derivative is wanted.
+    """
+
+    target: Array | None = None
+    own: Array | None = None
+    itself: Array | None = None
+    label: Array | None = None
+    scale: Array | None = None
+
+
+class Columns(NamedTuple):
+    """What a rule needs of each column; arrays (batch, m).
+
+    Attributes:
+        label: the class of the column.
+        log_sum: log Σᵢ e^z of the column.
+        scale: ∂L/∂ of what the column loses.
+    """
+
+    label: Array | None = None
+    log_sum: Array | None = None
+    scale: Array | None = None
+
+
+_NO_COLUMNS = Columns()
+
+
+class Found(NamedTuple):
+    """The losses of the rows (batch, n), one more number of each, and the derivatives of Σ scale · ℓ wrt x and y."""
+
+    losses: Array
+    extra: Array
+    by_x: Any
+    by_y: Any
+
+
+Rule = Callable[[Any, Array, Rows, Columns], tuple[Array, Array, Array | None]]
+
+
+# --- rules: (losses, one more number per row, slopes · scale); NumPy's logits are the rule's to write to --------------
+
+
+def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+    """ℓ = log Σ_j e^z_j − z_t, and softmax(z) − e_t; the number is log Σ_j e^z_j."""
+    if rows.itself is not None:
+        logits = put_at(xp, logits, rows.itself, -math.inf)
+    if xp is np and (fused := _fused(logits)) is not None:
+        found = fused.softmax(logits.reshape(-1, logits.shape[-1]), *_flat(rows.target, rows.scale))
+        losses, log_sums = (x.reshape(logits.shape[:-1]) for x in found)
+        return losses, log_sums, None if rows.scale is None else logits
+    shifted, largest = _shifted(xp, logits)
+    own = take_at(xp, shifted, rows.target, len(shifted.shape) - 1)
+    exponentials, total = _exponentials(xp, shifted)
+    log_total = xp.log(total)
+    slopes = None
+    if rows.scale is not None:
+        slopes = _scaled(xp, exponentials, rows.scale / total)
+        slopes = subtract_at(xp, slopes, rows.target, rows.scale, len(slopes.shape) - 1)
+    return log_total - own, largest + log_total, slopes
+
+
+def _fused(logits: Array) -> Any:
+    """Return the compiled rules where they are faster; of float64 they are not, whose exponential no loop computes."""
+    if logits.dtype != np.float32 or not may_be_compiled(logits.size):
+        return None
+    from mithril_losses.loops import pairs as fused_pairs
+
+    return fused_pairs
+
+
+def _flat(*arrays: Any) -> list[Any]:
+    """Return arrays (batch, r), or None, of one row after the other."""
+    return [None if x is None else np.ascontiguousarray(x).reshape(-1) for x in arrays]
+
+
+def softmax_apart(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+    """`softmax` where `own` stands for z_t; its slope is the number, and no part of the others."""
+    losses, _, slopes = softmax(xp, put_at(xp, logits, rows.target, rows.own), rows, columns)
+    if slopes is None:
+        return losses, losses, None
+    return losses, take_at(xp, slopes, rows.target, len(slopes.shape) - 1), put_at(xp, slopes, rows.target, 0.0)
+
+
+def softmax_both_ways(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+    """`softmax`, and the slopes of the columns' own beside: e^(z − log_sum) − e_t, of square logits."""
+    if rows.scale is None:
+        return softmax(xp, logits, rows, columns)
+    if xp is np and len(logits) == 1 and (fused := _fused(logits)) is not None:
+        beside = _flat(columns.log_sum, columns.scale)
+        losses, log_sums = fused.softmax(logits[0], *_flat(rows.target, rows.scale), beside)
+        return losses[None], log_sums[None], logits
+    by_column = xp.exp(logits - xp.expand_dims(columns.log_sum, axis=-2)) * xp.expand_dims(columns.scale, axis=-2)
+    losses, log_sum, slopes = softmax(xp, logits, rows, columns)
+    by_column = subtract_at(xp, by_column, rows.target, rows.scale, len(by_column.shape) - 1)
+    return losses, log_sum, xp.add(slopes, by_column, **_into(xp, slopes))
+
+
+def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+    """ℓ = log Σ_{j≠i} e^z_j − mean z_p over the p of i's label, and softmax(z) − 1/count; 0 where there is no p."""
+    if xp is np and len(logits) == 1 and (fused := _fused(logits)) is not None:
+        # int64 tells apart whatever other integers do
+        labels = [x.astype(np.int64) for x in _flat(rows.label, columns.label)]
+        losses, count = fused.softmax_by_label(logits[0], *_flat(rows.itself), *labels, *_flat(rows.scale))
+        return losses[None], count[None], None if rows.scale is None else logits
+    same = xp.astype(xp.expand_dims(rows.label, axis=-1) == xp.expand_dims(columns.label, axis=-2), logits.dtype)
+    same = put_at(xp, same, rows.itself, 0.0)
+    count = xp.sum(same, axis=-1)
+    safe_count, alone = xp.maximum(count, 1.0), count == 0
+    shifted, _ = _shifted(xp, put_at(xp, logits, rows.itself, -math.inf))
+    shifted = put_at(xp, shifted, rows.itself, 0.0)
+    own = (np.vecdot(same, shifted) if xp is np else xp.sum(same * shifted, axis=-1)) / safe_count
+    exponentials, _ = _exponentials(xp, shifted)
+    exponentials = put_at(xp, exponentials, rows.itself, 0.0)
+    total = xp.sum(exponentials, axis=-1)
+    total = xp.where(alone, 1.0, total)
+    losses = xp.where(alone, 0.0, xp.log(total) - own)
+    if rows.scale is None:
+        return losses, count, None
+    scale = xp.where(alone, 0.0, rows.scale)
+    slopes = _scaled(xp, exponentials, scale / total)
+    same = _scaled(xp, same, scale / safe_count)
+    return losses, count, xp.subtract(slopes, same, **_into(xp, slopes))
+
+
+def sigmoid(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+    """ℓ = softplus(−z_t) + Σ_{j≠t} softplus(z_j), with the slopes −σ(−z_t) and σ(z_j)."""
+    if xp is np and (fused := _fused(logits)) is not None:
+        found = fused.sigmoid(logits.reshape(-1, logits.shape[-1]), *_flat(rows.target, rows.scale))
+        losses = found.reshape(logits.shape[:-1])
+        return losses, losses, None if rows.scale is None else logits
+    axis = len(logits.shape) - 1
+    logits = put_at(xp, logits, rows.target, -take_at(xp, logits, rows.target, axis))
+    tail = xp.exp(-xp.abs(logits))
+    losses = xp.sum(xp.maximum(logits, 0.0) + xp.log1p(tail), axis=-1)
+    if rows.scale is None:
+        return losses, losses, None
+    slopes = xp.where(logits >= 0.0, 1.0, tail) / (1.0 + tail)
+    slopes = put_at(xp, slopes, rows.target, -take_at(xp, slopes, rows.target, axis))
+    return losses, losses, _scaled(xp, slopes, rows.scale)
+
+
+def _into(xp: Any, x: Array) -> dict[str, Array]:
+    return {"out": x} if xp is np else {}
+
+
+def _shifted(xp: Any, logits: Array) -> tuple[Array, Array]:
+    """Return the logits less the largest of their row, and that."""
+    largest = xp.max(logits, axis=-1, keepdims=True)
+    largest = xp.maximum(largest, float(xp.finfo(logits.dtype).min))  # a row of nothing but −∞
+    return xp.subtract(logits, largest, **_into(xp, logits)), xp.squeeze(largest, axis=-1)
+
+
+def _exponentials(xp: Any, shifted: Array) -> tuple[Array, Array]:
+    exponentials = xp.exp(shifted, **_into(xp, shifted))
+    return exponentials, xp.sum(exponentials, axis=-1)
+
+
+def _scaled(xp: Any, x: Array, by: Array) -> Array:
+    return xp.multiply(x, xp.expand_dims(by, axis=-1), **_into(xp, x))
+
+
+# --- drivers --------------------------------------------------------------------------------------------------------
+
+
+def row_losses(xp: Any, x: Array, y: Array, rule: Rule, rows: Rows, columns: Columns = _NO_COLUMNS) -> Found:
+    """Return what a rule makes of the logits of every row, and its derivatives where the rows have a scale.
+
+    Args:
+        xp: the namespace of the arrays.
+        x: (batch, n, d).
+        y: (batch, m, d).
+        rule: one of the functions above.
+        rows: what it needs of each row.
+        columns: what it needs of each column.
+    """
+    if 0 in (x.shape[0], x.shape[1], y.shape[1]):
+        nothing = xp.sum(x, axis=-1) * 0.0
+        return Found(nothing, nothing, *((None, None) if rows.scale is None else (xp.zeros_like(x), xp.zeros_like(y))))
+    if library_name(xp) == "jax":
+        return _compiled()(x, y, rows, columns, rule=rule)  # type: ignore[no-any-return]
+    if xp is np:
+        return _on_host(x, y, rule, rows, columns)
+    parts = []
+    for part in batches(xp, x.shape[0], x.shape[-2] * y.shape[-2]):
+        by_column = _cut(columns, part)
+        parts.append(_looped(xp, x[part, ...], y[part, ...], rule, _cut(rows, part), by_column))
+    return Found(*(joined(xp, found) for found in zip(*parts, strict=True)))
+
+
+def _cut(arrays: Any, *at: Any) -> Any:
+    return type(arrays)(*(None if a is None else a[(*at, ...)] for a in arrays))
+
+
+def _looped(xp: Any, x: Array, y: Array, rule: Rule, rows: Rows, columns: Columns) -> Found:
+    losses, extra, by_x, by_y = [], [], [], None
+    for start, stop in row_blocks(xp, x, y.shape[-2]):
+        points = x[:, start:stop, :]
+        logits = points @ xp.matrix_transpose(y)
+        found, more, slopes = rule(xp, logits, _cut(rows, slice(None), slice(start, stop)), columns)
+        losses.append(found)
+        extra.append(more)
+        if slopes is not None:
+            by_x.append(slopes @ y)
+            pulled = xp.matrix_transpose(slopes) @ points
+            by_y = pulled if by_y is None else by_y + pulled
+    return Found(
+        joined(xp, losses, axis=-1), joined(xp, extra, axis=-1), joined(xp, by_x, axis=-2) if by_x else None, by_y
+    )
+
+
+def _on_host(x: Array, y: Array, rule: Rule, rows: Rows, columns: Columns) -> Found:
+    """Every tile in one buffer, whose logits become slopes in place."""
+    batch, n, m = x.shape[0], x.shape[-2], y.shape[-2]
+    losses, extra = np.empty((batch, n), x.dtype), np.empty((batch, n), x.dtype)
+    by_x: Any = None if rows.scale is None else np.empty_like(x)
+    by_y: Any = None if rows.scale is None else np.empty_like(y)
+    buffer, pulled = np.empty(0, x.dtype), np.empty(0, x.dtype)
+    for part in batches(np, batch, n * m):
+        points, others = x[part], y[part]
+        for start, stop in row_blocks(np, points, m):
+            at = (part, slice(start, stop))
+            size = len(points) * (stop - start) * m
+            if buffer.size < size:
+                buffer = np.empty(size, x.dtype)
+            tile = buffer[:size].reshape(len(points), stop - start, m)
+            np.matmul(points[:, start:stop], others.mT, out=tile)
+            losses[at], extra[at] = _apply(tile, rule, _cut(rows, *at), _cut(columns, part))
+            if by_x is None:
+                continue
+            by_x[at] = np.matmul(tile, others)
+            if start == 0:
+                np.matmul(tile.mT, points[:, start:stop], out=by_y[part])
+            else:
+                pulled = pulled if pulled.size else np.empty_like(others)
+                by_y[part] += np.matmul(tile.mT, points[:, start:stop], out=pulled)
+    return Found(losses, extra, by_x, by_y)
+
+
+def _apply(tile: Array, rule: Rule, rows: Rows, columns: Columns) -> tuple[Array, Array]:
+    """Turn the logits of a tile into slopes, and return the losses and the further numbers."""
+    threads = thread_count() if tile.size >= limits.current.shared_pairs else 1
+    losses, extra = np.empty(tile.shape[:-1], tile.dtype), np.empty(tile.shape[:-1], tile.dtype)
+    pieces = list(_pieces(tile))
+
+    def work(piece: int) -> None:
+        at = (slice(None), slice(*pieces[piece]))
+        with np.errstate(all="ignore"):  # which is not inherited by threads
+            losses[at], extra[at], slopes = rule(np, tile[at], _cut(rows, *at), columns)
+        if slopes is not None and not np.shares_memory(slopes, tile):
+            tile[at] = slopes
+
+    share(len(pieces), work, threads)
+    return losses, extra
+
+
+def _pieces(tile: Array) -> Iterator[tuple[int, int]]:
+    """Yield rows of a tile (batch, r, m) that make up a piece; several elements of the batch are one piece."""
+    count = tile.shape[1]
+    step = count if len(tile) > 1 else max(1, limits.current.piece // tile.shape[2])
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+@functools.cache
+def _compiled() -> Any:
+    """Return the scan jitted once, so that a second call with arrays of the same shapes compiles nothing."""
+    import jax
+
+    return jax.jit(_scanned, static_argnames="rule")
+
+
+def _scanned(x: Array, y: Array, rows: Rows, columns: Columns, rule: Rule) -> Found:
+    from mithril_losses.backends.namespaces import jax as jnp
+
+    def one(element: tuple[Array, Array, Rows, Columns]) -> Found:
+        x, y, rows, columns = element
+
+        def step(by_y: Array | None, part: tuple[Array, Rows]) -> tuple[Array | None, tuple[Array, Array, Any]]:
+            points, own = part
+            losses, extra, slopes = rule(jnp, points @ y.T, own, columns)
+            if slopes is None:
+                return None, (losses, extra, None)
+            return by_y + slopes.T @ points, (losses, extra, slopes @ y)
+
+        by_y = None if rows.scale is None else jnp.zeros_like(y)
+        by_y, (losses, extra, by_x) = scan_rows(step, by_y, (x, rows), y)
+        return Found(losses, extra, by_x, by_y)
+
+    return map_batch(one, (x, y, rows, columns), x.shape[-2] * y.shape[-2])  # type: ignore[no-any-return]

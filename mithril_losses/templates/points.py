@@ -1,0 +1,743 @@
+"""Work over all pairs of points of two sets, a tile of rows at a time: N × M is never held, N × M × D never formed.
+
+Points are arrays (batch, n, d). Three drivers run the same tiles: loops over NumPy for CPU arrays (PyTorch's through
+their zero-copy view), `lax.scan` for JAX, and loops over the array's own library for everything else (accelerators,
+`torch.compile`, autograd).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mithril_losses import limits
+from mithril_losses.backends.namespaces import (
+    Array,
+    array_namespace,
+    host_values,
+    in_c_order,
+    is_dtype,
+    library_name,
+    placement,
+    require_library,
+)
+from mithril_losses.backends.threads import thread_count
+from mithril_losses.domains import Choice
+from mithril_losses.loops.compiling import has_numba
+from mithril_losses.numerics.validation import as_dtype, widest_dtype
+from mithril_losses.templates.unreduced import Losses, Wanted
+
+_PIECE = 96 * 1024  # bytes of a piece of a tile: temporaries stay in the cache, and below what malloc maps anew
+_FEW_COORDINATES = 4  # up to here, differences are cheaper than a product
+_CANCELS = 1.0 / 64.0  # below this share of ‖x‖² + ‖y‖², a squared distance from a product has lost too many digits
+_TREE_DIMENSIONS = 8
+
+
+# --- at the door ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Two batches of sets of points, ready to compute with.
+
+    Attributes:
+        xp: the namespace to compute in: NumPy for every array on the CPU that nobody traces.
+        x: (batch, n, d).
+        y: (batch, m, d).
+        shape: the leading axes that `batch` stands for.
+        given: the arrays that they were made of, by name.
+    """
+
+    xp: Any
+    x: Array
+    y: Array
+    shape: tuple[int, ...]
+    given: Mapping[str, Array]
+
+    @staticmethod
+    def of(*, numbers: tuple[Any, ...] = (), dtype: Any = None, **arrays: Array) -> Sets:
+        """Check two arrays (…, n, d) and (…, m, d), given by name, and make sets of them; of one array, twice the same.
+
+        Args:
+            numbers: options that may hang in PyTorch's autograd graph, as the sets may.
+            dtype: to compute in; the widest of the arrays' by default.
+            **arrays: the two arrays, or the one.
+
+        Raises:
+            ValueError: they are no sets of points, or differ in anything but the number of points.
+            TypeError: they are no arrays of one library, or not floating point.
+        """
+        xp = array_namespace(**arrays)
+        (first, x), *others = arrays.items()
+        if not others and len(x.shape) < 2:
+            raise ValueError(f"{first} must have shape (…, n, d), got {tuple(x.shape)}")
+        second, y = others[0] if others else (first, x)
+        shapes = tuple(x.shape), tuple(y.shape)
+        if len(shapes[0]) < 2 or (shapes[0][:-2], shapes[0][-1]) != (shapes[1][:-2], shapes[1][-1]):
+            raise ValueError(
+                f"{first} and {second} must have shapes (…, n, d) and (…, m, d) with the same leading axes and the "
+                f"same d, got {shapes[0]} and {shapes[1]}"
+            )
+        if shapes[0][-1] == 0:
+            raise ValueError(f"points need at least one coordinate, got {first} of shape {shapes[0]}")
+        dtype = widest_dtype(xp, **arrays) if dtype is None else dtype
+        given = (x, y) if others else (x,)
+        points = [xp.reshape(as_dtype(xp, p, dtype), (math.prod(p.shape[:-2]), *p.shape[-2:])) for p in given]
+        if _is_on_host(xp, *points, *numbers):
+            xp, points = np, [_to_host(p) for p in points]
+        return Sets(xp, points[0], points[-1], shapes[0][:-2], arrays)
+
+    def bring(self, option: Any) -> Any:
+        """Return an option, a number or an array, to compute with: on the host where the points are."""
+        if self.xp is not np or option is None or isinstance(option, (bool, int, float)):
+            return option
+        values = _to_host(option)
+        return float(values) if values.ndim == 0 else values
+
+    def values(self, values: Array, like: Array, shape: tuple[int, ...] | None = None) -> Array:
+        """Return values (batch, …) in the library of `like`, in a shape or with the leading axes restored."""
+        return self._return(values, like, (*self.shape, *values.shape[1:]) if shape is None else shape)
+
+    def gradients(self, gradients: dict[str, Array], like: dict[str, Array]) -> dict[str, Array]:
+        """Return finished gradients in the library, shape and dtype of the arguments in `like`."""
+        xp = array_namespace(**like)
+        shaped = {name: self._return(x, like[name], tuple(like[name].shape)) for name, x in gradients.items()}
+        typed = {name: as_dtype(xp, x, like[name].dtype) for name, x in shaped.items()}
+        # NumPy's scalars are not writable
+        return {name: np.asarray(x) if xp is np and not x.shape else in_c_order(x) for name, x in typed.items()}
+
+    def losses(self, values: Array | None, slopes: Mapping[str, Array]) -> Losses:
+        """Return losses (batch,) and their slopes (batch, n, d) in the library and the shapes of what was given.
+
+        Values of None are not asked for, and zeros stand in their place.
+        """
+        given = self.given
+        values = self.xp.zeros_like(self.x[:, 0, 0]) if values is None else values
+        return Losses(
+            self._return(values, next(iter(given.values())), self.shape),
+            lambda: {name: self._return(x, given[name], tuple(given[name].shape)) for name, x in slopes.items()},
+        )
+
+    def nothing(self, wanted: Wanted) -> Losses:
+        """Return the losses of sets without points: 0."""
+        zeros = dict(zip(self.given, map(self.xp.zeros_like, (self.x, self.y)), strict=True))
+        return self.losses(self.xp.sum(self.x, axis=(1, 2)) * 0.0, {name: zeros[name] for name in wanted})
+
+    def _return(self, x: Array, like: Array, shape: tuple[int, ...]) -> Array:
+        xp = array_namespace(like=like)
+        return xp.reshape(_from_host(x) if self.xp is np and xp is not np else x, shape)
+
+
+def per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: str) -> Array | None:
+    """Return an option with one element per point, checked, in the shape of the sets."""
+    if option is None:
+        return None
+    xp = array_namespace(points=points)
+    require_library(xp, name, option)
+    if tuple(option.shape) != tuple(points.shape[:-1]):
+        raise ValueError(
+            f"{name} must have one element per point, shape {tuple(points.shape[:-1])}, got {tuple(option.shape)}"
+        )
+    if not is_dtype(xp, option.dtype, kind):
+        raise TypeError(f"{name} must be of type {kind}, got {option.dtype}")
+    flat = xp.reshape(option, (sets.x.shape[0], points.shape[-2]))
+    return sets.bring(flat if kind == "bool" else as_dtype(xp, flat, getattr(xp, str(sets.x.dtype).split(".")[-1])))
+
+
+def blanked(xp: Any, points: Array, mask: Array | None) -> Array:
+    """Return the points with 0 where they are padding, which may hold anything."""
+    return points if mask is None else xp.where(xp.expand_dims(mask, axis=-1), points, 0.0)
+
+
+def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, other_mask: Array | None) -> Array:
+    """Return what each point counts in the mean over its set; nothing where there is no other point to be found."""
+    shares = xp.ones_like(points[..., 0]) if weights is None else weights
+    if mask is not None:
+        shares = xp.where(mask, shares, 0.0)
+    if other_mask is not None:
+        shares = xp.where(xp.any(other_mask, axis=-1, keepdims=True), shares, 0.0)
+    total = xp.sum(shares, axis=-1, keepdims=True)
+    return shares / xp.where(total == 0, 1.0, total)
+
+
+def requested(wrt: Any, choice: Choice) -> tuple[str, ...]:
+    """Return the names in `wrt`, a name or a tuple of names, checked, in the order of the arguments."""
+    names = {choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
+    return tuple(name for name in choice.names if name in names)
+
+
+def is_transformed(x: Array) -> bool:
+    """Whether a tensor stands for others, inside of `vmap`, `grad` and the like of `torch.func`."""
+    import torch
+
+    return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
+
+
+def _is_on_host(xp: Any, *arrays: Any) -> bool:
+    if xp is np:
+        return True
+    if library_name(xp) != "torch":
+        return False
+    import torch
+
+    return all(
+        host_values(x) is not None and not (x.requires_grad and torch.is_grad_enabled())
+        for x in arrays
+        if isinstance(x, torch.Tensor)
+    )
+
+
+def _to_host(x: Any) -> Any:
+    return x if isinstance(x, (np.ndarray, np.generic)) else x.detach().numpy()
+
+
+def _from_host(x: np.ndarray[Any, Any]) -> Array:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+# --- kernels ------------------------------------------------------------------------------------------------------
+
+
+class Points(NamedTuple):
+    """Points, and the same in a frame in which sums over pairs lose no digits to a common offset."""
+
+    at: Array  # (…, n, d)
+    frame: Array  # (…, n, d + 2): the points less a centre, 1, and the squared norm of the former
+
+    def rows(self, start: int, stop: int | None = None) -> Points:
+        """Return some of the points."""
+        return Points(self.at[..., start:stop, :], self.frame[..., start:stop, :])
+
+
+def framed(xp: Any, *sets: Array) -> tuple[Points, ...]:
+    """Return sets of points (…, n, d) in one frame, centred between their means.
+
+    The first point is taken off before means are formed. XLA computes a mean anew in every loop that needs it, rounded
+    differently each time; so no mean may be as large as the common offset.
+    """
+    origin = sets[0][..., :1, :]
+    moved = [x - origin for x in sets]
+    centre = sum(xp.mean(x, axis=-2, keepdims=True) for x in moved) / float(len(sets))
+    return tuple(_framed(xp, x, at - centre) for x, at in zip(sets, moved, strict=True))
+
+
+def _framed(xp: Any, x: Array, centred: Array) -> Points:
+    squares = xp.sum(centred * centred, axis=-1, keepdims=True)
+    return Points(x, xp.concat([centred, xp.ones_like(squares), squares], axis=-1))
+
+
+class Kernel(NamedTuple):
+    """A function k(x, y) of what is measured between two points.
+
+    Attributes:
+        measure: (xp, x, y, out) → one number per pair (…, n, m), in `out` where that is an array.
+        pull: (xp, slopes, x, y) → Σⱼ slopeᵢⱼ ∂measureᵢⱼ/∂xᵢ.
+        terms: (xp, measured, *static, *parameters) → the kernel and its derivative by the measured number.
+        static: parameters that decide which code runs.
+        fusable: whether the terms keep to the vocabulary of element-wise terms, so that they can be compiled.
+    """
+
+    measure: Callable[[Any, Points, Points, Array | None], Array]
+    pull: Callable[[Any, Array, Points, Points], Array]
+    terms: Callable[..., tuple[Array, Array]]
+    static: tuple[Any, ...] = ()
+    fusable: bool = False
+
+    def at(self, xp: Any, measured: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
+        """Return the kernel of what was measured, and its slope."""
+        return self.terms(xp, measured, *self.static, *parameters)
+
+    def diagonal(self, xp: Any, x: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
+        """Return k(xᵢ, xᵢ) and its derivative wrt xᵢ."""
+        if self.measure is measure_distances:
+            value, _ = self.at(xp, xp.zeros_like(x[..., 0]), parameters)
+            return value, xp.zeros_like(x)
+        value, slope = self.at(xp, xp.sum(x * x, axis=-1), parameters)
+        return value, 2.0 * xp.expand_dims(slope, axis=-1) * x
+
+
+def distance_kernel(terms: Callable[..., tuple[Array, Array]], *static: Any, fusable: bool = False) -> Kernel:
+    """Return a kernel of the squared distance ‖x − y‖²."""
+    return Kernel(measure_distances, _pull_distances, terms, static, fusable)
+
+
+def product_kernel(terms: Callable[..., tuple[Array, Array]], *static: Any) -> Kernel:
+    """Return a kernel of the inner product x·y."""
+    return Kernel(_measure_products, _pull_products, terms, static)
+
+
+def _measure_products(xp: Any, x: Points, y: Points, out: Array | None) -> Array:
+    transposed = xp.matrix_transpose(y.at)
+    return x.at @ transposed if out is None else np.matmul(x.at, transposed, out=out)
+
+
+def _pull_products(xp: Any, slopes: Array, x: Points, y: Points) -> Array:
+    return slopes @ y.at
+
+
+def measure_distances(xp: Any, x: Points, y: Points, out: Array | None) -> Array:
+    """Return the squared distances of all points of x from all of y, in `out` where NumPy is given it."""
+    if xp is np and x.at.shape[-1] > _FEW_COORDINATES:
+        return _distances_by_products(x, y, out)
+    return squared_distances(xp, x.at, y.at, out)
+
+
+def _pull_distances(xp: Any, slopes: Array, x: Points, y: Points) -> Array:
+    """2 Σⱼ slopeᵢⱼ (xᵢ − yⱼ), with Σⱼ slopeᵢⱼ yⱼ and Σⱼ slopeᵢⱼ from one product."""
+    d = x.at.shape[-1]
+    moments = slopes @ y.frame[..., : d + 1]
+    return 2.0 * (x.frame[..., :d] * moments[..., d:] - moments[..., :d])
+
+
+def squared_distances(xp: Any, x: Array, y: Array, out: Array | None = None) -> Array:
+    """Return ‖xᵢ − yⱼ‖² (…, n, m) from the differences: exact, and exactly 0 for points that coincide."""
+    match library_name(xp):
+        case "numpy":
+            return _distances_by_coordinates(
+                x, y, np.empty((*x.shape[:-1], y.shape[-2]), x.dtype) if out is None else out
+            )
+        case "torch" if not (is_transformed(x) or is_transformed(y)):  # vmap of cdist's backward is wrong
+            distances = xp.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+            return distances * distances
+        case "jax":
+            return _distances_by_scan(x, y)
+    squared = xp.zeros((*x.shape[:-1], y.shape[-2]), dtype=x.dtype, **placement(x))
+    for k in range(x.shape[-1]):
+        difference = xp.expand_dims(x[..., k], axis=-1) - xp.expand_dims(y[..., k], axis=-2)
+        squared = squared + difference * difference
+    return squared
+
+
+def _distances_by_coordinates(x: Array, y: Array, squared: Array) -> Array:
+    columns = [np.ascontiguousarray(y[..., None, :, k]) for k in range(y.shape[-1])]
+    for start, stop in pieces(squared):
+        total = squared[..., start:stop, :]
+        total[...] = 0.0
+        for k, column in enumerate(columns):
+            difference = x[..., start:stop, k, None] - column
+            difference *= difference
+            total += difference
+    return squared
+
+
+def pieces(tile: Array) -> Iterator[tuple[int, int]]:
+    """Yield rows of a tile (…, n, m) that make up a piece."""
+    count = tile.shape[-2]
+    step = max(1, _PIECE * count // max(tile.nbytes, 1))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def _distances_by_scan(x: Array, y: Array) -> Array:
+    import jax
+
+    def add(squared: Array, coordinate: tuple[Array, Array]) -> tuple[Array, None]:
+        difference = coordinate[0][..., :, None] - coordinate[1][..., None, :]
+        return squared + difference * difference, None
+
+    start = jax.numpy.zeros((*x.shape[:-1], y.shape[-2]), x.dtype)
+    coordinates = jax.numpy.moveaxis(x, -1, 0), jax.numpy.moveaxis(y, -1, 0)
+    return jax.lax.scan(add, start, coordinates, unroll=8)[0]
+
+
+def _distances_by_products(x: Points, y: Points, out: Array | None) -> Array:
+    """‖x‖² + ‖y‖² − 2 x·y in one product of NumPy arrays; from the differences where that cancels."""
+    d = x.at.shape[-1]
+    left = np.concatenate([-2.0 * x.frame[..., :d], x.frame[..., d + 1 :], x.frame[..., d : d + 1]], axis=-1)
+    squared = np.matmul(left, np.matrix_transpose(y.frame), out=out)
+    x_limits, y_limits = _CANCELS * x.frame[..., :, d + 1 :], _CANCELS * y.frame[..., None, :, d + 1]
+    cancelled, room = [], min(_PIECE, squared.size) // d
+    for start, stop in pieces(squared):
+        near = squared[..., start:stop, :] < x_limits[..., start:stop, :] + y_limits
+        found = np.flatnonzero(near)
+        if found.size:
+            room -= found.size
+            if room < 0:
+                return squared_distances(np, x.at, y.at, squared)
+            batch, i, j = np.unravel_index(found, near.shape)
+            cancelled.append((batch, i + start, j))
+    if cancelled:
+        batch, i, j = map(np.concatenate, zip(*cancelled, strict=True))
+        difference = x.at[batch, i] - y.at[batch, j]
+        squared[batch, i, j] = np.vecdot(difference, difference)
+    return squared
+
+
+# --- sums over pairs ------------------------------------------------------------------------------------------------
+
+
+def pair_sums(
+    xp: Any,
+    x: Array,
+    y: Array,
+    kernel: Kernel,
+    parameters: tuple[Any, ...] = (),
+    slopes: tuple[bool, bool] = (False, False),
+) -> tuple[Array, Any, Any]:
+    """Return Σᵢⱼ k(xᵢ, yⱼ) per batch element, and its derivatives wrt x and y where `slopes` asks for them."""
+    if library_name(xp) == "jax":
+        return compiled_scan("sums")(x, y, parameters, kernel=kernel, slopes=slopes)  # type: ignore[no-any-return]
+    parts = []
+    for part in batches(xp, x.shape[0], x.shape[-2] * y.shape[-2]):
+        rows, columns = framed(xp, x[part, ...], y[part, ...])
+        parts.append(_sums(xp, rows, columns, kernel, parameters, slopes))
+    total, by_x, by_y = zip(*parts, strict=True)
+    return joined(xp, total), joined(xp, by_x), joined(xp, by_y)
+
+
+def self_sums(
+    xp: Any, x: Array, kernel: Kernel, parameters: tuple[Any, ...] = (), slopes: bool = False
+) -> tuple[Array, Any]:
+    """Return Σᵢⱼ k(xᵢ, xⱼ) per batch element, over all i and j, and its derivative; every pair is computed once."""
+    if library_name(xp) == "jax":
+        total, by_x, _ = pair_sums(xp, x, x, kernel, parameters, (slopes, False))
+        return total, 2.0 * by_x if slopes else None
+    parts = []
+    for part in batches(xp, x.shape[0], x.shape[-2] ** 2):
+        (points,) = framed(xp, x[part, ...])
+        parts.append(_half_sums(xp, points, kernel, parameters, slopes))
+    total, by_x = zip(*parts, strict=True)
+    return joined(xp, total), joined(xp, by_x)
+
+
+def _sums(
+    xp: Any, x: Points, y: Points, kernel: Kernel, parameters: tuple[Any, ...], slopes: tuple[bool, bool]
+) -> tuple[Array, Any, Any]:
+    total: Any = 0.0
+    by_x: list[Any] = []
+    by_y: Any = 0.0
+    tile = _Tile(xp, kernel, parameters, any(slopes))
+    for start, stop in row_blocks(xp, x.at, y.at.shape[-2]):
+        rows = x.rows(start, stop)
+        value, _, slope = tile(rows, y)
+        total = total + value
+        by_x.append(kernel.pull(xp, slope, rows, y) if slopes[0] else None)
+        by_y = by_y + kernel.pull(xp, xp.matrix_transpose(slope), y, rows) if slopes[1] else None
+    return total, joined(xp, by_x, axis=-2), by_y
+
+
+def _half_sums(xp: Any, x: Points, kernel: Kernel, parameters: tuple[Any, ...], slopes: bool) -> tuple[Array, Any]:
+    total: Any = 0.0
+    gradient = xp.zeros_like(x.at) if slopes else None
+    tile = _Tile(xp, kernel, parameters, slopes)
+    for start, stop in row_blocks(xp, x.at, x.at.shape[-2]):
+        rows, columns, own = x.rows(start, stop), x.rows(start), stop - start
+        value, diagonal, slope = tile(rows, columns, own)
+        # the block on the diagonal holds its pairs in both orders, the rest stands for its mirror image, too
+        total = total + 2.0 * value - diagonal
+        if gradient is not None:
+            gradient[:, start:stop, :] += kernel.pull(xp, slope, rows, columns)
+            mirrored = xp.matrix_transpose(slope[..., own:])
+            gradient[:, stop:, :] += kernel.pull(xp, mirrored, columns.rows(own), rows)
+    return total, None if gradient is None else 2.0 * gradient
+
+
+class _Tile:
+    """Kernels of a tile of pairs; in NumPy one buffer serves all tiles."""
+
+    def __init__(self, xp: Any, kernel: Kernel, parameters: tuple[Any, ...], slopes: bool) -> None:
+        self._xp, self._kernel, self._parameters, self._slopes = xp, kernel, parameters, slopes
+        self._buffers: dict[str, Any] = {}
+
+    def __call__(self, x: Points, y: Points, own: int = 0) -> tuple[Array, Array, Array]:
+        """Return the sum of the kernel over all pairs and over the first `own` columns, and its slopes."""
+        xp = self._xp
+        if xp is not np:
+            values, slope = self._kernel.at(xp, self._kernel.measure(xp, x, y, None), self._parameters)
+            return _total(xp, values), _total(xp, values[..., :own]), slope
+        shape = (*x.at.shape[:-1], y.at.shape[-2])
+        measured = self._kernel.measure(np, x, y, self._buffer("measured", shape, x.at.dtype))
+        if self._kernel.fusable and shape[0] == 1 and may_be_compiled(measured.size):
+            part, _ = self._fused(np.ascontiguousarray(measured[..., :own])) if own else (np.zeros(1), None)
+            total, slope = self._fused(measured)
+            return total, part, slope
+        return self._in_pieces(measured, own)
+
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        size = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].size < size:
+            self._buffers[name] = np.empty(size, dtype)
+        return self._buffers[name][:size].reshape(shape)
+
+    def _fused(self, measured: Array) -> tuple[Array, Array]:
+        from mithril_losses.loops import elements as fused
+
+        slope = self._buffer("slope", measured.shape, measured.dtype)
+        options = [*self._kernel.static, *self._parameters]
+        total, _ = fused.run(
+            self._kernel.terms,
+            [measured],
+            [None],
+            options,
+            None,
+            1.0,
+            values=None,
+            gradients=[slope],
+            threads=thread_count(),
+        )
+        return np.array([total]), slope
+
+    def _in_pieces(self, measured: Array, own: int) -> tuple[Array, Array, Array]:
+        """Work on pieces that stay in the cache, and leave the slopes where the measured numbers were."""
+        total, part = np.zeros(measured.shape[:-2]), np.zeros(measured.shape[:-2])
+        for start, stop in pieces(measured):
+            values, slope = self._kernel.at(np, measured[..., start:stop, :], self._parameters)
+            total += _total(np, values)
+            part += _total(np, values[..., :own])
+            if self._slopes:
+                measured[..., start:stop, :] = slope
+        return total, part, measured
+
+
+def may_be_compiled(pairs: int) -> bool:
+    """Whether a compiled loop over a tile of so many pairs can be had, and gains."""
+    return pairs >= limits.current.compiled_pairs and limits.current.compiled and has_numba()
+
+
+def _total(xp: Any, values: Array) -> Array:
+    """Sum over rows, then over columns; in NumPy, the latter in float64."""
+    rows = xp.sum(values, axis=-1)
+    return np.sum(rows, axis=-1, dtype=np.float64) if xp is np else xp.sum(rows, axis=-1)
+
+
+def batches(xp: Any, batch: int, pairs: int) -> Iterator[slice]:
+    """Yield as many batch elements at a time as fit a tile, at least one; an empty batch is one slice."""
+    size = max(1, _tile_size(xp) // max(pairs, 1))
+    for start in range(0, max(batch, 1), size):
+        yield slice(start, min(start + size, batch))
+
+
+def row_blocks(xp: Any, x: Array, columns: int) -> Iterator[tuple[int, int]]:
+    """Yield rows of x whose pairs with so many columns make up a tile."""
+    count = x.shape[-2]
+    step = max(1, _tile_size(xp) // max(1, math.prod(x.shape[:-2]) * columns))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def _tile_size(xp: Any) -> int:
+    return limits.current.tile if xp is np else limits.current.wide_tile
+
+
+def joined(xp: Any, parts: Any, axis: int = 0) -> Any:
+    """Return parts as one array; None of parts that are None."""
+    if parts[0] is None or len(parts) == 1:
+        return parts[0]
+    return xp.concat(list(parts), axis=axis)
+
+
+def two_sample_sums(
+    sets: Sets,
+    kernel: Kernel,
+    parameters: tuple[Any, ...],
+    shares: tuple[float, float, float],
+    *,
+    value: bool,
+    slopes: tuple[bool, bool],
+) -> tuple[tuple[Array, Array, Array] | None, tuple[Any, Any]]:
+    """Return the parts of a Σ k(x, x′) + b Σ k(y, y′) + c Σ k(x, y), (a, b, c) = `shares`, and its derivatives.
+
+    What neither the value nor a derivative needs is not computed: the parts are None unless `value`.
+    """
+    xp, x, y = sets.xp, sets.x, sets.y
+    a, b, c = shares
+    across, across_x, across_y = pair_sums(xp, x, y, kernel, parameters, slopes)
+    own_x: tuple[Any, Any] = self_sums(xp, x, kernel, parameters, slopes[0]) if value or slopes[0] else (0.0, None)
+    own_y: tuple[Any, Any] = self_sums(xp, y, kernel, parameters, slopes[1]) if value or slopes[1] else (0.0, None)
+    by_x: Any = a * own_x[1] + c * across_x if slopes[0] else None
+    by_y: Any = b * own_y[1] + c * across_y if slopes[1] else None
+    return (a * own_x[0], b * own_y[0], c * across) if value else None, (by_x, by_y)
+
+
+# --- nearest neighbours ---------------------------------------------------------------------------------------------
+
+
+def nearest(xp: Any, x: Array, y: Array, candidates: Array | None = None) -> Array:
+    """Return, for every point of x, the index of the nearest point of y: the first one at a tie.
+
+    Args:
+        xp: their namespace.
+        x: (batch, n, d).
+        y: (batch, m, d), m ≥ 1.
+        candidates: (batch, m), which points of y may be found; all by default.
+    """
+    if library_name(xp) == "jax":
+        return compiled_scan("nearest")(x, y, candidates)
+    pairs = x.shape[-2] * y.shape[-2]
+    if xp is np and _tree_is_faster(pairs, x.shape[-1]) and _has_moderate_squares(x) and _has_moderate_squares(y):
+        allowed = [None] * len(x) if candidates is None else candidates
+        return np.stack([_nearest_by_tree(*element) for element in zip(x, y, allowed, strict=True)])
+    parts = []
+    for part in batches(xp, x.shape[0], pairs):
+        columns, allowed, blocks = y[part, ...], None if candidates is None else candidates[part, ...], []
+        for start, stop in row_blocks(xp, x[part, ...], y.shape[-2]):
+            squared = squared_distances(xp, x[part, start:stop, :], columns)
+            blocks.append(xp.argmin(squared if allowed is None else _only(xp, allowed, squared), axis=-1))
+        parts.append(joined(xp, blocks, axis=-1))
+    return joined(xp, parts)
+
+
+def _only(xp: Any, candidates: Array, squared: Array) -> Array:
+    """Return the squared distances, infinite to points that are no candidates."""
+    return xp.where(xp.expand_dims(candidates, axis=-2), squared, math.inf)
+
+
+def _tree_is_faster(pairs: int, dimensions: int) -> bool:
+    return dimensions <= _TREE_DIMENSIONS and pairs >= limits.current.tree
+
+
+def _has_moderate_squares(x: np.ndarray[Any, Any]) -> bool:
+    """Whether squared distances neither overflow nor are NaN, which a tree does not see as the tiles do."""
+    return x.size > 0 and bool(np.abs(x).max() < math.sqrt(float(np.finfo(x.dtype).max) / (4.0 * x.shape[-1])))
+
+
+def _nearest_by_tree(
+    x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], candidates: np.ndarray[Any, Any] | None
+) -> np.ndarray[Any, Any]:
+    """Return what the tiles find, ties and rounding included: the tree only says which points come into question.
+
+    A point further away than the nearest by more than rounding is out of the question. As long as the last of the
+    neighbours that were asked for is not, more are asked for; where there are very many, the tiles decide.
+    """
+    from scipy.spatial import cKDTree
+
+    if candidates is not None:
+        kept = np.flatnonzero(candidates)
+        return kept[_nearest_by_tree(x, y[kept], None)] if kept.size else np.zeros(len(x), dtype=np.intp)
+    limits = np.finfo(x.dtype)
+    reach = 1.0 + (x.shape[-1] + 2) * float(limits.eps)
+    underflow = 4.0 * math.sqrt(float(limits.smallest_normal))
+    tree = cKDTree(y, balanced_tree=False)  # medians cost more than they save
+    found = np.empty(len(x), dtype=np.intp)
+    open_rows, asked = np.arange(len(x)), 2
+    while open_rows.size and asked <= 32:
+        distances, indices = tree.query(x[open_rows], k=range(1, min(asked, len(y)) + 1), workers=-1)
+        settled = (distances[:, -1] > reach * distances[:, 0] + underflow) | (asked >= len(y))
+        indices = np.sort(indices[settled], axis=-1)
+        rows = open_rows[settled]
+        squared = squared_distances(np, x[rows, None, :], y[indices])[:, 0, :]
+        found[rows] = indices[np.arange(len(rows)), np.argmin(squared, axis=-1)]
+        open_rows, asked = open_rows[~settled], 4 * asked
+    for start, stop in row_blocks(np, x[open_rows], len(y)):
+        rows = open_rows[start:stop]
+        found[rows] = np.argmin(squared_distances(np, x[rows], y), axis=-1)
+    return found
+
+
+def take(xp: Any, y: Array, indices: Array) -> Array:
+    """Return the points y[b, indices[b, i]]."""
+    return xp.take_along_axis(y, xp.expand_dims(indices, axis=-1), axis=-2)
+
+
+def add_at(xp: Any, indices: Array, values: Array, count: int) -> Array:
+    """Return (batch, count, d) with values[b, i] added at indices[b, i]: the transpose of `take`."""
+    batch, _, d = values.shape
+    match library_name(xp):
+        case "jax":
+            return xp.zeros((batch, count, d), values.dtype).at[xp.arange(batch)[:, None], indices].add(values)
+        case "torch":
+            places = xp.broadcast_to(xp.expand_dims(indices, axis=-1), values.shape)
+            return xp.zeros((batch, count, d), dtype=values.dtype, device=values.device).scatter_add(1, places, values)
+        case "numpy":
+            flat = (indices + count * np.arange(batch)[:, None]).ravel()
+            columns = values.reshape(-1, d).T
+            sums = [np.bincount(flat, weights=column, minlength=batch * count) for column in columns]
+            added = np.stack(sums, axis=-1).reshape(batch, count, d) if d else np.zeros((batch, count, d))
+            return added.astype(values.dtype)
+    # the array standard has no scattered sum
+    added = xp.zeros((batch, count, d), dtype=values.dtype, **placement(values))
+    places = xp.reshape(xp.arange(count, dtype=indices.dtype, **placement(values)), (count, 1, 1))
+    for start, stop in row_blocks(xp, values, count * d):
+        chosen = indices[:, None, start:stop, None] == places
+        added = added + xp.sum(xp.where(chosen, values[:, None, start:stop, :], 0.0), axis=-2)
+    return added
+
+
+# --- JAX --------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def compiled_scan(name: str) -> Any:
+    """Return a function jitted once, so that a second call with arrays of the same shapes compiles nothing."""
+    import jax
+
+    if name == "sums":
+        return jax.jit(_scanned_sums, static_argnames=("kernel", "slopes"))
+    return jax.jit(_scanned_nearest)
+
+
+def _scanned_sums(
+    x: Array, y: Array, parameters: tuple[Any, ...], kernel: Kernel, slopes: tuple[bool, bool]
+) -> tuple[Array, Any, Any]:
+    from mithril_losses.backends.namespaces import jax as jnp
+
+    def one(element: tuple[Array, Array]) -> tuple[Array, Any, Any]:
+        x, y = element
+        points, columns = framed(jnp, x, y)
+
+        def step(by_y: Array | None, rows: Points) -> tuple[Array | None, tuple[Array, Array | None]]:
+            values, slope = kernel.at(jnp, kernel.measure(jnp, rows, columns, None), parameters)
+            by_x = kernel.pull(jnp, slope, rows, columns) if slopes[0] else None
+            if by_y is not None:
+                by_y = by_y + kernel.pull(jnp, slope.mT, columns, rows)
+            return by_y, (jnp.sum(values, axis=-1), by_x)
+
+        by_y, (totals, by_x) = scan_rows(step, jnp.zeros_like(y) if slopes[1] else None, points, y)
+        return jnp.sum(totals), by_x, by_y
+
+    return map_batch(one, (x, y), x.shape[-2] * y.shape[-2])  # type: ignore[no-any-return]
+
+
+def _scanned_nearest(x: Array, y: Array, candidates: Array | None) -> Array:
+    import jax
+
+    from mithril_losses.backends.namespaces import jax as jnp
+
+    def one(element: tuple[Array, Array, Array | None]) -> Array:
+        x, y, candidates = element
+        places = jnp.arange(len(y), dtype=jnp.int32)
+
+        def step(_: None, rows: Array) -> tuple[None, Array]:
+            squared = jax.lax.stop_gradient(squared_distances(jnp, rows, y))
+            squared = squared if candidates is None else _only(jnp, candidates, squared)
+            least = jnp.min(squared, axis=-1, keepdims=True)
+            # XLA's argmin is ten times slower than this on the CPU
+            return None, jnp.min(jnp.where((squared == least) | jnp.isnan(squared), places, len(y)), axis=-1)
+
+        return scan_rows(step, None, x, y)[1]
+
+    return map_batch(one, (x, y, candidates), x.shape[-2] * y.shape[-2])
+
+
+def map_batch(function: Callable[..., Any], arrays: tuple[Any, ...], pairs: int) -> Any:
+    """Map over the batch, as many elements at a time as fit a tile."""
+    import jax
+
+    size = max(1, limits.current.wide_tile // pairs)
+    if arrays[0].shape[0] <= size:
+        return jax.vmap(lambda *element: function(element))(*arrays)
+    return jax.lax.map(function, arrays, batch_size=size)
+
+
+def scan_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, rows: Any, columns: Array) -> tuple[Any, Any]:
+    """Run `step` over blocks of rows: the full ones under one scan, then what is left over."""
+    import jax
+
+    step = jax.checkpoint(step)  # a tile is computed again on the way back: autodiff keeps none of them either
+    count = jax.tree.leaves(rows)[0].shape[0]
+    size = max(1, min(count, limits.current.wide_tile // (columns.shape[0] * max(1, columns.shape[1] // 64))))
+    full = count // size * size
+    blocks = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), rows)
+    carry, results = jax.lax.scan(step, carry, blocks)
+    results = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+    if full < count:
+        carry, rest = step(carry, jax.tree.map(lambda x: x[full:], rows))
+        results = jax.tree.map(lambda *parts: jax.numpy.concatenate(parts), results, rest)
+    return carry, results

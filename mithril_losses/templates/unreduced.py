@@ -1,0 +1,252 @@
+"""Losses as one function that knows nothing of reductions: unreduced losses, and a way to their slopes.
+
+`Elementwise` is for losses whose elements stand alone; `Unreduced` is for all others. Both close in the same way.
+`Reduced` is for losses that close by themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.domains import Choice
+from mithril_losses.numerics.graph import differentiable_on_demand
+from mithril_losses.numerics.reduction import Plan, plan, refuse_upstream
+from mithril_losses.numerics.trees import leaves, map_leaves
+from mithril_losses.numerics.validation import as_dtype, quiet
+
+
+class Wanted(tuple[str, ...]):
+    """The names of the arguments whose slopes are asked for: none where the value alone is.
+
+    Attributes:
+        value: whether the values are asked for, too. Where they are not, their shape and dtype are all that counts.
+    """
+
+    value = True
+
+
+class _SlopesAlone(Wanted):
+    value = False
+
+
+_NOTHING = Wanted()
+
+
+class Losses(NamedTuple):
+    """The unreduced losses of one call.
+
+    Attributes:
+        values: ℓ, in the dtype to compute in.
+        slopes: returns ∂ℓ/∂x, by the name of x, for each argument that is wanted; called only for a gradient.
+        summed: the axes of x that a loss is summed over, in order; by default all that the losses do not have.
+        mass: what each loss counts in the divisor of a mean; 1 by default.
+        scaled: returns the slopes times a number, in new arrays, where that costs no pass over them of its own.
+        pull: takes slopes wrt what an argument is made into (the edges of a mesh), once they are weighted, back to the
+            argument. By default slopes are those wrt the argument itself.
+    """
+
+    values: Array
+    slopes: Callable[[], Mapping[str, Any]]
+    summed: tuple[int, ...] | None = None
+    mass: Array | None = None
+    scaled: Callable[[float], Mapping[str, Any]] | None = None
+    pull: Callable[[Array], Array] | None = None
+
+
+class Unreduced:
+    """A function `(*arrays, *options, wanted) → Losses` as a loss, its gradient, and both at once.
+
+    Attributes:
+        domain: what each argument may be, arrays first.
+        wrt: the arguments that the gradient is taken with respect to by default.
+        on_request: the further ones that `wrt=` accepts.
+        kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
+    """
+
+    _further: tuple[str, ...] = ("wanted",)  # what the function takes beside the arguments of the loss
+
+    def __init__(
+        self,
+        losses: Callable[..., Any],
+        domain: Mapping[str, Any],
+        wrt: str | tuple[str, ...] | None,
+        on_request: tuple[str, ...],
+        kinks: Callable[..., tuple[Any, ...]] | None,
+        pairwise: bool,
+    ) -> None:
+        names = list(inspect.signature(losses).parameters)
+        if names != [*domain, *self._further]:
+            raise TypeError(f"{losses.__name__} takes {names}, but domains are declared for {list(domain)}")
+        self.losses = losses
+        self.domain = dict(domain)
+        self._default = names[0] if wrt is None else wrt
+        self.wrt = (self._default,) if isinstance(self._default, str) else self._default
+        self.on_request = on_request
+        self.kinks = kinks
+        self._at = {name: position for position, name in enumerate(domain)}
+        self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
+        if pairwise:  # of this one loss, which mypy does not expect of a method
+            self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
+            self.both = differentiable_on_demand(self.both)  # type: ignore[method-assign]
+
+    def value(self, *arguments: Any, **reduction: Any) -> Array:
+        """Return the reduced loss of arrays and options given in the order of `domain`."""
+        refuse_upstream(reduction)
+        first = _first_array(arguments[0])
+        with _quiet(first):
+            found = self.losses(*arguments, wanted=_NOTHING)
+            return _plan(found, reduction).collect(namespace_of(found.values), found.values, first)
+
+    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
+        """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
+        with _quiet(_first_array(arguments[0])):
+            found = self.losses(*arguments, wanted=_SlopesAlone(self._wanted(wrt)))
+            return self._spread(found, _plan(found, reduction), arguments, wrt)
+
+    def gradients(self, *arguments: Any, **reduction: Any) -> dict[str, Array]:
+        """Return `gradient` of a loss whose `wrt` is a tuple, by name."""
+        found: dict[str, Array] = self.gradient(*arguments, **reduction)
+        return found
+
+    def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
+        """Return `value` and `gradient` from one evaluation."""
+        first = _first_array(arguments[0])
+        with _quiet(first):
+            found = self.losses(*arguments, wanted=Wanted(self._wanted(wrt)))
+            closing = _plan(found, reduction)
+            value = closing.collect(namespace_of(found.values), found.values, first)
+            return value, self._spread(found, closing, arguments, wrt)
+
+    def _wanted(self, wrt: Any) -> tuple[str, ...]:
+        """Return the names in `wrt`, checked, in the order of the arguments."""
+        if wrt is None:
+            return self.wrt
+        if not self.on_request:
+            raise TypeError(f"unexpected keyword argument 'wrt': the gradient is wrt {', '.join(self.wrt)}")
+        names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
+        return tuple(name for name in self._choice.names if name in names)
+
+    def _spread(self, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
+        """Return the gradients of what was found: an array, or a dict of them where several are asked for."""
+        if found.scaled is not None and closing.is_a_number:
+            slopes = found.scaled(closing.factor)
+            close = functools.partial(closing.finish, namespace_of(found.values))
+        else:
+            slopes, close = found.slopes(), functools.partial(_spread, closing, found)
+        gradients = {name: _by_array(close, slope, arguments[self._at[name]]) for name, slope in slopes.items()}
+        return self._asked(gradients, wrt)
+
+    def _asked(self, gradients: dict[str, Any], wrt: Any) -> Any:
+        asked = self._default if wrt is None else wrt
+        return gradients if isinstance(asked, tuple) else gradients[asked]
+
+
+class Reduced(Unreduced):
+    """A function `(*arrays, *options, reduction, wanted) → (value, gradients by name)` as a loss and its gradient.
+
+    Where every loss hangs on the same arrays as all others, the slopes of one do not stand apart: what each loss counts
+    has to be known before they are computed, and they are added up on the way.
+    """
+
+    _further = ("reduction", "wanted")
+
+    def value(self, *arguments: Any, **reduction: Any) -> Array:
+        """As in `Unreduced`."""
+        refuse_upstream(reduction)
+        value: Array = self._evaluate(arguments, reduction, _NOTHING)[0]
+        return value
+
+    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
+        """As in `Unreduced`."""
+        return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self._wanted(wrt)))[1], wrt)
+
+    def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
+        """As in `Unreduced`."""
+        value, gradients = self._evaluate(arguments, reduction, Wanted(self._wanted(wrt)))
+        return value, self._asked(gradients, wrt)
+
+    def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
+        with _quiet(_first_array(arguments[0])):
+            return self.losses(*arguments, reduction=reduction, wanted=wanted)
+
+
+def _plan(found: Losses, reduction: Mapping[str, Any]) -> Plan:
+    xp = namespace_of(found.values)
+    return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
+
+
+def _spread(closing: Plan, found: Losses, slope: Array, like: Array) -> Array:
+    xp, summed = namespace_of(found.values), found.summed
+    if summed is None:
+        summed = tuple(range(len(found.values.shape), len(slope.shape)))
+    if found.pull is None:
+        return closing.spread(xp, slope, like, summed)
+    return as_dtype(xp, found.pull(closing.spread(xp, slope, slope, summed)), like.dtype)
+
+
+def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
+    """Return the gradient of a slope, which is an array or a nesting of arrays, as its argument is."""
+    if hasattr(slope, "shape"):
+        return close(slope, like)
+    likes = dict(leaves(like))
+    return map_leaves(lambda path, x: close(x, likes[path]), slope)
+
+
+def _first_array(x: Any) -> Any:
+    """Return the first array of a nesting, or what is no array and will be refused."""
+    return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
+
+
+def _quiet(first: Any) -> Any:
+    return quiet(namespace_of(first) or np)  # what is no array, the losses refuse by its name
+
+
+def unreduced(
+    *,
+    wrt: str | tuple[str, ...] | None = None,
+    on_request: tuple[str, ...] = (),
+    kinks: Callable[..., tuple[Any, ...]] | None = None,
+    pairwise: bool = False,
+    **domain: Any,
+) -> Callable[[Callable[..., Losses]], Unreduced]:
+    """Declare what the arguments of a function of unreduced losses may be, arrays first.
+
+    Args:
+        wrt: the argument that the gradient is taken with respect to, or a tuple of arguments, for which the gradient
+            is a dict by name; the first by default.
+        on_request: further arguments that `wrt=` accepts.
+        kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
+        pairwise: whether slopes are computed from all pairs of two sets, none of which PyTorch's graph should keep.
+        **domain: what each argument may be, in their order.
+
+    Example:
+        The sum of squares of each row:
+
+        >>> import numpy as np
+        >>> from mithril_losses.domains import REAL
+        >>> @unreduced(predictions=REAL)
+        ... def _squares(predictions, wanted):
+        ...     return Losses((predictions**2).sum(axis=-1), lambda: {"predictions": 2.0 * predictions})
+        >>> value, gradient = _squares.both(np.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> float(value), gradient.tolist()
+        (15.0, [[1.0, 2.0], [3.0, 4.0]])
+    """
+    return lambda losses: Unreduced(losses, domain, wrt, on_request, kinks, pairwise)
+
+
+def reduced(
+    *,
+    wrt: str | tuple[str, ...] | None = None,
+    on_request: tuple[str, ...] = (),
+    kinks: Callable[..., tuple[Any, ...]] | None = None,
+    pairwise: bool = False,
+    **domain: Any,
+) -> Callable[[Callable[..., tuple[Array, dict[str, Array]]]], Reduced]:
+    """Declare, as `unreduced` does, what the arguments of a function may be that closes its losses by itself."""
+    return lambda losses: Reduced(losses, domain, wrt, on_request, kinks, pairwise)

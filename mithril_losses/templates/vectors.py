@@ -1,0 +1,130 @@
+"""Losses of rows: terms of how far the vectors of a row, features on the last axis, lie from each other.
+
+A loss says which of its arrays are compared and what becomes of the numbers that this gives, as a function
+`(xp, *measures, *labels, *options) → (value, slopes)` with one slope per measure. The measures, and what their slopes
+are to the vectors, stand here: in array notation, and in `backends.fused_row_terms` as a loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array
+from mithril_losses.numerics.stable import bounded, dot, norm_and_unit, unit_and_norm
+from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.unreduced import Losses
+
+
+class Measure(NamedTuple):
+    """How far x and y lie apart, row by row, and what a slope of it (…, 1) is to x and to y."""
+
+    value: Array
+    pull_x: Callable[[Array], Array]
+    pull_y: Callable[[Array], Array]
+
+
+def distance(xp: Any, x: Array, y: Array, p: float = 2.0) -> Measure:
+    """‖x − y‖ₚ."""
+    value, unit = norm_and_unit(xp, x - y, p)
+    return Measure(value, lambda slope: slope * unit, lambda slope: -slope * unit)
+
+
+def cosine_distance(xp: Any, x: Array, y: Array, p: float = 2.0) -> Measure:
+    """1 − cos(x, y) = ½ ‖x/‖x‖ − y/‖y‖‖², which keeps its digits where the two nearly coincide; 1 of a zero vector."""
+    (u, u_norm), (v, v_norm) = unit_and_norm(xp, x), unit_and_norm(xp, y)
+    apart = u - v
+    nothing = (u_norm == 0.0) | (v_norm == 0.0)
+    value = xp.where(nothing, 1.0, 0.5 * xp.expand_dims(dot(xp, apart, apart), axis=-1))
+
+    def along(slope: Array, share: Array, unit: Array, norm: Array) -> Array:
+        # of ±(u − v) what is not along the unit vector: (u − v)·u = 1 − u·v = (v − u)·v
+        slope = xp.where(nothing, 0.0, slope)
+        norm = xp.where(norm == 0.0, math.inf, norm)
+        if xp is not np:
+            return bounded(xp, slope * (apart - share * unit) / norm, unit.dtype)
+        tangent = share * unit
+        np.subtract(apart, tangent, out=tangent)
+        scaled = tangent * (slope / norm)
+        short = np.squeeze(~(norm > _TINY), axis=-1)
+        scaled[short] = bounded(np, slope[short] * tangent[short] / norm[short], unit.dtype)
+        return scaled
+
+    return Measure(
+        xp.squeeze(value, axis=-1),
+        lambda slope: along(slope, value, u, u_norm),
+        lambda slope: along(-slope, -value, v, v_norm),
+    )
+
+
+_TINY = 1e-30  # lengths from which a number divided by one is finite, and one division per row will do
+
+
+@dataclass(frozen=True, eq=False)
+class RowTerms:
+    """The terms of a loss of rows.
+
+    Attributes:
+        terms: `(xp, *measures, *labels, *options) → (value, slopes)`.
+        pairs: the positions of the arrays that each measure compares.
+        measure: `distance` or `cosine_distance`.
+    """
+
+    terms: Callable[..., Any]
+    pairs: tuple[tuple[int, int], ...]
+    measure: Callable[..., Measure] = distance
+
+    def losses(self, xp: Any, vectors: Mapping[str, Array], *others: Any, p: float = 2.0) -> Losses:
+        """Return the loss of each row of vectors that are given by name, and what returns its slopes."""
+        rows = list(vectors.values())
+        measures = [self.measure(xp, rows[i], rows[j], p) for i, j in self.pairs]
+        value, slopes = self.terms(xp, *(measure.value for measure in measures), *others)
+
+        def scaled(factor: float = 1.0) -> dict[str, Array]:
+            found: dict[int, Array] = {}
+            for pair, measure, slope in zip(self.pairs, measures, slopes, strict=True):
+                pulling = xp.expand_dims(slope * factor, axis=-1)
+                for k, pull in zip(pair, (measure.pull_x, measure.pull_y), strict=True):
+                    part = pull(pulling)
+                    found[k] = found[k] + part if k in found else part
+            return {name: found[k] for k, name in enumerate(vectors)}
+
+        return Losses(value, scaled, scaled=scaled)
+
+    def fused(self, vectors: Sequence[Any], labels: Sequence[Any], options: Sequence[Any]) -> FusedRows | None:
+        """Return the loop over rows of NumPy arrays, None where their layout, dtype or options do not fit it."""
+        first = vectors[0]
+        fits = all(x.dtype == first.dtype and x.flags.c_contiguous for x in vectors) and first.shape[-1] > 0
+        if not fits or first.dtype not in (np.float32, np.float64) or not all(x.flags.c_contiguous for x in labels):
+            return None
+        if not all(isinstance(option, (float, bool)) for option in options):
+            return None
+        shape, rows = first.shape[:-1], (-1, first.shape[-1])
+
+        def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
+            from mithril_losses.loops import vectors as fused_row_terms
+
+            return fused_row_terms.run(
+                self.terms,
+                self.pairs,
+                self.measure.__name__,
+                [x.reshape(rows) for x in vectors],
+                [x.reshape(-1) for x in labels],
+                options,
+                by_row(weights, shape),
+                by_row(factor, shape),
+                values=None if values is None else values.reshape(-1),
+                gradients=[x.reshape(rows) for x in gradients],
+                threads=threads,
+            )
+
+        return FusedRows(shape, None, run)
+
+
+def by_row(x: Any, shape: tuple[int, ...]) -> Any:
+    """Return a number as it is, and an array with one entry per row."""
+    return x if not isinstance(x, np.ndarray) or x.size == 1 else np.broadcast_to(x, shape).reshape(-1)

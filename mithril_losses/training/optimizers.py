@@ -1,0 +1,109 @@
+"""Optimizers: how gradients move parameters. Written once, in arithmetic that every array library shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from mithril_losses.backends.namespaces import Array
+
+Parameters = Mapping[str, Array]
+State = dict[str, dict[str, Array]]  # by slot ("velocity", "mean", …), then by parameter
+
+
+class Optimizer(Protocol):
+    """What an optimizer does: it is stateless itself, and hands its state to the caller."""
+
+    def initial_state(self, params: Parameters) -> State:
+        """Return the state before the first step."""
+
+    def update(
+        self, params: Parameters, gradients: Parameters, state: State, step: int
+    ) -> tuple[dict[str, Array], State]:
+        """Return new parameters and the new state; `step` counts from 1. Nothing handed in is written to."""
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Gradient descent with momentum: v ← μ v + g, w ← w − η v.
+
+    Args:
+        learning_rate: η.
+        momentum: μ; 0 is plain gradient descent.
+
+    Example:
+        >>> import numpy as np
+        >>> sgd, w = Sgd(learning_rate=0.1, momentum=0.5), {"w": np.array([1.0])}
+        >>> w, state = sgd.update(w, {"w": np.array([1.0])}, sgd.initial_state(w), step=1)
+        >>> w, state = sgd.update(w, {"w": np.array([1.0])}, state, step=2)
+        >>> w["w"].round(6), state["velocity"]["w"]
+        (array([0.75]), array([1.5]))
+    """
+
+    learning_rate: float
+    momentum: float = 0.0
+
+    def initial_state(self, params: Parameters) -> State:
+        """Return velocities of zero."""
+        return {"velocity": _zeros(params)}
+
+    def update(
+        self, params: Parameters, gradients: Parameters, state: State, step: int
+    ) -> tuple[dict[str, Array], State]:
+        """Return the parameters after one step, and the velocities."""
+        velocity = {name: self.momentum * v + gradients[name] for name, v in state["velocity"].items()}
+        return {name: w - self.learning_rate * velocity[name] for name, w in params.items()}, {"velocity": velocity}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam: w ← w − η m̂ / (√ŝ + ε), with m ← β₁ m + (1 − β₁) g, s ← β₂ s + (1 − β₂) g².
+
+    m̂ = m / (1 − β₁ᵗ) and ŝ = s / (1 − β₂ᵗ) undo the bias towards the zeros that the means start from.
+
+    Args:
+        learning_rate: η.
+        beta1: β₁, the decay of the mean.
+        beta2: β₂, the decay of the mean square.
+        epsilon: ε.
+
+    Example:
+        The first step moves each parameter by η against the sign of its gradient.
+
+        >>> import numpy as np
+        >>> adam, w = Adam(learning_rate=0.1), {"w": np.array([1.0, 1.0])}
+        >>> w, state = adam.update(w, {"w": np.array([30.0, -0.2])}, adam.initial_state(w), step=1)
+        >>> w["w"].round(6)
+        array([0.9, 1.1])
+
+    Source:
+        D. P. Kingma and J. Ba, Adam: A Method for Stochastic Optimization, 2015. https://arxiv.org/abs/1412.6980
+    """
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def initial_state(self, params: Parameters) -> State:
+        """Return means of zero."""
+        return {"mean": _zeros(params), "square": _zeros(params)}
+
+    def update(
+        self, params: Parameters, gradients: Parameters, state: State, step: int
+    ) -> tuple[dict[str, Array], State]:
+        """Return the parameters after one step, and the two running means."""
+        moved, mean, square = {}, {}, {}
+        for name, w in params.items():
+            gradient = gradients[name]
+            mean[name] = self.beta1 * state["mean"][name] + (1.0 - self.beta1) * gradient
+            square[name] = self.beta2 * state["square"][name] + (1.0 - self.beta2) * gradient * gradient
+            unbiased_mean = mean[name] / (1.0 - self.beta1**step)
+            unbiased_square = square[name] / (1.0 - self.beta2**step)
+            moved[name] = w - self.learning_rate * unbiased_mean / (unbiased_square**0.5 + self.epsilon)
+        return moved, {"mean": mean, "square": square}
+
+
+def _zeros(params: Parameters) -> dict[str, Array]:
+    return {name: 0.0 * w for name, w in params.items()}
