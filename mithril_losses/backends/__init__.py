@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mithril_losses.backends.base import Backend, BackendNotInstalledError
+from mithril_losses.backends.base import Backend
+from mithril_losses.backends.conversion import BackendNotInstalledError
 from mithril_losses.backends.numpy import NumpyBackend
 
 if TYPE_CHECKING:

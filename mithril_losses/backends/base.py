@@ -10,20 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, is_dtype, library_name, namespace_of
+from mithril_losses.backends.conversion import host_array, jax_array, library_of, torch_tensor
+from mithril_losses.backends.namespaces import Array, is_dtype
 
 _OTHER_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64")
-
-
-class BackendNotInstalledError(ImportError):
-    """The library of a backend is not installed."""
-
-    def __init__(self, library: str) -> None:
-        super().__init__(
-            f"the {library} backend needs {library}, which is not installed. Install it with\n"
-            f"    pip install 'mithril-losses[{library}]'",
-            name=library,
-        )
 
 
 class Backend(ABC):
@@ -165,8 +155,6 @@ class Backend(ABC):
         Raises:
             BackendNotInstalledError: JAX is not installed.
         """
-        from mithril_losses.backends.jax import jax_array
-
         return jax_array(x)
 
     def to_torch(self, x: Array) -> Array:
@@ -175,8 +163,6 @@ class Backend(ABC):
         Raises:
             BackendNotInstalledError: PyTorch is not installed.
         """
-        from mithril_losses.backends.torch import torch_tensor
-
         return torch_tensor(x)
 
     def from_numpy(self, x: Array) -> Array:
@@ -251,17 +237,6 @@ class Backend(ABC):
         return {"dtype": dtype, "device": self.device}
 
 
-def host_array(data: Any) -> Any:
-    """Return `data`, an array of any library or nested lists, as a NumPy array, which may share its memory."""
-    if library_of(data) == "torch":
-        data = data.detach().cpu()
-        data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()
-    x = np.asarray(data)
-    if not x.dtype.isnative:
-        x = x.astype(x.dtype.newbyteorder("="))
-    return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
-
-
 def one_number(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` with a check that what it returns is one number."""
 
@@ -273,12 +248,6 @@ def one_number(function: Callable[..., Any]) -> Callable[..., Any]:
         return value
 
     return checked
-
-
-def library_of(x: Any) -> str | None:
-    """Return the name of the library that `x` is an array of, or None where it is no array."""
-    xp = namespace_of(x)
-    return None if xp is None else library_name(xp)
 
 
 def _of_library(x: Any, library: str) -> Any:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from mithril_losses.backends.base import Backend, BackendNotInstalledError, host_array, library_of, one_number
+from mithril_losses.backends.base import Backend, one_number
+from mithril_losses.backends.conversion import BackendNotInstalledError, jax_array
 from mithril_losses.backends.namespaces import Array
 
 try:
     import jax
-    import jax.numpy as jnp
 
     from mithril_losses.backends.namespaces import jax as xp
 except ModuleNotFoundError as error:
@@ -66,28 +63,3 @@ class JaxBackend(Backend):
                 continue
             found |= {kind: devices[0]} | {f"{kind}:{i}": device for i, device in enumerate(devices)}
         return found
-
-
-def jax_array(data: Any) -> Any:
-    """Return `data`, an array of any library or nested lists, as a JAX array that shares nothing with it."""
-    if isinstance(data, jax.Array):
-        return data
-    if library_of(data) != "torch":
-        data = np.array(host_array(data))
-        _require_room(data)
-        return jnp.asarray(data)
-    # JAX may keep the memory it is handed, and copies late when it copies: it gets a clone that nobody else has.
-    data = data.detach().clone()
-    _require_room(data)
-    reachable = data.device.type == "cpu" or jax.default_backend() != "cpu"
-    return jax.dlpack.from_dlpack(data if reachable else data.cpu())
-
-
-def _require_room(x: Any) -> None:
-    """Raise a ValueError for integers that JAX, computing in 32 bits, would wrap round."""
-    kind = str(x.dtype).removeprefix("torch.")
-    if kind in ("int64", "uint64") and math.prod(x.shape) and not jax.config.jax_enable_x64:
-        limits = np.iinfo(kind.replace("64", "32"))
-        for extreme in (int(x.min()), int(x.max())):
-            if not limits.min <= extreme <= limits.max:
-                raise ValueError(f'{extreme} needs 64 bits: JaxBackend(dtype="float64") switches on jax_enable_x64')

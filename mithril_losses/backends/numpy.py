@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mithril_losses.backends.base import Backend, host_array, one_number
+from mithril_losses.backends.base import Backend, one_number
+from mithril_losses.backends.conversion import host_array
 from mithril_losses.backends.namespaces import Array
 
 

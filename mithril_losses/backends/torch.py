@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from mithril_losses.backends.base import Backend, BackendNotInstalledError, host_array, library_of, one_number
+from mithril_losses.backends.base import Backend, one_number
+from mithril_losses.backends.conversion import BackendNotInstalledError, torch_tensor
 from mithril_losses.backends.namespaces import Array
 
 try:
@@ -85,13 +84,3 @@ class TorchBackend(Backend):
 
     def _default_device(self) -> Any:
         return torch.get_default_device()
-
-
-def torch_tensor(data: Any) -> Any:
-    """Return `data`, an array of any library or nested lists, as a tensor that shares nothing with it."""
-    library = library_of(data)
-    if library == "torch":
-        return data.detach().clone()
-    if library == "jax" and (torch.cuda.is_available() or next(iter(data.devices())).platform == "cpu"):
-        return torch.from_dlpack(data).clone()
-    return torch.from_numpy(np.array(host_array(data)))

@@ -21,6 +21,7 @@ from mithril_losses.benchmarks.page import markdown
 from mithril_losses.benchmarks.plan import Plan
 from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import tables
+from mithril_losses.cli.console import new_console
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.training.config import UserError, printable, require_writable, user_error
 
@@ -51,8 +52,6 @@ def bench(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be measured")] = False,
 ) -> None:
     """Time values and gradients against what other libraries offer, and measure their memory."""
-    from mithril_losses.cli.commands import new_console
-
     plan = _plan(losses, sizes, candidates, threads, seconds, device, huge_pages)
     console = new_console()
     if dry_run:

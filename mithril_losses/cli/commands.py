@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.cli.bench import bench
+from mithril_losses.cli.console import new_console
 from mithril_losses.numerics.reduction import REDUCTIONS
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.training.config import UserError, printable, read_config, require_writable, user_error
@@ -62,12 +63,6 @@ app = typer.Typer(
 )
 
 Backend = Annotated[str | None, typer.Option("--backend", help="numpy, jax or torch", show_default=False)]
-
-
-def new_console() -> Console:
-    """Return a console for stdout: as wide as the terminal, or as wide as it takes where stdout is no terminal."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000)
 
 
 def _print_version(wanted: bool) -> None:

@@ -8,16 +8,14 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, placement, require_library
-from mithril_losses.backends.threads import share as share_out
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, quiet, require_same_shape
 from mithril_losses.templates.images import image_axes, require_images, require_maps
 from mithril_losses.templates.loop import FusedRows
-from mithril_losses.templates.stencil import apply_stencil, cut, differences, over_planes, stencil_rows
+from mithril_losses.templates.stencil import apply_stencil, cut, differences, each_plane, over_planes, stencil_rows
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
 __all__ = [
@@ -375,7 +373,7 @@ def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRow
                 count = float(at.luminance.size * per_image)
                 np.multiply(comparison.pull(np, at, *(by / count for by in at.slopes)), scales[i], out=out[i])
 
-        share_out(len(planes), work, threads if x.size >= limits.current.shared_bands else 1)
+        each_plane(work, planes, threads)
         return losses
 
     batch = tuple(x.shape[:-3])

@@ -8,12 +8,11 @@ imported when the adapter is first named, never before.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mithril_losses.models._adapter import CompiledModel
 from mithril_losses.models.callables import CallableModel
-from mithril_losses.models.portable import compile_model
+from mithril_losses.models.portable import ADAPTERS, adapter, compile_model
 
 if TYPE_CHECKING:
     from mithril_losses.models.jax import ExportedJaxModel, JaxModel
@@ -30,25 +29,11 @@ __all__ = [
     "compile_model",
 ]
 
-_LAZY = {  # adapter: (its module here, the extra that installs its library)
-    "ExportedJaxModel": ("jax", "jax"),
-    "JaxModel": ("jax", "jax"),
-    "NumpyModel": ("numpy", "cli"),
-    "TorchModel": ("torch", "torch"),
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in ADAPTERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, extra = _LAZY[name]
-    try:
-        return getattr(import_module(f"{__name__}.{module}"), name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} needs {error.name}, which is not installed: pip install 'mithril-losses[{extra}]'",
-            name=error.name,
-        ) from error
+    return adapter(name)
 
 
 def __dir__() -> list[str]:

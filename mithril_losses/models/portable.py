@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from mithril_losses.backends.namespaces import Array
@@ -28,18 +29,40 @@ def compile_model(function: Callable[[Any, Any, Any], Mapping[str, Array]], back
         >>> print(model.evaluate({"w": np.array(0.0)}, {"x": np.array([1.0, 3.0])})["y"])
         [0. 0.]
     """
-    from mithril_losses import models  # whose adapters are imported when they are named
-
     if backend == "numpy":
-        adapter: Any = models.NumpyModel  # names the extra to install where autograd is missing
+        model = adapter("NumpyModel")  # names the extra to install where autograd is missing
         import autograd.numpy as namespace
     elif backend == "jax":
-        adapter = models.JaxModel
+        model = adapter("JaxModel")
         import jax.numpy as namespace
     elif backend == "torch":
-        adapter = models.TorchModel
+        model = adapter("TorchModel")
         from mithril_losses.backends.namespaces import torch as namespace
     else:
         raise ValueError(f"models are compiled for numpy, jax and torch, not for {backend!r}")
-    compiled: ModelAdapter = adapter(lambda params, data: function(namespace, params, data))
+    compiled: ModelAdapter = model(lambda params, data: function(namespace, params, data))
     return compiled
+
+
+ADAPTERS = {  # adapter: (its module, the extra that installs its library)
+    "ExportedJaxModel": ("jax", "jax"),
+    "JaxModel": ("jax", "jax"),
+    "NumpyModel": ("numpy", "cli"),
+    "TorchModel": ("torch", "torch"),
+}
+
+
+def adapter(name: str) -> Any:
+    """Return the adapter of this name, and import its library now.
+
+    Raises:
+        ModuleNotFoundError: the library is not installed.
+    """
+    module, extra = ADAPTERS[name]
+    try:
+        return getattr(import_module(f"mithril_losses.models.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} needs {error.name}, which is not installed: pip install 'mithril-losses[{extra}]'",
+            name=error.name,
+        ) from error

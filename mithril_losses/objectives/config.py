@@ -19,9 +19,8 @@ from mithril_losses.catalogue import find_loss
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.objectives import schedules
 from mithril_losses.objectives.composition import CompositeLoss, ScheduledLoss, WeightedLoss
-from mithril_losses.objectives.objective import Objective
 from mithril_losses.objectives.schedules import Schedule
-from mithril_losses.objectives.terms import Loss, Regularizer, Term, check_option
+from mithril_losses.objectives.terms import Loss, Regularizer, Term, check_option, require_distinct_names
 
 # --- what every table of a configuration file has in common -------------------------------------------------------
 
@@ -257,15 +256,12 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _check_names(self) -> ObjectiveConfig:
-        self.build()
+        require_distinct_names([part for parts in self.build() for part in parts])
         return self
 
-    def build(self) -> Objective:
-        """Return the objective."""
-        return Objective(
-            terms=[term.build() for term in self.terms],
-            regularizers=[regularizer.build() for regularizer in self.regularizers],
-        )
+    def build(self) -> tuple[list[Term], list[Regularizer]]:
+        """Return what the objective is made of."""
+        return [term.build() for term in self.terms], [regularizer.build() for regularizer in self.regularizers]
 
 
 def read_objective(config: Mapping[str, Any]) -> ObjectiveConfig:

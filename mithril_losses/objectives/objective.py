@@ -6,14 +6,13 @@ import functools
 import math
 import operator
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.trees import add
-from mithril_losses.objectives.terms import Regularizer, Term, weight_at
+from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_names, weight_at
 
 
 class ObjectiveResult(NamedTuple):
@@ -70,10 +69,7 @@ class Objective:
     def __post_init__(self) -> None:
         if not self.terms:
             raise ValueError("an objective needs at least one term")
-        names = Counter(part.name for part in self._parts)
-        repeated = [name for name, count in names.items() if count > 1]
-        if repeated:
-            raise ValueError(f"names of terms and regularizers must differ, but {repeated[0]!r} is taken twice")
+        require_distinct_names(self._parts)
 
     @property
     def _parts(self) -> list[Term | Regularizer]:
@@ -145,8 +141,7 @@ class Objective:
             >>> Objective.from_config({"terms": [term]}).terms[0].weight
             0.5
         """
-        objective: Objective = _config().read_objective(config).build()
-        return objective
+        return cls(*_config().read_objective(config).build())
 
     @classmethod
     def from_toml(cls, source: str | os.PathLike[str]) -> Objective:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -266,6 +267,13 @@ def weighted(pair: Pair, both: Callable[..., tuple[Any, Any]]) -> Callable[..., 
         return value, map_leaves(lambda path, array: weight * array, gradient)
 
     return through_upstream if pair.takes_upstream else by_multiplication
+
+
+def require_distinct_names(parts: Sequence[Term | Regularizer]) -> None:
+    """Raise a ValueError if a name is taken twice."""
+    for name, count in Counter(part.name for part in parts).items():
+        if count > 1:
+            raise ValueError(f"names of terms and regularizers must differ, but {name!r} is taken twice")
 
 
 def weight_at(name: str, weight: Any, step: Any) -> Any:

@@ -149,3 +149,8 @@ def _compiled_band(terms: Terms, planes: Any, start: int, stop: int, scales: Any
     rows = (*planes.shape[:2], width * step)
     fused_stencil.run(terms, planes.reshape(rows), step, start, stop, scales, gradient.reshape(rows), sums)
     return sums
+
+
+def each_plane(work: Callable[[int], None], planes: Any, threads: int) -> None:
+    """Call `work` for the position of each plane, in several threads where the planes are large."""
+    share(len(planes), work, threads if planes.size >= limits.current.shared_bands else 1)

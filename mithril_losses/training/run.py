@@ -18,7 +18,7 @@ from mithril_losses.backends import get_backend
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.domains import ClassTargets
 from mithril_losses.models import compile_model
-from mithril_losses.objectives import Term
+from mithril_losses.objectives import Objective, Term
 from mithril_losses.training.checkpoints import Checkpoint, fingerprint, join, load_checkpoint, split
 from mithril_losses.training.config import TrainingConfig, UserError, user_error
 from mithril_losses.training.data import DIGITS, DIGITS_SHAPE, PARAMETERS, batches, generator, load_dataset
@@ -131,7 +131,7 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
-        self.objective = config.objective.build()
+        self.objective = Objective(*config.objective.build())
         self.optimizer = config.optimizer.build()
         with user_error("backend"):
             self.backend = get_backend(config.backend, dtype=config.dtype)

@@ -3,9 +3,12 @@
 It needs mpmath, of the extra `proof`.
 """
 
+from mithril_losses.checking.exact import arrays, linalg
 from mithril_losses.checking.exact.arrays import ExactArray, exact, rate
 from mithril_losses.checking.exact.check import LIMITS, ExactCheck, Limit, check_catalogue_exactly, check_exact
 from mithril_losses.checking.exact.points import Point, points
+
+arrays.linalg = linalg
 
 __all__ = [
     "LIMITS",

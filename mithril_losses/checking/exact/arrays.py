@@ -906,4 +906,4 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None,
     return asarray(np.arange(start, step=step) if stop is None else np.arange(start, stop, step), dtype=dtype)
 
 
-from mithril_losses.checking.exact import linalg as linalg  # noqa: E402  (it is made of what stands above)
+linalg: Any  # of the namespace that this module is: made of what stands above, and put here by the package

@@ -10,7 +10,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import jax as jnp
 from mithril_losses.templates.points import Points, framed, map_batch, measure_distances, scan_rows
-from mithril_losses.templates.transport import (
+from mithril_losses.templates.transport.solver import (
     Minima,
     Settings,
     Solution,

@@ -7,7 +7,7 @@ import torch
 
 from mithril_losses.backends.namespaces import torch as xp
 from mithril_losses.templates.points import is_transformed
-from mithril_losses.templates.transport import (
+from mithril_losses.templates.transport.solver import (
     Settings,
     Solution,
     assignment_on_host,

@@ -1,0 +1,11 @@
+"""Where commands print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def new_console() -> Console:
+    """Return a console for stdout: as wide as the terminal, or as wide as it takes where stdout is no terminal."""
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)
