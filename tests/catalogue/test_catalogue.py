@@ -75,7 +75,7 @@ class OwnPairs(unittest.TestCase):
         self.assertEqual(pair.wrt, ("predictions",))
         self.assertEqual((pair.array_arguments, pair.options), (("predictions", "targets"), ("scale",)))
         self.assertEqual((pair.formula, pair.gradient_formula), ("scale · Σ e².", "2 scale · e."))
-        self.assertEqual(pair.family, "test_pairs")
+        self.assertEqual(pair.family, "test_catalogue")
         self.assertFalse(pair.takes_reduction)
         # e = (0.5, -3, -2.5): Σ e² = 15.5
         value, gradient = value_and_gradient(scaled_error)(X, Y, scale=10.0)

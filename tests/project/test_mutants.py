@@ -39,7 +39,7 @@ def test_tests_import_the_copy(workshop: Workshop) -> None:
 
 
 def test_mistakes_are_noticed(workshop: Workshop) -> None:
-    mistakes = ["huber_loss: gradient wrt predictions × 1.001", "_reduction.py: the mean is doubled"]
+    mistakes = ["huber_loss: gradient wrt predictions × 1.001", "numerics/reduction.py: the mean is doubled"]
     mutants = {mutant.description: mutant for mutant in all_mutants()}
     outcomes = confirmed([workshop.kill(mutants[mistake]) for mistake in mistakes], workshop)
     assert [outcome.mutant.description for outcome in outcomes if outcome.killer] == mistakes

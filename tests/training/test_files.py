@@ -24,9 +24,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from commandline import CommandLineTestCase
 from parameterized import parameterized
 from rich.console import Console
-from test_cli import CommandLineTestCase
 
 from mithril_losses.backends import get_backend
 from mithril_losses.backends.toml import DEEPEST, LARGEST_FILE, parse_toml
