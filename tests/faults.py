@@ -75,7 +75,8 @@ def run(each: Fault, seconds: float, seed: int, silence: float = SILENCE) -> Out
     """Try a fault in a process of its own until the time is up."""
     outcome, start = Outcome(each), time.monotonic()
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile() as errors:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), CACHE: cache}
+        folders = [str(folder) for folder in (HERE.parent, HERE, HERE / "execution")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), CACHE: cache}
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         environment.pop(THREADS, None)
         code = f"import faults; faults.run_here({each.place!r}, {seconds!r}, {seed!r})"

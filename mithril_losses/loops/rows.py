@@ -1,7 +1,7 @@
 """Rows of softmax cross-entropy in one loop over cache-sized groups of rows, compiled by numba.
 
 For each row, ℓ = Σ_c q_c (log S − (z_c − m)) and ∂ℓ/∂z_c = Q e^(z_c − m) / S − q_c, with m = max z, S = Σ e^(z − m)
-and Q = Σ q. The target mass q_c is w_c ((1 − a) y_c + a / C), y given by an index or by probabilities.
+and Q = Σ q, as in `templates.rows`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.threads import share
+from mithril_losses.backends.threads import share as share_out
 from mithril_losses.loops.compiling import CompiledOnce, types_of
 from mithril_losses.loops.elements import CHUNK
 
@@ -20,59 +20,57 @@ _SHARED_FROM = 1 << 17
 
 def run(
     scores: np.ndarray[Any, Any],
-    targets: np.ndarray[Any, Any],
-    class_weights: np.ndarray[Any, Any] | None,
-    smoothing: float,
-    ignore_index: int | None,
+    shares: tuple[np.ndarray[Any, Any], Any, float, np.ndarray[Any, Any] | None],
     weights: np.ndarray[Any, Any] | None,
     factor: Any,
     *,
     values: np.ndarray[Any, Any] | None,
     gradient: np.ndarray[Any, Any],
     threads: int,
-) -> tuple[float, bool]:
-    """Fill `gradient` with slope · weight · factor, and return Σ weight · ℓ and whether all labels were legal.
+) -> float:
+    """Fill `gradient` with slope · weight · factor, and return Σ weight · ℓ.
 
     Args:
         scores: z, rows × classes, C-contiguous.
-        targets: one index per row, or probabilities of the shape of `scores`.
-        class_weights: w, one per class; 1 by default.
-        smoothing: a.
-        ignore_index: rows with this index are 0.
-        weights: one per row; 1 by default.
+        shares: q, in four parts. Either one index of a class per row; what q has there alone, a number or one per row;
+            what it has of every class; and w, one per class, by which the latter is multiplied. Or probabilities t of
+            the shape of `scores`; what t is multiplied by; what is added for every class; and w, by which the sum is
+            multiplied. None for w is 1.
+        weights: one per row; 1 by default. Rows of weight 0 may hold anything.
         factor: a number, or one per row.
         values: where to write weight · ℓ, if at all.
         gradient: where to write the gradient, like `scores`.
         threads: how many threads share the work.
     """
+    targets, own, share, each = shares
     rows, classes = scores.shape
     dtype = scores.dtype
     per_chunk = max(1, CHUNK // classes)
     chunks = -(-rows // per_chunk)
     group = max(1, _GROUP_ELEMENTS // (per_chunk * classes))
-    partials, illegal = np.zeros(chunks), np.zeros(chunks, dtype=np.int64)
-    uniform = class_weights is None
-    w = np.ones(classes, dtype) if class_weights is None else np.ascontiguousarray(class_weights, dtype)
+    partials = np.zeros(chunks)
+    w = np.ones(classes, dtype) if each is None else np.ascontiguousarray(each, dtype)
     one_factor, factors = number_or_rows(factor, rows, dtype)
+    one_own, owns = number_or_rows(own, rows, dtype)
     _, by_row = number_or_rows(weights, rows, dtype)
     if weights is not None and not by_row.size:
         by_row = np.full(rows, weights, dtype)
     kept = np.zeros(0, dtype) if values is None else values
-    ignored = () if targets.ndim > 1 else (ignore_index is not None, np.int64(ignore_index or 0))
-    fixed = (scores, targets, w, uniform, dtype.type(smoothing), *ignored, by_row, factors, one_factor, kept, gradient)
+    q = (one_own, *((owns,) if targets.ndim == 1 else ()), dtype.type(share), w, each is None)
+    fixed = (scores, targets, *q, by_row, factors, one_factor, kept, gradient, partials)
     function = _kernels(
         run,
         (dtype.name,),
-        types_of(scores, targets, w, by_row, factors),
-        lambda function: function(0, 0, per_chunk, *fixed, partials, illegal),
+        types_of(scores, targets, owns, w, by_row, factors),
+        lambda function: function(0, 0, per_chunk, *fixed),
         entry="by_index" if targets.ndim == 1 else "by_probability",
     )
-    share(
+    share_out(
         -(-chunks // group),
-        lambda g: function(g * group, min((g + 1) * group, chunks), per_chunk, *fixed, partials, illegal),
+        lambda g: function(g * group, min((g + 1) * group, chunks), per_chunk, *fixed),
         threads if scores.size >= _SHARED_FROM else 1,
     )
-    return float(partials.sum()), not illegal.any()
+    return float(partials.sum())
 
 
 def number_or_rows(x: Any, rows: int, dtype: Any) -> tuple[Any, np.ndarray[Any, Any]]:
@@ -205,14 +203,12 @@ def scale(g, by, uniform, w, base):
 
 @kept
 @njit(**OPTIONS)
-def by_index(first, last, per_chunk, z, labels, w, uniform, a, ignores, ignored, weights, factors, factor, values,
-             gradient, partials, illegal):
+def by_index(first, last, per_chunk, z, labels, own, owns, share, w, uniform, weights, factors, factor, values,
+             gradient, partials):
     rows, classes = z.shape
-    share = a / T(classes)
     W = T(total_of_many(w))
     room = np.empty((6, per_chunk), T)
-    maxima, totals, logs, by, base, own = room[0], room[1], room[2], room[3], room[4], room[5]
-    counts = np.empty(per_chunk, np.bool_)
+    maxima, totals, logs, by, base, taken = room[0], room[1], room[2], room[3], room[4], room[5]
     for chunk in range(first, last):
         start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
         g = gradient[start:stop]
@@ -221,16 +217,12 @@ def by_index(first, last, per_chunk, z, labels, w, uniform, a, ignores, ignored,
         for r in range(start, stop):
             i, y = r - start, labels[r]
             omega = weights[r] if weights.size else T(1)
-            ignore = ignores and y == ignored
-            legal = 0 <= y < classes
-            illegal[chunk] += not (ignore or legal)
-            counts[i] = omega != T(0) and legal and not ignore
-            value = by[i] = base[i] = T(0)
-            if counts[i]:
-                q = (T(1) - a) * w[y]
+            value = by[i] = base[i] = taken[i] = T(0)
+            if omega != T(0):
+                q = owns[r] if owns.size else own
                 if q != T(0):
                     value = q * minus_log_p(z[r, y], maxima[i], logs[i])
-                if a != T(0):
+                if share != T(0):
                     smoothed = 0.0
                     for c in range(0, classes, STRIP):
                         part = slice(c, c + STRIP)
@@ -238,49 +230,48 @@ def by_index(first, last, per_chunk, z, labels, w, uniform, a, ignores, ignored,
                     value += T(smoothed)
                 value *= omega
                 f = (factors[r] if factors.size else factor) * omega
-                by[i], base[i], own[i] = f * (q + share * W) / totals[i], f * share, f * q
+                by[i], base[i], taken[i] = f * (q + share * W) / totals[i], f * share, f * q
             total += value
             if values.size:
                 values[r] = value
         partials[chunk] = total
         scale(g, by, uniform, w, base)
-        for i in range(stop - start):
-            if counts[i]:
-                g[i, labels[start + i]] -= own[i]
+        for r in range(start, stop):
+            if weights.size and weights[r] == T(0):
+                g[r - start, :] = T(0)
             else:
-                g[i, :] = T(0)
+                g[r - start, labels[r]] -= taken[r - start]
 
 
 @njit(**OPTIONS)
-def mass_of(t, w, a, share):
+def mass_of(t, w, own, share):
     total = T(0)
     for c in range(t.size):
-        total += w[c] * ((T(1) - a) * T(t[c]) + share)
+        total += w[c] * (own * T(t[c]) + share)
     return total
 
 
 @njit(**OPTIONS)
-def cross_total(t, w, a, share, z, m, log_total):
+def cross_total(t, w, own, share, z, m, log_total):
     """-Σ q log p with 0 times infinity = 0."""
     total = T(0)
     for c in range(t.size):
-        q = w[c] * ((T(1) - a) * T(t[c]) + share)
+        q = w[c] * (own * T(t[c]) + share)
         total += T(0) if q == T(0) else q * minus_log_p(z[c], m, log_total)
     return total
 
 
 @njit(**OPTIONS)
-def subtract(g, by, f, t, w, a, share):
+def subtract(g, by, f, t, w, own, share):
     for c in range(g.size):
-        g[c] = g[c] * by - f * (w[c] * ((T(1) - a) * T(t[c]) + share))
+        g[c] = g[c] * by - f * (w[c] * (own * T(t[c]) + share))
 
 
 @kept
 @njit(**OPTIONS)
-def by_probability(first, last, per_chunk, z, t, w, uniform, a, weights, factors, factor, values, gradient, partials,
-                   illegal):
+def by_probability(first, last, per_chunk, z, t, own, share, w, uniform, weights, factors, factor, values, gradient,
+                   partials):
     rows, classes = z.shape
-    share = a / T(classes)
     room = np.empty((3, per_chunk), T)
     maxima, totals, logs = room[0], room[1], room[2]
     for chunk in range(first, last):
@@ -299,13 +290,13 @@ def by_probability(first, last, per_chunk, z, t, w, uniform, a, weights, factors
             crossed, mass = 0.0, 0.0
             for c in range(0, classes, STRIP):
                 part = slice(c, c + STRIP)
-                crossed += cross_total(t[r, part], w[part], a, share, z[r, part], maxima[i], logs[i])
-                mass += mass_of(t[r, part], w[part], a, share)
+                crossed += cross_total(t[r, part], w[part], own, share, z[r, part], maxima[i], logs[i])
+                mass += mass_of(t[r, part], w[part], own, share)
             value = T(crossed) * omega
             f *= omega
             total += value
             if values.size:
                 values[r] = value
-            subtract(gradient[r], f * T(mass) / totals[i], f, t[r], w, a, share)
+            subtract(gradient[r], f * T(mass) / totals[i], f, t[r], w, own, share)
         partials[chunk] = total
 '''

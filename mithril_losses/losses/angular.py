@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Unpack
 from mithril_losses.backends.namespaces import Array, array_namespace
 from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import POSITIVE, REAL, ClassIndices, Interval, PerClass
-from mithril_losses.losses.classification import _labels
 from mithril_losses.losses.contrastive import Results, _problem
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, require_one_number, widest_dtype
+from mithril_losses.templates.classes import read_labels
 from mithril_losses.templates.pairs import Rows, row_losses, softmax_apart
 from mithril_losses.templates.points import add_at, take
 from mithril_losses.templates.unreduced import Wanted, reduced
@@ -89,7 +89,7 @@ def _door(embeddings: Array, weight: Array, targets: Array) -> Any:
 
 def _check_values(embeddings: Array, weight: Array, targets: Array, **_: Any) -> None:
     """Raise for labels that a trace would not see."""
-    _labels(_door(embeddings, weight, targets), targets, weight.shape[0], None)
+    read_labels(_door(embeddings, weight, targets), targets, weight.shape[0], None)
 
 
 def _angular(
@@ -111,7 +111,7 @@ def _angular(
     )
     margin = require_one_number(own, "margin", margin, dtype)
     scale = require_one_number(own, "scale", POSITIVE.check("scale", scale), dtype)
-    labels, _, illegal = _labels(own, targets, classes, None)
+    labels, _, illegal = read_labels(own, targets, classes, None)
     labels = as_dtype(own, own.minimum(own.maximum(labels, 0), classes - 1), own.arange(1).dtype)
     count = math.prod(shape)
     given = {"embeddings": own.reshape(embeddings, (count, weight.shape[1])), "weight": weight}

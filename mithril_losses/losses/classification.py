@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
-import numpy as np
-
-from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, namespace_of, placement
-from mithril_losses.catalogue import given, gradient_of, value_and_gradient_of
+from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
     CLIP_WIDTH,
@@ -21,12 +19,11 @@ from mithril_losses.domains import (
     Distributions,
     Interval,
 )
-from mithril_losses.numerics.reduction import GradientReduction, Reduction, collect, plan, spread
-from mithril_losses.numerics.stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
-from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.templates.classes import classes_of
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.loop import FusedRows
-from mithril_losses.templates.vectors import by_row
+from mithril_losses.templates.rows import softmax_loop, softmax_losses
+from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
 __all__ = [
     "binary_cross_entropy",
@@ -50,150 +47,26 @@ __all__ = [
 # --- cross-entropy ----------------------------------------------------------------------------------------------
 
 
-class _Targets(NamedTuple):
-    """The checked arguments of a cross-entropy; targets are either `labels` or `probabilities`.
-
-    `weights` has a shape that broadcasts along the class axis. `kept` are the rows that are not ignored (None: all).
-    `illegal` are rows whose label lies outside the classes, where that could not be seen (None: it could, and none is).
-    """
-
-    xp: Any
-    predictions: Array
-    axis: int
-    classes: int
-    weights: Array | None
-    smoothing: Any
-    labels: Array | None = None
-    probabilities: Array | None = None
-    kept: Array | None = None
-    illegal: Array | None = None
-
-
-def _targets(
-    predictions: Array,
-    targets: Array,
-    class_axis: int,
-    class_weights: Array | Sequence[float] | None,
-    label_smoothing: float,
-    ignore_index: int | None,
-) -> _Targets:
-    xp = array_namespace(predictions=predictions, targets=targets)
-    scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype))
-    shape = tuple(scores.shape)
-    axis = normalize_axis("class_axis", class_axis, len(shape))
-    if shape[axis] == 0:
-        raise ValueError(f"class_axis {class_axis} of predictions of shape {shape} holds no class")
-    smoothing = FRACTION.check("label_smoothing", label_smoothing)
-    weights = _class_weights(xp, class_weights, shape[axis], len(shape) - axis, scores)
-    if tuple(targets.shape) == shape:
-        if ignore_index is not None:
-            raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
-        probabilities = as_dtype(xp, targets, scores.dtype, "targets")
-        return _Targets(xp, scores, axis, shape[axis], weights, smoothing, probabilities=probabilities)
-    if tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
-        labels, kept, illegal = _labels(xp, targets, shape[axis], ignore_index)
-        return _Targets(xp, scores, axis, shape[axis], weights, smoothing, labels=labels, kept=kept, illegal=illegal)
-    raise ValueError(
-        f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
-        f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"
-    )
-
-
-_UNSIGNED = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}  # a negative label is a large number there
-
-
-def _labels(xp: Any, labels: Array, classes: int, ignore_index: int | None) -> tuple[Array, Array | None, Array | None]:
-    """Return the labels, which rows are kept, and which labels are illegal where that cannot be seen."""
-    if ignore_index is None and labels.dtype in (xp.int64, xp.int32):  # the usual case, at a third of the cost
-        seen = host_values(labels)
-        if seen is not None and np.maximum.reduce(seen.view(_UNSIGNED[seen.dtype]), axis=None, initial=0) < classes:
-            return labels, None, None
-    if not is_dtype(xp, labels.dtype, "integral"):
-        raise TypeError(f"class indices must be integers, got {labels.dtype}")
-    if type(labels).__name__ == "DTensor":
-        raise TypeError(
-            "class indices cannot be a DTensor: hand over the local parts, `predictions.to_local()` and "
-            "`targets.to_local()`, with the normalizer of the whole batch; or class probabilities"
-        )
-    seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
-    kept, limits = None, xp.iinfo(labels.dtype)
-    if ignore_index is not None and limits.min <= require_integer("ignore_index", ignore_index) <= limits.max:
-        kept = labels != xp.asarray(ignore_index, dtype=labels.dtype, **placement(labels))
-    # to a type that holds every class and that every library compares
-    if limits.bits < 32:
-        labels = xp.astype(labels, xp.int32)
-    elif not is_dtype(xp, labels.dtype, "signed integer"):
-        labels = xp.astype(labels, xp.arange(1).dtype)
-    if seen is None:
-        illegal = (labels < 0) | (labels >= classes)
-        return labels, kept, illegal if kept is None else illegal & kept
-    wrong = (seen < 0) | (seen >= classes)
-    if wrong.any() and (wrong := wrong & (seen != ignore_index)).any():
-        raise ValueError(f"label {seen[wrong][0]} is outside the {classes} classes 0 … {classes - 1}")
-    return labels, kept, None
-
-
-class _Rows(NamedTuple):
-    """What the plain cross-entropies need of their targets, along the class axis of the predictions.
-
-    `q` is the target mass w_c y′_c, `mass` what each row counts in the divisor (None: 1), `kept` which rows are not
-    ignored (None: all).
-    """
-
-    xp: Any
-    predictions: Array
-    q: Array
-    mass: Array | None
-    kept: Array | None
-    axis: int
-
-    def values(self, log_p: Array) -> Array:
-        """ℓ = −Σ_c q_c log p_c, with 0 · log 0 = 0, and 0 for an ignored row."""
-        values = self.xp.sum(product(self.xp, self.q, -log_p), axis=self.axis)
-        return values if self.kept is None else self.xp.where(self.kept, values, 0.0)
-
-    def slopes(self, slopes: Array) -> Array:
-        """Return the slopes, 0 in an ignored row."""
-        if self.kept is None:
-            return slopes
-        return self.xp.where(self.xp.expand_dims(self.kept, axis=self.axis), slopes, 0.0)
-
-
-def _rows(*arguments: Any) -> _Rows:
-    """Return the rows for the arguments of `_targets`: one definition for indices and for probabilities."""
-    t = _targets(*arguments)
-    xp, axis = t.xp, t.axis
-    y = one_hot(xp, t.labels, t.classes, axis, t.predictions) if t.probabilities is None else t.probabilities
-    mass = None if t.weights is None else xp.sum(t.weights * y, axis=axis)
-    if t.kept is not None:
-        mass = as_dtype(xp, t.kept, y.dtype) if mass is None else xp.where(t.kept, mass, 0.0)
-    q = (1.0 - t.smoothing) * y + t.smoothing / t.classes
-    if t.weights is not None:
-        q = t.weights * q
-    if t.illegal is not None:
-        q = xp.where(xp.expand_dims(t.illegal, axis=axis), float("nan"), q)
-    return _Rows(xp, t.predictions, q, mass, t.kept, axis)
-
-
-def _class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Array) -> Array | None:
-    """Return the class weights in a shape that broadcasts along the class axis."""
-    if weights is None:
-        return None
-    if namespace_of(weights) is None:
-        weights = xp.asarray(list(weights), dtype=like.dtype, **placement(like))
-    array_namespace(predictions=like, class_weights=weights)
-    if tuple(weights.shape) != (classes,):
-        raise ValueError(f"class_weights must have shape ({classes},), got {tuple(weights.shape)}")
-    NON_NEGATIVE.check("class_weights", weights)
-    return xp.reshape(as_dtype(xp, weights, like.dtype, "class_weights"), (classes,) + (1,) * (rank - 1))
-
-
-_CLASS_OPTIONS = {
+_CLASS_OPTIONS: dict[str, Any] = {
     "class_axis": "integer",
     "class_weights": "≥ 0, one per class, or None",
     "label_smoothing": FRACTION,
     "ignore_index": "integer or None",
 }
+
+
+@unreduced(logits=REAL, targets=ClassTargets(), **_CLASS_OPTIONS)
+def _cross_entropy_with_logits(
+    logits: Array,
+    targets: Array,
+    class_axis: int,
+    class_weights: Any,
+    label_smoothing: float,
+    ignore_index: int | None,
+    wanted: Wanted,
+) -> Losses:
+    classes = classes_of(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    return softmax_losses(classes, "logits")
 
 
 def cross_entropy_with_logits(
@@ -238,18 +111,17 @@ def cross_entropy_with_logits(
         C. M. Bishop, Pattern Recognition and Machine Learning, 2006, §4.3.4. Label smoothing: C. Szegedy et al.,
         Rethinking the Inception Architecture for Computer Vision, 2016. https://doi.org/10.1109/CVPR.2016.308
     """
-    rows = _rows(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
-    with quiet(rows.xp):
-        log_p, _ = log_softmax(rows.xp, rows.predictions, rows.axis)
-        return collect(rows.values(log_p), like=logits, mass=rows.mass, **reduction)
+    return _cross_entropy_with_logits.value(
+        logits, targets, class_axis, class_weights, label_smoothing, ignore_index, **reduction
+    )
 
 
 @gradient_of(
     cross_entropy_with_logits,
-    domain={"logits": REAL, "targets": ClassTargets(), **_CLASS_OPTIONS},
-    mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
-    fused_rows=lambda *arguments, **options: _softmax_rows(*arguments, **options),
-    check_values=lambda *arguments, **options: _targets(*arguments, **options),
+    terms=_cross_entropy_with_logits,
+    mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
+    fused_rows=softmax_loop,
+    check_values=classes_of,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def cross_entropy_with_logits_gradient(
@@ -290,133 +162,36 @@ def cross_entropy_with_logits_gradient(
         >>> cross_entropy_with_logits_gradient(logits, np.array([1])).round(12).tolist()
         [[0.25, -0.25]]
     """
-    rows = _rows(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
-    with quiet(rows.xp):
-        _, p = log_softmax(rows.xp, rows.predictions, rows.axis)
-        slopes = rows.slopes(p * rows.xp.sum(rows.q, axis=rows.axis, keepdims=True) - rows.q)
-        return spread(slopes, like=logits, summed=(rows.axis,), mass=rows.mass, **reduction)
+    return _cross_entropy_with_logits.gradient(
+        logits, targets, class_axis, class_weights, label_smoothing, ignore_index, **reduction
+    )
 
 
-@value_and_gradient_of(cross_entropy_with_logits)
-def cross_entropy_with_logits_value_and_gradient(
-    logits: Array,
+cross_entropy_with_logits_value_and_gradient = both_of(cross_entropy_with_logits_gradient)
+
+
+@unreduced(predictions=Distributions(), targets=ClassTargets(), **_CLASS_OPTIONS, epsilon=CLIP_WIDTH)
+def _cross_entropy(
+    predictions: Array,
     targets: Array,
-    *,
-    class_axis: int = -1,
-    class_weights: Array | Sequence[float] | None = None,
-    label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
-    upstream: float | Array = 1.0,
-    **reduction: Unpack[Reduction],
-) -> tuple[Array, Array]:
-    """`cross_entropy_with_logits` and its gradient from one softmax; class indices are never made one-hot.
+    class_axis: int,
+    class_weights: Any,
+    label_smoothing: float,
+    ignore_index: int | None,
+    epsilon: float,
+    wanted: Wanted,
+) -> Losses:
+    classes = classes_of(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    xp: Any = namespace_of(predictions)
+    shares, axis = classes.shares, classes.axis
+    width = CLIP_WIDTH.for_dtype(CLIP_WIDTH.check("epsilon", epsilon), xp, predictions.dtype)
+    p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)
+    values = shares.against(xp, xp.log(p), axis)
 
-    Args:
-        logits: as in `cross_entropy_with_logits`; likewise all other arguments.
-        targets: class indices or class probabilities.
-        class_axis: where the classes are.
-        class_weights: w, shape (C,).
-        label_smoothing: a in [0, 1].
-        ignore_index: rows with this label count nowhere.
-        upstream: the gradient that flows into the loss.
-        **reduction: see `reduce_loss`.
+    def slopes() -> dict[str, Array]:
+        return {"predictions": classes.legal(xp, -shares.dense(xp, p, axis) / p)}
 
-    Returns:
-        The value and the gradient.
-
-    Example:
-        >>> import numpy as np
-        >>> value, gradient = cross_entropy_with_logits_value_and_gradient(np.array([[0.0, 0.0]]), np.array([1]))
-        >>> round(float(value), 6), gradient.tolist()
-        (0.693147, [[0.5, -0.5]])
-    """
-    t = _targets(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
-    with quiet(t.xp):
-        values, slopes = _softmax_terms(t)
-        closing = plan(t.xp, tuple(values.shape), values.dtype, mass=_mass(t), upstream=upstream, **reduction)
-        return closing.collect(t.xp, values, logits), closing.spread(t.xp, slopes, logits, (t.axis,))
-
-
-def _softmax_terms(t: _Targets) -> tuple[Array, Array]:
-    """Return the losses per row and their slopes wrt the logits."""
-    xp, axis = t.xp, t.axis
-    shifted, exponentials, total = shifted_softmax(xp, t.predictions, axis)
-    p, log_total = exponentials / total, xp.log(total)
-    if t.labels is None:
-        q = (1.0 - t.smoothing) * t.probabilities + t.smoothing / t.classes
-        q = q if t.weights is None else t.weights * q
-        return xp.sum(product(xp, q, log_total - shifted), axis=axis), p * xp.sum(q, axis=axis, keepdims=True) - q
-    labels = _safe_labels(t)
-    surprise = xp.squeeze(log_total, axis=axis) - take_at(xp, shifted, labels, axis)  # −log p_y
-    if t.weights is None and type(t.smoothing) is float and t.smoothing == 0.0:
-        own, values, slopes = 1.0, surprise, p
-    else:
-        weights = xp.ones_like(p) if t.weights is None else xp.broadcast_to(t.weights, tuple(p.shape))
-        share = t.smoothing / t.classes
-        own = (1.0 - t.smoothing) * take_at(xp, weights, labels, axis)
-        rest = product(xp, share * weights, log_total - shifted)
-        values = xp.sum(rest, axis=axis) + product(xp, own, surprise)
-        slopes = p * xp.expand_dims(own + xp.sum(share * weights, axis=axis), axis=axis) - share * weights
-    slopes = subtract_at(xp, slopes, labels, own, axis)
-    if t.kept is not None:
-        values, slopes = xp.where(t.kept, values, 0.0), xp.where(xp.expand_dims(t.kept, axis=axis), slopes, 0.0)
-    if t.illegal is not None:
-        nan = float("nan")
-        values, slopes = xp.where(t.illegal, nan, values), xp.where(xp.expand_dims(t.illegal, axis=axis), nan, slopes)
-    return values, slopes
-
-
-def _safe_labels(t: _Targets) -> Array:
-    """Return the labels with a class in place of those that count for nothing or for NaN."""
-    xp, labels = t.xp, t.labels
-    if labels is None or (t.kept is None and t.illegal is None):
-        return labels
-    return xp.where((labels >= 0) & (labels < t.classes), labels, xp.zeros_like(labels))
-
-
-def _mass(t: _Targets) -> Array | None:
-    """Return what each row counts in the divisor: w_y, and 0 where it is ignored; None for 1."""
-    xp = t.xp
-    mass = None
-    if t.weights is not None:
-        if t.labels is None:
-            mass = xp.sum(t.weights * t.probabilities, axis=t.axis)
-        else:
-            mass = xp.reshape(xp.take(xp.reshape(t.weights, (-1,)), xp.reshape(_safe_labels(t), (-1,))), t.labels.shape)
-    if t.illegal is not None and mass is not None:
-        mass = xp.where(t.illegal, 0.0, mass)
-    if t.kept is not None:
-        mass = as_dtype(xp, t.kept, t.predictions.dtype) if mass is None else xp.where(t.kept, mass, 0.0)
-    return mass
-
-
-def _softmax_rows(logits: Any, targets: Any, *, ignore_index: int | None, **options: Any) -> FusedRows | None:
-    """Return the fused loop over the rows of NumPy arrays, None where their layout or dtype does not fit it."""
-    t = _targets(logits, targets, ignore_index=ignore_index, **options)
-    contiguous = t.axis == logits.ndim - 1 and logits.flags.c_contiguous and targets.flags.c_contiguous
-    if not contiguous or t.predictions is not logits or type(t.smoothing) is not float:
-        return None
-    from mithril_losses.loops import rows as fused_softmax
-
-    rows = (-1, t.classes)
-    targets_in_rows = targets.reshape(rows) if t.labels is None else t.labels.reshape(-1)
-
-    def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
-        total, _ = fused_softmax.run(
-            logits.reshape(rows),
-            targets_in_rows,
-            None if t.weights is None else t.weights.reshape(-1),
-            t.smoothing,
-            ignore_index,
-            by_row(weights, logits.shape[:-1]),
-            by_row(factor, logits.shape[:-1]),
-            values=None if values is None else values.reshape(-1),
-            gradient=gradients[0].reshape(rows),
-            threads=threads,
-        )
-        return total
-
-    return FusedRows(logits.shape[:-1], _mass(t), run)
+    return Losses(classes.legal(xp, values), slopes, (axis,), classes.mass)
 
 
 def cross_entropy_loss(
@@ -465,17 +240,16 @@ def cross_entropy_loss(
     Source:
         C. M. Bishop, Pattern Recognition and Machine Learning, 2006, §4.3.4.
     """
-    rows = _rows(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
-    with quiet(rows.xp):
-        log_p = rows.xp.log(_clip(rows, predictions, epsilon))
-        return collect(rows.values(log_p), like=predictions, mass=rows.mass, **reduction)
+    return _cross_entropy.value(
+        predictions, targets, class_axis, class_weights, label_smoothing, ignore_index, epsilon, **reduction
+    )
 
 
 @gradient_of(
     cross_entropy_loss,
-    domain={"predictions": Distributions(), "targets": ClassTargets(), **_CLASS_OPTIONS, "epsilon": CLIP_WIDTH},
-    mass=lambda *arguments, epsilon, **options: _mass(_targets(*arguments, **options)),
-    check_values=lambda *arguments, epsilon, **options: _targets(*arguments, **options),
+    terms=_cross_entropy,
+    mass=lambda *arguments, epsilon, **options: classes_of(*arguments, **options).mass,
+    check_values=lambda *arguments, epsilon, **options: classes_of(*arguments, **options),
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def cross_entropy_loss_gradient(
@@ -516,16 +290,9 @@ def cross_entropy_loss_gradient(
         >>> cross_entropy_loss_gradient(probabilities, np.array([0, 1])).tolist()
         [[-1.0, -0.0], [-0.0, -2.0]]
     """
-    rows = _rows(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
-    with quiet(rows.xp):
-        slopes = rows.slopes(-rows.q / _clip(rows, predictions, epsilon))
-        return spread(slopes, like=predictions, summed=(rows.axis,), mass=rows.mass, **reduction)
-
-
-def _clip(rows: _Rows, predictions: Array, epsilon: float) -> Array:
-    xp = rows.xp
-    width = CLIP_WIDTH.for_dtype(CLIP_WIDTH.check("epsilon", epsilon), xp, predictions.dtype)
-    return xp.minimum(xp.maximum(rows.predictions, width), 1.0 - width)
+    return _cross_entropy.gradient(
+        predictions, targets, class_axis, class_weights, label_smoothing, ignore_index, epsilon, **reduction
+    )
 
 
 # --- binary cross-entropy ---------------------------------------------------------------------------------------

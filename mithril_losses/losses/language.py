@@ -7,34 +7,19 @@ forgotten.
 
 from __future__ import annotations
 
-import functools
 import math
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses.backends.namespaces import (
-    Array,
-    array_namespace,
-    host_values,
-    is_dtype,
-    library_name,
-    namespace_of,
-    placement,
-    require_library,
-)
-from mithril_losses.catalogue import gradient_of, value_and_gradient_of
+from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype, placement, require_library
+from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import FRACTION, NON_NEGATIVE, REAL, ClassIndices, Elements, Interval, PerClass
-from mithril_losses.losses.classification import (
-    _class_weights,
-    _labels,
-    cross_entropy_with_logits,
-    cross_entropy_with_logits_gradient,
-)
-from mithril_losses.numerics.graph import differentiable_on_demand
-from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan, reduced_axes, refuse_upstream
-from mithril_losses.numerics.stable import largest_number, product
-from mithril_losses.numerics.validation import as_dtype, quiet, require_integer, require_one_number, widest_dtype
+from mithril_losses.losses.classification import cross_entropy_with_logits, cross_entropy_with_logits_gradient
+from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, reduced_axes
+from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
+from mithril_losses.templates.classes import is_number, read_class_weights, read_labels
+from mithril_losses.templates.linear import Layer, Rows, chunk_size, linear_rows
+from mithril_losses.templates.unreduced import Wanted, reduced
 
 __all__ = [
     "linear_cross_entropy",
@@ -45,124 +30,8 @@ __all__ = [
 
 _SOFT_CAP = Interval(0.0, for_none=math.inf)
 
-# the logits of a chunk take this many bytes, or this share of the weight's own, whichever is more
-_CHUNK_BYTES = 20 * 2**20
-_CHUNK_SHARE = 1 / 8
-# rows by which matrix products are tiled: a few rows more cost as much as a tile
-_TILE = 32
-# logits that are turned into slopes at a time: what fits the second-level cache of NumPy's one thread; torch's own
-# threads rather meet less often
-_BLOCK = {"numpy": 1 << 17, "torch": 1 << 22}
-# bytes of the weight's gradient that NumPy adds at a time, as its products cannot add to what is there
-_SUM_BYTES = 8 * 2**20
 
-
-class _Rows(NamedTuple):
-    """What the loss needs of each row; chunks are cut from all of them alike.
-
-    `label_mass` is q_y less the smoothing's share. `live` are the rows that count (None: all). `scale` is ∂L/∂ℓ, None
-    where no gradient is wanted.
-    """
-
-    hidden: Array
-    labels: Array
-    label_mass: Array
-    live: Array | None
-    scale: Array | None
-
-
-class _Layer(NamedTuple):
-    """What all rows share.
-
-    `smooth` is the mass that smoothing gives: one number to all classes together, or an array with that of each class.
-    """
-
-    weight: Array
-    bias: Array | None
-    smooth: Any
-    z_loss: Any
-    soft_cap: Any
-
-
-class _Results(NamedTuple):
-    """ℓ of each row, and ∂L/∂ of hidden, weight and bias where they are wanted."""
-
-    losses: Array
-    hidden: Array | None
-    weight: Array | None
-    bias: Array | None
-
-
-class _Problem(NamedTuple):
-    """The checked arguments: rows and layer in the dtype of computation, the reduction, the rows of one chunk."""
-
-    xp: Any
-    rows: _Rows
-    layer: _Layer
-    plan: Plan
-    chunk: int
-
-
-def _problem(
-    hidden: Array,
-    weight: Array,
-    targets: Array,
-    bias: Array | None,
-    class_weights: Array | Sequence[float] | None,
-    ignore_index: int | None,
-    label_smoothing: float,
-    z_loss: float,
-    soft_cap: float | None,
-    chunk_rows: int | None,
-    reduction: Any,
-    wants_gradient: bool,
-) -> _Problem:
-    if not wants_gradient:
-        refuse_upstream(reduction)
-    xp, dtype = _door(hidden, weight, targets, bias)
-    shape, (classes, features) = tuple(targets.shape), weight.shape
-    count = math.prod(shape)
-    smoothing = require_one_number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)
-    z_loss = require_one_number(xp, "z_loss", NON_NEGATIVE.check("z_loss", z_loss), dtype)
-    cap = require_one_number(xp, "soft_cap", _SOFT_CAP.check("soft_cap", soft_cap), dtype)
-    size = _chunk_size(chunk_rows, classes, features, xp.finfo(dtype).bits // 8)
-
-    weight = as_dtype(xp, weight, dtype)
-    per_class = _class_weights(xp, class_weights, classes, 1, weight)
-    labels, live, illegal = _labels(xp, targets, classes, ignore_index)
-    labels = as_dtype(xp, xp.minimum(xp.maximum(labels, 0), classes - 1), xp.arange(1).dtype)  # an index for certain
-    ones = xp.ones(shape, dtype=dtype, **placement(weight))
-    weight_of_label, mass = ones, None
-    if per_class is not None:
-        weight_of_label = mass = xp.reshape(xp.take(per_class, xp.reshape(labels, (count,)), axis=0), shape)
-    if illegal is not None:
-        mass = None if mass is None else xp.where(illegal, 0.0, mass)
-        weight_of_label = xp.where(illegal, math.nan, weight_of_label)
-    if live is not None:
-        mass = as_dtype(xp, live, dtype) if mass is None else xp.where(live, mass, 0.0)
-
-    reducing = plan(xp, shape, dtype, mass=mass, **reduction)
-    if reducing.weights is not None:
-        weighted = xp.broadcast_to(reducing.weights != 0, shape)
-        live = weighted if live is None else live & weighted
-    smooth = None
-    if not _is(smoothing, 0.0):
-        smooth = smoothing if per_class is None else smoothing / classes * per_class
-    flat = _Rows(
-        xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
-        xp.reshape(labels, (count,)),
-        xp.reshape((1.0 - smoothing) * weight_of_label, (count,)),
-        None if live is None else xp.reshape(live, (count,)),
-        xp.reshape(reducing.spread(xp, ones, ones), (count,)) if wants_gradient else None,
-    )
-    layer = _Layer(
-        weight,
-        None if bias is None else as_dtype(xp, bias, dtype),
-        smooth,
-        None if _is(z_loss, 0.0) else z_loss,
-        None if _is(cap, math.inf) else cap,
-    )
-    return _Problem(xp, flat, layer, reducing, size)
+# --- cross-entropy of a linear layer ----------------------------------------------------------------------------------
 
 
 def _door(hidden: Array, weight: Array, targets: Array, bias: Array | None) -> tuple[Any, Any]:
@@ -192,222 +61,94 @@ def _check_values(
 ) -> None:
     """Raise for labels and class weights that a trace would not see."""
     xp = _door(hidden, weight, targets, bias)[0]
-    _labels(xp, targets, weight.shape[0], ignore_index)
-    _class_weights(xp, class_weights, weight.shape[0], 1, weight)
+    read_labels(xp, targets, weight.shape[0], ignore_index)
+    read_class_weights(xp, class_weights, weight.shape[0], 1, weight)
 
 
-def _is(value: Any, number: float) -> bool:
-    """Return whether an option is the plain number that switches it off; an array never is."""
-    return isinstance(value, float) and value == number
-
-
-def _chunk_size(chunk_rows: int | None, classes: int, features: int, itemsize: int) -> int:
+def _chunk_rows(chunk_rows: int | None, weight: Array, dtype: Any, xp: Any) -> int:
     if chunk_rows is None:
-        rows = int(max(_CHUNK_BYTES // (classes * itemsize), features * _CHUNK_SHARE, 1))
-        return rows - rows % _TILE if rows > _TILE else rows
+        return chunk_size(weight.shape[0], weight.shape[1], xp.finfo(dtype).bits // 8)
     if require_integer("chunk_rows", chunk_rows) < 1:
         raise ValueError(f"chunk_rows must be ≥ 1 or None, got {chunk_rows}")
     return chunk_rows
 
 
-# --- the mathematics ------------------------------------------------------------------------------------------------
+@reduced(
+    wrt=("hidden", "weight", "bias"),
+    pairwise=True,
+    hidden=REAL,
+    weight=PerClass(),
+    targets=ClassIndices(),
+    bias="real, one per class, or None",
+    class_weights="≥ 0, one per class, or None",
+    ignore_index="integer or None",
+    label_smoothing=FRACTION,
+    z_loss=NON_NEGATIVE,
+    soft_cap=_SOFT_CAP,
+    chunk_rows="integer ≥ 1 or None",
+)
+def _linear_cross_entropy(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    bias: Array | None,
+    class_weights: Array | Sequence[float] | None,
+    ignore_index: int | None,
+    label_smoothing: float,
+    z_loss: float,
+    soft_cap: float | None,
+    chunk_rows: int | None,
+    reduction: Any,
+    wanted: Wanted,
+) -> tuple[Array, dict[str, Array]]:
+    xp, dtype = _door(hidden, weight, targets, bias)
+    shape, count, (classes, features) = tuple(targets.shape), math.prod(targets.shape), weight.shape
+    a = require_one_number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)
+    z_loss = require_one_number(xp, "z_loss", NON_NEGATIVE.check("z_loss", z_loss), dtype)
+    cap = require_one_number(xp, "soft_cap", _SOFT_CAP.check("soft_cap", soft_cap), dtype)
+    size = _chunk_rows(chunk_rows, weight, dtype, xp)
+    given, like = {"hidden": hidden, "weight": weight, "bias": bias}, as_dtype(xp, weight, dtype)
 
+    per_class = read_class_weights(xp, class_weights, classes, 1, like)
+    labels, live, illegal = read_labels(xp, targets, classes, ignore_index)
+    labels = as_dtype(xp, xp.minimum(xp.maximum(labels, 0), classes - 1), xp.arange(1).dtype)  # an index for certain
+    ones = xp.ones(shape, dtype=dtype, **placement(like))
+    own, mass = ones, None
+    if per_class is not None:
+        own = mass = xp.reshape(xp.take(per_class, xp.reshape(labels, (count,)), axis=0), shape)
+    if illegal is not None:
+        mass = None if mass is None else xp.where(illegal, 0.0, mass)
+        own = xp.where(illegal, math.nan, own)
+    if live is not None:
+        mass = as_dtype(xp, live, dtype) if mass is None else xp.where(live, mass, 0.0)
 
-def _from_logits(xp: Any, logits: Array, rows: _Rows, layer: _Layer, in_place: bool) -> tuple[Array, Array | None]:
-    """ℓ = Q (lse − max) − Σ_c q_c (z_c − max) + ζ lse² of each row, and f (p (Q + 2 ζ lse) − q), with Q = Σ_c q_c.
-
-    The slopes take the place of the logits where `in_place` says so.
-    """
-
-    def over(x: Array) -> dict[str, Array]:
-        return {"out": x} if in_place else {}
-
-    bend = None
-    if layer.soft_cap is not None:
-        logits = xp.divide(logits, layer.soft_cap, **over(logits))
-        logits = xp.tanh(logits, **over(logits))
-        bend = 1.0 - logits * logits
-        logits = xp.multiply(logits, layer.soft_cap, **over(logits))
-    logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max), **over(logits))  # +∞ takes all the mass
-    largest = largest_number(xp, logits, 1)
-    logits = xp.subtract(logits, largest, **over(logits))
-    label_mass = xp.expand_dims(rows.label_mass, axis=1)
-    losses = -product(xp, label_mass, xp.take_along_axis(logits, xp.expand_dims(rows.labels, axis=1), axis=1))
-    mass = label_mass
-    smooths_each = len(getattr(layer.smooth, "shape", ())) > 0
-    if smooths_each:
-        losses = losses - xp.sum(product(xp, layer.smooth, logits), axis=1, keepdims=True)
-        mass = mass + xp.sum(layer.smooth)
-    elif layer.smooth is not None:
-        mean = xp.mean(logits, axis=1, keepdims=True)
-        smoothed = layer.smooth * mean
-        losses = losses - (smoothed if isinstance(layer.smooth, float) else xp.where(layer.smooth == 0, 0.0, smoothed))
-        mass = mass + layer.smooth
-    exponentials = xp.exp(logits, **over(logits))
-    total = xp.sum(exponentials, axis=1, keepdims=True)
-    losses = losses + product(xp, mass, xp.log(total))
-    if layer.z_loss is not None:
-        lse = largest + xp.log(total)
-        losses = losses + layer.z_loss * lse * lse
-        mass = mass + 2.0 * layer.z_loss * lse
-    losses = xp.squeeze(losses, axis=1)
-    if rows.scale is None:
-        return losses, None
-
-    scale = xp.expand_dims(rows.scale, axis=1)
-    slopes = xp.multiply(exponentials, scale * mass / total, **over(exponentials))
-    if layer.smooth is not None:
-        smoothed = scale * layer.smooth
-        smoothed = smoothed if smooths_each else smoothed / float(logits.shape[1])
-        slopes = xp.subtract(slopes, smoothed, **over(slopes))
-    if in_place:
-        slopes[xp.arange(len(slopes)), rows.labels] -= rows.scale * rows.label_mass
-    else:
-        classes = xp.arange(slopes.shape[1], dtype=rows.labels.dtype, **placement(slopes))
-        slopes = slopes - xp.where(xp.expand_dims(rows.labels, axis=1) == classes, scale * label_mass, 0.0)
-    return losses, slopes if bend is None else xp.multiply(slopes, bend, **over(slopes))
-
-
-# --- over chunks of rows --------------------------------------------------------------------------------------------
-
-
-def _run(problem: _Problem) -> _Results:
-    xp, rows, layer, size = problem.xp, problem.rows, problem.layer, problem.chunk
-    if library_name(xp) == "jax":
-        return _Results(*_jitted_scan()(rows, layer, size))
-    if _may_overwrite(xp, rows, layer):
-        return _overwriting(xp, rows, layer, size)
-    return _looped(xp, rows, layer, size)
-
-
-def _may_overwrite(xp: Any, rows: _Rows, layer: _Layer) -> bool:
-    """Return whether the arrays are in plain sight, and no graph needs what would be overwritten."""
-    library = library_name(xp)
-    arrays: list[Any] = [x for x in (*rows, *layer) if hasattr(x, "shape")]
-    if library not in ("numpy", "torch") or any(host_values(x) is None for x in arrays):
-        return False
-    return library == "numpy" or not (sys.modules["torch"].is_grad_enabled() and any(x.requires_grad for x in arrays))
-
-
-def _overwriting(xp: Any, rows: _Rows, layer: _Layer, size: int) -> _Results:
-    """Every chunk in one buffer, and rows that do not count left out."""
-    count, classes, like = rows.hidden.shape[0], layer.weight.shape[0], placement(layer.weight)
-    dtype = layer.weight.dtype
-    live = None if rows.live is None else xp.nonzero(rows.live)[0]
-    left = count if live is None else live.shape[0]
-    logits = xp.empty((min(size, left), classes), dtype=dtype, **like)
-    losses = xp.zeros(count, dtype=dtype, **like)
-    block = max(_BLOCK[library_name(xp)] // classes, 1)
-    wrt = (rows.hidden, layer.weight, layer.bias)
-    gradients = [None if x is None or rows.scale is None else xp.zeros(x.shape, dtype=dtype, **like) for x in wrt]
-    for start in range(0, left, size):
-        at = slice(start, min(start + size, left))
-        at = at if live is None else live[at]
-        chunk = _cut(rows._replace(live=None), at)
-        z = logits[: chunk.hidden.shape[0]]
-        xp.matmul(chunk.hidden, layer.weight.T, out=z)
-        if layer.bias is not None:
-            z += layer.bias
-        found = []
-        for first in range(0, z.shape[0], block):
-            part = slice(first, first + block)
-            found.append(_from_logits(xp, z[part], _cut(chunk, part), layer, in_place=True)[0])
-        losses[at] = xp.concat(found)
-        if rows.scale is not None:
-            _add_gradients(xp, gradients, at, z, chunk.hidden, layer)
-    return _Results(losses, *gradients)
-
-
-def _add_gradients(xp: Any, gradients: list[Any], at: Any, slopes: Array, hidden: Array, layer: _Layer) -> None:
-    of_hidden, of_weight, of_bias = gradients
-    of_hidden[at] = xp.matmul(slopes, layer.weight)
-    if library_name(xp) == "torch":
-        of_weight.addmm_(slopes.T, hidden)
-    else:
-        step = max(_SUM_BYTES // of_weight[0].nbytes, 1)
-        for first in range(0, of_weight.shape[0], step):
-            part = slice(first, first + step)
-            of_weight[part] += xp.matmul(slopes[:, part].T, hidden)
-    if of_bias is not None:
-        of_bias += xp.sum(slopes, axis=0)
-
-
-def _chunk(xp: Any, rows: _Rows, layer: _Layer) -> _Results:
-    """One chunk without writing to any array; rows that do not count are masked."""
-    hidden, live = rows.hidden, None
-    if rows.live is not None:
-        live = xp.expand_dims(rows.live, axis=1)
-        hidden = xp.where(live, hidden, 0.0)
-    logits = xp.matmul(hidden, layer.weight.T)
-    if layer.bias is not None:
-        logits = logits + layer.bias
-    losses, slopes = _from_logits(xp, logits, rows, layer, in_place=False)
-    if rows.live is not None:
-        losses = xp.where(rows.live, losses, 0.0)
-    if slopes is None:
-        return _Results(losses, None, None, None)
-    slopes = slopes if live is None else xp.where(live, slopes, 0.0)
-    of_hidden = xp.matmul(slopes, layer.weight)
-    return _Results(
-        losses,
-        of_hidden if live is None else xp.where(live, of_hidden, 0.0),
-        xp.matmul(slopes.T, hidden),
-        None if layer.bias is None else xp.sum(slopes, axis=0),
+    closing = plan(xp, shape, dtype, mass=mass, **reduction)
+    if closing.weights is not None:
+        weighted = xp.broadcast_to(closing.weights != 0, shape)
+        live = weighted if live is None else live & weighted
+    flat = Rows(
+        xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
+        xp.reshape(labels, (count,)),
+        xp.reshape((1.0 - a) * own, (count,)),
+        None if live is None else xp.reshape(live, (count,)),
+        xp.reshape(closing.spread(xp, ones, ones), (count,)) if wanted else None,
     )
-
-
-def _looped(xp: Any, rows: _Rows, layer: _Layer, size: int) -> _Results:
-    count = rows.hidden.shape[0]
-    results = _chunk(xp, _cut(rows, slice(0, min(size, count))), layer)
-    losses, of_hidden, of_weight, of_bias = [results.losses], [results.hidden], results.weight, results.bias
-    for start in range(size, count, size):
-        results = _chunk(xp, _cut(rows, slice(start, min(start + size, count))), layer)
-        losses.append(results.losses)
-        of_hidden.append(results.hidden)
-        of_weight = None if of_weight is None else of_weight + results.weight
-        of_bias = None if of_bias is None else of_bias + results.bias
-    return _Results(xp.concat(losses), None if rows.scale is None else xp.concat(of_hidden), of_weight, of_bias)
-
-
-def _cut(rows: _Rows, at: Any) -> _Rows:
-    return _Rows(*(None if x is None else x[at, ...] for x in rows))
-
-
-@functools.cache
-def _jitted_scan() -> Any:
-    return sys.modules["jax"].jit(_scan, static_argnums=2)
-
-
-def _scan(rows: _Rows, layer: _Layer, size: int) -> _Results:
-    jax = sys.modules["jax"]
-    xp: Any = namespace_of(rows.hidden)
-    count = rows.hidden.shape[0]
-    if count <= size:
-        return _chunk(xp, rows, layer)
-    chunks = -(-count // size)
-    padding = chunks * size - count
-    if padding:
-        rows = rows._replace(live=xp.ones(count, dtype=bool) if rows.live is None else rows.live)
-
-    def chunked(x: Array) -> Array:
-        filled = xp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-        return xp.reshape(filled, (chunks, size, *x.shape[1:]))
-
-    def joined(x: Array) -> Array:
-        return xp.reshape(x, (chunks * size, *x.shape[2:]))[:count]
-
-    def step(sums: Any, part: _Rows) -> tuple[Any, Any]:
-        results = _chunk(xp, part, layer)
-        return jax.tree.map(xp.add, sums, results[2:]), results[:2]
-
-    shared = (layer.weight, layer.bias)
-    zeros = tuple(None if x is None or rows.scale is None else xp.zeros_like(x) for x in shared)
-    # autodiff of the value recomputes a chunk's logits instead of keeping them all
-    sums, own = jax.lax.scan(jax.checkpoint(step), zeros, jax.tree.map(chunked, rows))
-    return _Results(*jax.tree.map(joined, own), *sums)
-
-
-# --- the loss -------------------------------------------------------------------------------------------------------
+    smooths = not is_number(a, 0.0)
+    layer = Layer(
+        like,
+        None if bias is None else as_dtype(xp, bias, dtype),
+        a if smooths and per_class is None else None,
+        a / classes * per_class if smooths and per_class is not None else None,
+        None if is_number(z_loss, 0.0) else z_loss,
+        None if is_number(cap, math.inf) else cap,
+    )
+    found = linear_rows(xp, flat, layer, size)
+    value = closing.collect(xp, xp.reshape(found.losses, shape), hidden)
+    return value, {
+        name: as_dtype(xp, xp.reshape(gradient, tuple(given[name].shape)), given[name].dtype)
+        for name, gradient in zip(given, found[1:], strict=True)
+        if wanted and gradient is not None
+    }
 
 
 def linear_cross_entropy(
@@ -466,32 +207,28 @@ def linear_cross_entropy(
         https://arxiv.org/abs/2204.02311. Soft cap: Gemma Team, Gemma 2: Improving Open Language Models at a Practical
         Size, 2024. https://arxiv.org/abs/2408.00118
     """
-    options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
-    with quiet(array_namespace(hidden=hidden)):
-        problem = _problem(hidden, weight, targets, *options, wants_gradient=False)
-        return _collect(problem, _run(problem), hidden, targets)
+    return _linear_cross_entropy.value(
+        hidden,
+        weight,
+        targets,
+        bias,
+        class_weights,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        soft_cap,
+        chunk_rows,
+        **reduction,
+    )
 
 
 @gradient_of(
     linear_cross_entropy,
-    wrt=("hidden", "weight", "bias"),
+    terms=_linear_cross_entropy,
     separable=False,
     check_values=_check_values,
-    domain={
-        "hidden": REAL,
-        "weight": PerClass(),
-        "targets": ClassIndices(),
-        "bias": "real, one per class, or None",
-        "class_weights": "≥ 0, one per class, or None",
-        "ignore_index": "integer or None",
-        "label_smoothing": FRACTION,
-        "z_loss": NON_NEGATIVE,
-        "soft_cap": _SOFT_CAP,
-        "chunk_rows": "integer ≥ 1 or None",
-    },
     properties=("non_negative",),
 )
-@differentiable_on_demand
 def linear_cross_entropy_gradient(
     hidden: Array,
     weight: Array,
@@ -541,52 +278,19 @@ def linear_cross_entropy_gradient(
         >>> linear_cross_entropy_gradient(hidden, weight, np.array([1]))["weight"].round(12).tolist()
         [[0.25, 0.0], [-0.25, 0.0]]
     """
-    options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
-    xp = array_namespace(hidden=hidden)
-    with quiet(xp):
-        problem = _problem(hidden, weight, targets, *options, wants_gradient=True)
-        return _gradients(problem, _run(problem), hidden, weight, bias)
-
-
-@value_and_gradient_of(linear_cross_entropy)
-@differentiable_on_demand
-def _linear_cross_entropy_value_and_gradient(
-    hidden: Array,
-    weight: Array,
-    targets: Array,
-    bias: Array | None = None,
-    *,
-    class_weights: Array | Sequence[float] | None = None,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    soft_cap: float | None = None,
-    chunk_rows: int | None = None,
-    **reduction: Unpack[GradientReduction],
-) -> tuple[Array, dict[str, Array]]:
-    """Both of one product forward and two back per chunk."""
-    options = (bias, class_weights, ignore_index, label_smoothing, z_loss, soft_cap, chunk_rows, reduction)
-    xp = array_namespace(hidden=hidden)
-    with quiet(xp):
-        problem = _problem(hidden, weight, targets, *options, wants_gradient=True)
-        results = _run(problem)
-        return _collect(problem, results, hidden, targets), _gradients(problem, results, hidden, weight, bias)
-
-
-def _collect(problem: _Problem, results: _Results, hidden: Array, targets: Array) -> Array:
-    losses = problem.xp.reshape(results.losses, tuple(targets.shape))
-    return problem.plan.collect(problem.xp, losses, hidden)
-
-
-def _gradients(
-    problem: _Problem, results: _Results, hidden: Array, weight: Array, bias: Array | None
-) -> dict[str, Array]:
-    xp = problem.xp
-    gradients = {
-        "hidden": as_dtype(xp, xp.reshape(results.hidden, tuple(hidden.shape)), hidden.dtype),
-        "weight": as_dtype(xp, results.weight, weight.dtype),
-    }
-    return gradients if bias is None else gradients | {"bias": as_dtype(xp, results.bias, bias.dtype)}
+    return _linear_cross_entropy.gradients(
+        hidden,
+        weight,
+        targets,
+        bias,
+        class_weights,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        soft_cap,
+        chunk_rows,
+        **reduction,
+    )
 
 
 # --- the next token ---------------------------------------------------------------------------------------------------

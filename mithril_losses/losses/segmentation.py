@@ -18,10 +18,10 @@ from mithril_losses.domains import (
     LabelMaps,
     ProbabilityMaps,
 )
-from mithril_losses.losses.classification import _labels
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import bounded, one_hot, put_back, stable_order, take_in_order
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, quiet, require_same_shape
+from mithril_losses.templates.classes import read_labels
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
 __all__ = [
@@ -700,7 +700,7 @@ class _Pixels(NamedTuple):
                 f"targets must be class indices of shape {without} for predictions of shape {tuple(p.shape)}, "
                 f"got {tuple(targets.shape)}"
             )
-        labels, kept, illegal = _labels(xp, targets, p.shape[layout.classes], ignore_index)
+        labels, kept, illegal = read_labels(xp, targets, p.shape[layout.classes], ignore_index)
         moved = xp.moveaxis(p, layout.classes, 0 if layout.batch is None else 1)
         samples, pixels = (1, without[0]) if layout.batch is None else (without[0], math.prod(without[1:]))
         rows = (None if x is None else xp.reshape(x, (samples, pixels)) for x in (labels, kept, illegal))

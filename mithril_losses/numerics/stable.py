@@ -74,18 +74,6 @@ def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:
     return xp.where((values < 0.0) & (values >= -rounding), 0.0, values)
 
 
-def shifted_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array, Array]:
-    """Return z − max z, its exponentials and their sum over `axis`, of which softmax and its logarithm are made.
-
-    A logit of −inf has the exponential 0 exactly; one of +inf has all the mass; rows of nothing but −inf are NaN.
-    """
-    total = np.add.reduce if xp is np else xp.sum
-    logits = xp.minimum(logits, float(xp.finfo(logits.dtype).max))
-    shifted = logits - largest_number(xp, logits, axis)
-    exponentials = xp.exp(shifted)
-    return shifted, exponentials, total(exponentials, axis=axis, keepdims=True)
-
-
 def largest_number(xp: Any, x: Array, axis: int) -> Array:
     """Return the maximum over an axis, which stays; whether it is NaN where an element is NaN is left open.
 
@@ -102,8 +90,10 @@ def largest_number(xp: Any, x: Array, axis: int) -> Array:
 
 
 def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
-    """Return log p and p = softmax(logits) over `axis`."""
-    shifted, exponentials, total = shifted_softmax(xp, logits, axis)
+    """Return log p and p = softmax(logits) over `axis`; a row with +∞ or of nothing but −∞ is NaN."""
+    shifted = logits - largest_number(xp, logits, axis)
+    exponentials = xp.exp(shifted)
+    total = xp.sum(exponentials, axis=axis, keepdims=True)
     return shifted - xp.log(total), exponentials / total
 
 
@@ -209,8 +199,14 @@ def take_at(xp: Any, x: Array, labels: Array, axis: int) -> Array:
     return xp.squeeze(xp.take_along_axis(x, xp.expand_dims(labels, axis=axis), axis=axis), axis=axis)
 
 
-def subtract_at(xp: Any, x: Array, labels: Array, amount: Any, axis: int) -> Array:
-    """Return x with `amount` subtracted at the labels along `axis`; x is the caller's own and may be written to."""
+def subtract_at(xp: Any, x: Array, labels: Array, amount: Any, axis: int, in_place: bool = False) -> Array:
+    """Return x with `amount` subtracted at the labels along `axis`.
+
+    x is the caller's own: it is written to by NumPy, and by PyTorch where `in_place` says so and x is a matrix.
+    """
+    if in_place:
+        x[xp.arange(len(x)), labels] -= amount
+        return x
     if xp is np and axis == x.ndim - 1 and x.flags.c_contiguous:
         x.reshape(-1)[_flat(x, labels)] -= amount if type(amount) is float else amount.reshape(-1)
         return x

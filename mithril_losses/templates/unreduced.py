@@ -222,7 +222,8 @@ def unreduced(
             is a dict by name; the first by default.
         on_request: further arguments that `wrt=` accepts.
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
-        pairwise: whether slopes are computed from all pairs of two sets, none of which PyTorch's graph should keep.
+        pairwise: whether slopes are computed from all pairs of two sets, or all logits of a layer, of which PyTorch's
+            graph should keep none.
         **domain: what each argument may be, in their order.
 
     Example:

@@ -236,7 +236,7 @@ def test_sinkhorn_is_not_symmetric_before_it_has_converged() -> None:
     generator = np.random.default_rng(0)
     x, y = generator.standard_normal((2, 5, 2))
     options = {"epsilon": 0.01, "max_iterations": 2}
-    with pytest.warns(ml.transport.SinkhornWarning):
+    with pytest.warns(ml.losses.transport.SinkhornWarning):
         one, other = (ml.sinkhorn_divergence(*sets, **options) for sets in ((x, y), (y, x)))
     assert abs(one - other) > 1e-3
 

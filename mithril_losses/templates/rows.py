@@ -1,0 +1,167 @@
+"""Rows of logits z and shares q of their columns: the cross-entropy of softmax(z), in all its forms.
+
+    ℓ = Σ_c q_c (L − z_c) + ζ L²,    L = log Σ_c e^z_c,    ∂ℓ/∂z_c = (Q + 2 ζ L) e^(z_c − L) − q_c,    Q = Σ_c q_c
+
+A part of a row has *statistics*: all its columns, a tile of them, or one. Those of two parts *combine* into those of
+both. Those of the whole row *finish* as its loss, and with what the *slopes* of each part are made of. The functions
+here are all that is known of this loss; whole arrays, tiles of pairs and chunks of a linear layer are driven elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.numerics.stable import largest_number
+from mithril_losses.templates.classes import Classes, Shares, classes_of, is_number, times
+from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.unreduced import Losses
+from mithril_losses.templates.vectors import by_row
+
+
+class Statistics(NamedTuple):
+    """What is known of a part of each row; arrays of one entry per row.
+
+    Attributes:
+        largest: m = max z.
+        total: Σ e^(z − m).
+        below: Σ q (m − z).
+        mass: Σ q: a number where it is the same for all rows.
+    """
+
+    largest: Array
+    total: Array
+    below: Array
+    mass: Any
+
+
+class Finished(NamedTuple):
+    """What becomes of each row.
+
+    Attributes:
+        losses: ℓ.
+        log_sum: L.
+        pull: (Q + 2 ζ L) e^(m − L), by which e^(z − m) enters the slopes.
+    """
+
+    losses: Array
+    log_sum: Array
+    pull: Array
+
+
+def statistics(
+    xp: Any, logits: Array, shares: Shares, axis: int = -1, *, in_place: bool = False
+) -> tuple[Statistics, Array]:
+    """Return the statistics of logits along an axis, and e^(z − m), in the place of the logits if that is asked for.
+
+    A logit of +∞ has all the mass. A row of nothing but −∞ has the total 0.
+    """
+    axis = axis % len(logits.shape)
+    limits = xp.finfo(logits.dtype)
+    lowest, highest = float(limits.min), float(limits.max)
+    z = xp.minimum(logits, highest, **({"out": logits} if in_place else {}))
+    over = {"out": z} if in_place or xp is np else {}
+    largest = xp.maximum(largest_number(xp, z, axis), lowest)
+    shifted = xp.subtract(z, largest, **over)
+    below, mass = shares.against(xp, shifted, axis), shares.mass(xp, shifted, axis)
+    exponentials = xp.exp(shifted, **over)
+    total = np.add.reduce(exponentials, axis=axis) if xp is np else xp.sum(exponentials, axis=axis)
+    return Statistics(xp.squeeze(largest, axis=axis), total, below, mass), exponentials
+
+
+def combine(xp: Any, one: Statistics, other: Statistics) -> Statistics:
+    """Return the statistics of two parts of rows together; the order of the parts does not matter."""
+    largest = xp.maximum(one.largest, other.largest)
+    total, below = 0.0, 0.0
+    for part in (one, other):
+        lower = part.largest - largest
+        total = total + part.total * xp.exp(lower)
+        below = below + part.below - times(xp, part.mass, lower)
+    return Statistics(largest, total, below, one.mass + other.mass)
+
+
+def finish(xp: Any, whole: Statistics, z_loss: Any = None) -> Finished:
+    """Return what becomes of whole rows, with ζ where there is one."""
+    log_total = xp.log(whole.total)
+    log_sum = whole.largest + log_total
+    losses = times(xp, whole.mass, log_total) + whole.below
+    if z_loss is None:
+        return Finished(losses, log_sum, whole.mass / whole.total)
+    losses = losses + z_loss * log_sum * log_sum
+    return Finished(losses, log_sum, (whole.mass + 2.0 * z_loss * log_sum) / whole.total)
+
+
+def slopes(
+    xp: Any,
+    exponentials: Array,
+    pull: Array,
+    shares: Shares,
+    axis: int = -1,
+    *,
+    scale: Any = 1.0,
+    in_place: bool = False,
+) -> Array:
+    """Return scale · ∂ℓ/∂z of whole rows, from e^(z − m), which is the caller's own and may be written to.
+
+    Args:
+        xp: the namespace of the arrays.
+        exponentials: e^(z − m).
+        pull: as in `Finished`. Of a part of a row, times e^(m − M), M the largest of the whole row.
+        shares: q.
+        axis: of the columns.
+        scale: a number, or one per row.
+        in_place: whether tensors may be written to as well.
+    """
+    axis = axis % len(exponentials.shape)
+    pull = xp.expand_dims(pull if is_number(scale, 1.0) else scale * pull, axis=axis)
+    found = xp.multiply(exponentials, pull, **({"out": exponentials} if in_place or xp is np else {}))
+    return shares.taken_from(xp, found, axis, scale, in_place)
+
+
+# --- whole arrays of logits -----------------------------------------------------------------------------------------
+
+
+def softmax_losses(classes: Classes, name: str) -> Losses:
+    """Return the cross-entropy of each row of scores, and its slopes wrt the argument of this name."""
+    xp: Any = namespace_of(classes.scores)
+    shares, axis = classes.shares, classes.axis
+    found, exponentials = statistics(xp, classes.scores, shares, axis)
+    finished = finish(xp, found)
+
+    def scaled(factor: float = 1.0) -> Mapping[str, Array]:
+        of_rows = slopes(xp, exponentials, finished.pull, shares, axis, scale=factor)
+        return {name: classes.legal(xp, of_rows)}
+
+    return Losses(classes.legal(xp, finished.losses), scaled, (axis,), classes.mass, scaled)
+
+
+def softmax_loop(logits: Any, targets: Any, **options: Any) -> FusedRows | None:
+    """Return the fused loop over the rows of NumPy arrays, None where their layout or dtype does not fit it."""
+    classes = classes_of(logits, targets, **options)
+    last = logits.ndim - 1
+    if classes.axis != last or classes.scores is not logits or not logits.flags.c_contiguous:
+        return None
+    arguments = classes.shares.for_loop(logits)
+    if arguments is None:
+        return None
+    shape, rows = logits.shape[:-1], (-1, logits.shape[-1])
+
+    def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
+        from mithril_losses.loops import rows as loops
+
+        if classes.kept is not None:
+            weights = classes.kept.astype(logits.dtype) if weights is None else weights * classes.kept
+        return loops.run(
+            logits.reshape(rows),
+            arguments,
+            by_row(weights, shape),
+            by_row(factor, shape),
+            values=None if values is None else values.reshape(-1),
+            gradient=gradients[0].reshape(rows),
+            threads=threads,
+        )
+
+    return FusedRows(shape, classes.mass, run)
