@@ -1,7 +1,7 @@
 """Angular margins: softmax over the angles between an embedding and the weights of all classes.
 
-The logits of all rows with all classes exist a tile at a time (`_pair_rows`), but for the one of a row's own class: its
-angle is computed by itself, from what separates the two unit vectors, which loses no digits where they nearly coincide.
+The logits of all rows with all classes exist a tile at a time (`templates.pairs`). That of a row's own class is apart:
+its angle is computed from what separates the two unit vectors, which loses no digits where they nearly coincide.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Any, NamedTuple, Unpack
 from mithril_losses.backends.namespaces import Array, array_namespace
 from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import POSITIVE, REAL, ClassIndices, Interval, PerClass
-from mithril_losses.losses.contrastive import Results, _problem
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.classes import read_labels
-from mithril_losses.templates.pairs import Rows, row_losses, softmax_apart
+from mithril_losses.templates.pairs import Rows, embeddings_of, row_losses, softmax_apart
 from mithril_losses.templates.points import add_at, take
-from mithril_losses.templates.unreduced import Wanted, reduced
+from mithril_losses.templates.unreduced import Closed, Wanted, reduced
 
 __all__ = ["arcface_loss", "arcface_loss_gradient", "cosface_loss", "cosface_loss_gradient"]
 
@@ -101,7 +100,7 @@ def _angular(
     rule: Margin,
     reduction: Any,
     wanted: Wanted,
-) -> Results:
+) -> Closed:
     """Return the reduced softmax cross-entropy of s t for the own class and s cos θ for the others, and gradients."""
     own = _door(embeddings, weight, targets)
     dtype, shape, classes = (
@@ -115,7 +114,7 @@ def _angular(
     labels = as_dtype(own, own.minimum(own.maximum(labels, 0), classes - 1), own.arange(1).dtype)
     count = math.prod(shape)
     given = {"embeddings": own.reshape(embeddings, (count, weight.shape[1])), "weight": weight}
-    p = _problem(
+    p = embeddings_of(
         reduction, bool(wanted), True, apart=True, shape=shape, numbers=(margin, scale, labels), dtype=dtype, **given
     )
     xp, margin, scale = p.xp, p.sets.bring(margin), p.sets.bring(scale)
@@ -170,7 +169,7 @@ def _arcface(
     scale: float,
     reduction: Any,
     wanted: Wanted,
-) -> Results:
+) -> Closed:
     margin = _ANGLE.check("margin", margin)
     return _angular(embeddings, weight, targets, margin, scale, _additive_angle, reduction, wanted)
 
@@ -292,7 +291,7 @@ def _cosface(
     scale: float,
     reduction: Any,
     wanted: Wanted,
-) -> Results:
+) -> Closed:
     margin = _COSINE.check("margin", margin)
     return _angular(embeddings, weight, targets, margin, scale, _additive_cosine, reduction, wanted)
 

@@ -1,7 +1,7 @@
 """Contrastive losses: each embedding is to find its own partner among all those of a batch.
 
-The logits of a batch are all its pairs, n × m numbers. They exist a tile at a time (`_pair_rows`); every row of a loss
-hangs on the embeddings of all others, so the gradients of micro-batches do not add up to that of the batch.
+The logits of a batch are all its pairs, n × m numbers. They exist a tile at a time (`templates.pairs`). Every row of a
+loss depends on the embeddings of all others, so the gradients of micro-batches do not add up to that of the batch.
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype, placement, require_library
+from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype, require_library
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, OneNumber, PointLabels, PointSets
-from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan
-from mithril_losses.numerics.stable import along_sphere, bounded, unit_and_norm
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.stable import bounded
 from mithril_losses.numerics.validation import require_one_number, require_same_shape, widest_dtype
 from mithril_losses.templates.pairs import (
     Columns,
+    Embeddings,
     Rows,
+    embeddings_of,
     row_losses,
     sigmoid,
     softmax,
     softmax_both_ways,
     softmax_by_label,
 )
-from mithril_losses.templates.points import Sets
-from mithril_losses.templates.unreduced import Wanted, reduced
+from mithril_losses.templates.unreduced import Closed, Wanted, reduced
 
 __all__ = [
     "clip_loss",
@@ -44,81 +45,6 @@ __all__ = [
 
 _SET = PointSets(4, 5)
 _NUMBER = OneNumber()
-
-Results = tuple[Array, dict[str, Array]]
-
-
-class _Problem(NamedTuple):
-    """The checked arguments, ready to compute with; `xp` is the namespace of x and y.
-
-    Attributes:
-        sets: the embeddings as they came.
-        x: the rows, (batch, n, d), on the unit sphere if asked for.
-        y: the points that the rows look for theirs among, (batch, m, d).
-        norms: of the embeddings, None where they were left as they are.
-        shape: of the unreduced losses, one per row.
-        plan: their reduction.
-        scale: ∂L/∂ℓ of each row, (batch, n), None where no gradient is wanted.
-    """
-
-    xp: Any
-    sets: Sets
-    x: Array
-    y: Array
-    norms: tuple[Array, Array] | None
-    shape: tuple[int, ...]
-    plan: Plan
-    scale: Array | None
-
-    def places(self, count: int) -> Array:
-        """Return 0, 1, …, count − 1 for each element of the batch."""
-        return self.xp.broadcast_to(self.xp.arange(count, **placement(self.x)), (self.x.shape[0], count))
-
-    def value(self, losses: Array, like: Array) -> Array:
-        """Return the reduced loss of one loss per row, (batch, n)."""
-        values = self.sets.values(losses, like, self.shape)
-        return self.plan.collect(array_namespace(like=like), values, like)
-
-    def back(self, by_x: Array, by_y: Array) -> tuple[Array, Array]:
-        """Take derivatives wrt x and y back through the normalisation."""
-        if self.norms is None:
-            return by_x, by_y
-        by_x = along_sphere(self.xp, by_x, self.x, self.norms[0])
-        return by_x, along_sphere(self.xp, by_y, self.y, self.norms[1])
-
-
-def _problem(
-    reduction: Any,
-    wants_gradient: bool,
-    normalize: bool,
-    *,
-    apart: bool = False,
-    shape: tuple[int, ...] | None = None,
-    numbers: tuple[Any, ...] = (),
-    dtype: Any = None,
-    **embeddings: Array,
-) -> _Problem:
-    """Check the arguments; `apart` says that no row sees the x of another, `shape` is that of the rows as they came."""
-    FLAG.check("normalize", normalize)
-    first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
-    dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
-    seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
-    sets = Sets.of(numbers=seen, dtype=dtype, **embeddings)
-    xp, x, y = sets.xp, sets.x, sets.y
-    shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
-    reducing = plan(own, shape, dtype, **reduction)
-    norms = scale = None
-    if reducing.weights is not None:  # what no loss with a weight hangs on may hold anything
-        alive = sets.bring(own.reshape(own.broadcast_to(reducing.weights != 0, shape), (*flat, 1)))
-        some = xp.any(alive, axis=1, keepdims=True)
-        x, y = xp.where(alive if apart else some, x, 0.0), xp.where(some, y, 0.0)
-    if wants_gradient:
-        ones = own.ones(shape, dtype=dtype, **placement(first))
-        scale = sets.bring(own.reshape(reducing.spread(own, ones, ones, ()), flat))
-    if normalize:
-        (x, x_norm), (y, y_norm) = unit_and_norm(xp, x), unit_and_norm(xp, y)
-        norms = x_norm, y_norm
-    return _Problem(xp, sets, x, y, norms, shape, reducing, scale)
 
 
 def _inverse_temperature(temperature: Any, **embeddings: Array) -> Any:
@@ -179,10 +105,10 @@ def _one_of_many(
     normalize: bool,
     reduction: Any,
     wanted: Wanted,
-) -> Results:
+) -> Closed:
     """Return the reduced softmax cross-entropy of sharpness · x_i · y_j, and its gradients by name."""
     given = dict(zip(names, (rows, points), strict=True))
-    p = _problem(reduction, bool(wanted), normalize, apart=True, numbers=(sharpness,), **given)
+    p = embeddings_of(reduction, bool(wanted), normalize, apart=True, numbers=(sharpness,), **given)
     xp, scale = p.xp, _Scale.of(p.xp, p.sets.bring(sharpness), p.x)
     n, m = p.x.shape[1], p.y.shape[1]
     if m < n:
@@ -205,7 +131,7 @@ def _one_of_many(
 )
 def _info_nce(
     queries: Array, keys: Array, temperature: float, normalize: bool, reduction: Any, wanted: Wanted
-) -> Results:
+) -> Closed:
     sharpness = _inverse_temperature(temperature, queries=queries, keys=keys)
     return _one_of_many(("queries", "keys"), queries, keys, sharpness, normalize, reduction, wanted)
 
@@ -300,7 +226,7 @@ def info_nce_loss_gradient(
 
 
 @reduced(wrt=("anchor", "positive"), pairwise=True, anchor=_SET, positive=_SET)
-def _n_pair(anchor: Array, positive: Array, reduction: Any, wanted: Wanted) -> Results:
+def _n_pair(anchor: Array, positive: Array, reduction: Any, wanted: Wanted) -> Closed:
     array_namespace(anchor=anchor, positive=positive)
     require_same_shape(anchor=anchor, positive=positive)
     return _one_of_many(("anchor", "positive"), anchor, positive, 1.0, False, reduction, wanted)
@@ -386,11 +312,11 @@ def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[Gra
 )
 def _nt_xent(
     embedding1: Array, embedding2: Array, temperature: float, normalize: bool, reduction: Any, wanted: Wanted
-) -> Results:
+) -> Closed:
     given = {"embedding1": embedding1, "embedding2": embedding2}
     sharpness = _inverse_temperature(temperature, **given)
     require_same_shape(**given)
-    p = _problem(reduction, bool(wanted), normalize, numbers=(sharpness,), **given)
+    p = embeddings_of(reduction, bool(wanted), normalize, numbers=(sharpness,), **given)
     xp, n = p.xp, p.x.shape[1]
     scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
     z, places = xp.concat([p.x, p.y], axis=1), p.places(2 * n)
@@ -501,10 +427,10 @@ def nt_xent_loss_gradient(
 @reduced(pairwise=True, embeddings=_SET, labels=PointLabels(4), temperature=POSITIVE, normalize=FLAG)
 def _supervised(
     embeddings: Array, labels: Array, temperature: float, normalize: bool, reduction: Any, wanted: Wanted
-) -> Results:
+) -> Closed:
     own, given = array_namespace(embeddings=embeddings, labels=labels), {"embeddings": embeddings}
     sharpness = _inverse_temperature(temperature, **given)
-    p = _problem(reduction, bool(wanted), normalize, numbers=(sharpness, labels), **given)
+    p = embeddings_of(reduction, bool(wanted), normalize, numbers=(sharpness, labels), **given)
     if tuple(labels.shape) != tuple(embeddings.shape[:-1]):
         raise ValueError(
             f"labels must have one integer per row, shape {tuple(embeddings.shape[:-1])}, got {tuple(labels.shape)}"
@@ -623,7 +549,7 @@ def supervised_contrastive_loss_gradient(
 )
 def _clip(
     image_embeddings: Array, text_embeddings: Array, logit_scale: Array, normalize: bool, reduction: Any, wanted: Wanted
-) -> Results:
+) -> Closed:
     given = {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings}
     p, (s,) = _scaled_problem(reduction, bool(wanted), normalize, given, logit_scale=logit_scale)
     xp, places = p.xp, p.places(p.x.shape[1])
@@ -733,14 +659,14 @@ def clip_loss_gradient(
 
 def _scaled_problem(
     reduction: Any, wants_gradient: bool, normalize: bool, given: dict[str, Array], **numbers: Array
-) -> tuple[_Problem, list[Any]]:
+) -> tuple[Embeddings, list[Any]]:
     """Return the problem of embeddings of one shape, and differentiable numbers to compute with."""
     own = array_namespace(**given, **numbers)
     require_same_shape(**given)
     dtype = widest_dtype(own, **given, **numbers)
     single = {name: own.reshape(x, ()) if tuple(x.shape) == (1,) else x for name, x in numbers.items()}
     values = [require_one_number(own, name, x, dtype) for name, x in single.items()]
-    p = _problem(reduction, wants_gradient, normalize, numbers=tuple(values), dtype=dtype, **given)
+    p = embeddings_of(reduction, wants_gradient, normalize, numbers=tuple(values), dtype=dtype, **given)
     return p, [p.sets.bring(x) for x in values]
 
 
@@ -761,7 +687,7 @@ def _siglip(
     normalize: bool,
     reduction: Any,
     wanted: Wanted,
-) -> Results:
+) -> Closed:
     given, numbers = (
         {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings},
         {"logit_scale": logit_scale, "logit_bias": logit_bias},

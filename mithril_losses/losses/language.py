@@ -19,7 +19,7 @@ from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan
 from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
 from mithril_losses.templates.classes import is_number, read_class_weights, read_labels
 from mithril_losses.templates.linear import Layer, Rows, chunk_size, linear_rows
-from mithril_losses.templates.unreduced import Wanted, reduced
+from mithril_losses.templates.unreduced import Closed, Wanted, reduced
 
 __all__ = [
     "linear_cross_entropy",
@@ -100,7 +100,7 @@ def _linear_cross_entropy(
     chunk_rows: int | None,
     reduction: Any,
     wanted: Wanted,
-) -> tuple[Array, dict[str, Array]]:
+) -> Closed:
     xp, dtype = _door(hidden, weight, targets, bias)
     shape, count, (classes, features) = tuple(targets.shape), math.prod(targets.shape), weight.shape
     a = require_one_number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)

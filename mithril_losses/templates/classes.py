@@ -136,10 +136,13 @@ class Given:
         probabilities: t, in the shape of the logits.
         smoothing: a.
         weights: w, in a shape that broadcasts along the class axis; None for 1.
+        mass: Σ q of each row, where it is known; None where it is to be summed up.
     """
 
-    def __init__(self, probabilities: Array, smoothing: Any = 0.0, weights: Array | None = None) -> None:
-        self._probabilities, self._smoothing, self._weights = probabilities, smoothing, weights
+    def __init__(
+        self, probabilities: Array, smoothing: Any = 0.0, weights: Array | None = None, mass: Array | None = None
+    ) -> None:
+        self._probabilities, self._smoothing, self._weights, self._mass = probabilities, smoothing, weights, mass
         self._q: Array | None = None
 
     def dense(self, xp: Any, x: Array, axis: int) -> Array:
@@ -156,7 +159,7 @@ class Given:
 
     def mass(self, xp: Any, x: Array, axis: int) -> Any:
         """As in `AtLabel`."""
-        return xp.sum(self.dense(xp, x, axis), axis=axis)
+        return xp.sum(self.dense(xp, x, axis), axis=axis) if self._mass is None else self._mass
 
     def taken_from(self, xp: Any, x: Array, axis: int, scale: Any = 1.0, in_place: bool = False) -> Array:
         """As in `AtLabel`."""
@@ -216,12 +219,11 @@ class Classes(NamedTuple):
 
     def legal(self, xp: Any, x: Array) -> Array:
         """Return losses of the rows, or their slopes: 0 where a row is ignored, NaN where its label is illegal."""
-        is_slope = len(x.shape) == len(self.scores.shape)
-        for rows, instead, takes in ((self.kept, 0.0, False), (self.illegal, float("nan"), True)):
-            if rows is not None:
-                rows = xp.expand_dims(rows, axis=self.axis) if is_slope else rows
-                x = xp.where(rows, instead, x) if takes else xp.where(rows, x, instead)
-        return x
+        kept, illegal = self.kept, self.illegal
+        if len(x.shape) == len(self.scores.shape):
+            kept, illegal = (None if rows is None else xp.expand_dims(rows, axis=self.axis) for rows in (kept, illegal))
+        x = x if kept is None else xp.where(kept, x, 0.0)
+        return x if illegal is None else xp.where(illegal, float("nan"), x)
 
 
 def classes_of(

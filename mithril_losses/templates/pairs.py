@@ -15,10 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses import limits
-from mithril_losses.backends.namespaces import Array, library_name
+from mithril_losses.backends.namespaces import Array, array_namespace, library_name, placement
 from mithril_losses.backends.threads import share, thread_count
-from mithril_losses.numerics.stable import put_at, subtract_at, take_at
+from mithril_losses.domains import FLAG
+from mithril_losses.numerics.reduction import Plan, plan
+from mithril_losses.numerics.stable import along_sphere, put_at, subtract_at, take_at, unit_and_norm
+from mithril_losses.numerics.validation import widest_dtype
+from mithril_losses.templates.classes import AtLabel, Given
 from mithril_losses.templates.points import (
+    Sets,
     batches,
     joined,
     map_batch,
@@ -26,6 +31,7 @@ from mithril_losses.templates.points import (
     row_blocks,
     scan_rows,
 )
+from mithril_losses.templates.rows import Statistics, combine, finish, slopes, statistics
 
 
 class Rows(NamedTuple):
@@ -86,15 +92,12 @@ def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
         found = fused.softmax(logits.reshape(-1, logits.shape[-1]), *_flat(rows.target, rows.scale))
         losses, log_sums = (x.reshape(logits.shape[:-1]) for x in found)
         return losses, log_sums, None if rows.scale is None else logits
-    shifted, largest = _shifted(xp, logits)
-    own = take_at(xp, shifted, rows.target, len(shifted.shape) - 1)
-    exponentials, total = _exponentials(xp, shifted)
-    log_total = xp.log(total)
-    slopes = None
-    if rows.scale is not None:
-        slopes = _scaled(xp, exponentials, rows.scale / total)
-        slopes = subtract_at(xp, slopes, rows.target, rows.scale, len(slopes.shape) - 1)
-    return log_total - own, largest + log_total, slopes
+    shares = AtLabel(rows.target)
+    found, exponentials = statistics(xp, logits, shares, capped=False, in_place=xp is np)
+    finished = finish(xp, found)
+    if rows.scale is None:
+        return finished.losses, finished.log_sum, None
+    return finished.losses, finished.log_sum, slopes(xp, exponentials, finished.pull, shares, scale=rows.scale)
 
 
 def _fused(logits: Array) -> Any:
@@ -113,10 +116,24 @@ def _flat(*arrays: Any) -> list[Any]:
 
 def softmax_apart(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
     """`softmax` where `own` stands for z_t; its slope is the number, and no part of the others."""
-    losses, _, slopes = softmax(xp, put_at(xp, logits, rows.target, rows.own), rows, columns)
-    if slopes is None:
-        return losses, losses, None
-    return losses, take_at(xp, slopes, rows.target, len(slopes.shape) - 1), put_at(xp, slopes, rows.target, 0.0)
+    if xp is np and _fused(logits) is not None:
+        losses, _, found = softmax(np, put_at(np, logits, rows.target, rows.own), rows, columns)
+        if found is None:
+            return losses, losses, None
+        of_own = take_at(np, found, rows.target, found.ndim - 1)
+        return losses, of_own, put_at(np, found, rows.target, 0.0 * of_own)  # NaN in a row that is
+    nothing = AtLabel(rows.target, own=0.0)
+    others, exponentials = statistics(
+        xp, put_at(xp, logits, rows.target, -math.inf), nothing, capped=False, in_place=xp is np
+    )
+    own = Statistics(rows.own, xp.ones_like(rows.own), xp.zeros_like(rows.own), 1.0)
+    whole = combine(xp, others, own)
+    finished = finish(xp, whole)
+    if rows.scale is None:
+        return finished.losses, finished.losses, None
+    of_own = rows.scale * (finished.pull * xp.exp(rows.own - whole.largest) - 1.0)
+    pull = finished.pull * xp.exp(others.largest - whole.largest)
+    return finished.losses, of_own, slopes(xp, exponentials, pull, nothing, scale=rows.scale)
 
 
 def softmax_both_ways(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
@@ -128,9 +145,9 @@ def softmax_both_ways(xp: Any, logits: Array, rows: Rows, columns: Columns) -> t
         losses, log_sums = fused.softmax(logits[0], *_flat(rows.target, rows.scale), beside)
         return losses[None], log_sums[None], logits
     by_column = xp.exp(logits - xp.expand_dims(columns.log_sum, axis=-2)) * xp.expand_dims(columns.scale, axis=-2)
-    losses, log_sum, slopes = softmax(xp, logits, rows, columns)
+    losses, log_sum, by_row = softmax(xp, logits, rows, columns)
     by_column = subtract_at(xp, by_column, rows.target, rows.scale, len(by_column.shape) - 1)
-    return losses, log_sum, xp.add(slopes, by_column, **_into(xp, slopes))
+    return losses, log_sum, xp.add(by_row, by_column, **_into(xp, by_row))
 
 
 def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
@@ -143,21 +160,17 @@ def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tu
     same = xp.astype(xp.expand_dims(rows.label, axis=-1) == xp.expand_dims(columns.label, axis=-2), logits.dtype)
     same = put_at(xp, same, rows.itself, 0.0)
     count = xp.sum(same, axis=-1)
-    safe_count, alone = xp.maximum(count, 1.0), count == 0
-    shifted, _ = _shifted(xp, put_at(xp, logits, rows.itself, -math.inf))
-    shifted = put_at(xp, shifted, rows.itself, 0.0)
-    own = (np.vecdot(same, shifted) if xp is np else xp.sum(same * shifted, axis=-1)) / safe_count
-    exponentials, _ = _exponentials(xp, shifted)
-    exponentials = put_at(xp, exponentials, rows.itself, 0.0)
-    total = xp.sum(exponentials, axis=-1)
-    total = xp.where(alone, 1.0, total)
-    losses = xp.where(alone, 0.0, xp.log(total) - own)
+    alone = count == 0
+    shares = Given(_scaled(xp, same, 1.0 / xp.maximum(count, 1.0)), mass=xp.where(alone, xp.zeros_like(count), 1.0))
+    found, exponentials = statistics(
+        xp, put_at(xp, logits, rows.itself, -math.inf), shares, capped=False, in_place=xp is np
+    )
+    finished = finish(xp, found._replace(total=xp.where(alone, 1.0, found.total)))
+    losses = xp.where(alone, 0.0, finished.losses)
     if rows.scale is None:
         return losses, count, None
     scale = xp.where(alone, 0.0, rows.scale)
-    slopes = _scaled(xp, exponentials, scale / total)
-    same = _scaled(xp, same, scale / safe_count)
-    return losses, count, xp.subtract(slopes, same, **_into(xp, slopes))
+    return losses, count, slopes(xp, exponentials, finished.pull, shares, scale=scale)
 
 
 def sigmoid(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
@@ -179,18 +192,6 @@ def sigmoid(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
 
 def _into(xp: Any, x: Array) -> dict[str, Array]:
     return {"out": x} if xp is np else {}
-
-
-def _shifted(xp: Any, logits: Array) -> tuple[Array, Array]:
-    """Return the logits less the largest of their row, and that."""
-    largest = xp.max(logits, axis=-1, keepdims=True)
-    largest = xp.maximum(largest, float(xp.finfo(logits.dtype).min))  # a row of nothing but −∞
-    return xp.subtract(logits, largest, **_into(xp, logits)), xp.squeeze(largest, axis=-1)
-
-
-def _exponentials(xp: Any, shifted: Array) -> tuple[Array, Array]:
-    exponentials = xp.exp(shifted, **_into(xp, shifted))
-    return exponentials, xp.sum(exponentials, axis=-1)
 
 
 def _scaled(xp: Any, x: Array, by: Array) -> Array:
@@ -325,3 +326,79 @@ def _scanned(x: Array, y: Array, rows: Rows, columns: Columns, rule: Rule) -> Fo
         return Found(losses, extra, by_x, by_y)
 
     return map_batch(one, (x, y, rows, columns), x.shape[-2] * y.shape[-2])  # type: ignore[no-any-return]
+
+
+# --- embeddings and their losses --------------------------------------------------------------------------------------
+
+
+class Embeddings(NamedTuple):
+    """The checked arguments, ready to compute with; `xp` is the namespace of x and y.
+
+    Attributes:
+        sets: the embeddings as they came.
+        x: the rows, (batch, n, d), on the unit sphere if asked for.
+        y: the points that the rows look for theirs among, (batch, m, d).
+        norms: of the embeddings, None where they were left as they are.
+        shape: of the unreduced losses, one per row.
+        plan: their reduction.
+        scale: ∂L/∂ℓ of each row, (batch, n), None where no gradient is wanted.
+    """
+
+    xp: Any
+    sets: Sets
+    x: Array
+    y: Array
+    norms: tuple[Array, Array] | None
+    shape: tuple[int, ...]
+    plan: Plan
+    scale: Array | None
+
+    def places(self, count: int) -> Array:
+        """Return 0, 1, …, count − 1 for each element of the batch."""
+        return self.xp.broadcast_to(self.xp.arange(count, **placement(self.x)), (self.x.shape[0], count))
+
+    def value(self, losses: Array, like: Array) -> Array:
+        """Return the reduced loss of one loss per row, (batch, n)."""
+        values = self.sets.values(losses, like, self.shape)
+        return self.plan.collect(array_namespace(like=like), values, like)
+
+    def back(self, by_x: Array, by_y: Array) -> tuple[Array, Array]:
+        """Take derivatives wrt x and y back through the normalisation."""
+        if self.norms is None:
+            return by_x, by_y
+        by_x = along_sphere(self.xp, by_x, self.x, self.norms[0])
+        return by_x, along_sphere(self.xp, by_y, self.y, self.norms[1])
+
+
+def embeddings_of(
+    reduction: Any,
+    wants_gradient: bool,
+    normalize: bool,
+    *,
+    apart: bool = False,
+    shape: tuple[int, ...] | None = None,
+    numbers: tuple[Any, ...] = (),
+    dtype: Any = None,
+    **embeddings: Array,
+) -> Embeddings:
+    """Check the arguments; `apart` says that no row sees the x of another, `shape` is that of the rows as they came."""
+    FLAG.check("normalize", normalize)
+    first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
+    dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
+    seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
+    sets = Sets.of(numbers=seen, dtype=dtype, **embeddings)
+    xp, x, y = sets.xp, sets.x, sets.y
+    shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
+    reducing = plan(own, shape, dtype, **reduction)
+    norms = scale = None
+    if reducing.weights is not None:  # what no loss with a weight hangs on may hold anything
+        alive = sets.bring(own.reshape(own.broadcast_to(reducing.weights != 0, shape), (*flat, 1)))
+        some = xp.any(alive, axis=1, keepdims=True)
+        x, y = xp.where(alive if apart else some, x, 0.0), xp.where(some, y, 0.0)
+    if wants_gradient:
+        ones = own.ones(shape, dtype=dtype, **placement(first))
+        scale = sets.bring(own.reshape(reducing.spread(own, ones, ones, ()), flat))
+    if normalize:
+        (x, x_norm), (y, y_norm) = unit_and_norm(xp, x), unit_and_norm(xp, y)
+        norms = x_norm, y_norm
+    return Embeddings(xp, sets, x, y, norms, shape, reducing, scale)

@@ -53,21 +53,22 @@ class Finished(NamedTuple):
 
 
 def statistics(
-    xp: Any, logits: Array, shares: Shares, axis: int = -1, *, in_place: bool = False
+    xp: Any, logits: Array, shares: Shares, axis: int = -1, *, capped: bool = True, in_place: bool = False
 ) -> tuple[Statistics, Array]:
     """Return the statistics of logits along an axis, and e^(z − m), in the place of the logits if that is asked for.
 
-    A logit of +∞ has all the mass. A row of nothing but −∞ has the total 0.
+    A logit of +∞ has all the mass if logits are capped; without that its row is NaN. A row of nothing but −∞ has the
+    total 0.
     """
     axis = axis % len(logits.shape)
     limits = xp.finfo(logits.dtype)
     lowest, highest = float(limits.min), float(limits.max)
-    z = xp.minimum(logits, highest, **({"out": logits} if in_place else {}))
-    over = {"out": z} if in_place or xp is np else {}
+    z = xp.minimum(logits, highest, **({"out": logits} if in_place else {})) if capped else logits
+    over = {"out": z} if in_place or (xp is np and capped) else {}
     largest = xp.maximum(largest_number(xp, z, axis), lowest)
     shifted = xp.subtract(z, largest, **over)
     below, mass = shares.against(xp, shifted, axis), shares.mass(xp, shifted, axis)
-    exponentials = xp.exp(shifted, **over)
+    exponentials = xp.exp(shifted, **({"out": shifted} if in_place or xp is np else {}))
     total = np.add.reduce(exponentials, axis=axis) if xp is np else xp.sum(exponentials, axis=axis)
     return Statistics(xp.squeeze(largest, axis=axis), total, below, mass), exponentials
 

@@ -59,6 +59,9 @@ class Losses(NamedTuple):
     pull: Callable[[Array], Array] | None = None
 
 
+Closed = tuple[Array, dict[str, Array]]  # a reduced loss, and its gradients by name
+
+
 class Unreduced:
     """A function `(*arrays, *options, wanted) → Losses` as a loss, its gradient, and both at once.
 
@@ -248,6 +251,6 @@ def reduced(
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     pairwise: bool = False,
     **domain: Any,
-) -> Callable[[Callable[..., tuple[Array, dict[str, Array]]]], Reduced]:
+) -> Callable[[Callable[..., Closed]], Reduced]:
     """Declare, as `unreduced` does, what the arguments of a function may be that closes its losses by itself."""
     return lambda losses: Reduced(losses, domain, wrt, on_request, kinks, pairwise)
