@@ -94,12 +94,16 @@ class AtLabel(NamedTuple):
         """Return −Σ q x for x ≤ 0, with 0 · ∞ = 0; the class axis goes."""
         found = times(xp, self.own, -take_at(xp, x, self.label, axis))
         if not is_number(self.even, 0.0):
-            found = found + times(xp, self.even, -xp.mean(x, axis=axis))
+            # of each, because the sum of all may overflow
+            found = found + xp.sum(times(xp, self.even / float(x.shape[axis]), -x), axis=axis)
         return found if self.each is None else found - xp.sum(product(xp, self.each, x), axis=axis)
 
     def mass(self, xp: Any, x: Array, axis: int) -> Any:
         """Return Σ q: a number where it is the same for all rows, or one per row."""
-        mass = self.own if is_number(self.even, 0.0) else self.own + self.even
+        mass = self.own
+        if not is_number(self.even, 0.0):  # the sum of what is taken from each, to all digits
+            classes = x.shape[axis]
+            mass = mass + xp.sum(self.even / float(classes) * xp.ones(classes, dtype=x.dtype, **placement(x)))
         return mass if self.each is None else mass + xp.sum(self.each)
 
     def taken_from(self, xp: Any, x: Array, axis: int, scale: Any = 1.0, in_place: bool = False) -> Array:
