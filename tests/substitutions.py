@@ -263,7 +263,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/rows.py",
         "a logit of +inf is NaN",
-        {"if capped else logits": "if False else logits"},
+        {"    if capped:\n": "    if False:\n"},
     ),
     Substitution(
         "templates/rows.py",
@@ -537,7 +537,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/rows.py",
         "targets that do not sum to one are taken to",
-        {"log_sum, whole.mass / whole.total)": "log_sum, 1.0 / whole.total)"},
+        {"Finished(losses, whole.mass / whole.total)": "Finished(losses, 1.0 / whole.total)"},
         "cross_entropy_with_logits and central",
     ),
     Substitution(
@@ -950,13 +950,13 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/rows.py",
         "the part that stands lower loses nothing",
-        {" - times(xp, part.mass, lower)": ""},
+        {" + times(xp, part.mass, lower)": ""},
         tests="rows",
     ),
     Substitution(
         "templates/rows.py",
         "the z-loss has half its slope",
-        {"whole.mass + 2.0 * z_loss * log_sum": "whole.mass + z_loss * log_sum"},
+        {"whole.mass + 2.0 * z_loss * height": "whole.mass + z_loss * height"},
         tests="language",
     ),
     Substitution(

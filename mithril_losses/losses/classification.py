@@ -186,7 +186,7 @@ def _cross_entropy(
     shares, axis = classes.shares, classes.axis
     width = CLIP_WIDTH.for_dtype(CLIP_WIDTH.check("epsilon", epsilon), xp, predictions.dtype)
     p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)
-    values = shares.against(xp, xp.log(p), axis)
+    values = -shares.dot(xp, xp.log(p), axis)
 
     def slopes() -> dict[str, Array]:
         return {"predictions": classes.legal(xp, -shares.dense(xp, p, axis) / p)}

@@ -185,6 +185,16 @@ def along_sphere(xp: Any, slope: Array, unit: Array, norm: Array) -> Array:
     return bounded(xp, tangent / xp.where(norm == 0, math.inf, norm), slope.dtype)
 
 
+def with_axis(xp: Any, x: Array, axis: int) -> Array:
+    """Return x with an axis of length 1 in this place."""
+    return x[..., None] if xp is np and axis == x.ndim else xp.expand_dims(x, axis=axis)  # at a tenth of the cost
+
+
+def without_axis(xp: Any, x: Array, axis: int) -> Array:
+    """Return x without this axis, of length 1."""
+    return x[..., 0] if xp is np and axis == x.ndim - 1 else xp.squeeze(x, axis=axis)
+
+
 def one_hot(xp: Any, labels: Array, classes: int, axis: int, like: Array) -> Array:
     """Return ones at the labels and zeros elsewhere along a new `axis`; a label outside the classes has only zeros."""
     indices = xp.arange(classes, dtype=labels.dtype, **placement(like))

@@ -9,7 +9,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, namespace_of, placement
 from mithril_losses.domains import FRACTION, NON_NEGATIVE
-from mithril_losses.numerics.stable import one_hot, product, subtract_at, take_at
+from mithril_losses.numerics.stable import one_hot, product, subtract_at, take_at, with_axis
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_integer
 
 # --- labels and weights of classes ----------------------------------------------------------------------------------
@@ -90,13 +90,13 @@ class AtLabel(NamedTuple):
     even: Any = 0.0
     each: Array | None = None
 
-    def against(self, xp: Any, x: Array, axis: int) -> Array:
-        """Return −Σ q x for x ≤ 0, with 0 · ∞ = 0; the class axis goes."""
-        found = times(xp, self.own, -take_at(xp, x, self.label, axis))
+    def dot(self, xp: Any, x: Array, axis: int) -> Array:
+        """Return Σ q x, with 0 · ∞ = 0; the class axis goes."""
+        found = times(xp, self.own, take_at(xp, x, self.label, axis))
         if not is_number(self.even, 0.0):
             # of each, because the sum of all may overflow
-            found = found + xp.sum(times(xp, self.even / float(x.shape[axis]), -x), axis=axis)
-        return found if self.each is None else found - xp.sum(product(xp, self.each, x), axis=axis)
+            found = found + xp.sum(times(xp, self.even / float(x.shape[axis]), x), axis=axis)
+        return found if self.each is None else found + xp.sum(product(xp, self.each, x), axis=axis)
 
     def mass(self, xp: Any, x: Array, axis: int) -> Any:
         """Return Σ q: a number where it is the same for all rows, or one per row."""
@@ -157,9 +157,9 @@ class Given:
             self._q = q if self._weights is None else self._weights * q
         return self._q
 
-    def against(self, xp: Any, x: Array, axis: int) -> Array:
+    def dot(self, xp: Any, x: Array, axis: int) -> Array:
         """As in `AtLabel`."""
-        return -xp.sum(product(xp, self.dense(xp, x, axis), x), axis=axis)
+        return xp.sum(product(xp, self.dense(xp, x, axis), x), axis=axis)
 
     def mass(self, xp: Any, x: Array, axis: int) -> Any:
         """As in `AtLabel`."""
@@ -196,7 +196,7 @@ def is_number(value: Any, number: float) -> bool:
 
 def _along(xp: Any, rows: Any, axis: int) -> Any:
     """Return a number as it is, and one per row with the class axis in its place."""
-    return rows if type(rows) is float else xp.expand_dims(rows, axis=axis)
+    return rows if type(rows) is float else with_axis(xp, rows, axis)
 
 
 # --- the targets of a classification --------------------------------------------------------------------------------
@@ -224,6 +224,8 @@ class Classes(NamedTuple):
     def legal(self, xp: Any, x: Array) -> Array:
         """Return losses of the rows, or their slopes: 0 where a row is ignored, NaN where its label is illegal."""
         kept, illegal = self.kept, self.illegal
+        if kept is None and illegal is None:
+            return x
         if len(x.shape) == len(self.scores.shape):
             kept, illegal = (None if rows is None else xp.expand_dims(rows, axis=self.axis) for rows in (kept, illegal))
         x = x if kept is None else xp.where(kept, x, 0.0)

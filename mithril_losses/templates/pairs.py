@@ -31,7 +31,7 @@ from mithril_losses.templates.points import (
     row_blocks,
     scan_rows,
 )
-from mithril_losses.templates.rows import Statistics, combine, finish, slopes, statistics
+from mithril_losses.templates.rows import Statistics, combine, finish, log_sum, slopes, statistics
 
 
 class Rows(NamedTuple):
@@ -96,8 +96,8 @@ def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array
     found, exponentials = statistics(xp, logits, shares, capped=False, in_place=xp is np)
     finished = finish(xp, found)
     if rows.scale is None:
-        return finished.losses, finished.log_sum, None
-    return finished.losses, finished.log_sum, slopes(xp, exponentials, finished.pull, shares, scale=rows.scale)
+        return finished.losses, log_sum(xp, found), None
+    return finished.losses, log_sum(xp, found), slopes(xp, exponentials, finished.pull, shares, scale=rows.scale)
 
 
 def _fused(logits: Array) -> Any:
@@ -145,9 +145,9 @@ def softmax_both_ways(xp: Any, logits: Array, rows: Rows, columns: Columns) -> t
         losses, log_sums = fused.softmax(logits[0], *_flat(rows.target, rows.scale), beside)
         return losses[None], log_sums[None], logits
     by_column = xp.exp(logits - xp.expand_dims(columns.log_sum, axis=-2)) * xp.expand_dims(columns.scale, axis=-2)
-    losses, log_sum, by_row = softmax(xp, logits, rows, columns)
+    losses, log_sums, by_row = softmax(xp, logits, rows, columns)
     by_column = subtract_at(xp, by_column, rows.target, rows.scale, len(by_column.shape) - 1)
-    return losses, log_sum, xp.add(by_row, by_column, **_into(xp, by_row))
+    return losses, log_sums, xp.add(by_row, by_column, **_into(xp, by_row))
 
 
 def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.numerics.stable import largest_number
+from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
 from mithril_losses.templates.classes import Classes, Shares, classes_of, is_number, times
 from mithril_losses.templates.loop import FusedRows
 from mithril_losses.templates.unreduced import Losses
@@ -28,13 +28,13 @@ class Statistics(NamedTuple):
     Attributes:
         largest: m = max z.
         total: Σ e^(z − m).
-        below: Σ q (m − z).
+        match: Σ q (z − m), never positive.
         mass: Σ q: a number where it is the same for all rows.
     """
 
     largest: Array
     total: Array
-    below: Array
+    match: Array
     mass: Any
 
 
@@ -43,12 +43,10 @@ class Finished(NamedTuple):
 
     Attributes:
         losses: ℓ.
-        log_sum: L.
         pull: (Q + 2 ζ L) e^(m − L), by which e^(z − m) enters the slopes.
     """
 
     losses: Array
-    log_sum: Array
     pull: Array
 
 
@@ -57,42 +55,47 @@ def statistics(
 ) -> tuple[Statistics, Array]:
     """Return the statistics of logits along an axis, and e^(z − m), in the place of the logits if that is asked for.
 
-    A logit of +∞ has all the mass if logits are capped; without that its row is NaN. A row of nothing but −∞ has the
-    total 0.
+    If logits are capped, one of +∞ has all the mass, and a row of nothing but −∞ is NaN. If they are not, it is the row
+    of +∞ that is NaN, and one of nothing but −∞ has the total 0.
     """
     axis = axis % len(logits.shape)
     limits = xp.finfo(logits.dtype)
-    lowest, highest = float(limits.min), float(limits.max)
-    z = xp.minimum(logits, highest, **({"out": logits} if in_place else {})) if capped else logits
+    if capped:
+        z = xp.minimum(logits, float(limits.max), **({"out": logits} if in_place else {}))
+        largest = largest_number(xp, z, axis)
+    else:
+        z, largest = logits, xp.maximum(largest_number(xp, logits, axis), float(limits.min))
     over = {"out": z} if in_place or (xp is np and capped) else {}
-    largest = xp.maximum(largest_number(xp, z, axis), lowest)
     shifted = xp.subtract(z, largest, **over)
-    below, mass = shares.against(xp, shifted, axis), shares.mass(xp, shifted, axis)
-    exponentials = xp.exp(shifted, **({"out": shifted} if in_place or xp is np else {}))
+    match, mass = shares.dot(xp, shifted, axis), shares.mass(xp, shifted, axis)
+    exponentials = xp.exp(shifted, **over)
     total = np.add.reduce(exponentials, axis=axis) if xp is np else xp.sum(exponentials, axis=axis)
-    return Statistics(xp.squeeze(largest, axis=axis), total, below, mass), exponentials
+    return Statistics(without_axis(xp, largest, axis), total, match, mass), exponentials
 
 
 def combine(xp: Any, one: Statistics, other: Statistics) -> Statistics:
     """Return the statistics of two parts of rows together; the order of the parts does not matter."""
     largest = xp.maximum(one.largest, other.largest)
-    total, below = 0.0, 0.0
+    total, match = 0.0, 0.0
     for part in (one, other):
         lower = part.largest - largest
         total = total + part.total * xp.exp(lower)
-        below = below + part.below - times(xp, part.mass, lower)
-    return Statistics(largest, total, below, one.mass + other.mass)
+        match = match + part.match + times(xp, part.mass, lower)
+    return Statistics(largest, total, match, one.mass + other.mass)
+
+
+def log_sum(xp: Any, whole: Statistics) -> Array:
+    """Return L of whole rows."""
+    return whole.largest + xp.log(whole.total)
 
 
 def finish(xp: Any, whole: Statistics, z_loss: Any = None) -> Finished:
     """Return what becomes of whole rows, with ζ where there is one."""
-    log_total = xp.log(whole.total)
-    log_sum = whole.largest + log_total
-    losses = times(xp, whole.mass, log_total) + whole.below
+    losses = times(xp, whole.mass, xp.log(whole.total)) - whole.match
     if z_loss is None:
-        return Finished(losses, log_sum, whole.mass / whole.total)
-    losses = losses + z_loss * log_sum * log_sum
-    return Finished(losses, log_sum, (whole.mass + 2.0 * z_loss * log_sum) / whole.total)
+        return Finished(losses, whole.mass / whole.total)
+    height = log_sum(xp, whole)
+    return Finished(losses + z_loss * height * height, (whole.mass + 2.0 * z_loss * height) / whole.total)
 
 
 def slopes(
@@ -117,7 +120,7 @@ def slopes(
         in_place: whether tensors may be written to as well.
     """
     axis = axis % len(exponentials.shape)
-    pull = xp.expand_dims(pull if is_number(scale, 1.0) else scale * pull, axis=axis)
+    pull = with_axis(xp, pull if is_number(scale, 1.0) else scale * pull, axis)
     found = xp.multiply(exponentials, pull, **({"out": exponentials} if in_place or xp is np else {}))
     return shares.taken_from(xp, found, axis, scale, in_place)
 
