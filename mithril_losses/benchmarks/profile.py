@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses import value_and_gradient
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.candidates import Setting, candidates_for
 from mithril_losses.benchmarks.families import all_cases
 from mithril_losses.benchmarks.page import table
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.catalogue import find_loss
-from mithril_losses.execution import keep_freed_memory
+from mithril_losses.execution import keep_freed_memory, value_and_gradient
 from mithril_losses.limits import Limits
 from mithril_losses.numerics.validation import quiet
 
