@@ -8,7 +8,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values
 from mithril_losses.catalogue import both_of, given, gradient_of
-from mithril_losses.domains import FLAG, PointSets
+from mithril_losses.domains import FLAG, PointMask, PointSets, PointWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit, product
 from mithril_losses.numerics.validation import quiet
@@ -85,10 +85,10 @@ def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None
     pred_points=PointSets(3, 3),
     target_points=PointSets(5, 3),
     squared=FLAG,
-    pred_weights="one number ≥ 0 per point, or None",
-    target_weights="one number ≥ 0 per point, or None",
-    pred_mask="one boolean per point, or None",
-    target_mask="one boolean per point, or None",
+    pred_weights=PointWeights("pred_points"),
+    target_weights=PointWeights("target_points"),
+    pred_mask=PointMask("pred_points"),
+    target_mask=PointMask("target_points"),
 )
 def _chamfer(
     pred_points: Array,
@@ -282,8 +282,8 @@ def _hausdorff_kinks(
     pairwise=True,
     pred_points=PointSets(3, 3),
     target_points=PointSets(5, 3),
-    pred_mask="one boolean per point, or None",
-    target_mask="one boolean per point, or None",
+    pred_mask=PointMask("pred_points"),
+    target_mask=PointMask("target_points"),
 )
 def _hausdorff(
     pred_points: Array,

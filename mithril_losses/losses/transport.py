@@ -12,7 +12,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, require_library
 from mithril_losses.catalogue import both_of, given, gradient_of
-from mithril_losses.domains import NON_NEGATIVE, Count, Interval, PointSets
+from mithril_losses.domains import NON_NEGATIVE, Count, Directions, Interval, PointSets, PointWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit, put_back, stable_order, take_in_order
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -284,8 +284,8 @@ def _closest(pred_points: Array, target_points: Array, **_: Any) -> tuple[Array,
     target_points=PointSets(3, 2),
     epsilon=_EPSILON,
     p=_POWER,
-    pred_weights="one number ≥ 0 per point, or None",
-    target_weights="one number ≥ 0 per point, or None",
+    pred_weights=PointWeights("pred_points"),
+    target_weights=PointWeights("target_points"),
     mass_tolerance=_TOLERANCE,
     max_iterations=_ITERATIONS,
 )
@@ -560,7 +560,7 @@ def _sliced_kinks(
     pred_points=PointSets(3, 2),
     target_points=PointSets(2, 2),
     p=_ORDER,
-    projections="unit vectors (count, d), or None",
+    projections=Directions(),
     projection_count=_COUNT,
     projection_seed=_SEED,
 )
