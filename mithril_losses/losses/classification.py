@@ -17,8 +17,11 @@ from mithril_losses.domains import (
     PROBABILITY,
     REAL,
     SIGN,
+    ClassAxis,
+    ClassNumbers,
     ClassTargets,
     Distributions,
+    Integer,
     Interval,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, collect, plan, spread
@@ -189,10 +192,10 @@ def _class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Array) 
 
 
 _CLASS_OPTIONS = {
-    "class_axis": "integer",
-    "class_weights": "≥ 0, one per class, or None",
+    "class_axis": ClassAxis(),
+    "class_weights": ClassNumbers(0.0),
     "label_smoothing": FRACTION,
-    "ignore_index": "integer or None",
+    "ignore_index": Integer(),
 }
 
 
