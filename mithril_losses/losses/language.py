@@ -24,7 +24,17 @@ from mithril_losses.backends.namespaces import (
     require_library,
 )
 from mithril_losses.catalogue import gradient_of, value_and_gradient_of
-from mithril_losses.domains import FRACTION, NON_NEGATIVE, REAL, ClassIndices, Elements, Interval, PerClass
+from mithril_losses.domains import (
+    FRACTION,
+    NON_NEGATIVE,
+    REAL,
+    ClassIndices,
+    ClassNumbers,
+    Elements,
+    Integer,
+    Interval,
+    PerClass,
+)
 from mithril_losses.losses.classification import (
     _class_weights,
     _labels,
@@ -44,6 +54,7 @@ __all__ = [
 ]
 
 _SOFT_CAP = Interval(0.0, for_none=math.inf)
+_CHUNK_ROWS = Integer(1, example=2)
 
 # the logits of a chunk take this many bytes, or this share of the weight's own, whichever is more
 _CHUNK_BYTES = 20 * 2**20
@@ -202,11 +213,10 @@ def _is(value: Any, number: float) -> bool:
 
 
 def _chunk_size(chunk_rows: int | None, classes: int, features: int, itemsize: int) -> int:
+    chunk_rows = _CHUNK_ROWS.check("chunk_rows", chunk_rows)
     if chunk_rows is None:
         rows = int(max(_CHUNK_BYTES // (classes * itemsize), features * _CHUNK_SHARE, 1))
         return rows - rows % _TILE if rows > _TILE else rows
-    if require_integer("chunk_rows", chunk_rows) < 1:
-        raise ValueError(f"chunk_rows must be ≥ 1 or None, got {chunk_rows}")
     return chunk_rows
 
 
@@ -481,13 +491,13 @@ def linear_cross_entropy(
         "hidden": REAL,
         "weight": PerClass(),
         "targets": ClassIndices(),
-        "bias": "real, one per class, or None",
-        "class_weights": "≥ 0, one per class, or None",
-        "ignore_index": "integer or None",
+        "bias": ClassNumbers(),
+        "class_weights": ClassNumbers(0.0),
+        "ignore_index": Integer(),
         "label_smoothing": FRACTION,
         "z_loss": NON_NEGATIVE,
         "soft_cap": _SOFT_CAP,
-        "chunk_rows": "integer ≥ 1 or None",
+        "chunk_rows": _CHUNK_ROWS,
     },
     properties=("non_negative",),
 )
@@ -698,7 +708,7 @@ def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array,
     domain={
         "logits": Elements(per_sample=(4, 5)),
         "tokens": ClassIndices(per_sample=(4,), classes=5),
-        "ignore_index": "a class index or None",
+        "ignore_index": Integer(),
     },
     compose=_fast_next_tokens,
     properties=("convex", "non_negative", "translation_invariant"),
