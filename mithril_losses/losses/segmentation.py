@@ -14,6 +14,8 @@ from mithril_losses.domains import (
     PROBABILITY,
     REAL,
     Choice,
+    ClassAxis,
+    Integer,
     Interval,
     LabelMaps,
     ProbabilityMaps,
@@ -160,7 +162,7 @@ def _overlap_losses(
 
 
 _MASKS: dict[str, Any] = {"predictions": PROBABILITY, "targets": PROBABILITY}
-_SMOOTH: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": "integer or None"}
+_SMOOTH: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True)}
 
 
 @unreduced(**_MASKS, **_SMOOTH)
@@ -552,7 +554,7 @@ focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
 # --- generalized Dice -------------------------------------------------------------------------------------------
 
 
-@unreduced(predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis="integer")
+@unreduced(predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis=ClassAxis())
 def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_axis: int, wanted: Wanted) -> Losses:
     overlap = _Overlap.of(predictions, targets, class_axis)
     xp, axis = overlap.xp, overlap.layout.classes
@@ -747,9 +749,9 @@ def _gap(xp: Any, errors: Array) -> Array:
     kinks=_lovasz_softmax_kinks,
     predictions=ProbabilityMaps(),
     targets=LabelMaps(),
-    class_axis="integer",
+    class_axis=ClassAxis(),
     classes=_CLASSES,
-    ignore_index="integer or None",
+    ignore_index=Integer(),
 )
 def _lovasz_softmax(
     predictions: Array,
