@@ -19,7 +19,7 @@ from mithril_losses.checking import draw_arguments, drawing
 from mithril_losses.checking.drawing import variants
 from mithril_losses.domains import Axes, Choice, Flag, Predicate
 from mithril_losses.numerics.trees import leaves, map_leaves
-from mithril_losses.templates.elements import Apart
+from mithril_losses.templates.apart import Apart
 
 DTYPES = {  # the floating types that each library has
     "numpy": ("float64", "float32", "float16"),

@@ -79,6 +79,8 @@ def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    by_numpy=True,
     on_request=("target_points",),
     kinks=_chamfer_kinks,
     pairwise=True,
@@ -177,14 +179,12 @@ _EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "p
 @gradient_of(
     chamfer_distance,
     terms=_chamfer,
-    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
     properties=(
         "non_negative",
         given("symmetric", **_EVERY_POINT),
         "translation_invariant",
         given("zero_at_equality", **_EVERY_POINT),
     ),
-    by_numpy=True,
 )
 def chamfer_distance_gradient(
     pred_points: Array,
@@ -277,6 +277,8 @@ def _hausdorff_kinks(
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    by_numpy=True,
     on_request=("target_points",),
     kinks=_hausdorff_kinks,
     pairwise=True,
@@ -362,14 +364,12 @@ def hausdorff_distance(
 @gradient_of(
     hausdorff_distance,
     terms=_hausdorff,
-    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
     properties=(
         "non_negative",
         given("symmetric", pred_mask=None, target_mask=None),
         "translation_invariant",
         given("zero_at_equality", pred_mask=None, target_mask=None),
     ),
-    by_numpy=True,
 )
 def hausdorff_distance_gradient(
     pred_points: Array,

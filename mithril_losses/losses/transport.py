@@ -62,6 +62,7 @@ def _earth_mover_kinks(pred_points: Array, target_points: Array) -> tuple[np.nda
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but each is a problem of its own already
     on_request=("target_points",),
     kinks=_earth_mover_kinks,
     pairwise=True,
@@ -126,7 +127,6 @@ def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: 
 @gradient_of(
     earth_mover_distance,
     terms=_earth_mover,
-    separable=False,  # batch elements share nothing, but each is a problem of its own already
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def earth_mover_distance_gradient(
@@ -277,6 +277,8 @@ def _closest(pred_points: Array, target_points: Array, **_: Any) -> tuple[Array,
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but each is a problem of its own already
+    jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
     on_request=("target_points",),
     kinks=_closest,
     pairwise=True,
@@ -385,8 +387,6 @@ _CONVERGED = "the iterations have converged"
 @gradient_of(
     sinkhorn_divergence,
     terms=_sinkhorn,
-    separable=False,  # batch elements share nothing, but each is a problem of its own already
-    jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
     properties=(
         given("non_negative", _CONVERGED),
         given("symmetric", _CONVERGED, pred_weights=None, target_weights=None),
@@ -554,6 +554,8 @@ def _sliced_kinks(
 
 
 @unreduced(
+    separable=False,  # the directions are shared by all sets of a batch
+    by_numpy=True,
     on_request=("target_points",),
     kinks=_sliced_kinks,
     pairwise=True,
@@ -639,9 +641,7 @@ def sliced_wasserstein_distance(
 @gradient_of(
     sliced_wasserstein_distance,
     terms=_sliced,
-    separable=False,  # the directions are shared by all sets of a batch
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
-    by_numpy=True,
 )
 def sliced_wasserstein_distance_gradient(
     pred_points: Array,
