@@ -27,8 +27,9 @@ from mithril_losses.domains import (
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, collect, plan, spread
 from mithril_losses.numerics.stable import log_softmax, one_hot, product, shifted_softmax, subtract_at, take_at
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, quiet, require_integer
+from mithril_losses.templates.base import Functions
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.vectors import by_row
 
 __all__ = [
@@ -250,9 +251,11 @@ def cross_entropy_with_logits(
 @gradient_of(
     cross_entropy_with_logits,
     domain={"logits": REAL, "targets": ClassTargets(), **_CLASS_OPTIONS},
-    mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
-    fused_rows=lambda *arguments, **options: _softmax_rows(*arguments, **options),
-    check_values=lambda *arguments, **options: _targets(*arguments, **options),
+    terms=Functions(
+        mass=lambda *arguments, **options: _mass(_targets(*arguments, **options)),
+        loop=lambda *arguments, **options: _softmax_rows(*arguments, **options),
+        check=lambda *arguments, **options: _targets(*arguments, **options),
+    ),
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def cross_entropy_with_logits_gradient(
@@ -393,7 +396,7 @@ def _mass(t: _Targets) -> Array | None:
     return mass
 
 
-def _softmax_rows(logits: Any, targets: Any, *, ignore_index: int | None, **options: Any) -> FusedRows | None:
+def _softmax_rows(logits: Any, targets: Any, *, ignore_index: int | None, **options: Any) -> Loop | None:
     """Return the fused loop over the rows of NumPy arrays, None where their layout or dtype does not fit it."""
     t = _targets(logits, targets, ignore_index=ignore_index, **options)
     contiguous = t.axis == logits.ndim - 1 and logits.flags.c_contiguous and targets.flags.c_contiguous
@@ -419,7 +422,7 @@ def _softmax_rows(logits: Any, targets: Any, *, ignore_index: int | None, **opti
         )
         return total
 
-    return FusedRows(logits.shape[:-1], _mass(t), run)
+    return Loop(logits.shape[:-1], _mass(t), run)
 
 
 def cross_entropy_loss(
@@ -477,8 +480,10 @@ def cross_entropy_loss(
 @gradient_of(
     cross_entropy_loss,
     domain={"predictions": Distributions(), "targets": ClassTargets(), **_CLASS_OPTIONS, "epsilon": CLIP_WIDTH},
-    mass=lambda *arguments, epsilon, **options: _mass(_targets(*arguments, **options)),
-    check_values=lambda *arguments, epsilon, **options: _targets(*arguments, **options),
+    terms=Functions(
+        mass=lambda *arguments, epsilon, **options: _mass(_targets(*arguments, **options)),
+        check=lambda *arguments, epsilon, **options: _targets(*arguments, **options),
+    ),
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def cross_entropy_loss_gradient(
