@@ -45,6 +45,8 @@ from mithril_losses.numerics.graph import differentiable_on_demand
 from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan, reduced_axes, refuse_upstream
 from mithril_losses.numerics.stable import largest_number, product
 from mithril_losses.numerics.validation import as_dtype, quiet, require_integer, require_one_number, widest_dtype
+from mithril_losses.templates.base import Functions
+from mithril_losses.templates.composed import Composed
 
 __all__ = [
     "linear_cross_entropy",
@@ -485,8 +487,7 @@ def linear_cross_entropy(
 @gradient_of(
     linear_cross_entropy,
     wrt=("hidden", "weight", "bias"),
-    separable=False,
-    check_values=_check_values,
+    terms=Functions(separable=False, check=_check_values),
     domain={
         "hidden": REAL,
         "weight": PerClass(),
@@ -710,7 +711,7 @@ def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array,
         "tokens": ClassIndices(per_sample=(4,), classes=5),
         "ignore_index": Integer(),
     },
-    compose=_fast_next_tokens,
+    terms=Composed(_fast_next_tokens),
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(
