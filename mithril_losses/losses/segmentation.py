@@ -746,6 +746,10 @@ def _gap(xp: Any, errors: Array) -> Array:
 
 
 @unreduced(
+    by_numpy=True,
+    check=lambda predictions, targets, class_axis, classes, ignore_index: _Pixels.of(
+        predictions, targets, class_axis, ignore_index
+    ),
     kinks=_lovasz_softmax_kinks,
     predictions=ProbabilityMaps(),
     targets=LabelMaps(),
@@ -834,11 +838,7 @@ def lovasz_softmax_loss(
 @gradient_of(
     lovasz_softmax_loss,
     terms=_lovasz_softmax,
-    check_values=lambda predictions, targets, class_axis, classes, ignore_index: _Pixels.of(
-        predictions, targets, class_axis, ignore_index
-    ),
     properties=("convex", "non_negative"),
-    by_numpy=True,
 )
 def lovasz_softmax_loss_gradient(
     predictions: Array,
@@ -899,7 +899,7 @@ def _lovasz_hinge_kinks(logits: Array, targets: Array) -> tuple[Array, ...]:
     return errors, xp.reshape(_gap(xp, rows), tuple(errors.shape))
 
 
-@unreduced(kinks=_lovasz_hinge_kinks, logits=REAL, targets=BINARY)
+@unreduced(by_numpy=True, kinks=_lovasz_hinge_kinks, logits=REAL, targets=BINARY)
 def _lovasz_hinge(logits: Array, targets: Array, wanted: Wanted) -> Losses:
     xp = array_namespace(logits=logits, targets=targets)
     require_same_shape(logits=logits, targets=targets)
@@ -947,7 +947,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     return _lovasz_hinge.value(logits, targets, **reduction)
 
 
-@gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"), by_numpy=True)
+@gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"))
 def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.
 
