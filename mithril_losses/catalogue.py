@@ -213,7 +213,6 @@ def gradient_of(
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     properties: tuple[str | Given, ...] = (),
     returns: tuple[str, ...] = (),
-    **how: Any,
 ) -> Callable[[F], F]:
     """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
 
@@ -251,9 +250,6 @@ def gradient_of(
     """
 
     template = Functions() if terms is None else terms
-    for name, fact in how.items():  # of families that do not yet say it with their terms
-        setattr(template, {"fused_rows": "_loop", "check_values": "check"}.get(name, name), fact)
-    template.has_loop = template.has_loop or "fused_rows" in how
 
     def record(gradient: F) -> F:
         _require_same_signature(loss, gradient)

@@ -40,9 +40,6 @@ class Loop(NamedTuple):
     dtype: Any = None
 
 
-FusedRows = Loop
-
-
 def over_blocks(shape: tuple[int, ...], work: Callable[[slice], float], threads: int) -> float:
     """Return the sum of `work` over blocks of rows, in the order of the rows whichever thread did them."""
     size = int(np.prod(shape))
