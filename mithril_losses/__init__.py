@@ -21,12 +21,16 @@ from mithril_losses.models import CompiledModel
 from mithril_losses.numerics.reduction import reduce_loss
 from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
 from mithril_losses.objectives.schedules import cyclical_kl_weight, get_kl_weight
+from mithril_losses.templates.base import Functions
+from mithril_losses.templates.composed import Composed
 from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.unreduced import Losses, unreduced
 
 __all__ = [
     "CompiledModel",
+    "Composed",
     "CompositeLoss",
+    "Functions",
     "Losses",
     "Objective",
     "Regularizer",

@@ -11,16 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from mithril_losses.numerics.reduction import Reduction
 from mithril_losses.numerics.validation import did_you_mean
-from mithril_losses.templates.elements import Apart, ByColumn, Elementwise
-from mithril_losses.templates.loop import FusedRows
-from mithril_losses.templates.unreduced import Unreduced
+from mithril_losses.templates.base import Functions, Template
+from mithril_losses.templates.composed import Composed
 
 F = TypeVar("F", bound=Callable[..., Any])
 G = TypeVar("G")
 P = ParamSpec("P")
-
-# what a loss and its gradient are made of: each has `value`, `gradient` and `both`, and the domains of its arguments
-Terms = Elementwise | Apart | ByColumn | Unreduced
 
 # what a loss may declare of itself: true for all options, masks and reductions, up to rounding, where weights and a
 # normalizer are not negative; arrays that are like the first argument are those with the same domain
@@ -90,25 +86,14 @@ class Pair:
         value: the loss.
         gradient: its gradient.
         both: a public function that returns both, where there is one.
-        terms: the unreduced loss and its slopes, which loss and gradient are made of.
+        terms: the template of the loss, with what loss and gradient are made of.
         wrt: the arguments that the gradient is taken with respect to; those with a default where they are given.
         on_request: further arguments that `wrt=` accepts.
         domain: what each argument may be.
-        separable: the unreduced losses of different rows share nothing, so rows may be computed apart.
         kinks: a function of the loss's arguments that returns arrays whose zeros are the points without a derivative.
-        mass: a function of the loss's arguments that returns what each row counts in the divisor, or None for 1.
-        fused_rows: a function of the loss's arguments (NumPy arrays) that returns a fused loop over their rows, or None
-            where there is none for them.
-        check_values: a function of the loss's arguments that raises for values which only a look can tell.
         properties: which of `PROPERTIES` the loss has, by name, each with its condition.
         returns: the names of what the loss returns where that is a tuple: the first is the loss, which the gradient
             belongs to; the others are for people to look at. Empty for a loss that returns itself alone.
-        compose: of a loss that is made of others, a function that returns its value and gradient in one call, having
-            been handed what does that for any loss.
-        jitted: whether `value_and_gradient` compiles the pair for JAX. One that compiles what is worth it by itself may
-            have to look at values in between.
-        by_numpy: whether large JAX arrays in the memory of the host are computed by NumPy, as tensors are: what it has
-            for sorts, trees and tiles is faster than what XLA makes of them there.
         prepared: what others have compiled or found out for this loss, and which is forgotten together with it.
     """
 
@@ -116,20 +101,13 @@ class Pair:
     value: Callable[..., Any]
     gradient: Callable[..., Any]
     both: Callable[..., tuple[Any, Any]] | None = None
-    terms: Terms | None = None
+    terms: Template = field(default_factory=Functions)
     wrt: tuple[str, ...] = ("predictions",)
     on_request: tuple[str, ...] = ()
     domain: Mapping[str, Any] = field(default_factory=dict)
-    separable: bool = True
     kinks: Callable[..., tuple[Any, ...]] | None = None
-    mass: Callable[..., Any] | None = None
-    fused_rows: Callable[..., FusedRows | None] | None = None
-    check_values: Callable[..., Any] | None = None
     properties: Mapping[str, Given] = field(default_factory=dict)
     returns: tuple[str, ...] = ()
-    compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None
-    jitted: bool = True
-    by_numpy: bool = False
     prepared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
@@ -137,20 +115,13 @@ class Pair:
         return self.value(*arguments, **options)
 
     @functools.cached_property
-    def elements(self) -> Mapping[str, Elementwise]:
-        """The element-wise terms that the loss is made of, by the argument of which they give the slope."""
-        if isinstance(self.terms, Apart):
-            return self.terms.parts
-        return {self.wrt[0]: self.terms} if isinstance(self.terms, Elementwise) else {}
-
-    @functools.cached_property
     def plain(self) -> Callable[..., tuple[Any, Any]]:
         """What returns value and gradient by the plain functions, and computes once what these share."""
         if self.both is not None:
             return self.both
-        if self.terms is None:
+        if self.terms.both is None:
             return _one_after_the_other(self.value, self.gradient)
-        return _through_terms(self, self.terms)
+        return _through_terms(self)
 
     def loss(self, returned: Any) -> Any:
         """Return the loss out of what the value function returned."""
@@ -235,43 +206,29 @@ def catalogue() -> Mapping[str, Pair]:
 def gradient_of(
     loss: Callable[..., Any],
     *,
-    terms: Terms | None = None,
+    terms: Template | None = None,
     wrt: str | tuple[str, ...] | None = None,
     on_request: tuple[str, ...] = (),
     domain: Mapping[str, Any] | None = None,
-    separable: bool = True,
     kinks: Callable[..., tuple[Any, ...]] | None = None,
-    mass: Callable[..., Any] | None = None,
-    fused_rows: Callable[..., FusedRows | None] | None = None,
-    check_values: Callable[..., Any] | None = None,
     properties: tuple[str | Given, ...] = (),
     returns: tuple[str, ...] = (),
-    compose: Callable[[Callable[..., Any]], Callable[..., tuple[Any, Any]]] | None = None,
-    jitted: bool = True,
-    by_numpy: bool = False,
 ) -> Callable[[F], F]:
     """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
 
     Args:
         loss: the value. Its name becomes the pair's name in the catalogue.
-        terms: the terms that both are made of; `wrt`, `on_request`, `domain` and `kinks` are then read from them.
+        terms: the terms that both are made of; `wrt`, `on_request`, `domain` and `kinks` are then read from them. Two
+            functions without terms may have `Functions(separable=False)` here, where their rows share something.
         wrt: the argument or arguments that the gradient is taken with respect to; by default those of the terms, or
             the first one. An argument that may be None (a bias) is in the gradient where it is given.
         on_request: further arguments that the gradient accepts as `wrt=`.
         domain: what each argument may be, by name; checks and tests draw from it.
-        separable: whether the unreduced losses of different rows share nothing.
         kinks: a function of the loss's arguments that returns a tuple of arrays whose zeros are the points where
             the derivative does not exist.
-        mass: a function of the loss's arguments that returns what each row counts in the divisor, where that is not 1.
-        fused_rows: a function of the loss's arguments that returns a fused loop over their rows.
-        check_values: a function of the loss's arguments that raises for values which only a look can tell.
         properties: which of `PROPERTIES` the loss has: names, or `given(name, …)` for what holds under a condition;
             tests hold the loss to them.
         returns: where the loss returns a tuple, the names of its entries: the first is the loss.
-        compose: of a loss that is made of others, a function that is handed what makes one function of value and
-            gradient of any loss, and returns such a function.
-        jitted: whether `value_and_gradient` compiles the pair for JAX.
-        by_numpy: whether `value_and_gradient` has NumPy compute large JAX arrays in the memory of the host.
 
     Raises:
         TypeError: the two signatures differ in a name, a kind or a default.
@@ -292,27 +249,22 @@ def gradient_of(
         >>> unregister("half_squared_error")
     """
 
+    template = Functions() if terms is None else terms
+
     def record(gradient: F) -> F:
         _require_same_signature(loss, gradient)
         pair = Pair(
             name=loss.__name__,
             value=loss,
             gradient=gradient,
-            terms=terms,
-            domain=dict(domain or (terms.domain if terms else {})),
-            separable=separable,
-            kinks=kinks or (terms.kinks if terms else None),
-            on_request=on_request or getattr(terms, "on_request", ()),
-            mass=mass,
-            fused_rows=fused_rows,
-            check_values=check_values,
+            terms=template,
+            domain=dict(domain or template.domain),
+            kinks=kinks or template.kinks,
+            on_request=on_request or template.on_request,
             properties={declared.name: declared for declared in map(_as_given, properties)},
             returns=returns,
-            compose=compose,
-            jitted=jitted,
-            by_numpy=by_numpy,
         )
-        names = (wrt,) if isinstance(wrt, str) else wrt or (terms.wrt if terms else pair.array_arguments[:1])
+        names = (wrt,) if isinstance(wrt, str) else wrt or template.wrt or pair.array_arguments[:1]
         optional = [name for name in pair.options if pair.parameters[name].default is None]
         for declared in pair.properties.values():
             if declared.name not in PROPERTIES:
@@ -368,9 +320,9 @@ def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
         ValueError: no loss with terms has this gradient.
     """
     pair = next((pair for pair in _PAIRS.values() if pair.gradient is gradient), None)
-    if pair is None or pair.terms is None:
+    if pair is None or pair.terms.both is None:
         raise ValueError(f"{getattr(gradient, '__name__', gradient)!r} is the gradient of no registered terms")
-    both = functools.wraps(gradient)(_through_terms(pair, pair.terms))
+    both = functools.wraps(gradient)(_through_terms(pair))
     both.__name__ = f"{pair.name}_value_and_gradient"
     both.__qualname__ = both.__name__
     returned = gradient.__annotations__.get("return", "Any")
@@ -392,13 +344,13 @@ def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]
     return both
 
 
-def _through_terms(pair: Pair, terms: Terms) -> Callable[..., tuple[Any, Any]]:
+def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     """Return value and gradient from one evaluation of the terms."""
-    arrays, takes_reduction = pair.array_arguments, pair.takes_reduction
+    terms, arrays, takes_reduction = pair.terms, pair.array_arguments, pair.takes_reduction
     names = (*arrays, *(name for name in terms.domain if name not in arrays))
     defaults = [(name, pair.parameters[name].default) for name in names]
     by_position = sum(p.kind is not p.KEYWORD_ONLY for p in pair.parameters.values())
-    takes_wrt = isinstance(terms, Unreduced)
+    takes_wrt = terms.takes_wrt
     known = frozenset(inspect.signature(pair.gradient).parameters)
     evaluate: Callable[..., tuple[Any, Any]] = terms.both
     one_after_the_other = _one_after_the_other(pair.value, pair.gradient)
@@ -461,8 +413,8 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
 
 @functools.lru_cache(maxsize=8)  # few, because each keeps its object alive with all that this holds
 def _of_object(loss: Any, gradient: Any, both: Any, name: str, wrt: tuple[str, ...], returns: tuple[str, ...]) -> Pair:
-    separable = False  # who knows
-    pair = Pair(name, loss, gradient, both, returns=returns, separable=separable)
+    terms = Functions(separable=False)  # who knows
+    pair = Pair(name, loss, gradient, both, terms, returns=returns)
     return replace(pair, wrt=wrt or pair.array_arguments[:1] or pair.wrt)
 
 
@@ -473,9 +425,7 @@ def _settled(loss: functools.partial[Any]) -> Pair:
         value=loss,
         gradient=functools.partial(pair.gradient, **options),
         both=None,
-        terms=None,
-        fused_rows=None,
-        compose=lambda both_of: functools.partial(both_of(loss.func), **options),
+        terms=Composed(lambda both_of: functools.partial(both_of(loss.func), **options), pair.terms.separable),
     )
 
 

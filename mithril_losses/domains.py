@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, namespace_of
-from mithril_losses.numerics.validation import did_you_mean, is_number
+from mithril_losses.numerics.validation import did_you_mean, is_number, require_integer
 
 # --- options ----------------------------------------------------------------------------------------
 
@@ -247,6 +249,132 @@ class Predicate:
         if value is not None and not callable(value):
             raise TypeError(f"{name} must be {self}, got {value!r}")
         return value
+
+
+@dataclass(frozen=True)
+class Fitted(ABC):
+    """An option that fits the arrays of a call, or is None; it decides which code runs."""
+
+    static: ClassVar[bool] = True
+
+    @abstractmethod
+    def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Any:
+        """Draw what fits some arrays, which are given by name in the order of the loss."""
+
+
+@dataclass(frozen=True)
+class Integer(Fitted):
+    """An integer, from `low` on where that is given, or None. Tests draw `example`."""
+
+    low: int | None = None
+    example: int = -1
+
+    def __str__(self) -> str:
+        return "an integer or None" if self.low is None else f"an integer ≥ {self.low} or None"
+
+    def check(self, name: str, value: Any) -> int | None:
+        """Return `value` as an int or None, or raise.
+
+        Raises:
+            TypeError: `value` is no integer.
+            ValueError: `value` is too small.
+        """
+        if value is None:
+            return None
+        number = require_integer(name, value)
+        if self.low is not None and number < self.low:
+            raise ValueError(f"{name} must be {self}, got {value!r}")
+        return number
+
+    def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> int:
+        """Return the example."""
+        return self.example
+
+
+@dataclass(frozen=True)
+class ClassAxis(Fitted):
+    """The axis of the classes; with `or_none` there need not be one."""
+
+    or_none: bool = False
+
+    def __str__(self) -> str:
+        return "an axis or None" if self.or_none else "an axis"
+
+    def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> int:
+        """Return the axis after the batch."""
+        return 1
+
+
+@dataclass(frozen=True)
+class ClassNumbers(Fitted):
+    """One number per class, as an array, or None."""
+
+    low: float = -math.inf
+
+    def __str__(self) -> str:
+        return f"{Elements(self.low)}, one per class, or None"
+
+    def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Array:
+        """Draw a number for each row of `weight`, or for each entry of the first array's last axis."""
+        classes = len(arrays["weight"]) if "weight" in arrays else next(iter(arrays.values())).shape[-1]
+        if self.low == -math.inf:
+            return generator.standard_normal(classes)
+        return generator.uniform(self.low + 0.2, self.low + 2.0, classes)
+
+
+@dataclass(frozen=True)
+class PointWeights(Fitted):
+    """One number ≥ 0 for each point of the array `points`, or None."""
+
+    points: str
+
+    def __str__(self) -> str:
+        return "one number ≥ 0 per point, or None"
+
+    def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Array:
+        """Draw halves of small whole numbers, some of them 0, but not that of the first point."""
+        weights: Array = generator.integers(0, 4, arrays[self.points].shape[:-1]) / 2.0
+        weights[..., 0] = 1.0
+        return weights
+
+
+@dataclass(frozen=True)
+class PointMask(Fitted):
+    """One boolean for each point of the array `points`, or None."""
+
+    points: str
+
+    def __str__(self) -> str:
+        return "one boolean per point, or None"
+
+    def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Array:
+        """Draw a mask that leaves out a third."""
+        return generator.random(arrays[self.points].shape[:-1]) < 0.7
+
+
+@dataclass(frozen=True)
+class LayerWeights(Fitted):
+    """One number ≥ 0 for each layer of the first array, or None."""
+
+    def __str__(self) -> str:
+        return "one number ≥ 0 per layer, or None"
+
+    def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> dict[str, float]:
+        """Draw a weight for each layer."""
+        return {layer: float(generator.uniform(0.0, 2.0)) for layer in next(iter(arrays.values()))}
+
+
+@dataclass(frozen=True)
+class Directions(Fitted):
+    """Unit vectors (count, d) in the space of the points, or None."""
+
+    def __str__(self) -> str:
+        return "unit vectors (count, d), or None"
+
+    def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Array:
+        """Draw three directions."""
+        directions = generator.standard_normal((3, next(iter(arrays.values())).shape[-1]))
+        return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)

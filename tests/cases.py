@@ -19,7 +19,7 @@ from mithril_losses.checking import draw_arguments, drawing
 from mithril_losses.checking.drawing import variants
 from mithril_losses.domains import Axes, Choice, Flag, Predicate
 from mithril_losses.numerics.trees import leaves, map_leaves
-from mithril_losses.templates.elements import Apart
+from mithril_losses.templates.apart import Apart
 
 DTYPES = {  # the floating types that each library has
     "numpy": ("float64", "float32", "float16"),
@@ -203,7 +203,7 @@ def _settle(generator: np.random.Generator, values: Any) -> Any:
 
 
 def _option(pair: Pair, name: str, drawn: Any, arrays: dict[str, Any], generator: np.random.Generator) -> Any:
-    """Draw one option: from its domain, or by its name where the domain is only described in words."""
+    """Draw one option: from its domain, or by the arrays that it fits."""
     domain = pair.domain[name]
     if isinstance(domain, Flag):
         return bool(generator.integers(2))
@@ -215,24 +215,7 @@ def _option(pair: Pair, name: str, drawn: Any, arrays: dict[str, Any], generator
         return int(generator.choice([-1, 0]))
     if drawn is not None:
         return drawn
-    if generator.random() < 0.4:
-        return pair.parameters[name].default
-    first = next(iter(arrays.values()))
-    if name in ("pred_weights", "target_weights"):
-        masses = generator.integers(0, 4, arrays[name.replace("weights", "points")].shape[:-1]) / 2.0
-        masses[..., 0] = 1.0
-        return masses
-    if name in ("pred_mask", "target_mask"):
-        return generator.random(arrays[name.replace("mask", "points")].shape[:-1]) < 0.7
-    if name == "weights":  # of layers
-        return {layer: float(generator.uniform(0.0, 2.0)) for layer in first}
-    if name in ("class_weights", "bias"):
-        classes = len(arrays["weight"]) if "weight" in arrays else first.shape[-1]
-        return generator.uniform(0.2, 2.0, classes) if name == "class_weights" else generator.standard_normal(classes)
-    if name == "projections":
-        directions = generator.standard_normal((3, first.shape[-1]))
-        return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
-    return {"class_axis": 1, "ignore_index": -1, "chunk_rows": 2}[name]
+    return pair.parameters[name].default if generator.random() < 0.4 else domain.sample_for(generator, arrays)
 
 
 def _to_layout(pair: Pair, arrays: dict[str, Any], options: dict[str, Any], generator: np.random.Generator) -> Any:

@@ -400,17 +400,17 @@ SUBSTITUTIONS = [
         "chamfer_distance",
     ),
     Substitution(
-        "execution/__init__.py",
+        "templates/elements.py",
         "blocks lose the weights",
         {"value = np.where(weights == 0, 0.0, value * weights)": "pass"},
     ),
     Substitution(
-        "execution/__init__.py",
+        "templates/elements.py",
         "blocks lose the upstream gradient",
-        {"np.multiply(slope, factor, out=out[rows])": "out[rows] = slope"},
+        {"np.multiply(slope, factor, out=out)": "out[...] = slope"},
     ),
     Substitution(
-        "execution/__init__.py",
+        "execution/jax.py",
         "JAX arrays of another device come back on the default one",
         {"if value.devices() != like.devices():": "if False:"},
     ),
@@ -420,7 +420,7 @@ SUBSTITUTIONS = [
         {"mixed ^= other": "mixed ^= chosen"},
     ),
     Substitution(
-        "execution/__init__.py",
+        "templates/elements.py",
         "illegal labels pass the fused loop",
         {"if not legal:": "if False:"},
     ),
@@ -785,7 +785,7 @@ SUBSTITUTIONS = [
     Substitution(
         "loops/elements.py",
         "the first chunk of a loop is not in the sum",
-        {"return float(partials.sum()), ": "return float(partials[chunks > 1 :].sum()), "},
+        {"return float(np.add.reduce(partials)), ": "return float(np.add.reduce(partials[chunks > 1 :])), "},
         tests="execution",
     ),
     Substitution(
@@ -833,21 +833,21 @@ SUBSTITUTIONS = [
         tests="points",
     ),
     Substitution(
-        "execution/__init__.py",
+        "execution/torch.py",
         "tensors in a graph are computed by NumPy",
         {"if x.requires_grad or not x.is_cpu or": "if not x.is_cpu or"},
         tests="execution",
         select="graph",
     ),
     Substitution(
-        "execution/__init__.py",
+        "execution/jax.py",
         "JAX takes an equal option of another type for the same",
         {"(name, x, type(x)) for": "(name, x, object) for"},
         tests="execution",
         select="another_type",
     ),
     Substitution(
-        "execution/__init__.py",
+        "execution/jax.py",
         "no value of JAX arrays is looked at",
         {"if not self._donate:  # JAX goes on": "if False:  # JAX goes on"},
         tests="execution",

@@ -21,7 +21,8 @@ from mithril_losses.benchmarks.families import all_cases
 from mithril_losses.benchmarks.page import table
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.catalogue import find_loss
-from mithril_losses.execution import keep_freed_memory, value_and_gradient
+from mithril_losses.execution import value_and_gradient
+from mithril_losses.execution.host import keep_freed_memory
 from mithril_losses.limits import Limits
 from mithril_losses.numerics.validation import quiet
 
@@ -83,7 +84,7 @@ def operations(loss: str, arrays: Iterable[Array]) -> tuple[list[tuple[str, floa
     back, and the interpreter.
     """
     pair = find_loss(loss)
-    terms = pair.elements[pair.wrt[0]]
+    terms = pair.terms.elements[pair.wrt[0]]
     block = [x.reshape(-1)[: Limits().block] for x in arrays]
     keep_freed_memory()
     _, options = terms.door(

@@ -82,7 +82,7 @@ class Piece:
 
 def parts(loss: str | Callable[..., Any]) -> Mapping[str, Elementwise]:
     """Return the terms of an element-wise loss, those of each array where they are reduced apart; or nothing."""
-    return find_loss(loss).elements
+    return find_loss(loss).terms.elements
 
 
 def prove(loss: str | Callable[..., Any]) -> list[Piece]:

@@ -28,6 +28,9 @@ First = Callable[[Any], object]
 
 DEFINITIONS = 8  # of one function that are compiled: numba never gives back the memory of a loop, some 4 MB
 
+# what loops are compiled for: no foreign byte order, nothing wider or narrower
+COMPILED = frozenset(map(np.dtype, ("float32", "float64", "bool", *"bhilqBHILQ")))
+
 _NUMBA = (0, 62)  # the first with a compiler that has the operations of the scalar functions
 
 

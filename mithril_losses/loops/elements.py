@@ -93,7 +93,7 @@ def run(
     operands = [Operand.of(x, shape, dtype) for x in given if not isinstance(x, bool)]
     of_operands = (o.kind for o in operands)
     kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
-    key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name, bounded)
+    key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.type.__name__, bounded)
     chunks = -(-size // CHUNK)
     groups = -(-chunks // _GROUP)
     partials = np.zeros(chunks, dtype=np.float64)
@@ -116,7 +116,7 @@ def run(
         threads if size >= _SHARED_FROM else 1,
     )
     # one chunk after the other, whichever thread did it: the sum does not depend on the thread count
-    return float(partials.sum()), not illegal.any()
+    return float(np.add.reduce(partials)), not illegal.any()
 
 
 # --- writing and compiling the module -------------------------------------------------------------------------------

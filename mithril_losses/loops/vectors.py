@@ -54,7 +54,7 @@ def run(
     rows, features = vectors[0].shape
     dtype = vectors[0].dtype
     flags = tuple(option if isinstance(option, bool) else None for option in options)
-    key = (pairs, measure, len(vectors), len(labels), flags, len(gradients), dtype.name)
+    key = (pairs, measure, len(vectors), len(labels), flags, len(gradients), dtype.type.__name__)
     per_chunk = max(1, CHUNK // features)
     chunks = -(-rows // per_chunk)
     group = max(1, _GROUP_ELEMENTS // (per_chunk * features))

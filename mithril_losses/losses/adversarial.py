@@ -26,7 +26,8 @@ from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.rows import Rows
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, widest_dtype
-from mithril_losses.templates.elements import Apart, elementwise
+from mithril_losses.templates.apart import Apart
+from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
 __all__ = [
@@ -838,7 +839,7 @@ def _relativistic(terms: Any, wanted: Wanted, **scores: Array) -> Losses:
     return Losses(xp.mean(upper) + xp.mean(lower), slopes)
 
 
-@unreduced(wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
+@unreduced(separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
 def _relativistic_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
     return _relativistic(_relative, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
@@ -878,7 +879,6 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
 @gradient_of(
     relativistic_average_discriminator_loss,
     terms=_relativistic_discriminator,
-    separable=False,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_discriminator_loss_gradient(
@@ -910,7 +910,7 @@ def relativistic_average_discriminator_loss_gradient(
     return _relativistic_discriminator.gradients(real_scores, fake_scores, upstream=upstream)
 
 
-@unreduced(on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
+@unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
 def _relativistic_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
     return _relativistic(_relative, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
@@ -949,7 +949,6 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
 @gradient_of(
     relativistic_average_generator_loss,
     terms=_relativistic_generator,
-    separable=False,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_generator_loss_gradient(
@@ -985,7 +984,7 @@ def relativistic_average_generator_loss_gradient(
     return _relativistic_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream)
 
 
-@unreduced(wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
+@unreduced(separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
 def _relativistic_least_squares_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
     return _relativistic(_relative_squared, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
@@ -1021,7 +1020,6 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
 @gradient_of(
     relativistic_average_least_squares_discriminator_loss,
     terms=_relativistic_least_squares_discriminator,
-    separable=False,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
@@ -1053,7 +1051,7 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
     return _relativistic_least_squares_discriminator.gradients(real_scores, fake_scores, upstream=upstream)
 
 
-@unreduced(on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
+@unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
 def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
     return _relativistic(_relative_squared, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
@@ -1091,7 +1089,6 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
 @gradient_of(
     relativistic_average_least_squares_generator_loss,
     terms=_relativistic_least_squares_generator,
-    separable=False,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_generator_loss_gradient(

@@ -152,6 +152,7 @@ def _kinks(embeddings: Array, weight: Array, targets: Array, margin: Any = None)
 
 
 @reduced(
+    check=_check_values,
     wrt=("embeddings", "weight"),
     kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets, margin),
     pairwise=True,
@@ -225,8 +226,6 @@ def arcface_loss(
 @gradient_of(
     arcface_loss,
     terms=_arcface,
-    separable=False,
-    check_values=_check_values,
     properties=("non_negative", "scale_invariant"),
 )
 def arcface_loss_gradient(
@@ -274,6 +273,7 @@ def arcface_loss_gradient(
 
 
 @reduced(
+    check=_check_values,
     wrt=("embeddings", "weight"),
     kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets),
     pairwise=True,
@@ -344,8 +344,6 @@ def cosface_loss(
 @gradient_of(
     cosface_loss,
     terms=_cosface,
-    separable=False,
-    check_values=_check_values,
     properties=("non_negative", "scale_invariant"),
 )
 def cosface_loss_gradient(

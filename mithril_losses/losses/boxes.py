@@ -8,7 +8,8 @@ from mithril_losses.backends.namespaces import Array, array_namespace
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import REAL, Boxes, SmallestNormal
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.templates.elements import ByColumn, elementwise
+from mithril_losses.templates.columns import ByColumn
+from mithril_losses.templates.elements import elementwise
 
 __all__ = [
     "complete_iou_loss",

@@ -15,8 +15,11 @@ from mithril_losses.domains import (
     PROBABILITY,
     REAL,
     SIGN,
+    ClassAxis,
+    ClassNumbers,
     ClassTargets,
     Distributions,
+    Integer,
     Interval,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -48,14 +51,21 @@ __all__ = [
 
 
 _CLASS_OPTIONS: dict[str, Any] = {
-    "class_axis": "integer",
-    "class_weights": "≥ 0, one per class, or None",
+    "class_axis": ClassAxis(),
+    "class_weights": ClassNumbers(0.0),
     "label_smoothing": FRACTION,
-    "ignore_index": "integer or None",
+    "ignore_index": Integer(),
 }
 
 
-@unreduced(logits=REAL, targets=ClassTargets(), **_CLASS_OPTIONS)
+@unreduced(
+    loop=softmax_loop,
+    check=classes_of,
+    mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
+    logits=REAL,
+    targets=ClassTargets(),
+    **_CLASS_OPTIONS,
+)
 def _cross_entropy_with_logits(
     logits: Array,
     targets: Array,
@@ -119,9 +129,6 @@ def cross_entropy_with_logits(
 @gradient_of(
     cross_entropy_with_logits,
     terms=_cross_entropy_with_logits,
-    mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
-    fused_rows=softmax_loop,
-    check_values=classes_of,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def cross_entropy_with_logits_gradient(
@@ -170,7 +177,14 @@ def cross_entropy_with_logits_gradient(
 cross_entropy_with_logits_value_and_gradient = both_of(cross_entropy_with_logits_gradient)
 
 
-@unreduced(predictions=Distributions(), targets=ClassTargets(), **_CLASS_OPTIONS, epsilon=CLIP_WIDTH)
+@unreduced(
+    check=lambda *arguments, epsilon, **options: classes_of(*arguments, **options),
+    mass=lambda *arguments, epsilon, **options: classes_of(*arguments, **options).mass,
+    predictions=Distributions(),
+    targets=ClassTargets(),
+    **_CLASS_OPTIONS,
+    epsilon=CLIP_WIDTH,
+)
 def _cross_entropy(
     predictions: Array,
     targets: Array,
@@ -248,8 +262,6 @@ def cross_entropy_loss(
 @gradient_of(
     cross_entropy_loss,
     terms=_cross_entropy,
-    mass=lambda *arguments, epsilon, **options: classes_of(*arguments, **options).mass,
-    check_values=lambda *arguments, epsilon, **options: classes_of(*arguments, **options),
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def cross_entropy_loss_gradient(

@@ -185,7 +185,6 @@ def info_nce_loss(
 @gradient_of(
     info_nce_loss,
     terms=_info_nce,
-    separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True)),
 )
 def info_nce_loss_gradient(
@@ -268,7 +267,6 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
 @gradient_of(
     n_pair_loss,
     terms=_n_pair,
-    separable=False,
     properties=("non_negative",),
 )
 def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
@@ -380,7 +378,6 @@ def nt_xent_loss(
 @gradient_of(
     nt_xent_loss,
     terms=_nt_xent,
-    separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
 def nt_xent_loss_gradient(
@@ -424,7 +421,7 @@ def nt_xent_loss_gradient(
 # --- supervised -------------------------------------------------------------------------------------------------------
 
 
-@reduced(pairwise=True, embeddings=_SET, labels=PointLabels(4), temperature=POSITIVE, normalize=FLAG)
+@reduced(by_numpy=True, pairwise=True, embeddings=_SET, labels=PointLabels(4), temperature=POSITIVE, normalize=FLAG)
 def _supervised(
     embeddings: Array, labels: Array, temperature: float, normalize: bool, reduction: Any, wanted: Wanted
 ) -> Closed:
@@ -494,9 +491,7 @@ def supervised_contrastive_loss(
 @gradient_of(
     supervised_contrastive_loss,
     terms=_supervised,
-    separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True)),
-    by_numpy=True,
 )
 def supervised_contrastive_loss_gradient(
     embeddings: Array,
@@ -615,7 +610,6 @@ def clip_loss(
 @gradient_of(
     clip_loss,
     terms=_clip,
-    separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
 def clip_loss_gradient(
@@ -757,7 +751,6 @@ def siglip_loss(
 @gradient_of(
     siglip_loss,
     terms=_siglip,
-    separable=False,
     properties=("non_negative", given("scale_invariant", normalize=True), given("symmetric", weights=None)),
 )
 def siglip_loss_gradient(

@@ -615,6 +615,7 @@ def _wasserstein_kinks(predictions: Array, targets: Array, axis: int, **_: Any) 
 
 
 @unreduced(
+    by_numpy=True,
     on_request=("targets",),
     kinks=_wasserstein_kinks,
     predictions=SAMPLES,
@@ -676,7 +677,6 @@ def wasserstein_distance(
     wasserstein_distance,
     terms=_wasserstein,
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
-    by_numpy=True,
 )
 def wasserstein_distance_gradient(
     predictions: Array,
@@ -831,6 +831,8 @@ def _kernel_mmd(
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
+    by_numpy=True,
     on_request=("targets",),
     pairwise=True,
     **_SAMPLES,
@@ -923,14 +925,12 @@ def maximum_mean_discrepancy(
 @gradient_of(
     maximum_mean_discrepancy,
     terms=_mmd,
-    separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
     properties=(
         given("non_negative", unbiased=False),
         "symmetric",
         given("translation_invariant", kernel_type=("rbf", "linear")),
         given("zero_at_equality", unbiased=False),
     ),
-    by_numpy=True,
 )
 def maximum_mean_discrepancy_gradient(
     predictions: Array,
@@ -993,7 +993,15 @@ def _coincidences(predictions: Array, targets: Array, **_: Any) -> tuple[Array, 
     return (xp.sqrt(xp.min(others, axis=(-2, -1))),)
 
 
-@unreduced(on_request=("targets",), kinks=_coincidences, pairwise=True, **_SAMPLES, beta=_ORDER)
+@unreduced(
+    separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
+    by_numpy=True,
+    on_request=("targets",),
+    kinks=_coincidences,
+    pairwise=True,
+    **_SAMPLES,
+    beta=_ORDER,
+)
 def _energy(predictions: Array, targets: Array, beta: float, wanted: Wanted) -> Losses:
     sets = Sets.of(predictions=predictions, targets=targets)
     beta = _ORDER.check("beta", beta)
@@ -1046,9 +1054,7 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
 @gradient_of(
     energy_distance,
     terms=_energy,
-    separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
-    by_numpy=True,
 )
 def energy_distance_gradient(
     predictions: Array,

@@ -8,7 +8,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values
 from mithril_losses.catalogue import both_of, given, gradient_of
-from mithril_losses.domains import FLAG, PointSets
+from mithril_losses.domains import FLAG, PointMask, PointSets, PointWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit, product
 from mithril_losses.numerics.validation import quiet
@@ -79,16 +79,18 @@ def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    by_numpy=True,
     on_request=("target_points",),
     kinks=_chamfer_kinks,
     pairwise=True,
     pred_points=PointSets(3, 3),
     target_points=PointSets(5, 3),
     squared=FLAG,
-    pred_weights="one number ≥ 0 per point, or None",
-    target_weights="one number ≥ 0 per point, or None",
-    pred_mask="one boolean per point, or None",
-    target_mask="one boolean per point, or None",
+    pred_weights=PointWeights("pred_points"),
+    target_weights=PointWeights("target_points"),
+    pred_mask=PointMask("pred_points"),
+    target_mask=PointMask("target_points"),
 )
 def _chamfer(
     pred_points: Array,
@@ -177,14 +179,12 @@ _EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "p
 @gradient_of(
     chamfer_distance,
     terms=_chamfer,
-    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
     properties=(
         "non_negative",
         given("symmetric", **_EVERY_POINT),
         "translation_invariant",
         given("zero_at_equality", **_EVERY_POINT),
     ),
-    by_numpy=True,
 )
 def chamfer_distance_gradient(
     pred_points: Array,
@@ -277,13 +277,15 @@ def _hausdorff_kinks(
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    by_numpy=True,
     on_request=("target_points",),
     kinks=_hausdorff_kinks,
     pairwise=True,
     pred_points=PointSets(3, 3),
     target_points=PointSets(5, 3),
-    pred_mask="one boolean per point, or None",
-    target_mask="one boolean per point, or None",
+    pred_mask=PointMask("pred_points"),
+    target_mask=PointMask("target_points"),
 )
 def _hausdorff(
     pred_points: Array,
@@ -362,14 +364,12 @@ def hausdorff_distance(
 @gradient_of(
     hausdorff_distance,
     terms=_hausdorff,
-    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
     properties=(
         "non_negative",
         given("symmetric", pred_mask=None, target_mask=None),
         "translation_invariant",
         given("zero_at_equality", pred_mask=None, target_mask=None),
     ),
-    by_numpy=True,
 )
 def hausdorff_distance_gradient(
     pred_points: Array,

@@ -14,7 +14,7 @@ from mithril_losses.domains import FLAG, POSITIVE, Choice, Images, Interval, Odd
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, quiet, require_same_shape
 from mithril_losses.templates.images import image_axes, require_images, require_maps
-from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.stencil import apply_stencil, cut, differences, each_plane, over_planes, stencil_rows
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
@@ -87,7 +87,13 @@ def _shifted(xp: Any, x: Array, axis: int) -> Array:
     return xp.concat([xp.ones_like(cut(x, axis, slice(-1, None))), cut(x, axis, slice(None, -1))], axis=axis)
 
 
-@unreduced(kinks=_variation_kinks, images=Images(4, 3, 2), norm_type=_NORM, channels_first=FLAG)
+def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> Loop | None:
+    """Return the loops over NumPy images, having checked the arguments."""
+    require_images("images", images, channels_first)
+    return stencil_rows(_NORMS[_NORM.check("norm_type", norm_type)], images, channels_first=channels_first)
+
+
+@unreduced(loop=_variation_rows, kinks=_variation_kinks, images=Images(4, 3, 2), norm_type=_NORM, channels_first=FLAG)
 def _variation(images: Array, norm_type: str, channels_first: bool, wanted: Wanted) -> Losses:
     xp = array_namespace(images=images)
     dtype = compute_dtype(xp, images.dtype, "images")
@@ -96,12 +102,6 @@ def _variation(images: Array, norm_type: str, channels_first: bool, wanted: Want
     terms = _NORMS[_NORM.check("norm_type", norm_type)]
     values, slope = apply_stencil(xp, terms, as_dtype(xp, images, dtype), rows, columns)
     return Losses(xp.sum(_by_image(xp, values), axis=-1), lambda: {"images": slope})
-
-
-def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> FusedRows | None:
-    """Return the loops over NumPy images, having checked the arguments."""
-    require_images("images", images, channels_first)
-    return stencil_rows(_NORMS[_NORM.check("norm_type", norm_type)], images, channels_first=channels_first)
 
 
 def total_variation_loss(
@@ -143,7 +143,6 @@ def total_variation_loss(
 @gradient_of(
     total_variation_loss,
     terms=_variation,
-    fused_rows=_variation_rows,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def total_variation_loss_gradient(
@@ -353,7 +352,7 @@ def _one_number(name: str, option: Any, dtype: Any, xp: Any) -> Any:
     return as_dtype(xp, option, dtype)
 
 
-def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRows | None:
+def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> Loop | None:
     """Return the loop over the planes of NumPy images, having checked the arguments; None where they do not fit."""
     channels_first = options["channels_first"]
     _, x, y, comparison = _compare(predictions, targets, 1, **options)
@@ -378,7 +377,7 @@ def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> FusedRow
 
     batch = tuple(x.shape[:-3])
     run = over_planes(losses_of, batch, per_image)
-    return FusedRows(batch, None, run, run)
+    return Loop(batch, None, run, run)
 
 
 _COMPARED_BY: dict[str, Any] = {
@@ -391,7 +390,7 @@ _COMPARED_BY: dict[str, Any] = {
 }
 
 
-@unreduced(predictions=Images(4, 5, 2), targets=Images(4, 5, 2), **_COMPARED_BY)
+@unreduced(loop=_similarity_rows, predictions=Images(4, 5, 2), targets=Images(4, 5, 2), **_COMPARED_BY)
 def _ssim(
     predictions: Array,
     targets: Array,
@@ -467,7 +466,6 @@ def ssim_loss(
 @gradient_of(
     ssim_loss,
     terms=_ssim,
-    fused_rows=_similarity_rows,
     properties=("non_negative", "symmetric", "zero_at_equality"),
 )
 def ssim_loss_gradient(

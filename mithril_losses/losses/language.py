@@ -13,11 +13,22 @@ from typing import Any, NamedTuple, Unpack
 
 from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype, placement, require_library
 from mithril_losses.catalogue import gradient_of
-from mithril_losses.domains import FRACTION, NON_NEGATIVE, REAL, ClassIndices, Elements, Interval, PerClass
+from mithril_losses.domains import (
+    FRACTION,
+    NON_NEGATIVE,
+    REAL,
+    ClassIndices,
+    ClassNumbers,
+    Elements,
+    Integer,
+    Interval,
+    PerClass,
+)
 from mithril_losses.losses.classification import cross_entropy_with_logits, cross_entropy_with_logits_gradient
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, reduced_axes
 from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
 from mithril_losses.templates.classes import is_number, read_class_weights, read_labels
+from mithril_losses.templates.composed import Composed
 from mithril_losses.templates.linear import Layer, Rows, chunk_size, linear_rows
 from mithril_losses.templates.unreduced import Closed, Wanted, reduced
 
@@ -29,6 +40,7 @@ __all__ = [
 ]
 
 _SOFT_CAP = Interval(0.0, for_none=math.inf)
+_CHUNK_ROWS = Integer(1, example=2)
 
 
 # --- cross-entropy of a linear layer ----------------------------------------------------------------------------------
@@ -65,27 +77,20 @@ def _check_values(
     read_class_weights(xp, class_weights, weight.shape[0], 1, weight)
 
 
-def _chunk_rows(chunk_rows: int | None, weight: Array, dtype: Any, xp: Any) -> int:
-    if chunk_rows is None:
-        return chunk_size(weight.shape[0], weight.shape[1], xp.finfo(dtype).bits // 8)
-    if require_integer("chunk_rows", chunk_rows) < 1:
-        raise ValueError(f"chunk_rows must be ≥ 1 or None, got {chunk_rows}")
-    return chunk_rows
-
-
 @reduced(
     wrt=("hidden", "weight", "bias"),
     pairwise=True,
+    check=_check_values,
     hidden=REAL,
     weight=PerClass(),
     targets=ClassIndices(),
-    bias="real, one per class, or None",
-    class_weights="≥ 0, one per class, or None",
-    ignore_index="integer or None",
+    bias=ClassNumbers(),
+    class_weights=ClassNumbers(0.0),
+    ignore_index=Integer(),
     label_smoothing=FRACTION,
     z_loss=NON_NEGATIVE,
     soft_cap=_SOFT_CAP,
-    chunk_rows="integer ≥ 1 or None",
+    chunk_rows=_CHUNK_ROWS,
 )
 def _linear_cross_entropy(
     hidden: Array,
@@ -106,7 +111,7 @@ def _linear_cross_entropy(
     a = require_one_number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)
     z_loss = require_one_number(xp, "z_loss", NON_NEGATIVE.check("z_loss", z_loss), dtype)
     cap = require_one_number(xp, "soft_cap", _SOFT_CAP.check("soft_cap", soft_cap), dtype)
-    size = _chunk_rows(chunk_rows, weight, dtype, xp)
+    size = _CHUNK_ROWS.check("chunk_rows", chunk_rows) or chunk_size(classes, features, xp.finfo(dtype).bits // 8)
     given, like = {"hidden": hidden, "weight": weight, "bias": bias}, as_dtype(xp, weight, dtype)
 
     per_class = read_class_weights(xp, class_weights, classes, 1, like)
@@ -225,8 +230,6 @@ def linear_cross_entropy(
 @gradient_of(
     linear_cross_entropy,
     terms=_linear_cross_entropy,
-    separable=False,
-    check_values=_check_values,
     properties=("non_negative",),
 )
 def linear_cross_entropy_gradient(
@@ -402,9 +405,9 @@ def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array,
     domain={
         "logits": Elements(per_sample=(4, 5)),
         "tokens": ClassIndices(per_sample=(4,), classes=5),
-        "ignore_index": "a class index or None",
+        "ignore_index": Integer(),
     },
-    compose=_fast_next_tokens,
+    terms=Composed(_fast_next_tokens),
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(

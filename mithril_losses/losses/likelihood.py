@@ -19,6 +19,7 @@ from mithril_losses.losses.classification import (
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import log_gamma, product
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
+from mithril_losses.templates.composed import Composed
 from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
@@ -325,7 +326,7 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
 @gradient_of(
     bernoulli_negative_log_likelihood,
     domain={"logits": REAL, "targets": PROBABILITY},
-    compose=lambda both_of: both_of(binary_cross_entropy_with_logits),
+    terms=Composed(lambda both_of: both_of(binary_cross_entropy_with_logits)),
     properties=("convex", "non_negative"),
 )
 def bernoulli_negative_log_likelihood_gradient(

@@ -468,6 +468,7 @@ def _shortest(vertices: Array, edges: Array) -> Array:
 
 
 @unreduced(
+    separable=False,  # the edges are shared by all meshes of a batch
     kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
     pred_vertices=PointSets(4, 3),
     target_vertices=PointSets(4, 3),
@@ -523,7 +524,6 @@ def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, *
 @gradient_of(
     mesh_edge_loss,
     terms=_edge,
-    separable=False,  # the edges are shared by all meshes of a batch
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def mesh_edge_loss_gradient(
@@ -594,7 +594,11 @@ class _Laplacian(NamedTuple):
         return -topology.pull(topology.differences(_Vertices(topology.vertices.xp, self.inverse_degrees * x)))
 
 
-@unreduced(vertices=PointSets(4, 3), edges=Edges(4))
+@unreduced(
+    separable=False,  # the edges are shared by all meshes of a batch
+    vertices=PointSets(4, 3),
+    edges=Edges(4),
+)
 def _laplacian(vertices: Array, edges: Array, wanted: Wanted) -> Losses:
     laplacian = _Laplacian.of(vertices, edges)
     moved = laplacian.apply()
@@ -638,7 +642,6 @@ def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduc
 @gradient_of(
     mesh_laplacian_loss,
     terms=_laplacian,
-    separable=False,  # the edges are shared by all meshes of a batch
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def mesh_laplacian_loss_gradient(vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]) -> Array:

@@ -10,7 +10,7 @@ from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval,
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit, product, unit_and_norm
 from mithril_losses.numerics.validation import as_dtype, require_same_shape, widest_dtype
-from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 from mithril_losses.templates.vectors import RowTerms, cosine_distance
 
@@ -94,7 +94,19 @@ def _triplet_kinks(
     return (violation, near, far, other, *ties, *coordinates)
 
 
+def _triplet_rows(
+    anchor: Any, positive: Any, negative: Any, margin: float, p: float, squared: bool, swap: bool
+) -> Loop | None:
+    """Return the loop over rows of NumPy arrays, having checked the arguments; None for other norms."""
+    _open(anchor=anchor, positive=positive, negative=negative)
+    margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
+    squared, swap = FLAG.check("squared", squared), FLAG.check("swap", swap)
+    terms = _SWAPPED if swap else _TRIPLET
+    return terms.fused((anchor, positive, negative), (), (margin, squared)) if p == 2.0 else None
+
+
 @unreduced(
+    loop=_triplet_rows,
     wrt=("anchor", "positive", "negative"),
     kinks=_triplet_kinks,
     anchor=REAL,
@@ -120,17 +132,6 @@ def _triplet(
     FLAG.check("squared", squared)
     FLAG.check("swap", swap)
     return (_SWAPPED if swap else _TRIPLET).losses(xp, embeddings, margin, squared, p=p)
-
-
-def _triplet_rows(
-    anchor: Any, positive: Any, negative: Any, margin: float, p: float, squared: bool, swap: bool
-) -> FusedRows | None:
-    """Return the loop over rows of NumPy arrays, having checked the arguments; None for other norms."""
-    _open(anchor=anchor, positive=positive, negative=negative)
-    margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
-    squared, swap = FLAG.check("squared", squared), FLAG.check("swap", swap)
-    terms = _SWAPPED if swap else _TRIPLET
-    return terms.fused((anchor, positive, negative), (), (margin, squared)) if p == 2.0 else None
 
 
 def triplet_loss(
@@ -180,9 +181,7 @@ def triplet_loss(
     return _triplet.value(anchor, positive, negative, margin, p, squared, swap, **reduction)
 
 
-@gradient_of(
-    triplet_loss, terms=_triplet, fused_rows=_triplet_rows, properties=("non_negative", "translation_invariant")
-)
+@gradient_of(triplet_loss, terms=_triplet, properties=("non_negative", "translation_invariant"))
 def triplet_loss_gradient(
     anchor: Array,
     positive: Array,
@@ -251,7 +250,13 @@ def _contrastive_kinks(embedding1: Array, embedding2: Array, labels: Array, marg
     return margin - distance, distance
 
 
+def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> Loop | None:
+    _open_pair(embedding1, embedding2, labels, _SAME)
+    return _CONTRASTIVE.fused((embedding1, embedding2), (labels,), (POSITIVE.check("margin", margin),))
+
+
 @unreduced(
+    loop=_contrastive_rows,
     wrt=("embedding1", "embedding2"),
     kinks=_contrastive_kinks,
     embedding1=REAL,
@@ -262,11 +267,6 @@ def _contrastive_kinks(embedding1: Array, embedding2: Array, labels: Array, marg
 def _contrastive(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
     xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SAME)
     return _CONTRASTIVE.losses(xp, embeddings, labels, POSITIVE.check("margin", margin))
-
-
-def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> FusedRows | None:
-    _open_pair(embedding1, embedding2, labels, _SAME)
-    return _CONTRASTIVE.fused((embedding1, embedding2), (labels,), (POSITIVE.check("margin", margin),))
 
 
 def contrastive_loss(
@@ -312,7 +312,6 @@ def contrastive_loss(
 @gradient_of(
     contrastive_loss,
     terms=_contrastive,
-    fused_rows=_contrastive_rows,
     properties=("non_negative", "symmetric", "translation_invariant"),
 )
 def contrastive_loss_gradient(
@@ -375,7 +374,13 @@ def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: f
     return xp.sum(u * v, axis=-1) - margin, xp.squeeze(u_norm, axis=-1), xp.squeeze(v_norm, axis=-1)
 
 
+def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> Loop | None:
+    _open_pair(embedding1, embedding2, labels, _SIGN)
+    return _COSINE_EMBEDDING.fused((embedding1, embedding2), (labels,), (_COSINE.check("margin", margin),))
+
+
 @unreduced(
+    loop=_cosine_rows,
     wrt=("embedding1", "embedding2"),
     kinks=_cosine_kinks,
     embedding1=REAL,
@@ -386,11 +391,6 @@ def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: f
 def _cosine_embedding(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
     xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SIGN)
     return _COSINE_EMBEDDING.losses(xp, embeddings, labels, _COSINE.check("margin", margin))
-
-
-def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> FusedRows | None:
-    _open_pair(embedding1, embedding2, labels, _SIGN)
-    return _COSINE_EMBEDDING.fused((embedding1, embedding2), (labels,), (_COSINE.check("margin", margin),))
 
 
 def cosine_embedding_loss(
@@ -439,7 +439,6 @@ def cosine_embedding_loss(
 @gradient_of(
     cosine_embedding_loss,
     terms=_cosine_embedding,
-    fused_rows=_cosine_rows,
     properties=("non_negative", "scale_invariant", "symmetric"),
 )
 def cosine_embedding_loss_gradient(

@@ -12,7 +12,7 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, library_name, placement, require_library
 from mithril_losses.catalogue import both_of, gradient_of
-from mithril_losses.domains import FLAG, POSITIVE, Count, FeatureMaps, Interval
+from mithril_losses.domains import FLAG, POSITIVE, Count, FeatureMaps, Interval, LayerWeights
 from mithril_losses.numerics.stable import log_softmax, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, did_you_mean, require_same_shape, widest_dtype
 from mithril_losses.templates.images import image_axes, require_maps
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 Features = Any  # an array, or a dict, list or tuple of arrays
-LayerWeights = Mapping[str, float] | list[float] | tuple[float, ...] | float | None
+Weights = Mapping[str, float] | list[float] | tuple[float, ...] | float | None
 Argument = Literal["predictions", "targets"]
 
 _WEIGHT = Interval(0.0, closed=True, static=True)
 _DOMAIN: dict[str, Any] = {
     "predictions": FeatureMaps(),
     "targets": FeatureMaps(),
-    "weights": "one number ≥ 0 per layer, or None",
+    "weights": LayerWeights(),
 }
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def _rebuilt(features: Features, by_key: Mapping[Any, Array]) -> Features:
     return by_key[None]
 
 
-def _layers(predictions: Features, targets: Features, weights: LayerWeights) -> Iterator[_Layer]:
+def _layers(predictions: Features, targets: Features, weights: Weights) -> Iterator[_Layer]:
     """Yield the layers, which must be the same in all three."""
     kinds = [_kind(features) for features in (predictions, targets)]
     if kinds[0] != kinds[1]:
@@ -113,7 +113,7 @@ def _require_layers(name: str, layers: Mapping[Any, Any], other: str, others: Ma
 
 
 def _over_layers(
-    layer_loss: LayerLoss, predictions: Features, targets: Features, weights: LayerWeights, wanted: Wanted
+    layer_loss: LayerLoss, predictions: Features, targets: Features, weights: Weights, wanted: Wanted
 ) -> Losses:
     """Return Σ_l w_l ℓ_l. A layer of weight 0 is not looked at."""
     layers = list(_layers(predictions, targets, weights))
@@ -169,11 +169,11 @@ def _reconstruction_layer(xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) 
 
 
 @unreduced(on_request=("targets",), **_DOMAIN)
-def _feature_reconstruction(predictions: Features, targets: Features, weights: LayerWeights, wanted: Wanted) -> Losses:
+def _feature_reconstruction(predictions: Features, targets: Features, weights: Weights, wanted: Wanted) -> Losses:
     return _over_layers(_reconstruction_layer, predictions, targets, weights, wanted)
 
 
-def feature_reconstruction_loss(predictions: Features, targets: Features, *, weights: LayerWeights = None) -> Array:
+def feature_reconstruction_loss(predictions: Features, targets: Features, *, weights: Weights = None) -> Array:
     """Σ_l w_l · mean (F_l − F*_l)² over the layers l, with F = predictions and F* = targets.
 
     The mean runs over all elements of a layer, images included.
@@ -216,7 +216,7 @@ def feature_reconstruction_loss_gradient(
     predictions: Features,
     targets: Features,
     *,
-    weights: LayerWeights = None,
+    weights: Weights = None,
     wrt: Argument | tuple[Argument, ...] = "predictions",
     upstream: float | Array = 1.0,
 ) -> Any:
@@ -286,14 +286,12 @@ def _gram(xp: Any, x: Array, channels_first: bool) -> Array:
 
 
 @unreduced(on_request=("targets",), **_DOMAIN, channels_first=FLAG)
-def _style(
-    predictions: Features, targets: Features, weights: LayerWeights, channels_first: bool, wanted: Wanted
-) -> Losses:
+def _style(predictions: Features, targets: Features, weights: Weights, channels_first: bool, wanted: Wanted) -> Losses:
     return _over_layers(_style_layer(channels_first), predictions, targets, weights, wanted)
 
 
 def style_loss(
-    predictions: Features, targets: Features, *, weights: LayerWeights = None, channels_first: bool = False
+    predictions: Features, targets: Features, *, weights: Weights = None, channels_first: bool = False
 ) -> Array:
     """Σ_l w_l · mean (G_l − G*_l)², with the Gram matrix of the channels G = Fᵀ F / (H W C) of each image.
 
@@ -337,7 +335,7 @@ def style_loss_gradient(
     predictions: Features,
     targets: Features,
     *,
-    weights: LayerWeights = None,
+    weights: Weights = None,
     channels_first: bool = False,
     wrt: Argument | tuple[Argument, ...] = "predictions",
     upstream: float | Array = 1.0,
@@ -530,7 +528,7 @@ def _places(count: int, most: int) -> Any:
 def _contextual_kinks(
     predictions: Features,
     targets: Features,
-    weights: LayerWeights,
+    weights: Weights,
     band_width: Any,
     max_samples: int,
     channels_first: bool,
@@ -568,7 +566,7 @@ def _contextual_kinks(
 def _contextual(
     predictions: Features,
     targets: Features,
-    weights: LayerWeights,
+    weights: Weights,
     band_width: Any,
     max_samples: int,
     channels_first: bool,
@@ -582,7 +580,7 @@ def contextual_loss(
     predictions: Features,
     targets: Features,
     *,
-    weights: LayerWeights = None,
+    weights: Weights = None,
     band_width: float = 0.1,
     max_samples: int = 1024,
     channels_first: bool = False,
@@ -634,7 +632,7 @@ def contextual_loss_gradient(
     predictions: Features,
     targets: Features,
     *,
-    weights: LayerWeights = None,
+    weights: Weights = None,
     band_width: float = 0.1,
     max_samples: int = 1024,
     channels_first: bool = False,
@@ -858,7 +856,7 @@ class PerceptualLoss:
             return model.evaluate(given, self._params, **gradients)
         return model.evaluate(self._params, given, **gradients, **({"wrt": [self._image_name]} if gradients else {}))
 
-    def _used(self, predictions: Features, targets: Features) -> tuple[Features, Features, LayerWeights]:
+    def _used(self, predictions: Features, targets: Features) -> tuple[Features, Features, Weights]:
         """Return the layers that count, and what they count."""
         named = self._layer_weights
         if named is None:
@@ -869,7 +867,7 @@ class PerceptualLoss:
         used_predictions, used_targets = ({key: layers[key] for key in named} for layers in found)
         return used_predictions, used_targets, named
 
-    def _losses(self, predictions: Features, targets: Features, weights: LayerWeights, wanted: Wanted) -> Losses:
+    def _losses(self, predictions: Features, targets: Features, weights: Weights, wanted: Wanted) -> Losses:
         return _over_layers(self._layer, predictions, targets, weights, wanted)
 
     def _layer(self, xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:

@@ -14,6 +14,8 @@ from mithril_losses.domains import (
     PROBABILITY,
     REAL,
     Choice,
+    ClassAxis,
+    Integer,
     Interval,
     LabelMaps,
     ProbabilityMaps,
@@ -160,7 +162,7 @@ def _overlap_losses(
 
 
 _MASKS: dict[str, Any] = {"predictions": PROBABILITY, "targets": PROBABILITY}
-_SMOOTH: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": "integer or None"}
+_SMOOTH: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True)}
 
 
 @unreduced(**_MASKS, **_SMOOTH)
@@ -552,7 +554,7 @@ focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
 # --- generalized Dice -------------------------------------------------------------------------------------------
 
 
-@unreduced(predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis="integer")
+@unreduced(predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis=ClassAxis())
 def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_axis: int, wanted: Wanted) -> Losses:
     overlap = _Overlap.of(predictions, targets, class_axis)
     xp, axis = overlap.xp, overlap.layout.classes
@@ -744,12 +746,16 @@ def _gap(xp: Any, errors: Array) -> Array:
 
 
 @unreduced(
+    by_numpy=True,
+    check=lambda predictions, targets, class_axis, classes, ignore_index: _Pixels.of(
+        predictions, targets, class_axis, ignore_index
+    ),
     kinks=_lovasz_softmax_kinks,
     predictions=ProbabilityMaps(),
     targets=LabelMaps(),
-    class_axis="integer",
+    class_axis=ClassAxis(),
     classes=_CLASSES,
-    ignore_index="integer or None",
+    ignore_index=Integer(),
 )
 def _lovasz_softmax(
     predictions: Array,
@@ -832,11 +838,7 @@ def lovasz_softmax_loss(
 @gradient_of(
     lovasz_softmax_loss,
     terms=_lovasz_softmax,
-    check_values=lambda predictions, targets, class_axis, classes, ignore_index: _Pixels.of(
-        predictions, targets, class_axis, ignore_index
-    ),
     properties=("convex", "non_negative"),
-    by_numpy=True,
 )
 def lovasz_softmax_loss_gradient(
     predictions: Array,
@@ -897,7 +899,7 @@ def _lovasz_hinge_kinks(logits: Array, targets: Array) -> tuple[Array, ...]:
     return errors, xp.reshape(_gap(xp, rows), tuple(errors.shape))
 
 
-@unreduced(kinks=_lovasz_hinge_kinks, logits=REAL, targets=BINARY)
+@unreduced(by_numpy=True, kinks=_lovasz_hinge_kinks, logits=REAL, targets=BINARY)
 def _lovasz_hinge(logits: Array, targets: Array, wanted: Wanted) -> Losses:
     xp = array_namespace(logits=logits, targets=targets)
     require_same_shape(logits=logits, targets=targets)
@@ -945,7 +947,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     return _lovasz_hinge.value(logits, targets, **reduction)
 
 
-@gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"), by_numpy=True)
+@gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"))
 def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.
 

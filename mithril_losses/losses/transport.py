@@ -12,7 +12,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, require_library
 from mithril_losses.catalogue import both_of, given, gradient_of
-from mithril_losses.domains import NON_NEGATIVE, Count, Interval, PointSets
+from mithril_losses.domains import NON_NEGATIVE, Count, Directions, Interval, PointSets, PointWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit, put_back, stable_order, take_in_order
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -62,6 +62,7 @@ def _earth_mover_kinks(pred_points: Array, target_points: Array) -> tuple[np.nda
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but each is a problem of its own already
     on_request=("target_points",),
     kinks=_earth_mover_kinks,
     pairwise=True,
@@ -126,7 +127,6 @@ def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: 
 @gradient_of(
     earth_mover_distance,
     terms=_earth_mover,
-    separable=False,  # batch elements share nothing, but each is a problem of its own already
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def earth_mover_distance_gradient(
@@ -277,6 +277,8 @@ def _closest(pred_points: Array, target_points: Array, **_: Any) -> tuple[Array,
 
 
 @unreduced(
+    separable=False,  # batch elements share nothing, but each is a problem of its own already
+    jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
     on_request=("target_points",),
     kinks=_closest,
     pairwise=True,
@@ -284,8 +286,8 @@ def _closest(pred_points: Array, target_points: Array, **_: Any) -> tuple[Array,
     target_points=PointSets(3, 2),
     epsilon=_EPSILON,
     p=_POWER,
-    pred_weights="one number ≥ 0 per point, or None",
-    target_weights="one number ≥ 0 per point, or None",
+    pred_weights=PointWeights("pred_points"),
+    target_weights=PointWeights("target_points"),
     mass_tolerance=_TOLERANCE,
     max_iterations=_ITERATIONS,
 )
@@ -385,8 +387,6 @@ _CONVERGED = "the iterations have converged"
 @gradient_of(
     sinkhorn_divergence,
     terms=_sinkhorn,
-    separable=False,  # batch elements share nothing, but each is a problem of its own already
-    jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
     properties=(
         given("non_negative", _CONVERGED),
         given("symmetric", _CONVERGED, pred_weights=None, target_weights=None),
@@ -554,13 +554,15 @@ def _sliced_kinks(
 
 
 @unreduced(
+    separable=False,  # the directions are shared by all sets of a batch
+    by_numpy=True,
     on_request=("target_points",),
     kinks=_sliced_kinks,
     pairwise=True,
     pred_points=PointSets(3, 2),
     target_points=PointSets(2, 2),
     p=_ORDER,
-    projections="unit vectors (count, d), or None",
+    projections=Directions(),
     projection_count=_COUNT,
     projection_seed=_SEED,
 )
@@ -639,9 +641,7 @@ def sliced_wasserstein_distance(
 @gradient_of(
     sliced_wasserstein_distance,
     terms=_sliced,
-    separable=False,  # the directions are shared by all sets of a batch
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
-    by_numpy=True,
 )
 def sliced_wasserstein_distance_gradient(
     pred_points: Array,

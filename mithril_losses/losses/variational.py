@@ -20,6 +20,7 @@ from mithril_losses.losses.classification import binary_cross_entropy
 from mithril_losses.losses.divergence import gaussian_kl_divergence
 from mithril_losses.losses.regression import mse_loss
 from mithril_losses.numerics.validation import as_dtype, quiet, require_one_number
+from mithril_losses.templates.composed import Composed
 
 __all__ = [
     "VAELoss",
@@ -174,8 +175,7 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     wrt=_WRT,
     returns=_RETURNS,
     domain=_DOMAIN,
-    separable=False,
-    compose=_compose(_vae),
+    terms=Composed(_compose(_vae), separable=False),
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_gradient(
@@ -260,8 +260,7 @@ def beta_vae_loss(
     wrt=_WRT,
     returns=_RETURNS,
     domain={**_DOMAIN, "beta": NON_NEGATIVE},
-    separable=False,
-    compose=_compose(_beta_vae),
+    terms=Composed(_compose(_beta_vae), separable=False),
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def beta_vae_loss_gradient(
@@ -350,11 +349,10 @@ def vae_loss_free_bits(
     wrt=_WRT,
     returns=_RETURNS,
     domain={**_DOMAIN, "free_bits": NON_NEGATIVE},
-    separable=False,
     kinks=lambda recon_x, x, mu, logvar, free_bits, reduction: find_loss(gaussian_kl_divergence).kinks_at(
         (mu, logvar), {"free_bits": free_bits}
     ),
-    compose=_compose(_free_bits_vae),
+    terms=Composed(_compose(_free_bits_vae), separable=False),
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_free_bits_gradient(
@@ -474,8 +472,7 @@ class VAELoss:
             gradient=self.gradient,
             wrt=_WRT,
             returns=_RETURNS,
-            separable=False,
-            compose=_compose(self._bound),
+            terms=Composed(_compose(self._bound), separable=False),
         )
 
     @property

@@ -171,13 +171,6 @@ class Plan(NamedTuple):
         """Return the shape of the reduced losses."""
         return tuple(n for i, n in enumerate(unreduced) if i not in self.axes)
 
-    def over_terms(self, summed: int) -> Plan:
-        """Return the plan for terms whose sums over as many last axes are the unreduced losses (NumPy arrays)."""
-        ones = (1,) * summed
-        weights = None if self.weights is None else self.weights.reshape(self.weights.shape + ones)
-        factor = self.factor if type(self.factor) is float else self.factor.reshape(self.factor.shape + ones)
-        return self._replace(weights=weights, factor=factor)
-
     def collect(self, xp: Any, values: Array, like: Array) -> Array:
         """Return Σ w ℓ / D; a weight of 0 removes whatever it multiplies."""
         if self.weights is not None:

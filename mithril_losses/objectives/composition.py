@@ -28,6 +28,7 @@ from mithril_losses.objectives.terms import (
     weight_at,
     weighted,
 )
+from mithril_losses.templates.composed import Composed
 
 __all__ = ["CompositeLoss", "ScheduledLoss", "WeightedLoss"]
 
@@ -146,10 +147,9 @@ class _Sum:
             wrt=wrt,
             on_request=_on_request(parts, wrt),
             domain=_domain(parts),
-            separable=False,
             kinks=self._kinks,
             returns=returns,
-            compose=self._compose,
+            terms=Composed(self._compose, separable=False),
         )
         object.__setattr__(self, "pair", pair)
         object.__setattr__(self, "_gradients", [weighted(part.pair, _gradient_alone(part.pair)) for part in parts])

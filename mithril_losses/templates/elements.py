@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -13,27 +13,31 @@ import numpy as np
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
 from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
-from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, collect, plan, refuse_upstream
-from mithril_losses.numerics.stable import first_axis, never_negative
+from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, collect, plan
+from mithril_losses.numerics.stable import bounded, never_negative
 from mithril_losses.numerics.validation import (
     as_dtype,
     compute_dtype,
-    did_you_mean,
+    is_number,
     quiet,
     require_same_shape,
     widest_dtype,
 )
+from mithril_losses.templates.base import Template
+from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
 Terms = Callable[..., tuple[Array, Any]]
 
 
-class Elementwise:
+class Elementwise(Template):
     """The terms of an element-wise loss together with the domains of their arguments.
 
     The terms are a function `(xp, *arrays, *options) → (value, slope)` in plain array notation: the loss of each
     element and its derivative wrt the first array, or a tuple of derivatives wrt the first few. `xp` is the namespace
     of the arrays.
     """
+
+    has_loop = True
 
     def __init__(
         self,
@@ -76,6 +80,20 @@ class Elementwise:
         self._settled = functools.lru_cache(maxsize=64)(
             lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
         )
+
+    @property
+    def elements(self) -> Mapping[str, Elementwise]:
+        """Themselves, by the argument of their first slope."""
+        return {self.wrt[0]: self}
+
+    def loop(self, call: Call) -> Loop | None:
+        """As in `Template`; None for the losses of rows one by one."""
+        dtype, options = self.door(call.arrays, call.options)
+        if self.rows is not None and call.reduction.get("reduction") == "none":
+            return None
+        loop = _ElementLoop(self, call, options, dtype)
+        compiled = loop.compiled if loop.can_be_compiled else None
+        return Loop(self.shape(loop.like), None, compiled, loop.blocked, dtype)
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss of arrays and options given in the order of the terms."""
@@ -245,134 +263,100 @@ def elementwise(
     return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass, steep)
 
 
-class Apart:
-    """Element-wise losses of one array each, which are reduced apart and then added: L = Σₖ R(ℓₖ(xₖ)).
+class _ElementLoop:
+    """What computes element-wise terms of large NumPy arrays: one compiled loop, or blocks."""
 
-    The arrays may differ in shape wherever R leaves shapes that can be added, such as numbers. `weights` and
-    `normalizer` hold for every array, or are mappings from the name of an array to its own.
-    """
+    def __init__(self, template: Elementwise, call: Call, options: list[Any], dtype: Any) -> None:
+        self._template, self._options, self._dtype = template, options, dtype
+        self._call, self._arrays = call, list(call.arrays.values())
+        self.like = self._arrays[0]
 
-    def __init__(self, **parts: Elementwise) -> None:
-        self.parts = parts
-        self.wrt = tuple(parts)
-        self.domain = {name: part.domain[name] for name, part in parts.items()}
-        for part in parts.values():
-            self.domain |= part.domain
+    @property
+    def can_be_compiled(self) -> bool:
+        """Whether layout and dtypes are those of a loop."""
+        differentiable = self._arrays[: len(self._template.wrt)]
+        return all(x.flags.c_contiguous for x in self._arrays) and all(x.dtype == self._dtype for x in differentiable)
 
-    def kinks(self, *arrays: Array, **options: Any) -> tuple[Any, ...]:
-        """Return the arrays whose zeros are the points without a derivative."""
-        return tuple(
-            distance
-            for part, x in zip(self.parts.values(), arrays, strict=True)
-            if part.kinks is not None
-            for distance in part.kinks(x, *(options[name] for name in part.option_names))
+    @functools.cached_property
+    def _is_scaled(self) -> bool:
+        """Whether the upstream gradient may be anything but 1."""
+        upstream = self._call.reduction.get("upstream", 1.0)
+        return not (is_number(upstream) and upstream == 1.0)
+
+    def compiled(self, weights: Any, factor: Any, values: Any, gradients: list[Any], threads: int) -> float:
+        """As in `Loop`."""
+        from mithril_losses.loops import elements as fused
+
+        terms = self._template
+        domains = [terms.domain[name] for name in terms.array_names]
+        total, legal = fused.run(
+            terms.terms,
+            self._arrays,
+            [tuple(map(float, d.values)) if isinstance(d, Labels) else None for d in domains],
+            self._options,
+            self._over_terms(weights),
+            self._over_terms(factor),
+            values=values,
+            gradients=gradients,
+            threads=threads,
+            bounded=(terms.steep, terms.steep and not self._is_scaled),
         )
+        if not legal:
+            terms.check_labels(self._call.arrays)
+        return self._not_negative(total)
 
-    def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
-        """Return the loss of arrays and options given in the order of `domain`."""
-        refuse_upstream(reduction)
-        return self._close(arguments, reduction, value=True, slopes=False)[0]
+    def blocked(self, weights: Any, factor: Any, values: Any, gradients: list[Any], threads: int) -> float:
+        """As in `Loop`."""
+        terms, shape, arrays = self._template, self.like.shape, self._arrays
+        operands = [*self._options, self._over_terms(factor), self._over_terms(weights)]
+        flat = all(x.flags.c_contiguous for x in arrays) and all(
+            not isinstance(x, np.ndarray) or x.size == 1 or (x.shape == shape and x.flags.c_contiguous)
+            for x in operands
+        )
+        if flat:
+            shape = (self.like.size,)
+            arrays = [x.reshape(-1) for x in arrays]
+            operands = [x.reshape(-1 if x.size > 1 else ()) if isinstance(x, np.ndarray) else x for x in operands]
+        outs, kept = [x.reshape(shape) for x in gradients], None if values is None else values.reshape(shape)
 
-    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
-        """Return the gradients of `value` wrt every array, by name."""
-        return self._close(arguments, reduction, value=False, slopes=True)[1]
+        def work(rows: slice) -> float:
+            *own, factor, weights = (rows_of(x, shape, rows) for x in operands)
+            block = terms.convert({n: x[rows] for n, x in zip(terms.array_names, arrays, strict=True)}, self._dtype)
+            with quiet(np):
+                value, slopes = terms.evaluate(np, *block, *own)
+                for out, slope in zip(outs, slopes if len(outs) > 1 else (slopes,), strict=True):
+                    self._write(out[rows], slope, factor, weights)
+                if weights is not None:
+                    value = np.where(weights == 0, 0.0, value * weights)
+                if kept is not None:
+                    kept[rows] = value
+                return float(np.sum(value))
 
-    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, dict[str, Array]]:
-        """Return `value` and `gradient` from one evaluation of the terms."""
-        return self._close(arguments, reduction, value=True, slopes=True)
+        return self._not_negative(over_blocks(shape, work, threads))
 
-    def _close(
-        self, arguments: tuple[Any, ...], reduction: Any, value: bool, slopes: bool
-    ) -> tuple[Any, dict[str, Array]]:
-        given = dict(zip(self.domain, arguments, strict=True))
-        xp = array_namespace(**{name: given[name] for name in self.parts})
-        total, gradients, left = None, {}, {}
-        with quiet(xp):
-            for name, part, own in self.split(reduction):
-                _, (x,), options = part.prepare((given[name], *(given[option] for option in part.option_names)))
-                closing = plan(xp, tuple(x.shape), x.dtype, **own)
-                left[name] = closing.shape(tuple(x.shape))
-                self.require_addable(left)
-                values, slope = part.evaluate(xp, x, *options)
-                if value:
-                    reduced = closing.collect(xp, values, values)
-                    total = reduced if total is None else total + reduced
-                if slopes:
-                    gradients[name] = closing.spread(xp, slope, given[name])
-        return total if total is None else as_dtype(xp, total, arguments[0].dtype), gradients
+    def _write(self, out: Any, slope: Any, factor: Any, weights: Any) -> None:
+        """Write slope · factor · weight."""
+        steep = self._template.steep
+        is_bounded = not self._is_scaled and (steep or out.dtype != self._dtype)
+        slope = bounded(np, slope, self._dtype) if steep else slope
+        if weights is None and not is_bounded:
+            np.multiply(slope, factor, out=out)
+            return
+        slope = slope * factor
+        if weights is not None:
+            slope = np.where(weights == 0, 0.0, slope * weights)
+        out[...] = bounded(np, slope, out.dtype) if is_bounded else slope
 
-    def split(self, reduction: Mapping[str, Any]) -> Iterator[tuple[str, Elementwise, dict[str, Any]]]:
-        """Yield the name of each array, its terms, and its own reduction keywords.
+    def _over_terms(self, x: Any) -> Any:
+        """Return what belongs to losses for the terms, of which a loss is the sum over as many last axes."""
+        if self._template.rows is None or not isinstance(x, np.ndarray):
+            return x
+        return x.reshape(x.shape + (1,) * (self.like.ndim - len(self._template.shape(self.like))))
 
-        Raises:
-            ValueError: a mapping has a key that is no array's name.
-        """
-        for keyword in ("weights", "normalizer"):
-            given = reduction.get(keyword)
-            for name in given if isinstance(given, Mapping) else ():
-                if name not in self.parts:
-                    raise ValueError(
-                        f"{keyword} has the key {name!r}, which is none of {', '.join(self.parts)}"
-                        f"{did_you_mean(str(name), self.parts)}"
-                    )
-        for name, part in self.parts.items():
-            yield name, part, {k: x.get(name) if isinstance(x, Mapping) else x for k, x in reduction.items()}
-
-    def require_addable(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise a ValueError unless what is left of the arrays has one shape: nothing is broadcast silently."""
-        if len(set(shapes.values())) > 1:
-            left = " and ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
-            raise ValueError(f"the reduced losses are added, but the reduction leaves {left}; reduce them to numbers")
-
-
-class ByColumn:
-    """Element-wise terms of the columns of arrays (…, n): one loss per row, with a slope for every column of the first.
-
-    The terms take the columns of one array after those of the other.
-    """
-
-    def __init__(self, terms: Elementwise, columns: str, **domain: Any) -> None:
-        self.terms = terms
-        self.domain = domain
-        self.wrt = tuple(domain)[:1]
-        self.kinks = None
-        self._meaning = columns
-        self._count = len(terms.wrt)
-
-    def value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
-        """Return the reduced loss."""
-        return self.terms.value(*self.split(arrays).values(), **reduction)
-
-    def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
-        """Return the gradient of `value` wrt the first array."""
-        return self.join(self.terms.gradient(*self.split(arrays).values(), **reduction))
-
-    def both(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
-        """Return `value` and `gradient` from one evaluation of the terms."""
-        value, gradients = self.terms.both(*self.split(arrays).values(), **reduction)
-        return value, self.join(gradients)
-
-    def split(self, arrays: Iterable[Array]) -> dict[str, Array]:
-        """Return the columns by the names that the terms have for them.
-
-        Raises:
-            ValueError: the arrays differ in shape, or do not have that many columns.
-        """
-        named = dict(zip(self.domain, arrays, strict=True))
-        xp = array_namespace(**named)
-        require_same_shape(**named)
-        shape = tuple(next(iter(named.values())).shape)
-        if not shape or shape[-1] != self._count:
-            raise ValueError(f"{self._meaning} on the last axis, got shape {shape}")
-        columns = [column for x in named.values() for column in _columns(first_axis(xp, x))]
-        return dict(zip(self.terms.array_names, columns, strict=True))
-
-    def join(self, gradients: Mapping[str, Array]) -> Array:
-        """Return the gradients wrt the columns as one array."""
-        xp: Any = namespace_of(next(iter(gradients.values())))
-        joined: Array = xp.stack([gradients[name] for name in self.terms.wrt], axis=-1)
-        return joined
-
-
-def _columns(x: Array) -> list[Array]:
-    return [x[k, ...] for k in range(x.shape[0])]
+    def _not_negative(self, total: float) -> float:
+        """Return the sum of all losses without what rounding takes from one that cannot be negative."""
+        mass_name = self._template.row_mass
+        if mass_name is None or not total < 0.0:
+            return total
+        mass = np.sum(self._call.arrays[mass_name])
+        return float(never_negative(np, np.asarray(total, self._dtype), terms=self.like.shape[-1], scale=mass))

@@ -17,7 +17,7 @@ import numpy as np
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
 from mithril_losses.templates.classes import Classes, Shares, classes_of, is_number, times
-from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Losses
 from mithril_losses.templates.vectors import by_row
 
@@ -142,7 +142,7 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
     return Losses(classes.legal(xp, finished.losses), scaled, (axis,), classes.mass, scaled)
 
 
-def softmax_loop(logits: Any, targets: Any, **options: Any) -> FusedRows | None:
+def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
     """Return the fused loop over the rows of NumPy arrays, None where their layout or dtype does not fit it."""
     classes = classes_of(logits, targets, **options)
     last = logits.ndim - 1
@@ -168,4 +168,4 @@ def softmax_loop(logits: Any, targets: Any, **options: Any) -> FusedRows | None:
             threads=threads,
         )
 
-    return FusedRows(shape, classes.mass, run)
+    return Loop(shape, classes.mass, run)

@@ -18,10 +18,10 @@ from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.backends.threads import share
 from mithril_losses.numerics.validation import quiet
-from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.loop import Loop
 
 Terms = Callable[[Any, Array, Array], tuple[Array, Array, Array]]
-Loop = Callable[[Any, int, int, Any, Any], Any]
+Band = Callable[[Any, int, int, Any, Any], Any]
 PlaneLosses = Callable[[Any, Any, int], Any]
 
 
@@ -61,7 +61,7 @@ def cut(x: Array, axis: int, part: slice) -> Array:
 # --- large arrays in the memory of the host ---------------------------------------------------------------------------
 
 
-def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> FusedRows | None:
+def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> Loop | None:
     """Return the loops over NumPy images, whose losses are sums over whole images; None where the layout does not fit.
 
     An image is one plane in which the channels of a pixel stand next to each other, or a plane for each channel.
@@ -72,12 +72,12 @@ def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> FusedRow
     plane = (first, second, third, 1) if channels_first else (1, first, second, third)
     planes, now = images.reshape(-1, *plane[1:]), limits.current
 
-    def over_bands(loop: Loop, most: int) -> PlaneLosses:
+    def over_bands(loop: Band, most: int) -> PlaneLosses:
         return lambda scales, gradient, threads: _over_bands(
             loop, most, planes, scales, gradient.reshape(planes.shape), threads
         )
 
-    return FusedRows(
+    return Loop(
         tuple(batch),
         None,
         over_planes(over_bands(functools.partial(_compiled_band, terms), now.compiled_band), tuple(batch), plane[0]),
@@ -113,7 +113,7 @@ def over_planes(losses_of: PlaneLosses, batch: tuple[int, ...], per_image: int) 
     return run
 
 
-def _over_bands(loop: Loop, most: int, planes: Any, scales: Any, gradient: Any, threads: int) -> Any:
+def _over_bands(loop: Band, most: int, planes: Any, scales: Any, gradient: Any, threads: int) -> Any:
     """Fill the gradient, times one scale per plane, and return the sums of the values: planes × bands of rows."""
     count, height, row = len(planes), planes.shape[1], math.prod(planes.shape[2:])
     band = min(height, max(1, most // row))

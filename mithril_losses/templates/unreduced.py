@@ -19,6 +19,8 @@ from mithril_losses.numerics.graph import differentiable_on_demand
 from mithril_losses.numerics.reduction import Plan, plan, refuse_upstream
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
+from mithril_losses.templates.base import Template
+from mithril_losses.templates.loop import Loop
 
 
 class Wanted(tuple[str, ...]):
@@ -62,16 +64,10 @@ class Losses(NamedTuple):
 Closed = tuple[Array, dict[str, Array]]  # a reduced loss, and its gradients by name
 
 
-class Unreduced:
-    """A function `(*arrays, *options, wanted) → Losses` as a loss, its gradient, and both at once.
+class Unreduced(Template):
+    """A function `(*arrays, *options, wanted) → Losses` as a loss, its gradient, and both at once."""
 
-    Attributes:
-        domain: what each argument may be, arrays first.
-        wrt: the arguments that the gradient is taken with respect to by default.
-        on_request: the further ones that `wrt=` accepts.
-        kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
-    """
-
+    takes_wrt = True
     _further: tuple[str, ...] = ("wanted",)  # what the function takes beside the arguments of the loss
 
     def __init__(
@@ -82,7 +78,9 @@ class Unreduced:
         on_request: tuple[str, ...],
         kinks: Callable[..., tuple[Any, ...]] | None,
         pairwise: bool,
+        **how: Any,
     ) -> None:
+        super().__init__(**how)
         names = list(inspect.signature(losses).parameters)
         if names != [*domain, *self._further]:
             raise TypeError(f"{losses.__name__} takes {names}, but domains are declared for {list(domain)}")
@@ -216,6 +214,12 @@ def unreduced(
     on_request: tuple[str, ...] = (),
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     pairwise: bool = False,
+    separable: bool = True,
+    jitted: bool = True,
+    by_numpy: bool = False,
+    loop: Callable[..., Loop | None] | None = None,
+    check: Callable[..., Any] | None = None,
+    mass: Callable[..., Any] | None = None,
     **domain: Any,
 ) -> Callable[[Callable[..., Losses]], Unreduced]:
     """Declare what the arguments of a function of unreduced losses may be, arrays first.
@@ -227,6 +231,13 @@ def unreduced(
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
         pairwise: whether slopes are computed from all pairs of two sets, or all logits of a layer, of which PyTorch's
             graph should keep none.
+        separable: whether the unreduced losses of different rows share nothing, so that rows may be computed apart.
+        jitted: whether `value_and_gradient` compiles the pair for JAX.
+        by_numpy: whether `value_and_gradient` has NumPy compute large JAX arrays in the memory of the host.
+        loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop` over their rows, or None where
+            they do not fit it.
+        check: a function of the loss's arguments that raises for values which a trace cannot see.
+        mass: a function of the loss's arguments that returns what each row counts in the divisor, if that is not 1.
         **domain: what each argument may be, in their order.
 
     Example:
@@ -241,7 +252,8 @@ def unreduced(
         >>> float(value), gradient.tolist()
         (15.0, [[1.0, 2.0], [3.0, 4.0]])
     """
-    return lambda losses: Unreduced(losses, domain, wrt, on_request, kinks, pairwise)
+    how = {"separable": separable, "jitted": jitted, "by_numpy": by_numpy, "loop": loop, "check": check, "mass": mass}
+    return lambda losses: Unreduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
 
 
 def reduced(
@@ -250,7 +262,10 @@ def reduced(
     on_request: tuple[str, ...] = (),
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     pairwise: bool = False,
+    by_numpy: bool = False,
+    check: Callable[..., Any] | None = None,
     **domain: Any,
 ) -> Callable[[Callable[..., Closed]], Reduced]:
     """Declare, as `unreduced` does, what the arguments of a function may be that closes its losses by itself."""
-    return lambda losses: Reduced(losses, domain, wrt, on_request, kinks, pairwise)
+    how = {"separable": False, "by_numpy": by_numpy, "check": check}
+    return lambda losses: Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)

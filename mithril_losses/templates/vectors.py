@@ -16,7 +16,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.stable import bounded, dot, norm_and_unit, unit_and_norm
-from mithril_losses.templates.loop import FusedRows
+from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Losses
 
 
@@ -95,7 +95,7 @@ class RowTerms:
 
         return Losses(value, scaled, scaled=scaled)
 
-    def fused(self, vectors: Sequence[Any], labels: Sequence[Any], options: Sequence[Any]) -> FusedRows | None:
+    def fused(self, vectors: Sequence[Any], labels: Sequence[Any], options: Sequence[Any]) -> Loop | None:
         """Return the loop over rows of NumPy arrays, None where their layout, dtype or options do not fit it."""
         first = vectors[0]
         fits = all(x.dtype == first.dtype and x.flags.c_contiguous for x in vectors) and first.shape[-1] > 0
@@ -122,7 +122,7 @@ class RowTerms:
                 threads=threads,
             )
 
-        return FusedRows(shape, None, run)
+        return Loop(shape, None, run)
 
 
 def by_row(x: Any, shape: tuple[int, ...]) -> Any:

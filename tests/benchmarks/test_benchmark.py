@@ -95,7 +95,8 @@ class TestCandidates:
         call = BY_NAME[name].prepare(case, case.draw(), SETTING)
         blocks = {"side_effect": AssertionError("in blocks")}
         with (
-            mock.patch("mithril_losses.execution._OnHost._over_blocks", **blocks),
+            mock.patch("mithril_losses.execution.host.over_blocks", **blocks),
+            mock.patch("mithril_losses.templates.elements.over_blocks", **blocks),
             mock.patch("mithril_losses.templates.stencil._plain_band", **blocks),
         ):
             if name == "ours-numpy-blocked":

@@ -25,15 +25,19 @@ from cases import REDUCED, REDUCED_DRAWN, Case, convert, double_precision, label
 from parameterized import parameterized
 
 import mithril_losses as ml
-from mithril_losses import catalogue, execution, limits, value_and_gradient
+from mithril_losses import catalogue, limits, value_and_gradient
 from mithril_losses.backends import threads
 from mithril_losses.backends.namespaces import numpy as numpy_namespace
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import REAL, Elements, Labels
+from mithril_losses.execution import host
+from mithril_losses.execution import jax as on_jax
 from mithril_losses.loops import elements as fused
 from mithril_losses.loops import rows as fused_softmax
 from mithril_losses.loops import vectors as fused_row_terms
-from mithril_losses.templates.elements import ByColumn, Elementwise
+from mithril_losses.templates import elements
+from mithril_losses.templates.columns import ByColumn
+from mithril_losses.templates.elements import Elementwise
 
 SPECIAL = {
     "real": [
@@ -388,14 +392,14 @@ class AgainstThePlainFunctions(unittest.TestCase):
         pair = catalogue()[loss]
         arrays, options = draw_arguments(pair, np.random.default_rng(4))
         whole = pair.value(*arrays.values(), **options, reduction="none")
-        if pair.separable:
+        if pair.terms.separable:
             parts = [
                 pair.value(*(x[i : i + 1] for x in arrays.values()), **options, reduction="none")
                 for i in range(len(whole))
             ]
             np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-12)
         else:
-            with small_limits(), mock.patch.object(execution._OnHost, "_over_blocks") as blocks:
+            with small_limits(), mock.patch.object(host, "over_blocks") as blocks:
                 value_and_gradient(pair.value)(*arrays.values(), **options)
             blocks.assert_not_called()
 
@@ -452,7 +456,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
         self.addCleanup(ml.unregister, "log_cosh_of_test")
         ml.check_gradient(log_cosh_of_test, np.array([0.3, -1.0]), np.array([0.0, 2.0]), scale=0.7)
         p, t = np.random.default_rng(0).standard_normal((2, 100_000)).astype(np.float32)
-        with mock.patch.object(execution._OnHost, "_blocked", side_effect=AssertionError("not fused")):
+        with mock.patch.object(elements, "over_blocks", side_effect=AssertionError("not fused")):
             value, gradient = value_and_gradient(log_cosh_of_test)(p, t, scale=0.7)
         np.testing.assert_allclose(value, log_cosh_of_test(p, t, scale=0.7), rtol=1e-5)
         np.testing.assert_allclose(gradient, log_cosh_of_test_gradient(p, t, scale=0.7), rtol=1e-5, atol=1e-10)
@@ -478,7 +482,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
         weights = generator.integers(0, 3, 50).astype(float)
         losses = ((center - truth) ** 2 + spread**3).sum((1, 2))
         both = value_and_gradient(squares_of_test, compile=may_fuse)
-        tier_of = execution._OnHost._fused if may_fuse else execution._OnHost._blocked
+        loop, way = elements._ElementLoop, "compiled" if may_fuse else "blocked"
         for keywords, factor, expected in (
             ({}, 1 / 50, losses.mean()),
             ({"reduction": "sum", "weights": weights, "upstream": 0.5}, 0.5, (weights * losses).sum()),
@@ -490,7 +494,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
             ),
         ):
             scale = factor * keywords.get("weights", np.ones(50))[:, None, None]
-            with mock.patch.object(execution._OnHost, f"_{tier}", autospec=True, side_effect=tier_of) as ran:
+            with mock.patch.object(loop, way, autospec=True, side_effect=getattr(loop, way)) as ran:
                 value, gradient = both(center, spread, truth, **keywords)
             ran.assert_called_once()
             np.testing.assert_allclose(value, expected, rtol=1e-12)
@@ -769,7 +773,7 @@ class OtherLibraries(unittest.TestCase):
     def test_jax_compiles_once_per_set_of_options(self) -> None:
         p = jax.numpy.arange(6.0).reshape(2, 3)
         both = value_and_gradient(ml.huber_loss)
-        jitted = execution._prepared(catalogue()["huber_loss"]).jitted((), False)
+        jitted = on_jax.jitted(catalogue()["huber_loss"])((), False)
         before = jitted._cache_size()
         for weight in (1.0, 2.0, 3.0):
             _, gradient = both(p, 0 * p, delta=weight, upstream=weight)
@@ -779,9 +783,9 @@ class OtherLibraries(unittest.TestCase):
     def test_a_first_call_within_a_trace(self) -> None:
         x = jax.numpy.ones(3)
         for trace in (jax.jit, jax.vmap, jax.grad):
-            execution._concrete_jax_array.cache_clear()
+            on_jax.concrete_array.cache_clear()
             trace(lambda p: value_and_gradient(ml.mse_loss)(p, p)[0])(x if trace is not jax.vmap else x[None])
-            self.assertIs(execution._concrete_jax_array(), type(x))
+            self.assertIs(on_jax.concrete_array(), type(x))
 
     def test_jax_refuses_an_equal_option_of_another_type(self) -> None:
         counts = jax.numpy.ones(3)
@@ -804,7 +808,7 @@ class OtherLibraries(unittest.TestCase):
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14, err_msg=path)
 
     @parameterized.expand(
-        [(x,) for x in REDUCED_DRAWN if (x.pair.name in IN_LOOPS or x.pair.by_numpy)], name_func=label
+        [(x,) for x in REDUCED_DRAWN if (x.pair.name in IN_LOOPS or x.pair.terms.by_numpy)], name_func=label
     )
     def test_large_jax_arrays_on_the_cpu_are_computed_as_those_of_numpy(self, case: Case) -> None:
         for more in variations(case):
@@ -814,7 +818,7 @@ class OtherLibraries(unittest.TestCase):
                 own = {k: v for k, v in more.items() if k != "upstream"}
                 arguments, keywords = case.arguments("jax"), case.keywords("jax", **more)
                 kept = [np.array(x) for x in arguments]
-                with mock.patch.object(execution._OnJax, "__call__", side_effect=AssertionError("by JAX")):
+                with mock.patch.object(on_jax.OnJax, "__call__", side_effect=AssertionError("by JAX")):
                     value, gradient = value_and_gradient(case.pair.value, threads=2)(*arguments, **keywords)
                 expected = case.value(**own)
                 self.assertEqual((value.dtype, value.shape), (expected.dtype, np.shape(expected)))
@@ -830,11 +834,11 @@ class OtherLibraries(unittest.TestCase):
         made: list[np.ndarray] = []
 
         def empty(*arguments: Any) -> np.ndarray:
-            made.append(_empty(*arguments))
+            made.append(empty_of_host(*arguments))
             return made[-1]
 
-        _empty, p = execution._empty, jax.numpy.ones((300, 300))
-        with mock.patch.object(execution, "_empty", empty):
+        empty_of_host, p = host.empty, jax.numpy.ones((300, 300))
+        with mock.patch.object(host, "empty", empty):
             _, gradient = value_and_gradient(ml.mse_loss)(p, 0 * p)
         self.assertEqual([x.ctypes.data for x in made], [gradient.unsafe_buffer_pointer()])
 
@@ -843,11 +847,11 @@ class OtherLibraries(unittest.TestCase):
             import jax
             from unittest import mock
             from mithril_losses import mse_loss, value_and_gradient
-            from mithril_losses import execution
+            from mithril_losses.execution import jax as on_jax
 
             one, two = jax.devices()
             both = value_and_gradient(mse_loss)
-            with mock.patch.object(execution._OnJax, "__call__", side_effect=AssertionError("by JAX")):
+            with mock.patch.object(on_jax.OnJax, "__call__", side_effect=AssertionError("by JAX")):
                 for device in (one, two):
                     p = jax.device_put(jax.numpy.ones((300, 300)), device)
                     value, gradient = both(p, 0 * p)

@@ -16,7 +16,7 @@ from modes import EAGER, MODES, evaluate
 from parameterized import parameterized
 
 from mithril_losses import catalogue
-from mithril_losses.templates.elements import Apart
+from mithril_losses.templates.apart import Apart
 
 ONE_POINT = np.array([[[1.0, -2.0]]])
 SAME = np.array([[1.0, 2.0], [-3.0, 0.5]])
@@ -263,7 +263,7 @@ NO_KINK = {
 
 def _declares_kinks(pair: Any) -> bool:
     if isinstance(pair.terms, Apart):
-        return any(part.kinks is not None for part in pair.terms.parts.values())
+        return any(part.kinks is not None for part in pair.terms.elements.values())
     return pair.kinks is not None
 
 

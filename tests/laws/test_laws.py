@@ -34,7 +34,7 @@ from mithril_losses.catalogue import GRADIENT_KEYWORDS
 from mithril_losses.checking import check_gradient
 from mithril_losses.domains import Edges, Flag, Images, Interval, Samples
 from mithril_losses.numerics.trees import map_leaves
-from mithril_losses.templates.elements import Apart
+from mithril_losses.templates.apart import Apart
 
 PAIRS = list(catalogue().values())
 ONE_OF_EACH_FAMILY = list({case.pair.family: case for case in DRAWN}.values())

@@ -25,7 +25,7 @@ from mithril_losses.numerics.trees import map_leaves
 
 SEVERAL = [case for case in DRAWN if len(case.pair.wrt) > 1]
 ON_REQUEST = [case for case in DRAWN if case.pair.on_request]
-BATCHES = [case for case in DRAWN if case.pair.separable and case.pair.takes_reduction]
+BATCHES = [case for case in DRAWN if case.pair.terms.separable and case.pair.takes_reduction]
 
 
 def in_fortran_order(x: Any) -> Any:

@@ -35,7 +35,7 @@ EPSILON = 1e-11  # relative: float64, and sums of some dozens of terms
 
 DECLARED = [(pair, name) for pair in catalogue().values() for name in pair.properties]
 CONDITIONAL = [(pair, name) for pair, name in DECLARED if pair.properties[name].options]
-REDUCED = [pair for pair in catalogue().values() if pair.takes_reduction and pair.separable]
+REDUCED = [pair for pair in catalogue().values() if pair.takes_reduction and pair.terms.separable]
 WIDER = [pair for pair in REDUCED if not any(isinstance(d, Edges) for d in pair.domain.values())]
 
 seeds = st.integers(0, 2**32 - 1)

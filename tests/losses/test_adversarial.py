@@ -18,7 +18,8 @@ from modes import EAGER, MODES, evaluate_pair
 from parameterized import parameterized
 
 import mithril_losses as ml
-from mithril_losses import Objective, Term, WeightedLoss, check_gradient, execution, limits, value_and_gradient
+from mithril_losses import Objective, Term, WeightedLoss, check_gradient, limits, value_and_gradient
+from mithril_losses.templates.elements import Elementwise
 
 DISCRIMINATORS = ("vanilla", "non_saturating", "least_squares", "wasserstein", "hinge")
 
@@ -255,9 +256,7 @@ class TwoBatches(unittest.TestCase):
             own = {name: x for name, x in keywords.items() if name != "upstream"}
             with (
                 limits.changed(large=1, block=64),
-                mock.patch.object(
-                    execution._OnHost, "_elementwise", autospec=True, side_effect=execution._OnHost._elementwise
-                ) as fast,
+                mock.patch.object(Elementwise, "loop", autospec=True, side_effect=Elementwise.loop) as fast,
             ):
                 value, slopes = value_and_gradient(loss, compile=fuse)(real, fake, **keywords)
             self.assertEqual(fast.call_count, 2)

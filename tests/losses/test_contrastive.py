@@ -269,7 +269,7 @@ class Rows(unittest.TestCase):
     @parameterized.expand([(name,) for name in CONTRASTIVE])
     def test_micro_batches_do_not_add_up(self, name: str) -> None:
         pair = find_loss(name)
-        self.assertFalse(pair.separable)
+        self.assertFalse(pair.terms.separable)
         whole = float(pair.value(*arguments_of(name, QUERIES, KEYS), normalizer=7.0))
         halves = [arguments_of(name, QUERIES[at], KEYS[at]) for at in (slice(0, 4), slice(4, 7))]
         self.assertGreater(whole, sum(float(pair.value(*half, normalizer=7.0)) for half in halves) + 0.1)

@@ -67,7 +67,7 @@ class TestPieces:
     """The pages of families print what their element-wise losses compute."""
 
     def test_every_family_with_elementwise_losses_has_a_mark(self) -> None:
-        families = {pair.family for pair in catalogue().values() if pair.elements}
+        families = {pair.family for pair in catalogue().values() if pair.terms.elements}
         marked = {page.stem for page in (ROOT / "docs/losses").glob("*.md") if hook("pieces").MARK in page.read_text()}
         assert families == marked
 

@@ -26,7 +26,6 @@ from mithril_losses import (
     check_gradient,
     energy_distance,
     energy_distance_gradient,
-    execution,
     hausdorff_distance,
     limits,
     maximum_mean_discrepancy,
@@ -35,6 +34,7 @@ from mithril_losses import (
     sliced_wasserstein_distance,
     value_and_gradient,
 )
+from mithril_losses.execution import host
 from mithril_losses.templates.points import compiled_scan, nearest
 
 LIBRARIES = ("numpy", "jax", "torch", "array_api_strict")
@@ -453,7 +453,7 @@ class Memory(unittest.TestCase):
         x, y = points(1, 3000, d), points(1, 3000, d, seed=1)
         both = value_and_gradient(loss)
         both(x[:, :1000], y[:, :1000])  # imports and compiles
-        execution.keep_freed_memory()  # reserves once, and touches nothing
+        host.keep_freed_memory()  # reserves once, and touches nothing
         tracemalloc.start()
         try:
             both(x, y)

@@ -1,0 +1,235 @@
+"""Large arrays in the memory of the host: the loop that the template of a loss has for them, or blocks of rows."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mithril_losses import limits
+from mithril_losses.backends.threads import thread_count
+from mithril_losses.catalogue import Pair
+from mithril_losses.loops.compiling import COMPILED, NotFusable, has_numba
+from mithril_losses.numerics.reduction import Plan, plan
+from mithril_losses.numerics.validation import as_dtype, widest_dtype
+from mithril_losses.templates.base import Template
+from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
+
+# bytes that the temporary arrays of a block stay below
+_KEPT = 1 << 24
+# bytes of a cache line
+_LINE = 64
+# kinds of rows whose shape is remembered for a loss
+_ROW_SHAPES = 1024
+
+
+class OnHost:
+    """Value and gradient of large arrays that NumPy can see.
+
+    Attributes:
+        jax_from: the number of elements from which JAX arrays are better off here.
+        for_jax: what computes them, or returns None.
+    """
+
+    def __init__(self, pair: Pair, threads: int | None, compile: bool | None) -> None:
+        self._pair = pair
+        self._plain = pair.plain
+        self._row_shapes: dict[Any, tuple[int, ...]] = pair.prepared.setdefault("row shapes", {})
+        self._threads = threads
+        self._may_compile = compile is not False and has_numba()
+        self._arrays = pair.array_arguments
+        self._applies = pair.takes_reduction and pair.terms.separable
+        self._defaults = {name: pair.parameters[name].default for name in pair.options}
+
+        is_compiled = self._applies and self._may_compile and pair.terms.has_loop
+        by_numpy = pair.terms.by_numpy and compile is not False
+        self.jax_from = limits.current.large if is_compiled else limits.current.by_numpy if by_numpy else math.inf
+        self.for_jax = self.attempt if is_compiled else self
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        """Return value and gradient, from the plain functions where there is no faster way."""
+        found = self.attempt(*arguments, **keywords)
+        return self._plain(*arguments, **keywords) if found is None else found
+
+    def attempt(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any] | None:
+        """Return value and gradient, or None where the plain functions should answer, if only with an error."""
+        keep_freed_memory()
+        call = self._call(arguments, keywords) if self._applies else None
+        parts = None if call is None else self._pair.terms.parts(call)
+        if call is None or parts is None:
+            return None
+        total: Any = None
+        gradients: dict[str, Any] = {}
+        for template, part in parts:
+            found = self._part(template, part)
+            if found is None:
+                return None
+            total = found[0] if total is None else total + found[0]
+            gradients |= found[1]
+        wrt = self._pair.wrt
+        value = as_dtype(np, total, call.arrays[wrt[0]].dtype)
+        return value, gradients if len(wrt) > 1 else gradients[wrt[0]]
+
+    def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Call | None:
+        """Return the call, or None where its arguments are not those of a fast path."""
+        given = dict(zip(self._arrays, arguments, strict=False)) | dict(keywords)
+        if len(given) < len(arguments) + len(keywords) or "wrt" in given:
+            return None  # an argument too many, or twice
+        arrays = {name: given.pop(name, None) for name in self._arrays}
+        if {*map(type, arrays.values())} != {np.ndarray}:
+            return None
+        options = {name: given.pop(name, default) for name, default in self._defaults.items()}
+        return Call(arrays, options, given)
+
+    def _part(self, template: Template, call: Call) -> tuple[Any, dict[str, Any]] | None:
+        """Return the value of one reduced loss and its gradients by name, None to leave it to the plain functions."""
+        loop = template.loop(call) or self._rows(call)
+        if loop is None:
+            return None
+        wrt = {name: x for name, x in call.arrays.items() if name in self._pair.wrt}
+        dtype = loop.dtype
+        if dtype is None:
+            dtype = widest_dtype(np, **wrt)
+            if any(x.dtype != dtype for x in wrt.values()):
+                return None  # the sum of a block would be rounded to half precision
+        reduction = plan(np, loop.shape, dtype, mass=loop.mass, **call.reduction)
+        keeps_values = call.reduction.get("reduction") == "none"
+        if not keeps_values and len(reduction.axes) < len(loop.shape):
+            return None
+        like = next(iter(wrt.values()))
+        values = empty(loop.shape, like.dtype) if keeps_values else None
+        gradients = {name: empty(x.shape, x.dtype) for name, x in wrt.items()}
+        total = self._run(loop, call, reduction, values, gradients)
+        value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
+        return value, gradients
+
+    def _run(self, loop: Loop, call: Call, reduction: Plan, values: Any, gradients: dict[str, Any]) -> float:
+        """Fill values and gradients, and return the sum of the weighted losses."""
+        threads = thread_count(self._threads)
+        given = (reduction.weights, reduction.factor, values, list(gradients.values()), threads)
+        may_compile = self._may_compile and all(x.dtype in COMPILED for x in call.arrays.values())
+        if loop.compiled is not None and may_compile:
+            try:
+                return loop.compiled(*given)
+            except NotFusable:
+                pass
+        if loop.blocked is not None:
+            return loop.blocked(*given)
+        return self._in_blocks(call, reduction, loop.shape, values, gradients, threads)
+
+    def _rows(self, call: Call) -> Loop | None:
+        """Return what is known of rows that go through the plain functions, None where there are none."""
+        terms, arrays = self._pair.terms, list(call.arrays.values())
+        batch = arrays[0].shape[0] if arrays[0].ndim else 0
+        if batch < 2 or any(x.ndim == 0 or x.shape[0] != batch for x in arrays):
+            return None
+        if terms.check is not None:
+            terms.check(*arrays, **call.options)
+        row = _row_shape(self._pair, self._row_shapes, arrays, call.options)
+        if row is None:
+            return None
+        return Loop((batch, *row), None if terms.mass is None else terms.mass(*arrays, **call.options))
+
+    def _in_blocks(
+        self, call: Call, reduction: Plan, shape: tuple[int, ...], values: Any, gradients: dict[str, Any], threads: int
+    ) -> float:
+        """Have the plain functions fill values and gradients, a block of rows at a time."""
+        arrays = list(call.arrays.values())
+        operands = [reduction.weights, reduction.factor]
+        keeps_values, several = values is not None, len(gradients) > 1
+        is_large = arrays[0].size > limits.current.block * shape[0]  # a batch element, more than a block
+        if is_large and _rows_can_merge(self._pair, arrays, call.options, shape):  # all rows in one axis
+            arrays = [_merged(x, shape) for x in arrays]
+            operands = [x if np.ndim(x) == 0 else _in_one_axis(x, shape) for x in operands]
+            gradients = {name: _merged(x, shape) for name, x in gradients.items()}
+            values = values if values is None else values.reshape(-1)
+            shape = (math.prod(shape),)
+
+        def work(rows: slice) -> float:
+            weights, factor = (rows_of(x, shape, rows) for x in operands)
+            value, found = self._plain(
+                *(x[rows] for x in arrays),
+                **call.options,
+                reduction="none" if keeps_values else "sum",
+                weights=weights,
+                upstream=_upstream(factor, keeps_values),
+            )
+            for name, out in gradients.items():
+                out[rows] = found[name] if several else found
+            if values is not None:
+                values[rows] = value
+                return 0.0
+            return float(value)
+
+        return over_blocks(gradients[self._pair.wrt[0]].shape, work, threads)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have the allocator keep what is freed for the next array: page faults would cost more than the arithmetic.
+
+    glibc returns large pieces to the system at once, until the process has freed one as large as this, untouched.
+    """
+    np.empty(_KEPT, np.uint8)
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """Return an array without values that begins on a cache line, so that JAX can take it over as it is."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    array: np.ndarray[Any, Any] = memory[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
+def _row_shape(
+    pair: Pair, known: dict[Any, tuple[int, ...]], arrays: list[Any], options: Mapping[str, Any]
+) -> tuple[int, ...] | None:
+    """Return the shape of one row's losses, or None where the first axis is no batch: a class axis, features."""
+    settled = all(x is None or isinstance(x, (bool, int, float, str)) for x in options.values())
+    key = (*((x.shape[1:], x.dtype) for x in arrays), *options.items()) if settled else None
+    if key in known:  # a row can be large
+        return known[key]
+    try:
+        one, two = (pair.value(*(x[:n] for x in arrays), **options, reduction="none").shape for n in (1, 2))
+    except ValueError:  # arguments that do not fit: the plain functions say which, or know what they mean
+        return None
+    row: tuple[int, ...] = one[1:]
+    if one != (1, *row) or two != (2, *row):
+        return None
+    if key is not None and len(known) < _ROW_SHAPES:
+        known[key] = row
+    return row
+
+
+def _rows_can_merge(pair: Pair, arrays: list[Any], options: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether the axes of the unreduced losses come first in all arrays, and the loss would see them as one."""
+    rank = len(shape)
+    if rank < 2 or not all(x.shape[:rank] == shape and x.flags.c_contiguous for x in arrays):
+        return False
+    corner = [x[(slice(2),) * rank] for x in arrays]
+    try:
+        apart = pair.value(*corner, **options, reduction="none")
+        merged = pair.value(*(_merged(x, apart.shape) for x in corner), **options, reduction="none")
+    except ValueError:  # an axis that the options count from the front
+        return False
+    return merged.shape == (apart.size,) and np.array_equal(merged, apart.ravel(), equal_nan=True)
+
+
+def _in_one_axis(x: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Return an operand that broadcasts to `shape` for losses in one axis: one element stays one."""
+    return x.reshape(()) if x.size == 1 else np.broadcast_to(x, shape).ravel()
+
+
+def _merged(x: Any, shape: tuple[int, ...]) -> Any:
+    """Return an array with its first axes, which have this shape, in one."""
+    return x.reshape(math.prod(shape), *x.shape[len(shape) :])
+
+
+def _upstream(factor: Any, keeps_values: bool) -> Any:
+    """Return the factor as an upstream gradient: of the block's losses, or of their sum."""
+    return factor if keeps_values or isinstance(factor, float) else np.reshape(factor, ())

@@ -1,0 +1,113 @@
+"""Losses that are sums of element-wise losses of one array each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Unpack
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, refuse_upstream
+from mithril_losses.numerics.validation import as_dtype, did_you_mean, quiet
+from mithril_losses.templates.base import Template
+from mithril_losses.templates.elements import Elementwise
+from mithril_losses.templates.loop import Call
+
+
+class Apart(Template):
+    """Element-wise losses of one array each, which are reduced apart and then added: L = Σₖ R(ℓₖ(xₖ)).
+
+    The arrays may differ in shape wherever R leaves shapes that can be added, such as numbers. `weights` and
+    `normalizer` hold for every array, or are mappings from the name of an array to its own.
+    """
+
+    has_loop = True
+
+    def __init__(self, **parts: Elementwise) -> None:
+        self._parts = parts
+        self.wrt = tuple(parts)
+        self.domain = {name: part.domain[name] for name, part in parts.items()}
+        for part in parts.values():
+            self.domain |= part.domain
+
+    @property
+    def elements(self) -> Mapping[str, Elementwise]:
+        """The terms of each array, by its name."""
+        return self._parts
+
+    def kinks(self, *arrays: Array, **options: Any) -> tuple[Any, ...]:
+        """Return the arrays whose zeros are the points without a derivative."""
+        return tuple(
+            distance
+            for part, x in zip(self._parts.values(), arrays, strict=True)
+            if part.kinks is not None
+            for distance in part.kinks(x, *(options[name] for name in part.option_names))
+        )
+
+    def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
+        """Return the loss of arrays and options given in the order of `domain`."""
+        refuse_upstream(reduction)
+        return self._close(arguments, reduction, value=True, slopes=False)[0]
+
+    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
+        """Return the gradients of `value` wrt every array, by name."""
+        return self._close(arguments, reduction, value=False, slopes=True)[1]
+
+    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, dict[str, Array]]:
+        """Return `value` and `gradient` from one evaluation of the terms."""
+        return self._close(arguments, reduction, value=True, slopes=True)
+
+    def _close(
+        self, arguments: tuple[Any, ...], reduction: Any, value: bool, slopes: bool
+    ) -> tuple[Any, dict[str, Array]]:
+        given = dict(zip(self.domain, arguments, strict=True))
+        xp = array_namespace(**{name: given[name] for name in self._parts})
+        total, gradients, left = None, {}, {}
+        with quiet(xp):
+            for name, part, own in self.split(reduction):
+                _, (x,), options = part.prepare((given[name], *(given[option] for option in part.option_names)))
+                closing = plan(xp, tuple(x.shape), x.dtype, **own)
+                left[name] = closing.shape(tuple(x.shape))
+                self.require_addable(left)
+                values, slope = part.evaluate(xp, x, *options)
+                if value:
+                    reduced = closing.collect(xp, values, values)
+                    total = reduced if total is None else total + reduced
+                if slopes:
+                    gradients[name] = closing.spread(xp, slope, given[name])
+        return total if total is None else as_dtype(xp, total, arguments[0].dtype), gradients
+
+    def parts(self, call: Call) -> Sequence[tuple[Template, Call]] | None:
+        """As in `Template`; what is left of several axes is not added by large arrays, nor is half precision."""
+        if call.reduction.get("axis") is not None or any(x.dtype == np.float16 for x in call.arrays.values()):
+            return None
+        if call.reduction.get("reduction") == "none":
+            self.require_addable({name: x.shape for name, x in call.arrays.items()})
+        return [
+            (part, Call({name: call.arrays[name]}, {n: call.options[n] for n in part.option_names}, reduction))
+            for name, part, reduction in self.split(call.reduction)
+        ]
+
+    def split(self, reduction: Mapping[str, Any]) -> Iterator[tuple[str, Elementwise, dict[str, Any]]]:
+        """Yield the name of each array, its terms, and its own reduction keywords.
+
+        Raises:
+            ValueError: a mapping has a key that is no array's name.
+        """
+        for keyword in ("weights", "normalizer"):
+            given = reduction.get(keyword)
+            for name in given if isinstance(given, Mapping) else ():
+                if name not in self._parts:
+                    raise ValueError(
+                        f"{keyword} has the key {name!r}, which is none of {', '.join(self._parts)}"
+                        f"{did_you_mean(str(name), self._parts)}"
+                    )
+        for name, part in self._parts.items():
+            yield name, part, {k: x.get(name) if isinstance(x, Mapping) else x for k, x in reduction.items()}
+
+    def require_addable(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise a ValueError unless what is left of the arrays has one shape: nothing is broadcast silently."""
+        if len(set(shapes.values())) > 1:
+            left = " and ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
+            raise ValueError(f"the reduced losses are added, but the reduction leaves {left}; reduce them to numbers")

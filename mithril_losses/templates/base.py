@@ -1,0 +1,97 @@
+"""What every template answers, so that nobody has to ask which one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from mithril_losses.templates.loop import Call, Loop
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Template:
+    """How a kind of loss is computed.
+
+    Args:
+        separable: see below; likewise `jitted`, `by_numpy`, `check` and `mass`.
+        loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop`, or None where they do not fit it.
+
+    Attributes:
+        domain: what each argument may be, by name.
+        wrt: the arguments that the gradient is taken with respect to by default.
+        on_request: further arguments that `wrt=` accepts.
+        kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
+        both: a function of the arguments, in the order of `domain`, that computes what value and gradient share once.
+        takes_wrt: whether `both` takes `wrt=`.
+        compose: of a loss that is made of others, a function that is handed what makes one function of value and
+            gradient of any loss, and returns such a function.
+        separable: whether the unreduced losses of different rows share nothing, so that rows may be computed apart.
+        jitted: whether the pair is compiled for JAX. A loss that compiles what is worth it by itself may have to look
+            at values in between.
+        by_numpy: whether large JAX arrays in the memory of the host are computed by NumPy, as tensors are: what it has
+            for sorts, trees and tiles is faster than what XLA makes of them there.
+        has_loop: whether `loop` may return a loop.
+        check: a function of the loss's arguments that raises for values which a trace cannot see.
+        mass: a function of the loss's arguments that returns what each row counts in the divisor.
+    """
+
+    domain: Mapping[str, Any] = NOTHING
+    wrt: tuple[str, ...] = ()
+    on_request: tuple[str, ...] = ()
+    kinks: Any = None
+    both: Any = None
+    takes_wrt = False
+    compose: Callable[..., Any] | None = None
+    separable = True
+    jitted = True
+    by_numpy = False
+    has_loop = False
+    check: Callable[..., Any] | None = None
+    mass: Callable[..., Any] | None = None
+    _loop: Callable[..., Loop | None] | None = None
+
+    def __init__(
+        self,
+        *,
+        separable: bool = True,
+        jitted: bool = True,
+        by_numpy: bool = False,
+        loop: Callable[..., Loop | None] | None = None,
+        check: Callable[..., Any] | None = None,
+        mass: Callable[..., Any] | None = None,
+    ) -> None:
+        self.separable, self.jitted, self.by_numpy = separable, jitted, by_numpy
+        self.has_loop = loop is not None
+        self.check, self.mass = check, mass
+        self._loop = loop
+
+    @property
+    def elements(self) -> Mapping[str, Any]:
+        """The element-wise terms that the loss is made of, by the argument of which they give the slope."""
+        return NOTHING
+
+    def loop(self, call: Call) -> Loop | None:
+        """Return the loop over large arrays, None where there is none for them; raise for illegal arguments."""
+        found = None if self._loop is None else self._loop(*call.arrays.values(), **call.options)
+        return found if found is not None and found.shape else None  # a single row has nothing to share
+
+    def parts(self, call: Call) -> Sequence[tuple[Template, Call]] | None:
+        """Return the losses that are reduced apart and then added, each with its call; None for the plain functions."""
+        return ((self, call),)
+
+
+class Functions(Template):
+    """The template of two functions that stand on their own: each computes its half.
+
+    Example:
+        >>> import numpy as np
+        >>> from mithril_losses import gradient_of, unregister
+        >>> def centered_loss(predictions):
+        ...     return np.sum((predictions - predictions.mean()) ** 2)
+        >>> @gradient_of(centered_loss, terms=Functions(separable=False))
+        ... def centered_loss_gradient(predictions):
+        ...     return 2.0 * (predictions - predictions.mean())
+        >>> unregister("centered_loss")
+    """

@@ -1,0 +1,94 @@
+"""Element-wise terms of the columns of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.stable import first_axis
+from mithril_losses.numerics.validation import require_same_shape
+from mithril_losses.templates.base import Template
+from mithril_losses.templates.elements import Elementwise
+from mithril_losses.templates.loop import Call, Loop
+
+
+class ByColumn(Template):
+    """Element-wise terms of the columns of arrays (…, n): one loss per row, with a slope for every column of the first.
+
+    The terms take the columns of one array after those of the other.
+    """
+
+    has_loop = True
+
+    def __init__(self, terms: Elementwise, columns: str, **domain: Any) -> None:
+        self.terms = terms
+        self.domain = domain
+        self.wrt = tuple(domain)[:1]
+        self._meaning = columns
+        self._count = len(terms.wrt)
+
+    def value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
+        """Return the reduced loss."""
+        return self.terms.value(*self.split(arrays).values(), **reduction)
+
+    def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
+        """Return the gradient of `value` wrt the first array."""
+        return self.join(self.terms.gradient(*self.split(arrays).values(), **reduction))
+
+    def both(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
+        """Return `value` and `gradient` from one evaluation of the terms."""
+        value, gradients = self.terms.both(*self.split(arrays).values(), **reduction)
+        return value, self.join(gradients)
+
+    def loop(self, call: Call) -> Loop | None:
+        """Return the loop over the columns, whose gradients are joined after it."""
+        columns = self.split(call.arrays.values())
+        found = self.terms.loop(Call(columns, call.options, call.reduction))
+        if found is None:
+            return None
+        return found._replace(
+            compiled=self._joining(found.compiled, columns), blocked=self._joining(found.blocked, columns)
+        )
+
+    def _joining(self, run: Callable[..., float] | None, columns: Mapping[str, Any]) -> Callable[..., float] | None:
+        """Return a loop that writes the gradients wrt the columns into one array."""
+        if run is None:
+            return None
+
+        def joined(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
+            (gradient,) = gradients
+            own = [np.empty(columns[name].shape, gradient.dtype) for name in self.terms.wrt]
+            total = run(weights, factor, values, own, threads)
+            np.stack(own, axis=-1, out=gradient)
+            return total
+
+        return joined
+
+    def split(self, arrays: Iterable[Array]) -> dict[str, Array]:
+        """Return the columns by the names that the terms have for them.
+
+        Raises:
+            ValueError: the arrays differ in shape, or do not have that many columns.
+        """
+        named = dict(zip(self.domain, arrays, strict=True))
+        xp = array_namespace(**named)
+        require_same_shape(**named)
+        shape = tuple(next(iter(named.values())).shape)
+        if not shape or shape[-1] != self._count:
+            raise ValueError(f"{self._meaning} on the last axis, got shape {shape}")
+        columns = [column for x in named.values() for column in _columns(first_axis(xp, x))]
+        return dict(zip(self.terms.array_names, columns, strict=True))
+
+    def join(self, gradients: Mapping[str, Array]) -> Array:
+        """Return the gradients wrt the columns as one array."""
+        xp: Any = namespace_of(next(iter(gradients.values())))
+        joined: Array = xp.stack([gradients[name] for name in self.terms.wrt], axis=-1)
+        return joined
+
+
+def _columns(x: Array) -> list[Array]:
+    return [x[k, ...] for k in range(x.shape[0])]
