@@ -7,6 +7,7 @@ write the same under one name.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -62,6 +63,32 @@ def load_module(text: str) -> ModuleType:
             sys.modules[name] = module  # where numba looks for it
             exec(compile(text, file, "exec"), module.__dict__)
         return sys.modules[name]
+
+
+def kernel_text(name: str, dtype: str) -> str:
+    """Return the text of a module of `loops/kernels`, which is written for float32, for the dtype of this name.
+
+    Example:
+        >>> "T = np.float64" in kernel_text("stencil", "float64")
+        True
+    """
+    from importlib.resources import files  # here, as few processes compile anything
+
+    text = files(__package__).joinpath("kernels", f"{name}.py").read_text(encoding="utf-8")
+    return text.replace("float32", dtype)
+
+
+def filled(text: str, hole: str, filling: str) -> str:
+    """Return the text of a module with another text in place of its function of a name.
+
+    Example:
+        >>> filled("T = float\\n\\ndef terms(x):\\n    return x\\n", "terms", "terms = abs")
+        'T = float\\n\\nterms = abs\\n'
+    """
+    (function,) = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == hole)
+    lines = text.splitlines()
+    first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+    return "\n".join([*lines[: first - 1], filling, *lines[function.end_lineno :], ""])
 
 
 class CompiledOnce:
