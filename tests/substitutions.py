@@ -792,7 +792,7 @@ SUBSTITUTIONS = [
     Substitution(
         "loops/elements.py",
         "the first chunk of a loop is not in the sum",
-        {"return float(partials.sum()), ": "return float(partials[chunks > 1 :].sum()), "},
+        {"return float(partials.sum()), ": "return float(partials[len(partials) > 1 :].sum()), "},
         tests="execution",
     ),
     Substitution(
@@ -934,7 +934,7 @@ SUBSTITUTIONS = [
     Substitution(
         "loops/compiling.py",
         "edited terms are compiled forever",
-        {"len(sources) > DEFINITIONS": "False"},
+        {"len(texts) > DEFINITIONS": "False"},
     ),
     Substitution(
         "backends/threads.py",

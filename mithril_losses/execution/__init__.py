@@ -272,6 +272,7 @@ class _OnHost:
     ) -> float | None:
         from mithril_losses.loops import elements as fused
 
+        now = limits.current
         labels = [d.values if isinstance(d := terms.domain[name], Labels) else None for name in terms.array_names]
         try:
             total, legal = fused.run(
@@ -283,7 +284,8 @@ class _OnHost:
                 reduction.factor,
                 values=values,
                 gradients=gradients,
-                threads=self._thread_count,
+                threads=self._thread_count if gradients[0].size >= now.shared else 1,
+                group=now.group,
                 bounded=(terms.steep, terms.steep and not reduction.scaled),
             )
         except NotFusable:

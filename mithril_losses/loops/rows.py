@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mithril_losses.backends.threads import share
+from mithril_losses.loops.chunks import CHUNK
 from mithril_losses.loops.compiling import CompiledOnce, types_of
-from mithril_losses.loops.elements import CHUNK
 
 _GROUP_ELEMENTS = 1 << 19  # that a thread takes at a time
 _SHARED_FROM = 1 << 17

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mithril_losses.loops.compiling import CompiledOnce, filled, kernel_text, types_of
-from mithril_losses.loops.elements import scalar_source
+from mithril_losses.loops.printing import scalar_source
 
 
 def run(
