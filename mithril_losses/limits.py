@@ -15,6 +15,12 @@ class Limits:
     Attributes:
         large: elements below which the plain functions are as fast, and nothing is compiled.
         by_numpy: elements from which NumPy's trees, sorts and tiles are faster than XLA's.
+        shared: elements from which a second thread gains more in a loop over elements than waking it costs.
+        group: elements that a thread takes at a time in such a loop.
+        shared_rows: logits from which a second thread gains more in a loop over rows of them than waking it costs.
+        row_group: logits that a thread takes at a time in such a loop.
+        shared_vectors: elements of vectors from which a second thread gains more than waking it costs.
+        vector_group: elements of vectors that a thread takes at a time.
         block: elements of a block: enough for few hand-overs of the interpreter between threads, few enough for the
             second-level cache, and for the temporary arrays of two threads to stay below a seventh of a gradient of
             sixteen million.
@@ -35,6 +41,12 @@ class Limits:
 
     large: int = 1 << 15
     by_numpy: int = 1 << 14
+    shared: int = 1 << 18
+    group: int = 1 << 19
+    shared_rows: int = 1 << 17
+    row_group: int = 1 << 19
+    shared_vectors: int = 1 << 17
+    vector_group: int = 1 << 17
     block: int = 3 << 15
     shared_blocks: int = 1 << 20
     tile: int = 1 << 19

@@ -785,7 +785,7 @@ SUBSTITUTIONS = [
     Substitution(
         "loops/elements.py",
         "the first chunk of a loop is not in the sum",
-        {"return float(np.add.reduce(partials)), ": "return float(np.add.reduce(partials[chunks > 1 :])), "},
+        {"return float(np.add.reduce(partials)), ": "return float(np.add.reduce(partials[len(partials) > 1 :])), "},
         tests="execution",
     ),
     Substitution(
@@ -796,7 +796,7 @@ SUBSTITUTIONS = [
         select="illegal_labels",
     ),
     Substitution(
-        "loops/rows.py",
+        "loops/kernels/rows.py",
         "an infinite logit overflows in a loop",
         {"shifted[c] = xp.minimum(row[c], LARGEST) - m": "shifted[c] = row[c] - m"},
         tests="execution",
@@ -927,7 +927,7 @@ SUBSTITUTIONS = [
     Substitution(
         "loops/compiling.py",
         "edited terms are compiled forever",
-        {"len(sources) > DEFINITIONS": "False"},
+        {"len(texts) > DEFINITIONS": "False"},
     ),
     Substitution(
         "backends/threads.py",

@@ -7,6 +7,7 @@ write the same under one name.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -23,6 +24,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from mithril_losses.terms.reading import UnreadableTerms
+
 Types = tuple[tuple[Any, bool, bool], ...]
 First = Callable[[Any], object]
 
@@ -35,7 +38,7 @@ _NUMBA = (0, 62)  # the first with a compiler that has the operations of the sca
 
 
 class NotFusable(Exception):  # noqa: N818  (an answer, not a failure)
-    """These terms cannot be compiled: their source is out of reach, or they use more than the vocabulary."""
+    """These terms cannot be compiled: they are not in the language of terms, or numba refuses them."""
 
 
 @functools.cache
@@ -67,6 +70,32 @@ def load_module(text: str) -> ModuleType:
         return sys.modules[name]
 
 
+def kernel_text(name: str, dtype: str) -> str:
+    """Return the text of a module of `loops/kernels`, which is written for float32, for the dtype of this name.
+
+    Example:
+        >>> "T = np.float64" in kernel_text("stencil", "float64")
+        True
+    """
+    from importlib.resources import files  # here, as few processes compile anything
+
+    text = files(__package__).joinpath("kernels", f"{name}.py").read_text(encoding="utf-8")
+    return text.replace("float32", dtype)
+
+
+def filled(text: str, hole: str, filling: str) -> str:
+    """Return the text of a module with another text in place of its function of a name.
+
+    Example:
+        >>> filled("T = float\\n\\ndef terms(x):\\n    return x\\n", "terms", "terms = abs")
+        'T = float\\n\\nterms = abs\\n'
+    """
+    (function,) = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == hole)
+    lines = text.splitlines()
+    first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+    return "\n".join([*lines[: first - 1], filling, *lines[function.end_lineno :], ""])
+
+
 class CompiledOnce:
     """Functions compiled for an owner, a key and types of arrays: made once, and forgotten together with the owner.
 
@@ -77,6 +106,7 @@ class CompiledOnce:
     def __init__(self, source: Callable[..., str]) -> None:
         self._source = source
         self._found: WeakKeyDictionary[Callable[..., Any], dict[Hashable, Any]] = WeakKeyDictionary()
+        self._texts: dict[Hashable, set[int]] = {}  # of functions of a name: each may be another definition
 
     def __call__(
         self, owner: Callable[..., Any], key: tuple[Hashable, ...], types: Types, first: First, entry: str = "kernel"
@@ -106,9 +136,14 @@ class CompiledOnce:
         from numba.core.errors import NumbaError
 
         try:
-            function = getattr(load_module(self._source(owner, *key)), entry)
+            text = self._source(owner, *key)
+            texts = self._texts.setdefault((owner.__module__, owner.__qualname__, key), set())
+            texts.add(hash(text))
+            if len(texts) > DEFINITIONS:
+                return f"{owner.__qualname__} was redefined more than {DEFINITIONS} times"
+            function = getattr(load_module(text), entry)
             first(function)
-        except NotFusable as error:
+        except UnreadableTerms as error:
             return str(error)
         except NumbaError as error:
             return f"{owner.__name__} cannot be compiled: {error}"
@@ -118,17 +153,6 @@ class CompiledOnce:
 def types_of(*arrays: np.ndarray[Any, Any]) -> Types:
     """Return what numba compiles anew for, beside the number of axes, in arrays of C order."""
     return tuple([(x.dtype, x.flags.aligned, x.flags.writeable) for x in arrays])
-
-
-def require_few_definitions(function: Callable[..., Any], source: str) -> None:
-    """Raise NotFusable for a function that was redefined again and again, each time with another text."""
-    sources = _definitions.setdefault((function.__module__, function.__qualname__), set())
-    sources.add(hash(source))
-    if len(sources) > DEFINITIONS:
-        raise NotFusable(f"{function.__qualname__} was redefined more than {DEFINITIONS} times")
-
-
-_definitions: dict[tuple[str, str], set[int]] = {}
 
 
 # --- machine code that is kept --------------------------------------------------------------------------------------

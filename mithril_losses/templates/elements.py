@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
 from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
@@ -298,7 +299,8 @@ class _ElementLoop:
             self._over_terms(factor),
             values=values,
             gradients=gradients,
-            threads=threads,
+            threads=threads if gradients[0].size >= limits.current.shared else 1,
+            group=limits.current.group,
             bounded=(terms.steep, terms.steep and not self._is_scaled),
         )
         if not legal:

@@ -470,7 +470,7 @@ class _Tile:
         from mithril_losses.loops import elements as fused
 
         slope = self._buffer("slope", measured.shape, measured.dtype)
-        options = [*self._kernel.static, *self._parameters]
+        options, now = [*self._kernel.static, *self._parameters], limits.current
         total, _ = fused.run(
             self._kernel.terms,
             [measured],
@@ -480,7 +480,8 @@ class _Tile:
             1.0,
             values=None,
             gradients=[slope],
-            threads=thread_count(),
+            threads=thread_count() if measured.size >= now.shared else 1,
+            group=now.group,
         )
         return np.array([total]), slope
 

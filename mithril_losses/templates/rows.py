@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
 from mithril_losses.templates.classes import Classes, Shares, classes_of, is_number, times
@@ -59,12 +60,12 @@ def statistics(
     of +∞ that is NaN, and one of nothing but −∞ has the total 0.
     """
     axis = axis % len(logits.shape)
-    limits = xp.finfo(logits.dtype)
+    info = xp.finfo(logits.dtype)
     if capped:
-        z = xp.minimum(logits, float(limits.max), **({"out": logits} if in_place else {}))
+        z = xp.minimum(logits, float(info.max), **({"out": logits} if in_place else {}))
         largest = largest_number(xp, z, axis)
     else:
-        z, largest = logits, xp.maximum(largest_number(xp, logits, axis), float(limits.min))
+        z, largest = logits, xp.maximum(largest_number(xp, logits, axis), float(info.min))
     over = {"out": z} if in_place or (xp is np and capped) else {}
     shifted = xp.subtract(z, largest, **over)
     match, mass = shares.dot(xp, shifted, axis), shares.mass(xp, shifted, axis)
@@ -165,7 +166,8 @@ def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
             by_row(factor, shape),
             values=None if values is None else values.reshape(-1),
             gradient=gradients[0].reshape(rows),
-            threads=threads,
+            threads=threads if logits.size >= limits.current.shared_rows else 1,
+            group=limits.current.row_group,
         )
 
     return Loop(shape, classes.mass, run)

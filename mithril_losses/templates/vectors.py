@@ -2,7 +2,7 @@
 
 A loss says which of its arrays are compared and what becomes of the numbers that this gives, as a function
 `(xp, *measures, *labels, *options) → (value, slopes)` with one slope per measure. The measures, and what their slopes
-are to the vectors, stand here: in array notation, and in `backends.fused_row_terms` as a loop.
+are to the vectors, stand here: in array notation, and in `loops.vectors` as a loop.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.stable import bounded, dot, norm_and_unit, unit_and_norm
 from mithril_losses.templates.loop import Loop
@@ -108,6 +109,7 @@ class RowTerms:
         def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
             from mithril_losses.loops import vectors as fused_row_terms
 
+            now = limits.current
             return fused_row_terms.run(
                 self.terms,
                 self.pairs,
@@ -119,7 +121,8 @@ class RowTerms:
                 by_row(factor, shape),
                 values=None if values is None else values.reshape(-1),
                 gradients=[x.reshape(rows) for x in gradients],
-                threads=threads,
+                threads=threads if first.size >= now.shared_vectors else 1,
+                group=now.vector_group,
             )
 
         return Loop(shape, None, run)

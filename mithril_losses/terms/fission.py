@@ -9,6 +9,7 @@ stage needs is kept in a buffer that fits the first-level cache.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,12 +20,12 @@ class Stage(NamedTuple):
     Attributes:
         inputs: the names that it reads: arguments of the function, or what earlier stages keep.
         outputs: the names that later stages read; none for the last stage, which returns what the function does.
-        source: a function of the inputs that returns the outputs.
+        definition: a function of the inputs that returns the outputs.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    source: str
+    definition: ast.FunctionDef
 
 
 class _Assignment(NamedTuple):
@@ -46,10 +47,10 @@ def stages_of(function: ast.FunctionDef, expensive: frozenset[str]) -> list[Stag
         expensive: the functions, as they are called in it, that take long. Attributes of something return a number.
     """
     arguments = [argument.arg for argument in function.args.args]
-    *body, last = function.body
+    *body, last = copy.deepcopy(function.body)
     holds_tuples = any(isinstance(node, ast.Subscript) for node in ast.walk(function))
     if holds_tuples or not all(map(_targets, body)) or not isinstance(last, ast.Return) or last.value is None:
-        return [Stage(tuple(arguments), (), _definition(f"{function.name}_0", arguments, function.body))]
+        return [Stage(tuple(arguments), (), function_of(f"{function.name}_0", arguments, function.body))]
     flat = _Flat(expensive)
     for statement in body:
         assert isinstance(statement, ast.Assign)
@@ -63,7 +64,9 @@ def _targets(statement: ast.stmt) -> list[str]:
         case ast.Assign(targets=[ast.Name(id=name)], value=value) if not isinstance(value, ast.Tuple):
             return [name]
         case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Call() | ast.Tuple()):  # not the name of a tuple
-            return [n.id for n in names if isinstance(n, ast.Name)]
+            return (
+                [n.id for n in names if isinstance(n, ast.Name)] if all(isinstance(n, ast.Name) for n in names) else []
+            )
     return []
 
 
@@ -162,7 +165,7 @@ def _linked(name: str, arguments: list[str], assignments: list[_Assignment], res
         missing = (missing - set(outputs)) | {x for x in inputs if x not in arguments}
         body = [ast.Assign([_tuple(a.targets, ast.Store())], a.value) for a in part]
         returned = result if stage == last else _tuple(outputs, ast.Load())
-        stages.insert(0, Stage(inputs, outputs, _definition(f"{name}_{stage}", inputs, [*body, ast.Return(returned)])))
+        stages.insert(0, Stage(inputs, outputs, function_of(f"{name}_{stage}", inputs, [*body, ast.Return(returned)])))
     return stages
 
 
@@ -178,6 +181,7 @@ def _tuple(names: tuple[str, ...], context: ast.expr_context) -> ast.expr:
     return found[0] if len(found) == 1 else ast.Tuple(found, context)
 
 
-def _definition(name: str, arguments: Iterable[str], body: list[ast.stmt]) -> str:
+def function_of(name: str, arguments: Iterable[str], body: list[ast.stmt]) -> ast.FunctionDef:
+    """Return a function of plain arguments."""
     signature = ast.arguments([], [ast.arg(x) for x in arguments], None, [], [], None, [])
-    return ast.unparse(ast.fix_missing_locations(ast.FunctionDef(name, signature, body, [], None)))
+    return ast.fix_missing_locations(ast.FunctionDef(name, signature, body, [], None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -12,7 +11,6 @@ import textwrap
 import threading
 import tracemalloc
 import unittest
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -32,12 +30,13 @@ from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import REAL, Elements, Labels
 from mithril_losses.execution import host
 from mithril_losses.execution import jax as on_jax
-from mithril_losses.loops import elements as fused
+from mithril_losses.loops import elements as element_loops
 from mithril_losses.loops import rows as fused_softmax
-from mithril_losses.loops import vectors as fused_row_terms
+from mithril_losses.loops.compiling import NotFusable
 from mithril_losses.templates import elements
 from mithril_losses.templates.columns import ByColumn
 from mithril_losses.templates.elements import Elementwise
+from mithril_losses.terms.reading import UnreadableTerms, read_terms
 
 SPECIAL = {
     "real": [
@@ -67,16 +66,27 @@ ELEMENTWISE = [pair.name for pair in catalogue().values() if isinstance(pair.ter
 
 def small_limits() -> Any:
     """Let small arrays count as large, and several blocks and threads have a part in them."""
-    return limits.changed(large=1, by_numpy=1, block=64, shared_blocks=1)
+    return limits.changed(
+        large=1,
+        by_numpy=1,
+        block=64,
+        shared_blocks=1,
+        group=1,
+        shared=1,
+        row_group=1,
+        shared_rows=1,
+        vector_group=1,
+        shared_vectors=1,
+    )
 
 
-@contextlib.contextmanager
-def small_groups() -> Iterator[None]:
-    with (
-        mock.patch.multiple(fused, _GROUP=1, _SHARED_FROM=1),
-        mock.patch.multiple(fused_row_terms, _GROUP_ELEMENTS=1, _SHARED_FROM=1),
-    ):
-        yield
+def loop_over(terms: Any, arrays: list[Any], options: list[Any], factor: float, values: Any, gradient: Any) -> float:
+    """Fill the gradient by the compiled loop over terms, and return the sum of the values."""
+    legal, how = [None] * len(arrays), {"threads": 2, "group": 1}
+    total, _ = element_loops.run(
+        terms, arrays, legal, options, None, factor, values=values, gradients=[gradient], **how
+    )
+    return total
 
 
 # every mechanism once; the other losses go through the same ones with other terms, and each compiles for a second
@@ -379,7 +389,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
         )
         results = []
         for count in (1, 2, 4):
-            with small_limits(), small_groups(), limits.changed(block=4096):
+            with small_limits(), limits.changed(block=4096):
                 both = value_and_gradient(case.pair.value, threads=count, compile=tier[1])
                 results.append(both(*arrays.values(), **options, weights=weights))
         for value, gradient in results[1:]:
@@ -519,17 +529,15 @@ class AgainstThePlainFunctions(unittest.TestCase):
 
         p, t = np.random.default_rng(0).standard_normal((2, 1000))
         gradient = np.empty(1000)
-        total, _ = fused.run(
-            _terms.terms, [p, t], [None, None], [], None, 2.0, values=None, gradients=[gradient], threads=1
-        )
+        total = loop_over(_terms.terms, [p, t], [], 2.0, None, gradient)
         np.testing.assert_allclose(total, np.sum(np.exp(p - t) + 1.0), rtol=1e-13)
         np.testing.assert_allclose(gradient, 2.0 * np.exp(p - t), rtol=1e-13)
 
         def _without_namespace(xp: Any, predictions: Any, targets: Any) -> Any:
             return _exponential_of_test(predictions, targets), targets
 
-        with self.assertRaisesRegex(fused.NotFusable, "not handed the array namespace"):
-            fused.scalar_source(_without_namespace)
+        with self.assertRaisesRegex(UnreadableTerms, "not handed the array namespace"):
+            read_terms(_without_namespace)
 
     def test_terms_are_cut_where_an_expensive_function_needs_another(self) -> None:
         def _terms(xp: Any, predictions: Any, targets: Any, rate: float) -> Any:
@@ -541,12 +549,9 @@ class AgainstThePlainFunctions(unittest.TestCase):
             return value + xp.tanh(value), slope * xp.log(rate + 0.0 * error)
 
         p, t = np.random.default_rng(0).standard_normal((2, 20_000))  # more than a chunk, and no whole number of strips
-        helpers, definition = fused._scalar(_terms, "terms")
-        self.assertEqual(len(fused.stages_of(definition, fused._expensive(helpers))), 4)
+        self.assertEqual(len(read_terms(_terms).stages), 4)
         gradient, value = np.empty((2, p.size))
-        total, _ = fused.run(
-            _terms, [p, t], [None, None], [1.5], None, 2.0, values=value, gradients=[gradient], threads=2
-        )
+        total = loop_over(_terms, [p, t], [1.5], 2.0, value, gradient)
         expected, slope = _terms(np, p, t, 1.5)
         np.testing.assert_allclose(value, expected, rtol=1e-12)
         np.testing.assert_allclose(gradient, 2.0 * slope, rtol=1e-12)
@@ -565,8 +570,8 @@ class AgainstThePlainFunctions(unittest.TestCase):
 
         p, gradient = np.zeros((2, 10))
         for terms, word in ((_floor, "floor"), (_method, "conj"), (_attribute, "size"), (_method, "conj")):
-            with self.assertRaisesRegex(fused.NotFusable, word):
-                fused.run(terms, [p, p], [None, None], [], None, 1.0, values=None, gradients=[gradient], threads=1)
+            with self.assertRaisesRegex(NotFusable, word):
+                loop_over(terms, [p, p], [], 1.0, None, gradient)
 
     def test_terms_out_of_reach_are_blocked(self) -> None:
         factor = 2.0
@@ -576,8 +581,8 @@ class AgainstThePlainFunctions(unittest.TestCase):
             error = predictions - targets
             return factor * error * error, 2.0 * factor * error
 
-        with self.assertRaises(fused.NotFusable):
-            fused.scalar_source(_closure.terms)
+        with self.assertRaises(UnreadableTerms):
+            read_terms(_closure.terms)
 
         def loss_of_closure(predictions: Any, targets: Any, **reduction: Any) -> Any:
             return _closure.value(predictions, targets, **reduction)
@@ -921,7 +926,7 @@ class OtherLibraries(unittest.TestCase):
 
     def test_nothing_is_compiled_for_small_calls(self) -> None:
         with (
-            mock.patch.object(fused, "run", side_effect=AssertionError),
+            mock.patch.object(element_loops, "run", side_effect=AssertionError),
             mock.patch.object(fused_softmax, "run", side_effect=AssertionError),
         ):
             value_and_gradient(ml.huber_loss)(np.zeros((32, 10)), np.ones((32, 10)))

@@ -15,6 +15,7 @@ numba = pytest.importorskip("numba")
 from mithril_losses.loops import elements  # noqa: E402
 from mithril_losses.loops.compiling import load_module  # noqa: E402
 from mithril_losses.loops.scalar import float32, float64  # noqa: E402
+from mithril_losses.terms.reading import VOCABULARY  # noqa: E402
 
 INF, NAN = np.inf, np.nan
 TRANSCENDENTAL = ["exp", "expm1", "log", "log1p", "tanh"]
@@ -151,6 +152,11 @@ class TestBothTypes:
         np.testing.assert_allclose(applied(getattr(float64, name), x), expected, rtol=1e-15)
 
 
+@pytest.mark.parametrize("xp", [float32, float64])
+def test_the_vocabulary_of_terms_is_complete(xp):
+    assert xp.__all__ == sorted(VOCABULARY)
+
+
 class TestTerms:
     """The terms of losses, compiled from the source that array code runs."""
 
@@ -170,7 +176,8 @@ class TestTerms:
         with np.errstate(all="ignore"):
             expected = loss.terms(np, x.astype(np.float64), y.astype(np.float64), *options)
         kinds = ("scalar",) * (len(options) + 1)  # the options and the factor of the gradient
-        module = load_module(elements._source(loss.terms, (None, None), kinds, 1, False, True, "float32"))
+        text = elements._source(loss.terms, (None, None), kinds, 1, False, True, "float32", (False, False))
+        module = load_module(text)
         value, slope = (np.empty_like(x) for _ in range(2))
         options = map(np.float32, (*options, 1.0))
         # the function as Python: machine code from the cache would leave nothing to look at

@@ -1,0 +1,235 @@
+"""Softmax cross-entropy of rows of logits, a chunk of rows after the other."""
+
+import numpy as np
+from numba import njit
+
+from mithril_losses.loops.compiling import kept
+from mithril_losses.loops.scalar import float32 as xp
+from mithril_losses.loops.scalar.common import larger
+from mithril_losses.loops.scalar.prefetch import prefetch_to_read, prefetch_to_write
+
+T = np.float32
+LARGEST = T(np.finfo(T).max)
+LINE = 64 // T().itemsize  # of the cache
+STRIP = 1024  # classes: few enough for a float32 sum of equal terms to keep its digits
+STEP = 128  # elements between two looks ahead
+WIDE = 256  # classes from which the remainder of a row by vectors costs less than another pass over it
+FAST = {"contract", "reassoc", "nsz", "arcp"}  # infinities and NaNs keep their meaning
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
+
+
+@njit(**OPTIONS)
+def softmax_terms(start, stop, every_z, every_out, maxima, totals, logs):
+    """For each row: its largest score m, out = e^(z - m), its sum S, and log S.
+
+    One step for all rows after the other: a row waits for the number that its previous step ends in, other rows do not.
+    """
+    z, out = every_z[start:stop], every_out[start:stop]
+    rows, classes = z.shape
+    for r in range(rows):
+        row, largest = z[r], T(-np.inf)
+        for c in range(classes):
+            largest = larger(largest, row[c])  # any score in a row with a NaN, all of which is NaN in the end
+        maxima[r] = xp.minimum(largest, LARGEST)
+    if classes < WIDE:
+        for r in range(rows):
+            row, shifted, m = z[r], out[r], maxima[r]
+            for c in range(classes):
+                shifted[c] = xp.minimum(row[c], LARGEST) - m
+        next_rows = slice(stop, min(stop + rows, len(every_z)))
+        exponentials(out.reshape(-1), every_z[next_rows].reshape(-1), every_out[next_rows].reshape(-1))
+        for r in range(rows):
+            totals[r] = total_of(out[r])
+    else:
+        for r in range(rows):
+            row, exponential, total = z[r], out[r], 0.0
+            for c in range(0, classes, STRIP):
+                total += shifted_exponentials(row[c : c + STRIP], maxima[r], exponential[c : c + STRIP])
+            totals[r] = total
+    for r in range(rows):
+        logs[r] = xp.log(totals[r])
+
+
+@njit(**OPTIONS)
+def shifted_exponentials(z, m, out):
+    """out = e^(z - m), and their sum."""
+    total = T(0)
+    for c in range(z.size):
+        e = xp.exp(xp.minimum(z[c], LARGEST) - m)
+        out[c] = e
+        total += e
+    return total
+
+
+@njit(**OPTIONS)
+def exponentials(x, next_z, next_out):
+    """x = e^x, while memory brings what the next rows read and write."""
+    for start in range(0, x.size, STEP):
+        for i in range(start, min(start + STEP, next_z.size), LINE):
+            prefetch_to_read(next_z, i)
+            prefetch_to_write(next_out, i)
+        part = x[start : start + STEP]
+        for i in range(part.size):
+            part[i] = xp.exp(part[i])
+
+
+@njit(**OPTIONS)
+def total_of(x):
+    total = T(0)
+    for i in range(x.size):
+        total += x[i]
+    return total
+
+
+@njit(**OPTIONS)
+def total_of_many(x):
+    total = 0.0
+    for i in range(0, x.size, STRIP):
+        total += total_of(x[i : i + STRIP])
+    return total
+
+
+@njit(forceinline=True, error_model="numpy", fastmath={"contract"})
+def minus_log_p(z, m, log_total):
+    """log S - (z - m), in this order: of large scores log S - z would leave nothing of log S."""
+    return log_total - (xp.minimum(z, LARGEST) - m)
+
+
+@njit(**OPTIONS)
+def smoothed_total(share, w, z, m, log_total):
+    """-Σ q log p with q = share w, and 0 times infinity = 0."""
+    total = T(0)
+    for c in range(z.size):
+        q = share * w[c]
+        total += T(0) if q == T(0) else q * minus_log_p(z[c], m, log_total)
+    return total
+
+
+@njit(**OPTIONS)
+def scale(g, by, uniform, w, base):
+    """Each row of g times `by` less w `base`, which differ from row to row."""
+    for r in range(g.shape[0]):
+        row, factor, share = g[r], by[r], base[r]
+        if uniform:
+            for c in range(row.size):
+                row[c] = row[c] * factor - share
+        else:
+            for c in range(row.size):
+                row[c] = row[c] * factor - share * w[c]
+
+
+@kept
+@njit(**OPTIONS)
+def by_index(
+    first,
+    last,
+    per_chunk,
+    z,
+    labels,
+    own,
+    owns,
+    share,
+    w,
+    uniform,
+    weights,
+    factors,
+    factor,
+    values,
+    gradient,
+    partials,
+):
+    rows, classes = z.shape
+    W = T(total_of_many(w))
+    room = np.empty((6, per_chunk), T)
+    maxima, totals, logs, by, base, taken = room[0], room[1], room[2], room[3], room[4], room[5]
+    for chunk in range(first, last):
+        start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
+        g = gradient[start:stop]
+        softmax_terms(start, stop, z, gradient, maxima, totals, logs)
+        total = 0.0
+        for r in range(start, stop):
+            i, y = r - start, labels[r]
+            omega = weights[r] if weights.size else T(1)
+            value = by[i] = base[i] = taken[i] = T(0)
+            if omega != T(0):
+                q = owns[r] if owns.size else own
+                if q != T(0):
+                    value = q * minus_log_p(z[r, y], maxima[i], logs[i])
+                if share != T(0):
+                    smoothed = 0.0
+                    for c in range(0, classes, STRIP):
+                        part = slice(c, c + STRIP)
+                        smoothed += smoothed_total(share, w[part], z[r, part], maxima[i], logs[i])
+                    value += T(smoothed)
+                value *= omega
+                f = (factors[r] if factors.size else factor) * omega
+                by[i], base[i], taken[i] = f * (q + share * W) / totals[i], f * share, f * q
+            total += value
+            if values.size:
+                values[r] = value
+        partials[chunk] = total
+        scale(g, by, uniform, w, base)
+        for r in range(start, stop):
+            if weights.size and weights[r] == T(0):
+                g[r - start, :] = T(0)
+            else:
+                g[r - start, labels[r]] -= taken[r - start]
+
+
+@njit(**OPTIONS)
+def mass_of(t, w, own, share):
+    total = T(0)
+    for c in range(t.size):
+        total += w[c] * (own * T(t[c]) + share)
+    return total
+
+
+@njit(**OPTIONS)
+def cross_total(t, w, own, share, z, m, log_total):
+    """-Σ q log p with 0 times infinity = 0."""
+    total = T(0)
+    for c in range(t.size):
+        q = w[c] * (own * T(t[c]) + share)
+        total += T(0) if q == T(0) else q * minus_log_p(z[c], m, log_total)
+    return total
+
+
+@njit(**OPTIONS)
+def subtract(g, by, f, t, w, own, share):
+    for c in range(g.size):
+        g[c] = g[c] * by - f * (w[c] * (own * T(t[c]) + share))
+
+
+@kept
+@njit(**OPTIONS)
+def by_probability(
+    first, last, per_chunk, z, t, own, share, w, uniform, weights, factors, factor, values, gradient, partials
+):
+    rows, classes = z.shape
+    room = np.empty((3, per_chunk), T)
+    maxima, totals, logs = room[0], room[1], room[2]
+    for chunk in range(first, last):
+        start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
+        softmax_terms(start, stop, z, gradient, maxima, totals, logs)
+        total = 0.0
+        for r in range(start, stop):
+            i = r - start
+            omega = weights[r] if weights.size else T(1)
+            f = factors[r] if factors.size else factor
+            if omega == T(0):
+                gradient[r, :] = T(0)
+                if values.size:
+                    values[r] = T(0)
+                continue
+            crossed, mass = 0.0, 0.0
+            for c in range(0, classes, STRIP):
+                part = slice(c, c + STRIP)
+                crossed += cross_total(t[r, part], w[part], own, share, z[r, part], maxima[i], logs[i])
+                mass += mass_of(t[r, part], w[part], own, share)
+            value = T(crossed) * omega
+            f *= omega
+            total += value
+            if values.size:
+                values[r] = value
+            subtract(gradient[r], f * T(mass) / totals[i], f, t[r], w, own, share)
+        partials[chunk] = total
