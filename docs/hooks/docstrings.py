@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import griffe
@@ -27,9 +27,20 @@ class Docstrings(griffe.Extension):
         pair = catalogue().get(func.name)
         if pair is not None and func.docstring is not None:
             func.docstring.value = with_properties(func.docstring.value, map(str, pair.properties.values()))
+        loss = catalogue().get(func.name.removesuffix("_gradient"))
+        if loss is not None and loss.name != func.name and func.docstring is not None:
+            func.docstring.value = with_arguments_of(loss.value, func.docstring.value)
         for parameter in func.parameters:
             if parameter.kind is griffe.ParameterKind.var_keyword:
                 parameter.annotation = parameter.default = None
+
+
+def with_arguments_of(loss: Callable[..., Any], docstring: str) -> str:
+    """Return the docstring of a gradient, which after its formula says where its arguments and errors are told."""
+    link = f"[`{loss.__name__}`][{loss.__module__}.{loss.__name__}]"
+    formula, _, rest = docstring.partition("\n\n")
+    told = f"Arguments and errors are those of {link}; `upstream` is the gradient that flows into the loss."
+    return f"{formula}\n\n{told}\n\n{rest}"
 
 
 def with_properties(docstring: str, properties: Iterable[str]) -> str:

@@ -136,18 +136,6 @@ def vanilla_generator_loss_gradient(
     A generator that deceives nobody so keeps a finite gradient of the right sign, where the derivative of the clip
     would be 0.
 
-    Args:
-        fake_scores: as in `vanilla_generator_loss`; likewise `epsilon`.
-        epsilon: ε in (0, 0.5).
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt fake_scores, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `vanilla_generator_loss`.
-        TypeError: as in `vanilla_generator_loss`.
-
     Example:
         >>> import numpy as np
         >>> vanilla_generator_loss_gradient(np.array([0.5, 0.25])).tolist()
@@ -212,19 +200,8 @@ def vanilla_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: (−(1 − s) / p̂ + s / (1 − p̂)) / n, fake_scores: 1 / (1 − p̂) / m; at p̂ also where clipped.
 
-    Args:
-        real_scores: as in `vanilla_discriminator_loss`; likewise all other arguments.
-        fake_scores: D(G(z)).
-        epsilon: ε in (0, 0.5).
-        label_smoothing: s in [0, 1].
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `vanilla_discriminator_loss`.
-        TypeError: as in `vanilla_discriminator_loss`.
 
     Example:
         >>> import numpy as np
@@ -297,17 +274,6 @@ def non_saturating_generator_loss(fake_scores: Array, **reduction: Unpack[Reduct
 def non_saturating_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−σ(−x) / n.
 
-    Args:
-        fake_scores: as in `non_saturating_generator_loss`.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt fake_scores, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `non_saturating_generator_loss`.
-        TypeError: as in `non_saturating_generator_loss`.
-
     Example:
         >>> import numpy as np
         >>> non_saturating_generator_loss_gradient(np.array([0.0, -1e4])).tolist()
@@ -357,18 +323,8 @@ def non_saturating_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: (s − σ(−x)) / n, fake_scores: σ(x) / m.
 
-    Args:
-        real_scores: as in `non_saturating_discriminator_loss`; likewise all other arguments.
-        fake_scores: logits for generated data.
-        label_smoothing: s in [0, 1].
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `non_saturating_discriminator_loss`.
-        TypeError: as in `non_saturating_discriminator_loss`.
 
     Example:
         >>> import numpy as np
@@ -433,19 +389,6 @@ def least_squares_generator_loss_gradient(
 ) -> Array:
     """2 k (x − c) / n.
 
-    Args:
-        fake_scores: as in `least_squares_generator_loss`; likewise all other arguments.
-        target_real: c.
-        scale: k > 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt fake_scores, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `least_squares_generator_loss`.
-        TypeError: as in `least_squares_generator_loss`.
-
     Example:
         >>> import numpy as np
         >>> least_squares_generator_loss_gradient(np.array([0.0, 3.0])).tolist()
@@ -508,20 +451,8 @@ def least_squares_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: 2 k (x − b) / n, fake_scores: 2 k (x − a) / m.
 
-    Args:
-        real_scores: as in `least_squares_discriminator_loss`; likewise all other arguments.
-        fake_scores: scores of generated data.
-        target_real: b.
-        target_fake: a.
-        scale: k > 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `least_squares_discriminator_loss`.
-        TypeError: as in `least_squares_discriminator_loss`.
 
     Example:
         >>> import numpy as np
@@ -598,17 +529,6 @@ def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction
 def wasserstein_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−1 / n.
 
-    Args:
-        fake_scores: as in `wasserstein_generator_loss`.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt fake_scores, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `wasserstein_generator_loss`.
-        TypeError: as in `wasserstein_generator_loss`.
-
     Example:
         >>> import numpy as np
         >>> wasserstein_generator_loss_gradient(np.array([1.0, 4.0])).tolist()
@@ -662,17 +582,8 @@ def wasserstein_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: −1 / n, fake_scores: 1 / m.
 
-    Args:
-        real_scores: as in `wasserstein_discriminator_loss`; likewise `fake_scores`.
-        fake_scores: scores for generated data.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `wasserstein_discriminator_loss`.
-        TypeError: as in `wasserstein_discriminator_loss`.
 
     Example:
         >>> import numpy as np
@@ -720,17 +631,6 @@ def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> 
 def hinge_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−1 / n.
 
-    Args:
-        fake_scores: as in `hinge_generator_loss`.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt fake_scores, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `hinge_generator_loss`.
-        TypeError: as in `hinge_generator_loss`.
-
     Example:
         >>> import numpy as np
         >>> hinge_generator_loss_gradient(np.array([1.0, 4.0])).tolist()
@@ -774,17 +674,8 @@ def hinge_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: −1 / n where x < 1, fake_scores: 1 / m where x > −1; 0 elsewhere, the corners included.
 
-    Args:
-        real_scores: as in `hinge_discriminator_loss`; likewise `fake_scores`.
-        fake_scores: scores of generated data.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `hinge_discriminator_loss`.
-        TypeError: as in `hinge_discriminator_loss`.
 
     Example:
         >>> import numpy as np
@@ -886,17 +777,8 @@ def relativistic_average_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: −(σ(ȳ − x) + E σ(y − x̄)) / n, fake_scores: (σ(y − x̄) + E σ(ȳ − x)) / m.
 
-    Args:
-        real_scores: as in `relativistic_average_discriminator_loss`; likewise `fake_scores`.
-        fake_scores: logits y for generated data.
-        upstream: the gradient that flows into the loss, a scalar.
-
     Returns:
         New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `relativistic_average_discriminator_loss`.
-        TypeError: as in `relativistic_average_discriminator_loss`.
 
     Example:
         σ(−log 3) = ¼ throughout.
@@ -961,17 +843,7 @@ def relativistic_average_generator_loss_gradient(
     """−(σ(x̄ − y) + E σ(x − ȳ)) / m; wrt real_scores (σ(x − ȳ) + E σ(x̄ − y)) / n.
 
     Args:
-        fake_scores: as in `relativistic_average_generator_loss`; likewise `real_scores`.
-        real_scores: logits x for real data.
         wrt: "fake_scores", "real_scores", or a tuple of both.
-        upstream: the gradient that flows into the loss, a scalar.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `relativistic_average_generator_loss`, or `wrt` names something else.
-        TypeError: as in `relativistic_average_generator_loss`.
 
     Example:
         σ(log 3) = ¾ throughout.
@@ -1027,17 +899,8 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: 2 (x − x̄ − 2 + 2 (x̄ − ȳ)) / n, fake_scores: 2 (y − ȳ + 2 − 2 (x̄ − ȳ)) / m.
 
-    Args:
-        real_scores: as in `relativistic_average_least_squares_discriminator_loss`; likewise `fake_scores`.
-        fake_scores: scores y of generated data.
-        upstream: the gradient that flows into the loss, a scalar.
-
     Returns:
         New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `relativistic_average_least_squares_discriminator_loss`.
-        TypeError: as in `relativistic_average_least_squares_discriminator_loss`.
 
     Example:
         x̄ − ȳ = 2: 2 (0 − 2 + 4) for the real one, 2 (∓1 + 2 − 4) / 2 for the generated ones.
@@ -1101,17 +964,7 @@ def relativistic_average_least_squares_generator_loss_gradient(
     """2 (y − ȳ − 2 − 2 (x̄ − ȳ)) / m; wrt real_scores 2 (x − x̄ + 2 + 2 (x̄ − ȳ)) / n.
 
     Args:
-        fake_scores: as in `relativistic_average_least_squares_generator_loss`; likewise `real_scores`.
-        real_scores: scores x of real data.
         wrt: "fake_scores", "real_scores", or a tuple of both.
-        upstream: the gradient that flows into the loss, a scalar.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `relativistic_average_least_squares_generator_loss`, or `wrt` names something else.
-        TypeError: as in `relativistic_average_least_squares_generator_loss`.
 
     Example:
         x̄ − ȳ = 2: 2 (∓1 − 2 − 4) / 2.
@@ -1193,18 +1046,6 @@ def gradient_penalty_gradient(
 
     This is the gradient wrt the critic's input gradients; their own derivative wrt the critic's parameters is the
     model's to supply.
-
-    Args:
-        input_gradients: as in `gradient_penalty`; likewise `target_norm`.
-        target_norm: k ≥ 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt input_gradients, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `gradient_penalty`.
-        TypeError: as in `gradient_penalty`.
 
     Example:
         2 · 4 · (0.6, 0.8) / 2 and 2 · −½ · (0.6, 0.8) / 2.

@@ -242,20 +242,8 @@ def arcface_loss_gradient(
     k_c = 1 for the other classes, and for the own one from π − m on; J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. At
     θ_y = 0, to rounding, the own class contributes 0; zero vectors get 0.
 
-    Args:
-        embeddings: as in `arcface_loss`; likewise all other arguments.
-        weight: w.
-        targets: class indices.
-        margin: m in [0, π].
-        scale: s > 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "embeddings" and "weight", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `arcface_loss`.
-        TypeError: as in `arcface_loss`.
 
     Example:
         θ = π/2 for the own class, 0 for the other, m = 0: softmax(0, log 3) = (¼, ¾), so −¾ s towards w_y, across x.
@@ -359,20 +347,8 @@ def cosface_loss_gradient(
 
     J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w; 0 for zero vectors.
 
-    Args:
-        embeddings: as in `cosface_loss`; likewise all other arguments.
-        weight: w.
-        targets: class indices.
-        margin: m in [0, 2].
-        scale: s > 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "embeddings" and "weight", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `cosface_loss`.
-        TypeError: as in `cosface_loss`.
 
     Example:
         Cosines 1 and 0, s = 2 log 3: softmax = (¾, ¼), so ¼ s towards the other class, across x.

@@ -221,18 +221,6 @@ def iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[Gr
     Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
     the gradient 0; 0 also for boxes that do not overlap or have no area.
 
-    Args:
-        predictions: boxes A, as in `iou_loss`.
-        targets: boxes B.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `iou_loss`.
-        TypeError: as in `iou_loss`.
-
     Example:
         Areas 4 and 8 with 2 in common: q = 0.2. Moving x₂ changes |A ∩ B| and |A| by 2: −(1.2 · 2 − 0.2 · 2) / 10.
 
@@ -330,18 +318,6 @@ def generalized_iou_loss_gradient(predictions: Array, targets: Array, **reductio
     Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
     the gradient 0; 0 also where C has no area.
 
-    Args:
-        predictions: boxes A, as in `generalized_iou_loss`.
-        targets: boxes B.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `generalized_iou_loss`.
-        TypeError: as in `generalized_iou_loss`.
-
     Example:
         Of |C| = 3 · 2 the boxes cover r = ⅔. Moving x₁ by 1 takes 2 off |A| and |C| alike: −(−2 + ⅔ · 2) / 6 = 1/9.
 
@@ -433,18 +409,6 @@ def distance_iou_loss_gradient(predictions: Array, targets: Array, **reduction: 
 
     Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
     the gradient 0; 0 also where all corners coincide.
-
-    Args:
-        predictions: boxes A, as in `distance_iou_loss`.
-        targets: boxes B.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `distance_iou_loss`.
-        TypeError: as in `distance_iou_loss`.
 
     Example:
         ρ² = 4 and c² = 9 + 1. Moving x₂ moves the centre by half: ∂ρ² = 2 (−2) ½ = −2, and c stays: −2 / 10. Moving x₁
@@ -550,18 +514,6 @@ def complete_iou_loss_gradient(predictions: Array, targets: Array, **reduction: 
     The derivative of the value as it is, α included; the paper's implementation holds α fixed, and takes w² + h² for 1
     in ∂v. Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect
     box has the gradient 0.
-
-    Args:
-        predictions: boxes A, as in `complete_iou_loss`.
-        targets: boxes B.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `complete_iou_loss`.
-        TypeError: as in `complete_iou_loss`.
 
     Example:
         Two squares have v = 0, whose slope is 0 too: what is left is the gradient of `distance_iou_loss`.

@@ -145,22 +145,6 @@ def cross_entropy_with_logits_gradient(
 
     M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
 
-    Args:
-        logits: as in `cross_entropy_with_logits`; likewise all other arguments.
-        targets: class indices or class probabilities.
-        class_axis: where the classes are.
-        class_weights: w, shape (C,).
-        label_smoothing: a in [0, 1].
-        ignore_index: rows with this label have gradient 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the logits, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `cross_entropy_with_logits`.
-        TypeError: as in `cross_entropy_with_logits`.
-
     Example:
         softmax(0, log 3) − (0, 1) = (¼, −¼).
 
@@ -279,23 +263,6 @@ def cross_entropy_loss_gradient(
 
     M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
 
-    Args:
-        predictions: as in `cross_entropy_loss`; likewise all other arguments.
-        targets: class indices or class probabilities.
-        class_axis: where the classes are.
-        class_weights: w, shape (C,).
-        label_smoothing: a in [0, 1].
-        ignore_index: rows with this label have gradient 0.
-        epsilon: ε in (0, 0.5).
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the probabilities, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `cross_entropy_loss`.
-        TypeError: as in `cross_entropy_loss`.
-
     Example:
         >>> import numpy as np
         >>> probabilities = np.array([[0.5, 0.5], [0.75, 0.25]])
@@ -362,19 +329,6 @@ def binary_cross_entropy_gradient(
 
     A confidently wrong prediction so keeps a finite gradient of the right sign, where the derivative of the clip
     would be 0.
-
-    Args:
-        predictions: as in `binary_cross_entropy`; likewise `targets` and `epsilon`.
-        targets: t in [0, 1].
-        epsilon: ε in (0, 0.5).
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the probabilities, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `binary_cross_entropy`.
-        TypeError: as in `binary_cross_entropy`.
 
     Example:
         −½ / ¼ / 2 = −1 and ¾ / (3/16) / 2 = 2.
@@ -449,19 +403,6 @@ def binary_cross_entropy_with_logits_gradient(
 ) -> Array:
     """((1 − t) σ(z) − w t σ(−z)) / n, which is (σ(z) − t) / n for w = 1.
 
-    Args:
-        logits: as in `binary_cross_entropy_with_logits`; likewise `targets` and `pos_weight`.
-        targets: t in [0, 1].
-        pos_weight: w ≥ 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the logits, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `binary_cross_entropy_with_logits`.
-        TypeError: as in `binary_cross_entropy_with_logits`.
-
     Example:
         (½ − 1) / 2 = −¼ and (½ − 0) / 2 = ¼.
 
@@ -514,18 +455,6 @@ def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction
 @gradient_of(hinge_loss, terms=_hinge, properties=("convex", "non_negative"))
 def hinge_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """−t / n where t p < 1, and 0 elsewhere, the corner included.
-
-    Args:
-        predictions: as in `hinge_loss`; likewise `targets`.
-        targets: t, −1 or +1.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the scores, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `hinge_loss`.
-        TypeError: as in `hinge_loss`.
 
     Example:
         >>> import numpy as np
@@ -604,21 +533,6 @@ def focal_loss_gradient(
 ) -> Array:
     """(2t − 1) α_t (γ (1 − p_t)^(γ−1) log p_t − (1 − p_t)^γ / p_t) / n; taken at p̂ also where p was clipped.
 
-    Args:
-        predictions: as in `focal_loss`; likewise all other arguments.
-        targets: t, 0 or 1.
-        gamma: γ ≥ 0.
-        alpha: in [0, 1].
-        epsilon: ε in (0, 0.5).
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the probabilities, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `focal_loss`.
-        TypeError: as in `focal_loss`.
-
     Example:
         With γ = 0 and α = ½ it is half the gradient of the binary cross-entropy: −½ / ½ = −1.
 
@@ -692,20 +606,6 @@ def focal_loss_with_logits_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> Array:
     """(2t − 1) α_t q^γ (γ p_t log p_t − q) / n, with q = 1 − p_t = σ(−s): finite for every γ ≥ 0.
-
-    Args:
-        logits: as in `focal_loss_with_logits`; likewise all other arguments.
-        targets: t, 0 or 1.
-        gamma: γ ≥ 0.
-        alpha: in [0, 1].
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the logits, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `focal_loss_with_logits`.
-        TypeError: as in `focal_loss_with_logits`.
 
     Example:
         With γ = 0 and α = ½ it is half the gradient of the binary cross-entropy: ½ (½ − 1) = −¼.

@@ -199,19 +199,8 @@ def info_nce_loss_gradient(
 
     n counts the queries of all sets.
 
-    Args:
-        queries: as in `info_nce_loss`; likewise all other arguments.
-        keys: k.
-        temperature: τ > 0.
-        normalize: divide each embedding by its norm; without, J is I.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "queries" and "keys", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `info_nce_loss`.
-        TypeError: as in `info_nce_loss`.
 
     Example:
         softmax(0, log 3) = (¼, ¾), so G = ((−¾, ¾), (¼, −¼)) / 2.
@@ -274,17 +263,8 @@ def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[Gra
 
     n counts the anchors of all sets.
 
-    Args:
-        anchor: as in `n_pair_loss`; likewise all other arguments.
-        positive: p.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "anchor" and "positive", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `n_pair_loss`.
-        TypeError: as in `n_pair_loss`.
 
     Example:
         softmax(log 3, 0) = (¾, ¼), so G = ((−¼, ¼), (¼, −¼)) / 2.
@@ -392,19 +372,8 @@ def nt_xent_loss_gradient(
 
     J = (I − ẑ ẑᵀ) / ‖z‖; n counts the pairs of all sets.
 
-    Args:
-        embedding1: as in `nt_xent_loss`; likewise all other arguments.
-        embedding2: y.
-        temperature: τ > 0.
-        normalize: divide each embedding by its norm; without, J is I.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `nt_xent_loss`.
-        TypeError: as in `nt_xent_loss`.
 
     Example:
         The two negatives of x_1 have ¼ each, and so has x_1 for them: (¼ + ¼ + ¼ + ¼) / 2n · log 2, across x_1.
@@ -504,20 +473,6 @@ def supervised_contrastive_loss_gradient(
     """J (G + Gᵀ) z / τ, with G_ia = (softmax_{a≠i}(z_i·z_a/τ) − [a ∈ P(i)] / |P(i)|) / n, 0 where P(i) is empty.
 
     J = (I − z zᵀ) / ‖x‖ for the embedding x of z; n counts the rows of all sets.
-
-    Args:
-        embeddings: as in `supervised_contrastive_loss`; likewise all other arguments.
-        labels: integers, one per row.
-        temperature: τ > 0.
-        normalize: divide each embedding by its norm; without, J is I.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the embeddings, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `supervised_contrastive_loss`.
-        TypeError: as in `supervised_contrastive_loss`.
 
     Example:
         The third row has ¼ of the first and of the second: (¼ + ¼) / 3 · log 3, across it.
@@ -624,20 +579,9 @@ def clip_loss_gradient(
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
 
-    Args:
-        image_embeddings: as in `clip_loss`; likewise all other arguments.
-        text_embeddings: v.
-        logit_scale: s, an array of one number.
-        normalize: divide each embedding by its norm; without, J is I.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "image_embeddings", "text_embeddings" and "logit_scale", each with its argument's shape and
         dtype.
-
-    Raises:
-        ValueError: as in `clip_loss`.
-        TypeError: as in `clip_loss`.
 
     Example:
         softmax(log 3, 0) = (¾, ¼) along rows and columns: Σ G z = −¼ log 3.
@@ -766,21 +710,9 @@ def siglip_loss_gradient(
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
 
-    Args:
-        image_embeddings: as in `siglip_loss`; likewise all other arguments.
-        text_embeddings: v.
-        logit_scale: s, an array of one number.
-        logit_bias: b, an array of one number.
-        normalize: divide each embedding by its norm; without, J is I.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "image_embeddings", "text_embeddings", "logit_scale" and "logit_bias", each with its argument's
         shape and dtype.
-
-    Raises:
-        ValueError: as in `siglip_loss`.
-        TypeError: as in `siglip_loss`.
 
     Example:
         σ(log 3) − 1 = −¼.

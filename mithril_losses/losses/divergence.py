@@ -157,17 +157,7 @@ def kl_divergence_gradient(
     At p = 0, where the one-sided derivative is −inf, log p is taken at the dtype's smallest normal number; so is q.
 
     Args:
-        predictions: p, an array; distribution objects have a value only.
-        targets: q.
         wrt: "predictions", "targets", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `kl_divergence`, or `wrt` names something else.
-        TypeError: as in `kl_divergence`.
 
     Example:
         >>> import numpy as np
@@ -234,17 +224,7 @@ def reverse_kl_divergence_gradient(
     At q = 0, where the one-sided derivative wrt targets is −inf, log q is taken at the dtype's smallest normal number.
 
     Args:
-        predictions: p.
-        targets: q.
         wrt: "predictions", "targets", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `reverse_kl_divergence`, or `wrt` names something else.
-        TypeError: as in `reverse_kl_divergence`.
 
     Example:
         >>> import numpy as np
@@ -331,17 +311,7 @@ def js_divergence_gradient(
     At p = 0, where the one-sided derivative is −inf, log p is taken at the dtype's smallest normal number; so is q.
 
     Args:
-        predictions: p.
-        targets: q.
         wrt: "predictions", "targets", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `js_divergence`, or `wrt` names something else.
-        TypeError: as in `js_divergence`.
 
     Example:
         ½ log(½ / ¾) = −0.202732… and ½ log(½ / ¼) = ½ log 2.
@@ -427,18 +397,8 @@ def gaussian_kl_divergence_gradient(
 ) -> dict[str, Array]:
     """μ / B and ½ (e^ℓ − 1) / B; 0 where the divergence lies below `free_bits`, not at the tie.
 
-    Args:
-        mean: as in `gaussian_kl_divergence`; likewise `logvar` and `free_bits`.
-        logvar: ℓ.
-        free_bits: λ ≥ 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "mean" and "logvar", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `gaussian_kl_divergence`.
-        TypeError: as in `gaussian_kl_divergence`.
 
     Example:
         >>> import numpy as np
@@ -529,19 +489,10 @@ def gaussian_kl_divergence_between_gradient(
     """(μ − m) e^(−s) / B and ½ (e^(ℓ − s) − 1) / B; wrt m and s their negatives, less ½ (μ − m)² e^(−s) / B for s.
 
     Args:
-        mean: as in `gaussian_kl_divergence_between`; likewise all other arguments.
-        logvar: ℓ.
-        other_mean: m.
-        other_logvar: s.
         wrt: one of the four arguments, or a tuple of some.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
 
     Returns:
         New arrays by name, each with its argument's shape and dtype; or one array if `wrt` is no tuple.
-
-    Raises:
-        ValueError: as in `gaussian_kl_divergence_between`, or `wrt` names something else.
-        TypeError: as in `gaussian_kl_divergence_between`.
 
     Example:
         (3 − 1) / 4 = ½ and ½ (¼ − 1) = −⅜.
@@ -693,19 +644,7 @@ def wasserstein_distance_gradient(
     they stand in the array.
 
     Args:
-        predictions: as in `wasserstein_distance`; likewise all other arguments.
-        targets: samples y.
-        p: p ≥ 1.
-        axis: where the samples of one row are.
         wrt: "predictions", "targets", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `wasserstein_distance`, or `wrt` names something else.
-        TypeError: as in `wasserstein_distance`.
 
     Example:
         >>> import numpy as np
@@ -951,22 +890,7 @@ def maximum_mean_discrepancy_gradient(
     y exchanged.
 
     Args:
-        predictions: as in `maximum_mean_discrepancy`; likewise all other arguments.
-        targets: samples y.
-        kernel_type: "rbf", "linear" or "polynomial".
-        kernel_bandwidth: σ of "rbf".
-        unbiased: leave out the pairs of a sample with itself.
-        degree: p of "polynomial".
-        coef0: c of "polynomial".
         wrt: "predictions", "targets", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `maximum_mean_discrepancy`, or `wrt` names something else.
-        TypeError: as in `maximum_mean_discrepancy`.
 
     Example:
         Moving one of two samples moves their mean by half: 2 · (1 − 3) / 2.
@@ -1067,18 +991,7 @@ def energy_distance_gradient(
     """(2/nm Σⱼ u(xᵢ − yⱼ) − 2/n² Σⱼ u(xᵢ − xⱼ)) / B, with u(e) = β ‖e‖^(β−2) e and u(0) = 0.
 
     Args:
-        predictions: as in `energy_distance`; likewise all other arguments.
-        targets: samples y.
-        beta: β in (0, 2].
         wrt: "predictions", "targets", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `energy_distance`, or `wrt` names something else.
-        TypeError: as in `energy_distance`.
 
     Example:
         (2 · −1) / 2 − 2 · −1 / 4 = −½ for the first sample, (2 · −1) / 2 − 2 · 1 / 4 = −1½ for the second.

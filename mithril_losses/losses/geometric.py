@@ -203,22 +203,7 @@ def chamfer_distance_gradient(
     With unit vectors in place of twice the differences for unsquared distances, 0 at coincident points.
 
     Args:
-        pred_points: as in `chamfer_distance`; likewise all other arguments.
-        target_points: y.
-        squared: take ‖xᵢ − yⱼ‖² or ‖xᵢ − yⱼ‖.
-        pred_weights: one weight per point of x.
-        target_weights: one weight per point of y.
-        pred_mask: False for padding in x, whose gradient is 0.
-        target_mask: False for padding in y.
         wrt: "pred_points", "target_points", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `chamfer_distance`, or `wrt` names something else.
-        TypeError: as in `chamfer_distance`.
 
     Example:
         The only y is nearest to both points; the first x is nearest to y: 2 (−1, 0) / 2 + 2 (−1, 0) and 2 (0, 2) / 2.
@@ -385,19 +370,7 @@ def hausdorff_distance_gradient(
     At a tie the first point decides, one of x before one of y.
 
     Args:
-        pred_points: x, as in `hausdorff_distance`; likewise all other arguments.
-        target_points: y.
-        pred_mask: False for padding in x, whose gradient is 0.
-        target_mask: False for padding in y.
         wrt: "pred_points", "target_points", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `hausdorff_distance`, or `wrt` names something else.
-        TypeError: as in `hausdorff_distance`.
 
     Example:
         The y at 7 decides, and its nearest x is the second one.

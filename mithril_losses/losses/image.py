@@ -153,19 +153,6 @@ def total_variation_loss_gradient(
     s(d) = 2 d for "l2_squared". "isotropic": s = ∂x / √(∂x² + ∂y²) and ∂y / √(∂x² + ∂y²) at the pixel that the two
     differences start from. 0 where a difference is 0, or both.
 
-    Args:
-        images: as in `total_variation_loss`; likewise all other arguments.
-        norm_type: "l1", "isotropic" or "l2_squared".
-        channels_first: whether the layout is (…, channels, rows, columns).
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the images.
-
-    Raises:
-        ValueError: as in `total_variation_loss`.
-        TypeError: as in `total_variation_loss`.
-
     Example:
         Both differences of the first pixel are positive, the second row falls: −1 − 1, 1 − 0, 1 + 1, −1 + 0.
 
@@ -487,24 +474,6 @@ def ssim_loss_gradient(
     brings each pixel the slopes of all positions whose window it lies in; N counts positions and channels. The
     derivation is in the documentation.
 
-    Args:
-        predictions: as in `ssim_loss`; likewise all other arguments.
-        targets: y; the gradient wrt it is that wrt the first argument with the two exchanged.
-        max_value: the dynamic range L.
-        window_size: pixels along a side of the window.
-        sigma: standard deviation of the window.
-        k1: k₁ > 0.
-        k2: k₂ > 0.
-        channels_first: whether the layout is (…, channels, rows, columns).
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the predictions.
-
-    Raises:
-        ValueError: as in `ssim_loss`.
-        TypeError: as in `ssim_loss`.
-
     Example:
         One position and a window of one pixel: ℓ = 1 − (2 x y + c₁) / (x² + y² + c₁), with derivative
         (2 (x − y) − ℓ · 2 x) / (x² + y² + c₁) = (4 − 2) / 12.
@@ -699,25 +668,6 @@ def multi_scale_ssim_loss_gradient(
 
     −∂r_j/∂x_j is the gradient in `ssim_loss_gradient` of one channel at scale j, there with a = a′ = 0 but for the last
     scale. Hᵀ gives a quarter of the slope of a halved pixel to each of its four.
-
-    Args:
-        predictions: as in `multi_scale_ssim_loss`; likewise all other arguments.
-        targets: y; the gradient wrt it is that wrt the first argument with the two exchanged.
-        scale_weights: w_j > 0, from the finest scale on.
-        max_value: the dynamic range L.
-        window_size: pixels along a side of the window.
-        sigma: standard deviation of the window.
-        k1: k₁ > 0.
-        k2: k₂ > 0.
-        channels_first: whether the layout is (…, channels, rows, columns).
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the predictions.
-
-    Raises:
-        ValueError: as in `multi_scale_ssim_loss`.
-        TypeError: as in `multi_scale_ssim_loss`.
 
     Example:
         Two by two equal pixels and a window of one, c₂ = 1: no variance, c s = 1 at both scales. At the last,

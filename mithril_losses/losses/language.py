@@ -252,26 +252,9 @@ def linear_cross_entropy_gradient(
     soft cap, z are the capped logits, and G has the further factor 1 − (z / c)². On torch it is no part of the autograd
     graph, whatever the arguments require.
 
-    Args:
-        hidden: as in `linear_cross_entropy`; likewise all other arguments.
-        weight: W, shape (V, D).
-        targets: class indices.
-        bias: b, shape (V,).
-        class_weights: w, shape (V,).
-        ignore_index: rows with this label have gradient 0.
-        label_smoothing: a in [0, 1].
-        z_loss: ζ ≥ 0.
-        soft_cap: c > 0.
-        chunk_rows: how many rows have their logits in memory at a time.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         A dict of the gradients wrt `hidden`, `weight` and, where it is given, `bias`: new arrays of their shapes and
         dtypes.
-
-    Raises:
-        ValueError: as in `linear_cross_entropy`.
-        TypeError: as in `linear_cross_entropy`.
 
     Example:
         G = softmax(0, log 3) − (0, 1) = (¼, −¼), and Gᵀ h for h = (1, 0).
@@ -414,19 +397,6 @@ def next_token_cross_entropy_gradient(
     logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[GradientReduction]
 ) -> Array:
     """(softmax(z_t) − one-hot(x_(t+1))) / M, M = predicted tokens; 0 at the last position.
-
-    Args:
-        logits: as in `next_token_cross_entropy`; likewise all other arguments.
-        tokens: x.
-        ignore_index: a token that is not to be predicted.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the logits, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `next_token_cross_entropy`.
-        TypeError: as in `next_token_cross_entropy`.
 
     Example:
         The next tokens are 1 and 0: (¼, ¾ − 1) / 2 and (½ − 1, ½) / 2, and nothing at the end.

@@ -89,19 +89,8 @@ def gaussian_negative_log_likelihood_gradient(
 ) -> dict[str, Array]:
     """(μ − x) e^(−ℓ) / n and ½ (1 − (x − μ)² e^(−ℓ)) / n.
 
-    Args:
-        mean: as in `gaussian_negative_log_likelihood`; likewise all other arguments.
-        logvar: ℓ.
-        targets: x.
-        full: changes nothing here.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "mean" and "logvar", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `gaussian_negative_log_likelihood`.
-        TypeError: as in `gaussian_negative_log_likelihood`.
 
     Example:
         (1 − 3) / 4 = −½ and ½ (1 − 4 / 4) = 0.
@@ -173,19 +162,8 @@ def laplace_negative_log_likelihood_gradient(
 ) -> dict[str, Array]:
     """sign(μ − x) e^(−s) / n, with sign(0) = 0, and (1 − |x − μ| e^(−s)) / n.
 
-    Args:
-        location: as in `laplace_negative_log_likelihood`; likewise all other arguments.
-        log_scale: s.
-        targets: x.
-        full: changes nothing here.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "location" and "log_scale", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `laplace_negative_log_likelihood`.
-        TypeError: as in `laplace_negative_log_likelihood`.
 
     Example:
         >>> import numpy as np
@@ -268,20 +246,6 @@ def poisson_negative_log_likelihood_gradient(
 ) -> Array:
     """(λ − x) / n wrt log λ; (1 − x / λ) / n wrt λ.
 
-    Args:
-        predictions: as in `poisson_negative_log_likelihood`; likewise all other arguments.
-        targets: x.
-        log_input: whether the predictions are log λ or λ.
-        full: changes nothing here.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `poisson_negative_log_likelihood`.
-        TypeError: as in `poisson_negative_log_likelihood`.
-
     Example:
         >>> import numpy as np
         >>> poisson_negative_log_likelihood_gradient(np.array([0.0]), np.array([3.0])).tolist()
@@ -333,18 +297,6 @@ def bernoulli_negative_log_likelihood_gradient(
     logits: Array, targets: Array, **reduction: Unpack[GradientReduction]
 ) -> Array:
     """(σ(z) − x) / n.
-
-    Args:
-        logits: as in `bernoulli_negative_log_likelihood`; likewise `targets`.
-        targets: x.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the logits, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `bernoulli_negative_log_likelihood`.
-        TypeError: as in `bernoulli_negative_log_likelihood`.
 
     Example:
         >>> import numpy as np
@@ -421,18 +373,8 @@ def flow_negative_log_likelihood_gradient(
 ) -> dict[str, Array]:
     """z / B (normal) or tanh(½ z) / B (logistic), and −1 / B.
 
-    Args:
-        z: as in `flow_negative_log_likelihood`; likewise all other arguments.
-        log_det: log |det ∂z/∂x|.
-        prior: "normal" or "logistic".
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "z" and "log_det", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `flow_negative_log_likelihood`.
-        TypeError: as in `flow_negative_log_likelihood`.
 
     Example:
         >>> import numpy as np

@@ -218,18 +218,6 @@ def face_normals(vertices: Array, faces: Array) -> Array:
 def face_normals_gradient(vertices: Array, faces: Array, *, upstream: Array) -> Array:
     """∂(Σ u · n), u = upstream: ∂b = (c − a) × g, ∂c = g × (b − a), ∂a = −∂b − ∂c, with g = (u − (u · n) n) / ‖·‖.
 
-    Args:
-        vertices: as in `face_normals`.
-        faces: as in `face_normals`.
-        upstream: (…, m, 3), the gradient that flows into the normals.
-
-    Returns:
-        A new array with the shape and dtype of the vertices.
-
-    Raises:
-        ValueError: as in `face_normals`, or `upstream` does not have the shape of the normals.
-        TypeError: as in `face_normals`.
-
     Example:
         Lifting (2, 0, 0) tilts the normal against x by half as much.
 
@@ -278,18 +266,6 @@ def vertex_normals(vertices: Array, faces: Array) -> Array:
 
 def vertex_normals_gradient(vertices: Array, faces: Array, *, upstream: Array) -> Array:
     """∂(Σ u · n)/∂ vertices, u = upstream: each normal hands (u − (u · n) n) / ‖·‖ on to the triangles around it.
-
-    Args:
-        vertices: as in `vertex_normals`.
-        faces: as in `vertex_normals`.
-        upstream: (…, n, 3), the gradient that flows into the normals.
-
-    Returns:
-        A new array with the shape and dtype of the vertices.
-
-    Raises:
-        ValueError: as in `vertex_normals`, or `upstream` does not have the shape of the normals.
-        TypeError: as in `vertex_normals`.
 
     Example:
         With one triangle, its normal is that of all three vertices.
@@ -386,18 +362,6 @@ def mesh_normal_loss_gradient(
     """−(n*/‖n*‖ − cos n/‖n‖) / ‖n‖ / V, V the number of normals.
 
     0 where a normal is the zero vector. A length below the smallest normal number of the dtype counts as that number.
-
-    Args:
-        pred_normals: n, as in `mesh_normal_loss`.
-        target_normals: n*.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predicted normals, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `mesh_normal_loss`.
-        TypeError: as in `mesh_normal_loss`.
 
     Example:
         At a right angle the cosine is 0, and a normal of length 2 turns half as far.
@@ -533,19 +497,6 @@ def mesh_edge_loss_gradient(
 
     E counts the edges of all meshes of the batch. The unit vector is 0 where both ends of an edge coincide.
 
-    Args:
-        pred_vertices: v, as in `mesh_edge_loss`.
-        target_vertices: v*.
-        edges: each edge once.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predicted vertices, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `mesh_edge_loss`.
-        TypeError: as in `mesh_edge_loss`.
-
     Example:
         One edge that is 2 too long: 2 · 2 at either end.
 
@@ -649,18 +600,6 @@ def mesh_laplacian_loss_gradient(vertices: Array, edges: Array, **reduction: Unp
 
     deg j is the number of neighbours of j, and V counts the vertices of all meshes of the batch. A vertex without
     neighbours has the gradient 0.
-
-    Args:
-        vertices: v, as in `mesh_laplacian_loss`.
-        edges: each edge once.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the vertices, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `mesh_laplacian_loss`.
-        TypeError: as in `mesh_laplacian_loss`.
 
     Example:
         Two vertices that are each other's only neighbour: L v = (2, −2), and moving one by 1 moves both by 1.

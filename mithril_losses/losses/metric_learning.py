@@ -195,24 +195,11 @@ def triplet_loss_gradient(
 ) -> dict[str, Array]:
     """anchor: (u⁺ − u⁻) / B, positive: −u⁺ / B, negative: u⁻ / B, with u = ∂d/∂(x − y), where the loss is positive.
 
-    0 where the loss is 0, the corner included; u is 0 at coincident points.
-
-    Args:
-        anchor: as in `triplet_loss`; likewise all other arguments.
-        positive: embeddings that belong to the anchors.
-        negative: embeddings that do not.
-        margin: m ≥ 0.
-        p: order of the norm.
-        squared: take d² for d.
-        swap: take the smaller of d(a, n) and d(p, n) for d(a, n); the first at a tie.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
+    0 where the loss is 0, the corner included; u is 0 at coincident points. With `swap`, at a tie of d(a, n) and
+    d(p, n) the first counts.
 
     Returns:
         New arrays under "anchor", "positive" and "negative", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `triplet_loss`.
-        TypeError: as in `triplet_loss`.
 
     Example:
         u⁺ = (−3, −4) / 5 and u⁻ = (0, −1).
@@ -326,19 +313,8 @@ def contrastive_loss_gradient(
 
     u is 0 at coincident points.
 
-    Args:
-        embedding1: as in `contrastive_loss`; likewise all other arguments.
-        embedding2: x₂.
-        labels: y, one per row.
-        margin: m > 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `contrastive_loss`.
-        TypeError: as in `contrastive_loss`.
 
     Example:
         >>> import numpy as np
@@ -453,19 +429,8 @@ def cosine_embedding_loss_gradient(
 
     y is the label. 0 for zero vectors, and for what they are paired with.
 
-    Args:
-        embedding1: as in `cosine_embedding_loss`; likewise all other arguments.
-        embedding2: x₂.
-        labels: 1 or −1, one per row.
-        margin: m in [−1, 1].
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
     Returns:
         New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
-
-    Raises:
-        ValueError: as in `cosine_embedding_loss`.
-        TypeError: as in `cosine_embedding_loss`.
 
     Example:
         x̂₁ = (3/5, 4/5) and x̂₂ = (1, 0): −(1 − 9/25, −12/25) / 5.

@@ -223,20 +223,11 @@ def feature_reconstruction_loss_gradient(
     """2 w_l (F_l − F*_l) / n_l, with n_l the number of elements of the layer.
 
     Args:
-        predictions: as in `feature_reconstruction_loss`; likewise all other arguments.
-        targets: F*.
-        weights: w_l ≥ 0.
         wrt: "predictions", "targets", or a tuple of both.
-        upstream: the gradient that flows into the loss, a scalar.
 
     Returns:
         New arrays in the structure of the argument, each with its array's shape and dtype; a dict of such structures by
         argument if `wrt` is a tuple.
-
-    Raises:
-        KeyError: as in `feature_reconstruction_loss`.
-        ValueError: as in `feature_reconstruction_loss`, or `wrt` names something else.
-        TypeError: as in `feature_reconstruction_loss`.
 
     Example:
         >>> import numpy as np
@@ -343,21 +334,11 @@ def style_loss_gradient(
     """4 w_l F_l (G_l − G*_l) / (B C² · H W C), for each image of the batch of B.
 
     Args:
-        predictions: as in `style_loss`; likewise all other arguments.
-        targets: the same layers.
-        weights: w_l ≥ 0.
-        channels_first: whether the layout is (…, channels, rows, columns).
         wrt: "predictions", "targets", or a tuple of both.
-        upstream: the gradient that flows into the loss, a scalar.
 
     Returns:
         New arrays in the structure of the argument, each with its array's shape and dtype; a dict of such structures by
         argument if `wrt` is a tuple.
-
-    Raises:
-        KeyError: as in `style_loss`.
-        ValueError: as in `style_loss`, or `wrt` names something else.
-        TypeError: as in `style_loss`.
 
     Example:
         F = (2, 4) and G = (2, 4; 4, 8): 4 (2 · 2 + 4 · 4, 2 · 4 + 4 · 8) / (4 · 2) = (10, 20).
@@ -643,26 +624,15 @@ def contextual_loss_gradient(
 
     ∂ℓ/∂d_ij = −g_ij / (h s_i) + [j is the nearest to i] Σ_k d_ik g_ik / (h s_i²), with s_i = min_k d_ik + 10⁻⁵ and g_ij
     = CX_ij (c_ij − Σ_k CX_ik c_ik), where c_ij = −1 / Σ_k max_a CX_ak if i is the best for j, else 0. Of several that
-    are nearest or best the first counts. The gradient is 0 for a position equal to ȳ.
+    are nearest or best the first counts. The gradient is 0 for a position equal to ȳ, and for those that `max_samples`
+    leaves out.
 
     Args:
-        predictions: as in `contextual_loss`; likewise all other arguments.
-        targets: the same layers.
-        weights: w_l ≥ 0.
-        band_width: h > 0.
-        max_samples: how many positions count at most; the others have the gradient 0.
-        channels_first: whether the layout is (…, channels, rows, columns).
         wrt: "predictions", "targets" (which also move ȳ), or a tuple of both.
-        upstream: the gradient that flows into the loss, a scalar.
 
     Returns:
         New arrays in the structure of the argument, each with its array's shape and dtype; a dict of such structures by
         argument if `wrt` is a tuple.
-
-    Raises:
-        KeyError: as in `contextual_loss`.
-        ValueError: as in `contextual_loss`, or `wrt` names something else.
-        TypeError: as in `contextual_loss`.
 
     Example:
         Targets (1, 0) and (−1, 0). The first prediction has the distances (0.4, 1.6), the second (1, 1); with e^(−3/h)

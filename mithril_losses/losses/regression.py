@@ -73,18 +73,6 @@ def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
 def mse_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """2e / n.
 
-    Args:
-        predictions: as in `mse_loss`; likewise `targets`.
-        targets: ground truth.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `mse_loss`.
-        TypeError: as in `mse_loss`.
-
     Example:
         >>> import numpy as np
         >>> mse_loss_gradient(np.array([1.0, 5.0]), np.array([1.0, 2.0])).tolist()
@@ -134,18 +122,6 @@ def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
 )
 def mae_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
     """sign(e) / n, with sign(0) = 0.
-
-    Args:
-        predictions: as in `mae_loss`; likewise `targets`.
-        targets: ground truth.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `mae_loss`.
-        TypeError: as in `mae_loss`.
 
     Example:
         >>> import numpy as np
@@ -205,19 +181,6 @@ def huber_loss_gradient(
     predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> Array:
     """clip(e, −δ, δ) / n.
-
-    Args:
-        predictions: as in `huber_loss`; likewise `targets` and `delta`.
-        targets: ground truth.
-        delta: δ > 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `huber_loss`.
-        TypeError: as in `huber_loss`.
 
     Example:
         >>> import numpy as np
@@ -298,20 +261,6 @@ def charbonnier_loss_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> Array:
     """α e (e² + ε²)^(α/2 − 1) / n.
-
-    Args:
-        predictions: as in `charbonnier_loss`; likewise all other arguments.
-        targets: ground truth.
-        epsilon: ε > 0.
-        alpha: α > 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `charbonnier_loss`.
-        TypeError: as in `charbonnier_loss`.
 
     Example:
         3 / √(9 + 16) / 2 = 0.3.
@@ -410,21 +359,8 @@ def psnr_loss_gradient(
 ) -> Array:
     """20 / ln 10 · e / Σ e² / B, with the sum over the image's own errors e; 0 for a perfect fit.
 
-    A fit so close that the gradient would leave the range of its dtype has one near the end of the range.
-
-    Args:
-        predictions: as in `psnr_loss`; likewise all other arguments.
-        targets: ground truth.
-        max_value: the largest possible value of a pixel; the gradient does not depend on it.
-        axis: the axes of one image.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `psnr_loss`.
-        TypeError: as in `psnr_loss`.
+    It does not depend on `max_value`. A fit so close that the gradient would leave the range of its dtype has one near
+    the end of the range.
 
     Example:
         20 / ln 10 · 1 / (1 + 1) = 4.342945…

@@ -119,18 +119,8 @@ def l1_regularization_gradient(
 ) -> Any:
     """λ sign(w), with sign(0) = 0.
 
-    Args:
-        params: as in `l1_regularization`.
-        lambda_reg: λ ≥ 0.
-        select: which arrays are regularised; the gradient of all others is 0.
-        upstream: the gradient that flows into the loss, a scalar.
-
     Returns:
         New arrays in the structure of `params`, each with its array's shape and dtype.
-
-    Raises:
-        ValueError: as in `l1_regularization`.
-        TypeError: as in `l1_regularization`.
 
     Example:
         >>> import numpy as np
@@ -175,18 +165,8 @@ def l2_regularization_gradient(
 ) -> Any:
     """λ w.
 
-    Args:
-        params: as in `l2_regularization`.
-        lambda_reg: λ ≥ 0.
-        select: which arrays are regularised; the gradient of all others is 0.
-        upstream: the gradient that flows into the loss, a scalar.
-
     Returns:
         New arrays in the structure of `params`, each with its array's shape and dtype.
-
-    Raises:
-        ValueError: as in `l2_regularization`.
-        TypeError: as in `l2_regularization`.
 
     Example:
         >>> import numpy as np
@@ -282,18 +262,8 @@ def orthogonal_regularization_gradient(
 ) -> Any:
     """4 λ (WWᵀ − I) W, which is 4 λ W (WᵀW − I).
 
-    Args:
-        params: as in `orthogonal_regularization`; likewise `output_axis`.
-        lambda_reg: λ ≥ 0.
-        output_axis: the axis of the outputs.
-        upstream: the gradient that flows into the loss, a scalar.
-
     Returns:
         New arrays in the structure of `params`, each with its array's shape and dtype.
-
-    Raises:
-        ValueError: as in `orthogonal_regularization`.
-        TypeError: as in `orthogonal_regularization`.
 
     Example:
         ½ · 4 (2² − 1) · 2 = 12.
@@ -398,18 +368,8 @@ def spectral_norm_regularization_gradient(
 
     Where several singular values are the largest there is no derivative, and u and v are those of one of them.
 
-    Args:
-        params: as in `spectral_norm_regularization`; likewise `output_axis`.
-        lambda_reg: λ ≥ 0.
-        output_axis: the axis of the outputs.
-        upstream: the gradient that flows into the loss, a scalar.
-
     Returns:
         New arrays in the structure of `params`, each with its array's shape and dtype.
-
-    Raises:
-        ValueError: as in `spectral_norm_regularization`.
-        TypeError: as in `spectral_norm_regularization`.
 
     Example:
         u = (1, 0) and v = (3, 4, 0) / 5: the slope is σ v in the first row.

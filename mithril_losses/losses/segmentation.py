@@ -221,20 +221,6 @@ def dice_loss_gradient(
 ) -> Array:
     """−(2 t (Σ p + Σ t + s) − (2 Σ p t + s)) / (Σ p + Σ t + s)² / B.
 
-    Args:
-        predictions: p, as in `dice_loss`; likewise all other arguments.
-        targets: t.
-        smooth: s.
-        class_axis: the axis of the classes.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `dice_loss`.
-        TypeError: as in `dice_loss`.
-
     Example:
         −(2 t · 4 − 3) / 16: −5/16 where t = 1, else 3/16.
 
@@ -303,20 +289,6 @@ def jaccard_loss_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> Array:
     """−(t (U + I + 2 s) − (I + s)) / (U + s)² / B, I = Σ p t, U = Σ p + Σ t − I.
-
-    Args:
-        predictions: p, as in `jaccard_loss`; likewise all other arguments.
-        targets: t.
-        smooth: s.
-        class_axis: the axis of the classes.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `jaccard_loss`.
-        TypeError: as in `jaccard_loss`.
 
     Example:
         I = 1 and U = 2 without smoothing: −(3 t − 1) / 4.
@@ -402,22 +374,6 @@ def tversky_loss_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> Array:
     """((I + s) (a (1 − t) − b t) − E t) / (I + E + s)² / B, E = a FP + b FN.
-
-    Args:
-        predictions: p, as in `tversky_loss`; likewise all other arguments.
-        targets: t.
-        alpha: a.
-        beta: b.
-        smooth: s.
-        class_axis: the axis of the classes.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `tversky_loss`.
-        TypeError: as in `tversky_loss`.
 
     Example:
         I + s = 2 and E = 1: (2 (0.3 (1 − t) − 0.7 t) − t) / 9.
@@ -520,23 +476,6 @@ def focal_tversky_loss_gradient(
 ) -> Array:
     """γ T^(γ−1) ∂T / B, T the `tversky_loss` of a mask; for γ < 1, 0 at T = 0.
 
-    Args:
-        predictions: p, as in `focal_tversky_loss`; likewise all other arguments.
-        targets: t.
-        gamma: γ.
-        alpha: a.
-        beta: b.
-        smooth: s.
-        class_axis: the axis of the classes.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `focal_tversky_loss`.
-        TypeError: as in `focal_tversky_loss`.
-
     Example:
         2 · ⅓ times the gradient of `tversky_loss`.
 
@@ -624,20 +563,6 @@ def generalized_dice_loss_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> Array:
     """−w_c (2 t D − (2 Σ_c w_c Σ p t + s)) / D² / B, D = Σ_c w_c (Σ p + Σ t) + s.
-
-    Args:
-        predictions: p, as in `generalized_dice_loss`; likewise all other arguments.
-        targets: t.
-        smooth: s.
-        class_axis: the axis of the classes.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `generalized_dice_loss`.
-        TypeError: as in `generalized_dice_loss`.
 
     Example:
         D = 2.625: −¼ (2 t D − 2) / D² for the first class, four times as much for the second.
@@ -854,21 +779,6 @@ def lovasz_softmax_loss_gradient(
     C is the number of classes that are averaged over: those present in the targets of that sample, or all. Pixels with
     the same error join in their own order.
 
-    Args:
-        predictions: p, as in `lovasz_softmax_loss`; likewise all other arguments.
-        targets: y.
-        class_axis: the axis of the classes.
-        classes: average over the classes that are "present", or over "all".
-        ignore_index: pixels with this label have gradient 0.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the predictions, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `lovasz_softmax_loss`.
-        TypeError: as in `lovasz_softmax_loss`.
-
     Example:
         The first pixel is right, so only the second one pulls: by ½ · ½ at class 0 and by ½ · 1 at class 1.
 
@@ -952,18 +862,6 @@ def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpac
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.
 
     Pixels with the same error join in their own order.
-
-    Args:
-        logits: z, as in `lovasz_hinge_loss`.
-        targets: t, 0 or 1.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        The gradient wrt the logits, a new array of their shape and dtype.
-
-    Raises:
-        ValueError: as in `lovasz_hinge_loss`.
-        TypeError: as in `lovasz_hinge_loss`.
 
     Example:
         >>> import numpy as np

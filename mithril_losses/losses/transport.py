@@ -141,17 +141,7 @@ def earth_mover_distance_gradient(
     Where several permutations are best, one of them is taken.
 
     Args:
-        pred_points: x, as in `earth_mover_distance`.
-        target_points: y.
         wrt: "pred_points", "target_points", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `earth_mover_distance`, or `wrt` names something else.
-        TypeError: as in `earth_mover_distance`.
 
     Example:
         Both points are drawn to the right, by a half each.
@@ -413,23 +403,7 @@ def sinkhorn_divergence_gradient(
     exact once the iterations have converged. In PyTorch a derivative of the gradient itself is an error.
 
     Args:
-        pred_points: x, as in `sinkhorn_divergence`; likewise all other arguments.
-        target_points: y.
-        epsilon: ε.
-        p: the power of the distance.
-        pred_weights: the masses of x. A point of weight 0 has the gradient 0.
-        target_weights: the masses of y.
-        mass_tolerance: how far the logarithm of a mass may be off.
-        max_iterations: where to stop.
         wrt: "pred_points", "target_points", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `sinkhorn_divergence`, or `wrt` names something else.
-        TypeError: as in `sinkhorn_divergence`.
 
     Example:
         >>> import numpy as np
@@ -660,21 +634,7 @@ def sliced_wasserstein_distance_gradient(
     PyTorch's autograd graph.
 
     Args:
-        pred_points: x, as in `sliced_wasserstein_distance`; likewise all other arguments.
-        target_points: y.
-        p: the power of the distance.
-        projections: the directions θ.
-        projection_count: how many are drawn.
-        projection_seed: of the directions that are drawn.
         wrt: "pred_points", "target_points", or a tuple of both.
-        **reduction: see `reduce_loss`; `upstream` is the gradient that flows into the loss.
-
-    Returns:
-        A new array with the shape and dtype of the argument, or a dict of them by name if `wrt` is a tuple.
-
-    Raises:
-        ValueError: as in `sliced_wasserstein_distance`, or `wrt` names something else.
-        TypeError: as in `sliced_wasserstein_distance`.
 
     Example:
         For p = 1 every point is drawn by 1 / (2 directions · 2 points) along each direction in which it has to move:

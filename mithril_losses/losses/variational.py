@@ -192,20 +192,8 @@ def vae_loss_gradient(
     N and M are 1 for "sum", the numbers of elements of x and of samples for "mean", and the number of samples for
     "batch_sum".
 
-    Args:
-        recon_x: as in `vae_loss`; likewise all other arguments.
-        x: the data.
-        mu: μ.
-        logvar: ℓ.
-        reduction: "sum", "mean" or "batch_sum".
-        upstream: the gradient that flows into the total.
-
     Returns:
         The gradient of the total: new arrays under "recon_x", "mu" and "logvar".
-
-    Raises:
-        ValueError: as in `vae_loss`.
-        TypeError: as in `vae_loss`.
 
     Example:
         >>> import numpy as np
@@ -277,21 +265,8 @@ def beta_vae_loss_gradient(
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`.
 
-    Args:
-        recon_x: as in `beta_vae_loss`; likewise all other arguments.
-        x: the data.
-        mu: μ.
-        logvar: ℓ.
-        beta: β ≥ 0.
-        reduction: "sum", "mean" or "batch_sum".
-        upstream: the gradient that flows into the total.
-
     Returns:
         The gradient of the total: new arrays under "recon_x", "mu" and "logvar".
-
-    Raises:
-        ValueError: as in `beta_vae_loss`.
-        TypeError: as in `beta_vae_loss`.
 
     Example:
         >>> import numpy as np
@@ -370,21 +345,8 @@ def vae_loss_free_bits_gradient(
     N and M are the divisors of the two parts, as in `vae_loss_gradient`. The first is taken at x̂ also where recon_x was
     clipped.
 
-    Args:
-        recon_x: as in `vae_loss_free_bits`; likewise all other arguments.
-        x: the data.
-        mu: μ.
-        logvar: ℓ.
-        free_bits: λ ≥ 0.
-        reduction: "sum", "mean" or "batch_sum".
-        upstream: the gradient that flows into the total.
-
     Returns:
         The gradient of the total: new arrays under "recon_x", "mu" and "logvar".
-
-    Raises:
-        ValueError: as in `vae_loss_free_bits`.
-        TypeError: as in `vae_loss_free_bits`.
 
     Example:
         >>> import numpy as np

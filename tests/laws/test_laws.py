@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import unittest
 from itertools import product
 from typing import Any, get_type_hints
@@ -113,9 +114,14 @@ class Pairing(unittest.TestCase):
         pair = catalogue()[loss]
         self.assertRegex(pair.formula, r"[=·Σ|½²λ−]", "the first line is no formula")
         self.assertRegex(pair.gradient_formula, r"[/·Σ|λ]", "the first line is no formula")
-        for function in (pair.value, pair.gradient):
-            for section in ("Args:", "Returns:", "Raises:", "Example:", ">>> "):
-                self.assertIn(section, inspect.getdoc(function) or "")
+        text, of_gradient = (inspect.getdoc(function) or "" for function in (pair.value, pair.gradient))
+        for section in ("Args:", "Returns:", "Raises:", "Example:", ">>> "):
+            self.assertIn(section, text)
+        self.assertIn("Example:\n", of_gradient)
+        # of the arguments only what the loss does not have, and of errors none: the page says where both are told
+        told = re.findall(r"^    (\w+): ", of_gradient.partition("\nArgs:\n")[2].partition("\n\n")[0], re.MULTILINE)
+        self.assertLessEqual(set(told), {"wrt"})
+        self.assertNotIn("Raises:", of_gradient)
         self.assertRegex(pair.source, r"\b(1[789]|20)\d\d\b", "the source has no year")
         self.assertEqual(set(pair.domain), set(pair.parameters), "every argument has a domain")
 
