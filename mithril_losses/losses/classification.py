@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
@@ -23,9 +23,11 @@ from mithril_losses.domains import (
     Interval,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.templates.classes import classes_of
+from mithril_losses.numerics.stable import log_softmax
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_same_shape
+from mithril_losses.templates.classes import Classes, Given, classes_of
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.rows import softmax_loop, softmax_losses
+from mithril_losses.templates.rows import softmax_loop, softmax_losses, whole_rows_loop
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
     "focal_loss_with_logits_gradient",
     "hinge_loss",
     "hinge_loss_gradient",
+    "list_net_loss",
+    "list_net_loss_gradient",
 ]
 
 
@@ -272,6 +276,74 @@ def cross_entropy_loss_gradient(
     return _cross_entropy.gradient(
         predictions, targets, class_axis, class_weights, label_smoothing, ignore_index, epsilon, **reduction
     )
+
+
+# --- scores of a list ---------------------------------------------------------------------------------------------
+
+
+@unreduced(
+    loop=lambda scores, relevance: whole_rows_loop(scores, _list_net_rows(scores, relevance)),
+    scores=REAL,
+    relevance=REAL,
+)
+def _list_net(scores: Array, relevance: Array, wanted: Wanted) -> Losses:
+    return softmax_losses(_list_net_rows(scores, relevance), "scores")
+
+
+def _list_net_rows(scores: Array, relevance: Array) -> Classes:
+    xp = array_namespace(scores=scores, relevance=relevance)
+    require_same_shape(scores=scores, relevance=relevance)
+    z = as_dtype(xp, scores, compute_dtype(xp, scores.dtype, "scores"))
+    if len(z.shape) == 0 or z.shape[-1] == 0:
+        raise ValueError(f"scores need a last axis of one item at least, got shape {tuple(z.shape)}")
+    _, q = log_softmax(xp, as_dtype(xp, relevance, z.dtype, "relevance"), -1)
+    return Classes(z, len(z.shape) - 1, Given(q), None)
+
+
+def list_net_loss(scores: Array, relevance: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean over lists of −Σ_i q_i log p_i, q = softmax(y), p = softmax(z), z = scores and y = relevance.
+
+    The cross-entropy between the chances of each item to be ranked first, by the relevance and by the scores. An item
+    whose score and relevance are both −∞, such as padding, takes no part.
+
+    Args:
+        scores: z, (…, items), real numbers.
+        relevance: y, real numbers of the same shape: q is proportional to e^y, and y is on the scale of the scores.
+        **reduction: see `reduce_loss`; the unreduced losses are one per list.
+
+    Returns:
+        A scalar (one loss per list for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a list is empty, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or scores are not floating point.
+
+    Example:
+        softmax(0, log 3) = (¼, ¾) for the relevance, and (½, ½) for the scores: log 2.
+
+        >>> import numpy as np
+        >>> round(float(list_net_loss(np.array([[5.0, 5.0]]), np.array([[0.0, np.log(3.0)]]))), 6)
+        0.693147
+
+    Source:
+        Z. Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach, 2007.
+        https://doi.org/10.1145/1273496.1273513
+    """
+    return _list_net.value(scores, relevance, **reduction)
+
+
+@gradient_of(list_net_loss, terms=_list_net, properties=("convex", "non_negative", "translation_invariant"))
+def list_net_loss_gradient(scores: Array, relevance: Array, **reduction: Unpack[GradientReduction]) -> Array:
+    """(softmax(z)_i − softmax(y)_i) / B, with B lists.
+
+    Example:
+        (½, ½) − (¼, ¾).
+
+        >>> import numpy as np
+        >>> list_net_loss_gradient(np.array([[5.0, 5.0]]), np.array([[0.0, np.log(3.0)]])).round(12).tolist()
+        [[0.25, -0.25]]
+    """
+    return _list_net.gradient(scores, relevance, **reduction)
 
 
 # --- binary cross-entropy ---------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ __all__ = [
     "charbonnier_loss_gradient",
     "huber_loss",
     "huber_loss_gradient",
+    "log_cosh_loss",
+    "log_cosh_loss_gradient",
     "mae_loss",
     "mae_loss_gradient",
     "mse_loss",
@@ -188,6 +190,65 @@ def huber_loss_gradient(
         [0.25, -0.5]
     """
     return _huber.gradient(predictions, targets, delta, **reduction)
+
+
+@elementwise(predictions=REAL, targets=REAL)
+def _log_cosh(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    error = predictions - targets
+    magnitude = xp.abs(error)
+    u = xp.expm1(-xp.minimum(magnitude, 1.0))
+    near = xp.log1p(0.5 * u * u / (1.0 + u))  # cosh e − 1 = u² / (2 (1 + u)), which does not cancel
+    far = magnitude + xp.log1p(xp.exp(-2.0 * magnitude)) - 0.6931471805599453  # log 2
+    return xp.where(magnitude < 1.0, near, far), xp.tanh(error)
+
+
+def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean of log cosh e, e = predictions − targets.
+
+    About e² / 2 for small errors and |e| − log 2 for large ones, with derivatives of every order.
+
+    Args:
+        predictions: model outputs, any shape.
+        targets: ground truth, the same shape. The loss has no unit: scale both so that 1 is an error worth noticing.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is no array, or predictions are not floating point.
+
+    Example:
+        cosh log 3 = (3 + 1/3) / 2 = 5/3, and log 5/3 = 0.510825…
+
+        >>> import numpy as np
+        >>> round(float(log_cosh_loss(np.array([np.log(3.0)]), np.array([0.0]))), 6)
+        0.510826
+
+    Source:
+        R. A. Saleh and A. K. Md. E. Saleh, Statistical Properties of the log-cosh Loss Function Used in Machine
+        Learning, 2022. https://arxiv.org/abs/2208.04564
+    """
+    return _log_cosh.value(predictions, targets, **reduction)
+
+
+@gradient_of(
+    log_cosh_loss,
+    terms=_log_cosh,
+    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+)
+def log_cosh_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+    """tanh(e) / n.
+
+    Example:
+        tanh log 3 = (3 − 1/3) / (3 + 1/3) = 0.8.
+
+        >>> import numpy as np
+        >>> log_cosh_loss_gradient(np.array([np.log(3.0)]), np.array([0.0])).round(12).tolist()
+        [0.8]
+    """
+    return _log_cosh.gradient(predictions, targets, **reduction)
 
 
 @elementwise(predictions=REAL, targets=REAL, epsilon=POSITIVE, alpha=POSITIVE, smallest=SmallestNormal(computed=True))

@@ -144,8 +144,12 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
 
 
 def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
-    """Return the fused loop over the rows of NumPy arrays, None where their layout or dtype does not fit it."""
-    classes = classes_of(logits, targets, **options)
+    """Return the loop over NumPy logits for the targets of a classification; see `whole_rows_loop`."""
+    return whole_rows_loop(logits, classes_of(logits, targets, **options))
+
+
+def whole_rows_loop(logits: Any, classes: Classes) -> Loop | None:
+    """Return the fused loop over the rows of NumPy logits, None where their layout or dtype does not fit it."""
     last = logits.ndim - 1
     if classes.axis != last or classes.scores is not logits or not logits.flags.c_contiguous:
         return None

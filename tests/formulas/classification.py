@@ -120,3 +120,15 @@ def focal_loss_with_logits_gradient(
     q = 1.0 - p_t
     alpha_t = np.where(targets == 1.0, alpha, 1.0 - alpha)
     return {"logits": (2.0 * targets - 1.0) * alpha_t * q**gamma * (gamma * p_t * np.log(p_t) - q) * s}
+
+
+def _softmax(x: Array) -> Array:
+    return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
+
+def list_net_loss(scores: Array, relevance: Array) -> Array:
+    return -(_softmax(relevance) * np.log(_softmax(scores))).sum(axis=-1)
+
+
+def list_net_loss_gradient(scores: Array, relevance: Array, s: Array) -> dict[str, Array]:
+    return {"scores": (_softmax(scores) - _softmax(relevance)) * s[..., None]}

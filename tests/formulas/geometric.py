@@ -114,3 +114,31 @@ def hausdorff_distance_gradient(
             by_x[index][i] = _slope(x[i] - y[j], False) * s[index]
             by_y[index][j] = -by_x[index][i]
     return {"pred_points": by_x, "target_points": by_y}
+
+
+def _to_nearest(x: Array, y: Array) -> list[Array]:
+    return [p - y[_nearest(p, y, [*range(len(y))])] for p in x]
+
+
+def modified_hausdorff_distance(pred_points: Array, target_points: Array) -> Array:
+    loss = np.zeros(pred_points.shape[:-2])
+    for index, x, y in _sets(pred_points, target_points):
+        if len(x) and len(y):
+            loss[index] = max(np.mean([_distance(e, False) for e in _to_nearest(*sets)]) for sets in ((x, y), (y, x)))
+    return loss
+
+
+def modified_hausdorff_distance_gradient(pred_points: Array, target_points: Array, s: Array) -> dict[str, Array]:
+    found = {"pred_points": np.zeros_like(pred_points), "target_points": np.zeros_like(target_points)}
+    for index, x, y in _sets(pred_points, target_points):
+        if not (len(x) and len(y)):
+            continue
+        forward, backward = (np.mean([_distance(e, False) for e in _to_nearest(*sets)]) for sets in ((x, y), (y, x)))
+        own, other = ("pred_points", "target_points") if forward >= backward else ("target_points", "pred_points")
+        points, others = (x, y) if forward >= backward else (y, x)
+        for i, point in enumerate(points):
+            j = _nearest(point, others, [*range(len(others))])
+            slope = _slope(point - others[j], False) / len(points) * s[index]
+            found[own][index][i] += slope
+            found[other][index][j] -= slope
+    return found

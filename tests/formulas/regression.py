@@ -57,3 +57,11 @@ def psnr_loss_gradient(predictions: Array, targets: Array, max_value: float, axi
     e = predictions - targets
     s = s if axis is None else np.expand_dims(s, axis)
     return {"predictions": 20.0 / np.log(10.0) * e / (e**2).sum(axis=axis, keepdims=True) * s}
+
+
+def log_cosh_loss(predictions: Array, targets: Array) -> Array:
+    return np.log(np.cosh(predictions - targets))
+
+
+def log_cosh_loss_gradient(predictions: Array, targets: Array, s: Array) -> dict[str, Array]:
+    return {"predictions": np.tanh(predictions - targets) * s}
