@@ -92,7 +92,7 @@ def run(
     kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
     key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.name, bounded)
     chunks = Chunks.of(size, 1, group)
-    partials, illegal = np.zeros((2, chunks.count))
+    partials, illegal = np.zeros(chunks.number), np.zeros(chunks.number)
     fixed = (
         size,
         *(x.reshape(-1) for x in arrays),
