@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,20 +12,19 @@ from mithril_losses.backends.threads import share
 CHUNK = 8192  # elements: in the first-level cache
 
 
-@dataclass(frozen=True)
-class Chunks:
+class Chunks(NamedTuple):
     """Rows in chunks.
 
     What a loop finds in a chunk stays apart until all are done, and is then added in the order of the chunks: so no sum
     depends on the number of threads.
 
     Attributes:
-        count: how many chunks there are.
+        number: how many chunks there are.
         size: the rows of a chunk.
         group: the chunks that a thread takes at a time.
     """
 
-    count: int
+    number: int
     size: int
     group: int
 
@@ -36,7 +34,7 @@ class Chunks:
 
         Example:
             >>> Chunks.of(rows=100, width=1024, group=1 << 16)
-            Chunks(count=13, size=8, group=8)
+            Chunks(number=13, size=8, group=8)
         """
         size = max(1, CHUNK // width)
         return cls(-(-rows // size), size, max(1, group // (size * width)))
@@ -44,8 +42,8 @@ class Chunks:
     def share(self, work: Callable[[int, int], None], threads: int) -> None:
         """Call `work(first, last)` for groups of chunks in several threads."""
         share(
-            -(-self.count // self.group),
-            lambda part: work(part * self.group, min((part + 1) * self.group, self.count)),
+            -(-self.number // self.group),
+            lambda part: work(part * self.group, min((part + 1) * self.group, self.number)),
             threads,
         )
 

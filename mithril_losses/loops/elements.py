@@ -70,7 +70,7 @@ def run(
     """Fill `gradients` with slope · weight · factor, and return Σ weight · value and whether all labels were legal.
 
     Args:
-        terms: the terms, which must not have been seen to be unfusable.
+        terms: `(xp, *arrays, *options) → (value, slopes)`.
         arrays: C-contiguous, of one shape; the gradients are taken wrt the first ones.
         legal: for each array the labels that are legal, None where every value is.
         options: numbers, arrays that broadcast to the arrays' shape, or booleans: a loop is compiled for each.
@@ -92,7 +92,7 @@ def run(
     kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
     key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.type.__name__, bounded)
     chunks = Chunks.of(size, 1, group)
-    partials, illegal = np.zeros((2, chunks.count))
+    partials, illegal = np.zeros(chunks.number), np.zeros(chunks.number)
     fixed = (
         size,
         *(x.reshape(-1) for x in arrays),

@@ -44,7 +44,7 @@ def run(
     rows, classes = scores.shape
     dtype = scores.dtype
     chunks = Chunks.of(rows, classes, group)
-    partials = np.zeros(chunks.count)
+    partials = np.zeros(chunks.number)
     w = np.ones(classes, dtype) if each is None else np.ascontiguousarray(each, dtype)
     one_factor, factors = number_or_rows(factor, rows, dtype)
     one_own, owns = number_or_rows(own, rows, dtype)

@@ -55,7 +55,7 @@ def run(
     flags = tuple(option if isinstance(option, bool) else None for option in options)
     key = (pairs, measure, len(vectors), len(labels), flags, len(gradients), dtype.type.__name__)
     chunks = Chunks.of(rows, features, group)
-    partials = np.zeros(chunks.count)
+    partials = np.zeros(chunks.number)
     one_factor, factors = number_or_rows(factor, rows, dtype)
     one_weight, by_row = number_or_rows(1.0 if weights is None else weights, rows, dtype)
     kept = np.zeros(0, dtype) if values is None else values

@@ -80,6 +80,13 @@ def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None
     return distances
 
 
+def _means_apart(x: Array, y: Array) -> Array:
+    """Return the mean distance of x to the nearest of y, less that of y to the nearest of x."""
+    xp = array_namespace(pred_points=x, target_points=y)
+    forward, backward = (xp.mean(xp.sqrt(xp.min(_all_pairs(x, y, None, None), axis=k)), axis=-1) for k in (-1, -2))
+    return forward - backward
+
+
 @unreduced(
     separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
     by_numpy=True,
@@ -388,18 +395,11 @@ def hausdorff_distance_gradient(
 hausdorff_distance_value_and_gradient = both_of(hausdorff_distance_gradient)
 
 
-def _modified_hausdorff_kinks(x: Array, y: Array) -> tuple[Array, ...]:
-    """Return what vanishes where a nearest point, or which of the two means is larger, is in doubt."""
-    xp = array_namespace(pred_points=x, target_points=y)
-    forward, backward = (xp.mean(xp.sqrt(xp.min(_all_pairs(x, y, None, None), axis=k)), axis=-1) for k in (-1, -2))
-    return (*_chamfer_kinks(x, y, False, None, None), forward - backward)
-
-
 @unreduced(
     separable=False,
     by_numpy=True,
     wrt=("pred_points", "target_points"),
-    kinks=_modified_hausdorff_kinks,
+    kinks=lambda x, y: (*_chamfer_kinks(x, y, False, None, None), _means_apart(x, y)),
     pairwise=True,
     pred_points=PointSets(3, 3),
     target_points=PointSets(5, 3),
@@ -429,7 +429,7 @@ def modified_hausdorff_distance(pred_points: Array, target_points: Array, **redu
         A scalar (one distance per batch element for reduction="none"), 0 where a set is empty.
 
     Raises:
-        ValueError: the shapes do not fit, or a reduction keyword does not fit.
+        ValueError: the shapes or a reduction keyword do not fit.
         TypeError: an argument is no array, or the points are not floating point.
 
     Example:
@@ -446,10 +446,11 @@ def modified_hausdorff_distance(pred_points: Array, target_points: Array, **redu
     return _modified_hausdorff.value(pred_points, target_points, **reduction)
 
 
-_PROPERTIES = ("non_negative", "symmetric", "translation_invariant", "zero_at_equality")
-
-
-@gradient_of(modified_hausdorff_distance, terms=_modified_hausdorff, properties=_PROPERTIES)
+@gradient_of(
+    modified_hausdorff_distance,
+    terms=_modified_hausdorff,
+    properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+)
 def modified_hausdorff_distance_gradient(
     pred_points: Array, target_points: Array, **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:

@@ -41,34 +41,40 @@ def first_of(x, y):
     return x
 
 
-@njit(**OPTIONS)
-def few_squares(x, y, element):
-    squares = T(0)
-    for c in range(x.size):
-        squares += element(x[c], y[c]) * element(x[c], y[c])
-    return squares
+def length_of(element):
+    # compiled for each element, which is then no argument: the loops would be slower
+    @njit(**OPTIONS)
+    def few_squares(x, y):
+        squares = T(0)
+        for c in range(x.size):
+            squares += element(x[c], y[c]) * element(x[c], y[c])
+        return squares
+
+    @njit(**OPTIONS)
+    def length(x, y):
+        # the norm, whether its square is safe, and the two numbers that a vector is divided by to have the length 1
+        total = 0.0
+        for c in range(0, x.size, STRIP):
+            total += few_squares(x[c : c + STRIP], y[c : c + STRIP])
+        squares = T(total)
+        if SAFE <= squares <= LARGEST:
+            norm = xp.sqrt(squares)
+            return norm, True, T(1), norm
+        largest = T(0)
+        for c in range(x.size):
+            largest = xp.maximum(largest, xp.abs(element(x[c], y[c])))
+        divisor = xp.minimum(xp.maximum(largest, SMALLEST), T(1) / SMALLEST)  # whose reciprocal is a normal number, too
+        squares = T(0)
+        for c in range(x.size):
+            scaled = bounded(element(x[c], y[c])) / divisor
+            squares += scaled * scaled
+        root = xp.sqrt(squares)
+        return INFINITY if largest == INFINITY else divisor * root, False, divisor, T(1) if root == T(0) else root
+
+    return length
 
 
-@njit(**OPTIONS)
-def length(x, y, element):
-    # the norm, whether its square is safe, and the two numbers that a vector is divided by to have the length 1
-    total = 0.0
-    for c in range(0, x.size, STRIP):
-        total += few_squares(x[c : c + STRIP], y[c : c + STRIP], element)
-    squares = T(total)
-    if SAFE <= squares <= LARGEST:
-        norm = xp.sqrt(squares)
-        return norm, True, T(1), norm
-    largest = T(0)
-    for c in range(x.size):
-        largest = xp.maximum(largest, xp.abs(element(x[c], y[c])))
-    divisor = xp.minimum(xp.maximum(largest, SMALLEST), T(1) / SMALLEST)  # whose reciprocal is a normal number, too
-    squares = T(0)
-    for c in range(x.size):
-        scaled = bounded(element(x[c], y[c])) / divisor
-        squares += scaled * scaled
-    root = xp.sqrt(squares)
-    return INFINITY if largest == INFINITY else divisor * root, False, divisor, T(1) if root == T(0) else root
+length_of_difference, length_of_first = length_of(difference), length_of(first_of)
 
 
 # --- the distance: the norm of the difference ---
@@ -76,7 +82,7 @@ def length(x, y, element):
 
 @njit(**OPTIONS)
 def distance(x, y):
-    norm, safe, divisor, root = length(x, y, difference)
+    norm, safe, divisor, root = length_of_difference(x, y)
     return norm, safe, (norm, divisor, root)
 
 
@@ -141,8 +147,8 @@ def sums(x, y, divisor_x, root_x, divisor_y, root_y):
 
 @njit(**OPTIONS)
 def cosine_distance(x, y):
-    norm_x, safe_x, divisor_x, root_x = length(x, x, first_of)
-    norm_y, safe_y, divisor_y, root_y = length(y, y, first_of)
+    norm_x, safe_x, divisor_x, root_x = length_of_first(x, x)
+    norm_y, safe_y, divisor_y, root_y = length_of_first(y, y)
     safe = safe_x and safe_y
     if safe:
         squares, by_u, by_v = sums_of_safe(x, y, norm_x, norm_y)
