@@ -26,6 +26,7 @@ from mithril_losses.checking.exact.precision import DTYPES, MOST, Truth, first_p
 from mithril_losses.checking.exact.scalars import CONTEXT, FUNCTIONS, ONE
 from mithril_losses.numerics.reduction import REDUCTIONS
 from mithril_losses.numerics.trees import map_leaves
+from mithril_losses.templates.base import Functions
 
 LOSSES = [(name,) for name in catalogue()]
 
@@ -160,7 +161,7 @@ class Mistakes(unittest.TestCase):
         def nothing(*arrays: Any, **options: Any) -> Any:
             return pair.value(*arrays, **options) * 0.0
 
-        idle = replace(with_mistake(pair, lambda gradient: gradient * 0.0), value=nothing, both=None, terms=None)
+        idle = replace(with_mistake(pair, lambda gradient: gradient * 0.0), value=nothing, both=None, terms=Functions())
         self.assertEqual(check_exact(idle).failures, ["the gradient wrt predictions is 0 at every point"])
 
 
