@@ -1,7 +1,9 @@
 """What is measured of a loss: the arrays that it gets, and the same mean loss as other libraries write it.
 
-A loss joins the benchmark with one `Problem` in the module of its family, in `families`. Expressions take the library,
-then the loss's arrays and options, and return the mean; automatic differentiation does the rest.
+A loss joins the benchmark by itself, on arrays that are drawn from its domains, beside its own value under automatic
+differentiation. With a `Problem` in the module of its family, in `families`, it is measured at several sizes beside
+other libraries: expressions take the library, then the arrays and options, and return the mean; automatic
+differentiation does the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.catalogue import find_loss
+from mithril_losses.catalogue import Pair, find_loss
+from mithril_losses.checking import draw_arguments
+from mithril_losses.domains import ArrayDomain
 
 Size = Literal["small", "medium", "large"]
 Shape = tuple[int, ...]
@@ -46,6 +50,7 @@ class Problem:
         options: keywords of the loss, which the expressions get as well.
         streams: at best each input is read once and the gradient written once: a copy of as many bytes is the bound.
         ours_alone: further shapes, at which whatever holds all pairs at once runs out of memory.
+        drawn: whether nobody wrote this one down: arrays and expressions are those of `drawn_problem`.
     """
 
     loss: str
@@ -59,6 +64,22 @@ class Problem:
     options: Mapping[str, Any] = field(default_factory=dict)
     streams: bool = True
     ours_alone: tuple[Shape, ...] = ()
+    drawn: bool = False
+
+
+def drawn_problem(pair: Pair) -> Problem | None:
+    """Return a small problem for a loss that has no other; None where its arguments are no arrays."""
+    if not all(isinstance(pair.domain.get(name), ArrayDomain) for name in pair.array_arguments):
+        return None
+
+    def draw(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
+        arrays = draw_arguments(pair, random, shape)[0].values()
+        return tuple(x.astype(np.float32) if x.dtype == np.float64 else x for x in arrays)
+
+    def own(_: Any, *arrays: Array) -> Array:
+        return pair.loss(pair.value(*arrays))
+
+    return Problem(pair.name, draw, {"small": ((32, 10),)}, own, own, streams=False, drawn=True)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which losses are measured, and what the measurements must show: one module per family of losses.
 
-Each module has `PROBLEMS`, a block per loss, and may have `TARGETS`. A new module is found by itself.
+Each module has `PROBLEMS`, a block per loss, and may have `TARGETS`. A new module is found by itself, and so is a loss
+that none of them has.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import pkgutil
 from collections.abc import Iterator
 
 from mithril_losses.benchmarks import targets
-from mithril_losses.benchmarks.problems import Case, Problem
+from mithril_losses.benchmarks.problems import Case, Problem, drawn_problem
 from mithril_losses.benchmarks.targets import Target
 from mithril_losses.catalogue import catalogue
 
 _MODULES = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
 
+_WRITTEN = {problem.loss for module in _MODULES for problem in module.PROBLEMS}
+_DRAWN = (drawn_problem(pair) for pair in catalogue().values() if pair.name not in _WRITTEN)
 PROBLEMS: list[Problem] = sorted(
-    (problem for module in _MODULES for problem in module.PROBLEMS),
+    [*(problem for module in _MODULES for problem in module.PROBLEMS), *filter(None, _DRAWN)],
     key=lambda problem: list(catalogue()).index(problem.loss),
 )
 TARGETS: list[Target] = [
