@@ -16,12 +16,10 @@ from mithril_losses.loops.compiling import COMPILED, NotFusable, has_numba
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.base import Template
-from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
+from mithril_losses.templates.loop import Call, Loop, empty, over_blocks, rows_of
 
 # bytes that the temporary arrays of a block stay below
 _KEPT = 1 << 24
-# bytes of a cache line
-_LINE = 64
 # kinds of rows whose shape is remembered for a loss
 _ROW_SHAPES = 1024
 
@@ -174,16 +172,6 @@ def keep_freed_memory() -> None:
     glibc returns large pieces to the system at once, until the process has freed one as large as this, untouched.
     """
     np.empty(_KEPT, np.uint8)
-
-
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-    """Return an array without values that begins on a cache line, so that JAX can take it over as it is."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _LINE, np.uint8)
-    start = -memory.ctypes.data % _LINE
-    array: np.ndarray[Any, Any] = memory[start : start + size].view(dtype).reshape(shape)
-    return array
 
 
 def _row_shape(

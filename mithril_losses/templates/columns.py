@@ -13,7 +13,7 @@ from mithril_losses.numerics.stable import first_axis
 from mithril_losses.numerics.validation import require_same_shape
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.elements import Elementwise
-from mithril_losses.templates.loop import Call, Loop
+from mithril_losses.templates.loop import Call, Loop, empty
 
 
 class ByColumn(Template):
@@ -50,23 +50,8 @@ class ByColumn(Template):
         found = self.terms.loop(Call(columns, call.options, call.reduction))
         if found is None:
             return None
-        return found._replace(
-            compiled=self._joining(found.compiled, columns), blocked=self._joining(found.blocked, columns)
-        )
-
-    def _joining(self, run: Callable[..., float] | None, columns: Mapping[str, Any]) -> Callable[..., float] | None:
-        """Return a loop that writes the gradients wrt the columns into one array."""
-        if run is None:
-            return None
-
-        def joined(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
-            (gradient,) = gradients
-            own = [np.empty(columns[name].shape, gradient.dtype) for name in self.terms.wrt]
-            total = run(weights, factor, values, own, threads)
-            np.stack(own, axis=-1, out=gradient)
-            return total
-
-        return joined
+        own = [empty(columns[name].shape, columns[name].dtype) for name in self.terms.wrt]
+        return found._replace(compiled=_joining(found.compiled, own), blocked=_joining(found.blocked, own))
 
     def split(self, arrays: Iterable[Array]) -> dict[str, Array]:
         """Return the columns by the names that the terms have for them.
@@ -88,6 +73,19 @@ class ByColumn(Template):
         xp: Any = namespace_of(next(iter(gradients.values())))
         joined: Array = xp.stack([gradients[name] for name in self.terms.wrt], axis=-1)
         return joined
+
+
+def _joining(run: Callable[..., float] | None, own: list[Any]) -> Callable[..., float] | None:
+    """Return a loop that fills the gradients wrt the columns, and joins them."""
+    if run is None:
+        return None
+
+    def joined(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
+        total = run(weights, factor, values, own, threads)
+        np.stack(own, axis=-1, out=gradients[0])
+        return total
+
+    return joined
 
 
 def _columns(x: Array) -> list[Array]:
