@@ -22,8 +22,8 @@ from mithril_losses.domains import (
     Choice,
     Interval,
 )
+from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.rows import Rows
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.apart import Apart
@@ -982,7 +982,7 @@ def relativistic_average_least_squares_generator_loss_gradient(
 
 def _penalty_kinks(input_gradients: Array, target_norm: float) -> tuple[Array, ...]:
     xp = array_namespace(input_gradients=input_gradients)
-    examples = Rows.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
+    examples = Flattening.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
     return (xp.max(abs(examples.of(xp, input_gradients)), axis=-1),)
 
 
@@ -993,7 +993,7 @@ def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Loss
     target_norm = require_one_number(xp, "target_norm", NON_NEGATIVE.check("target_norm", target_norm), dtype)
     if len(input_gradients.shape) == 0:
         raise ValueError("input_gradients need a batch axis, got a scalar")
-    examples = Rows.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
+    examples = Flattening.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
     g = examples.of(xp, as_dtype(xp, input_gradients, dtype))
     if examples.length == 0:  # of nothing the norm is 0
         values = xp.zeros_like(xp.sum(g, axis=-1)) + target_norm * target_norm

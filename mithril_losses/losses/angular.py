@@ -17,7 +17,7 @@ from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.classes import read_labels
-from mithril_losses.templates.pairs import Rows, embeddings_of, row_losses, softmax_apart
+from mithril_losses.templates.pairs import PairRows, embeddings_of, row_losses, softmax_apart
 from mithril_losses.templates.points import add_at, take
 from mithril_losses.templates.unreduced import Closed, Wanted, reduced
 
@@ -125,7 +125,7 @@ def _angular(
         if p.plan.weights is not None:
             illegal = illegal & (p.plan.weights != 0)
         value = xp.where(p.sets.bring(own.reshape(illegal, (1, count))), math.nan, value)
-    found = row_losses(xp, scale * p.x, p.y, softmax_apart, Rows(target=target, own=scale * value, scale=p.scale))
+    found = row_losses(xp, scale * p.x, p.y, softmax_apart, PairRows(target=target, own=scale * value, scale=p.scale))
     total = p.value(found.losses, embeddings)
     if not wanted:
         return total, {}

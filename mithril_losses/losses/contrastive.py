@@ -16,9 +16,9 @@ from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import bounded
 from mithril_losses.numerics.validation import require_one_number, require_same_shape, widest_dtype
 from mithril_losses.templates.pairs import (
-    Columns,
     Embeddings,
-    Rows,
+    PairColumns,
+    PairRows,
     embeddings_of,
     row_losses,
     sigmoid,
@@ -113,7 +113,7 @@ def _one_of_many(
     n, m = p.x.shape[1], p.y.shape[1]
     if m < n:
         raise ValueError(f"{names[1]} must hold a partner for each of the {n} rows of {names[0]}, got {m}")
-    found = row_losses(xp, scale.used * p.x, p.y, softmax, Rows(target=p.places(n), scale=p.scale))
+    found = row_losses(xp, scale.used * p.x, p.y, softmax, PairRows(target=p.places(n), scale=p.scale))
     value = p.value(scale.losses(xp, found.losses), rows)
     if not wanted:
         return value, {}
@@ -298,7 +298,7 @@ def _nt_xent(
     xp, n = p.xp, p.x.shape[1]
     scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
     z, places = xp.concat([p.x, p.y], axis=1), p.places(2 * n)
-    rows = Rows(
+    rows = PairRows(
         target=xp.concat([places[:, n:], places[:, :n]], axis=1),
         itself=places,
         scale=None if p.scale is None else 0.5 * xp.concat([p.scale, p.scale], axis=1),
@@ -406,8 +406,8 @@ def _supervised(
     xp, places = p.xp, p.places(p.x.shape[1])
     scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
     label = p.sets.bring(own.reshape(labels, tuple(places.shape)))
-    rows = Rows(itself=places, label=label, scale=p.scale)
-    found = row_losses(xp, scale.used * p.x, p.x, softmax_by_label, rows, Columns(label=label))
+    rows = PairRows(itself=places, label=label, scale=p.scale)
+    found = row_losses(xp, scale.used * p.x, p.x, softmax_by_label, rows, PairColumns(label=label))
     value = p.value(scale.losses(xp, found.losses), embeddings)
     if not wanted:
         return value, {}
@@ -506,9 +506,9 @@ def _clip(
     scale = _Scale.of_logarithm(xp, s, p.x)
     x, half = scale.used * p.x, None if p.scale is None else 0.5 * p.scale
     # what a column loses is complete before the slopes of a row, which need it, begin
-    by_column = row_losses(xp, p.y, x, softmax, Rows(target=places))
-    columns = Columns(log_sum=by_column.extra, scale=half)
-    found = row_losses(xp, x, p.y, softmax_both_ways, Rows(target=places, scale=half), columns)
+    by_column = row_losses(xp, p.y, x, softmax, PairRows(target=places))
+    columns = PairColumns(log_sum=by_column.extra, scale=half)
+    found = row_losses(xp, x, p.y, softmax_both_ways, PairRows(target=places, scale=half), columns)
     losses = 0.5 * (scale.losses(xp, found.losses) + scale.losses(xp, by_column.losses))
     value = p.value(losses, image_embeddings)
     if not wanted:
@@ -635,7 +635,7 @@ def _siglip(
     scale = _Scale.of_logarithm(xp, s, p.x)
     x, ones = scale.used * p.x, xp.ones_like(p.y[..., :1])
     # the bias is one more feature, whose partner is 1
-    rows = Rows(target=p.places(p.x.shape[1]), scale=p.scale)
+    rows = PairRows(target=p.places(p.x.shape[1]), scale=p.scale)
     found = row_losses(xp, xp.concat([x, b * ones], axis=-1), xp.concat([p.y, ones], axis=-1), sigmoid, rows)
     value = p.value(scale.losses(xp, found.losses), image_embeddings)
     if not wanted:

@@ -25,6 +25,7 @@ from mithril_losses.domains import (
     PointSets,
     SmallestNormal,
 )
+from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import (
     GradientReduction,
     GradientRowReduction,
@@ -32,7 +33,6 @@ from mithril_losses.numerics.reduction import (
     RowReduction,
     reduce_loss,
 )
-from mithril_losses.numerics.rows import Rows
 from mithril_losses.numerics.stable import (
     bounded,
     exponential_remainder,
@@ -536,9 +536,9 @@ def _distances(
     n, m = shapes[0][axis], shapes[1][axis]
     if min(n, m) < 1:
         raise ValueError(f"the distance needs at least one sample on either side, got {n} and {m}")
-    rows = Rows.along(axis, shapes[0])
+    rows = Flattening.along(axis, shapes[0])
     x = rows.of(xp, as_dtype(xp, predictions, dtype))
-    y = xp.sort(Rows.along(axis, shapes[1]).of(xp, as_dtype(xp, targets, dtype)), axis=-1)
+    y = xp.sort(Flattening.along(axis, shapes[1]).of(xp, as_dtype(xp, targets, dtype)), axis=-1)
     order = stable_order(xp, x) if slopes else None
     x = xp.sort(x, axis=-1) if order is None else take_in_order(xp, x, order)
     if n == m:
@@ -561,7 +561,7 @@ def _wasserstein_kinks(predictions: Array, targets: Array, axis: int, **_: Any) 
     """Return what vanishes where two samples of a row are equal, of one set or of both."""
     xp = array_namespace(predictions=predictions)
     samples = xp.sort(xp.concat([predictions, targets], axis=axis), axis=axis)
-    rows = Rows.along(axis, tuple(samples.shape)).of(xp, samples)
+    rows = Flattening.along(axis, tuple(samples.shape)).of(xp, samples)
     return (xp.min(rows[..., 1:] - rows[..., :-1], axis=-1),)
 
 

@@ -29,7 +29,7 @@ from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan
 from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
 from mithril_losses.templates.classes import is_number, read_class_weights, read_labels
 from mithril_losses.templates.composed import Composed
-from mithril_losses.templates.linear import Layer, Rows, chunk_size, linear_rows
+from mithril_losses.templates.linear import Layer, LayerRows, chunk_size, linear_rows
 from mithril_losses.templates.unreduced import Closed, Wanted, reduced
 
 __all__ = [
@@ -131,7 +131,7 @@ def _linear_cross_entropy(
     if closing.weights is not None:
         weighted = xp.broadcast_to(closing.weights != 0, shape)
         live = weighted if live is None else live & weighted
-    flat = Rows(
+    flat = LayerRows(
         xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
         xp.reshape(labels, (count,)),
         xp.reshape((1.0 - a) * own, (count,)),

@@ -12,7 +12,7 @@ from mithril_losses.numerics.stable import norm_and_unit, product, unit_and_norm
 from mithril_losses.numerics.validation import as_dtype, require_same_shape, widest_dtype
 from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
-from mithril_losses.templates.vectors import RowTerms, cosine_distance
+from mithril_losses.templates.vectors import VectorTerms, cosine_distance
 
 __all__ = [
     "contrastive_loss",
@@ -76,8 +76,8 @@ def _swapped_terms(
     return value, (near_slope, xp.where(swapped, 0.0, far_slope), xp.where(swapped, far_slope, 0.0))
 
 
-_TRIPLET = RowTerms(_triplet_terms, pairs=((0, 1), (0, 2)))
-_SWAPPED = RowTerms(_swapped_terms, pairs=((0, 1), (0, 2), (1, 2)))
+_TRIPLET = VectorTerms(_triplet_terms, pairs=((0, 1), (0, 2)))
+_SWAPPED = VectorTerms(_swapped_terms, pairs=((0, 1), (0, 2), (1, 2)))
 
 
 def _triplet_kinks(
@@ -226,7 +226,7 @@ def _contrastive_terms(xp: Any, distance: Array, same: Array, margin: Array) -> 
     return value, (2.0 * (product(xp, same, distance) - (1.0 - same) * short),)
 
 
-_CONTRASTIVE = RowTerms(_contrastive_terms, pairs=((0, 1),))
+_CONTRASTIVE = VectorTerms(_contrastive_terms, pairs=((0, 1),))
 
 
 def _contrastive_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
@@ -339,7 +339,7 @@ def _cosine_terms(xp: Any, far: Array, same: Array, margin: Array) -> tuple[Arra
     return xp.where(same == same, value, same), (xp.where(same == same, slope, same),)
 
 
-_COSINE_EMBEDDING = RowTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_distance)
+_COSINE_EMBEDDING = VectorTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_distance)
 
 
 def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:

@@ -8,8 +8,8 @@ from typing import Any, Unpack
 from mithril_losses.backends.namespaces import Array, array_namespace
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
+from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, GradientRowReduction, Reduction, RowReduction
-from mithril_losses.numerics.rows import Rows
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, require_same_shape
 from mithril_losses.templates.elements import elementwise
@@ -340,7 +340,7 @@ def _psnr_kinks(
     predictions: Array, targets: Array, max_value: float, axis: int | tuple[int, ...] | None
 ) -> tuple[Array, ...]:
     xp = array_namespace(predictions=predictions)
-    images = Rows.along(axis, tuple(predictions.shape))
+    images = Flattening.along(axis, tuple(predictions.shape))
     return (xp.max(images.of(xp, abs(predictions - targets)), axis=-1),)
 
 
@@ -352,7 +352,7 @@ def _psnr(
     require_same_shape(predictions=predictions, targets=targets)
     dtype = compute_dtype(xp, predictions.dtype)
     max_value = require_one_number(xp, "max_value", POSITIVE.check("max_value", max_value), dtype)
-    images = Rows.along(axis, tuple(predictions.shape))
+    images = Flattening.along(axis, tuple(predictions.shape))
     errors = images.of(xp, as_dtype(xp, predictions, dtype) - as_dtype(xp, targets, dtype))
     if images.length == 0:
         nothing = images.back(xp, errors)

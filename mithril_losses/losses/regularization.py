@@ -9,7 +9,7 @@ from typing import Any
 from mithril_losses.backends.namespaces import Array, array_namespace, placement
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters, Predicate
-from mithril_losses.numerics.rows import Rows
+from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_one_number
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
@@ -192,7 +192,7 @@ def _over_matrices(matrix_rule: MatrixRule, params: Any, lambda_reg: Any, output
         if len(shape) < 2:
             raise ValueError(f"{path} must be a matrix, or have more axes than two, got shape {shape}")
         rows = normalize_axis("output_axis", output_axis, len(shape))
-        view = Rows.along(tuple(i for i in range(len(shape)) if i != rows), shape)
+        view = Flattening.along(tuple(i for i in range(len(shape)) if i != rows), shape)
         penalty, slope = matrix_rule(xp, view.of(xp, w), bool(wanted))
         return penalty, lambda: view.back(xp, slope)
 
@@ -313,7 +313,7 @@ def _spectral_gaps(params: Any, lambda_reg: Any, output_axis: int) -> tuple[Arra
     for _, w in leaves(params):
         xp, shape = array_namespace(w=w), tuple(w.shape)
         rows = output_axis % len(shape)
-        matrix = Rows.along(tuple(i for i in range(len(shape)) if i != rows), shape).of(xp, w)
+        matrix = Flattening.along(tuple(i for i in range(len(shape)) if i != rows), shape).of(xp, w)
         values = xp.linalg.svdvals(matrix)
         gap = values[0] - values[1] if values.shape[0] > 1 else values[0]
         found.append(xp.ones_like(w) * gap)

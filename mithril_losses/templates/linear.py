@@ -25,7 +25,7 @@ _BLOCK = {"numpy": 1 << 17, "torch": 1 << 22}
 _SUM_BYTES = 8 * 2**20
 
 
-class Rows(NamedTuple):
+class LayerRows(NamedTuple):
     """What the loss needs of each row; chunks are cut from all of them alike.
 
     Attributes:
@@ -63,7 +63,7 @@ class Results(NamedTuple):
     bias: Array | None
 
 
-def linear_rows(xp: Any, rows: Rows, layer: Layer, size: int) -> Results:
+def linear_rows(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
     """Return the losses of rows, and their gradients, with the logits of `size` rows in memory at a time."""
     if library_name(xp) == "jax":
         return Results(*_jitted_scan()(rows, layer, size))
@@ -78,7 +78,7 @@ def chunk_size(classes: int, features: int, itemsize: int) -> int:
     return rows - rows % _TILE if rows > _TILE else rows
 
 
-def _from_logits(xp: Any, logits: Array, rows: Rows, layer: Layer, in_place: bool) -> tuple[Array, Array | None]:
+def _from_logits(xp: Any, logits: Array, rows: LayerRows, layer: Layer, in_place: bool) -> tuple[Array, Array | None]:
     """Return ℓ of each row and scale · ∂ℓ/∂z, in the place of the logits where `in_place` says so."""
 
     def over(x: Array) -> dict[str, Array]:
@@ -102,7 +102,7 @@ def _from_logits(xp: Any, logits: Array, rows: Rows, layer: Layer, in_place: boo
 # --- over chunks of rows --------------------------------------------------------------------------------------------
 
 
-def _may_overwrite(xp: Any, rows: Rows, layer: Layer) -> bool:
+def _may_overwrite(xp: Any, rows: LayerRows, layer: Layer) -> bool:
     """Return whether the arrays are in plain sight, and no graph needs what would be overwritten."""
     library = library_name(xp)
     arrays: list[Any] = [x for x in (*rows, *layer) if hasattr(x, "shape")]
@@ -111,7 +111,7 @@ def _may_overwrite(xp: Any, rows: Rows, layer: Layer) -> bool:
     return library == "numpy" or not (sys.modules["torch"].is_grad_enabled() and any(x.requires_grad for x in arrays))
 
 
-def _overwriting(xp: Any, rows: Rows, layer: Layer, size: int) -> Results:
+def _overwriting(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
     """Every chunk in one buffer, and rows that do not count left out."""
     count, classes, like = rows.hidden.shape[0], layer.weight.shape[0], placement(layer.weight)
     dtype = layer.weight.dtype
@@ -154,7 +154,7 @@ def _add_gradients(xp: Any, gradients: list[Any], at: Any, slopes: Array, hidden
         of_bias += xp.sum(slopes, axis=0)
 
 
-def _chunk(xp: Any, rows: Rows, layer: Layer) -> Results:
+def _chunk(xp: Any, rows: LayerRows, layer: Layer) -> Results:
     """One chunk without writing to any array; rows that do not count are masked."""
     hidden, live = rows.hidden, None
     if rows.live is not None:
@@ -178,7 +178,7 @@ def _chunk(xp: Any, rows: Rows, layer: Layer) -> Results:
     )
 
 
-def _looped(xp: Any, rows: Rows, layer: Layer, size: int) -> Results:
+def _looped(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
     count = rows.hidden.shape[0]
     results = _chunk(xp, _cut(rows, slice(0, min(size, count))), layer)
     losses, of_hidden, of_weight, of_bias = [results.losses], [results.hidden], results.weight, results.bias
@@ -191,8 +191,8 @@ def _looped(xp: Any, rows: Rows, layer: Layer, size: int) -> Results:
     return Results(xp.concat(losses), None if rows.scale is None else xp.concat(of_hidden), of_weight, of_bias)
 
 
-def _cut(rows: Rows, at: Any) -> Rows:
-    return Rows(*(None if x is None else x[at, ...] for x in rows))
+def _cut(rows: LayerRows, at: Any) -> LayerRows:
+    return LayerRows(*(None if x is None else x[at, ...] for x in rows))
 
 
 @functools.cache
@@ -200,7 +200,7 @@ def _jitted_scan() -> Any:
     return sys.modules["jax"].jit(_scan, static_argnums=2)
 
 
-def _scan(rows: Rows, layer: Layer, size: int) -> Results:
+def _scan(rows: LayerRows, layer: Layer, size: int) -> Results:
     jax = sys.modules["jax"]
     xp: Any = namespace_of(rows.hidden)
     count = rows.hidden.shape[0]
@@ -218,7 +218,7 @@ def _scan(rows: Rows, layer: Layer, size: int) -> Results:
     def joined(x: Array) -> Array:
         return xp.reshape(x, (chunks * size, *x.shape[2:]))[:count]
 
-    def step(sums: Any, part: Rows) -> tuple[Any, Any]:
+    def step(sums: Any, part: LayerRows) -> tuple[Any, Any]:
         results = _chunk(xp, part, layer)
         return jax.tree.map(xp.add, sums, results[2:]), results[:2]
 

@@ -2,7 +2,7 @@
 
 A rule says what becomes of the logits of some rows: the loss of each row, and its derivative by each logit. Made of
 that here are the losses of all rows, and the two products that take the derivatives back to x and y. There are three
-drivers, as in `_pairwise`: tiles in NumPy, `lax.scan` for JAX, loops over the own library of any other array.
+drivers, as in `points`: tiles in NumPy, `lax.scan` for JAX, loops over the own library of any other array.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mithril_losses.templates.points import (
 from mithril_losses.templates.rows import Statistics, combine, finish, log_sum, slopes, statistics
 
 
-class Rows(NamedTuple):
+class PairRows(NamedTuple):
     """What a rule needs of each row; arrays (batch, n), cut like the rows.
 
     Attributes:
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
     scale: Array | None = None
 
 
-class Columns(NamedTuple):
+class PairColumns(NamedTuple):
     """What a rule needs of each column; arrays (batch, m).
 
     Attributes:
@@ -66,7 +66,7 @@ class Columns(NamedTuple):
     scale: Array | None = None
 
 
-_NO_COLUMNS = Columns()
+_NO_COLUMNS = PairColumns()
 
 
 class Found(NamedTuple):
@@ -78,13 +78,14 @@ class Found(NamedTuple):
     by_y: Any
 
 
-Rule = Callable[[Any, Array, Rows, Columns], tuple[Array, Array, Array | None]]
+Applied = tuple[Array, Array, Array | None]
+Rule = Callable[[Any, Array, PairRows, PairColumns], Applied]
 
 
 # --- rules: (losses, one more number per row, slopes · scale); NumPy's logits are the rule's to write to --------------
 
 
-def softmax(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+def softmax(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
     """ℓ = log Σ_j e^z_j − z_t, and softmax(z) − e_t; the number is log Σ_j e^z_j."""
     if rows.itself is not None:
         logits = put_at(xp, logits, rows.itself, -math.inf)
@@ -104,9 +105,9 @@ def _fused(logits: Array) -> Any:
     """Return the compiled rules where they are faster; of float64 they are not, whose exponential no loop computes."""
     if logits.dtype != np.float32 or not may_be_compiled(logits.size):
         return None
-    from mithril_losses.loops import pairs as fused_pairs
+    from mithril_losses.loops import pairs
 
-    return fused_pairs
+    return pairs
 
 
 def _flat(*arrays: Any) -> list[Any]:
@@ -114,7 +115,7 @@ def _flat(*arrays: Any) -> list[Any]:
     return [None if x is None else np.ascontiguousarray(x).reshape(-1) for x in arrays]
 
 
-def softmax_apart(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+def softmax_apart(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
     """`softmax` where `own` stands for z_t; its slope is the number, and no part of the others."""
     if xp is np and _fused(logits) is not None:
         losses, _, found = softmax(np, put_at(np, logits, rows.target, rows.own), rows, columns)
@@ -136,7 +137,7 @@ def softmax_apart(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple
     return finished.losses, of_own, slopes(xp, exponentials, pull, nothing, scale=rows.scale)
 
 
-def softmax_both_ways(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+def softmax_both_ways(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
     """`softmax`, and the slopes of the columns' own beside: e^(z − log_sum) − e_t, of square logits."""
     if rows.scale is None:
         return softmax(xp, logits, rows, columns)
@@ -150,7 +151,7 @@ def softmax_both_ways(xp: Any, logits: Array, rows: Rows, columns: Columns) -> t
     return losses, log_sums, xp.add(by_row, by_column, **_into(xp, by_row))
 
 
-def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+def softmax_by_label(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
     """ℓ = log Σ_{j≠i} e^z_j − mean z_p over the p of i's label, and softmax(z) − 1/count; 0 where there is no p."""
     if xp is np and len(logits) == 1 and (fused := _fused(logits)) is not None:
         # int64 tells apart whatever other integers do
@@ -173,7 +174,7 @@ def softmax_by_label(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tu
     return losses, count, slopes(xp, exponentials, finished.pull, shares, scale=scale)
 
 
-def sigmoid(xp: Any, logits: Array, rows: Rows, columns: Columns) -> tuple[Array, Array, Array | None]:
+def sigmoid(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
     """ℓ = softplus(−z_t) + Σ_{j≠t} softplus(z_j), with the slopes −σ(−z_t) and σ(z_j)."""
     if xp is np and (fused := _fused(logits)) is not None:
         found = fused.sigmoid(logits.reshape(-1, logits.shape[-1]), *_flat(rows.target, rows.scale))
@@ -201,7 +202,7 @@ def _scaled(xp: Any, x: Array, by: Array) -> Array:
 # --- drivers --------------------------------------------------------------------------------------------------------
 
 
-def row_losses(xp: Any, x: Array, y: Array, rule: Rule, rows: Rows, columns: Columns = _NO_COLUMNS) -> Found:
+def row_losses(xp: Any, x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumns = _NO_COLUMNS) -> Found:
     """Return what a rule makes of the logits of every row, and its derivatives where the rows have a scale.
 
     Args:
@@ -230,7 +231,7 @@ def _cut(arrays: Any, *at: Any) -> Any:
     return type(arrays)(*(None if a is None else a[(*at, ...)] for a in arrays))
 
 
-def _looped(xp: Any, x: Array, y: Array, rule: Rule, rows: Rows, columns: Columns) -> Found:
+def _looped(xp: Any, x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumns) -> Found:
     losses, extra, by_x, by_y = [], [], [], None
     for start, stop in row_blocks(xp, x, y.shape[-2]):
         points = x[:, start:stop, :]
@@ -247,7 +248,7 @@ def _looped(xp: Any, x: Array, y: Array, rule: Rule, rows: Rows, columns: Column
     )
 
 
-def _on_host(x: Array, y: Array, rule: Rule, rows: Rows, columns: Columns) -> Found:
+def _on_host(x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumns) -> Found:
     """Every tile in one buffer, whose logits become slopes in place."""
     batch, n, m = x.shape[0], x.shape[-2], y.shape[-2]
     losses, extra = np.empty((batch, n), x.dtype), np.empty((batch, n), x.dtype)
@@ -275,7 +276,7 @@ def _on_host(x: Array, y: Array, rule: Rule, rows: Rows, columns: Columns) -> Fo
     return Found(losses, extra, by_x, by_y)
 
 
-def _apply(tile: Array, rule: Rule, rows: Rows, columns: Columns) -> tuple[Array, Array]:
+def _apply(tile: Array, rule: Rule, rows: PairRows, columns: PairColumns) -> tuple[Array, Array]:
     """Turn the logits of a tile into slopes, and return the losses and the further numbers."""
     threads = thread_count() if tile.size >= limits.current.shared_pairs else 1
     losses, extra = np.empty(tile.shape[:-1], tile.dtype), np.empty(tile.shape[:-1], tile.dtype)
@@ -308,13 +309,13 @@ def _compiled() -> Any:
     return jax.jit(_scanned, static_argnames="rule")
 
 
-def _scanned(x: Array, y: Array, rows: Rows, columns: Columns, rule: Rule) -> Found:
+def _scanned(x: Array, y: Array, rows: PairRows, columns: PairColumns, rule: Rule) -> Found:
     from mithril_losses.backends.namespaces import jax as jnp
 
-    def one(element: tuple[Array, Array, Rows, Columns]) -> Found:
+    def one(element: tuple[Array, Array, PairRows, PairColumns]) -> Found:
         x, y, rows, columns = element
 
-        def step(by_y: Array | None, part: tuple[Array, Rows]) -> tuple[Array | None, tuple[Array, Array, Any]]:
+        def step(by_y: Array | None, part: tuple[Array, PairRows]) -> tuple[Array | None, tuple[Array, Array, Any]]:
             points, own = part
             losses, extra, slopes = rule(jnp, points @ y.T, own, columns)
             if slopes is None:

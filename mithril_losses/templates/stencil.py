@@ -142,12 +142,12 @@ def _plain_band(terms: Terms, planes: Any, start: int, stop: int, scales: Any, g
 
 
 def _compiled_band(terms: Terms, planes: Any, start: int, stop: int, scales: Any, gradient: Any) -> Any:
-    from mithril_losses.loops import stencil as fused_stencil
+    from mithril_losses.loops import stencil as loops
 
     *_, width, step = planes.shape
     sums = np.empty(len(planes))
     rows = (*planes.shape[:2], width * step)
-    fused_stencil.run(terms, planes.reshape(rows), step, start, stop, scales, gradient.reshape(rows), sums)
+    loops.run(terms, planes.reshape(rows), step, start, stop, scales, gradient.reshape(rows), sums)
     return sums
 
 

@@ -66,7 +66,7 @@ _TINY = 1e-30  # lengths from which a number divided by one is finite, and one d
 
 
 @dataclass(frozen=True, eq=False)
-class RowTerms:
+class VectorTerms:
     """The terms of a loss of rows.
 
     Attributes:
@@ -107,10 +107,10 @@ class RowTerms:
         shape, rows = first.shape[:-1], (-1, first.shape[-1])
 
         def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
-            from mithril_losses.loops import vectors as fused_row_terms
+            from mithril_losses.loops import vectors as loops
 
             now = limits.current
-            return fused_row_terms.run(
+            return loops.run(
                 self.terms,
                 self.pairs,
                 self.measure.__name__,

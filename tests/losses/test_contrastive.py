@@ -193,7 +193,7 @@ class Tiles(unittest.TestCase):
         self.assertLess(peak, 3000 * 3000 * 4 / 2)
 
 
-NO_COLUMNS = pairs.Columns()
+NO_COLUMNS = pairs.PairColumns()
 
 
 class CompiledRows(unittest.TestCase):
@@ -224,22 +224,22 @@ class CompiledRows(unittest.TestCase):
         logits[0, 9], logits[0, 10], logits[0, 11] = 3e38, -3e38, 0.0
         target, own = generator.integers(0, 301, (1, 18)), np.linspace(-3.0, 3.0, 18, dtype=np.float32)[None]
         itself, scale = (target + 1) % 301, generator.uniform(-1.0, 1.0, (1, 18)).astype(np.float32)
-        of_columns = pairs.Columns(
+        of_columns = pairs.PairColumns(
             log_sum=generator.uniform(5.0, 20.0, (1, 301)).astype(np.float32),
             scale=generator.uniform(-1.0, 1.0, (1, 301)).astype(np.float32),
         )
         # the label 77 is of two rows and no column but their own, if any
         labels, of_rows = generator.integers(0, 4, (1, 301)), generator.integers(0, 4, (1, 18))
         of_rows[0, [5, 6]] = labels[0, itself[0, 5]] = 77
-        by_label = pairs.Columns(label=labels)
+        by_label = pairs.PairColumns(label=labels)
         for factors in (None, scale):
-            found = pairs.Rows(target=target, scale=factors)
+            found = pairs.PairRows(target=target, scale=factors)
             self.compare(pairs.softmax, logits, found)
             self.compare(pairs.softmax, logits, found._replace(itself=itself))
             self.compare(pairs.softmax_apart, logits, found._replace(own=own))
             self.compare(pairs.softmax_both_ways, logits, found, of_columns)
             self.compare(pairs.sigmoid, logits, found)
-            rows = pairs.Rows(itself=itself, label=of_rows, scale=factors)
+            rows = pairs.PairRows(itself=itself, label=of_rows, scale=factors)
             # without −∞, which is 0 · ∞ in a sum over partners that NumPy takes over all
             self.compare(pairs.softmax_by_label, np.maximum(logits, -100.0), rows, by_label)
 
@@ -247,7 +247,7 @@ class CompiledRows(unittest.TestCase):
         logits = np.random.default_rng(8).standard_normal((3, 4, 50)).astype(np.float32)
         target, scale = np.arange(12).reshape(3, 4), np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(3, 4)
         for rule in (pairs.softmax, pairs.sigmoid):
-            self.compare(rule, logits, pairs.Rows(target=target, scale=scale))
+            self.compare(rule, logits, pairs.PairRows(target=target, scale=scale))
 
     @parameterized.expand([(name,) for name in CONTRASTIVE])
     def test_losses_of_large_sets(self, name: str) -> None:
@@ -263,7 +263,7 @@ class CompiledRows(unittest.TestCase):
             np.testing.assert_allclose(found, derivative, rtol=1e-4, atol=1e-6 * np.abs(derivative).max(), err_msg=path)
 
 
-class Rows(unittest.TestCase):
+class PairRows(unittest.TestCase):
     """Rows of a set are coupled; a row or a set that does not count is out."""
 
     @parameterized.expand([(name,) for name in CONTRASTIVE])

@@ -9,7 +9,7 @@ from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.validation import normalize_axis
 
 
-class Rows(NamedTuple):
+class Flattening(NamedTuple):
     """How arrays of one shape are seen as rows (…, n).
 
     Attributes:
@@ -23,7 +23,7 @@ class Rows(NamedTuple):
     shape: tuple[int, ...]
 
     @staticmethod
-    def along(axis: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> Rows:
+    def along(axis: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> Flattening:
         """Return the view of arrays of `shape` in which `axis` (None: all of them) make up a row.
 
         Raises:
@@ -32,11 +32,11 @@ class Rows(NamedTuple):
         """
         ndim = len(shape)
         if axis is None:
-            return Rows((), tuple(range(ndim)), tuple(shape))
+            return Flattening((), tuple(range(ndim)), tuple(shape))
         axes = tuple(normalize_axis("axis", a, ndim) for a in (axis if isinstance(axis, tuple) else (axis,)))
         if len(set(axes)) < len(axes):
             raise ValueError(f"axis names a dimension twice: {axis!r}")
-        return Rows(tuple(i for i in range(ndim) if i not in axes), tuple(sorted(axes)), tuple(shape))
+        return Flattening(tuple(i for i in range(ndim) if i not in axes), tuple(sorted(axes)), tuple(shape))
 
     @property
     def length(self) -> int:
