@@ -349,6 +349,7 @@ def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     terms, arrays, takes_reduction = pair.terms, pair.array_arguments, pair.takes_reduction
     names = (*arrays, *(name for name in terms.domain if name not in arrays))
     defaults = [(name, pair.parameters[name].default) for name in names]
+    usual = tuple(default for _, default in defaults[len(arrays) :])
     by_position = sum(p.kind is not p.KEYWORD_ONLY for p in pair.parameters.values())
     takes_wrt = terms.takes_wrt
     known = frozenset(inspect.signature(pair.gradient).parameters)
@@ -357,6 +358,8 @@ def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
 
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         count = len(arguments)
+        if not keywords and count == len(arrays):
+            return evaluate(*arguments, *usual)
         complete = count == len(arrays) or (count <= by_position and keywords.keys() >= set(arrays[count:]))
         understood = takes_reduction or keywords.keys() <= known
         if not (complete and understood) or (not takes_wrt and "wrt" in keywords):

@@ -537,7 +537,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/rows.py",
         "targets that do not sum to one are taken to",
-        {"Finished(losses, whole.mass / whole.total)": "Finished(losses, 1.0 / whole.total)"},
+        {"return Finished(losses, whole.mass, whole.total)": "return Finished(losses, 1.0, whole.total)"},
         "cross_entropy_with_logits and central",
     ),
     Substitution(

@@ -224,7 +224,7 @@ class Classes(NamedTuple):
     def legal(self, xp: Any, x: Array) -> Array:
         """Return losses of the rows, or their slopes: 0 where a row is ignored, NaN where its label is illegal."""
         kept, illegal = self.kept, self.illegal
-        if kept is None and illegal is None:
+        if kept is illegal:  # None, the usual case
             return x
         if len(x.shape) == len(self.scores.shape):
             kept, illegal = (None if rows is None else xp.expand_dims(rows, axis=self.axis) for rows in (kept, illegal))
@@ -253,8 +253,9 @@ def classes_of(
     classes = shape[axis]
     if classes == 0:
         raise ValueError(f"class_axis {class_axis} of predictions of shape {shape} holds no class")
-    smoothing = FRACTION.check("label_smoothing", label_smoothing)
-    weights = read_class_weights(xp, class_weights, classes, len(shape) - axis, scores)
+    is_usual = class_weights is None and is_number(label_smoothing, 0.0)
+    smoothing = label_smoothing if is_usual else FRACTION.check("label_smoothing", label_smoothing)
+    weights = None if is_usual else read_class_weights(xp, class_weights, classes, len(shape) - axis, scores)
     if tuple(targets.shape) == shape:
         if ignore_index is not None:
             raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
@@ -263,7 +264,7 @@ def classes_of(
         return Classes(scores, axis, Given(probabilities, smoothing, weights), mass)
     if tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
         labels, kept, illegal = read_labels(xp, targets, classes, ignore_index)
-        if kept is None and illegal is None and weights is None and is_number(smoothing, 0.0):  # the usual case
+        if is_usual and kept is illegal:
             return Classes(scores, axis, AtLabel(labels), None)
         return _by_label(xp, scores, axis, labels, kept, illegal, weights, smoothing)
     raise ValueError(

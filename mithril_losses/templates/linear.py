@@ -95,7 +95,7 @@ def _from_logits(xp: Any, logits: Array, rows: LayerRows, layer: Layer, in_place
     finished = finish(xp, found, layer.z_loss)
     if rows.scale is None:
         return finished.losses, None
-    by_logits = slopes(xp, exponentials, finished.pull, shares, scale=rows.scale, in_place=in_place)
+    by_logits = slopes(xp, exponentials, finished, shares, scale=rows.scale, in_place=in_place)
     return finished.losses, by_logits if bend is None else xp.multiply(by_logits, bend, **over(by_logits))
 
 

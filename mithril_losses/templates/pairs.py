@@ -98,7 +98,7 @@ def softmax(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> App
     finished = finish(xp, found)
     if rows.scale is None:
         return finished.losses, log_sum(xp, found), None
-    return finished.losses, log_sum(xp, found), slopes(xp, exponentials, finished.pull, shares, scale=rows.scale)
+    return finished.losses, log_sum(xp, found), slopes(xp, exponentials, finished, shares, scale=rows.scale)
 
 
 def _fused(logits: Array) -> Any:
@@ -132,9 +132,9 @@ def softmax_apart(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) 
     finished = finish(xp, whole)
     if rows.scale is None:
         return finished.losses, finished.losses, None
-    of_own = rows.scale * (finished.pull * xp.exp(rows.own - whole.largest) - 1.0)
-    pull = finished.pull * xp.exp(others.largest - whole.largest)
-    return finished.losses, of_own, slopes(xp, exponentials, pull, nothing, scale=rows.scale)
+    of_own = rows.scale * (finished.mass * xp.exp(rows.own - whole.largest) / finished.total - 1.0)
+    part = finished._replace(mass=finished.mass * xp.exp(others.largest - whole.largest))
+    return finished.losses, of_own, slopes(xp, exponentials, part, nothing, scale=rows.scale)
 
 
 def softmax_both_ways(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
@@ -171,7 +171,7 @@ def softmax_by_label(xp: Any, logits: Array, rows: PairRows, columns: PairColumn
     if rows.scale is None:
         return losses, count, None
     scale = xp.where(alone, 0.0, rows.scale)
-    return losses, count, slopes(xp, exponentials, finished.pull, shares, scale=scale)
+    return losses, count, slopes(xp, exponentials, finished, shares, scale=scale)
 
 
 def sigmoid(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:

@@ -17,7 +17,7 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
-from mithril_losses.templates.classes import Classes, Shares, classes_of, is_number, times
+from mithril_losses.templates.classes import Classes, Shares, classes_of, times
 from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Losses
 from mithril_losses.templates.vectors import by_row
@@ -44,11 +44,13 @@ class Finished(NamedTuple):
 
     Attributes:
         losses: ℓ.
-        pull: (Q + 2 ζ L) e^(m − L), by which e^(z − m) enters the slopes.
+        mass: Q + 2 ζ L, which softmax(z) has in the slopes.
+        total: Σ e^(z − m).
     """
 
     losses: Array
-    pull: Array
+    mass: Any
+    total: Array
 
 
 def statistics(
@@ -94,15 +96,15 @@ def finish(xp: Any, whole: Statistics, z_loss: Any = None) -> Finished:
     """Return what becomes of whole rows, with ζ where there is one."""
     losses = times(xp, whole.mass, xp.log(whole.total)) - whole.match
     if z_loss is None:
-        return Finished(losses, whole.mass / whole.total)
+        return Finished(losses, whole.mass, whole.total)
     height = log_sum(xp, whole)
-    return Finished(losses + z_loss * height * height, (whole.mass + 2.0 * z_loss * height) / whole.total)
+    return Finished(losses + z_loss * height * height, whole.mass + 2.0 * z_loss * height, whole.total)
 
 
 def slopes(
     xp: Any,
     exponentials: Array,
-    pull: Array,
+    finished: Finished,
     shares: Shares,
     axis: int = -1,
     *,
@@ -114,14 +116,14 @@ def slopes(
     Args:
         xp: the namespace of the arrays.
         exponentials: e^(z − m).
-        pull: as in `Finished`. Of a part of a row, times e^(m − M), M the largest of the whole row.
+        finished: of the whole row. For a part of it, with the mass times e^(m − M), M the largest of the whole row.
         shares: q.
         axis: of the columns.
         scale: a number, or one per row.
         in_place: whether tensors may be written to as well.
     """
     axis = axis % len(exponentials.shape)
-    pull = with_axis(xp, pull if is_number(scale, 1.0) else scale * pull, axis)
+    pull = with_axis(xp, scale * finished.mass / finished.total, axis)
     found = xp.multiply(exponentials, pull, **({"out": exponentials} if in_place or xp is np else {}))
     return shares.taken_from(xp, found, axis, scale, in_place)
 
@@ -137,7 +139,7 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
     finished = finish(xp, found)
 
     def scaled(factor: float = 1.0) -> Mapping[str, Array]:
-        of_rows = slopes(xp, exponentials, finished.pull, shares, axis, scale=factor)
+        of_rows = slopes(xp, exponentials, finished, shares, axis, scale=factor)
         return {name: classes.legal(xp, of_rows)}
 
     return Losses(classes.legal(xp, finished.losses), scaled, (axis,), classes.mass, scaled)

@@ -91,6 +91,7 @@ class Unreduced(Template):
         self.on_request = on_request
         self.kinks = kinks
         self._at = {name: position for position, name in enumerate(domain)}
+        self._all = Wanted(self.wrt)
         self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
         if pairwise:  # of this one loss, which mypy does not expect of a method
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
@@ -119,7 +120,7 @@ class Unreduced(Template):
         """Return `value` and `gradient` from one evaluation."""
         first = _first_array(arguments[0])
         with _quiet(first):
-            found = self.losses(*arguments, wanted=Wanted(self._wanted(wrt)))
+            found = self.losses(*arguments, wanted=self._all if wrt is None else Wanted(self._wanted(wrt)))
             closing = _plan(found, reduction)
             value = closing.collect(namespace_of(found.values), found.values, first)
             return value, self._spread(found, closing, arguments, wrt)

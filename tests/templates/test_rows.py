@@ -37,7 +37,7 @@ def test_losses_and_slopes_are_those_of_the_definition(shares: Any, zeta: float 
     found, exponentials = statistics(np, LOGITS, shares)
     finished = finish(np, found, zeta)
     scale = np.array([2.0, -1.0])
-    slope = slopes(np, exponentials, finished.pull, shares, scale=scale)
+    slope = slopes(np, exponentials, finished, shares, scale=scale)
     q = np.broadcast_to(shares.dense(np, LOGITS, 1), LOGITS.shape).tolist()
     for row, z in enumerate(LOGITS.tolist()):
         with mpmath.workdps(50):
@@ -80,7 +80,7 @@ def test_an_infinite_logit(capped: bool) -> None:
     with np.errstate(all="ignore"):
         found, exponentials = statistics(np, z, AtLabel(np.array([1])), capped=capped)
         finished = finish(np, found)
-        slope = slopes(np, exponentials, finished.pull, AtLabel(np.array([1])))
+        slope = slopes(np, exponentials, finished, AtLabel(np.array([1])))
     if capped:
         assert finished.losses.tolist() == [0.0]
         assert slope.tolist() == [[0.0, 0.0, 0.0]]
