@@ -106,6 +106,14 @@ KINKS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], Any]] = [
     ("energy_distance", "coincident points", (ONE_POINT, ONE_POINT), {}, 0.0),
     ("chamfer_distance", "coincident points", (ONE_POINT, ONE_POINT), {"squared": False}, 0.0),
     ("hausdorff_distance", "coincident points", (ONE_POINT, ONE_POINT), {}, 0.0),
+    ("modified_hausdorff_distance", "coincident points", (ONE_POINT, ONE_POINT), {}, [0.0 * ONE_POINT] * 2),
+    (
+        "modified_hausdorff_distance",
+        "equal means",
+        (np.array([[0.0], [4.0]]), np.array([[1.0], [5.0]])),
+        {},
+        [np.array([[-0.5], [-0.5]]), np.array([[0.5], [0.5]])],  # the distance of x to y
+    ),
     ("earth_mover_distance", "coincident points", (ONE_POINT, ONE_POINT), {}, 0.0),
     ("sinkhorn_divergence", "coincident points", (ONE_POINT, ONE_POINT), {"p": 1}, 0.0),
     (
