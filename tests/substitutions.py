@@ -474,12 +474,12 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/classes.py",
         "class weights of labels do not enter the divisor",
-        {"even, each), mass, kept, illegal)": "even, each), None if kept is None else mass, kept, illegal)"},
+        {"own, even, each), mass": "own, even, each), None if kept is None else mass"},
     ),
     Substitution(
         "templates/classes.py",
         "the divisor counts ignored rows",
-        {"mass = as_dtype(xp, kept, scores.dtype) if mass is None else xp.where(kept, mass, 0.0)": "pass"},
+        {"mass = as_dtype(xp, kept, like.dtype) if mass is None else xp.where(kept, mass, 0.0)": "pass"},
     ),
     Substitution(
         "templates/classes.py",

@@ -27,7 +27,7 @@ from mithril_losses.domains import (
 from mithril_losses.losses.classification import cross_entropy_with_logits, cross_entropy_with_logits_gradient
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, reduced_axes
 from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
-from mithril_losses.templates.classes import is_number, read_class_weights, read_labels
+from mithril_losses.templates.classes import by_label, is_number, read_class_weights, read_labels
 from mithril_losses.templates.composed import Composed
 from mithril_losses.templates.linear import Layer, LayerRows, chunk_size, linear_rows
 from mithril_losses.templates.unreduced import Closed, Wanted, reduced
@@ -116,34 +116,26 @@ def _linear_cross_entropy(
 
     per_class = read_class_weights(xp, class_weights, classes, 1, like)
     labels, live, illegal = read_labels(xp, targets, classes, ignore_index)
-    labels = as_dtype(xp, xp.minimum(xp.maximum(labels, 0), classes - 1), xp.arange(1).dtype)  # an index for certain
-    ones = xp.ones(shape, dtype=dtype, **placement(like))
-    own, mass = ones, None
-    if per_class is not None:
-        own = mass = xp.reshape(xp.take(per_class, xp.reshape(labels, (count,)), axis=0), shape)
+    shares, mass = by_label(xp, like, classes, labels, live, illegal, per_class, a)
+    closing, ones = plan(xp, shape, dtype, mass=mass, **reduction), xp.ones(shape, dtype=dtype, **placement(like))
+    own = shares.own * ones
     if illegal is not None:
-        mass = None if mass is None else xp.where(illegal, 0.0, mass)
         own = xp.where(illegal, math.nan, own)
-    if live is not None:
-        mass = as_dtype(xp, live, dtype) if mass is None else xp.where(live, mass, 0.0)
-
-    closing = plan(xp, shape, dtype, mass=mass, **reduction)
     if closing.weights is not None:
         weighted = xp.broadcast_to(closing.weights != 0, shape)
         live = weighted if live is None else live & weighted
     flat = LayerRows(
         xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
-        xp.reshape(labels, (count,)),
-        xp.reshape((1.0 - a) * own, (count,)),
+        xp.reshape(shares.label, (count,)),
+        xp.reshape(own, (count,)),
         None if live is None else xp.reshape(live, (count,)),
         xp.reshape(closing.spread(xp, ones, ones), (count,)) if wanted else None,
     )
-    smooths = not is_number(a, 0.0)
     layer = Layer(
         like,
         None if bias is None else as_dtype(xp, bias, dtype),
-        a if smooths and per_class is None else None,
-        a / classes * per_class if smooths and per_class is not None else None,
+        None if is_number(shares.even, 0.0) else shares.even,
+        shares.each,
         None if is_number(z_loss, 0.0) else z_loss,
         None if is_number(cap, math.inf) else cap,
     )

@@ -266,25 +266,37 @@ def classes_of(
         labels, kept, illegal = read_labels(xp, targets, classes, ignore_index)
         if is_usual and kept is illegal:
             return Classes(scores, axis, AtLabel(labels), None)
-        return _by_label(xp, scores, axis, labels, kept, illegal, weights, smoothing)
+        shares, mass = by_label(xp, scores, classes, labels, kept, illegal, weights, smoothing)
+        return Classes(scores, axis, shares, mass, kept, illegal)
     raise ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
         f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"
     )
 
 
-def _by_label(
+def by_label(
     xp: Any,
-    scores: Array,
-    axis: int,
+    like: Array,
+    classes: int,
     labels: Array,
     kept: Array | None,
     illegal: Array | None,
     weights: Array | None,
     smoothing: Any,
-) -> Classes:
-    classes = scores.shape[axis]
-    if kept is not None or illegal is not None:  # any class, in place of those that count for nothing or for NaN
+) -> tuple[AtLabel, Array | None]:
+    """Return the shares of labels as `read_labels` returns them, and what each row counts in the divisor: None for 1.
+
+    Args:
+        xp: the namespace of the arrays.
+        like: an array of the dtype to compute in, where that is done.
+        classes: how many there are.
+        labels: of the rows, whose shares are those of any class where the label is none.
+        kept: the rows that are not ignored; None for all.
+        illegal: the rows whose label is none of the classes; None where there is no such row.
+        weights: w, in a shape that broadcasts along the class axis; None for 1.
+        smoothing: a.
+    """
+    if kept is not None or illegal is not None:
         labels = xp.where((labels >= 0) & (labels < classes), labels, xp.zeros_like(labels))
     own, mass, each, even = 1.0 - smoothing, None, None, smoothing
     if weights is not None:
@@ -292,9 +304,9 @@ def _by_label(
         own, even = own * mass, 0.0
         each = None if is_number(smoothing, 0.0) else smoothing / classes * weights
     if type(own) is not float:
-        own = own * xp.ones(labels.shape, dtype=scores.dtype, **placement(scores))  # one per row
+        own = own * xp.ones(labels.shape, dtype=like.dtype, **placement(like))  # one per row
     if illegal is not None and mass is not None:
         mass = xp.where(illegal, 0.0, mass)
     if kept is not None:
-        mass = as_dtype(xp, kept, scores.dtype) if mass is None else xp.where(kept, mass, 0.0)
-    return Classes(scores, axis, AtLabel(labels, own, even, each), mass, kept, illegal)
+        mass = as_dtype(xp, kept, like.dtype) if mass is None else xp.where(kept, mass, 0.0)
+    return AtLabel(labels, own, even, each), mass
