@@ -200,9 +200,6 @@ def vanilla_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: (−(1 − s) / p̂ + s / (1 − p̂)) / n, fake_scores: 1 / (1 − p̂) / m; at p̂ also where clipped.
 
-    Returns:
-        New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
     Example:
         >>> import numpy as np
         >>> gradients = vanilla_discriminator_loss_gradient(np.array([0.5]), np.array([0.5, 0.75]))
@@ -322,9 +319,6 @@ def non_saturating_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, label_smoothing: float = 0.0, **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
     """real_scores: (s − σ(−x)) / n, fake_scores: σ(x) / m.
-
-    Returns:
-        New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
 
     Example:
         >>> import numpy as np
@@ -450,9 +444,6 @@ def least_squares_discriminator_loss_gradient(
     **reduction: Unpack[GradientReduction],
 ) -> dict[str, Array]:
     """real_scores: 2 k (x − b) / n, fake_scores: 2 k (x − a) / m.
-
-    Returns:
-        New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
 
     Example:
         >>> import numpy as np
@@ -582,9 +573,6 @@ def wasserstein_discriminator_loss_gradient(
 ) -> dict[str, Array]:
     """real_scores: −1 / n, fake_scores: 1 / m.
 
-    Returns:
-        New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
-
     Example:
         >>> import numpy as np
         >>> gradients = wasserstein_discriminator_loss_gradient(np.array([3.0]), np.array([1.0, 2.0]))
@@ -673,9 +661,6 @@ def hinge_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
     """real_scores: −1 / n where x < 1, fake_scores: 1 / m where x > −1; 0 elsewhere, the corners included.
-
-    Returns:
-        New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
 
     Example:
         >>> import numpy as np
@@ -776,9 +761,6 @@ def relativistic_average_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
 ) -> dict[str, Array]:
     """real_scores: −(σ(ȳ − x) + E σ(y − x̄)) / n, fake_scores: (σ(y − x̄) + E σ(ȳ − x)) / m.
-
-    Returns:
-        New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
 
     Example:
         σ(−log 3) = ¼ throughout.
@@ -898,9 +880,6 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
     real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
 ) -> dict[str, Array]:
     """real_scores: 2 (x − x̄ − 2 + 2 (x̄ − ȳ)) / n, fake_scores: 2 (y − ȳ + 2 − 2 (x̄ − ȳ)) / m.
-
-    Returns:
-        New arrays under "real_scores" and "fake_scores", each with its argument's shape and dtype.
 
     Example:
         x̄ − ȳ = 2: 2 (0 − 2 + 4) for the real one, 2 (∓1 + 2 − 4) / 2 for the generated ones.

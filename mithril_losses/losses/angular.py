@@ -242,9 +242,6 @@ def arcface_loss_gradient(
     k_c = 1 for the other classes, and for the own one from π − m on; J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. At
     θ_y = 0, to rounding, the own class contributes 0; zero vectors get 0.
 
-    Returns:
-        New arrays under "embeddings" and "weight", each with its argument's shape and dtype.
-
     Example:
         θ = π/2 for the own class, 0 for the other, m = 0: softmax(0, log 3) = (¼, ¾), so −¾ s towards w_y, across x.
 
@@ -346,9 +343,6 @@ def cosface_loss_gradient(
     """s J Σ_c G_c ŵ_c and s J Σ G_c x̂ over rows, with G = (softmax(z) − [c = y]) / n.
 
     J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w; 0 for zero vectors.
-
-    Returns:
-        New arrays under "embeddings" and "weight", each with its argument's shape and dtype.
 
     Example:
         Cosines 1 and 0, s = 2 log 3: softmax = (¾, ¼), so ¼ s towards the other class, across x.

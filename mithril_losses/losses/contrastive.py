@@ -199,9 +199,6 @@ def info_nce_loss_gradient(
 
     n counts the queries of all sets.
 
-    Returns:
-        New arrays under "queries" and "keys", each with its argument's shape and dtype.
-
     Example:
         softmax(0, log 3) = (¼, ¾), so G = ((−¾, ¾), (¼, −¼)) / 2.
 
@@ -262,9 +259,6 @@ def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[Gra
     """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
 
     n counts the anchors of all sets.
-
-    Returns:
-        New arrays under "anchor" and "positive", each with its argument's shape and dtype.
 
     Example:
         softmax(log 3, 0) = (¾, ¼), so G = ((−¼, ¼), (¼, −¼)) / 2.
@@ -371,9 +365,6 @@ def nt_xent_loss_gradient(
     """J (G + Gᵀ) ẑ / τ, the rows of z = (x, y), with G_ab = (softmax_{b≠a}(ẑ_a·ẑ_b/τ) − [b belongs to a]) / 2n.
 
     J = (I − ẑ ẑᵀ) / ‖z‖; n counts the pairs of all sets.
-
-    Returns:
-        New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
 
     Example:
         The two negatives of x_1 have ¼ each, and so has x_1 for them: (¼ + ¼ + ¼ + ¼) / 2n · log 2, across x_1.
@@ -579,10 +570,6 @@ def clip_loss_gradient(
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
 
-    Returns:
-        New arrays under "image_embeddings", "text_embeddings" and "logit_scale", each with its argument's shape and
-        dtype.
-
     Example:
         softmax(log 3, 0) = (¾, ¼) along rows and columns: Σ G z = −¼ log 3.
 
@@ -709,10 +696,6 @@ def siglip_loss_gradient(
     """e^s J G v, e^s J Gᵀ u, Σ_ij G_ij (z_ij − b) and Σ_ij G_ij, with G_ij = (σ(z_ij) − [i = j]) / n.
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
-
-    Returns:
-        New arrays under "image_embeddings", "text_embeddings", "logit_scale" and "logit_bias", each with its argument's
-        shape and dtype.
 
     Example:
         σ(log 3) − 1 = −¼.

@@ -397,9 +397,6 @@ def gaussian_kl_divergence_gradient(
 ) -> dict[str, Array]:
     """μ / B and ½ (e^ℓ − 1) / B; 0 where the divergence lies below `free_bits`, not at the tie.
 
-    Returns:
-        New arrays under "mean" and "logvar", each with its argument's shape and dtype.
-
     Example:
         >>> import numpy as np
         >>> gradients = gaussian_kl_divergence_gradient(np.array([[1.0], [3.0]]), np.array([[0.0], [np.log(3.0)]]))

@@ -27,7 +27,7 @@ from mithril_losses.domains import (
 from mithril_losses.losses.classification import cross_entropy_with_logits, cross_entropy_with_logits_gradient
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, reduced_axes
 from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
-from mithril_losses.templates.classes import by_label, is_number, read_class_weights, read_labels
+from mithril_losses.templates.classes import by_label, is_exactly, read_class_weights, read_labels
 from mithril_losses.templates.composed import Composed
 from mithril_losses.templates.linear import Layer, LayerRows, chunk_size, linear_rows
 from mithril_losses.templates.unreduced import Closed, Wanted, reduced
@@ -134,10 +134,10 @@ def _linear_cross_entropy(
     layer = Layer(
         like,
         None if bias is None else as_dtype(xp, bias, dtype),
-        None if is_number(shares.even, 0.0) else shares.even,
+        None if is_exactly(shares.even, 0.0) else shares.even,
         shares.each,
-        None if is_number(z_loss, 0.0) else z_loss,
-        None if is_number(cap, math.inf) else cap,
+        None if is_exactly(z_loss, 0.0) else z_loss,
+        None if is_exactly(cap, math.inf) else cap,
     )
     found = linear_rows(xp, flat, layer, size)
     value = closing.collect(xp, xp.reshape(found.losses, shape), hidden)
@@ -243,10 +243,6 @@ def linear_cross_entropy_gradient(
     M is the number of rows that are left by `ignore_index`; with class weights the sum of w_y over these rows. With a
     soft cap, z are the capped logits, and G has the further factor 1 − (z / c)². On torch it is no part of the autograd
     graph, whatever the arguments require.
-
-    Returns:
-        A dict of the gradients wrt `hidden`, `weight` and, where it is given, `bias`: new arrays of their shapes and
-        dtypes.
 
     Example:
         G = softmax(0, log 3) − (0, 1) = (¼, −¼), and Gᵀ h for h = (1, 0).

@@ -89,9 +89,6 @@ def gaussian_negative_log_likelihood_gradient(
 ) -> dict[str, Array]:
     """(μ − x) e^(−ℓ) / n and ½ (1 − (x − μ)² e^(−ℓ)) / n.
 
-    Returns:
-        New arrays under "mean" and "logvar", each with its argument's shape and dtype.
-
     Example:
         (1 − 3) / 4 = −½ and ½ (1 − 4 / 4) = 0.
 
@@ -161,9 +158,6 @@ def laplace_negative_log_likelihood_gradient(
     location: Array, log_scale: Array, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
     """sign(μ − x) e^(−s) / n, with sign(0) = 0, and (1 − |x − μ| e^(−s)) / n.
-
-    Returns:
-        New arrays under "location" and "log_scale", each with its argument's shape and dtype.
 
     Example:
         >>> import numpy as np
@@ -372,9 +366,6 @@ def flow_negative_log_likelihood_gradient(
     z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
 ) -> dict[str, Array]:
     """z / B (normal) or tanh(½ z) / B (logistic), and −1 / B.
-
-    Returns:
-        New arrays under "z" and "log_det", each with its argument's shape and dtype.
 
     Example:
         >>> import numpy as np

@@ -198,9 +198,6 @@ def triplet_loss_gradient(
     0 where the loss is 0, the corner included; u is 0 at coincident points. With `swap`, at a tie of d(a, n) and
     d(p, n) the first counts.
 
-    Returns:
-        New arrays under "anchor", "positive" and "negative", each with its argument's shape and dtype.
-
     Example:
         u⁺ = (−3, −4) / 5 and u⁻ = (0, −1).
 
@@ -312,9 +309,6 @@ def contrastive_loss_gradient(
     """embedding1: (2 y (x₁ − x₂) − 2 (1 − y) max(0, m − d) u) / B, embedding2: its negative; u = (x₁ − x₂) / d.
 
     u is 0 at coincident points.
-
-    Returns:
-        New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
 
     Example:
         >>> import numpy as np
@@ -428,9 +422,6 @@ def cosine_embedding_loss_gradient(
     """embedding1: k (x̂₂ − c x̂₁) / (‖x₁‖ B), embedding2: k (x̂₁ − c x̂₂) / (‖x₂‖ B), k = −1 for y = 1, [c > m] for −1.
 
     y is the label. 0 for zero vectors, and for what they are paired with.
-
-    Returns:
-        New arrays under "embedding1" and "embedding2", each with its argument's shape and dtype.
 
     Example:
         x̂₁ = (3/5, 4/5) and x̂₂ = (1, 0): −(1 − 9/25, −12/25) / 5.

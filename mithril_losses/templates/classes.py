@@ -93,7 +93,7 @@ class AtLabel(NamedTuple):
     def dot(self, xp: Any, x: Array, axis: int) -> Array:
         """Return Σ q x, with 0 · ∞ = 0; the class axis goes."""
         found = times(xp, self.own, take_at(xp, x, self.label, axis))
-        if not is_number(self.even, 0.0):
+        if not is_exactly(self.even, 0.0):
             # of each, because the sum of all may overflow
             found = found + xp.sum(times(xp, self.even / float(x.shape[axis]), x), axis=axis)
         return found if self.each is None else found + xp.sum(product(xp, self.each, x), axis=axis)
@@ -101,7 +101,7 @@ class AtLabel(NamedTuple):
     def mass(self, xp: Any, x: Array, axis: int) -> Any:
         """Return Σ q: a number where it is the same for all rows, or one per row."""
         mass = self.own
-        if not is_number(self.even, 0.0):  # the sum of what is taken from each, to all digits
+        if not is_exactly(self.even, 0.0):  # the sum of what is taken from each, to all digits
             classes = x.shape[axis]
             mass = mass + xp.sum(self.even / float(classes) * xp.ones(classes, dtype=x.dtype, **placement(x)))
         return mass if self.each is None else mass + xp.sum(self.each)
@@ -111,7 +111,7 @@ class AtLabel(NamedTuple):
 
         x is the caller's own. NumPy writes to it, and PyTorch where `in_place` says so.
         """
-        rest = None if is_number(self.even, 0.0) else self.even / float(x.shape[axis])
+        rest = None if is_exactly(self.even, 0.0) else self.even / float(x.shape[axis])
         if self.each is not None:
             rest = self.each if rest is None else rest + self.each
         if rest is not None:
@@ -153,7 +153,7 @@ class Given:
         """As in `AtLabel`."""
         if self._q is None:
             q, a = self._probabilities, self._smoothing
-            q = q if is_number(a, 0.0) else (1.0 - a) * q + a / float(x.shape[axis])
+            q = q if is_exactly(a, 0.0) else (1.0 - a) * q + a / float(x.shape[axis])
             self._q = q if self._weights is None else self._weights * q
         return self._q
 
@@ -168,7 +168,7 @@ class Given:
     def taken_from(self, xp: Any, x: Array, axis: int, scale: Any = 1.0, in_place: bool = False) -> Array:
         """As in `AtLabel`."""
         taken = self.dense(xp, x, axis)
-        taken = taken if is_number(scale, 1.0) else _along(xp, scale, axis) * taken
+        taken = taken if is_exactly(scale, 1.0) else _along(xp, scale, axis) * taken
         return xp.subtract(x, taken, **({"out": x} if in_place or xp is np else {}))
 
     def for_loop(self, like: Any) -> tuple[Any, ...] | None:
@@ -189,7 +189,7 @@ def times(xp: Any, mass: Any, x: Array) -> Array:
     return x if mass == 1.0 else mass * x if mass != 0.0 else xp.zeros_like(x)
 
 
-def is_number(value: Any, number: float) -> bool:
+def is_exactly(value: Any, number: float) -> bool:
     """Return whether a value is this very number; an array never is."""
     return type(value) is float and value == number
 
@@ -253,7 +253,7 @@ def classes_of(
     classes = shape[axis]
     if classes == 0:
         raise ValueError(f"class_axis {class_axis} of predictions of shape {shape} holds no class")
-    is_usual = class_weights is None and is_number(label_smoothing, 0.0)
+    is_usual = class_weights is None and is_exactly(label_smoothing, 0.0)
     smoothing = label_smoothing if is_usual else FRACTION.check("label_smoothing", label_smoothing)
     weights = None if is_usual else read_class_weights(xp, class_weights, classes, len(shape) - axis, scores)
     if tuple(targets.shape) == shape:
@@ -302,7 +302,7 @@ def by_label(
     if weights is not None:
         mass = xp.reshape(xp.take(xp.reshape(weights, (-1,)), xp.reshape(labels, (-1,))), labels.shape)
         own, even = own * mass, 0.0
-        each = None if is_number(smoothing, 0.0) else smoothing / classes * weights
+        each = None if is_exactly(smoothing, 0.0) else smoothing / classes * weights
     if type(own) is not float:
         own = own * xp.ones(labels.shape, dtype=like.dtype, **placement(like))  # one per row
     if illegal is not None and mass is not None:

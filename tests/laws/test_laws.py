@@ -267,6 +267,7 @@ class Contract(unittest.TestCase):
     @pytest.mark.exhaustive_for(library="jax", variants=True)
     @pytest.mark.exhaustive_for(library="jax_float16")  # one half of the types: bfloat16
     @pytest.mark.exhaustive_for(library="jax_float32")  # of every JAX array without 64 bits, as in special numbers
+    @pytest.mark.exhaustive_for(library="jax_float64")  # as compiled, below
     def test_shape_dtype_and_library_are_kept(self, case: Case, library: str, dtype: str) -> None:
         with double_precision(library):
             arguments = case.arguments(library, dtype)

@@ -38,6 +38,7 @@ def test_tests_import_the_copy(workshop: Workshop) -> None:
     require_copy_is_tested(workshop)
 
 
+@pytest.mark.exhaustive  # runs the tests of a copy, several times
 def test_mistakes_are_noticed(workshop: Workshop) -> None:
     mistakes = ["huber_loss: gradient wrt predictions × 1.001", "numerics/reduction.py: the mean is doubled"]
     mutants = {mutant.description: mutant for mutant in all_mutants()}
@@ -46,6 +47,7 @@ def test_mistakes_are_noticed(workshop: Workshop) -> None:
     assert workshop.kill(NO_MISTAKE) == Outcome(NO_MISTAKE)  # nothing is left of them
 
 
+@pytest.mark.exhaustive
 def test_failure_without_the_mutant_kills_nothing(workshop: Workshop) -> None:
     source = workshop.tree / FILE
     right = source.read_text()
