@@ -40,8 +40,8 @@ def with_arguments_of(loss: Callable[..., Any], docstring: str) -> str:
     link = f"[`{loss.__name__}`][{loss.__module__}.{loss.__name__}]"
     formula, _, rest = docstring.partition("\n\n")
     told = (
-        f"Arguments and errors are those of {link}; `upstream` is the gradient that flows into the loss. A gradient is a "
-        "new array of the shape and dtype of its argument. With respect to several arguments it is a dict by their names."
+        f"Arguments and errors are those of {link}; `upstream` is the gradient that flows into the loss. A gradient is "
+        "a new array of the shape and dtype of its argument. Of several arguments it is a dict by their names."
     )
     return f"{formula}\n\n{told}\n\n{rest}"
 
