@@ -384,7 +384,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/unreduced.py",
         "value and gradient lose the upstream gradient of slopes that take a number",
-        {"slopes = found.scaled(closing.factor)": "slopes = found.scaled(1.0)"},
+        {"slopes, close = found.scaled(closing.factor), ": "slopes, close = found.scaled(1.0), "},
         "triplet_loss",
     ),
     Substitution(

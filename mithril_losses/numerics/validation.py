@@ -98,6 +98,8 @@ def normalize_axis(name: str, axis: Any, ndim: int) -> int:
         TypeError: `axis` is no integer.
         ValueError: `axis` lies outside the array's dimensions.
     """
+    if type(axis) is int and -ndim <= axis < ndim:  # the usual case
+        return axis % ndim
     index = require_integer(name, axis)
     if not -ndim <= index < ndim:
         raise ValueError(f"{name} {index} is out of range for an array of {ndim} dimensions")

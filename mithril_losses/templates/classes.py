@@ -75,24 +75,30 @@ def read_class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Arr
 # --- shares of the classes: q, never negative -----------------------------------------------------------------------
 
 
+ONE = 1.0
+
+
 class AtLabel(NamedTuple):
     """q = own at the label of a row, and what all classes have beside it.
 
     Attributes:
         label: the class of each row.
-        own: what its class has alone: a number, or one per row.
+        own: what its class has alone: a number, or one per row. `ONE` stands for 1 where nothing else has a share.
         even: what all classes share evenly: a number.
         each: what each class has, in a shape that broadcasts along the class axis; None for nothing.
     """
 
     label: Array
-    own: Any = 1.0
+    own: Any = ONE
     even: Any = 0.0
     each: Array | None = None
 
     def dot(self, xp: Any, x: Array, axis: int) -> Array:
         """Return Σ q x, with 0 · ∞ = 0; the class axis goes."""
-        found = times(xp, self.own, take_at(xp, x, self.label, axis))
+        found = take_at(xp, x, self.label, axis)
+        if self.own is ONE:
+            return found
+        found = times(xp, self.own, found)
         if not is_exactly(self.even, 0.0):
             # of each, because the sum of all may overflow
             found = found + xp.sum(times(xp, self.even / float(x.shape[axis]), x), axis=axis)
@@ -101,6 +107,8 @@ class AtLabel(NamedTuple):
     def mass(self, xp: Any, x: Array, axis: int) -> Any:
         """Return Σ q: a number where it is the same for all rows, or one per row."""
         mass = self.own
+        if mass is ONE:
+            return mass
         if not is_exactly(self.even, 0.0):  # the sum of what is taken from each, to all digits
             classes = x.shape[axis]
             mass = mass + xp.sum(self.even / float(classes) * xp.ones(classes, dtype=x.dtype, **placement(x)))
@@ -111,6 +119,8 @@ class AtLabel(NamedTuple):
 
         x is the caller's own. NumPy writes to it, and PyTorch where `in_place` says so.
         """
+        if self.own is ONE:
+            return subtract_at(xp, x, self.label, scale, axis, in_place)
         rest = None if is_exactly(self.even, 0.0) else self.even / float(x.shape[axis])
         if self.each is not None:
             rest = self.each if rest is None else rest + self.each

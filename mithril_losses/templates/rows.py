@@ -17,7 +17,7 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
-from mithril_losses.templates.classes import Classes, Shares, classes_of, times
+from mithril_losses.templates.classes import ONE, Classes, Shares, classes_of, times
 from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Losses
 from mithril_losses.templates.vectors import by_row
@@ -94,7 +94,8 @@ def log_sum(xp: Any, whole: Statistics) -> Array:
 
 def finish(xp: Any, whole: Statistics, z_loss: Any = None) -> Finished:
     """Return what becomes of whole rows, with ζ where there is one."""
-    losses = times(xp, whole.mass, xp.log(whole.total)) - whole.match
+    log_total = xp.log(whole.total)
+    losses = (log_total if whole.mass is ONE else times(xp, whole.mass, log_total)) - whole.match
     if z_loss is None:
         return Finished(losses, whole.mass, whole.total)
     height = log_sum(xp, whole)

@@ -103,13 +103,15 @@ class Unreduced(Template):
         first = _first_array(arguments[0])
         with _quiet(first):
             found = self.losses(*arguments, wanted=_NOTHING)
-            return _plan(found, reduction).collect(namespace_of(found.values), found.values, first)
+            xp: Any = namespace_of(found.values)
+            return _plan(xp, found, reduction).collect(xp, found.values, first)
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
         with _quiet(_first_array(arguments[0])):
             found = self.losses(*arguments, wanted=_SlopesAlone(self._wanted(wrt)))
-            return self._spread(found, _plan(found, reduction), arguments, wrt)
+            xp: Any = namespace_of(found.values)
+            return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
 
     def gradients(self, *arguments: Any, **reduction: Any) -> dict[str, Array]:
         """Return `gradient` of a loss whose `wrt` is a tuple, by name."""
@@ -121,9 +123,10 @@ class Unreduced(Template):
         first = _first_array(arguments[0])
         with _quiet(first):
             found = self.losses(*arguments, wanted=self._all if wrt is None else Wanted(self._wanted(wrt)))
-            closing = _plan(found, reduction)
-            value = closing.collect(namespace_of(found.values), found.values, first)
-            return value, self._spread(found, closing, arguments, wrt)
+            xp: Any = namespace_of(found.values)
+            closing = _plan(xp, found, reduction)
+            value = closing.collect(xp, found.values, first)
+            return value, self._spread(xp, found, closing, arguments, wrt)
 
     def _wanted(self, wrt: Any) -> tuple[str, ...]:
         """Return the names in `wrt`, checked, in the order of the arguments."""
@@ -134,15 +137,16 @@ class Unreduced(Template):
         names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
         return tuple(name for name in self._choice.names if name in names)
 
-    def _spread(self, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
+    def _spread(self, xp: Any, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         """Return the gradients of what was found: an array, or a dict of them where several are asked for."""
         if found.scaled is not None and closing.is_a_number:
-            slopes = found.scaled(closing.factor)
-            close = functools.partial(closing.finish, namespace_of(found.values))
+            slopes, close = found.scaled(closing.factor), functools.partial(closing.finish, xp)
         else:
-            slopes, close = found.slopes(), functools.partial(_spread, closing, found)
-        gradients = {name: _by_array(close, slope, arguments[self._at[name]]) for name, slope in slopes.items()}
-        return self._asked(gradients, wrt)
+            slopes, close = found.slopes(), functools.partial(_spread, xp, closing, found)
+        asked = self._default if wrt is None else wrt
+        if isinstance(asked, str):
+            return _by_array(close, slopes[asked], arguments[self._at[asked]])
+        return {name: _by_array(close, slope, arguments[self._at[name]]) for name, slope in slopes.items()}
 
     def _asked(self, gradients: dict[str, Any], wrt: Any) -> Any:
         asked = self._default if wrt is None else wrt
@@ -178,13 +182,12 @@ class Reduced(Unreduced):
             return self.losses(*arguments, reduction=reduction, wanted=wanted)
 
 
-def _plan(found: Losses, reduction: Mapping[str, Any]) -> Plan:
-    xp = namespace_of(found.values)
+def _plan(xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
     return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
 
-def _spread(closing: Plan, found: Losses, slope: Array, like: Array) -> Array:
-    xp, summed = namespace_of(found.values), found.summed
+def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) -> Array:
+    summed = found.summed
     if summed is None:
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
     if found.pull is None:

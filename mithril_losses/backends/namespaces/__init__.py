@@ -110,6 +110,8 @@ def host_values(x: Any) -> np.ndarray[Any, Any] | None:
 
     None for a tracer (`jax.jit`, `torch.compile`, `vmap`) and for an array on an accelerator.
     """
+    if type(x) is np.ndarray:  # the usual case
+        return x
     library = library_name(namespace_of(x))
     if library == "numpy":
         return np.asarray(x)
