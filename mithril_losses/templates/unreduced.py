@@ -110,11 +110,6 @@ class Unreduced(Template):
             found = self.losses(*arguments, wanted=_SlopesAlone(self._wanted(wrt)))
             return self._spread(found, _plan(found, reduction), arguments, wrt)
 
-    def gradients(self, *arguments: Any, **reduction: Any) -> dict[str, Array]:
-        """Return `gradient` of a loss whose `wrt` is a tuple, by name."""
-        found: dict[str, Array] = self.gradient(*arguments, **reduction)
-        return found
-
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
         first = _first_array(arguments[0])
