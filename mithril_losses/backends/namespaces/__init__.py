@@ -31,11 +31,6 @@ _KINDS = (
 )
 _NAMESPACES: dict[type, Any] = {np.ndarray: np}
 
-TWO_NUMBERS = (  # PyTorch makes float32 of them, and NumPy float64
-    "xp.where of two numbers does not know the dtype of the other arrays: give one of the numbers as an array, such as "
-    "xp.where(condition, xp.ones_like(x), 0.0)"
-)
-
 
 def namespace_of(x: Any) -> Any | None:
     """Return the array namespace of `x`, or None where `x` is no array."""

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import TWO_NUMBERS
+TWO_NUMBERS = (  # PyTorch makes float32 of them, and NumPy float64
+    "xp.where of two numbers does not know the dtype of the other arrays: give one of the numbers as an array, such as "
+    "xp.where(condition, xp.ones_like(x), 0.0)"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from array_api_compat.torch import *  # noqa: F403
 from array_api_compat.torch import where as _where
 
-from mithril_losses.backends.namespaces import TWO_NUMBERS
+from mithril_losses.backends.namespaces.numpy import TWO_NUMBERS
 
 del classes, ops  # type: ignore[name-defined]  # noqa: F821  (lookups of TorchScript that answer to every name)
 
