@@ -3,54 +3,35 @@
 Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradient` gives both in one call.
 """
 
-from mithril_losses import losses
-from mithril_losses.backends import get_backend
-from mithril_losses.catalogue import (
-    both_of,
-    catalogue,
-    find_loss,
-    given,
-    gradient_of,
-    unregister,
-    value_and_gradient_of,
-)
-from mithril_losses.checking import check_gradient
-from mithril_losses.execution import value_and_gradient
-from mithril_losses.losses import *
-from mithril_losses.models import CompiledModel
-from mithril_losses.numerics.reduction import reduce_loss
-from mithril_losses.objectives import CompositeLoss, Objective, Regularizer, ScheduledLoss, Term, WeightedLoss
-from mithril_losses.objectives.schedules import cyclical_kl_weight, get_kl_weight
-from mithril_losses.templates.base import Functions
-from mithril_losses.templates.composed import Composed
-from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Losses, unreduced
+import types
+import typing
 
-__all__ = [
-    "CompiledModel",
-    "Composed",
-    "CompositeLoss",
-    "Functions",
-    "Losses",
-    "Objective",
-    "Regularizer",
-    "ScheduledLoss",
-    "Term",
-    "WeightedLoss",
-    "both_of",
-    "catalogue",
-    "check_gradient",
-    "cyclical_kl_weight",
-    "elementwise",
-    "find_loss",
-    "get_backend",
-    "get_kl_weight",
-    "given",
-    "gradient_of",
-    "reduce_loss",
-    "unreduced",
-    "unregister",
-    "value_and_gradient",
-    "value_and_gradient_of",
-]
-__all__ += losses.__all__
+from mithril_losses.backends import get_backend as get_backend
+from mithril_losses.catalogue import both_of as both_of
+from mithril_losses.catalogue import catalogue as catalogue
+from mithril_losses.catalogue import find_loss as find_loss
+from mithril_losses.catalogue import given as given
+from mithril_losses.catalogue import gradient_of as gradient_of
+from mithril_losses.catalogue import unregister as unregister
+from mithril_losses.catalogue import value_and_gradient_of as value_and_gradient_of
+from mithril_losses.checking import check_gradient as check_gradient
+from mithril_losses.execution import value_and_gradient as value_and_gradient
+from mithril_losses.losses import *
+from mithril_losses.models import CompiledModel as CompiledModel
+from mithril_losses.numerics.reduction import reduce_loss as reduce_loss
+from mithril_losses.objectives import CompositeLoss as CompositeLoss
+from mithril_losses.objectives import Objective as Objective
+from mithril_losses.objectives import Regularizer as Regularizer
+from mithril_losses.objectives import ScheduledLoss as ScheduledLoss
+from mithril_losses.objectives import Term as Term
+from mithril_losses.objectives import WeightedLoss as WeightedLoss
+from mithril_losses.objectives.schedules import cyclical_kl_weight as cyclical_kl_weight
+from mithril_losses.objectives.schedules import get_kl_weight as get_kl_weight
+from mithril_losses.templates.base import Functions as Functions
+from mithril_losses.templates.composed import Composed as Composed
+from mithril_losses.templates.elements import elementwise as elementwise
+from mithril_losses.templates.unreduced import Losses as Losses
+from mithril_losses.templates.unreduced import unreduced as unreduced
+
+if not typing.TYPE_CHECKING:  # `as` and star imports tell type checkers what is public
+    __all__ = [name for name, x in globals().items() if name[0] != "_" and not isinstance(x, types.ModuleType)]

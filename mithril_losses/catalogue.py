@@ -319,8 +319,8 @@ def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
     Raises:
         ValueError: no loss with terms has this gradient.
     """
-    pair = next((pair for pair in _PAIRS.values() if pair.gradient is gradient), None)
-    if pair is None or pair.terms.both is None:
+    pair = find_loss(gradient)
+    if pair.gradient is not gradient or pair.terms.both is None:
         raise ValueError(f"{getattr(gradient, '__name__', gradient)!r} is the gradient of no registered terms")
     both = functools.wraps(gradient)(_through_terms(pair))
     both.__name__ = f"{pair.name}_value_and_gradient"
@@ -371,7 +371,7 @@ def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
 
 
 def find_loss(loss: str | Callable[..., Any]) -> Pair:
-    """Return the pair of a loss, given as its name or as the function itself.
+    """Return the pair of a loss, given as its name, as the function itself, or as its gradient.
 
     An entry of the catalogue is its own pair. A `functools.partial` of a loss is the loss with some options settled. An
     object with a method `gradient` is a loss, too. It may have a method `value_and_gradient`, and attributes `name`,
@@ -388,8 +388,9 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
                 f"unknown loss {loss!r} (`mithril-losses list` shows them all){did_you_mean(loss, _PAIRS)}"
             )
         return _PAIRS[loss]
-    pair = _PAIRS.get(getattr(loss, "__name__", ""))
-    if pair is not None and pair.value is loss:
+    name = getattr(loss, "__name__", "")
+    pair = _PAIRS.get(name) or _PAIRS.get(name.removesuffix("_gradient"))
+    if pair is not None and (pair.value is loss or pair.gradient is loss):
         return pair
     if isinstance(loss, functools.partial) and not loss.args:
         return _settled(loss)
@@ -408,9 +409,11 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
             return _of_object(*parts)
         except TypeError:  # it cannot be hashed
             return _of_object.__wrapped__(*parts)
+    for pair in _PAIRS.values():  # a gradient may have any name
+        if pair.gradient is loss:
+            return pair
     raise ValueError(
-        f"{getattr(loss, '__name__', loss)!r} has no registered gradient: decorate the gradient with "
-        f"@gradient_of({getattr(loss, '__name__', 'loss')})"
+        f"{name or loss!r} has no registered gradient: decorate the gradient with @gradient_of({name or 'loss'})"
     )
 
 
@@ -423,9 +426,10 @@ def _of_object(loss: Any, gradient: Any, both: Any, name: str, wrt: tuple[str, .
 
 def _settled(loss: functools.partial[Any]) -> Pair:
     pair, options = find_loss(loss.func), loss.keywords
+    own = {name: option for name, option in options.items() if name not in GRADIENT_KEYWORDS}
     return replace(
         pair,
-        value=loss,
+        value=functools.partial(pair.value, **own) if loss.func is pair.gradient else loss,
         gradient=functools.partial(pair.gradient, **options),
         both=None,
         terms=Composed(lambda both_of: functools.partial(both_of(loss.func), **options), pair.terms.separable),

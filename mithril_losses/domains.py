@@ -13,6 +13,12 @@ import numpy as np
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, namespace_of
 from mithril_losses.numerics.validation import did_you_mean, is_number, require_integer
 
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A domain with nothing to set: any two of one class are equal. To make a data class of each takes its time."""
+
+
 # --- options ----------------------------------------------------------------------------------------
 
 
@@ -134,7 +140,6 @@ class Count(Interval):
         return int(self.low) + int(generator.integers(3))
 
 
-@dataclass(frozen=True)
 class Odd(Count):
     """Odd whole numbers: sizes with a middle."""
 
@@ -201,8 +206,7 @@ class Choice:
         return str(value)
 
 
-@dataclass(frozen=True)
-class Axes:
+class Axes(_Fixed):
     """The axes of the arrays that a loss takes together; rows are counted along the others."""
 
     static = True
@@ -215,7 +219,6 @@ class Axes:
         return -1
 
 
-@dataclass(frozen=True)
 class Axis(Axes):
     """One axis of an array."""
 
@@ -223,8 +226,7 @@ class Axis(Axes):
         return "an axis"
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(_Fixed):
     """True or False. It decides which code runs: terms may branch on it."""
 
     def __str__(self) -> str:
@@ -237,8 +239,7 @@ class Flag:
         return value
 
 
-@dataclass(frozen=True)
-class Predicate:
+class Predicate(_Fixed):
     """A function of the path of an array and of the array, which says whether it counts; None says so of all."""
 
     def __str__(self) -> str:
@@ -352,7 +353,6 @@ class PointMask(Fitted):
         return generator.random(arrays[self.points].shape[:-1]) < 0.7
 
 
-@dataclass(frozen=True)
 class LayerWeights(Fitted):
     """One number ≥ 0 for each layer of the first array, or None."""
 
@@ -364,7 +364,6 @@ class LayerWeights(Fitted):
         return {layer: float(generator.uniform(0.0, 2.0)) for layer in next(iter(arrays.values()))}
 
 
-@dataclass(frozen=True)
 class Directions(Fitted):
     """Unit vectors (count, d) in the space of the points, or None."""
 
@@ -431,7 +430,6 @@ class Elements:
         return generator.uniform(self.low + 0.05 * width, self.high - 0.05 * width, shape)
 
 
-@dataclass(frozen=True)
 class Samples(Elements):
     """Real samples along an axis, of which each array has its own number."""
 
@@ -470,8 +468,7 @@ class Labels:
         return legal
 
 
-@dataclass(frozen=True)
-class Distributions:
+class Distributions(_Fixed):
     """Rows of probabilities over the last axis."""
 
     def __str__(self) -> str:
@@ -483,8 +480,7 @@ class Distributions:
         return rows / rows.sum(axis=-1, keepdims=True)
 
 
-@dataclass(frozen=True)
-class ClassTargets:
+class ClassTargets(_Fixed):
     """Class indices (integers, without the class axis), or class probabilities (with it)."""
 
     def __str__(self) -> str:
@@ -526,8 +522,7 @@ class Edges:
         return np.sort(np.stack([ring, np.roll(ring, 1)], axis=-1), axis=-1)
 
 
-@dataclass(frozen=True)
-class Boxes:
+class Boxes(_Fixed):
     """Boxes by two corners: (…, 4), the lower corner first."""
 
     def __str__(self) -> str:
@@ -555,8 +550,7 @@ class Images:
         return generator.standard_normal((*shape[:-1], self.rows, self.columns, self.channels))
 
 
-@dataclass(frozen=True)
-class ProbabilityMaps:
+class ProbabilityMaps(_Fixed):
     """Class probabilities of every pixel: (batch, …, classes)."""
 
     def __str__(self) -> str:
@@ -567,8 +561,7 @@ class ProbabilityMaps:
         return generator.dirichlet(np.full(3, 2.0), (*shape[:-1], 5))
 
 
-@dataclass(frozen=True)
-class LabelMaps:
+class LabelMaps(_Fixed):
     """Class indices of every pixel: (batch, …)."""
 
     def __str__(self) -> str:
@@ -639,8 +632,7 @@ class OneNumber:
         return np.asarray(generator.standard_normal())
 
 
-@dataclass(frozen=True)
-class FeatureMaps:
+class FeatureMaps(_Fixed):
     """Feature maps (…, rows, columns, channels): an array, or a dict, list or tuple of arrays, one per layer."""
 
     def __str__(self) -> str:
@@ -655,8 +647,7 @@ class FeatureMaps:
         }
 
 
-@dataclass(frozen=True)
-class Parameters:
+class Parameters(_Fixed):
     """An array, or a dict, list or nesting of arrays."""
 
     def __str__(self) -> str:
@@ -668,8 +659,7 @@ class Parameters:
         return {"layer": layer, "scales": [generator.standard_normal(shape[-1:])]}
 
 
-@dataclass(frozen=True)
-class Matrices:
+class Matrices(_Fixed):
     """A matrix, a stack of numbers with more axes, or a nesting of them."""
 
     def __str__(self) -> str:

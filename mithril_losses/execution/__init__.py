@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
 
 from mithril_losses import limits
-from mithril_losses.backends.namespaces import library_name, namespace_of
+from mithril_losses.backends.namespaces import Array, library_name, namespace_of
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import find_loss
 from mithril_losses.execution.host import OnHost
@@ -22,21 +22,29 @@ from mithril_losses.execution.jax import OnJax, as_jax, jax_views
 from mithril_losses.execution.torch import as_tensors, compiled_by_torch, numpy_views
 
 P = ParamSpec("P")
-V = TypeVar("V")
+G = TypeVar("G")
+V = TypeVar("V", bound=float | np.floating[Any] | tuple[Any, ...])  # no gradient is a number or a tuple
 
 
+@overload
 def value_and_gradient(
-    loss: Callable[P, V],
-    *,
-    threads: int | None = None,
-    compile: bool | None = None,
-    donate: bool = False,
-) -> Callable[P, tuple[V, Any]]:
+    loss: Callable[P, V], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
+) -> Callable[P, tuple[V, Any]]: ...
+@overload
+def value_and_gradient(
+    loss: Callable[P, G], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
+) -> Callable[P, tuple[Array, G]]: ...
+def value_and_gradient(
+    loss: Callable[..., Any], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
+) -> Callable[..., tuple[Any, Any]]:
     """Return a function with the loss's own arguments that gives its value and its gradient in one call.
 
     It takes everything that the gradient takes: `upstream` (which scales the gradient alone) and, where the loss has
     it, `wrt`. The gradient is an array, or a dict of arrays by argument name where the loss has several
     differentiable arguments.
+
+    Either half of a pair may be given. A type checker learns from the gradient which keywords there are and what is
+    returned: `value_and_gradient(huber_loss_gradient)`.
 
     Large arrays on the CPU, of any of the three libraries, are computed in one fused loop (with the extra `fast`).
     Without it, those of NumPy and PyTorch are computed in blocks that fit the cache. Threads share the work, and the
@@ -45,7 +53,7 @@ def value_and_gradient(
     the plain functions are inlined.
 
     Args:
-        loss: a registered loss, or any function with a method `gradient`.
+        loss: a registered loss or its gradient, or any function with a method `gradient`.
         threads: how many threads share a large call on the CPU; by default the environment variable
             MITHRIL_LOSSES_THREADS, then the cores at hand.
         compile: None compiles loops for large arrays on the CPU, with the extra `fast`. False does not: blocks are
@@ -68,7 +76,7 @@ def value_and_gradient(
     thread_count(threads)
     if pair.terms.compose is not None:  # each of its losses on the fast path of its own
         both_of = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
-        composed: Callable[P, tuple[V, Any]] = pair.terms.compose(both_of)
+        composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(both_of)
         return composed
     plain = pair.plain
     on_host = OnHost(pair, threads, compile)

@@ -25,27 +25,36 @@ _ROW_SHAPES = 1024
 
 
 class OnHost:
-    """Value and gradient of large arrays that NumPy can see.
-
-    Attributes:
-        jax_from: the number of elements from which JAX arrays are better off here.
-        for_jax: what computes them, or returns None.
-    """
+    """Value and gradient of large arrays that NumPy can see."""
 
     def __init__(self, pair: Pair, threads: int | None, compile: bool | None) -> None:
         self._pair = pair
         self._plain = pair.plain
         self._row_shapes: dict[Any, tuple[int, ...]] = pair.prepared.setdefault("row shapes", {})
         self._threads = threads
-        self._may_compile = compile is not False and has_numba()
+        self._compile = compile is not False
         self._arrays = pair.array_arguments
         self._applies = pair.takes_reduction and pair.terms.separable
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
-        is_compiled = self._applies and self._may_compile and pair.terms.has_loop
-        by_numpy = pair.terms.by_numpy and compile is not False
-        self.jax_from = limits.current.large if is_compiled else limits.current.by_numpy if by_numpy else math.inf
-        self.for_jax = self.attempt if is_compiled else self
+    @functools.cached_property
+    def _may_compile(self) -> bool:  # a first call asks, because to look for numba takes as long as to import all this
+        return self._compile and has_numba()
+
+    @functools.cached_property
+    def _is_compiled(self) -> bool:
+        return self._applies and self._pair.terms.has_loop and self._may_compile
+
+    @functools.cached_property
+    def jax_from(self) -> float:
+        """The number of elements from which JAX arrays are better off here."""
+        if self._is_compiled:
+            return limits.current.large
+        return limits.current.by_numpy if self._compile and self._pair.terms.by_numpy else math.inf
+
+    def for_jax(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any] | None:
+        """Return value and gradient of JAX arrays, or None where JAX should answer."""
+        return (self.attempt if self._is_compiled else self)(*arguments, **keywords)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         """Return value and gradient, from the plain functions where there is no faster way."""

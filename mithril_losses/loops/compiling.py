@@ -10,13 +10,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import hashlib
 import inspect
 import os
 import sys
 import threading
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from importlib.util import find_spec
 from types import FunctionType, ModuleType
 from typing import Any
@@ -55,11 +53,17 @@ def has_numba() -> bool:
     return (int(major), int(minor)) >= _NUMBA
 
 
+def _digest(text: str) -> str:
+    import hashlib  # here and not above, because it loads OpenSSL
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def load_module(text: str) -> ModuleType:
     """Return the module that a text defines, the same one for the same text; its functions compile when called."""
     import linecache
 
-    name = f"mithril_losses_{hashlib.sha256((text + _dependencies()).encode()).hexdigest()[:32]}"
+    name = f"mithril_losses_{_digest(text + _dependencies())[:32]}"
     with _compiling:
         if name not in sys.modules:
             file = f"<{name}>"
@@ -181,8 +185,7 @@ def _kept_code() -> Any:
 
         def _name(self, signature: Any, codegen: Any) -> str:
             # numba's types tell dtype, order, alignment and writeability of an array
-            key = f"{self._function} {signature} {codegen.magic_tuple()}"
-            return hashlib.sha256(key.encode()).hexdigest()
+            return _digest(f"{self._function} {signature} {codegen.magic_tuple()}")
 
         def load_overload(self, sig: Any, target_context: Any) -> Any:
             target_context.refresh()
@@ -235,6 +238,8 @@ def _uninterrupted(work: Callable[[], Any]) -> Any:
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
+    from concurrent.futures import Future
+
     done: Future[Any] = Future()
 
     def run() -> None:

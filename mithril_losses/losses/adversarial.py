@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import Pair, both_of, find_loss, given, gradient_of
 from mithril_losses.domains import (
     CLIP_WIDTH,
@@ -129,8 +129,8 @@ def vanilla_generator_loss(fake_scores: Array, *, epsilon: float = 1e-7, **reduc
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vanilla_generator_loss_gradient(
-    fake_scores: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
-) -> Array:
+    fake_scores: ArrayT, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """−1 / p̂ / n; taken at p̂ also where the score was clipped.
 
     A generator that deceives nobody so keeps a finite gradient of the right sign, where the derivative of the clip
@@ -191,13 +191,13 @@ def vanilla_discriminator_loss(
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vanilla_discriminator_loss_gradient(
-    real_scores: Array,
-    fake_scores: Array,
+    real_scores: ArrayT,
+    fake_scores: ArrayT,
     *,
     epsilon: float = 1e-7,
     label_smoothing: float = 0.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """real_scores: (−(1 − s) / p̂ + s / (1 − p̂)) / n, fake_scores: 1 / (1 − p̂) / m; at p̂ also where clipped.
 
     Example:
@@ -268,7 +268,7 @@ def non_saturating_generator_loss(fake_scores: Array, **reduction: Unpack[Reduct
 
 
 @gradient_of(non_saturating_generator_loss, terms=_non_saturating_generator, properties=("convex", "non_negative"))
-def non_saturating_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def non_saturating_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−σ(−x) / n.
 
     Example:
@@ -316,8 +316,8 @@ def non_saturating_discriminator_loss(
     non_saturating_discriminator_loss, terms=_non_saturating_discriminator, properties=("convex", "non_negative")
 )
 def non_saturating_discriminator_loss_gradient(
-    real_scores: Array, fake_scores: Array, *, label_smoothing: float = 0.0, **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
+    real_scores: ArrayT, fake_scores: ArrayT, *, label_smoothing: float = 0.0, **reduction: Unpack[GradientReduction]
+) -> dict[str, ArrayT]:
     """real_scores: (s − σ(−x)) / n, fake_scores: σ(x) / m.
 
     Example:
@@ -379,8 +379,8 @@ def least_squares_generator_loss(
 
 @gradient_of(least_squares_generator_loss, terms=_least_squares_generator, properties=("convex", "non_negative"))
 def least_squares_generator_loss_gradient(
-    fake_scores: Array, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[GradientReduction]
-) -> Array:
+    fake_scores: ArrayT, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """2 k (x − c) / n.
 
     Example:
@@ -435,14 +435,14 @@ def least_squares_discriminator_loss(
     least_squares_discriminator_loss, terms=_least_squares_discriminator, properties=("convex", "non_negative")
 )
 def least_squares_discriminator_loss_gradient(
-    real_scores: Array,
-    fake_scores: Array,
+    real_scores: ArrayT,
+    fake_scores: ArrayT,
     *,
     target_real: float = 1.0,
     target_fake: float = 0.0,
     scale: float = 1.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """real_scores: 2 k (x − b) / n, fake_scores: 2 k (x − a) / m.
 
     Example:
@@ -517,7 +517,7 @@ def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction
 
 
 @gradient_of(wasserstein_generator_loss, terms=_wasserstein_generator, properties=("convex",))
-def wasserstein_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def wasserstein_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−1 / n.
 
     Example:
@@ -569,8 +569,8 @@ def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **red
     ),
 )
 def wasserstein_discriminator_loss_gradient(
-    real_scores: Array, fake_scores: Array, **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
+    real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[GradientReduction]
+) -> dict[str, ArrayT]:
     """real_scores: −1 / n, fake_scores: 1 / m.
 
     Example:
@@ -616,7 +616,7 @@ def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> 
 
 
 @gradient_of(hinge_generator_loss, terms=_hinge_generator, properties=("convex",))
-def hinge_generator_loss_gradient(fake_scores: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def hinge_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−1 / n.
 
     Example:
@@ -658,8 +658,8 @@ def hinge_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction
 
 @gradient_of(hinge_discriminator_loss, terms=_hinge_discriminator, properties=("convex", "non_negative"))
 def hinge_discriminator_loss_gradient(
-    real_scores: Array, fake_scores: Array, **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
+    real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[GradientReduction]
+) -> dict[str, ArrayT]:
     """real_scores: −1 / n where x < 1, fake_scores: 1 / m where x > −1; 0 elsewhere, the corners included.
 
     Example:
@@ -758,8 +758,8 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_discriminator_loss_gradient(
-    real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
-) -> dict[str, Array]:
+    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0
+) -> dict[str, ArrayT]:
     """real_scores: −(σ(ȳ − x) + E σ(y − x̄)) / n, fake_scores: (σ(y − x̄) + E σ(ȳ − x)) / m.
 
     Example:
@@ -771,7 +771,7 @@ def relativistic_average_discriminator_loss_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'real_scores': [-0.5], 'fake_scores': [0.25, 0.25]}
     """
-    return _relativistic_discriminator.gradients(real_scores, fake_scores, upstream=upstream)
+    return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream)
 
 
 @unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
@@ -877,8 +877,8 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
-    real_scores: Array, fake_scores: Array, *, upstream: float | Array = 1.0
-) -> dict[str, Array]:
+    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0
+) -> dict[str, ArrayT]:
     """real_scores: 2 (x − x̄ − 2 + 2 (x̄ − ȳ)) / n, fake_scores: 2 (y − ȳ + 2 − 2 (x̄ − ȳ)) / m.
 
     Example:
@@ -890,7 +890,7 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'real_scores': [4.0], 'fake_scores': [-3.0, -1.0]}
     """
-    return _relativistic_least_squares_discriminator.gradients(real_scores, fake_scores, upstream=upstream)
+    return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream)
 
 
 @unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
@@ -1019,8 +1019,8 @@ def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **redu
 
 @gradient_of(gradient_penalty, terms=_penalty, properties=(given("convex", target_norm=0.0), "non_negative"))
 def gradient_penalty_gradient(
-    input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[GradientReduction]
-) -> Array:
+    input_gradients: ArrayT, *, target_norm: float = 1.0, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """2 (‖g‖ − k) g / ‖g‖ / B; 0 at g = 0.
 
     This is the gradient wrt the critic's input gradients; their own derivative wrt the critic's parameters is the

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import POSITIVE, REAL, ClassIndices, Interval, PerClass
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -229,14 +229,14 @@ def arcface_loss(
     properties=("non_negative", "scale_invariant"),
 )
 def arcface_loss_gradient(
-    embeddings: Array,
-    weight: Array,
+    embeddings: ArrayT,
+    weight: ArrayT,
     targets: Array,
     *,
     margin: float = 0.5,
     scale: float = 64.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """s J Σ_c G_c k_c ŵ_c and s J Σ G_c k_c x̂ over rows, G = (softmax(z) − [c = y]) / n, k_y = sin(θ_y + m) / sin θ_y.
 
     k_c = 1 for the other classes, and for the own one from π − m on; J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. At
@@ -251,7 +251,7 @@ def arcface_loss_gradient(
         >>> (gradients["embeddings"] / np.log(3.0)).round(12).tolist()
         [[-0.375, 0.0]]
     """
-    return _arcface.gradients(embeddings, weight, targets, margin, scale, **reduction)
+    return _arcface.gradient(embeddings, weight, targets, margin, scale, **reduction)
 
 
 # --- CosFace ----------------------------------------------------------------------------------------------------------
@@ -332,14 +332,14 @@ def cosface_loss(
     properties=("non_negative", "scale_invariant"),
 )
 def cosface_loss_gradient(
-    embeddings: Array,
-    weight: Array,
+    embeddings: ArrayT,
+    weight: ArrayT,
     targets: Array,
     *,
     margin: float = 0.35,
     scale: float = 64.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """s J Σ_c G_c ŵ_c and s J Σ G_c x̂ over rows, with G = (softmax(z) − [c = y]) / n.
 
     J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w; 0 for zero vectors.
@@ -353,4 +353,4 @@ def cosface_loss_gradient(
         >>> (gradients["embeddings"] / np.log(3.0)).round(12).tolist()
         [[0.0, 0.25]]
     """
-    return _cosface.gradients(embeddings, weight, targets, margin, scale, **reduction)
+    return _cosface.gradient(embeddings, weight, targets, margin, scale, **reduction)

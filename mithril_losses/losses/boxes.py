@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import REAL, Boxes, SmallestNormal
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -212,7 +212,7 @@ def _kinks(predictions: Array, targets: Array) -> tuple[Array, ...]:
         given("zero_at_equality", "the boxes have an area"),
     ),
 )
-def iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def iou_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−((1 + q) ∂|A ∩ B| − q ∂|A|) / |A ∪ B| / n, q = |A ∩ B| / |A ∪ B|.
 
     By x₁ and x₂, ∂|A| is minus and plus the height of A, and ∂|A ∩ B| minus and plus that of the overlap for a
@@ -309,7 +309,9 @@ def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack
         given("zero_at_equality", "the boxes have an area"),
     ),
 )
-def generalized_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def generalized_iou_loss_gradient(
+    predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """(∂(1 − |A ∩ B| / |A ∪ B|) − (∂|A ∪ B| − r ∂|C|) / |C|) / n, r = |A ∪ B| / |C|.
 
     The first term is that of `iou_loss_gradient`, and ∂|A ∪ B| = ∂|A| − ∂|A ∩ B|. By x₁ and x₂, ∂|C| is minus and plus
@@ -400,7 +402,7 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
         given("zero_at_equality", "the boxes have an area"),
     ),
 )
-def distance_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def distance_iou_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """(∂(1 − |A ∩ B| / |A ∪ B|) + (∂ρ² − r ∂c²) / c²) / n, r = ρ² / c².
 
     The first term is that of `iou_loss_gradient`. By x₁ and by x₂, ∂ρ² is the difference of the centres along x, and
@@ -506,7 +508,7 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
         given("zero_at_equality", "the boxes have an area"),
     ),
 )
-def complete_iou_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def complete_iou_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """(−(1 − α²) ∂q + ∂(ρ² / c²) + (2α − α²) ∂v) / n, ∂v = 8/π² (θ − θ*) (h ∂w − w ∂h) / (w² + h²), θ = arctan(w/h).
 
     −∂q and ∂(ρ² / c²) are the two terms of `distance_iou_loss_gradient`; ∂w is −1 and 1 by x₁ and x₂, ∂h by y₁ and y₂.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, namespace_of
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
@@ -136,7 +136,7 @@ def cross_entropy_with_logits(
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def cross_entropy_with_logits_gradient(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -144,7 +144,7 @@ def cross_entropy_with_logits_gradient(
     label_smoothing: float = 0.0,
     ignore_index: int | None = None,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """(softmax(z)_c Σ_k q_k − q_c) / M, with q_c = w_c y′_c.
 
     M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
@@ -253,7 +253,7 @@ def cross_entropy_loss(
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def cross_entropy_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -262,7 +262,7 @@ def cross_entropy_loss_gradient(
     ignore_index: int | None = None,
     epsilon: float = 1e-7,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """−(q_c / p̂_c) / M, with q_c = w_c y′_c; taken at p̂ also where p was clipped.
 
     M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
@@ -333,7 +333,7 @@ def list_net_loss(scores: Array, relevance: Array, **reduction: Unpack[Reduction
 
 
 @gradient_of(list_net_loss, terms=_list_net, properties=("convex", "non_negative", "translation_invariant"))
-def list_net_loss_gradient(scores: Array, relevance: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def list_net_loss_gradient(scores: ArrayT, relevance: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """(softmax(z)_i − softmax(y)_i) / B, with B lists.
 
     Example:
@@ -395,8 +395,8 @@ def binary_cross_entropy(
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def binary_cross_entropy_gradient(
-    predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """(p̂ − t) / (p̂ (1 − p̂)) / n; taken at p̂ also where p was clipped.
 
     A confidently wrong prediction so keeps a finite gradient of the right sign, where the derivative of the clip
@@ -467,12 +467,12 @@ def binary_cross_entropy_with_logits(
     binary_cross_entropy_with_logits, terms=_binary_cross_entropy_with_logits, properties=("convex", "non_negative")
 )
 def binary_cross_entropy_with_logits_gradient(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     pos_weight: float | Array | None = None,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """((1 − t) σ(z) − w t σ(−z)) / n, which is (σ(z) − t) / n for w = 1.
 
     Example:
@@ -525,7 +525,7 @@ def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction
 
 
 @gradient_of(hinge_loss, terms=_hinge, properties=("convex", "non_negative"))
-def hinge_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−t / n where t p < 1, and 0 elsewhere, the corner included.
 
     Example:
@@ -595,14 +595,14 @@ def focal_loss(
 
 @gradient_of(focal_loss, terms=_focal, properties=(given("convex", "no probability is clipped"), "non_negative"))
 def focal_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     gamma: float = 2.0,
     alpha: float = 0.25,
     epsilon: float = 1e-7,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """(2t − 1) α_t (γ (1 − p_t)^(γ−1) log p_t − (1 − p_t)^γ / p_t) / n; taken at p̂ also where p was clipped.
 
     Example:
@@ -670,13 +670,13 @@ def focal_loss_with_logits(
 
 @gradient_of(focal_loss_with_logits, terms=_focal_with_logits, properties=("non_negative",))
 def focal_loss_with_logits_gradient(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     gamma: float = 2.0,
     alpha: float = 0.25,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """(2t − 1) α_t q^γ (γ p_t log p_t − q) / n, with q = 1 − p_t = σ(−s): finite for every γ ≥ 0.
 
     Example:

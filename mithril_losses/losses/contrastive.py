@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype, require_library
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype, require_library
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, OneNumber, PointLabels, PointSets
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -188,13 +188,13 @@ def info_nce_loss(
     properties=("non_negative", given("scale_invariant", normalize=True)),
 )
 def info_nce_loss_gradient(
-    queries: Array,
-    keys: Array,
+    queries: ArrayT,
+    keys: ArrayT,
     *,
     temperature: float = 0.1,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """queries: J G k̂ / τ, keys: J Gᵀ q̂ / τ, with G_ij = (softmax_j(q̂_i·k̂_j/τ) − [i = j]) / n, J = (I − x̂ x̂ᵀ) / ‖x‖.
 
     n counts the queries of all sets.
@@ -207,7 +207,7 @@ def info_nce_loss_gradient(
         >>> info_nce_loss_gradient(q, k, temperature=1.0, normalize=False)["queries"].round(12).tolist()
         [[-0.375, 0.375], [0.125, -0.125]]
     """
-    return _info_nce.gradients(queries, keys, temperature, normalize, **reduction)
+    return _info_nce.gradient(queries, keys, temperature, normalize, **reduction)
 
 
 @reduced(wrt=("anchor", "positive"), pairwise=True, anchor=_SET, positive=_SET)
@@ -255,7 +255,7 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
     terms=_n_pair,
     properties=("non_negative",),
 )
-def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
+def n_pair_loss_gradient(anchor: ArrayT, positive: ArrayT, **reduction: Unpack[GradientReduction]) -> dict[str, ArrayT]:
     """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
 
     n counts the anchors of all sets.
@@ -268,7 +268,7 @@ def n_pair_loss_gradient(anchor: Array, positive: Array, **reduction: Unpack[Gra
         >>> n_pair_loss_gradient(a, p)["anchor"].round(12).tolist()
         [[-0.125, 0.125], [0.125, -0.125]]
     """
-    return _n_pair.gradients(anchor, positive, **reduction)
+    return _n_pair.gradient(anchor, positive, **reduction)
 
 
 # --- NT-Xent ----------------------------------------------------------------------------------------------------------
@@ -355,13 +355,13 @@ def nt_xent_loss(
     properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
 def nt_xent_loss_gradient(
-    embedding1: Array,
-    embedding2: Array,
+    embedding1: ArrayT,
+    embedding2: ArrayT,
     *,
     temperature: float = 0.5,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """J (G + Gᵀ) ẑ / τ, the rows of z = (x, y), with G_ab = (softmax_{b≠a}(ẑ_a·ẑ_b/τ) − [b belongs to a]) / 2n.
 
     J = (I − ẑ ẑᵀ) / ‖z‖; n counts the pairs of all sets.
@@ -375,7 +375,7 @@ def nt_xent_loss_gradient(
         >>> (gradients["embedding1"] / np.log(2.0)).round(12).tolist()
         [[0.0, 0.25], [0.25, 0.0]]
     """
-    return _nt_xent.gradients(embedding1, embedding2, temperature, normalize, **reduction)
+    return _nt_xent.gradient(embedding1, embedding2, temperature, normalize, **reduction)
 
 
 # --- supervised -------------------------------------------------------------------------------------------------------
@@ -454,13 +454,13 @@ def supervised_contrastive_loss(
     properties=("non_negative", given("scale_invariant", normalize=True)),
 )
 def supervised_contrastive_loss_gradient(
-    embeddings: Array,
+    embeddings: ArrayT,
     labels: Array,
     *,
     temperature: float = 0.1,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """J (G + Gᵀ) z / τ, with G_ia = (softmax_{a≠i}(z_i·z_a/τ) − [a ∈ P(i)] / |P(i)|) / n, 0 where P(i) is empty.
 
     J = (I − z zᵀ) / ‖x‖ for the embedding x of z; n counts the rows of all sets.
@@ -559,13 +559,13 @@ def clip_loss(
     properties=("non_negative", given("scale_invariant", normalize=True), "symmetric"),
 )
 def clip_loss_gradient(
-    image_embeddings: Array,
-    text_embeddings: Array,
+    image_embeddings: ArrayT,
+    text_embeddings: ArrayT,
     logit_scale: Array,
     *,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """e^s J G v, e^s J Gᵀ u and Σ_ij G_ij z_ij, with G = (softmax of rows + softmax of columns − 2 I) / 2n.
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
@@ -579,7 +579,7 @@ def clip_loss_gradient(
         >>> float((gradients["logit_scale"] / np.log(3.0)).round(12))
         -0.25
     """
-    return _clip.gradients(image_embeddings, text_embeddings, logit_scale, normalize, **reduction)
+    return _clip.gradient(image_embeddings, text_embeddings, logit_scale, normalize, **reduction)
 
 
 def _scaled_problem(
@@ -685,14 +685,14 @@ def siglip_loss(
     properties=("non_negative", given("scale_invariant", normalize=True), given("symmetric", weights=None)),
 )
 def siglip_loss_gradient(
-    image_embeddings: Array,
-    text_embeddings: Array,
+    image_embeddings: ArrayT,
+    text_embeddings: ArrayT,
     logit_scale: Array,
     logit_bias: Array,
     *,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """e^s J G v, e^s J Gᵀ u, Σ_ij G_ij (z_ij − b) and Σ_ij G_ij, with G_ij = (σ(z_ij) − [i = j]) / n.
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
@@ -706,4 +706,4 @@ def siglip_loss_gradient(
         >>> float(gradients["logit_bias"].round(12)), float((gradients["logit_scale"] / np.log(3.0)).round(12))
         (-0.25, -0.25)
     """
-    return _siglip.gradients(image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, **reduction)
+    return _siglip.gradient(image_embeddings, text_embeddings, logit_scale, logit_bias, normalize, **reduction)

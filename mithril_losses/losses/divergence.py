@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, namespace_of
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     FLAG,
@@ -393,8 +393,8 @@ def gaussian_kl_divergence(
 
 @gradient_of(gaussian_kl_divergence, terms=_gaussian_kl, properties=("convex", "non_negative"))
 def gaussian_kl_divergence_gradient(
-    mean: Array, logvar: Array, *, free_bits: float = 0.0, **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
+    mean: ArrayT, logvar: ArrayT, *, free_bits: float = 0.0, **reduction: Unpack[GradientReduction]
+) -> dict[str, ArrayT]:
     """μ / B and ½ (e^ℓ − 1) / B; 0 where the divergence lies below `free_bits`, not at the tie.
 
     Example:
@@ -403,7 +403,7 @@ def gaussian_kl_divergence_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'mean': [[0.5], [1.5]], 'logvar': [[0.0], [0.5]]}
     """
-    return _gaussian_kl.gradients(mean, logvar, free_bits, **reduction)
+    return _gaussian_kl.gradient(mean, logvar, free_bits, **reduction)
 
 
 def _between_gaussians(xp: Any, mean: Array, logvar: Array, other_mean: Array, other_logvar: Array) -> Any:

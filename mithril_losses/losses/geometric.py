@@ -6,7 +6,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, array_namespace, host_values
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, host_values
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import FLAG, PointMask, PointSets, PointWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -452,8 +452,8 @@ def modified_hausdorff_distance(pred_points: Array, target_points: Array, **redu
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def modified_hausdorff_distance_gradient(
-    pred_points: Array, target_points: Array, **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
+    pred_points: ArrayT, target_points: ArrayT, **reduction: Unpack[GradientReduction]
+) -> dict[str, ArrayT]:
     """Σ (xᵢ − yⱼ) / ‖xᵢ − yⱼ‖ / (n B), over the pairs (i, j) of nearest points of the larger mean; −1 times that for y.
 
     Example:
@@ -462,4 +462,4 @@ def modified_hausdorff_distance_gradient(
         >>> modified_hausdorff_distance_gradient(x, y)["pred_points"].tolist()
         [[[-0.5], [-0.5]]]
     """
-    return _modified_hausdorff.gradients(pred_points, target_points, **reduction)
+    return _modified_hausdorff.gradient(pred_points, target_points, **reduction)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, array_namespace, placement, require_library
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement, require_library
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -146,8 +146,8 @@ def total_variation_loss(
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def total_variation_loss_gradient(
-    images: Array, *, norm_type: Norm = "l1", channels_first: bool = False, **reduction: Unpack[GradientReduction]
-) -> Array:
+    images: ArrayT, *, norm_type: Norm = "l1", channels_first: bool = False, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """(s(x − left) − s(right − x) + s(x − upper) − s(lower − x)) / B, with s = sign for "l1"; no neighbour, no term.
 
     s(d) = 2 d for "l2_squared". "isotropic": s = ∂x / √(∂x² + ∂y²) and ∂y / √(∂x² + ∂y²) at the pixel that the two
@@ -456,7 +456,7 @@ def ssim_loss(
     properties=("non_negative", "symmetric", "zero_at_equality"),
 )
 def ssim_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     max_value: float = 1.0,
@@ -466,7 +466,7 @@ def ssim_loss_gradient(
     k2: float = 0.03,
     channels_first: bool = False,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """Gᵀ((1 − b) a′ + (1 − a) b′) + 2 (x − y) Gᵀ((1 − a) / v) − 2 x Gᵀ((1 − a) b / v), over N B, G the filter.
 
     A position has the loss 1 − (1 − a) (1 − b) with a = (μ_x − μ_y)² / m and b = (σ_x² + σ_y² − 2 σ_xy) / v, where
@@ -652,7 +652,7 @@ def multi_scale_ssim_loss(
     properties=("non_negative", "symmetric", "zero_at_equality"),
 )
 def multi_scale_ssim_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     scale_weights: tuple[float, ...] = WANG_WEIGHTS,
@@ -663,7 +663,7 @@ def multi_scale_ssim_loss_gradient(
     k2: float = 0.03,
     channels_first: bool = False,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """−Σ_j (w_j / r_j) Π_i r_i^w_i (Hᵀ)^(j−1) ∂r_j/∂x_j / (B C), H the halving; 0 for a channel with a mean r_j ≤ 0.
 
     −∂r_j/∂x_j is the gradient in `ssim_loss_gradient` of one channel at scale j, there with a = a′ = 0 but for the last

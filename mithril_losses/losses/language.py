@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype, placement, require_library
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype, placement, require_library
 from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import (
     FRACTION,
@@ -225,10 +225,10 @@ def linear_cross_entropy(
     properties=("non_negative",),
 )
 def linear_cross_entropy_gradient(
-    hidden: Array,
-    weight: Array,
+    hidden: ArrayT,
+    weight: ArrayT,
     targets: Array,
-    bias: Array | None = None,
+    bias: ArrayT | None = None,
     *,
     class_weights: Array | Sequence[float] | None = None,
     ignore_index: int | None = None,
@@ -237,7 +237,7 @@ def linear_cross_entropy_gradient(
     soft_cap: float | None = None,
     chunk_rows: int | None = None,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """G W, Gᵀ h and Σ G over rows, with G = (softmax(z) (Σ_c q_c + 2 ζ log Σ_c e^{z_c}) − q) / M, q_c = w_c y′_c.
 
     M is the number of rows that are left by `ignore_index`; with class weights the sum of w_y over these rows. With a
@@ -252,7 +252,7 @@ def linear_cross_entropy_gradient(
         >>> linear_cross_entropy_gradient(hidden, weight, np.array([1]))["weight"].round(12).tolist()
         [[0.25, 0.0], [-0.25, 0.0]]
     """
-    return _linear_cross_entropy.gradients(
+    return _linear_cross_entropy.gradient(
         hidden,
         weight,
         targets,
@@ -382,8 +382,8 @@ def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(
-    logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[GradientReduction]
-) -> Array:
+    logits: ArrayT, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """(softmax(z_t) − one-hot(x_(t+1))) / M, M = predicted tokens; 0 at the last position.
 
     Example:

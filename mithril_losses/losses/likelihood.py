@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, NON_NEGATIVE_REAL, PROBABILITY, REAL, Choice, Elements, SmallestNormal
 from mithril_losses.losses.classification import (
@@ -85,8 +85,8 @@ def gaussian_negative_log_likelihood(
 
 @gradient_of(gaussian_negative_log_likelihood, terms=_gaussian)
 def gaussian_negative_log_likelihood_gradient(
-    mean: Array, logvar: Array, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
+    mean: ArrayT, logvar: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
+) -> dict[str, ArrayT]:
     """(μ − x) e^(−ℓ) / n and ½ (1 − (x − μ)² e^(−ℓ)) / n.
 
     Example:
@@ -98,7 +98,7 @@ def gaussian_negative_log_likelihood_gradient(
         >>> {name: abs(gradient.round(12)).tolist() for name, gradient in gradients.items()}
         {'mean': [0.5], 'logvar': [0.0]}
     """
-    return _gaussian.gradients(mean, logvar, targets, full, **reduction)
+    return _gaussian.gradient(mean, logvar, targets, full, **reduction)
 
 
 @elementwise(
@@ -155,8 +155,8 @@ def laplace_negative_log_likelihood(
 
 @gradient_of(laplace_negative_log_likelihood, terms=_laplace)
 def laplace_negative_log_likelihood_gradient(
-    location: Array, log_scale: Array, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
+    location: ArrayT, log_scale: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
+) -> dict[str, ArrayT]:
     """sign(μ − x) e^(−s) / n, with sign(0) = 0, and (1 − |x − μ| e^(−s)) / n.
 
     Example:
@@ -166,7 +166,7 @@ def laplace_negative_log_likelihood_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'location': [-0.5], 'log_scale': [-1.0]}
     """
-    return _laplace.gradients(location, log_scale, targets, full, **reduction)
+    return _laplace.gradient(location, log_scale, targets, full, **reduction)
 
 
 @elementwise(
@@ -231,13 +231,13 @@ def poisson_negative_log_likelihood(
 
 @gradient_of(poisson_negative_log_likelihood, terms=_poisson, properties=("convex",))
 def poisson_negative_log_likelihood_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     log_input: bool = True,
     full: bool = False,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """(λ − x) / n wrt log λ; (1 − x / λ) / n wrt λ.
 
     Example:
@@ -288,8 +288,8 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
     properties=("convex", "non_negative"),
 )
 def bernoulli_negative_log_likelihood_gradient(
-    logits: Array, targets: Array, **reduction: Unpack[GradientReduction]
-) -> Array:
+    logits: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """(σ(z) − x) / n.
 
     Example:
@@ -363,8 +363,8 @@ def flow_negative_log_likelihood(
 
 @gradient_of(flow_negative_log_likelihood, terms=_flow, properties=("convex",))
 def flow_negative_log_likelihood_gradient(
-    z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
-) -> dict[str, Array]:
+    z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
+) -> dict[str, ArrayT]:
     """z / B (normal) or tanh(½ z) / B (logistic), and −1 / B.
 
     Example:
@@ -373,7 +373,7 @@ def flow_negative_log_likelihood_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'z': [[1.0, 0.0], [0.5, 1.5]], 'log_det': [-0.5, -0.5]}
     """
-    return _flow.gradients(z, log_det, prior, **reduction)
+    return _flow.gradient(z, log_det, prior, **reduction)
 
 
 flow_negative_log_likelihood_value_and_gradient = both_of(flow_negative_log_likelihood_gradient)

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses import limits
-from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, placement, require_library
+from mithril_losses.backends.namespaces import (
+    Array,
+    ArrayT,
+    array_namespace,
+    host_values,
+    is_dtype,
+    placement,
+    require_library,
+)
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import NON_NEGATIVE, REAL, Edges, PointSets
 from mithril_losses.execution import value_and_gradient
@@ -357,8 +365,8 @@ def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Un
     ),
 )
 def mesh_normal_loss_gradient(
-    pred_normals: Array, target_normals: Array, **reduction: Unpack[GradientReduction]
-) -> Array:
+    pred_normals: ArrayT, target_normals: Array, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """−(n*/‖n*‖ − cos n/‖n‖) / ‖n‖ / V, V the number of normals.
 
     0 where a normal is the zero vector. A length below the smallest normal number of the dtype counts as that number.
@@ -491,8 +499,8 @@ def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, *
     properties=("non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def mesh_edge_loss_gradient(
-    pred_vertices: Array, target_vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]
-) -> Array:
+    pred_vertices: ArrayT, target_vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """Σⱼ 2 (‖vᵢ − vⱼ‖ − ‖v*ᵢ − v*ⱼ‖) (vᵢ − vⱼ) / ‖vᵢ − vⱼ‖ / E over the edges (i, j) of vertex i.
 
     E counts the edges of all meshes of the batch. The unit vector is 0 where both ends of an edge coincide.
@@ -595,7 +603,7 @@ def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduc
     terms=_laplacian,
     properties=("convex", "non_negative", "translation_invariant"),
 )
-def mesh_laplacian_loss_gradient(vertices: Array, edges: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def mesh_laplacian_loss_gradient(vertices: ArrayT, edges: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """2 LᵀL v / V: for vertex i, 2 (Σⱼ (Lv)ⱼ / deg j − (Lv)ᵢ) / V over its neighbours j.
 
     deg j is the number of neighbours of j, and V counts the vertices of all meshes of the batch. A vertex without

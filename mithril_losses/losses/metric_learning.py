@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -183,16 +183,16 @@ def triplet_loss(
 
 @gradient_of(triplet_loss, terms=_triplet, properties=("non_negative", "translation_invariant"))
 def triplet_loss_gradient(
-    anchor: Array,
-    positive: Array,
-    negative: Array,
+    anchor: ArrayT,
+    positive: ArrayT,
+    negative: ArrayT,
     *,
     margin: float = 1.0,
     p: float = 2.0,
     squared: bool = False,
     swap: bool = False,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """anchor: (u⁺ − u⁻) / B, positive: −u⁺ / B, negative: u⁻ / B, with u = ∂d/∂(x − y), where the loss is positive.
 
     0 where the loss is 0, the corner included; u is 0 at coincident points. With `swap`, at a tie of d(a, n) and
@@ -207,7 +207,7 @@ def triplet_loss_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'anchor': [[-0.6, 0.2]], 'positive': [[0.6, 0.8]], 'negative': [[0.0, -1.0]]}
     """
-    return _triplet.gradients(anchor, positive, negative, margin, p, squared, swap, **reduction)
+    return _triplet.gradient(anchor, positive, negative, margin, p, squared, swap, **reduction)
 
 
 triplet_loss_value_and_gradient = both_of(triplet_loss_gradient)
@@ -299,13 +299,13 @@ def contrastive_loss(
     properties=("non_negative", "symmetric", "translation_invariant"),
 )
 def contrastive_loss_gradient(
-    embedding1: Array,
-    embedding2: Array,
+    embedding1: ArrayT,
+    embedding2: ArrayT,
     labels: Array,
     *,
     margin: float = 1.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """embedding1: (2 y (x₁ − x₂) − 2 (1 − y) max(0, m − d) u) / B, embedding2: its negative; u = (x₁ − x₂) / d.
 
     u is 0 at coincident points.
@@ -316,7 +316,7 @@ def contrastive_loss_gradient(
         >>> (contrastive_loss_gradient(x1, x2, np.array([1, 0]))["embedding1"] + 0.0).tolist()
         [[-3.0, -4.0], [0.0, 0.5]]
     """
-    return _contrastive.gradients(embedding1, embedding2, labels, margin, **reduction)
+    return _contrastive.gradient(embedding1, embedding2, labels, margin, **reduction)
 
 
 contrastive_loss_value_and_gradient = both_of(contrastive_loss_gradient)
@@ -412,13 +412,13 @@ def cosine_embedding_loss(
     properties=("non_negative", "scale_invariant", "symmetric"),
 )
 def cosine_embedding_loss_gradient(
-    embedding1: Array,
-    embedding2: Array,
+    embedding1: ArrayT,
+    embedding2: ArrayT,
     labels: Array,
     *,
     margin: float = 0.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """embedding1: k (x̂₂ − c x̂₁) / (‖x₁‖ B), embedding2: k (x̂₁ − c x̂₂) / (‖x₂‖ B), k = −1 for y = 1, [c > m] for −1.
 
     y is the label. 0 for zero vectors, and for what they are paired with.
@@ -432,4 +432,4 @@ def cosine_embedding_loss_gradient(
         >>> {name: (gradient.round(12) + 0.0).tolist() for name, gradient in gradients.items()}
         {'embedding1': [[-0.128, 0.096]], 'embedding2': [[0.0, -0.4]]}
     """
-    return _cosine_embedding.gradients(embedding1, embedding2, labels, margin, **reduction)
+    return _cosine_embedding.gradient(embedding1, embedding2, labels, margin, **reduction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
 from mithril_losses.numerics.flattening import Flattening
@@ -72,7 +72,7 @@ def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
     terms=_squared_error,
     properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
-def mse_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def mse_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """2e / n.
 
     Example:
@@ -122,7 +122,7 @@ def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
     terms=_absolute_error,
     properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
-def mae_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def mae_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """sign(e) / n, with sign(0) = 0.
 
     Example:
@@ -180,8 +180,8 @@ def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **redu
     properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
 def huber_loss_gradient(
-    predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[GradientReduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, delta: float = 1.0, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
     """clip(e, −δ, δ) / n.
 
     Example:
@@ -238,7 +238,7 @@ def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduct
     terms=_log_cosh,
     properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
 )
-def log_cosh_loss_gradient(predictions: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def log_cosh_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """tanh(e) / n.
 
     Example:
@@ -314,13 +314,13 @@ def charbonnier_loss(
     ),
 )
 def charbonnier_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     epsilon: float = 1e-3,
     alpha: float = 1.0,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """α e (e² + ε²)^(α/2 − 1) / n.
 
     Example:
@@ -411,13 +411,13 @@ def psnr_loss(
 
 @gradient_of(psnr_loss, terms=_psnr, properties=("symmetric", "translation_invariant"))
 def psnr_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     max_value: float = 1.0,
     axis: int | tuple[int, ...] | None = None,
     **reduction: Unpack[GradientRowReduction],
-) -> Array:
+) -> ArrayT:
     """20 / ln 10 · e / Σ e² / B, with the sum over the image's own errors e; 0 for a perfect fit.
 
     It does not depend on `max_value`. A fit so close that the gradient would leave the range of its dtype has one near

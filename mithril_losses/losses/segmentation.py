@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, Unpack
 
-from mithril_losses.backends.namespaces import Array, array_namespace, placement, require_library
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement, require_library
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import (
     BINARY,
@@ -212,13 +212,13 @@ def dice_loss(
 
 @gradient_of(dice_loss, terms=_dice, properties=("non_negative", "symmetric"))
 def dice_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int | None = None,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """−(2 t (Σ p + Σ t + s) − (2 Σ p t + s)) / (Σ p + Σ t + s)² / B.
 
     Example:
@@ -281,13 +281,13 @@ def jaccard_loss(
 
 @gradient_of(jaccard_loss, terms=_jaccard, properties=("non_negative", "symmetric"))
 def jaccard_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int | None = None,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """−(t (U + I + 2 s) − (I + s)) / (U + s)² / B, I = Σ p t, U = Σ p + Σ t − I.
 
     Example:
@@ -364,7 +364,7 @@ def tversky_loss(
 
 @gradient_of(tversky_loss, terms=_tversky, properties=("non_negative",))
 def tversky_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     alpha: float = 0.3,
@@ -372,7 +372,7 @@ def tversky_loss_gradient(
     smooth: float = 1.0,
     class_axis: int | None = None,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """((I + s) (a (1 − t) − b t) − E t) / (I + E + s)² / B, E = a FP + b FN.
 
     Example:
@@ -464,7 +464,7 @@ def focal_tversky_loss(
 
 @gradient_of(focal_tversky_loss, terms=_focal_tversky, properties=("non_negative",))
 def focal_tversky_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     gamma: float = 0.75,
@@ -473,7 +473,7 @@ def focal_tversky_loss_gradient(
     smooth: float = 1.0,
     class_axis: int | None = None,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """γ T^(γ−1) ∂T / B, T the `tversky_loss` of a mask; for γ < 1, 0 at T = 0.
 
     Example:
@@ -555,13 +555,13 @@ def generalized_dice_loss(
 
 @gradient_of(generalized_dice_loss, terms=_generalized_dice, properties=("non_negative",))
 def generalized_dice_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int = -1,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """−w_c (2 t D − (2 Σ_c w_c Σ p t + s)) / D² / B, D = Σ_c w_c (Σ p + Σ t) + s.
 
     Example:
@@ -766,14 +766,14 @@ def lovasz_softmax_loss(
     properties=("convex", "non_negative"),
 )
 def lovasz_softmax_loss_gradient(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
     classes: Classes = "present",
     ignore_index: int | None = None,
     **reduction: Unpack[GradientReduction],
-) -> Array:
+) -> ArrayT:
     """(J_k − J_{k−1}) sign(p_c − [y = c]) / (C B) at the pixel with the k-th largest error of class c.
 
     C is the number of classes that are averaged over: those present in the targets of that sample, or all. Pixels with
@@ -858,7 +858,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
 
 
 @gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"))
-def lovasz_hinge_loss_gradient(logits: Array, targets: Array, **reduction: Unpack[GradientReduction]) -> Array:
+def lovasz_hinge_loss_gradient(logits: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.
 
     Pixels with the same error join in their own order.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import Pair, find_loss, given, gradient_of
 from mithril_losses.domains import NON_NEGATIVE, PROBABILITY, Choice, Elements
 from mithril_losses.execution import value_and_gradient
@@ -179,14 +179,14 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_gradient(
-    recon_x: Array,
+    recon_x: ArrayT,
     x: Array,
-    mu: Array,
-    logvar: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
     N and M are 1 for "sum", the numbers of elements of x and of samples for "mean", and the number of samples for
@@ -252,15 +252,15 @@ def beta_vae_loss(
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def beta_vae_loss_gradient(
-    recon_x: Array,
+    recon_x: ArrayT,
     x: Array,
-    mu: Array,
-    logvar: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
     beta: float = 4.0,
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, β μ / M and ½ β (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`.
@@ -331,15 +331,15 @@ def vae_loss_free_bits(
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_free_bits_gradient(
-    recon_x: Array,
+    recon_x: ArrayT,
     x: Array,
-    mu: Array,
-    logvar: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
     free_bits: float = 0.1,
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, Array]:
+) -> dict[str, ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M, the last two 0 where the KL is below the free bits.
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`. The first is taken at x̂ also where recon_x was

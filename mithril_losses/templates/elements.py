@@ -111,11 +111,6 @@ class Elementwise(Template):
             closing = plan(xp, self.shape(arrays[0]), arrays[0].dtype, **reduction)
             return self._spread(xp, closing, slopes, arguments)
 
-    def gradients(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
-        """Return `gradient` of terms with several slopes, by name."""
-        found: dict[str, Array] = self.gradient(*arguments, **reduction)
-        return found
-
     def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
         xp, arrays, options = self.prepare(arguments)

@@ -113,11 +113,6 @@ class Unreduced(Template):
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
 
-    def gradients(self, *arguments: Any, **reduction: Any) -> dict[str, Array]:
-        """Return `gradient` of a loss whose `wrt` is a tuple, by name."""
-        found: dict[str, Array] = self.gradient(*arguments, **reduction)
-        return found
-
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
         first = _first_array(arguments[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import unittest
@@ -324,10 +325,26 @@ class Catalogue(unittest.TestCase):
             find_loss(name)
         self.assertIn(hint, str(caught.exception))
 
-    @parameterized.expand([(mse_loss_gradient,), (np.mean,), (3,), (None,)])
+    @parameterized.expand([(scaled_error_gradient,), (np.mean,), (3,), (None,)])
     def test_what_is_no_loss(self, loss: Any) -> None:
         with self.assertRaisesRegex(ValueError, "has no registered gradient: decorate the gradient with"):
             find_loss(loss)
+
+    def test_either_half_of_a_pair_finds_it(self) -> None:
+        self.assertIs(find_loss(mse_loss_gradient), catalogue()["mse_loss"])
+        forget(self, "scaled_error")
+
+        def slope(predictions: Any, targets: Any, *, scale: float = 2.0) -> Any:
+            return scaled_error_gradient(predictions, targets, scale=scale)
+
+        gradient_of(scaled_error)(slope)
+        self.assertIs(find_loss(slope), catalogue()["scaled_error"])
+        check_gradient(slope, X, Y)
+        halved = functools.partial(mse_loss_gradient, upstream=0.5)
+        for gradient, keywords in ((mse_loss_gradient, {"upstream": 0.5}), (halved, {})):
+            value, found = value_and_gradient(gradient)(X, Y, reduction="sum", **keywords)
+            # e = (0.5, -3, -2.5): Σ e² = 15.5, and e is half of its slope
+            self.assertEqual((float(value), found.tolist()), (15.5, [0.5, -3.0, -2.5]))
 
     def test_a_loss_that_carries_its_gradient(self) -> None:
         class Scaled:

@@ -25,6 +25,7 @@ from parameterized import parameterized
 import mithril_losses as ml
 from mithril_losses import catalogue, limits, value_and_gradient
 from mithril_losses.backends import threads
+from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.backends.namespaces import numpy as numpy_namespace
 from mithril_losses.checking import draw_arguments
 from mithril_losses.domains import REAL, Elements, Labels
@@ -772,6 +773,14 @@ class NumpyNamespace(unittest.TestCase):
             numpy_namespace.where(x > 0, x, 0.0)
             with self.assertRaises(AssertionError):
                 numpy_namespace.where(x[:8] > 0, x[:8], 0.0)
+
+    def test_a_choice_between_two_numbers_is_refused(self) -> None:
+        x = np.array([1.0, -1.0])
+        for xp, array in ((numpy_namespace, x), (namespace_of(torch.tensor(x)), torch.tensor(x))):
+            for choices in ((1.0, 0.0), (1, 0), (0.5, 2)):
+                with self.assertRaisesRegex(TypeError, r"such as xp\.where\(condition, xp\.ones_like\(x\), 0\.0\)"):
+                    xp.where(array > 0.0, *choices)
+            np.testing.assert_array_equal(xp.where(array > 0.0, xp.ones_like(array), 0.0), [1.0, 0.0])
 
 
 class OtherLibraries(unittest.TestCase):

@@ -31,6 +31,7 @@ from cases import (
 from parameterized import parameterized
 
 from mithril_losses import catalogue, value_and_gradient
+from mithril_losses.backends.namespaces import ArrayT
 from mithril_losses.catalogue import GRADIENT_KEYWORDS
 from mithril_losses.checking import check_gradient
 from mithril_losses.domains import Edges, Flag, Images, Interval, Samples
@@ -107,7 +108,9 @@ class Pairing(unittest.TestCase):
                 [(p.name, p.kind, p.default) for p in found], [(p.name, p.kind, p.default) for p in expected]
             )
             hints, value_hints = get_type_hints(function), get_type_hints(pair.value)
-            self.assertEqual({p.name: hints[p.name] for p in found}, {p.name: value_hints[p.name] for p in expected})
+            # the type of an array in the gradient is that of its argument; a value has no such type
+            named = [p.name for p in found if hints[p.name] not in (ArrayT, ArrayT | None) or p.name not in pair.wrt]
+            self.assertEqual({n: hints[n] for n in named}, {n: value_hints[n] for n in named})
 
     @parameterized.expand([(pair.name,) for pair in PAIRS])
     def test_docstrings_are_complete(self, loss: str) -> None:

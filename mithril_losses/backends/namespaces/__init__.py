@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 Array = Any  # arrays of four libraries share no base class: signatures say what is meant, bodies stay free
+
+
+class _Array(Protocol):
+    """What type checkers know all arrays by. NumPy's numbers have a shape, but no length."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+
+ArrayT = TypeVar("ArrayT", bound=_Array)  # of the arguments that a gradient has the type of
 
 _NUMPY_TYPES = (np.ndarray, np.generic)
 _KINDS = (

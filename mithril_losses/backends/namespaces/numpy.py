@@ -12,6 +12,11 @@ from typing import Any
 
 import numpy as np
 
+TWO_NUMBERS = (  # PyTorch makes float32 of them, and NumPy float64
+    "xp.where of two numbers does not know the dtype of the other arrays: give one of the numbers as an array, such as "
+    "xp.where(condition, xp.ones_like(x), 0.0)"
+)
+
 
 def __getattr__(name: str) -> Any:
     """Return what NumPy has: looked up once, since a star import would load all of NumPy's submodules."""
@@ -27,11 +32,14 @@ def for_elements(xp: Any) -> Any:
 
 
 _FROM = 1 << 12  # elements below which several calls cost more than one slow one
+_NUMBERS = (float, int)
 _BITS = {np.dtype(f"float{8 * size}"): np.dtype(f"int{8 * size}") for size in (2, 4, 8)}
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """Return `x` where the condition holds and `y` elsewhere; one of both may be a number."""
+    if type(x) in _NUMBERS and type(y) in _NUMBERS:
+        raise TypeError(TWO_NUMBERS)
     if condition.size < _FROM:
         return np.where(condition, x, y)
     like = x if isinstance(x, np.ndarray) else y
@@ -60,7 +68,7 @@ def _bits(branch: Any, like: Any, bits: Any) -> Any:
     """Return the bits of a branch in the dtype of `like`; None if it is neither of its shape and dtype nor a number."""
     if isinstance(branch, np.ndarray):
         return branch.view(bits) if branch.shape == like.shape and branch.dtype == like.dtype else None
-    return like.dtype.type(branch).view(bits) if type(branch) in (float, int) else None
+    return like.dtype.type(branch).view(bits) if type(branch) in _NUMBERS else None
 
 
 def maximum(x: Any, y: Any) -> Any:

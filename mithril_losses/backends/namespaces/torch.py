@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from array_api_compat.torch import *  # noqa: F403
+from array_api_compat.torch import where as _where
+
+from mithril_losses.backends.namespaces.numpy import TWO_NUMBERS
 
 del classes, ops  # type: ignore[name-defined]  # noqa: F821  (lookups of TorchScript that answer to every name)
 
@@ -29,6 +32,13 @@ def minimum(x: Any, y: Any, out: Any = None) -> Any:
     if not isinstance(x, torch.Tensor):
         x, y = y, x
     return torch.minimum(x, y, out=out) if isinstance(y, torch.Tensor) else torch.clamp(x, max=y, out=out)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """Return `x` where the condition holds and `y` elsewhere; one of both may be a number."""
+    if not (isinstance(x, torch.Tensor) or isinstance(y, torch.Tensor)):
+        raise TypeError(TWO_NUMBERS)
+    return _where(condition, x, y)
 
 
 def sign(x: Any) -> Any:
