@@ -1,7 +1,8 @@
-"""Adversarial losses: a discriminator tells real data from generated ones, and a generator learns to mislead it.
+"""Adversarial losses: a discriminator tells real data from generated data, and a generator learns to mislead it.
 
-A generator's loss takes the scores of generated data. A discriminator's takes those of real and of generated data, two
-batches that may differ in size and shape: each is reduced by itself, the two are added, and the gradient is a dict.
+The loss of a generator takes the scores of generated data. The loss of a discriminator takes two batches of scores, of
+real and of generated data, which may differ in size and shape. Each batch is reduced by itself, the two results are
+added, and the gradient is a dict.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def vanilla_generator_loss(fake_scores: Array, *, epsilon: float = 1e-7, **reduc
 
     Args:
         fake_scores: D(G(z)), the probabilities that generated data are real, any shape.
-        epsilon: ε in (0, 0.5), raised to the resolution of the scores' dtype where 1 − ε would round to 1.
+        epsilon: ε in (0, 0.5). If 1 − ε rounds to 1 in the scores' dtype, ε is raised to its resolution.
         **reduction: see `reduce_loss`.
 
     Returns:
@@ -108,7 +109,7 @@ def vanilla_generator_loss(fake_scores: Array, *, epsilon: float = 1e-7, **reduc
 
     Raises:
         ValueError: epsilon lies outside its domain, or a reduction keyword does not fit.
-        TypeError: fake_scores are no array, or not floating point.
+        TypeError: fake_scores are not an array, or not floating point.
 
     Example:
         (−log ½ − log ¼) / 2 = 3/2 log 2 = 1.039720…
@@ -133,7 +134,7 @@ def vanilla_generator_loss_gradient(
 ) -> ArrayT:
     """−1 / p̂ / n; taken at p̂ also where the score was clipped.
 
-    A generator that deceives nobody so keeps a finite gradient of the right sign, where the derivative of the clip
+    So a generator whose data are all rejected keeps a finite gradient of the right sign. The derivative of the clip
     would be 0.
 
     Example:
@@ -159,17 +160,18 @@ def vanilla_discriminator_loss(
     Args:
         real_scores: D(x), the probabilities that real data are real, any shape.
         fake_scores: D(G(z)), those of generated data, any shape.
-        epsilon: ε in (0, 0.5), raised to the resolution of the scores' dtype where 1 − ε would round to 1.
-        label_smoothing: s in [0, 1], one-sided: the target of real data is 1 − s, that of generated ones stays 0.
-        **reduction: see `reduce_loss`; it acts on each batch, and the two are added. `weights` and `normalizer` hold
-            for both, or are mappings such as {"real_scores": …, "fake_scores": …}.
+        epsilon: ε in (0, 0.5). If 1 − ε rounds to 1 in the scores' dtype, ε is raised to its resolution.
+        label_smoothing: s in [0, 1], one-sided: the target of real data is 1 − s, that of generated data stays 0.
+        **reduction: see `reduce_loss`; each batch is reduced, and the two results are added. `weights` and `normalizer`
+            apply to both batches, or are mappings such as {"real_scores": …, "fake_scores": …}.
 
     Returns:
-        A scalar. Batches of one shape can be added without having been reduced to numbers, too.
+        A scalar. If both batches have the same shape, they can also be added unreduced (reduction="none").
 
     Raises:
-        ValueError: an option lies outside its domain, a reduction keyword does not fit, or leaves what cannot be added.
-        TypeError: an argument is no array, or not floating point.
+        ValueError: an option lies outside its domain, a reduction keyword does not fit, or the two results cannot be
+            added.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         −log ½ for real data, (−log ½ − log ¼) / 2 for generated ones: 5/2 log 2 = 1.732867…
@@ -252,7 +254,7 @@ def non_saturating_generator_loss(fake_scores: Array, **reduction: Unpack[Reduct
 
     Raises:
         ValueError: a reduction keyword does not fit.
-        TypeError: fake_scores are no array, or not floating point.
+        TypeError: fake_scores are not an array, or not floating point.
 
     Example:
         σ(log 3) = ¾: −log ¾ = 0.287682…
@@ -287,16 +289,17 @@ def non_saturating_discriminator_loss(
     Args:
         real_scores: logits of the discriminator for real data, any shape.
         fake_scores: logits for generated data, any shape.
-        label_smoothing: s in [0, 1], one-sided: the target of real data is 1 − s, that of generated ones stays 0.
-        **reduction: see `reduce_loss`; it acts on each batch, and the two are added. `weights` and `normalizer` hold
-            for both, or are mappings such as {"real_scores": …, "fake_scores": …}.
+        label_smoothing: s in [0, 1], one-sided: the target of real data is 1 − s, that of generated data stays 0.
+        **reduction: see `reduce_loss`; each batch is reduced, and the two results are added. `weights` and `normalizer`
+            apply to both batches, or are mappings such as {"real_scores": …, "fake_scores": …}.
 
     Returns:
-        A scalar. Batches of one shape can be added without having been reduced to numbers, too.
+        A scalar. If both batches have the same shape, they can also be added unreduced (reduction="none").
 
     Raises:
-        ValueError: an option lies outside its domain, a reduction keyword does not fit, or leaves what cannot be added.
-        TypeError: an argument is no array, or not floating point.
+        ValueError: an option lies outside its domain, a reduction keyword does not fit, or the two results cannot be
+            added.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         −log σ(log 3) − log(1 − σ(0)) = −log ¾ + log 2 = 0.980829…
@@ -352,7 +355,7 @@ def least_squares_generator_loss(
 
     Args:
         fake_scores: x, scores of generated data, any shape.
-        target_real: c, the score that the discriminator is to give: a number, or an array that broadcasts to the
+        target_real: c, the score that the discriminator should give: a number, or an array that broadcasts to the
             scores.
         scale: k > 0; the paper has ½.
         **reduction: see `reduce_loss`.
@@ -362,7 +365,7 @@ def least_squares_generator_loss(
 
     Raises:
         ValueError: an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: fake_scores are no array, or not floating point.
+        TypeError: fake_scores are not an array, or not floating point.
 
     Example:
         ((0 − 1)² + (3 − 1)²) / 2 = 2.5.
@@ -412,11 +415,12 @@ def least_squares_discriminator_loss(
             for both, or are mappings such as {"real_scores": …, "fake_scores": …}.
 
     Returns:
-        A scalar. Batches of one shape can be added without having been reduced to numbers, too.
+        A scalar. If both batches have the same shape, they can also be added unreduced (reduction="none").
 
     Raises:
-        ValueError: an option lies outside its domain, a reduction keyword does not fit, or leaves what cannot be added.
-        TypeError: an argument is no array, or not floating point.
+        ValueError: an option lies outside its domain, a reduction keyword does not fit, or the two results cannot be
+            added.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         (3 − 1)² + ((1 − 0)² + (2 − 0)²) / 2 = 6.5.
@@ -489,7 +493,7 @@ _hinge_discriminator = Apart(real_scores=_hinge_real, fake_scores=_hinge_fake)
 def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of −x, x = fake_scores.
 
-    The same function as `hinge_generator_loss`: the discriminator's loss makes the difference. Take this one with
+    The function is the same as `hinge_generator_loss`; only the losses of the discriminators differ. Use this one with
     `wasserstein_discriminator_loss`, whose critic must be kept Lipschitz.
 
     Args:
@@ -501,7 +505,7 @@ def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction
 
     Raises:
         ValueError: a reduction keyword does not fit.
-        TypeError: fake_scores are no array, or not floating point.
+        TypeError: fake_scores are not an array, or not floating point.
 
     Example:
         −(1 + 4) / 2 = −2.5.
@@ -531,8 +535,8 @@ def wasserstein_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack
 def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of x over generated data − mean of x over real ones, x the scores.
 
-    The negative of a lower bound of the Wasserstein distance times the critic's Lipschitz constant. Nothing here bounds
-    that constant: add `gradient_penalty`, or clip or normalize the critic's weights.
+    This is the negative of a lower bound of the Wasserstein distance times the critic's Lipschitz constant. To bound
+    that constant, add `gradient_penalty`, or clip or normalize the critic's weights.
 
     Args:
         real_scores: scores of the critic for real data, any shape.
@@ -541,11 +545,11 @@ def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **red
             for both, or are mappings such as {"real_scores": …, "fake_scores": …}.
 
     Returns:
-        A scalar. Batches of one shape can be added without having been reduced to numbers, too.
+        A scalar. If both batches have the same shape, they can also be added unreduced (reduction="none").
 
     Raises:
-        ValueError: a reduction keyword does not fit, or leaves what cannot be added.
-        TypeError: an argument is no array, or not floating point.
+        ValueError: a reduction keyword does not fit, or the two results cannot be added.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         (1 + 2) / 2 − 3 = −1.5.
@@ -588,8 +592,8 @@ _hinge_generator = _negated.named(scores="fake_scores")
 def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of −x, x = fake_scores.
 
-    The same function as `wasserstein_generator_loss`: the discriminator's loss makes the difference. Take this one with
-    `hinge_discriminator_loss`, whose critic needs no Lipschitz bound: it has no slope for scores beyond ±1.
+    The function is the same as `wasserstein_generator_loss`; only the losses of the discriminators differ. Use this one
+    with `hinge_discriminator_loss`, whose critic needs no Lipschitz bound: its slope is 0 for scores beyond ±1.
 
     Args:
         fake_scores: x, scores of generated data, any shape.
@@ -600,7 +604,7 @@ def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> 
 
     Raises:
         ValueError: a reduction keyword does not fit.
-        TypeError: fake_scores are no array, or not floating point.
+        TypeError: fake_scores are not an array, or not floating point.
 
     Example:
         −(1 + 4) / 2 = −2.5.
@@ -637,11 +641,11 @@ def hinge_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction
             for both, or are mappings such as {"real_scores": …, "fake_scores": …}.
 
     Returns:
-        A scalar. Batches of one shape can be added without having been reduced to numbers, too.
+        A scalar. If both batches have the same shape, they can also be added unreduced (reduction="none").
 
     Raises:
-        ValueError: a reduction keyword does not fit, or leaves what cannot be added.
-        TypeError: an argument is no array, or not floating point.
+        ValueError: a reduction keyword does not fit, or the two results cannot be added.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         max(0, 1 − ½) + (max(0, 1 + 1) + max(0, 1 − 3)) / 2 = 1.5.
@@ -691,21 +695,21 @@ def _relative_squared(xp: Any, real: Array, fake: Array) -> tuple[Array, Array, 
 
 
 def _relativistic(terms: Any, wanted: Wanted, **scores: Array) -> Losses:
-    """Return E f(x) + E g(y), with the scores x and y less the mean of the other batch.
+    """Return E f(x) + E g(y), where x and y are the scores minus the mean of the other batch.
 
-    `terms` are f of the first batch and g of the second, the one that is to have the lower scores.
+    `terms` are f of the first batch and g of the second batch, which should have the lower scores.
     """
     xp = array_namespace(**scores)
     dtype = widest_dtype(xp, **scores)
     if any(0 in x.shape for x in scores.values()):
         raise ValueError("a relativistic average needs at least one real and one fake score")
     first, second = (as_dtype(xp, x, dtype) for x in scores.values())
-    origin = xp.reshape(first, (-1,))[0]  # only differences count: means of far-off scores would lose their digits
+    origin = xp.reshape(first, (-1,))[0]  # only differences matter; means of scores far from 0 would lose digits
     first, second = first - origin, second - origin
     upper, lower, upper_slope, lower_slope = terms(xp, first - xp.mean(second), second - xp.mean(first))
 
     def slopes() -> dict[str, Array]:
-        # each batch enters once by itself, and once through its mean
+        # each batch contributes once directly, and once through its mean
         by_score = (
             (upper_slope - xp.mean(lower_slope)) / float(math.prod(first.shape)),
             (lower_slope - xp.mean(upper_slope)) / float(math.prod(second.shape)),
@@ -723,8 +727,8 @@ def _relativistic_discriminator(real_scores: Array, fake_scores: Array, wanted: 
 def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
     """E softplus(−(x − ȳ)) + E softplus(y − x̄), x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
-    The discriminator tells how much more real the real data are than the generated ones on average. Every score depends
-    on the whole other batch, so that there is no loss of a single one, and nothing to reduce.
+    The discriminator estimates how much more real the real data are than the generated data on average. Every score is
+    compared with the mean of the other batch, so there are no unreduced losses, and no reduction keywords.
 
     Args:
         real_scores: logits x for real data, any shape.
@@ -735,7 +739,7 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
 
     Raises:
         ValueError: a batch is empty.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         x − ȳ = log 3 and y − x̄ = −log 3 twice: 2 · −log ¾ = 0.575364…
@@ -782,7 +786,7 @@ def _relativistic_generator(fake_scores: Array, real_scores: Array, wanted: Want
 def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
     """E softplus(−(y − x̄)) + E softplus(x − ȳ), x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
-    The loss of the discriminator with the two batches interchanged: generated data are to be the more real ones.
+    This is the loss of the discriminator with the two batches exchanged: generated data should look more real.
 
     Args:
         fake_scores: logits y for generated data, any shape.
@@ -793,7 +797,7 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
 
     Raises:
         ValueError: a batch is empty.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         y − x̄ = −log 3 and x − ȳ = log 3: 2 · −log ¼ = 2.772588…
@@ -855,7 +859,7 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
 
     Raises:
         ValueError: a batch is empty.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         (3 − 1 − 1)² + ((0 − 3 + 1)² + (2 − 3 + 1)²) / 2 = 3.
@@ -882,7 +886,7 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
     """real_scores: 2 (x − x̄ − 2 + 2 (x̄ − ȳ)) / n, fake_scores: 2 (y − ȳ + 2 − 2 (x̄ − ȳ)) / m.
 
     Example:
-        x̄ − ȳ = 2: 2 (0 − 2 + 4) for the real one, 2 (∓1 + 2 − 4) / 2 for the generated ones.
+        x̄ − ȳ = 2: 2 (0 − 2 + 4) for the real score, 2 (∓1 + 2 − 4) / 2 for the generated ones.
 
         >>> import numpy as np
         >>> x, y = np.array([3.0]), np.array([0.0, 2.0])
@@ -901,7 +905,7 @@ def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array
 def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
     """E (y − x̄ − 1)² + E (x − ȳ + 1)², x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
-    The loss of the discriminator with the two batches interchanged.
+    This is the loss of the discriminator with the two batches exchanged.
 
     Args:
         fake_scores: scores y of generated data, any shape.
@@ -912,7 +916,7 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
 
     Raises:
         ValueError: a batch is empty.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         ((0 − 3 − 1)² + (2 − 3 − 1)²) / 2 + (3 − 1 + 1)² = 19.
@@ -974,7 +978,7 @@ def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Loss
         raise ValueError("input_gradients need a batch axis, got a scalar")
     examples = Flattening.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))
     g = examples.of(xp, as_dtype(xp, input_gradients, dtype))
-    if examples.length == 0:  # of nothing the norm is 0
+    if examples.length == 0:  # the norm of an empty array is 0
         values = xp.zeros_like(xp.sum(g, axis=-1)) + target_norm * target_norm
         return Losses(values, lambda: {"input_gradients": examples.back(xp, g)})
     norm, unit = norm_and_unit(xp, g, 2.0)
@@ -988,8 +992,8 @@ def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Loss
 def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
     """Mean over the batch of (‖g‖ − k)², g = input_gradients.
 
-    Keeps the critic of a Wasserstein GAN close to slope k. The paper adds it ten times, at points drawn between real
-    and generated data. With k = 0 it is the mean of ‖g‖², the zero-centred penalty.
+    The penalty keeps the slope of the critic of a Wasserstein GAN close to k. The paper adds it with the weight 10, at
+    points drawn between real and generated data. For k = 0 it is the mean of ‖g‖², the zero-centred penalty.
 
     Args:
         input_gradients: g, the gradient of each example's score wrt the example, (batch, …); the norm is taken over
@@ -1002,7 +1006,7 @@ def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **redu
 
     Raises:
         ValueError: there is no batch axis, target_norm is negative, or a reduction keyword does not fit.
-        TypeError: input_gradients are no array, or not floating point.
+        TypeError: input_gradients are not an array, or not floating point.
 
     Example:
         ‖(3, 4)‖ = 5 and ‖(0.3, 0.4)‖ = ½: (4² + ½²) / 2 = 8.125.
@@ -1023,8 +1027,8 @@ def gradient_penalty_gradient(
 ) -> ArrayT:
     """2 (‖g‖ − k) g / ‖g‖ / B; 0 at g = 0.
 
-    This is the gradient wrt the critic's input gradients; their own derivative wrt the critic's parameters is the
-    model's to supply.
+    This is the gradient wrt the critic's input gradients. The model must supply the derivative of these wrt the
+    critic's parameters.
 
     Example:
         2 · 4 · (0.6, 0.8) / 2 and 2 · −½ · (0.6, 0.8) / 2.
@@ -1056,13 +1060,13 @@ def create_gan_loss_suite(generator_loss_type: str, discriminator_loss_type: str
     """Return a generator's and a discriminator's loss, each with its gradient, by the names of their types.
 
     Args:
-        generator_loss_type: "standard" (or "vanilla", the same: scores are probabilities), "non_saturating" (scores are
-            logits), "lsgan", "wgan" or "hinge".
-        discriminator_loss_type: likewise; it may differ. "wgan" adds no penalty by itself.
+        generator_loss_type: "standard" or "vanilla" (two names of one loss; scores are probabilities), "non_saturating"
+            (scores are logits), "lsgan", "wgan" or "hinge".
+        discriminator_loss_type: likewise; the two may differ. "wgan" does not include a gradient penalty.
 
     Returns:
-        Two entries of the catalogue. Called, each is its loss; `gradient` is the loss's gradient; and each is taken
-        wherever a loss is: by `value_and_gradient`, `check_gradient`, terms of an objective, composed losses.
+        Two entries of the catalogue. An entry is called like its loss, and `gradient` is its gradient. Entries are
+        accepted wherever losses are: by `value_and_gradient`, `check_gradient`, objectives and composed losses.
 
     Raises:
         ValueError: a type is unknown; the message lists all of them, and names the nearest.

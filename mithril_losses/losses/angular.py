@@ -1,7 +1,8 @@
 """Angular margins: softmax over the angles between an embedding and the weights of all classes.
 
-The logits of all rows with all classes exist a tile at a time (`templates.pairs`). That of a row's own class is apart:
-its angle is computed from what separates the two unit vectors, which loses no digits where they nearly coincide.
+The logits of all rows and classes are computed one tile (a block of the matrix) at a time, in `templates.pairs`. The
+logit of a row's own class is computed separately: its angle comes from the difference of the two unit vectors, which
+loses no digits where they nearly coincide.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ __all__ = ["arcface_loss", "arcface_loss_gradient", "cosface_loss", "cosface_los
 
 _ANGLE = Interval(0.0, math.pi, closed=True)
 _COSINE = Interval(0.0, 2.0, closed=True)
-_ROUNDING = 8.0  # unit vectors that differ by so many times the resolution may be the same one
+_ROUNDING = 8.0  # unit vectors that differ by up to so many times the resolution count as parallel
 
 
 class _Angle(NamedTuple):
-    """The angle θ between unit vectors u and w, each (…, d); a zero vector is at a right angle to everything.
+    """The angle θ between unit vectors u and w, each (…, d). The angle of a zero vector to any other is π/2.
 
     Attributes:
         cosine: u · w.
         sine: sin θ ≥ 0.
-        along_u: the unit vector −∂θ/∂u on the sphere; 0 where the two are parallel to rounding, or one is 0.
+        along_u: the unit vector −∂θ/∂u on the sphere; 0 where u and w are parallel up to rounding, or one of them is 0.
         along_w: −∂θ/∂w, likewise.
     """
 
@@ -74,7 +75,7 @@ def _additive_cosine(xp: Any, angle: _Angle, margin: Any) -> tuple[Array, Array]
 
 
 def _door(embeddings: Array, weight: Array, targets: Array) -> Any:
-    """Return the namespace, having checked libraries, types and shapes."""
+    """Check libraries, types and shapes, and return the namespace."""
     xp = array_namespace(embeddings=embeddings, weight=weight, targets=targets)
     widest_dtype(xp, embeddings=embeddings, weight=weight)
     shape = tuple(targets.shape)
@@ -87,7 +88,7 @@ def _door(embeddings: Array, weight: Array, targets: Array) -> Any:
 
 
 def _check_values(embeddings: Array, weight: Array, targets: Array, **_: Any) -> None:
-    """Raise for labels that a trace would not see."""
+    """Raise for illegal labels, where their values can be read."""
     read_labels(_door(embeddings, weight, targets), targets, weight.shape[0], None)
 
 
@@ -137,7 +138,7 @@ def _angular(
 
 
 def _kinks(embeddings: Array, weight: Array, targets: Array, margin: Any = None) -> tuple[Array, ...]:
-    """Return what vanishes at zero vectors and, of an additive angle, where the own class's angle turns."""
+    """Return what vanishes at zero vectors and, for an additive angle, at θ = π − m of the own class."""
     xp = _door(embeddings, weight, targets)
     dtype = widest_dtype(xp, embeddings=embeddings, weight=weight)
     norms, units = zip(*(norm_and_unit(xp, as_dtype(xp, x, dtype), 2.0) for x in (embeddings, weight)), strict=True)
@@ -186,15 +187,15 @@ def arcface_loss(
 ) -> Array:
     """Mean over rows of −log softmax(z)_y, z_y = s cos(θ_y + m) and z_c = s cos θ_c, θ_c = ∠(x, w_c), x = embeddings.
 
-    Where θ_y ≥ π − m, the angle with the margin would pass π and the logit would rise again: cos θ_y − m sin m stands
-    there instead, as in the authors' code, so that the logit falls on both sides of π − m. At that angle it steps down
-    for m < 2.33, up for larger margins. Logits are computed in tiles: memory grows with the number of rows and of
-    classes, not with their product.
+    If θ_y ≥ π − m, the angle with the margin would exceed π and the logit would rise again. There the logit is
+    s (cos θ_y − m sin m) instead, as in the authors' code, so that it falls on both sides of π − m. At that angle the
+    logit jumps down for m < 2.33, up for larger margins. Logits are computed in tiles: memory grows with the number of
+    rows and of classes, not with their product.
 
     Args:
         embeddings: x, any shape with the D features last; rows are the other axes. Only their direction counts.
-        weight: w, shape (C, D): one row per class, of which only the direction counts. A zero vector is at a right
-            angle to everything.
+        weight: w, shape (C, D): one row per class. Only its direction counts. The angle of a zero vector to any other
+            is π/2.
         targets: y, class indices (integers, the shape of `embeddings` without its last axis).
         margin: m in [0, π], in radians.
         scale: s > 0.
@@ -204,9 +205,9 @@ def arcface_loss(
         A scalar (one loss per row for reduction="none").
 
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. A label
-            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
-        TypeError: embeddings or weight are not floating point, or targets not integers.
+        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the row of such a label becomes NaN instead.
+        TypeError: embeddings or weight are not floating point, or targets are not integers.
 
     Example:
         θ = 0 for the own class and π/2 for the other; cos(0 + π/3) = ½ against 0, s = 2 log 3: −log ¾.
@@ -239,8 +240,8 @@ def arcface_loss_gradient(
 ) -> dict[str, ArrayT]:
     """s J Σ_c G_c k_c ŵ_c and s J Σ G_c k_c x̂ over rows, G = (softmax(z) − [c = y]) / n, k_y = sin(θ_y + m) / sin θ_y.
 
-    k_c = 1 for the other classes, and for the own one from π − m on; J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. At
-    θ_y = 0, to rounding, the own class contributes 0; zero vectors get 0.
+    k_c = 1 for the other classes, and k_y = 1 if θ_y ≥ π − m. J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. If θ_y = 0 up
+    to rounding, the own class contributes 0. Zero vectors have the gradient 0.
 
     Example:
         θ = π/2 for the own class, 0 for the other, m = 0: softmax(0, log 3) = (¼, ¾), so −¾ s towards w_y, across x.
@@ -296,8 +297,8 @@ def cosface_loss(
 
     Args:
         embeddings: x, any shape with the D features last; rows are the other axes. Only their direction counts.
-        weight: w, shape (C, D): one row per class, of which only the direction counts. A zero vector is at a right
-            angle to everything.
+        weight: w, shape (C, D): one row per class. Only its direction counts. The angle of a zero vector to any other
+            is π/2.
         targets: y, class indices (integers, the shape of `embeddings` without its last axis).
         margin: m in [0, 2], in units of the cosine.
         scale: s > 0.
@@ -307,9 +308,9 @@ def cosface_loss(
         A scalar (one loss per row for reduction="none").
 
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. A label
-            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
-        TypeError: embeddings or weight are not floating point, or targets not integers.
+        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the row of such a label becomes NaN instead.
+        TypeError: embeddings or weight are not floating point, or targets are not integers.
 
     Example:
         cos θ = 1 for the own class and 0 for the other; 1 − ½ against 0, s = 2 log 3: −log ¾.
@@ -342,7 +343,7 @@ def cosface_loss_gradient(
 ) -> dict[str, ArrayT]:
     """s J Σ_c G_c ŵ_c and s J Σ G_c x̂ over rows, with G = (softmax(z) − [c = y]) / n.
 
-    J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w; 0 for zero vectors.
+    J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. Zero vectors have the gradient 0.
 
     Example:
         Cosines 1 and 0, s = 2 log 3: softmax = (¾, ¼), so ¼ s towards the other class, across x.

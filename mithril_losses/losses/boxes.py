@@ -27,7 +27,7 @@ _DOMAIN = {"predictions": Boxes(), "targets": Boxes()}
 
 
 # --- sides in the unit in which the box around both has sides of at most 1 ----------------------------------------
-# Nothing here changes with the unit, so it counts as a constant; areas then neither overflow nor vanish.
+# The losses do not depend on the unit, so it is treated as a constant. In this unit areas neither overflow nor vanish.
 
 
 def _unit(
@@ -48,7 +48,7 @@ def _unit(
 
 
 def _sides(xp: Any, low: Array, high: Array, target_low: Array, target_high: Array, unit: Array) -> tuple[Array, ...]:
-    """Return the sides of A, of B, of both and around both, and how far the centres are apart."""
+    """Return the sides of A, B, their overlap and the box around both, and the offset of the centres."""
     return (
         xp.maximum((high - low) / unit, 0.0),
         xp.maximum((target_high - target_low) / unit, 0.0),
@@ -67,13 +67,13 @@ def _at_corners(
     sides: tuple[Array, ...],
     slopes: tuple[Array, ...],
 ) -> tuple[Array, Array]:
-    """Return the slopes wrt the corners of A, from those wrt its side, that of both, that around both, and the offset.
+    """Return the slopes wrt the corners of A, given those wrt its side, the overlap, the outer box and the offset.
 
-    A side of 0 has none.
+    The slope of a side of length 0 is 0.
     """
     own, _, overlap, around, _ = sides
     by_own, by_overlap, by_around, by_offset = slopes
-    # how much the corners of A are those of both; half where the two agree
+    # whether the corners of A bound the overlap: 1 or 0, and ½ where the corners of A and B agree
     inner_low, inner_high = 0.5 + 0.5 * xp.sign(low - target_low), 0.5 - 0.5 * xp.sign(high - target_high)
     by_own = xp.where(own > 0.0, by_own, 0.0)
     return (
@@ -89,7 +89,7 @@ def _at_corners(
 
 
 def _quotient(xp: Any, part: Array, whole: Array, least: Array) -> Array:
-    """Return part / whole, and 0 where the whole is nothing."""
+    """Return part / whole, and 0 where the whole is 0."""
     nothing = whole < least
     return xp.where(nothing, 0.0, part / xp.where(nothing, 1.0, whole))
 
@@ -126,7 +126,7 @@ _FOUR |= {"least": SmallestNormal(computed=True), "smallest": SmallestNormal()}
 
 
 def _by_corner(terms: Any) -> ByColumn:
-    """Return the loss of boxes by the terms of their corners, those of the predicted one first."""
+    """Return the loss of boxes with these terms of their corners; those of the predicted box come first."""
     return ByColumn(elementwise(slopes=4, steep=True, **_FOUR)(terms), "boxes need 4 corner coordinates", **_DOMAIN)
 
 
@@ -159,12 +159,12 @@ def _iou(
 def iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over boxes of 1 − |A ∩ B| / |A ∪ B|, A = predictions, B = targets.
 
-    Boxes that do not overlap have the loss 1 and nothing that would pull them together; the other losses of this
-    module do.
+    Boxes that do not overlap have the loss 1 and the gradient 0, so nothing pulls them together. With the other losses
+    of this module they have a gradient.
 
     Args:
-        predictions: boxes A, (…, 4): x₁, y₁, x₂, y₂ with x₁ ≤ x₂ and y₁ ≤ y₂, in any unit. A side that is turned
-            round counts as 0.
+        predictions: boxes A, (…, 4): x₁, y₁, x₂, y₂ with x₁ ≤ x₂ and y₁ ≤ y₂, in any unit. A side of
+            negative length counts as 0.
         targets: boxes B, the same shape.
         **reduction: see `reduce_loss`; the unreduced losses are one per box.
 
@@ -173,7 +173,7 @@ def iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
 
     Raises:
         ValueError: the shapes differ, the last axis is not 4 long, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         Areas 4 and 4 with 2 in common: 1 − 2 / 6.
@@ -215,11 +215,12 @@ def _kinks(predictions: Array, targets: Array) -> tuple[Array, ...]:
 def iou_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−((1 + q) ∂|A ∩ B| − q ∂|A|) / |A ∪ B| / n, q = |A ∩ B| / |A ∪ B|.
 
-    By x₁ and x₂, ∂|A| is minus and plus the height of A, and ∂|A ∩ B| minus and plus that of the overlap for a
-    coordinate that bounds the overlap, else 0. By y₁ and y₂ it is the same with widths. n counts the boxes.
+    Wrt x₁ and x₂, ∂|A| is minus and plus the height of A, and ∂|A ∩ B| is minus and plus the height of the overlap for
+    a coordinate that bounds the overlap, else 0. Wrt y₁ and y₂ the widths take the place of the heights. n counts the
+    boxes.
 
-    Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
-    the gradient 0; 0 also for boxes that do not overlap or have no area.
+    If a side lies on one line with the target's, the mean of the two one-sided slopes is taken, so that a perfect box
+    has the gradient 0. The gradient is also 0 for boxes that do not overlap or have no area.
 
     Example:
         Areas 4 and 8 with 2 in common: q = 0.2. Moving x₂ changes |A ∩ B| and |A| by 2: −(1.2 · 2 − 0.2 · 2) / 10.
@@ -255,7 +256,7 @@ def _generalized(
     whole = x[3] * y[3]
     empty = _quotient(xp, whole - union, whole, least)
     covered, share = _quotient(xp, union, whole, least), _quotient(xp, 1.0 + 0.0 * union, whole, least)
-    # of 1 − |A ∪ B| / |C|: |A ∪ B| grows with A and shrinks with A ∩ B
+    # slopes of 1 − |A ∪ B| / |C|: |A ∪ B| grows with A and shrinks with A ∩ B
     own_x, own_y = own_x + share * y[0], own_y + share * x[0]
     overlap_x, overlap_y = overlap_x - share * y[2], overlap_y - share * x[2]
     around_x, around_y = covered * share * y[3], covered * share * x[3]
@@ -269,8 +270,8 @@ def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack
     """Mean over boxes of 1 − |A ∩ B| / |A ∪ B| + (|C| − |A ∪ B|) / |C|, C = the smallest box around A and B.
 
     Args:
-        predictions: boxes A, (…, 4): x₁, y₁, x₂, y₂ with x₁ ≤ x₂ and y₁ ≤ y₂, in any unit. A side that is turned
-            round counts as 0.
+        predictions: boxes A, (…, 4): x₁, y₁, x₂, y₂ with x₁ ≤ x₂ and y₁ ≤ y₂, in any unit. A side of
+            negative length counts as 0.
         targets: boxes B, the same shape.
         **reduction: see `reduce_loss`; the unreduced losses are one per box.
 
@@ -279,7 +280,7 @@ def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack
 
     Raises:
         ValueError: the shapes differ, the last axis is not 4 long, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         Two unit squares with a gap of the same size between them: 1 − 0 + (3 − 2) / 3.
@@ -314,14 +315,14 @@ def generalized_iou_loss_gradient(
 ) -> ArrayT:
     """(∂(1 − |A ∩ B| / |A ∪ B|) − (∂|A ∪ B| − r ∂|C|) / |C|) / n, r = |A ∪ B| / |C|.
 
-    The first term is that of `iou_loss_gradient`, and ∂|A ∪ B| = ∂|A| − ∂|A ∩ B|. By x₁ and x₂, ∂|C| is minus and plus
-    the height of C for a coordinate that bounds C, else 0; by y₁ and y₂ it is the same with its width.
+    The first term is that of `iou_loss_gradient`, and ∂|A ∪ B| = ∂|A| − ∂|A ∩ B|. Wrt x₁ and x₂, ∂|C| is minus and plus
+    the height of C for a coordinate that bounds C, else 0; wrt y₁ and y₂ the width of C takes the place of the height.
 
-    Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
-    the gradient 0; 0 also where C has no area.
+    If a side lies on one line with the target's, the mean of the two one-sided slopes is taken, so that a perfect box
+    has the gradient 0. The gradient is also 0 where C has no area.
 
     Example:
-        Of |C| = 3 · 2 the boxes cover r = ⅔. Moving x₁ by 1 takes 2 off |A| and |C| alike: −(−2 + ⅔ · 2) / 6 = 1/9.
+        The boxes cover r = ⅔ of |C| = 3 · 2. Moving x₁ by 1 reduces |A| and |C| by 2: −(−2 + ⅔ · 2) / 6 = 1/9.
 
         >>> import numpy as np
         >>> a, b = np.array([[0.0, -1.0, 1.0, 1.0]]), np.array([[2.0, -1.0, 3.0, 1.0]])
@@ -362,8 +363,8 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
     """Mean over boxes of 1 − |A ∩ B| / |A ∪ B| + ρ² / c², ρ between the centres, c the diagonal of the box around both.
 
     Args:
-        predictions: boxes A, (…, 4): x₁, y₁, x₂, y₂ with x₁ ≤ x₂ and y₁ ≤ y₂, in any unit. A side that is turned
-            round counts as 0.
+        predictions: boxes A, (…, 4): x₁, y₁, x₂, y₂ with x₁ ≤ x₂ and y₁ ≤ y₂, in any unit. A side of
+            negative length counts as 0.
         targets: boxes B, the same shape.
         **reduction: see `reduce_loss`; the unreduced losses are one per box.
 
@@ -372,7 +373,7 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
 
     Raises:
         ValueError: the shapes differ, the last axis is not 4 long, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         The centres are 2 apart, the box around both is 3 × 1: 1 − 0 + 4 / 10.
@@ -405,16 +406,16 @@ def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
 def distance_iou_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """(∂(1 − |A ∩ B| / |A ∪ B|) + (∂ρ² − r ∂c²) / c²) / n, r = ρ² / c².
 
-    The first term is that of `iou_loss_gradient`. By x₁ and by x₂, ∂ρ² is the difference of the centres along x, and
-    ∂c² is minus and plus twice the width of the box around both for a coordinate that bounds it, else 0. By y₁ and y₂
-    it is the same along y.
+    The first term is that of `iou_loss_gradient`. Wrt x₁ and wrt x₂, ∂ρ² is the difference of the centres along x, and
+    ∂c² is minus and plus twice the width of the box around both for a coordinate that bounds this box, else 0. Wrt y₁
+    and y₂ the same holds along y.
 
-    Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect box has
-    the gradient 0; 0 also where all corners coincide.
+    If a side lies on one line with the target's, the mean of the two one-sided slopes is taken, so that a perfect box
+    has the gradient 0. The gradient is also 0 where all corners coincide.
 
     Example:
         ρ² = 4 and c² = 9 + 1. Moving x₂ moves the centre by half: ∂ρ² = 2 (−2) ½ = −2, and c stays: −2 / 10. Moving x₁
-        also takes 2 · 3 off c²: (−2 + 0.4 · 6) / 10.
+        also reduces c² by 2 · 3: (−2 + 0.4 · 6) / 10.
 
         >>> import numpy as np
         >>> a, b = np.array([[0.0, 0.0, 1.0, 1.0]]), np.array([[2.0, 0.0, 3.0, 1.0]])
@@ -445,13 +446,13 @@ def _complete(
     x, y = _sides(xp, x1, x2, u1, u2, unit), _sides(xp, y1, y2, v1, v2, unit)
     q, _, own_x, own_y, overlap_x, overlap_y = _shared(xp, x, y, least)
     r, around_x, around_y, offset_x, offset_y = _apart(xp, x, y, least)
-    # v by the angle between the two diagonals, times 4/π²; that of no box is upright
+    # v from the angle between the two diagonals, times 4/π²; the diagonal of a box of size 0 counts as upright
     squared = x[0] * x[0] + y[0] * y[0]
     height = xp.where(squared == 0.0, 1.0, y[0])
     turn = xp.atan2(x[1] * height - y[1] * x[0], y[1] * height + x[1] * x[0])
     v, by_turn = 0.4052847345693511 * turn * turn, _quotient(xp, -0.8105694691387022 * turn, squared, least)
     alpha = _quotient(xp, v, 1.0 - q + v, least)
-    # α v = v² / (1 − q + v): by v it has the slope 2α − α², by 1 − q the slope −α²
+    # α v = v² / (1 − q + v) has the slope 2α − α² wrt v, and −α² wrt 1 − q
     by_q, by_v = alpha * alpha - 1.0, (2.0 * alpha - alpha * alpha) * by_turn
     shape_x, shape_y = by_v * y[0], -by_v * x[0]
     low_x, high_x = _at_corners(xp, x1, x2, u1, u2, x, (by_q * own_x + shape_x, by_q * overlap_x, around_x, offset_x))
@@ -463,12 +464,12 @@ def _complete(
 def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over boxes of 1 − q + ρ² / c² + α v, v = 4/π² (arctan(w*/h*) − arctan(w/h))², α = v / (1 − q + v).
 
-    With q = |A ∩ B| / |A ∪ B|, ρ between the centres, c the diagonal of the box around both, and the sides w and h of
-    A, w* and h* of B.
+    q = |A ∩ B| / |A ∪ B|; ρ is the distance of the centres, c the diagonal of the box around both; w and h are the
+    sides of A, w* and h* those of B.
 
     Args:
-        predictions: boxes A, (…, 4): x₁, y₁, x₂, y₂ with x₁ ≤ x₂ and y₁ ≤ y₂, in any unit. A side that is turned
-            round counts as 0.
+        predictions: boxes A, (…, 4): x₁, y₁, x₂, y₂ with x₁ ≤ x₂ and y₁ ≤ y₂, in any unit. A side of
+            negative length counts as 0.
         targets: boxes B, the same shape.
         **reduction: see `reduce_loss`; the unreduced losses are one per box.
 
@@ -477,7 +478,7 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
 
     Raises:
         ValueError: the shapes differ, the last axis is not 4 long, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         A line across the middle of a square, which counts as arctan(w/h) = π/2: q = 0, ρ = 0, v = 4/π² (π/4)² = ¼ and
@@ -511,14 +512,14 @@ def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Re
 def complete_iou_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """(−(1 − α²) ∂q + ∂(ρ² / c²) + (2α − α²) ∂v) / n, ∂v = 8/π² (θ − θ*) (h ∂w − w ∂h) / (w² + h²), θ = arctan(w/h).
 
-    −∂q and ∂(ρ² / c²) are the two terms of `distance_iou_loss_gradient`; ∂w is −1 and 1 by x₁ and x₂, ∂h by y₁ and y₂.
+    −∂q and ∂(ρ² / c²) are the terms of `distance_iou_loss_gradient`; ∂w is −1 and 1 wrt x₁ and x₂, ∂h wrt y₁ and y₂.
 
-    The derivative of the value as it is, α included; the paper's implementation holds α fixed, and takes w² + h² for 1
-    in ∂v. Where a side lies on one line with the target's, the mean of the slopes on its two sides, so that a perfect
-    box has the gradient 0.
+    This is the exact derivative of the value. The paper's implementation holds α fixed, and takes 1 for w² + h² in ∂v.
+    If a side lies on one line with the target's, the mean of the two one-sided slopes is taken, so that a perfect box
+    has the gradient 0.
 
     Example:
-        Two squares have v = 0, whose slope is 0 too: what is left is the gradient of `distance_iou_loss`.
+        Two squares have v = 0, whose slope is 0, too: the gradient is that of `distance_iou_loss`.
 
         >>> import numpy as np
         >>> a, b = np.array([[0.0, 0.0, 1.0, 1.0]]), np.array([[2.0, 0.0, 3.0, 1.0]])

@@ -99,19 +99,19 @@ def cross_entropy_with_logits(
         logits: scores z, any shape with the C classes along `class_axis`.
         targets: class indices (integers, the shape of `logits` without the class axis) or class probabilities
             (the shape of `logits`). Indices and the equal one-hot rows give the same number.
-        class_axis: where the classes are.
+        class_axis: the axis of the classes.
         class_weights: w, shape (C,). The divisor of "mean" is then the sum of Σ_c w_c y_c over the rows.
         label_smoothing: a in [0, 1].
-        ignore_index: rows with this label count nowhere.
+        ignore_index: rows with this label are ignored; they do not count in the divisor either.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
     Returns:
         A scalar (one loss per row for reduction="none").
 
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. A label
-            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
-        TypeError: logits are not floating point, or class indices not integers.
+        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the row of such a label becomes NaN instead.
+        TypeError: logits are not floating point, or class indices are not integers.
 
     Example:
         softmax(0, log 3) = (¼, ¾): −log ¾ = 0.287682…
@@ -147,7 +147,7 @@ def cross_entropy_with_logits_gradient(
 ) -> ArrayT:
     """(softmax(z)_c Σ_k q_k − q_c) / M, with q_c = w_c y′_c.
 
-    M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
+    M is the number of rows that are not ignored, or, with class weights, the sum of Σ_c w_c y_c over these rows.
 
     Example:
         softmax(0, log 3) − (0, 1) = (¼, −¼).
@@ -216,20 +216,20 @@ def cross_entropy_loss(
             without normalisation.
         targets: class indices (integers, the shape of `predictions` without the class axis) or class probabilities
             (the shape of `predictions`). Indices and the equal one-hot rows give the same number.
-        class_axis: where the classes are.
+        class_axis: the axis of the classes.
         class_weights: w, shape (C,). The divisor of "mean" is then the sum of Σ_c w_c y_c over the rows.
         label_smoothing: a in [0, 1].
-        ignore_index: rows with this label count nowhere.
-        epsilon: ε in (0, 0.5), raised to the resolution of the predictions' dtype where 1 − ε would round to 1.
+        ignore_index: rows with this label are ignored; they do not count in the divisor either.
+        epsilon: ε in (0, 0.5). If 1 − ε rounds to 1 in the predictions' dtype, ε is raised to its resolution.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
     Returns:
         A scalar (one loss per row for reduction="none").
 
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. A label
-            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
-        TypeError: predictions are not floating point, or class indices not integers.
+        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the row of such a label becomes NaN instead.
+        TypeError: predictions are not floating point, or class indices are not integers.
 
     Example:
         −(log ½ + log ¼) / 2 = 1.5 log 2 = 1.039720…
@@ -265,7 +265,7 @@ def cross_entropy_loss_gradient(
 ) -> ArrayT:
     """−(q_c / p̂_c) / M, with q_c = w_c y′_c; taken at p̂ also where p was clipped.
 
-    M is the number of rows that are left by `ignore_index`; with class weights the sum of Σ_c w_c y_c over these rows.
+    M is the number of rows that are not ignored, or, with class weights, the sum of Σ_c w_c y_c over these rows.
 
     Example:
         >>> import numpy as np
@@ -303,12 +303,12 @@ def _list_net_rows(scores: Array, relevance: Array) -> Classes:
 def list_net_loss(scores: Array, relevance: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over lists of −Σ_i q_i log p_i, q = softmax(y), p = softmax(z), z = scores and y = relevance.
 
-    The cross-entropy between the chances of each item to be ranked first, by the relevance and by the scores. An item
-    whose score and relevance are both −∞, such as padding, takes no part.
+    The cross-entropy of two distributions: the probabilities of each item to be ranked first, by the relevance and by
+    the scores. An item whose score and relevance are both −∞, such as padding, is ignored.
 
     Args:
         scores: z, (…, items), real numbers.
-        relevance: y, real numbers of the same shape: q is proportional to e^y, and y is on the scale of the scores.
+        relevance: y, real numbers of the same shape, on the scale of the scores: q is proportional to e^y.
         **reduction: see `reduce_loss`; the unreduced losses are one per list.
 
     Returns:
@@ -316,7 +316,7 @@ def list_net_loss(scores: Array, relevance: Array, **reduction: Unpack[Reduction
 
     Raises:
         ValueError: the shapes differ, a list is empty, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or scores are not floating point.
+        TypeError: an argument is not an array, or scores are not floating point.
 
     Example:
         softmax(0, log 3) = (¼, ¾) for the relevance, and (½, ½) for the scores: log 2.
@@ -366,7 +366,7 @@ def binary_cross_entropy(
     Args:
         predictions: probabilities p, any shape.
         targets: t in [0, 1], the same shape.
-        epsilon: ε in (0, 0.5), raised to the resolution of the predictions' dtype where 1 − ε would round to 1.
+        epsilon: ε in (0, 0.5). If 1 − ε rounds to 1 in the predictions' dtype, ε is raised to its resolution.
         **reduction: see `reduce_loss`.
 
     Returns:
@@ -374,7 +374,7 @@ def binary_cross_entropy(
 
     Raises:
         ValueError: the shapes differ, epsilon lies outside (0, 0.5), or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         −(log ½ + log(1 − ¾)) / 2 = 1.5 log 2 = 1.039720…
@@ -399,8 +399,7 @@ def binary_cross_entropy_gradient(
 ) -> ArrayT:
     """(p̂ − t) / (p̂ (1 − p̂)) / n; taken at p̂ also where p was clipped.
 
-    A confidently wrong prediction so keeps a finite gradient of the right sign, where the derivative of the clip
-    would be 0.
+    So a confidently wrong prediction keeps a finite gradient of the right sign. The derivative of the clip would be 0.
 
     Example:
         −½ / ¼ / 2 = −1 and ¾ / (3/16) / 2 = 2.
@@ -418,7 +417,7 @@ def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, po
     tail = xp.exp(-magnitude)
     positive, negative = pos_weight * targets, 1.0 - targets
     total, upper = positive + negative, logits >= 0.0
-    against = xp.where(upper, negative, positive)  # the mass that the logit speaks against
+    against = xp.where(upper, negative, positive)  # the weight of the target that the logit disagrees with
     linear = against * magnitude
     linear = xp.where(linear == linear, linear, 0.0)  # 0 · ∞ = 0; the other terms carry the NaNs of the arguments
     slope = against - total * (tail / (1.0 + tail))
@@ -448,7 +447,7 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         ValueError: the shapes differ, pos_weight is negative, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or logits are not floating point.
+        TypeError: an argument is not an array, or logits are not floating point.
 
     Example:
         σ(log 3) = ¾: −log ¾ = 0.287682…
@@ -491,7 +490,7 @@ def binary_cross_entropy_with_logits_gradient(
 @elementwise(predictions=REAL, targets=SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
 def _hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     violation = 1.0 - targets * predictions
-    # t − t is 0, and NaN for a label that is none
+    # t − t is 0, or NaN where t marks an illegal label
     return xp.maximum(violation, 0.0), xp.where(violation > 0.0, -targets, targets - targets)
 
 
@@ -500,16 +499,16 @@ def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction
 
     Args:
         predictions: scores p, any shape.
-        targets: t, −1 or +1, the same shape. {0, 1} labels are an error, never converted.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
         **reduction: see `reduce_loss`.
 
     Returns:
         A scalar (the shape of `predictions` for reduction="none").
 
     Raises:
-        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. A target
-            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN instead.
-        TypeError: an argument is no array, or predictions are not floating point.
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         max(0, 1 − 0.5) + max(0, 1 + 2) + max(0, 1 − 3) = 3.5, over 3 elements.
@@ -569,16 +568,16 @@ def focal_loss(
         targets: t, 0 or 1, the same shape.
         gamma: γ ≥ 0, how strongly easy examples are damped; 0 is weighted binary cross-entropy.
         alpha: α_t = alpha for t = 1 and 1 − alpha for t = 0, in [0, 1].
-        epsilon: ε in (0, 0.5), raised to the resolution of the predictions' dtype where 1 − ε would round to 1.
+        epsilon: ε in (0, 0.5). If 1 − ε rounds to 1 in the predictions' dtype, ε is raised to its resolution.
         **reduction: see `reduce_loss`.
 
     Returns:
         A scalar (the shape of `predictions` for reduction="none").
 
     Raises:
-        ValueError: the shapes differ, a target is neither 0 nor 1, or an option lies outside its domain. A target
-            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN instead.
-        TypeError: an argument is no array, or predictions are not floating point.
+        ValueError: the shapes differ, a target is neither 0 nor 1, or an option lies outside its domain. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         ¼ (1 − ½)² log 2 = log 2 / 16 = 0.043321…
@@ -625,7 +624,7 @@ def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alp
     q = xp.where(score >= 0.0, tail, 1.0) / (1.0 + tail)
     minus_log_p = xp.maximum(-score, 0.0) + log_tail
     minus_log_q = xp.maximum(score, 0.0) + log_tail
-    # beyond 1000 the other factor has underflowed to 0; the bound keeps 0 · ∞ out of infinite logits
+    # beyond 1000 the other factor has underflowed to 0; the bound avoids 0 · ∞ for infinite logits
     weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma * xp.minimum(minus_log_q, 1000.0))
     return weight * minus_log_p, -sign * weight * (gamma * p * xp.minimum(minus_log_p, 1000.0) + q)
 
@@ -651,9 +650,9 @@ def focal_loss_with_logits(
         A scalar (the shape of `logits` for reduction="none").
 
     Raises:
-        ValueError: the shapes differ, a target is neither 0 nor 1, or an option lies outside its domain. A target
-            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN instead.
-        TypeError: an argument is no array, or logits are not floating point.
+        ValueError: the shapes differ, a target is neither 0 nor 1, or an option lies outside its domain. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or logits are not floating point.
 
     Example:
         σ(0) = ½: ¼ (1 − ½)² log 2 = log 2 / 16 = 0.043321…

@@ -1,7 +1,8 @@
-"""Contrastive losses: each embedding is to find its own partner among all those of a batch.
+"""Contrastive losses: each embedding must find its own partner among all the embeddings of a batch.
 
-The logits of a batch are all its pairs, n × m numbers. They exist a tile at a time (`templates.pairs`). Every row of a
-loss depends on the embeddings of all others, so the gradients of micro-batches do not add up to that of the batch.
+A batch has one logit for each pair, n × m numbers. They are computed one tile (a block of the n × m matrix) at a time,
+in `templates.pairs`. Every row of a loss depends on the embeddings of all other rows, so the gradients of micro-batches
+do not add up to the gradient of the batch.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ def _inverse_temperature(temperature: Any, **embeddings: Array) -> Any:
 
 
 class _Scale(NamedTuple):
-    """What the cosines are multiplied by, as a factor whose products stay finite, times the rest of it.
+    """The factor of the cosines, split into a part whose products stay finite, and the rest of the factor.
 
-    So large a factor leaves of a loss only what it multiplies: the loss is 0, or proportional to it. The rest is None
-    where the factor is all, and no larger than what a type holds where it is not.
+    Where the factor is so large that it must be split, a loss is 0 or proportional to it. The rest is None if nothing
+    had to be split off, and otherwise at most the largest number of the dtype.
     """
 
     used: Any
@@ -67,7 +68,7 @@ class _Scale(NamedTuple):
 
     @staticmethod
     def of(xp: Any, factor: Any, like: Array) -> _Scale:
-        """Return the scale for a factor, a number or an array of one."""
+        """Return the scale for a factor: a number, or an array of one number."""
         limit = float(xp.finfo(like.dtype).max) / 8.0
         if isinstance(factor, float):
             return _Scale(factor) if not factor > limit else _Scale(limit, min(factor / limit, limit))
@@ -75,7 +76,7 @@ class _Scale(NamedTuple):
 
     @staticmethod
     def of_logarithm(xp: Any, s: Any, like: Array) -> _Scale:
-        """Return the scale e^s for a number, or for an array of one, by which it can be differentiated."""
+        """Return the scale e^s for a number, or for an array of one number, wrt which it can be differentiated."""
         limit = math.log(float(xp.finfo(like.dtype).max) / 8.0)
         if isinstance(s, float):
             return _Scale(math.exp(s)) if not s > limit else _Scale(math.exp(limit), math.exp(min(s - limit, limit)))
@@ -83,15 +84,15 @@ class _Scale(NamedTuple):
         return _Scale(xp.exp(xp.minimum(s, limit)), xp.exp(rest))
 
     def losses(self, xp: Any, losses: Array) -> Array:
-        """Return the losses for all of the factor, of those for the part that is used."""
+        """Return the losses for the whole factor, given those for the part that is used."""
         return losses if self.rest is None else xp.where(losses > _PROPORTIONAL, losses * self.rest, losses)
 
     def slopes(self, xp: Any, slopes: Array) -> Array:
-        """Return derivatives for all of the factor, of those for the part that is used."""
+        """Return the derivatives for the whole factor, given those for the part that is used."""
         return slopes if self.rest is None else bounded(xp, slopes * self.rest, slopes.dtype)
 
 
-_PROPORTIONAL = 1e20  # a loss above it is a difference of cosines times the factor, to all digits
+_PROPORTIONAL = 1e20  # a loss above this equals a difference of cosines times the factor, to all digits
 
 
 # --- one of many: InfoNCE and N-pair ----------------------------------------------------------------------------------
@@ -146,12 +147,12 @@ def info_nce_loss(
 ) -> Array:
     """Mean over rows of −log (e^(q_i·k_i/τ) / Σ_j e^(q_i·k_j/τ)), q and k divided by their norms.
 
-    Key i belongs to query i; all others are its negatives. Pairs are computed in tiles: memory grows with the number of
+    Key i belongs to query i; the other keys are negatives. Pairs are computed in tiles: memory grows with the number of
     embeddings, not with its square.
 
     Args:
-        queries: q, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
-        keys: k, (…, m, d) with m ≥ n: those from n on are negatives for every query (a memory bank).
+        queries: q, (…, n, d); any leading axes are a batch of independent sets.
+        keys: k, (…, m, d) with m ≥ n: the keys from index n on are negatives for every query (a memory bank).
         temperature: τ > 0.
         normalize: divide each embedding by its Euclidean norm, so that products are cosines. A zero vector stays 0 and
             gets the gradient 0.
@@ -163,7 +164,7 @@ def info_nce_loss(
     Raises:
         ValueError: the shapes do not fit, there are fewer keys than queries, τ is not positive, or a reduction keyword
             does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         The products of the first query are 1 and 0, those of the second 0 and 1: log(1 + e^(−1/τ)), τ = 1 / log 3.
@@ -220,11 +221,11 @@ def _n_pair(anchor: Array, positive: Array, reduction: Any, wanted: Wanted) -> C
 def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over rows of log(1 + Σ_{j≠i} e^(a_i·p_j − a_i·p_i)), a = anchor, p = positive.
 
-    The products are used as they are: keep embeddings short by a regulariser of their squares, as the paper does. Pairs
-    are computed in tiles.
+    The embeddings are not normalized: keep them short by an L2 regularization, as the paper does. Pairs are computed in
+    tiles.
 
     Args:
-        anchor: a, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        anchor: a, (…, n, d); any leading axes are a batch of independent sets.
         positive: p, the same shape: p_i belongs to a_i, and is a negative for every other anchor.
         **reduction: see `reduce_loss`; the unreduced losses are one per anchor, (…, n).
 
@@ -233,7 +234,7 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         a_i·p_i = log 3 and a_i·p_j = 0: log(1 + 1/3).
@@ -317,11 +318,11 @@ def nt_xent_loss(
 ) -> Array:
     """Mean over pairs of ½ (ℓ(x_i, y_i) + ℓ(y_i, x_i)), ℓ(a, b) = −log (e^(a·b/τ) / Σ_{c≠a} e^(a·c/τ)).
 
-    x = embedding1 and y = embedding2 are two views of the same n things, divided by their norms; c runs over all 2n
+    x = embedding1 and y = embedding2 are two views of the same n objects, divided by their norms; c runs over all 2n
     embeddings. Pairs are computed in tiles: memory grows with the number of embeddings, not with its square.
 
     Args:
-        embedding1: x, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        embedding1: x, (…, n, d); any leading axes are a batch of independent sets.
         embedding2: y, the same shape: y_i belongs to x_i.
         temperature: τ > 0.
         normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
@@ -332,7 +333,7 @@ def nt_xent_loss(
 
     Raises:
         ValueError: the shapes differ, τ is not positive, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         For each of the four embeddings e^(1/τ) = 2 of its partner stands against 2 + 1 + 1: log 2.
@@ -416,13 +417,13 @@ def supervised_contrastive_loss(
 ) -> Array:
     """Mean over rows of −1/|P(i)| Σ_{p∈P(i)} log(e^(z_i·z_p/τ) / Σ_{a≠i} e^(z_i·z_a/τ)), P(i): the others of i's label.
 
-    z are the embeddings divided by their norms. A row whose label no other row has contributes 0; it counts in the
-    divisor of "mean", and is a negative for the others. Several views of one thing are rows with one label. Pairs are
-    computed in tiles: memory grows with the number of embeddings, not with its square.
+    z are the embeddings divided by their norms. If no other row has the label of a row, that row contributes 0, but it
+    counts in the divisor of "mean", and is a negative for the other rows. Several views of one object are rows with the
+    same label. Pairs are computed in tiles: memory grows with the number of embeddings, not with its square.
 
     Args:
-        embeddings: (…, n, d); any leading axes are a batch of sets that know nothing of each other.
-        labels: integers (…, n), compared with each other and with nothing else: any integer is a label.
+        embeddings: (…, n, d); any leading axes are a batch of independent sets.
+        labels: integers (…, n), which are only compared with each other: any integer is a label.
         temperature: τ > 0.
         normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
         **reduction: see `reduce_loss`; the unreduced losses are one per row, (…, n).
@@ -432,7 +433,7 @@ def supervised_contrastive_loss(
 
     Raises:
         ValueError: the shapes do not fit, τ is not positive, or a reduction keyword does not fit.
-        TypeError: an argument is no array, the embeddings are not floating point, or the labels not integers.
+        TypeError: an argument is not an array, the embeddings are not floating point, or the labels are not integers.
 
     Example:
         For the first two rows e^(1/τ) = 3 stands against 3 + 1: log(4/3); the third is alone: 2 log(4/3) / 3.
@@ -496,7 +497,7 @@ def _clip(
     xp, places = p.xp, p.places(p.x.shape[1])
     scale = _Scale.of_logarithm(xp, s, p.x)
     x, half = scale.used * p.x, None if p.scale is None else 0.5 * p.scale
-    # what a column loses is complete before the slopes of a row, which need it, begin
+    # the slopes of a row need the losses of the columns, so these are completed first
     by_column = row_losses(xp, p.y, x, softmax, PairRows(target=places))
     columns = PairColumns(log_sum=by_column.extra, scale=half)
     found = row_losses(xp, x, p.y, softmax_both_ways, PairRows(target=places, scale=half), columns)
@@ -520,14 +521,14 @@ def clip_loss(
 ) -> Array:
     """Mean over pairs of −½ (log softmax_j(z_ij)_i + log softmax_j(z_ji)_i), z_ij = e^s u_i·v_j, s = logit_scale.
 
-    u and v are the embeddings of images and texts divided by their norms: each image is to find its text, and each text
+    u and v are the embeddings of images and texts, divided by their norms: each image must find its text, and each text
     its image. Pairs are computed in tiles: memory grows with the number of embeddings, not with its square.
 
     Args:
-        image_embeddings: u, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        image_embeddings: u, (…, n, d); any leading axes are a batch of independent sets.
         text_embeddings: v, the same shape: v_i belongs to u_i.
-        logit_scale: s, an array of one number, of shape () or (1,), the logarithm of the scale: the parameter as it is
-            trained. CLIP starts at s = log(1/0.07) and keeps s ≤ log 100.
+        logit_scale: s, the logarithm of the scale, which is the trained parameter: an array of one number, of shape ()
+            or (1,). CLIP starts at s = log(1/0.07) and keeps s ≤ log 100.
         normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
         **reduction: see `reduce_loss`; the unreduced losses are one per pair, (…, n).
 
@@ -536,7 +537,7 @@ def clip_loss(
 
     Raises:
         ValueError: the shapes differ, logit_scale is more than one number, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         z_ii = log 3 and z_ij = 0: −log ¾ both ways.
@@ -585,7 +586,7 @@ def clip_loss_gradient(
 def _scaled_problem(
     reduction: Any, wants_gradient: bool, normalize: bool, given: dict[str, Array], **numbers: Array
 ) -> tuple[Embeddings, list[Any]]:
-    """Return the problem of embeddings of one shape, and differentiable numbers to compute with."""
+    """Return the problem for embeddings of one shape, and the differentiable numbers it is computed with."""
     own = array_namespace(**given, **numbers)
     require_same_shape(**given)
     dtype = widest_dtype(own, **given, **numbers)
@@ -645,16 +646,16 @@ def siglip_loss(
 ) -> Array:
     """Mean over rows of Σ_j softplus(∓z_ij), − for j = i and + for j ≠ i, with z_ij = e^s u_i·v_j + b.
 
-    u and v are the embeddings of images and texts divided by their norms: every pair is a yes or a no of its own. Pairs
-    are computed in tiles: memory grows with the number of embeddings, not with its square.
+    u and v are the embeddings of images and texts, divided by their norms: every pair is a binary classification of its
+    own. Pairs are computed in tiles: memory grows with the number of embeddings, not with its square.
 
     Args:
-        image_embeddings: u, (…, n, d); any leading axes are a batch of sets that know nothing of each other.
+        image_embeddings: u, (…, n, d); any leading axes are a batch of independent sets.
         text_embeddings: v, the same shape: v_i belongs to u_i.
         logit_scale: s, an array of one number, of shape () or (1,), the logarithm of the scale; the paper starts at
             log 10.
-        logit_bias: b, an array of one number, of shape () or (1,); the paper starts at −10, as nearly all pairs are a
-            no.
+        logit_bias: b, an array of one number, of shape () or (1,); the paper starts at −10, because nearly all pairs
+            are negative.
         normalize: divide each embedding by its Euclidean norm. A zero vector stays 0 and gets the gradient 0.
         **reduction: see `reduce_loss`; the unreduced losses are one per image, (…, n): the sum over all texts.
 
@@ -663,7 +664,7 @@ def siglip_loss(
 
     Raises:
         ValueError: the shapes differ, scale or bias is more than one number, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         z_11 = log 3 + 0: softplus(−log 3) = log(4/3).

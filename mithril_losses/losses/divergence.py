@@ -112,7 +112,7 @@ def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         ½ log(½ / ¼) + ½ log(½ / ¾) = ½ log(4/3) = 0.143841…
@@ -130,7 +130,7 @@ def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]
 
 
 def _between_distributions(p: Any, q: Any) -> Array | None:
-    """Return KL(p‖q) of two distribution objects, None for anything else."""
+    """Return KL(p‖q) of two distribution objects, or None for any other arguments."""
     if callable(getattr(p, "kl_divergence", None)):
         return p.kl_divergence(q)
     torch = sys.modules.get("torch")
@@ -154,7 +154,7 @@ def kl_divergence_gradient(
 ) -> Any:
     """(log(p/q) + 1) / B; wrt targets −(p/q) / B.
 
-    At p = 0, where the one-sided derivative is −inf, log p is taken at the dtype's smallest normal number; so is q.
+    At p = 0 the one-sided derivative is −inf: there p counts as the smallest normal number of its dtype; so does q = 0.
 
     Args:
         wrt: "predictions", "targets", or a tuple of both.
@@ -176,7 +176,7 @@ def kl_divergence_gradient(
 def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over rows of KL(q‖p) = Σ q log(q/p), p = predictions, q = targets.
 
-    This is the direction of `torch.nn.functional.kl_div`, keras and optax.
+    `torch.nn.functional.kl_div`, keras and optax compute the divergence in this direction.
 
     Args:
         predictions: p, probabilities over the last axis; or a distribution object with a method `kl_divergence`
@@ -189,7 +189,7 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         ½ log(½ / ¼) + ½ log(½ / ¾) = ½ log(4/3) = 0.143841…
@@ -221,7 +221,7 @@ def reverse_kl_divergence_gradient(
 ) -> Any:
     """−(q/p) / B; wrt targets (log(q/p) + 1) / B.
 
-    At q = 0, where the one-sided derivative wrt targets is −inf, log q is taken at the dtype's smallest normal number.
+    At q = 0 the one-sided derivative wrt targets is −inf: there q counts as the smallest normal number of its dtype.
 
     Args:
         wrt: "predictions", "targets", or a tuple of both.
@@ -248,11 +248,11 @@ def reverse_kl_divergence_gradient(
 def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
     total, smaller = predictions + targets, xp.minimum(predictions, targets)
     apart = xp.abs(predictions - targets)
-    # log of the larger one over the smaller
+    # the logarithm of larger / smaller
     ratio = xp.log1p(apart / xp.maximum(smaller, smallest * xp.maximum(xp.maximum(predictions, targets), 1.0)))
     mean_twice = xp.maximum(total, smallest)
     d = apart / mean_twice  # the two are m (1 ± d), with m their mean
-    over_mean = xp.log1p(d)  # log of the larger one over m
+    over_mean = xp.log1p(d)  # the logarithm of larger / m
     # (1 + d) log(1 + d) + (1 − d) log(1 − d), in the form that does not cancel
     far = 2.0 * (over_mean - smaller / mean_twice * ratio)
     near = xp.minimum(d, 0.5)
@@ -264,7 +264,7 @@ def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[A
 def js_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over rows of JS(p, q) = ½ KL(p‖m) + ½ KL(q‖m), m = ½ (p + q), p = predictions, q = targets; in nats.
 
-    Symmetric, at least 0 and at most log 2. Its square root is a metric.
+    The divergence is symmetric and lies between 0 and log 2. Its square root is a metric.
 
     Args:
         predictions: p, probabilities over the last axis.
@@ -276,7 +276,7 @@ def js_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduct
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         m = (¾, ¼): ½ log(1 / ¾) + ½ (½ log(½ / ¾) + ½ log(½ / ¼)) = 0.215761…
@@ -308,7 +308,7 @@ def js_divergence_gradient(
 ) -> Any:
     """½ log(p/m) / B, m = ½ (p + q); wrt targets ½ log(q/m) / B.
 
-    At p = 0, where the one-sided derivative is −inf, log p is taken at the dtype's smallest normal number; so is q.
+    At p = 0 the one-sided derivative is −inf: there p counts as the smallest normal number of its dtype; so does q = 0.
 
     Args:
         wrt: "predictions", "targets", or a tuple of both.
@@ -358,14 +358,14 @@ def gaussian_kl_divergence(
 ) -> Array:
     """Mean over samples of KL(N(μ, e^ℓ) ‖ N(0, 1)) = Σ ½ (μ² + e^ℓ − 1 − ℓ), μ = mean, ℓ = logvar.
 
-    The terms are summed over all axes but the first. Each has full relative precision, also near μ = ℓ = 0, where
-    1 + ℓ − μ² − e^ℓ would be nothing but rounding.
+    The terms are summed over all axes but the first. Each has full relative precision, also near μ = ℓ = 0, where the
+    form 1 + ℓ − μ² − e^ℓ would consist of rounding errors.
 
     Args:
         mean: μ, first axis = samples.
         logvar: ℓ = log σ², the same shape.
-        free_bits: λ ≥ 0, in nats: each dimension of each sample counts max(λ, KL), so that a dimension which is
-            nearly the standard normal is not driven there altogether.
+        free_bits: λ ≥ 0, in nats: each dimension of each sample costs max(λ, KL). So a dimension that is already close
+            to the standard normal is not pushed closer.
         **reduction: see `reduce_loss`; the unreduced losses are one per sample.
 
     Returns:
@@ -373,7 +373,7 @@ def gaussian_kl_divergence(
 
     Raises:
         ValueError: the shapes differ, free_bits is negative, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         ½ (1² + 1 − 1 − 0) + ½ (0 + 2 − 1 − log 2) = 1 − ½ log 2 = 0.653426…
@@ -408,7 +408,7 @@ def gaussian_kl_divergence_gradient(
 
 def _between_gaussians(xp: Any, mean: Array, logvar: Array, other_mean: Array, other_logvar: Array) -> Any:
     """Return KL(N(mean, e^logvar) ‖ N(other_mean, e^other_logvar)) and its derivatives wrt the first two and last."""
-    precision = xp.exp(-0.5 * other_logvar)  # its root: squares of both would overflow sooner than their product
+    precision = xp.exp(-0.5 * other_logvar)  # its root: squares of both factors overflow sooner than the product
     ratio = logvar - other_logvar
     score = product(xp, mean - other_mean, precision)
     by_mean = product(xp, score, precision)
@@ -443,7 +443,7 @@ def gaussian_kl_divergence_between(
     Args:
         mean: μ, first axis = samples.
         logvar: ℓ, the logarithm of the variance, the same shape.
-        other_mean: m of the distribution that the divergence is taken to, the same shape.
+        other_mean: m, the mean of the second distribution, the same shape.
         other_logvar: s, the same shape.
         **reduction: see `reduce_loss`; the unreduced losses are one per sample.
 
@@ -452,7 +452,7 @@ def gaussian_kl_divergence_between(
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         ½ (2² / 4 + 1/4 − 1 − log(1/4)) = ⅛ + log 2 = 0.818147…
@@ -519,7 +519,7 @@ _POWER = Interval(1.0, closed=True, static=True)
 def _distances(
     predictions: Array, targets: Array, p: float, axis: int, slopes: bool
 ) -> tuple[Array, Array | None, tuple[int, ...]]:
-    """Return the distances per row, their slopes wrt predictions where asked for, and the axis of the samples."""
+    """Return the distance of each row, its slopes wrt predictions if wanted, and the axis of the samples."""
     xp = array_namespace(predictions=predictions, targets=targets)
     dtype = widest_dtype(xp, predictions=predictions, targets=targets)
     p = _POWER.check("p", p)
@@ -555,7 +555,7 @@ def _distances(
 
 
 def _wasserstein_kinks(predictions: Array, targets: Array, axis: int, **_: Any) -> tuple[Array, ...]:
-    """Return what vanishes where two samples of a row are equal, of one set or of both."""
+    """Return what vanishes where two samples of a row are equal, whether in one set or in both."""
     xp = array_namespace(predictions=predictions)
     samples = xp.sort(xp.concat([predictions, targets], axis=axis), axis=axis)
     rows = Flattening.along(axis, tuple(samples.shape)).of(xp, samples)
@@ -574,7 +574,7 @@ def _wasserstein_kinks(predictions: Array, targets: Array, axis: int, **_: Any) 
 def _wasserstein(predictions: Array, targets: Array, p: float, axis: int, wanted: Wanted) -> Losses:
     sides = {"predictions": (predictions, targets), "targets": (targets, predictions)}
     found = {name: _distances(*sides[name], p, axis, slopes=True) for name in wanted}
-    # sets of different sizes are rounded differently from either side, and the value is that from the predictions' side
+    # sets of different sizes are rounded differently in the two directions; the predictions' direction gives the value
     side = "predictions" if wanted.value or not wanted else wanted[0]
     values, _, summed = found.get(side) or _distances(predictions, targets, p, axis, slopes=False)
     return Losses(values, lambda: {name: slopes for name, (_, slopes, _) in found.items()}, summed)
@@ -585,14 +585,14 @@ def wasserstein_distance(
 ) -> Array:
     """Mean over rows of W_p = (∫₀¹ |F⁻¹(u) − G⁻¹(u)|^p du)^(1/p), F and G the distributions of two sets of numbers.
 
-    In one dimension the best transport keeps the order: for sets of one size it is (mean |x₍ᵢ₎ − y₍ᵢ₎|^p)^(1/p) of the
-    sorted samples; otherwise each sample is shared among those of the other set whose quantiles it covers.
+    In one dimension the best transport keeps the order. For sets of equal size W_p = (mean |x₍ᵢ₎ − y₍ᵢ₎|^p)^(1/p) with
+    sorted samples. Otherwise the mass of a sample is divided among the samples of the other set at the same quantiles.
 
     Args:
         predictions: samples x, any shape.
         targets: samples y, the same shape but along `axis`: their number may differ.
-        p: p ≥ 1, the power of the distance that a sample is moved.
-        axis: where the samples of one row are; rows are counted along the other axes.
+        p: p ≥ 1, the power of the distance by which a sample is moved.
+        axis: the axis of the samples of one row; the other axes count rows.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
     Returns:
@@ -601,7 +601,7 @@ def wasserstein_distance(
     Raises:
         ValueError: the shapes do not fit, axis is out of range, a row has no sample, p is less than 1, or a reduction
             keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         Sorted, 1 goes to 2 and 3 to 7: (1 + 4) / 2 = 2.5. Of three samples, 0, 0 and 3 against 0 and 3, the second goes
@@ -637,8 +637,7 @@ def wasserstein_distance_gradient(
 ) -> Any:
     """|d|^(p−1) sign(d) W^(1−p) / n / B for sample x₍ᵢ₎ and d = x₍ᵢ₎ − y₍ᵢ₎; 0 where W = 0.
 
-    A sample that is shared has the mean of the slopes of its shares. Equal samples are matched in the order in which
-    they stand in the array.
+    If the mass of a sample is divided, its slope is the mean over the parts. Equal samples keep their order.
 
     Args:
         wrt: "predictions", "targets", or a tuple of both.
@@ -710,9 +709,9 @@ def _never_negative(sets: Sets, parts: tuple[Array, Array, Array]) -> Array:
 
 
 def _of_equal_sets(sets: Sets, values: Array | None, slopes: dict[str, Array]) -> Losses:
-    """Return losses that are 0 for equal sets, where their sums differ by rounding alone.
+    """Return losses that are exactly 0 for equal sets, where the sums differ only by rounding.
 
-    So is a slope that overflowed there: the distance of equal sets is the least there is.
+    A slope that overflowed is 0 there, too, because the distance of equal sets is a minimum.
     """
     xp, x, y = sets.xp, sets.x, sets.y
     if tuple(x.shape) == tuple(y.shape):
@@ -725,16 +724,16 @@ def _of_equal_sets(sets: Sets, values: Array | None, slopes: dict[str, Array]) -
 
 
 def _rate(sets: Sets, bandwidth: Any) -> Any:
-    """Return 1/σ, and the largest number in place of what overflows."""
+    """Return 1/σ, or the largest finite number if it overflows."""
     largest = float(sets.xp.finfo(sets.x.dtype).max)
     return min(1.0 / bandwidth, largest) if isinstance(bandwidth, float) else sets.xp.minimum(1.0 / bandwidth, largest)
 
 
 def _linear_mmd(sets: Sets, unbiased: bool) -> tuple[Array, dict[str, Array]]:
-    """‖x̄ − ȳ‖², less s²/n + s²/m for the unbiased estimator: no pairs at all."""
+    """‖x̄ − ȳ‖², for the unbiased estimator minus s²/n + s²/m; no pairs are computed."""
     xp, n, m = sets.xp, sets.x.shape[-2], sets.y.shape[-2]
     origin = sets.y[:, :1, :]
-    x, y = sets.x - origin, sets.y - origin  # the means of far-off samples keep their digits
+    x, y = sets.x - origin, sets.y - origin  # so that samples far from 0 lose no digits in their means
     x_mean, y_mean = xp.mean(x, axis=-2, keepdims=True), xp.mean(y, axis=-2, keepdims=True)
     difference = x_mean - y_mean
     values = xp.sum(difference * difference, axis=(-2, -1))
@@ -767,7 +766,7 @@ def _kernel_mmd(
 
 
 @unreduced(
-    separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
+    separable=False,  # batch elements are independent, but the tiles already fit the cache
     by_numpy=True,
     on_request=("targets",),
     pairwise=True,
@@ -820,7 +819,7 @@ def maximum_mean_discrepancy(
 ) -> Array:
     """Mean over the batch of MMD² = E k(x, x′) + E k(y, y′) − 2 E k(x, y), x = predictions, y = targets.
 
-    The squared discrepancy, with expectations over all pairs of samples. Pairs are computed in tiles: memory grows
+    This is the squared discrepancy; E is the mean over all pairs of samples. Pairs are computed in tiles: memory grows
     with the number of samples, not with its square.
 
     Args:
@@ -829,8 +828,8 @@ def maximum_mean_discrepancy(
         kernel_type: "rbf", k = exp(−‖x − y‖² / 2σ²); "linear", k = x·y, which compares the means only;
             or "polynomial", k = (x·y + c)^p.
         kernel_bandwidth: σ > 0 of "rbf", in the unit of the samples.
-        unbiased: leave out the pairs of a sample with itself, so that the expectation over samples is the discrepancy
-            of the distributions. The default keeps them: it is never negative, and 0 for equal sets.
+        unbiased: leave out the pairs of a sample with itself, so that the expected value is the discrepancy of the
+            distributions. With these pairs (the default) the loss is never negative, and 0 for equal sets.
         degree: p of "polynomial", a whole number ≥ 1.
         coef0: c ≥ 0 of "polynomial".
         **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
@@ -841,7 +840,7 @@ def maximum_mean_discrepancy(
     Raises:
         ValueError: the shapes do not fit, a set has no sample (fewer than two if unbiased), an option lies outside
             its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         The means are 1 and 3: (1 − 3)² = 4.
@@ -890,7 +889,7 @@ def maximum_mean_discrepancy_gradient(
         wrt: "predictions", "targets", or a tuple of both.
 
     Example:
-        Moving one of two samples moves their mean by half: 2 · (1 − 3) / 2.
+        Moving one of two samples moves their mean by half as much: 2 · (1 − 3) / 2.
 
         >>> import numpy as np
         >>> x, y = np.array([[[0.0], [2.0]]]), np.array([[[3.0], [2.0], [4.0]]])
@@ -915,7 +914,7 @@ def _coincidences(predictions: Array, targets: Array, **_: Any) -> tuple[Array, 
 
 
 @unreduced(
-    separable=False,  # batch elements share nothing, but the tiles are already what fits the cache
+    separable=False,  # batch elements are independent, but the tiles already fit the cache
     by_numpy=True,
     on_request=("targets",),
     kinks=_coincidences,
@@ -939,14 +938,14 @@ def _energy(predictions: Array, targets: Array, beta: float, wanted: Wanted) -> 
 def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
     """Mean over the batch of 2 E‖x − y‖^β − E‖x − x′‖^β − E‖y − y′‖^β, x = predictions, y = targets.
 
-    With expectations over all pairs of samples (the V-statistic): never negative, and 0 for equal sets. For β = 1 in
-    one dimension it is the square of `scipy.stats.energy_distance`. Pairs are computed in tiles: memory grows with the
-    number of samples, not with its square.
+    E is the mean over all pairs of samples (the V-statistic), so the distance is never negative, and 0 for equal sets.
+    For β = 1 in one dimension it is the square of `scipy.stats.energy_distance`. Pairs are computed in tiles: memory
+    grows with the number of samples, not with its square.
 
     Args:
         predictions: samples x, (…, n, features); any leading axes are the batch.
         targets: samples y, (…, m, features) with the same leading axes; m may differ from n.
-        beta: β in (0, 2]. At 2 only the means are compared: 2‖x̄ − ȳ‖².
+        beta: β in (0, 2]. For β = 2 only the means are compared: the distance is 2‖x̄ − ȳ‖².
         **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
 
     Returns:
@@ -955,7 +954,7 @@ def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **
     Raises:
         ValueError: the shapes do not fit, a set has no sample, beta lies outside its domain, or a reduction keyword
             does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         2 · (3 + 1) / 2 − (0 + 2 + 2 + 0) / 4 − 0 = 3.

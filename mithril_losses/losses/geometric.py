@@ -35,7 +35,7 @@ Argument = Literal["pred_points", "target_points"]
 def _to_nearest(
     xp: Any, x: Array, y: Array, share: Array, candidates: Array | None, squared: bool
 ) -> tuple[Array, Array, Array]:
-    """Return Σᵢ shareᵢ d(xᵢ, nearest y), its derivative wrt xᵢ − y, and which y it is."""
+    """Return Σᵢ shareᵢ d(xᵢ, nearest y), its derivative wrt xᵢ − y, and the index of that y."""
     found = nearest(xp, x, y, candidates)
     difference = x - take(xp, y, found)
     if squared:
@@ -59,17 +59,17 @@ def _chamfer_kinks(
     distances = _all_pairs(pred_points, target_points, pred_mask, target_mask)
     kinks: tuple[Array, ...] = () if squared else (xp.min(distances, axis=(-2, -1)),)
     for axis in (-2, -1):
-        if distances.shape[axis] < 2:  # the only point is the nearest, without a rival
+        if distances.shape[axis] < 2:  # a single point is always the nearest
             continue
         nearest_two = xp.sort(distances, axis=axis)
         first, second = (xp.take(nearest_two, xp.asarray([i]), axis=axis) for i in (0, 1))
-        with quiet(xp):  # nothing is found twice where everything else is padding: ∞ − ∞
+        with quiet(xp):  # if all other points are padding, the gap is ∞ − ∞
             kinks += (xp.min(second - first, axis=(-2, -1)),)
     return kinks
 
 
 def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None) -> Array:
-    """Return the squared distances of all pairs, infinite where one of the two is padding."""
+    """Return the squared distances of all pairs, infinite where one of the two points is padding."""
     xp = array_namespace(pred_points=pred_points, target_points=target_points)
     differences = xp.expand_dims(pred_points, axis=-2) - xp.expand_dims(target_points, axis=-3)
     distances = xp.sum(differences * differences, axis=-1)
@@ -81,14 +81,14 @@ def _all_pairs(pred_points: Array, target_points: Array, pred_mask: Array | None
 
 
 def _means_apart(x: Array, y: Array) -> Array:
-    """Return the mean distance of x to the nearest of y, less that of y to the nearest of x."""
+    """Return the mean distance of x to the nearest y, minus the mean distance of y to the nearest x."""
     xp = array_namespace(pred_points=x, target_points=y)
     forward, backward = (xp.mean(xp.sqrt(xp.min(_all_pairs(x, y, None, None), axis=k)), axis=-1) for k in (-1, -2))
     return forward - backward
 
 
 @unreduced(
-    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    separable=False,  # batch elements are independent, but the search is already divided into tiles that fit the cache
     by_numpy=True,
     on_request=("target_points",),
     kinks=_chamfer_kinks,
@@ -145,26 +145,25 @@ def chamfer_distance(
 ) -> Array:
     """Mean over the batch of meanᵢ minⱼ ‖xᵢ − yⱼ‖² + meanⱼ minᵢ ‖xᵢ − yⱼ‖², x = pred_points, y = target_points.
 
-    Nearest neighbours are found in tiles, or by a tree (arrays on the CPU, up to eight dimensions): memory grows with
-    the number of points, not with its square. At a tie the first of the nearest points counts.
+    Nearest neighbours are found in tiles of pairs, or by a k-d tree (on the CPU, up to eight dimensions): memory grows
+    with the number of points, not with its square. If several points are nearest, the first of them is used.
 
     Args:
         pred_points: x, (…, n, d); any leading axes are the batch.
         target_points: y, (…, m, d) with the same leading axes; m may differ from n.
         squared: take ‖xᵢ − yⱼ‖² (the default) or ‖xᵢ − yⱼ‖.
-        pred_weights: (…, n), turns the mean over i into Σᵢ wᵢ dᵢ / Σᵢ wᵢ. A point of weight 0 can still be found.
+        pred_weights: (…, n), turns the mean over i into Σᵢ wᵢ dᵢ / Σᵢ wᵢ. A point of weight 0 may still be the nearest.
         target_weights: (…, m), likewise for the mean over j.
-        pred_mask: (…, n), boolean: False for padding, which neither counts nor is found, and may hold anything.
+        pred_mask: (…, n), boolean: False for padding, which is ignored, whatever its coordinates.
         target_mask: (…, m), likewise.
         **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
 
     Returns:
-        A scalar (one distance per batch element for reduction="none"). Where a set is empty there is nothing to
-        average or to find: the loss is 0.
+        A scalar (one distance per batch element for reduction="none"). If a set is empty, the loss is 0.
 
     Raises:
         ValueError: the shapes do not fit, or a reduction keyword does not fit.
-        TypeError: an argument is no array, the points or weights are not floating point, or a mask is not boolean.
+        TypeError: an argument is not an array, the points or weights are not floating point, or a mask is not boolean.
 
     Example:
         From x: (1 + 4) / 2 to the nearest y; from y: 1 to the nearest x.
@@ -209,7 +208,7 @@ def chamfer_distance_gradient(
 ) -> Any:
     """(2 (xᵢ − y_near(i)) / n + Σⱼ 2 (xᵢ − yⱼ) / m over the j whose nearest is i) / B.
 
-    With unit vectors in place of twice the differences for unsquared distances, 0 at coincident points.
+    For unsquared distances, unit vectors take the place of twice the differences; they are 0 at coincident points.
 
     Args:
         wrt: "pred_points", "target_points", or a tuple of both.
@@ -235,7 +234,7 @@ chamfer_distance_value_and_gradient = both_of(chamfer_distance_gradient)
 def _furthest(
     xp: Any, x: Array, y: Array, x_mask: Array | None, candidates: Array | None
 ) -> tuple[Array, Array, Array]:
-    """Return (batch, 1): the largest distance of a point of x to the nearest of y, which point it is, and which y."""
+    """Return, as (batch, 1), the largest distance from a point of x to its nearest y, and the indices of the two."""
     found = nearest(xp, x, y, candidates)
     distances, _ = norm_and_unit(xp, x - take(xp, y, found), 2.0)
     if x_mask is not None:
@@ -246,14 +245,14 @@ def _furthest(
 
 
 def _any(xp: Any, points: Array, mask: Array | None) -> Array:
-    """Return (batch, 1): whether there is a point at all."""
+    """Return, as (batch, 1), whether there is a point at all."""
     return xp.any(xp.ones_like(points[..., 0]) > 0 if mask is None else mask, axis=-1, keepdims=True)
 
 
 def _hausdorff_kinks(
     pred_points: Array, target_points: Array, pred_mask: Array | None, target_mask: Array | None
 ) -> tuple[Array, ...]:
-    """Return the distance, and how close another pair of points comes to deciding in place of the one that does."""
+    """Return the distance, and how much it differs from the distance of the second largest pair."""
     distances = np.sqrt(np.asarray(host_values(_all_pairs(pred_points, target_points, pred_mask, target_mask))))
     flat = distances.reshape(-1, *distances.shape[-2:])
     kinks = np.zeros((2, len(flat)))
@@ -271,7 +270,7 @@ def _hausdorff_kinks(
 
 
 @unreduced(
-    separable=False,  # batch elements share nothing, but the search is already cut into what fits the cache
+    separable=False,  # batch elements are independent, but the search is already divided into tiles that fit the cache
     by_numpy=True,
     on_request=("target_points",),
     kinks=_hausdorff_kinks,
@@ -295,7 +294,7 @@ def _hausdorff(
     if 0 in (x.shape[-2], y.shape[-2]):
         return sets.nothing(wanted)
     x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
-    # one pair of points decides: the point that is furthest from the other set, and its nearest there
+    # one pair decides: the point that is furthest from the other set, and its nearest point in that set
     forward, i, nearest_to_i = _furthest(xp, x, y, x_mask, y_mask)
     backward, j, nearest_to_j = _furthest(xp, y, x, y_mask, x_mask)
     by_x = forward >= backward
@@ -322,23 +321,23 @@ def hausdorff_distance(
 ) -> Array:
     """Mean over the batch of max(maxᵢ minⱼ ‖xᵢ − yⱼ‖, maxⱼ minᵢ ‖xᵢ − yⱼ‖), x = pred_points, y = target_points.
 
-    How far a point of either set is from the other set at most: one point decides, and the gradient is that of one
-    pair. Memory grows with the number of points, as for `chamfer_distance`.
+    This is the largest distance from a point of either set to the other set. One pair of points decides, and only this
+    pair has a gradient. Memory grows with the number of points, as for `chamfer_distance`.
 
     Args:
         pred_points: x, (…, n, d); any leading axes are the batch.
         target_points: y, (…, m, d) with the same leading axes; m may differ from n.
-        pred_mask: (…, n), boolean: False for padding, which neither counts nor is found, and may hold anything.
+        pred_mask: (…, n), boolean: False for padding, which is ignored, whatever its coordinates.
         target_mask: (…, m), likewise.
         **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
 
     Returns:
-        A scalar (one distance per batch element for reduction="none"), in the unit of the points. Where a set is empty,
-        it is 0.
+        A scalar (one distance per batch element for reduction="none"), in the unit of the points. If a set is
+        empty, the distance is 0.
 
     Raises:
         ValueError: the shapes do not fit, or a reduction keyword does not fit.
-        TypeError: an argument is no array, the points are not floating point, or a mask is not boolean.
+        TypeError: an argument is not an array, the points are not floating point, or a mask is not boolean.
 
     Example:
         Every x has a y at most 1 away, but the y at 7 is 5 away from all of x.
@@ -376,7 +375,7 @@ def hausdorff_distance_gradient(
 ) -> Any:
     """(xᵢ − yⱼ) / ‖xᵢ − yⱼ‖ / B for the pair (i, j) that decides, 0 for all other points and where the two coincide.
 
-    At a tie the first point decides, one of x before one of y.
+    If several pairs are equally far apart, the first one decides, and a point of x comes before a point of y.
 
     Args:
         wrt: "pred_points", "target_points", or a tuple of both.
@@ -426,11 +425,11 @@ def modified_hausdorff_distance(pred_points: Array, target_points: Array, **redu
         **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
 
     Returns:
-        A scalar (one distance per batch element for reduction="none"), 0 where a set is empty.
+        A scalar (one distance per batch element for reduction="none"), 0 if a set is empty.
 
     Raises:
         ValueError: the shapes or a reduction keyword do not fit.
-        TypeError: an argument is no array, or the points are not floating point.
+        TypeError: an argument is not an array, or the points are not floating point.
 
     Example:
         Each x has a y 1 away; the y at 1 has an x 1 away, and the y at 7 one 5 away: (1 + 5) / 2.

@@ -1,4 +1,4 @@
-"""Losses of images: how much neighbouring pixels differ, and how alike two images look."""
+"""Losses of images: how much neighbouring pixels differ, and how similar two images look."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def _by_image(xp: Any, x: Array) -> Array:
-    """Return images with their three axes made one."""
+    """Return images with their three axes flattened into one."""
     return xp.reshape(x, (*x.shape[:-3], math.prod(x.shape[-3:])))
 
 
@@ -63,7 +63,7 @@ _NORM = Choice(tuple(_NORMS))
 
 
 def _variation_kinks(images: Array, norm_type: str, channels_first: bool) -> tuple[Array, ...]:
-    """Return, for each pixel, what vanishes where a term that it takes part in has no derivative."""
+    """Return, for each pixel, what vanishes where a term that contains this pixel has no derivative."""
     xp = array_namespace(images=images)
     rows, columns, _ = image_axes(channels_first)
     if norm_type == "l2_squared":
@@ -83,12 +83,12 @@ def _last(xp: Any, x: Array, axis: int) -> Array:
 
 
 def _shifted(xp: Any, x: Array, axis: int) -> Array:
-    """Return what the neighbour before has, and ones where there is none."""
+    """Return the values of the previous neighbours along an axis, and ones where there is none."""
     return xp.concat([xp.ones_like(cut(x, axis, slice(-1, None))), cut(x, axis, slice(None, -1))], axis=axis)
 
 
 def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> Loop | None:
-    """Return the loops over NumPy images, having checked the arguments."""
+    """Check the arguments, and return the loops over NumPy images."""
     require_images("images", images, channels_first)
     return stencil_rows(_NORMS[_NORM.check("norm_type", norm_type)], images, channels_first=channels_first)
 
@@ -112,8 +112,8 @@ def total_variation_loss(
     The sum runs over all pixels and channels. A pixel without a right (lower) neighbour has ∂x = 0 (∂y = 0).
 
     Args:
-        images: (batch, …, rows, columns, channels). Three axes are refused: they could be one image as well as a batch
-            of images of one channel.
+        images: (batch, …, rows, columns, channels). Three axes raise, because they could be one image or a batch of
+            images of one channel.
         norm_type: "l1" for |∂x| + |∂y|, "isotropic" for √(∂x² + ∂y²), "l2_squared" for ∂x² + ∂y².
         channels_first: whether the layout is (batch, …, channels, rows, columns) instead.
         **reduction: see `reduce_loss`; the unreduced losses are one per image.
@@ -123,7 +123,7 @@ def total_variation_loss(
 
     Raises:
         ValueError: fewer than four axes, an unknown norm, or a reduction keyword does not fit.
-        TypeError: images is no array, or not floating point.
+        TypeError: images is not an array, or not floating point.
 
     Example:
         One image of two rows, (0, 3) and (4, 3): |3| + |4| + |0| + |−1| = 8. Isotropic: √(9 + 16) + 0 + 1 = 6.
@@ -150,11 +150,11 @@ def total_variation_loss_gradient(
 ) -> ArrayT:
     """(s(x − left) − s(right − x) + s(x − upper) − s(lower − x)) / B, with s = sign for "l1"; no neighbour, no term.
 
-    s(d) = 2 d for "l2_squared". "isotropic": s = ∂x / √(∂x² + ∂y²) and ∂y / √(∂x² + ∂y²) at the pixel that the two
-    differences start from. 0 where a difference is 0, or both.
+    s(d) = 2 d for "l2_squared". For "isotropic", s is ∂x / √(∂x² + ∂y²) and ∂y / √(∂x² + ∂y²) at the pixel where both
+    differences start. The slope is 0 where the difference ("isotropic": both differences) is 0.
 
     Example:
-        Both differences of the first pixel are positive, the second row falls: −1 − 1, 1 − 0, 1 + 1, −1 + 0.
+        Both differences of the first pixel are positive; the second row decreases: −1 − 1, 1 − 0, 1 + 1, −1 + 0.
 
         >>> import numpy as np
         >>> images = np.array([[[[0.0], [3.0]], [[4.0], [3.0]]]])
@@ -173,19 +173,19 @@ _WINDOW_SIZE, _SIGMA = Odd(), Interval(0.0, static=True)
 
 
 class _Similarity(NamedTuple):
-    """How unlike two images are around each position, and what the derivatives are made of.
+    """The dissimilarity of two images around each position, and the quantities that its derivatives need.
 
-    All of it is made of Gaussian means: μ of each image, δ of their difference, and second moments. These are taken of
-    images that are moved to a common level, which no variance notices, so that they do not cancel.
+    All are Gaussian means: μ of each image, δ of their difference, and second moments. Both images are first shifted by
+    a constant near their mean. No variance changes by that, and the second moments no longer cancel.
     """
 
     luminance: Array  # a = δ² / m, that is 1 − l
     structure: Array  # b = σ²_(x−y) / v, that is 1 − c s
-    x: Array  # the first image, moved
+    x: Array  # the first image, shifted
     difference: Array  # x − y
     delta: Array
     mean: Array  # μ_x
-    moved_mean: Array  # that of the moved image
+    moved_mean: Array  # the mean of the shifted image
     means: Array  # m = μ_x² + μ_y² + c₁
     variances: Array  # v = σ_x² + σ_y² + c₂
 
@@ -201,7 +201,7 @@ class _Similarity(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """What two images are compared by."""
+    """The window and the constants with which two images are compared."""
 
     window: tuple[float, ...]
     axes: tuple[int, int]
@@ -220,7 +220,7 @@ class _Comparison(NamedTuple):
         return _Similarity(luminance, structure, x, difference, delta, mean, moved, means, variances)
 
     def pull(self, xp: Any, at: _Similarity, by_luminance: Any, by_structure: Any) -> Array:
-        """Return the derivative wrt x of what has these derivatives wrt a and b."""
+        """Return the derivative wrt x of a function with these derivatives wrt a and b."""
         by_moment = by_structure / at.variances
         by_mean = by_luminance * 2.0 * (at.delta - at.luminance * at.mean) / at.means
         by_mean = by_mean + by_moment * 2.0 * (at.structure * at.moved_mean - at.delta)
@@ -230,15 +230,15 @@ class _Comparison(NamedTuple):
 
 
 def _gaussian(size: int, sigma: float) -> tuple[float, ...]:
-    """Return a Gaussian window that sums to 1 exactly: no variance notices the level that images are moved to."""
+    """Return a Gaussian window that sums to 1 exactly, so that no variance depends on the shift of the images."""
     heights = [math.exp(-0.5 * ((i - size // 2) / sigma) ** 2) for i in range(size)]
-    unit = 2.0**-52  # sums of whole multiples of it are not rounded
+    unit = 2.0**-52  # sums of integer multiples of the unit are not rounded
     side = [round(height / sum(heights) / unit) * unit for height in heights[: size // 2]]
     return (*side, 1.0 - 2.0 * sum(side), *reversed(side))
 
 
 def _each(xp: Any, function: Callable[..., Array], maps: list[Array], *arguments: Any) -> list[Array]:
-    """Return what a filter makes of each map: of all of them at once, but where they would leave the cache."""
+    """Return each map filtered: in NumPy one by one, so that they stay in the cache, elsewhere all at once."""
     if xp is np:
         return [function(xp, x, *arguments) for x in maps]
     found = function(xp, xp.stack(maps), *arguments)
@@ -246,7 +246,7 @@ def _each(xp: Any, function: Callable[..., Array], maps: list[Array], *arguments
 
 
 def _filtered(xp: Any, x: Array, window: tuple[float, ...], axes: tuple[int, int]) -> Array:
-    """Return the mean of x in a symmetric window around each position that has room for one."""
+    """Return the mean of x in a symmetric window around each position where the window fits."""
     if xp is np and x.size:
         return _filtered_on_host(x, window, axes)
     size, middle = len(window), len(window) // 2
@@ -259,11 +259,11 @@ def _filtered(xp: Any, x: Array, window: tuple[float, ...], axes: tuple[int, int
     return x
 
 
-_PIECE = 1 << 16  # elements that are filtered at a time: in the second-level cache
+_PIECE = 1 << 16  # elements that are filtered at a time, so that they fit into the second-level cache
 
 
 def _filtered_on_host(x: Any, window: tuple[float, ...], axes: tuple[int, int]) -> Any:
-    """`_filtered` of x as one line: neighbours along an axis are some elements apart, and what has no room is cut."""
+    """`_filtered` of x as one row: neighbours along an axis are a fixed step apart; the borders are cut off."""
     shape, size, middle = x.shape, len(window), len(window) // 2
     buffer = np.empty(min(x.size, _PIECE), x.dtype)
     for axis in axes:
@@ -286,7 +286,7 @@ def _filtered_on_host(x: Any, window: tuple[float, ...], axes: tuple[int, int]) 
 
 
 def _spread_by_filter(xp: Any, slope: Array, window: tuple[float, ...], axes: tuple[int, int]) -> Array:
-    """Return what each pixel gets from the positions whose window it lies in: the filter again, with zeros around."""
+    """Return for each pixel the slopes of all windows that contain it, filtered: the same filter, padded with zeros."""
     for axis in axes:
         shape = list(slope.shape)
         shape[axis] = len(window) - 1
@@ -306,7 +306,7 @@ def _compare(
     k2: Any,
     channels_first: bool,
 ) -> tuple[Any, Array, Array, _Comparison]:
-    """Return the namespace, both images in the dtype to compute in, and the comparison, having checked them all."""
+    """Check all arguments; return the namespace, both images in the dtype to compute in, and the comparison."""
     xp = array_namespace(predictions=predictions, targets=targets)
     require_same_shape(predictions=predictions, targets=targets)
     dtype = compute_dtype(xp, predictions.dtype)
@@ -340,7 +340,7 @@ def _one_number(name: str, option: Any, dtype: Any, xp: Any) -> Any:
 
 
 def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> Loop | None:
-    """Return the loop over the planes of NumPy images, having checked the arguments; None where they do not fit."""
+    """Check the arguments; return the loop over the planes of NumPy images, or None where it does not apply."""
     channels_first = options["channels_first"]
     _, x, y, comparison = _compare(predictions, targets, 1, **options)
     if x.dtype != predictions.dtype or x.size == 0 or not (x.flags.c_contiguous and y.flags.c_contiguous):
@@ -413,14 +413,14 @@ def ssim_loss(
 ) -> Array:
     """Mean over images of 1 − mean of (2 μ_x μ_y + c₁)(2 σ_xy + c₂) / ((μ_x² + μ_y² + c₁)(σ_x² + σ_y² + c₂)).
 
-    Means μ, variances σ² and the covariance are those in a Gaussian window around a position; the mean runs over the
-    channels and over all positions whose window lies within the image. Symmetric in the two images.
+    The means μ, variances σ² and the covariance are those in a Gaussian window around a position. The outer mean runs
+    over the channels and all positions whose window lies within the image. The loss is symmetric in the two images.
 
     Args:
         predictions: x, (…, rows, columns, channels); any leading axes are the batch.
         targets: y, the same shape.
-        max_value: the dynamic range L: 1 for images in [0, 1], 255 for bytes; sets c₁ = (k₁ L)² and c₂ = (k₂ L)².
-        window_size: pixels along a side of the window, odd.
+        max_value: the dynamic range L: 1 for images in [0, 1], 255 for bytes. c₁ = (k₁ L)² and c₂ = (k₂ L)².
+        window_size: pixels along a side of the window, an odd number.
         sigma: standard deviation of the window, in pixels.
         k1: k₁ > 0.
         k2: k₂ > 0.
@@ -431,9 +431,9 @@ def ssim_loss(
         A scalar (one loss per image for reduction="none"), 0 for equal images, at most 2.
 
     Raises:
-        ValueError: the shapes differ, an image has no room for a window, an option lies outside its domain, or a
+        ValueError: the shapes differ, an image is smaller than the window, an option lies outside its domain, or a
             reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         Flat images of 3 and 1 have no variance: l = (2 · 3 · 1 + 2) / (9 + 1 + 2) = 2/3 with c₁ = 2, and c s = 1.
@@ -471,7 +471,7 @@ def ssim_loss_gradient(
 
     A position has the loss 1 − (1 − a) (1 − b) with a = (μ_x − μ_y)² / m and b = (σ_x² + σ_y² − 2 σ_xy) / v, where
     m = μ_x² + μ_y² + c₁ and v = σ_x² + σ_y² + c₂; a′ = 2 (μ_x − μ_y − a μ_x) / m and b′ = 2 (b μ_x − μ_x + μ_y) / v. Gᵀ
-    brings each pixel the slopes of all positions whose window it lies in; N counts positions and channels. The
+    adds to each pixel the slopes of all positions whose window contains it; N counts positions and channels. The
     derivation is in the documentation.
 
     Example:
@@ -515,7 +515,7 @@ def _scales(xp: Any, x: Array, y: Array, comparison: _Comparison, count: int) ->
 
 
 def _halved(x: Array, axes: tuple[int, int]) -> Array:
-    """Return the means of two by two pixels; an odd last row or column has no part in them."""
+    """Return the means of two by two pixels; an odd last row or column is left out."""
     for axis in axes:
         even = 2 * (x.shape[axis] // 2)
         x = 0.5 * (cut(x, axis, slice(0, even, 2)) + cut(x, axis, slice(1, even, 2)))
@@ -523,11 +523,11 @@ def _halved(x: Array, axes: tuple[int, int]) -> Array:
 
 
 def _doubled(xp: Any, slope: Array, like: Array, axes: tuple[int, int]) -> Array:
-    """Return what each pixel of `like` gets from the slopes of its means: the transpose of `_halved`."""
+    """Return the slope of each pixel of `like`, given the slopes of the means: the transpose of `_halved`."""
     for axis in axes:
         shape = list(slope.shape)
         shape[axis] *= 2
-        # axis counts from the end, and so do the places before it
+        # axis counts from the end, and so do the axes before it
         pairs = xp.stack([slope, slope], axis=len(shape) + axis + 1)
         slope = 0.5 * xp.reshape(pairs, tuple(shape))
         shape[axis] = like.shape[axis] - shape[axis]
@@ -537,7 +537,7 @@ def _doubled(xp: Any, slope: Array, like: Array, axes: tuple[int, int]) -> Array
 
 
 def _multi_scale_kinks(predictions: Array, targets: Array, scale_weights: Any, **options: Any) -> tuple[Array, ...]:
-    """Return, for each image, what vanishes where a channel's factor does."""
+    """Return, for each image, what vanishes where a factor of a channel vanishes."""
     weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
     xp, x, y, comparison = _compare(predictions, targets, len(weights), **options)
     scales = _scales(xp, x, y, comparison, len(weights))
@@ -605,14 +605,14 @@ def multi_scale_ssim_loss(
 ) -> Array:
     """Mean over images and channels of 1 − Π_j r_j^w_j, with r_j the mean of c s at scale j, at the last one of l c s.
 
-    Both images are halved from scale to scale, each pixel the mean of two by two; an odd last row or column is left
-    out. A channel with a mean r_j ≤ 0 has the loss 1.
+    From scale to scale, both images are halved: each new pixel is the mean of two by two. An odd last row or column is
+    left out. If a mean r_j ≤ 0, the loss of its channel is 1.
 
     Args:
         predictions: x, (…, rows, columns, channels); any leading axes are the batch.
         targets: y, the same shape.
-        scale_weights: w_j > 0, from the finest scale on; the default is the five of the paper, which sum to 1.0001 and
-            are used as they are; they need images of 176 pixels along a side.
+        scale_weights: w_j > 0, from the finest scale on. The default is the five weights of the paper, which sum to
+            1.0001 and are not normalized. They need images of 176 pixels along a side.
         max_value: as in `ssim_loss`; likewise all other arguments.
         window_size: pixels along a side of the window, odd.
         sigma: standard deviation of the window, in pixels.
@@ -625,9 +625,9 @@ def multi_scale_ssim_loss(
         A scalar (one loss per image for reduction="none"), between 0 and 1.
 
     Raises:
-        ValueError: the shapes differ, an image has no room for a window at the last scale, an option lies outside its
+        ValueError: the shapes differ, an image is smaller than the window at the last scale, an option lies outside its
             domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         Flat images of 3 and 1 have c s = 1, and l = 2/3 at the last scale with c₁ = 2: 1 − √(2/3) with the weight ½.
@@ -666,8 +666,8 @@ def multi_scale_ssim_loss_gradient(
 ) -> ArrayT:
     """−Σ_j (w_j / r_j) Π_i r_i^w_i (Hᵀ)^(j−1) ∂r_j/∂x_j / (B C), H the halving; 0 for a channel with a mean r_j ≤ 0.
 
-    −∂r_j/∂x_j is the gradient in `ssim_loss_gradient` of one channel at scale j, there with a = a′ = 0 but for the last
-    scale. Hᵀ gives a quarter of the slope of a halved pixel to each of its four.
+    −∂r_j/∂x_j is the gradient in `ssim_loss_gradient` for one channel at scale j, with a = a′ = 0 except at the last
+    scale. Hᵀ gives a quarter of the slope of a halved pixel to each of the four pixels it came from.
 
     Example:
         Two by two equal pixels and a window of one, c₂ = 1: no variance, c s = 1 at both scales. At the last,

@@ -1,8 +1,7 @@
-"""Losses of language models: of the next token, and cross-entropy fused with the linear layer that makes the logits.
+"""Losses of language models: of the next token, and cross-entropy fused with the linear layer that computes the logits.
 
-The logits of a large vocabulary are the largest array of a training step. In `linear_cross_entropy` they exist for a
-few rows at a time: each chunk of rows takes one product to its logits and two back to the gradients, and is then
-forgotten.
+The logits of a large vocabulary are the largest array of a training step. `linear_cross_entropy` computes them for one
+chunk of rows at a time: a chunk needs one product for its logits and two for the gradients, and is then discarded.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _CHUNK_ROWS = Integer(1, example=2)
 
 
 def _door(hidden: Array, weight: Array, targets: Array, bias: Array | None) -> tuple[Any, Any]:
-    """Return the namespace and the dtype of computation, having checked libraries, types and shapes."""
+    """Check libraries, types and shapes, and return the namespace and the dtype of computation."""
     given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
     xp = array_namespace(**given, targets=targets)
     dtype = widest_dtype(xp, **given)
@@ -71,7 +70,7 @@ def _check_values(
     ignore_index: int | None,
     **_: Any,
 ) -> None:
-    """Raise for labels and class weights that a trace would not see."""
+    """Raise for illegal labels and class weights, where their values can be read."""
     xp = _door(hidden, weight, targets, bias)[0]
     read_labels(xp, targets, weight.shape[0], ignore_index)
     read_class_weights(xp, class_weights, weight.shape[0], 1, weight)
@@ -164,8 +163,8 @@ def linear_cross_entropy(
 ) -> Array:
     """Mean over rows of −Σ_c w_c y′_c log softmax(z)_c + ζ (log Σ_c e^{z_c})², with z = W h + b.
 
-    For ζ = 0 and without a soft cap this is the value of `cross_entropy_with_logits` at those logits, but the logits of
-    all rows are never held at once.
+    For ζ = 0 and without a soft cap this is the value of `cross_entropy_with_logits` at these logits, but the logits of
+    all rows are never in memory at once.
 
     Args:
         hidden: h, the last layer's activations: any shape with the D features last; rows are the other axes.
@@ -173,22 +172,22 @@ def linear_cross_entropy(
         targets: class indices (integers, the shape of `hidden` without its last axis).
         bias: b, shape (V,).
         class_weights: w, shape (V,). The divisor of "mean" is then Σ w_y over the rows.
-        ignore_index: rows with this label count nowhere. They are dropped before the product where the labels can be
-            seen, and masked inside `jax.jit` and `torch.compile`.
+        ignore_index: rows with this label are ignored; they do not count in the divisor either. Inside `jax.jit` and
+            `torch.compile` they are masked; elsewhere they are dropped before the product.
         label_smoothing: a in [0, 1]: y′ = (1 − a) y + a / V.
-        z_loss: ζ ≥ 0, keeps the normalisers near 1; class weights do not apply to this part.
-        soft_cap: c > 0, takes c tanh(z / c) for z, so that no logit exceeds c.
-        chunk_rows: how many rows have their logits in memory at a time. By default as many as fit 20 MiB, or an
-            eighth of the weight's own size where that is more. The result depends on it by rounding alone.
+        z_loss: ζ ≥ 0, keeps the normalizers Σ_c e^{z_c} near 1. Class weights do not apply to this part.
+        soft_cap: c > 0: the logits are c tanh(z / c) in place of z, so that no logit exceeds c.
+        chunk_rows: how many rows have their logits in memory at a time. By default as many as fit into 20 MiB, or into
+            an eighth of the size of `weight` if that is larger. It changes the result only by rounding.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
     Returns:
         A scalar (one loss per row for reduction="none").
 
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. A label
-            that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
-        TypeError: hidden, weight or bias are not floating point, or targets not integers.
+        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the row of such a label becomes NaN instead.
+        TypeError: hidden, weight or bias are not floating point, or targets are not integers.
 
     Example:
         W h = (0, log 3), and softmax(0, log 3) = (¼, ¾): −log ¾ = 0.287682…
@@ -240,9 +239,9 @@ def linear_cross_entropy_gradient(
 ) -> dict[str, ArrayT]:
     """G W, Gᵀ h and Σ G over rows, with G = (softmax(z) (Σ_c q_c + 2 ζ log Σ_c e^{z_c}) − q) / M, q_c = w_c y′_c.
 
-    M is the number of rows that are left by `ignore_index`; with class weights the sum of w_y over these rows. With a
-    soft cap, z are the capped logits, and G has the further factor 1 − (z / c)². On torch it is no part of the autograd
-    graph, whatever the arguments require.
+    M is the number of rows that are not ignored, or, with class weights, the sum of w_y over these rows. With a soft
+    cap, z are the capped logits, and G has the additional factor 1 − (z / c)². In PyTorch the gradient is never part of
+    the autograd graph, even if an argument requires a gradient.
 
     Example:
         G = softmax(0, log 3) − (0, 1) = (¼, −¼), and Gᵀ h for h = (1, 0).
@@ -271,10 +270,10 @@ def linear_cross_entropy_gradient(
 
 
 class _NextTokens(NamedTuple):
-    """Cross-entropy of the next tokens as one over all positions, whose last one is ignored: no logits are copied.
+    """Next-token loss as cross-entropy over all positions, where the last one is ignored, so that no logits are copied.
 
     Attributes:
-        options: of `cross_entropy_with_logits`; what they have for each position has one more for the last.
+        options: of `cross_entropy_with_logits`; options with an entry per position have one more for the last position.
         has_positions: whether the reduced loss still has an entry for each position.
     """
 
@@ -297,14 +296,14 @@ class _NextTokens(NamedTuple):
         limits = xp.iinfo(tokens.dtype)
         ignored = limits.min if ignore_index is None else require_integer("ignore_index", ignore_index)
         if not limits.min <= ignored <= limits.max:
-            ignored = limits.min  # no token has it
+            ignored = limits.min  # no token has this value
         nothing = xp.full((*shape[:-1], 1), ignored, dtype=tokens.dtype, **placement(tokens))
         options = dict(reduction)
         name, axis, normalizer = options.get("reduction", "mean"), options.get("axis"), options.get("normalizer")
         axes = reduced_axes(len(shape), name, axis, normalizer)
         has_positions = len(shape) - 1 not in axes
         if name == "batch_sum" and normalizer is None and len(shape) == 1:
-            options["normalizer"] = float(max(shape[0] - 1, 1))  # here the positions are the batch
+            options["normalizer"] = float(max(shape[0] - 1, 1))  # here the positions are the batch axis
         for key in ("weights", *(("normalizer", "upstream") if has_positions else ())):
             if len(getattr(options.get(key), "shape", ())) > 0:
                 options[key] = _with_last(xp, key, options[key], shape[-1] - 1)
@@ -316,7 +315,7 @@ class _NextTokens(NamedTuple):
 
 
 def _with_last(xp: Any, name: str, x: Array, positions: int) -> Array:
-    """Return an array with an entry for each position with one more; one that broadcasts as it is."""
+    """Append an entry to an array with an entry per position; return an array that broadcasts unchanged."""
     require_library(xp, name, x)
     if x.shape[-1] == positions:
         return xp.concat([x, xp.full((*x.shape[:-1], 1), 1.0, dtype=x.dtype, **placement(x))], axis=-1)
@@ -331,9 +330,9 @@ def next_token_cross_entropy(
     """Mean of −log softmax(z_t)_(x_(t+1)): how well the logits z at each position predict the next token x.
 
     Args:
-        logits: z, (…, tokens, classes): the model's output at each position. The last has nothing left to predict.
-        tokens: x, integers (…, tokens): what the model read. The first is predicted by nothing.
-        ignore_index: a token that is not to be predicted (padding, a prompt); it does not count in the mean.
+        logits: z, (…, tokens, classes): the model's output at each position. The last position has no next token.
+        tokens: x, integers (…, tokens): the model's input. The first token is not predicted.
+        ignore_index: positions whose next token has this value (padding, a prompt) do not count in the mean.
         **reduction: see `reduce_loss`; the unreduced losses are one per token but the first, (…, tokens − 1).
 
     Returns:
@@ -341,8 +340,8 @@ def next_token_cross_entropy(
 
     Raises:
         ValueError: the shapes do not fit, a token is outside the classes, or a reduction keyword does not fit. A
-            token that cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN instead.
-        TypeError: an argument is no array, logits are not floating point, or tokens are no integers.
+            token whose value cannot be read (inside `jax.jit` and `torch.compile`) gives NaN instead.
+        TypeError: an argument is not an array, logits are not floating point, or tokens are not integers.
 
     Example:
         The first logits give the second token the probability ¾, the second ones the third token ½:

@@ -1,7 +1,7 @@
 """Negative log-likelihoods of distributions, whose parameters the model returns, and of normalizing flows.
 
-Parameters come as a model can return them, with no bound to keep: log-variances, logarithms of scales and rates,
-logits. `full=True` adds the terms that depend on the targets alone, or on nothing; no gradient sees them.
+Parameters are unbounded, as a model returns them: log-variances, logarithms of scales and rates, logits. `full=True`
+adds the terms that do not depend on the parameters; these terms do not change the gradient.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 @elementwise(mean=REAL, logvar=REAL, targets=REAL, full=FLAG, slopes=2, steep=True)
 def _gaussian(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -> tuple[Array, Any]:
-    root = xp.exp(-0.5 * logvar)  # of the precision: squares of both would overflow sooner than their product
+    root = xp.exp(-0.5 * logvar)  # of the precision: squares of both factors would overflow sooner than their product
     score = product(xp, mean - targets, root)
     squared = score * score
     value = 0.5 * (squared + logvar)
@@ -66,7 +66,7 @@ def gaussian_negative_log_likelihood(
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, mean or logvar are not floating point, or full is no bool.
+        TypeError: an argument is not an array, mean or logvar are not floating point, or full is not a bool.
 
     Example:
         ½ ((3 − 1)² / 4 + log 4) = ½ + log 2 = 1.193147…
@@ -137,7 +137,7 @@ def laplace_negative_log_likelihood(
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, location or log_scale are not floating point, or full is no bool.
+        TypeError: an argument is not an array, location or log_scale are not floating point, or full is not a bool.
 
     Example:
         |3 − 1| / 2 + log 2 = 1.693147…
@@ -177,14 +177,14 @@ def _poisson(
 ) -> tuple[Array, Array]:
     if log_input:
         rate = xp.exp(predictions)
-        # where the rate overflows, beyond 1000 in any case, nothing may be subtracted from its infinity
+        # where the rate overflows (in any case beyond 1000) its infinity is the loss: nothing is subtracted
         value, slope = rate - product(xp, targets, xp.minimum(predictions, 1000.0)), rate - targets
     else:
         value = predictions - product(xp, targets, xp.log(predictions))
         slope = 1.0 - targets / xp.maximum(predictions, smallest)
     if full:
         value = value + log_gamma(xp, targets + 1.0)
-        value = xp.where(value < 0.0, 0.0, value)  # by rounding alone
+        value = xp.where(value < 0.0, 0.0, value)  # negative only because of rounding
     return value, slope
 
 
@@ -199,19 +199,19 @@ def poisson_negative_log_likelihood(
     """Mean of λ − x log λ, x = targets, log λ = predictions; plus log x! if full.
 
     Args:
-        predictions: log λ, any shape; or λ itself.
+        predictions: log λ, or λ itself if `log_input` is False, any shape.
         targets: counts x ≥ 0, the same shape.
         log_input: whether the predictions are log λ (any number) or λ (≥ 0).
         full: whether to add log x! = log Γ(x + 1), so that the value is −log of the probability, never negative.
         **reduction: see `reduce_loss`.
 
     Returns:
-        A scalar (the shape of `predictions` for reduction="none"). A rate of 0 is right for x = 0, and infinitely
-        wrong for any other.
+        A scalar (the shape of `predictions` for reduction="none"). A rate of 0 costs nothing for x = 0, and
+        infinitely much for any other x.
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, predictions are not floating point, or a flag is no bool.
+        TypeError: an argument is not an array, predictions are not floating point, or a flag is not a bool.
 
     Example:
         2 − 3 log 2 = −0.079441…, and with log 3! = 1.791759…: 1.712318.
@@ -265,7 +265,7 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or logits are not floating point.
+        TypeError: an argument is not an array, or logits are not floating point.
 
     Example:
         p = ¾: −log ¾ = 0.287682…
@@ -334,7 +334,7 @@ def flow_negative_log_likelihood(
     """Mean over samples of −Σ log p(z) − log |det ∂z/∂x|, p standard normal or standard logistic.
 
     Args:
-        z: what the flow makes of the data, first axes = samples.
+        z: the output of the flow for the data, first axes = samples.
         log_det: log |det ∂z/∂x| of each sample, the shape of the samples.
         prior: the density of each dimension of z: "normal", ½ z² + ½ log 2π, or "logistic", z + 2 softplus(−z).
         **reduction: see `reduce_loss`; the unreduced losses are one per sample.
@@ -344,7 +344,7 @@ def flow_negative_log_likelihood(
 
     Raises:
         ValueError: the shapes do not fit, the prior is unknown, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         ½ · 2² + log 2π − 1 = 2.837877…

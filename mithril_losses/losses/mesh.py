@@ -1,4 +1,4 @@
-"""Losses between triangle meshes that share their faces, and what they are made of: edges and normals."""
+"""Losses between triangle meshes that share their faces, with functions for their edges and normals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ __all__ = [
 
 
 class _Vertices(NamedTuple):
-    """Vertices (…, n, d) in the dtype to compute in, and what points into them."""
+    """Vertices (…, n, d) in the dtype to compute in, with functions of indices of vertices."""
 
     xp: Any
     at: Array
@@ -67,9 +67,10 @@ class _Vertices(NamedTuple):
         return [_Vertices(xp, as_dtype(xp, x, dtype)) for x in vertices.values()]
 
     def indices(self, name: str, indices: Array, corners: int) -> tuple[list[Array], Array | None]:
-        """Return the columns of an array of indices (m, corners), and whether one of them points nowhere.
+        """Return the columns of an array of indices (m, corners), and whether one of the indices is out of range.
 
-        None, if that could be seen; otherwise what points nowhere points at the first vertex, and the caller knows.
+        If values can be read, an index out of range raises, and the second result is None. If they cannot be read, such
+        an index is replaced by 0, and the caller makes the result NaN.
         """
         xp, count = self.xp, self.at.shape[-2]
         indices = _integers(xp, name, indices, corners)
@@ -116,13 +117,13 @@ def unique_edges(faces: Array) -> Array:
         faces: (m, 3), integers: the vertices of each triangle.
 
     Returns:
-        (number of edges, 2), of the type of the faces. Where the faces cannot be seen (inside `jax.jit` and
-        `torch.compile`, or on an accelerator) an array of shape (3 m, 2) with (0, 0) in place of repetitions: an edge
-        from a vertex to itself, which no loss counts.
+        (number of edges, 2), of the type of the faces. Inside `jax.jit` and `torch.compile` and on accelerators, where
+        values cannot be read, the shape is (3 m, 2), with (0, 0) in place of repeated edges: an edge from a vertex to
+        itself, which every loss ignores.
 
     Raises:
-        ValueError: the shape is another one.
-        TypeError: the faces are no array, or no integers.
+        ValueError: the shape is different.
+        TypeError: the faces are not an array, or not integers.
 
     Example:
         Two triangles that share the edge (1, 2).
@@ -160,7 +161,7 @@ def _cross(xp: Any, x: Array, y: Array) -> Array:
 
 
 class _Triangles(NamedTuple):
-    """Triangles with two of their sides, whose cross product is the normal, twice as long as the area is large."""
+    """Triangles with two of their sides. The cross product of the sides is the normal; its length is twice the area."""
 
     vertices: _Vertices
     corners: list[Array]
@@ -183,7 +184,7 @@ class _Triangles(NamedTuple):
         return first + others[0] + others[1]
 
     def pull(self, slope: Array) -> Array:
-        """Return Σ slope · normal differentiated wrt the vertices."""
+        """Return the derivative of Σ slope · normal wrt the vertices."""
         xp, (first, second) = self.vertices.xp, self.sides
         by_first, by_second = _cross(xp, second, slope), _cross(xp, slope, first)
         a, b, c = self.corners
@@ -192,7 +193,7 @@ class _Triangles(NamedTuple):
 
 
 def _pull_unit(xp: Any, x: Array, slope: Array, dtype: Any) -> Array:
-    """Return Σ slope · x / ‖x‖ differentiated wrt x, 0 where x = 0."""
+    """Return the derivative of Σ slope · x / ‖x‖ wrt x, 0 where x = 0."""
     norm, unit = norm_and_unit(xp, x, 2.0)
     norm, along = xp.expand_dims(norm, axis=-1), xp.sum(slope * unit, axis=-1, keepdims=True)
     return xp.where(norm == 0, 0.0, (slope - along * unit) / floored(xp, norm, dtype))
@@ -209,8 +210,8 @@ def face_normals(vertices: Array, faces: Array) -> Array:
         Unit vectors (…, m, 3), of the type of the vertices.
 
     Raises:
-        ValueError: the shapes do not fit, or a face points at no vertex. Where that cannot be seen, its normal is NaN.
-        TypeError: an argument is no array, the vertices are not floating point, or the faces no integers.
+        ValueError: the shapes do not fit, or a face points at no vertex. Inside a trace, its normal is NaN.
+        TypeError: an argument is not an array, the vertices are not floating point, or the faces are not integers.
 
     Example:
         >>> import numpy as np
@@ -227,7 +228,7 @@ def face_normals_gradient(vertices: Array, faces: Array, *, upstream: Array) -> 
     """∂(Σ u · n), u = upstream: ∂b = (c − a) × g, ∂c = g × (b − a), ∂a = −∂b − ∂c, with g = (u − (u · n) n) / ‖·‖.
 
     Example:
-        Lifting (2, 0, 0) tilts the normal against x by half as much.
+        Moving (2, 0, 0) up by a small step tilts the normal towards −x by half of the step.
 
         >>> import numpy as np
         >>> vertices = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
@@ -245,7 +246,7 @@ def face_normals_gradient(vertices: Array, faces: Array, *, upstream: Array) -> 
 def vertex_normals(vertices: Array, faces: Array) -> Array:
     """n = Σ (b − a) × (c − a) / ‖·‖ over the triangles that meet at each vertex, 0 where that sum is.
 
-    So a triangle counts by its area.
+    So each triangle has its area as weight.
 
     Args:
         vertices: (…, n, 3); any leading axes are the batch.
@@ -255,8 +256,8 @@ def vertex_normals(vertices: Array, faces: Array) -> Array:
         Unit vectors (…, n, 3), of the type of the vertices.
 
     Raises:
-        ValueError: the shapes do not fit, or a face points at no vertex. Where that cannot be seen, normals are NaN.
-        TypeError: an argument is no array, the vertices are not floating point, or the faces no integers.
+        ValueError: the shapes do not fit, or a face points at no vertex. Inside a trace, normals are NaN.
+        TypeError: an argument is not an array, the vertices are not floating point, or the faces are not integers.
 
     Example:
         Two triangles of the same area meet at a right angle along the x axis.
@@ -337,7 +338,7 @@ def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Un
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         The same direction, and a right angle.
@@ -385,14 +386,14 @@ def mesh_normal_loss_gradient(
 
 
 class _Edges(NamedTuple):
-    """Edges of meshes that share them; an edge from a vertex to itself is padding."""
+    """Edges that are the same for all meshes; an edge from a vertex to itself is padding."""
 
     vertices: _Vertices
     starts: Array
     ends: Array
     real: Array  # 1, or 0 for padding
     nowhere: Array | None
-    signs: Any = None  # of many edges in NumPy: 1 at the start and −1 at the end, a sparse matrix (m, n)
+    signs: Any = None  # for many edges in NumPy: a sparse matrix (m, n), 1 at the start and −1 at the end
 
     @staticmethod
     def of(vertices: _Vertices, edges: Array) -> _Edges:
@@ -407,7 +408,7 @@ class _Edges(NamedTuple):
         return vertices.take(self.starts) - vertices.take(self.ends)
 
     def pull(self, slope: Array) -> Array:
-        """Return Σ slope · difference differentiated wrt the vertices."""
+        """Return the derivative of Σ slope · difference wrt the vertices."""
         if self.signs is not None:
             return _times(self.signs.T, slope)
         return self.vertices.add_at(self.starts, slope) - self.vertices.add_at(self.ends, slope)
@@ -418,7 +419,7 @@ def _signs(edges: Any, vertices: Any) -> Any:
 
     count = len(edges)
     signs = np.tile(np.asarray([1.0, -1.0], vertices.dtype), count)
-    index = np.int32 if max(2 * count, vertices.shape[-2]) < 1 << 31 else np.int64  # what scipy would turn them into
+    index = np.int32 if max(2 * count, vertices.shape[-2]) < 1 << 31 else np.int64  # as scipy would convert
     entries = edges.reshape(-1).astype(index), np.arange(0, 2 * count + 1, 2, dtype=index)
     return csr_array((signs, *entries), shape=(count, vertices.shape[-2]))
 
@@ -432,7 +433,7 @@ def _times(matrix: Any, x: Any) -> Any:
 
 
 def _shortest(vertices: Array, edges: Array) -> Array:
-    """Return the length of each mesh's shortest edge: a length has no derivative at 0."""
+    """Return the length of the shortest edge of each mesh: a length has no derivative at 0."""
     (points,) = _Vertices.of(vertices=vertices)
     topology = _Edges.of(points, edges)
     lengths = _lengths(topology.differences(points))
@@ -473,9 +474,9 @@ def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, *
         A scalar (one loss per edge for reduction="none").
 
     Raises:
-        ValueError: the shapes do not fit, an edge points at no vertex, or a reduction keyword does not fit. An edge
-            that cannot be seen (inside `jax.jit`, `torch.compile`) and points at none makes the loss NaN instead.
-        TypeError: an argument is no array, the vertices are not floating point, or the edges no integers.
+        ValueError: the shapes do not fit, an edge points at no vertex, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such an edge makes the loss NaN instead.
+        TypeError: an argument is not an array, the vertices are not floating point, or the edges are not integers.
 
     Example:
         The lengths are 3 and 4 instead of 1 and 4: (2² + 0²) / 2.
@@ -506,7 +507,7 @@ def mesh_edge_loss_gradient(
     E counts the edges of all meshes of the batch. The unit vector is 0 where both ends of an edge coincide.
 
     Example:
-        One edge that is 2 too long: 2 · 2 at either end.
+        The only edge is too long by 2: the slope is 2 · 2 at each end, in opposite directions.
 
         >>> import numpy as np
         >>> v, target = np.array([[0.0, 0.0], [3.0, 0.0]]), np.array([[0.0, 0.0], [1.0, 0.0]])
@@ -523,7 +524,7 @@ mesh_edge_loss_value_and_gradient = both_of(mesh_edge_loss_gradient)
 
 
 class _Laplacian(NamedTuple):
-    """L v = mean of the neighbours − v, 0 at a vertex without neighbours; linear, so its transpose is the rest."""
+    """L v = mean of the neighbours − v, 0 at a vertex without neighbours; L is linear, slopes need its transpose."""
 
     topology: _Edges
     inverse_degrees: Array  # (n, 1)
@@ -568,8 +569,8 @@ def _laplacian(vertices: Array, edges: Array, wanted: Wanted) -> Losses:
 def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over vertices of ‖(Lv)ᵢ‖², (Lv)ᵢ = mean of the neighbours of i − vᵢ.
 
-    The uniform graph Laplacian: how far each vertex lies from the middle of its neighbours. It penalizes roughness, and
-    shrinks what it smooths.
+    L is the uniform graph Laplacian: (Lv)ᵢ is the mean of the neighbours of a vertex, seen from it. The loss penalizes
+    roughness; minimizing it also shrinks the mesh.
 
     Args:
         vertices: v, (…, n, coordinates); any leading axes are the batch.
@@ -580,12 +581,12 @@ def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduc
         A scalar (one loss per vertex for reduction="none").
 
     Raises:
-        ValueError: the shapes do not fit, an edge points at no vertex, or a reduction keyword does not fit. An edge
-            that cannot be seen (inside `jax.jit`, `torch.compile`) and points at none makes the loss NaN instead.
-        TypeError: an argument is no array, the vertices are not floating point, or the edges no integers.
+        ValueError: the shapes do not fit, an edge points at no vertex, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such an edge makes the loss NaN instead.
+        TypeError: an argument is not an array, the vertices are not floating point, or the edges are not integers.
 
     Example:
-        The middle vertex lies 3 above the middle of its neighbours, whose only neighbour it is: (9 + 10 + 10) / 3.
+        The middle vertex lies 3 above the mean of its neighbours, and is the only neighbour of both: (9 + 10 + 10) / 3.
 
         >>> import numpy as np
         >>> v = np.array([[-1.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
@@ -610,7 +611,7 @@ def mesh_laplacian_loss_gradient(vertices: ArrayT, edges: Array, **reduction: Un
     neighbours has the gradient 0.
 
     Example:
-        Two vertices that are each other's only neighbour: L v = (2, −2), and moving one by 1 moves both by 1.
+        Each of the two vertices is the only neighbour of the other: L v = (2, −2), and moving one changes both entries.
 
         >>> import numpy as np
         >>> mesh_laplacian_loss_gradient(np.array([[0.0], [2.0]]), np.array([[0, 1]])).tolist()
@@ -633,20 +634,20 @@ class MeshLoss:
     """w₁ mse(v, v*) + w₂ mean(1 − cos(n, n*)) + w₃ mean((‖e‖ − ‖e*‖)²) + w₄ mean ‖Lv‖² between two meshes.
 
     A mesh is (vertices, faces, normals): (…, n, 3), (m, 3) integers and (…, n, 3). Both meshes have the same faces.
-    Normals of None on both sides are those of the vertices, `vertex_normals`, and pull on them.
+    If the normals of both meshes are None, they are `vertex_normals`, and their slopes are added to the vertices.
 
     Attributes:
-        vertex_weight: w₁ ≥ 0, of `mse_loss` between the vertices.
-        normal_weight: w₂ ≥ 0, of `mesh_normal_loss`.
-        edge_weight: w₃ ≥ 0, of `mesh_edge_loss` over the `unique_edges` of the faces.
-        laplacian_weight: w₄ ≥ 0, of `mesh_laplacian_loss`. A part of weight 0 is not computed.
+        vertex_weight: w₁ ≥ 0, the weight of `mse_loss` between the vertices.
+        normal_weight: w₂ ≥ 0, the weight of `mesh_normal_loss`.
+        edge_weight: w₃ ≥ 0, the weight of `mesh_edge_loss` over the `unique_edges` of the faces.
+        laplacian_weight: w₄ ≥ 0, the weight of `mesh_laplacian_loss`. A loss of weight 0 is not computed.
 
     Raises:
         ValueError: a weight is negative, or the meshes do not fit each other.
-        TypeError: a weight is no number, or a part of a mesh is no array.
+        TypeError: a weight is not a number, or a part of a mesh is not an array.
 
     Example:
-        A triangle that was moved up by 1: its vertices are off by (0, 0, 1), everything else is the same.
+        A triangle that was moved up by 1: its vertices differ by (0, 0, 1), and nothing else differs.
 
         >>> import numpy as np
         >>> vertices, faces = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([[0, 1, 2]])
@@ -678,7 +679,7 @@ class MeshLoss:
     def value_and_gradient(
         self, pred_mesh: Mesh, target_mesh: Mesh, *, upstream: float | Array = 1.0
     ) -> tuple[Array, dict[str, Array]]:
-        """Return the loss and the gradient, having computed what they share once."""
+        """Return the loss and the gradient; shared work is done once."""
         return self._evaluate(pred_mesh, target_mesh, upstream)
 
     def _evaluate(self, pred_mesh: Mesh, target_mesh: Mesh, upstream: Any) -> tuple[Array, dict[str, Array]]:

@@ -43,7 +43,7 @@ def _open(**embeddings: Array) -> tuple[Any, dict[str, Array]]:
 def _open_pair(
     embedding1: Array, embedding2: Array, labels: Array, domain: Labels
 ) -> tuple[Any, dict[str, Array], Array]:
-    """Return what `_open` does, and the labels of the rows in the dtype of the embeddings, illegal ones as NaN."""
+    """Return the result of `_open`, and the label of each row in the dtype of the embeddings; illegal labels as NaN."""
     xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
     array_namespace(embedding1=embedding1, labels=labels)
     shape, dtype = tuple(embedding1.shape[:-1]), embeddings["embedding1"].dtype
@@ -70,7 +70,7 @@ def _triplet_terms(xp: Any, near: Array, far: Array, margin: Array, squared: boo
 def _swapped_terms(
     xp: Any, near: Array, far: Array, other: Array, margin: Array, squared: bool
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    """The same, where the far distance hangs on the positive if that is nearer to the negative: d(p, n) < d(a, n)."""
+    """The same with the smaller of the two far distances, which is d(p, n) where d(p, n) < d(a, n)."""
     swapped = other < far
     value, (near_slope, far_slope) = _triplet_terms(xp, near, xp.where(swapped, other, far), margin, squared)
     return value, (near_slope, xp.where(swapped, 0.0, far_slope), xp.where(swapped, far_slope, 0.0))
@@ -89,7 +89,7 @@ def _triplet_kinks(
     near, far, other = (norm_and_unit(xp, x, p)[0] ** (2 if squared else 1) for x in (a - b, a - c, b - c))
     violation = near - (xp.minimum(far, other) if swap else far) + margin
     ties = (other - far,) if swap else ()
-    # for p = 1 every coordinate at which two embeddings agree is a kink of its own
+    # for p = 1 there is a kink wherever two embeddings agree in one coordinate
     coordinates = (a - b, a - c, b - c) if p == 1 else ()
     return (violation, near, far, other, *ties, *coordinates)
 
@@ -97,7 +97,7 @@ def _triplet_kinks(
 def _triplet_rows(
     anchor: Any, positive: Any, negative: Any, margin: float, p: float, squared: bool, swap: bool
 ) -> Loop | None:
-    """Return the loop over rows of NumPy arrays, having checked the arguments; None for other norms."""
+    """Check the arguments and return the loop over rows of NumPy arrays; None for other norms."""
     _open(anchor=anchor, positive=positive, negative=negative)
     margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
     squared, swap = FLAG.check("squared", squared), FLAG.check("swap", swap)
@@ -149,12 +149,12 @@ def triplet_loss(
 
     Args:
         anchor: a, embeddings of any shape with the features last; rows are the other axes.
-        positive: embeddings that belong to the anchors, the same shape.
-        negative: embeddings that do not, the same shape.
+        positive: embeddings of the same classes as the anchors, the same shape.
+        negative: embeddings of other classes, the same shape.
         margin: m ≥ 0, in the unit of the distance.
-        p: order of the norm, ≥ 1; infinity is the largest magnitude.
-        squared: take d² for d.
-        swap: take the smaller of d(a, n) and d(p, n) for d(a, n).
+        p: order of the norm, ≥ 1; for infinity the norm is the largest absolute value.
+        squared: use d² in place of d.
+        swap: use the smaller of d(a, n) and d(p, n) in place of d(a, n).
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
     Returns:
@@ -162,7 +162,7 @@ def triplet_loss(
 
     Raises:
         ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         d(a, p) = 5 and d(a, n) = 1: max(0, 5 − 1 + 1) = 5.
@@ -195,8 +195,8 @@ def triplet_loss_gradient(
 ) -> dict[str, ArrayT]:
     """anchor: (u⁺ − u⁻) / B, positive: −u⁺ / B, negative: u⁻ / B, with u = ∂d/∂(x − y), where the loss is positive.
 
-    0 where the loss is 0, the corner included; u is 0 at coincident points. With `swap`, at a tie of d(a, n) and
-    d(p, n) the first counts.
+    The gradient is 0 where the loss is 0, the corner included; u is 0 at coincident points. With `swap`, d(a, n) is
+    used if it equals d(p, n).
 
     Example:
         u⁺ = (−3, −4) / 5 and u⁻ = (0, −1).
@@ -274,9 +274,9 @@ def contrastive_loss(
         A scalar (one loss per row for reduction="none").
 
     Raises:
-        ValueError: the shapes do not fit, a label is neither 0 nor 1, or margin is not positive. A label that cannot
-            be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
-        TypeError: an argument is no array, or the embeddings are not floating point.
+        ValueError: the shapes do not fit, a label is neither 0 nor 1, or margin is not positive. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the row of such a label becomes NaN instead.
+        TypeError: an argument is not an array, or the embeddings are not floating point.
 
     Example:
         d = 5 for the same class: 25; d = ½ for different ones: (1 − ½)² = ¼; their mean is 12.625.
@@ -326,7 +326,7 @@ contrastive_loss_value_and_gradient = both_of(contrastive_loss_gradient)
 
 
 def _cosine_terms(xp: Any, far: Array, same: Array, margin: Array) -> tuple[Array, tuple[Array]]:
-    """1 − c for the label 1, max(0, c − m) for −1, NaN for NaN; c = 1 − far."""
+    """1 − c for the label 1, max(0, c − m) for −1, and NaN for an illegal label, which is NaN; c = 1 − far."""
     near = 1.0 - far - margin
     value = xp.where(same > 0.0, far, xp.maximum(near, 0.0))
     slope = xp.where(same > 0.0, 1.0, xp.where(near > 0.0, -1.0, 0.0 * far))
@@ -384,9 +384,9 @@ def cosine_embedding_loss(
         A scalar (one loss per row for reduction="none"). A zero vector has the cosine 0 with everything.
 
     Raises:
-        ValueError: the shapes do not fit, a label is neither 1 nor −1, or margin lies outside [−1, 1]. A label that
-            cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its row instead.
-        TypeError: an argument is no array, or the embeddings are not floating point.
+        ValueError: the shapes do not fit, a label is neither 1 nor −1, or margin lies outside [−1, 1]. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the row of such a label becomes NaN instead.
+        TypeError: an argument is not an array, or the embeddings are not floating point.
 
     Example:
         c = 3/5 twice: 1 − 3/5 = 0.4 and 3/5 − 0.1 = 0.5.
@@ -421,7 +421,7 @@ def cosine_embedding_loss_gradient(
 ) -> dict[str, ArrayT]:
     """embedding1: k (x̂₂ − c x̂₁) / (‖x₁‖ B), embedding2: k (x̂₁ − c x̂₂) / (‖x₂‖ B), k = −1 for y = 1, [c > m] for −1.
 
-    y is the label. 0 for zero vectors, and for what they are paired with.
+    y is the label. If a vector of a pair is zero, both gradients of the pair are 0.
 
     Example:
         x̂₁ = (3/5, 4/5) and x̂₂ = (1, 0): −(1 − 9/25, −12/25) / 5.

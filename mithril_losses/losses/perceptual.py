@@ -1,4 +1,4 @@
-"""Losses of feature maps: images compared by what a network sees in them, at corresponding places or at any."""
+"""Losses of feature maps: images are compared by the features of a network, at the same position or at any."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LayerLoss = Callable[[Any, Array, Array, tuple[str, ...]], tuple[Array, dict[str
 
 
 class _Layer(NamedTuple):
-    """The feature maps of one layer, by argument, and what it counts."""
+    """The feature maps of one layer, by argument, and its weight."""
 
     key: Any
     maps: dict[str, Array]
@@ -57,7 +57,7 @@ class _Layer(NamedTuple):
 
 
 def _by_key(features: Features) -> dict[Any, Array]:
-    """Return feature maps by the name or the place of their layer; one array is one layer without a name."""
+    """Return feature maps by the name or the index of their layer; one array is one layer without a name."""
     if isinstance(features, Mapping):
         return dict(features)
     if isinstance(features, (list, tuple)):
@@ -72,7 +72,7 @@ def _kind(features: Features) -> str:
 
 
 def _rebuilt(features: Features, by_key: Mapping[Any, Array]) -> Features:
-    """Return what `by_key` holds, in the structure of the features."""
+    """Return the arrays of `by_key` in the structure of the features."""
     if isinstance(features, Mapping):
         return {key: by_key[key] for key in features}
     if isinstance(features, (list, tuple)):
@@ -81,7 +81,7 @@ def _rebuilt(features: Features, by_key: Mapping[Any, Array]) -> Features:
 
 
 def _layers(predictions: Features, targets: Features, weights: Weights) -> Iterator[_Layer]:
-    """Yield the layers, which must be the same in all three."""
+    """Yield the layers, which must be the same in all three arguments."""
     kinds = [_kind(features) for features in (predictions, targets)]
     if kinds[0] != kinds[1]:
         raise TypeError(f"predictions and targets must be of one structure, got {kinds[0]} and {kinds[1]}")
@@ -115,7 +115,7 @@ def _require_layers(name: str, layers: Mapping[Any, Any], other: str, others: Ma
 def _over_layers(
     layer_loss: LayerLoss, predictions: Features, targets: Features, weights: Weights, wanted: Wanted
 ) -> Losses:
-    """Return Σ_l w_l ℓ_l. A layer of weight 0 is not looked at."""
+    """Return Σ_l w_l ℓ_l. A layer of weight 0 is not computed."""
     layers = list(_layers(predictions, targets, weights))
     xp = array_namespace(**{f"{name}[{layer.key!r}]": x for layer in layers for name, x in layer.maps.items()})
     slopes: dict[str, dict[Any, Array]] = {name: {} for name in wanted}
@@ -146,7 +146,7 @@ def _over_layers(
 
 
 def _shared_axes(predictions: Array, targets: Array, channels_first: bool) -> None:
-    """Raise a ValueError unless two feature maps agree in all but their rows and columns."""
+    """Raise a ValueError unless two feature maps agree in all axes but rows and columns."""
     shapes = []
     for name, x in (("predictions", predictions), ("targets", targets)):
         require_maps(name, x, channels_first)
@@ -181,7 +181,7 @@ def feature_reconstruction_loss(predictions: Features, targets: Features, *, wei
     Args:
         predictions: F, a feature map of any shape, or a dict, list or tuple of them, one per layer.
         targets: F*, the same layers in the same shapes.
-        weights: w_l ≥ 0, by the names or in the order of the layers, not normalized; 1 by default.
+        weights: w_l ≥ 0, by name or in the order of the layers. They are not normalized, and 1 by default.
 
     Returns:
         A scalar.
@@ -189,7 +189,7 @@ def feature_reconstruction_loss(predictions: Features, targets: Features, *, wei
     Raises:
         KeyError: predictions, targets and weights do not have the same layers.
         ValueError: two feature maps differ in shape, a weight is negative, or there is no layer.
-        TypeError: something is no array, or not floating point.
+        TypeError: something is not an array, or not floating point.
 
     Example:
         1 · (1 + 9) / 2 + ½ · 4 = 7.
@@ -264,7 +264,7 @@ def _style_layer(channels_first: bool) -> LayerLoss:
 
 
 def _positions(xp: Any, x: Array, channels_first: bool) -> Array:
-    """Return feature maps with rows and columns made one axis."""
+    """Return feature maps with rows and columns flattened into one axis."""
     if channels_first:
         return xp.reshape(x, (*x.shape[:-2], math.prod(x.shape[-2:])))
     return xp.reshape(x, (*x.shape[:-3], math.prod(x.shape[-3:-1]), x.shape[-1]))
@@ -292,7 +292,7 @@ def style_loss(
     Args:
         predictions: feature maps (…, rows, columns, channels), or a dict, list or tuple of them, one per layer.
         targets: the same layers; rows and columns may differ in number.
-        weights: w_l ≥ 0, by the names or in the order of the layers, not normalized; 1 by default.
+        weights: w_l ≥ 0, by name or in the order of the layers. They are not normalized, and 1 by default.
         channels_first: whether the layout is (…, channels, rows, columns) instead.
 
     Returns:
@@ -301,7 +301,7 @@ def style_loss(
     Raises:
         KeyError: predictions, targets and weights do not have the same layers.
         ValueError: two feature maps differ in channels or in leading axes, a weight is negative, or there is no layer.
-        TypeError: something is no array, or not floating point.
+        TypeError: something is not an array, or not floating point.
 
     Example:
         One position with two channels, (2, 4): G = (4, 8; 8, 16) / 2, against 0: (4 + 16 + 16 + 64) / 4 = 25.
@@ -357,11 +357,11 @@ style_loss_value_and_gradient = both_of(style_loss_gradient)
 # --- contextual -------------------------------------------------------------------------------------------------------
 
 _MAX_SAMPLES = Count()
-_EPSILON = 1e-5  # of the paper: what the smallest distance is raised by before others are divided by it
+_EPSILON = 1e-5  # as in the paper: added to the smallest distance before the others are divided by it
 
 
 class _Affinity(NamedTuple):
-    """How alike each position x_i of one image is to each position y_j of another, and what that is made of."""
+    """The similarity of each position x_i of one image to each position y_j of another, with intermediate results."""
 
     distances: Array  # d_ij = 1 − cos(x_i − ȳ, y_j − ȳ)
     scale: Array  # min_k d_ik + ε
@@ -373,7 +373,7 @@ class _Affinity(NamedTuple):
 
 
 def _affinity(xp: Any, x: Array, y: Array, band_width: Any) -> _Affinity:
-    origin = y[..., :1, :]  # taken off before the mean is formed, which would be rounded like an offset of all
+    origin = y[..., :1, :]  # subtracted before the mean is taken: a common offset would cost the mean digits
     x, y = x - origin, y - origin
     centre = xp.mean(y, axis=-2, keepdims=True)
     x_unit, x_inverse = _unit(xp, x - centre)
@@ -381,7 +381,7 @@ def _affinity(xp: Any, x: Array, y: Array, band_width: Any) -> _Affinity:
     distances = xp.maximum(1.0 - x_unit @ xp.matrix_transpose(y_unit), 0.0)
     nearest = xp.min(distances, axis=-1, keepdims=True)
     scale = nearest + _EPSILON
-    # (1 − d / scale) / h less its largest entry, which a softmax does not notice
+    # (1 − d / scale) / h minus its largest entry, which does not change a softmax
     weights = xp.exp((nearest - distances) / (scale * band_width))
     shares = weights / xp.sum(weights, axis=-1, keepdims=True)
     return _Affinity(distances, scale, shares, x_unit, y_unit, x_inverse, y_inverse)
@@ -418,12 +418,12 @@ def _contextual_images(
     if "targets" in wanted:
         by_y = _through_unit(xp, -(xp.matrix_transpose(by_distance) @ at.x_unit), at.y_unit, at.y_inverse)
         moved = xp.sum(by_x, axis=-2, keepdims=True) + xp.sum(by_y, axis=-2, keepdims=True)
-        slopes["targets"] = by_y - moved / y.shape[-2]  # both are centred by the mean of y
+        slopes["targets"] = by_y - moved / y.shape[-2]  # x and y are centred with the mean of y
     return losses, slopes
 
 
 def _through_unit(xp: Any, slope: Array, unit: Array, inverse: Array) -> Array:
-    """Return the derivative wrt x of what has the derivative `slope` wrt x / ‖x‖."""
+    """Return the derivative wrt x of a function whose derivative wrt x / ‖x‖ is `slope`."""
     return inverse * (slope - unit * xp.sum(unit * slope, axis=-1, keepdims=True))
 
 
@@ -465,7 +465,7 @@ def _contextual_layer(band_width: Any, max_samples: Any, channels_first: bool) -
 def _by_some_images(
     xp: Any, x: Array, y: Array, band_width: Any, wanted: tuple[str, ...]
 ) -> tuple[Array, dict[str, Array]]:
-    """Compute as many images at a time as there is room for."""
+    """Compute as many images at a time as the memory limit allows."""
     some = max(1, limits.current.positions // (x.shape[-2] * y.shape[-2]))
     if some >= x.shape[0]:
         return _contextual_images(xp, x, y, band_width, wanted)
@@ -485,7 +485,7 @@ def _by_some_images(
 
 
 def _sampled(xp: Any, x: Array, most: int, axis: int) -> Array:
-    """Return every position, or `most` of them in even steps: the k-th of n is number ⌊k n / most⌋."""
+    """Return all n positions, or `most` of them in even steps: the k-th one has the index ⌊k n / most⌋."""
     count = x.shape[axis]
     if count <= most:
         return x
@@ -493,7 +493,7 @@ def _sampled(xp: Any, x: Array, most: int, axis: int) -> Array:
 
 
 def _unsampled(xp: Any, slope: Array, count: int, most: int, axis: int) -> Array:
-    """Return the slopes at their places among `count` positions, 0 elsewhere: the transpose of `_sampled`."""
+    """Return the slopes at their indices among `count` positions, 0 elsewhere: the transpose of `_sampled`."""
     if count <= most:
         return slope
     source = np.full(count, most)  # a row of zeros beyond the samples
@@ -514,7 +514,7 @@ def _contextual_kinks(
     max_samples: int,
     channels_first: bool,
 ) -> tuple[Array, ...]:
-    """Return, for each image, what vanishes where two positions are nearest, or fit best, alike."""
+    """Return, for each image, what vanishes where two positions are equally near, or equally good matches."""
     kinks: tuple[Array, ...] = ()
     for layer in _layers(predictions, targets, weights):
         xp = array_namespace(**layer.maps)
@@ -569,30 +569,30 @@ def contextual_loss(
     """Σ_l w_l · mean over images of −log (Σ_j max_i CX_ij / m), with CX_ij the softmax over j of (1 − d̃_ij) / h.
 
     d̃_ij = d_ij / (min_k d_ik + 10⁻⁵), and d_ij = 1 − cos(x_i − ȳ, y_j − ȳ): the cosine distance of position i of the
-    predictions and position j of the m of the targets, both less the mean ȳ of the targets. It asks how well every
-    target is met somewhere, and does not notice where. A vector of 0 has the distance 1 to all others.
+    predictions and position j of the m positions of the targets, both minus the mean ȳ of the targets. The loss tells
+    how well every target is matched by any position. A zero vector has the distance 1 to all others.
 
     Args:
         predictions: feature maps (…, rows, columns, channels), or a dict, list or tuple of them, one per layer.
         targets: the same layers; rows and columns may differ in number.
-        weights: w_l ≥ 0, by the names or in the order of the layers, not normalized; 1 by default.
-        band_width: h > 0: a small one lets the nearest position alone count.
-        max_samples: memory grows with the square of this. Of n > max_samples positions, in the order of rows, those
-            numbered ⌊k n / max_samples⌋ count, k = 0, 1, …; the others have the gradient 0.
+        weights: w_l ≥ 0, by name or in the order of the layers. They are not normalized, and 1 by default.
+        band_width: h > 0. The smaller h, the more the nearest position dominates.
+        max_samples: the most positions of an image that are used; memory grows with its square. If n > max_samples,
+            the positions ⌊k n / max_samples⌋, k = 0, 1, …, are used, counted by rows. The others have the gradient 0.
         channels_first: whether the layout is (…, channels, rows, columns) instead.
 
     Returns:
-        A scalar between 0 and log m. It comes near 0 where every target is met by a position of its own and h is small;
-        it need not be 0 for equal feature maps.
+        A scalar between 0 and log m. It is near 0 if every target is matched by a different position and h is small; it
+        need not be 0 for equal feature maps.
 
     Raises:
         KeyError: predictions, targets and weights do not have the same layers.
         ValueError: two feature maps differ in channels or in leading axes, or an option lies outside its domain.
-        TypeError: something is no array, or not floating point.
+        TypeError: something is not an array, or not floating point.
 
     Example:
-        Targets 1 and −1; a prediction of 2 is the same direction as the first: d = (0, 2) and CX = (1, 0). So the
-        second target is met by nobody: −log ((1 + 0) / 2) = log 2.
+        The targets are 1 and −1; a prediction of 2 has the direction of the first: d = (0, 2) and CX = (1, 0). Nothing
+        matches the second target: −log ((1 + 0) / 2) = log 2.
 
         >>> import numpy as np
         >>> predictions, targets = np.array([[[2.0]]]), np.array([[[1.0], [-1.0]]])
@@ -623,9 +623,9 @@ def contextual_loss_gradient(
     """−Σ_j (u_ij − x̂_i (x̂_i · u_ij)) / ‖x_i − ȳ‖ · w_l / B, with u_ij = ŷ_j ∂ℓ/∂d_ij and x̂, ŷ the unit vectors.
 
     ∂ℓ/∂d_ij = −g_ij / (h s_i) + [j is the nearest to i] Σ_k d_ik g_ik / (h s_i²), with s_i = min_k d_ik + 10⁻⁵ and g_ij
-    = CX_ij (c_ij − Σ_k CX_ik c_ik), where c_ij = −1 / Σ_k max_a CX_ak if i is the best for j, else 0. Of several that
-    are nearest or best the first counts. The gradient is 0 for a position equal to ȳ, and for those that `max_samples`
-    leaves out.
+    = CX_ij (c_ij − Σ_k CX_ik c_ik), where c_ij = −1 / Σ_k max_a CX_ak if i is the best for j, else 0. If several
+    positions are nearest or best, the first one is used. The gradient is 0 for a position equal to ȳ, and for positions
+    that `max_samples` leaves out.
 
     Args:
         wrt: "predictions", "targets" (which also move ȳ), or a tuple of both.
@@ -637,7 +637,7 @@ def contextual_loss_gradient(
     Example:
         Targets (1, 0) and (−1, 0). The first prediction has the distances (0.4, 1.6), the second (1, 1); with e^(−3/h)
         = ⅓ CX is (¾, ¼; ½, ½) and Σ max = 5/4. Hence g = (−0.15, 0.15; 0.2, −0.2) and h ∂ℓ/∂d = (1.5, −0.375; −0.2,
-        0.2). So the first prediction is drawn to the first target, and the second one to the second.
+        0.2). So descent moves the first prediction to the first target, and the second to the second.
 
         >>> import numpy as np
         >>> predictions, targets = np.array([[[3.0, 4.0], [0.0, 1.0]]]), np.array([[[1.0, 0.0], [-1.0, 0.0]]])
@@ -658,28 +658,28 @@ contextual_loss_value_and_gradient = both_of(contextual_loss_gradient)
 class PerceptualLoss:
     """a · feature reconstruction + b · style + c · contextual loss of two batches of images or of their features.
 
-    Called with images, it asks the extractor for their features; called with features, it needs no extractor. The
-    gradient is wrt what was given: the predicted images, or the predicted features. Wrt images it takes an extractor
-    that is a compiled model: the gradients of the features are handed to it as its output gradients.
+    Called with images, the object computes their features with the extractor; called with features, it needs no
+    extractor. The gradient is wrt the predictions that were given, images or features. Wrt images the extractor must be
+    a compiled model, which gets the gradients of the features as its output gradients.
 
     Args:
         feature_extractor: a compiled model (an adapter of `mithril_losses.models`, or any object with its `evaluate`)
             whose outputs are feature maps; or a function from images to features, which gives values only. A model
             whose `evaluate` takes no `wrt` gets the images as a parameter, and its own parameters as data.
-        layer_weights: how much each layer counts, ≥ 0, by name. Layers that are not named do not count. By default all
-            of them do, and count 1.
-        content_weight: a ≥ 0, of `feature_reconstruction_loss`.
-        style_weight: b ≥ 0, of `style_loss`.
-        contextual_weight: c ≥ 0, of `contextual_loss`.
+        layer_weights: the weight of each layer, ≥ 0, by name. Layers that are not named have the weight 0. By default
+            all layers have the weight 1.
+        content_weight: a ≥ 0, the weight of `feature_reconstruction_loss`.
+        style_weight: b ≥ 0, the weight of `style_loss`.
+        contextual_weight: c ≥ 0, the weight of `contextual_loss`.
         max_contextual_samples: `max_samples` of `contextual_loss`.
         band_width: of `contextual_loss`.
         channels_first: whether the layout of feature maps is (…, channels, rows, columns).
         extractor_params: the parameters of a compiled extractor, by name; none by default.
-        image_name: the name of the input that a compiled extractor takes images by.
+        image_name: the name under which a compiled extractor takes images.
 
     Raises:
         ValueError: a weight is negative.
-        TypeError: a weight is no number.
+        TypeError: a weight is not a number.
 
     Example:
         Features 3 and 1: content (3 − 1)² = 4, style (3² − 1²)² = 64, 4 + 0.5 · 64 = 36.
@@ -745,7 +745,7 @@ class PerceptualLoss:
 
         Raises:
             KeyError: a layer is missing.
-            ValueError: features that do not fit, or none to be had.
+            ValueError: the features do not fit, or there are neither features nor images.
         """
         predictions = self._features("pred", pred_images, features_pred)
         targets = self._features("target", target_images, features_target)
@@ -760,12 +760,12 @@ class PerceptualLoss:
         features_target: Features = None,
         upstream: float | Array = 1.0,
     ) -> Any:
-        """Return the gradient wrt `features_pred`, in their structure, or wrt `pred_images` where those are not given.
+        """Return the gradient wrt `features_pred`, in their structure, or, if they are not given, wrt `pred_images`.
 
         Raises:
             KeyError: a layer is missing.
-            ValueError: features that do not fit, or none to be had.
-            TypeError: the gradient wrt images is asked of an extractor that is no compiled model.
+            ValueError: the features do not fit, or there are neither features nor images.
+            TypeError: the gradient wrt images is wanted, but the extractor is not a compiled model.
         """
         _, gradient = self.value_and_gradient(
             pred_images,
@@ -827,7 +827,7 @@ class PerceptualLoss:
         return model.evaluate(self._params, given, **gradients, **({"wrt": [self._image_name]} if gradients else {}))
 
     def _used(self, predictions: Features, targets: Features) -> tuple[Features, Features, Weights]:
-        """Return the layers that count, and what they count."""
+        """Return the layers whose weight is not 0, and their weights."""
         named = self._layer_weights
         if named is None:
             return predictions, targets, None

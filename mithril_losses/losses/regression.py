@@ -51,7 +51,7 @@ def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         e = (−0.1, 0.1, −0.2): (0.01 + 0.01 + 0.04) / 3 = 0.02.
@@ -102,7 +102,7 @@ def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         e = (−1, 2, 0): (1 + 2 + 0) / 3 = 1.
@@ -151,7 +151,7 @@ def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **redu
     Args:
         predictions: model outputs, any shape.
         targets: ground truth, the same shape.
-        delta: δ > 0, where the loss turns from quadratic to linear, in the unit of the error.
+        delta: δ > 0, the size of the error at which the loss turns from quadratic to linear.
         **reduction: see `reduce_loss`.
 
     Returns:
@@ -159,7 +159,7 @@ def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **redu
 
     Raises:
         ValueError: the shapes differ, delta is not positive, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         e = (0.5, −3): (½·0.25 + 1·(3 − ½)) / 2 = 1.3125.
@@ -205,11 +205,11 @@ def _log_cosh(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
 def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of log cosh e, e = predictions − targets.
 
-    About e² / 2 for small errors and |e| − log 2 for large ones, with derivatives of every order.
+    The loss is about e² / 2 for small errors and |e| − log 2 for large ones, and has derivatives of every order.
 
     Args:
         predictions: model outputs, any shape.
-        targets: ground truth, the same shape. The loss has no unit: scale both so that 1 is an error worth noticing.
+        targets: ground truth, the same shape. The loss has no scale of its own: scale both so that errors are about 1.
         **reduction: see `reduce_loss`.
 
     Returns:
@@ -217,7 +217,7 @@ def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduct
 
     Raises:
         ValueError: the shapes differ, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         cosh log 3 = (3 + 1/3) / 2 = 5/3, and log 5/3 = 0.510825…
@@ -277,8 +277,8 @@ def charbonnier_loss(
     Args:
         predictions: model outputs, any shape.
         targets: ground truth, the same shape.
-        epsilon: ε > 0, in the unit of the error: below it the loss is quadratic. A perfect fit costs ε^α.
-        alpha: α > 0, the power with which large errors count: |e|^α.
+        epsilon: ε > 0, in the unit of the error. For errors far below ε the loss is quadratic. A perfect fit costs ε^α.
+        alpha: α > 0. A large error costs about |e|^α.
         **reduction: see `reduce_loss`.
 
     Returns:
@@ -286,7 +286,7 @@ def charbonnier_loss(
 
     Raises:
         ValueError: the shapes differ, epsilon or alpha is not positive, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         e = (3, 0) and ε = 4: (√(9 + 16) + √16) / 2 = 4.5.
@@ -361,7 +361,7 @@ def _psnr(
     values = _DECIBEL * (xp.log(norm / max_value) - 0.5 * math.log(images.length)) if wanted.value else norm
 
     def slopes() -> dict[str, Array]:
-        # below this norm the gradient would leave the range of its dtype
+        # below this norm the gradient would overflow
         least = 10.0 / float(xp.finfo(predictions.dtype).max)
         by_error = _DECIBEL * unit / xp.expand_dims(xp.maximum(norm, least), axis=-1)
         return {"predictions": images.back(xp, by_error)}
@@ -384,7 +384,7 @@ def psnr_loss(
         targets: ground truth, the same shape.
         max_value: the largest possible value of a pixel: 1, or 255 for images of bytes.
         axis: the axes of one image, over which its mean squared error is taken: (1, 2, 3) gives one loss per image.
-            By default there is one error over everything, as if the batch were one image.
+            By default the mean runs over all elements, as if the batch were one image.
         **reduction: see `reduce_loss`; the unreduced losses are one per image, so `weights` weigh images, not pixels.
 
     Returns:
@@ -393,7 +393,7 @@ def psnr_loss(
     Raises:
         ValueError: the shapes differ, max_value is not positive, an axis is out of range or given twice, or a
             reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         MSE = (0.1² + 0.1²) / 2 = 0.01: −20 log₁₀(1 / 0.1) = −20.
@@ -420,8 +420,8 @@ def psnr_loss_gradient(
 ) -> ArrayT:
     """20 / ln 10 · e / Σ e² / B, with the sum over the image's own errors e; 0 for a perfect fit.
 
-    It does not depend on `max_value`. A fit so close that the gradient would leave the range of its dtype has one near
-    the end of the range.
+    The gradient does not depend on `max_value`. If a fit is so close that the gradient would overflow, the gradient is
+    near the largest number of its dtype instead.
 
     Example:
         20 / ln 10 · 1 / (1 + 1) = 4.342945…

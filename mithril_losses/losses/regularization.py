@@ -61,7 +61,7 @@ def _over_elements(
     lambda_reg: Any,
     select: Select | None,
 ) -> Losses:
-    """Return λ Σ penalty(w) over the elements of the arrays that are selected; the slope of all others is 0."""
+    """Return λ Σ penalty(w) over the elements of the selected arrays; the slope of all other elements is 0."""
     chosen = _SELECT.check("select", select)
     given = {} if chosen is None else dict(leaves(params))
 
@@ -89,15 +89,15 @@ def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
     Args:
         params: w, an array, or a dict, list or nesting of arrays of any shapes.
         lambda_reg: λ ≥ 0.
-        select: which arrays are regularised, a function of the path of each, such as `params['layer']['bias']`, and of
-            the array. All of them by default; `select=lambda path, w: w.ndim > 1` leaves out biases.
+        select: a function of the path of an array, such as `params['layer']['bias']`, and of the array: whether it is
+            regularized. By default all arrays are; `select=lambda path, w: w.ndim > 1` leaves out biases.
 
     Returns:
-        A scalar: the sum over all elements of the selected arrays, 0 where none is.
+        A scalar: the sum over all elements of the selected arrays, 0 if none is selected.
 
     Raises:
         ValueError: lambda_reg is negative, or there is no array in `params`.
-        TypeError: something in `params` is no array, or not floating point.
+        TypeError: something in `params` is not an array, or not floating point.
 
     Example:
         ½ (1 + 2 + 3) = 3.
@@ -136,15 +136,15 @@ def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
     Args:
         params: w, an array, or a dict, list or nesting of arrays of any shapes.
         lambda_reg: λ ≥ 0.
-        select: which arrays are regularised, a function of the path of each, such as `params['layer']['bias']`, and of
-            the array. All of them by default; `select=lambda path, w: w.ndim > 1` leaves out biases.
+        select: a function of the path of an array, such as `params['layer']['bias']`, and of the array: whether it is
+            regularized. By default all arrays are; `select=lambda path, w: w.ndim > 1` leaves out biases.
 
     Returns:
-        A scalar: the sum over all elements of the selected arrays, 0 where none is.
+        A scalar: the sum over all elements of the selected arrays, 0 if none is selected.
 
     Raises:
         ValueError: lambda_reg is negative, or there is no array in `params`.
-        TypeError: something in `params` is no array, or not floating point.
+        TypeError: something in `params` is not an array, or not floating point.
 
     Example:
         ½ · ½ (1 + 4 + 9) = 3.5.
@@ -224,11 +224,11 @@ def _orthogonal(params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) 
 def orthogonal_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:
     """λ Σ ‖WWᵀ − I‖², or ‖WᵀW − I‖² where W has more rows than columns; ‖·‖ is Frobenius' norm.
 
-    It is 0 where the rows of W, or the columns if there are fewer of them, are orthonormal.
+    The penalty is 0 if the rows of W, or its columns if there are fewer of them, are orthonormal.
 
     Args:
         params: W, a matrix, or a dict, list or nesting of matrices. An array of more axes, such as a kernel of a
-            convolution, is the matrix with `output_axis` for rows and all other axes for columns.
+            convolution, is treated as a matrix with `output_axis` as rows and all other axes as columns.
         lambda_reg: λ ≥ 0.
         output_axis: the axis of the outputs: 0 in PyTorch, −1 for kernels of Flax and Keras. A transposed matrix has
             the same penalty.
@@ -239,7 +239,7 @@ def orthogonal_regularization(params: Any, *, lambda_reg: float = 0.01, output_a
     Raises:
         ValueError: lambda_reg is negative, an array has fewer than two axes or lacks the output axis, or there is no
             array in `params`.
-        TypeError: something in `params` is no array, or not floating point.
+        TypeError: something in `params` is not an array, or not floating point.
 
     Example:
         WWᵀ − I = ((1, 2), (2, 3)): 1 + 4 + 4 + 9 = 18.
@@ -279,36 +279,36 @@ orthogonal_regularization_value_and_gradient = both_of(orthogonal_regularization
 
 
 def _spectral(xp: Any, matrix: Array, with_slope: bool) -> tuple[Array, Array | None]:
-    """½ σ² and σ u vᵀ, with σ the largest singular value; σ² and u are the Gram matrix's own, or σ² and v."""
+    """½ σ² and σ u vᵀ, with σ the largest singular value; σ² and u (or v) are an eigenpair of the Gram matrix."""
     if 0 in matrix.shape:
         return xp.sum(matrix), matrix if with_slope else None
     unit = _unit_of_squares(xp, matrix)
     matrix = matrix / unit
     is_wide, gram = _gram(xp, matrix)
-    # the decomposition of a matrix that is not finite is an error here and NaN there
+    # the libraries disagree about matrices that are not finite: some raise, some return NaN
     trace = xp.linalg.trace(gram)
     is_finite = xp.isfinite(trace)
     gram = xp.where(is_finite, gram, 0.0)
     if not with_slope:
         return 0.5 * xp.where(is_finite, xp.linalg.eigvalsh(gram)[-1], trace) * unit * unit, None
     squares, vectors = xp.linalg.eigh(gram)
-    own = vectors[:, -1:]  # squares ascend
+    own = vectors[:, -1:]  # eigenvalues are in ascending order
     slope = own @ (xp.matrix_transpose(own) @ matrix) if is_wide else matrix @ own @ xp.matrix_transpose(own)
     value = 0.5 * xp.where(is_finite, squares[-1], trace) * unit * unit
     return value, xp.where(is_finite, slope * unit, math.nan)
 
 
 def _unit_of_squares(xp: Any, x: Array) -> Array:
-    """Return a number in which the squares of x neither overflow nor vanish: 1 where they would not anyway."""
+    """Return a unit for x in which its squares neither overflow nor vanish: 1 if they do neither without it."""
     limits = xp.finfo(x.dtype)
     smallest, largest = float(limits.smallest_normal), xp.max(xp.abs(x))
     low, high = (smallest / float(limits.eps)) ** 0.5, (float(limits.eps) / smallest) ** 0.5
-    # a number whose reciprocal is one, too
+    # the reciprocal must be finite, too
     return xp.where((largest > low) & (largest < high), 1.0, xp.minimum(xp.maximum(largest, smallest), 1.0 / smallest))
 
 
 def _spectral_gaps(params: Any, lambda_reg: Any, output_axis: int) -> tuple[Array, ...]:
-    """Return, for every element of an array, how far its two largest singular values are apart."""
+    """Return, for every element of an array, the gap between the two largest singular values of the array."""
     found = []
     for _, w in leaves(params):
         xp, shape = array_namespace(w=w), tuple(w.shape)
@@ -328,11 +328,11 @@ def _spectral_norm(params: Any, lambda_reg: Any, output_axis: int, wanted: Wante
 def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:
     """½ λ Σ σ(W)², with σ the largest singular value: how much a layer can stretch a difference between its inputs.
 
-    Exact, from an eigendecomposition of the smaller one of WWᵀ and WᵀW.
+    σ is exact: it comes from an eigendecomposition of the smaller one of WWᵀ and WᵀW.
 
     Args:
         params: W, a matrix, or a dict, list or nesting of matrices. An array of more axes, such as a kernel of a
-            convolution, is the matrix with `output_axis` for rows and all other axes for columns.
+            convolution, is treated as a matrix with `output_axis` as rows and all other axes as columns.
         lambda_reg: λ ≥ 0.
         output_axis: the axis of the outputs: 0 in PyTorch, −1 for kernels of Flax and Keras. A transposed matrix has
             the same penalty.
@@ -343,7 +343,7 @@ def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, outpu
     Raises:
         ValueError: lambda_reg is negative, an array has fewer than two axes or lacks the output axis, or there is no
             array in `params`.
-        TypeError: something in `params` is no array, or not floating point.
+        TypeError: something in `params` is not an array, or not floating point.
 
     Example:
         WWᵀ = ((25, 0), (0, 4)), so σ = 5: ½ · ½ · 25 = 6.25.
@@ -366,7 +366,7 @@ def spectral_norm_regularization_gradient(
 ) -> Any:
     """λ σ u vᵀ, with u and v the singular vectors of σ.
 
-    Where several singular values are the largest there is no derivative, and u and v are those of one of them.
+    If several singular values are the largest, there is no derivative; u and v then belong to one of them.
 
     Returns:
         New arrays in the structure of `params`, each with its array's shape and dtype.

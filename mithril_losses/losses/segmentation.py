@@ -1,4 +1,4 @@
-"""Segmentation: losses on how far a predicted mask and its target overlap, each sample on its own."""
+"""Segmentation: how far a predicted mask and its target overlap, for each sample separately."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Layout(NamedTuple):
     """Where the axes of masks are."""
 
     classes: int | None
-    batch: int | None  # the first axis that is not the classes', unless it is the only one: then there is one mask
+    batch: int | None  # the first axis beside that of the classes; None if it is the only one: there is one mask
     mask: tuple[int, ...]
 
     @staticmethod
@@ -79,7 +79,7 @@ def _number(xp: Any, name: str, domain: Interval, value: Any, dtype: Any) -> Any
 #
 # With I = Σ p t, FP = Σ p (1 − t) and FN = Σ (1 − p) t, all losses of this section are made of one ratio,
 #     r = E / (c I + E + s),   E = a FP + b FN:
-# Dice has c = 2 and a = b = 1, Jaccard c = a = b = 1, Tversky c = 1. It is never written as 1 − …, which cancels.
+# Dice has c = 2 and a = b = 1, Jaccard c = a = b = 1, Tversky c = 1. The form 1 − … is avoided because it cancels.
 
 
 class _Overlap(NamedTuple):
@@ -110,11 +110,11 @@ class _Overlap(NamedTuple):
         return hits, false_positives, false_negatives
 
     def losses(self, values: Array, at_zero: Array, at_one: Array, pooled: tuple[int, ...] = ()) -> Losses:
-        """Return losses whose slope is `at_zero` + t · `at_one`."""
+        """Return losses whose slope, the derivative wrt a prediction, is `at_zero` + t · `at_one`."""
         summed = tuple(sorted(self.layout.mask + pooled))
 
         def slopes() -> dict[str, Array]:
-            zero, one = (bounded(self.xp, x, x.dtype) for x in (at_zero, at_one))  # of masks of subnormal numbers
+            zero, one = (bounded(self.xp, x, x.dtype) for x in (at_zero, at_one))  # masks of subnormal numbers overflow
             return {"predictions": zero + one * self.targets}
 
         return Losses(self.xp.squeeze(values, axis=summed), slopes, summed)
@@ -123,7 +123,7 @@ class _Overlap(NamedTuple):
 def _ratio(
     xp: Any, sums: tuple[Array, Array, Array], share: float, alpha: Any, beta: Any, smooth: Any
 ) -> tuple[Array, Array, Array]:
-    """Return r, its derivative wrt p where t = 0, and what is added to that where t = 1; 0 where there is nothing."""
+    """Return r, its derivative wrt p where t = 0, and what t = 1 adds to that derivative; all 0 for empty masks."""
     hits, false_positives, false_negatives = sums
     errors, agreement = alpha * false_positives + beta * false_negatives, share * hits + smooth
     whole = errors + agreement
@@ -155,7 +155,7 @@ def _overlap_losses(
     perfect = ratio == 0
     positive = xp.where(perfect, 1.0, ratio)
     power = xp.where(perfect, 0.0, positive**gamma)
-    # γ T^(γ−1) at T = 0: 1 for γ = 1 and 0 above; a root has no derivative there, and 0 stands in its place
+    # γ T^(γ−1) at T = 0 is 1 for γ = 1 and 0 for γ > 1; for γ < 1 there is no derivative, and 0 is used
     at_perfect = float(gamma == 1.0) if isinstance(gamma, float) else as_dtype(xp, gamma == 1.0, dtype)
     factor = xp.where(perfect, at_perfect, gamma * power / positive)
     return overlap.losses(power, factor * at_zero, factor * at_one)
@@ -181,11 +181,11 @@ def dice_loss(
     """Mean over masks of 1 − (2 Σ p t + s) / (Σ p + Σ t + s).
 
     Args:
-        predictions: p in [0, 1], masks (batch, …), the first axis counting samples. An array of one axis is one mask.
+        predictions: p in [0, 1], masks (batch, …), samples on the first axis. An array of one axis is one mask.
         targets: t in [0, 1], the same shape, of any real type.
         smooth: s ≥ 0, in elements.
-        class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
-            An array with one axis beside it is one sample.
+        class_axis: the axis of the classes. There is then one mask, and one loss, for each sample and class. An array
+            with only one other axis is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -194,7 +194,7 @@ def dice_loss(
 
     Raises:
         ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         Σ p t = 1, Σ p = 2 and Σ t = 1: 1 − (2 + 1) / (3 + 1).
@@ -250,11 +250,11 @@ def jaccard_loss(
     """Mean over masks of 1 − (Σ p t + s) / (Σ p + Σ t − Σ p t + s).
 
     Args:
-        predictions: p in [0, 1], masks (batch, …), the first axis counting samples. An array of one axis is one mask.
+        predictions: p in [0, 1], masks (batch, …), samples on the first axis. An array of one axis is one mask.
         targets: t in [0, 1], the same shape, of any real type.
         smooth: s ≥ 0, in elements.
-        class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
-            An array with one axis beside it is one sample.
+        class_axis: the axis of the classes. There is then one mask, and one loss, for each sample and class. An array
+            with only one other axis is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -263,7 +263,7 @@ def jaccard_loss(
 
     Raises:
         ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         Σ p t = 1 and Σ p + Σ t − Σ p t = 2: 1 − (1 + 1) / (2 + 1).
@@ -331,13 +331,13 @@ def tversky_loss(
     a = b = ½ is Dice (with 2 s for s), a = b = 1 Jaccard.
 
     Args:
-        predictions: p in [0, 1], masks (batch, …), the first axis counting samples. An array of one axis is one mask.
+        predictions: p in [0, 1], masks (batch, …), samples on the first axis. An array of one axis is one mask.
         targets: t in [0, 1], the same shape, of any real type.
         alpha: a ≥ 0, what a false positive costs.
         beta: b ≥ 0, what a false negative costs.
         smooth: s ≥ 0, in elements.
-        class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
-            An array with one axis beside it is one sample.
+        class_axis: the axis of the classes. There is then one mask, and one loss, for each sample and class. An array
+            with only one other axis is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -346,7 +346,7 @@ def tversky_loss(
 
     Raises:
         ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         I = 1, FP = 1 and FN = 1: 1 − (1 + 1) / (1 + 0.3 + 0.7 + 1).
@@ -391,7 +391,7 @@ tversky_loss_value_and_gradient = both_of(tversky_loss_gradient)
 def _focal_tversky_kinks(
     predictions: Array, targets: Array, class_axis: int | None, **options: Any
 ) -> tuple[Array, ...]:
-    """Return the loss of each mask, at every element of it: its root has no derivative at 0."""
+    """Return the loss of each mask, repeated for each of its elements: the power γ < 1 has no derivative at 0."""
     losses = _overlap_losses(predictions, targets, class_axis, **options)
     xp, values = array_namespace(predictions=predictions), losses.values
     for axis in losses.summed or ():
@@ -429,14 +429,14 @@ def focal_tversky_loss(
     The paper writes 1/γ for γ, and recommends ¾.
 
     Args:
-        predictions: p in [0, 1], masks (batch, …), the first axis counting samples. An array of one axis is one mask.
+        predictions: p in [0, 1], masks (batch, …), samples on the first axis. An array of one axis is one mask.
         targets: t in [0, 1], the same shape, of any real type.
-        gamma: γ > 0; below 1 it weighs masks that are nearly right more.
+        gamma: γ > 0. A γ below 1 gives more weight to masks that are nearly right.
         alpha: a ≥ 0, what a false positive costs.
         beta: b ≥ 0, what a false negative costs.
         smooth: s ≥ 0, in elements.
-        class_axis: the axis of the classes, whose masks then count as losses of their own, one per sample and class.
-            An array with one axis beside it is one sample.
+        class_axis: the axis of the classes. There is then one mask, and one loss, for each sample and class. An array
+            with only one other axis is one sample.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -445,7 +445,7 @@ def focal_tversky_loss(
 
     Raises:
         ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         The Tversky loss of one mask is ⅓, as there.
@@ -517,11 +517,11 @@ def generalized_dice_loss(
 ) -> Array:
     """Mean over samples of 1 − (2 Σ_c w_c Σ p t + s) / (Σ_c w_c (Σ p + Σ t) + s), w_c = (min_k n_k / n_c)², n_c = Σ t.
 
-    A class counts by the inverse square of its size, as in the paper, in units of the smallest class that is there, so
-    that s is a number of its elements. A class that is not there counts like the smallest one that is.
+    The weight of a class is the inverse square of its size, as in the paper. Sizes are relative to the smallest class
+    that is present, so s is a number of elements of that class. An absent class has the weight of the smallest one.
 
     Args:
-        predictions: p in [0, 1], masks (batch, …, classes), the first axis counting samples. An array of one axis
+        predictions: p in [0, 1], masks (batch, …, classes), samples on the first axis. An array of one axis
             beside the classes is one sample.
         targets: t in [0, 1], the same shape, of any real type.
         smooth: s ≥ 0, in elements.
@@ -534,7 +534,7 @@ def generalized_dice_loss(
 
     Raises:
         ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or predictions are not floating point.
+        TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
         Sizes 2 and 1 give the weights ¼ and 1; Σ p t = 2 and ½, Σ p + Σ t = 4.5 and 1.5:
@@ -581,12 +581,12 @@ generalized_dice_loss_value_and_gradient = both_of(generalized_dice_loss_gradien
 
 # --- Lovász -----------------------------------------------------------------------------------------------------
 #
-# The Jaccard loss of a set of wrong pixels, as a function of sets, extended to how wrong each pixel is: pixels join the
-# set one after the other, the worst first, and each error is weighted by what its pixel adds to the loss.
+# The Jaccard loss is a function of the set of wrong pixels. Lovász's extension also takes real errors: pixels join the
+# set in descending order of their errors, and each error is weighted by what its pixel adds to the loss.
 
 
 def _jaccard_steps(xp: Any, errors: Array, foreground: Array) -> Array:
-    """Return what each pixel (on the last axis) adds to the Jaccard loss; the first one first at ties of the errors."""
+    """Return what each pixel (on the last axis) adds to the Jaccard loss; equal errors keep the order of the pixels."""
     order = stable_order(xp, -errors)
     foreground = take_in_order(xp, xp.astype(foreground, xp.int32), order)
     found = xp.cumulative_sum(foreground, axis=-1)
@@ -594,7 +594,7 @@ def _jaccard_steps(xp: Any, errors: Array, foreground: Array) -> Array:
     total = found[..., -1:]
     union = as_dtype(xp, total + joined - found, errors.dtype)
     left = as_dtype(xp, total - found, errors.dtype)
-    # a pixel of the foreground takes 1 off the intersection, any other adds 1 to the union
+    # a foreground pixel removes 1 from the intersection, a background pixel adds 1 to the union
     before = xp.where(union == 1, 1.0, union - 1.0)
     by_background = xp.where(union == 1, 1.0, left / (before * union))
     return put_back(xp, xp.where(foreground == 1, 1.0 / union, by_background), order)
@@ -609,7 +609,7 @@ class _Pixels(NamedTuple):
 
     xp: Any
     layout: _Layout
-    shape: tuple[int, ...]  # of the predictions with the classes behind the samples
+    shape: tuple[int, ...]  # of the predictions, with the class axis moved behind the sample axis
     predictions: Array
     labels: Array
     kept: Array | None
@@ -635,13 +635,13 @@ class _Pixels(NamedTuple):
         return _Pixels(xp, layout, tuple(moved.shape), flat, *rows)
 
     def back(self, x: Array) -> Array:
-        """Return something per class and pixel in the predictions' own layout."""
+        """Return an array (samples, classes, pixels) in the layout of the predictions."""
         return self.xp.moveaxis(
             self.xp.reshape(x, self.shape), 0 if self.layout.batch is None else 1, self.layout.classes
         )
 
     def errors(self) -> tuple[Array, Array]:
-        """Return |[label = c] − p_c| and [label = c]; both are 0 at pixels that are ignored."""
+        """Return |[label = c] − p_c| and [label = c]; both are 0 at ignored pixels."""
         xp, classes = self.xp, self.predictions.shape[1]
         foreground = one_hot(xp, self.labels, classes, 1, self.predictions)
         errors = xp.abs(foreground - self.predictions)
@@ -654,17 +654,17 @@ class _Pixels(NamedTuple):
 def _lovasz_softmax_kinks(
     predictions: Array, targets: Array, class_axis: int, ignore_index: int | None, **_: Any
 ) -> tuple[Array, ...]:
-    """Return what vanishes where a pixel's error is 0, or that of another pixel as well."""
+    """Return what vanishes where a pixel's error is 0 or equals the error of another pixel."""
     pixels = _Pixels.of(predictions, targets, class_axis, ignore_index)
     errors, _ = pixels.errors()
     if pixels.kept is not None:
         errors = pixels.xp.where(pixels.xp.expand_dims(pixels.kept, axis=1), errors, float("inf"))
-    with quiet(pixels.xp):  # ∞ − ∞ of pixels that are ignored
+    with quiet(pixels.xp):  # ∞ − ∞ at ignored pixels
         return pixels.back(errors), pixels.back(_gap(pixels.xp, errors))
 
 
 def _gap(xp: Any, errors: Array) -> Array:
-    """Return how far the nearest of the other pixels' errors is."""
+    """Return the distance of each error to the nearest error of another pixel."""
     gaps = xp.abs(xp.expand_dims(errors, axis=-1) - xp.expand_dims(errors, axis=-2))
     own = xp.eye(errors.shape[-1], dtype=errors.dtype, **placement(errors)) > 0
     return xp.min(xp.where(own | xp.isnan(gaps), float("inf"), gaps), axis=-1)
@@ -705,7 +705,7 @@ def _lovasz_softmax(
     values = xp.sum(xp.sum(steps * errors, axis=-1), axis=-1)
 
     def slopes() -> dict[str, Array]:
-        # an error of 0 has the slope 0, that of an ignored pixel included
+        # an error of 0 has the slope 0; so do ignored pixels, whose errors are 0
         signs = xp.sign(xp.where(errors == 0, 0.0, pixels.predictions - foreground))
         return {"predictions": pixels.back(steps * signs)}
 
@@ -724,8 +724,8 @@ def lovasz_softmax_loss(
 ) -> Array:
     """Mean over samples and their classes of Σ_k |[y = c] − p_c|₍ₖ₎ (J_k − J_{k−1}), errors in descending order.
 
-    J_k is the Jaccard loss of a mask that is wrong at the k pixels with the largest errors. For predictions that are
-    all 0 or 1 this is the Jaccard loss itself.
+    J_k is the Jaccard loss of a mask that is wrong at exactly the k pixels with the largest errors. If all predictions
+    are 0 or 1, this is the Jaccard loss itself.
 
     Args:
         predictions: p in [0, 1], class probabilities (batch, …, classes). An array of one axis beside the classes is
@@ -733,16 +733,16 @@ def lovasz_softmax_loss(
         targets: y, class indices (integers, the predictions' shape without the class axis).
         class_axis: the axis of the classes.
         classes: average over the classes that are "present" in a sample's targets, or over "all".
-        ignore_index: pixels with this label count nowhere.
+        ignore_index: pixels with this label are ignored.
         **reduction: see `reduce_loss`; the unreduced losses are one per sample.
 
     Returns:
-        A scalar between 0 and 1 (one loss per sample for reduction="none"). A sample without a class has the loss 0.
+        A scalar between 0 and 1 (one loss per sample for reduction="none"). A sample without a class has loss 0.
 
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, or a keyword does not fit. A label that
-            cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its sample instead.
-        TypeError: predictions are not floating point, or class indices not integers.
+        ValueError: the shapes do not fit, a label lies outside the classes, or a keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the sample of such a label becomes NaN instead.
+        TypeError: predictions are not floating point, or class indices are not integers.
 
     Example:
         Both classes have the errors 0.5 at the second pixel, which is class 1, and 0 at the first. For class 1 a missed
@@ -776,11 +776,11 @@ def lovasz_softmax_loss_gradient(
 ) -> ArrayT:
     """(J_k − J_{k−1}) sign(p_c − [y = c]) / (C B) at the pixel with the k-th largest error of class c.
 
-    C is the number of classes that are averaged over: those present in the targets of that sample, or all. Pixels with
-    the same error join in their own order.
+    C is the number of classes in the average: those present in the targets of the sample, or all. Pixels with the same
+    error keep their order in the array.
 
     Example:
-        The first pixel is right, so only the second one pulls: by ½ · ½ at class 0 and by ½ · 1 at class 1.
+        The first pixel is right, so only the second one has slopes: ½ · ½ for class 0 and ½ · 1 for class 1.
 
         >>> import numpy as np
         >>> p = np.array([[[1.0, 0.0], [0.5, 0.5]]])
@@ -802,7 +802,7 @@ def _hinge_errors(xp: Any, logits: Array, targets: Array) -> tuple[Array, Array]
 
 
 def _lovasz_hinge_kinks(logits: Array, targets: Array) -> tuple[Array, ...]:
-    """Return what vanishes where a pixel's error is 0, or that of another pixel of its mask as well."""
+    """Return what vanishes where a pixel's error is 0 or equals the error of another pixel of its mask."""
     xp = array_namespace(logits=logits, targets=targets)
     errors, _ = _hinge_errors(xp, logits, targets)
     rows = xp.reshape(errors, (1, -1) if len(errors.shape) == 1 else (errors.shape[0], -1))
@@ -817,7 +817,7 @@ def _lovasz_hinge(logits: Array, targets: Array, wanted: Wanted) -> Losses:
     errors, signs = _hinge_errors(xp, logits, targets)
     flat = (1, logits.shape[0]) if layout.batch is None else (logits.shape[0], math.prod(logits.shape[1:]))
     steps = _jaccard_steps(xp, xp.reshape(errors, flat), xp.reshape(signs, flat) > 0)
-    # no step is known of a sample with a label that is neither 0 nor 1
+    # a sample with a label that is neither 0 nor 1 has no valid step
     unknown = xp.any(xp.isnan(xp.reshape(signs, flat)), axis=-1, keepdims=True)
     steps = xp.reshape(xp.where(unknown, float("nan"), steps), tuple(logits.shape))
     values = xp.sum(steps * xp.maximum(errors, 0.0), axis=layout.mask)
@@ -830,8 +830,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     J_k is the Jaccard loss of a mask that is wrong at the k pixels with the largest errors.
 
     Args:
-        logits: z, scores of the foreground (batch, …), the first axis counting samples. An array of one axis is one
-            mask.
+        logits: z, scores of the foreground (batch, …), samples on the first axis. An array of one axis is one mask.
         targets: t, 0 or 1, the same shape.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
@@ -839,9 +838,9 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
         A scalar (one loss per mask for reduction="none").
 
     Raises:
-        ValueError: the shapes differ, a target is neither 0 nor 1, or a reduction keyword does not fit. A target that
-            cannot be seen (inside `jax.jit`, `torch.compile`) gives NaN for its mask instead.
-        TypeError: an argument is no array, or logits are not floating point.
+        ValueError: the shapes differ, a target is neither 0 nor 1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, the mask of such a target becomes NaN instead.
+        TypeError: an argument is not an array, or logits are not floating point.
 
     Example:
         Errors 2 (background, J₁ = ½) and 1 (foreground, J₂ = 1): 2 · ½ + 1 · ½.
@@ -861,7 +860,7 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
 def lovasz_hinge_loss_gradient(logits: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.
 
-    Pixels with the same error join in their own order.
+    Pixels with the same error keep their order in the array.
 
     Example:
         >>> import numpy as np

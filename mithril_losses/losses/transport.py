@@ -43,7 +43,7 @@ Argument = Literal["pred_points", "target_points"]
 
 
 def _earth_mover_kinks(pred_points: Array, target_points: Array) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return the distances of partners, and how much more the best assignment costs without one of its pairs."""
+    """Return the distances of the matched pairs, and how much the cost rises if one of these pairs is forbidden."""
     from scipy.optimize import linear_sum_assignment
 
     x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
@@ -62,7 +62,7 @@ def _earth_mover_kinks(pred_points: Array, target_points: Array) -> tuple[np.nda
 
 
 @unreduced(
-    separable=False,  # batch elements share nothing, but each is a problem of its own already
+    separable=False,  # batch elements are independent, but each is already solved by itself
     on_request=("target_points",),
     kinks=_earth_mover_kinks,
     pairwise=True,
@@ -92,9 +92,9 @@ def _earth_mover(pred_points: Array, target_points: Array, wanted: Wanted) -> Lo
 def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over the batch of min_π meanᵢ ‖xᵢ − y_π(i)‖ over all permutations π, x = pred_points, y = target_points.
 
-    The exact optimum, by an assignment on the host (scipy): the time grows with about the cube of the number of points,
-    and all distances between two sets are held at once. Under `jax.jit` and `torch.compile` the assignment is one
-    step that the compiler does not look into, and on an accelerator it waits for the host.
+    The optimum is exact. It is found by an assignment on the host (scipy): the time grows with about the cube of the
+    number of points, and all distances between two sets are in memory at once. Under `jax.jit` and `torch.compile` the
+    assignment is one opaque step, and an accelerator waits for the host.
 
     Args:
         pred_points: x, (…, n, d); any leading axes are the batch.
@@ -106,10 +106,10 @@ def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: 
 
     Raises:
         ValueError: the shapes do not fit, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
-        The nearest y of both points is the first, but only one of them gets it: (1 + 3) / 2.
+        Both points are nearest to the first y, but only one of them is assigned to it: (1 + 3) / 2.
 
         >>> import numpy as np
         >>> x, y = np.array([[[0.0, 0.0], [2.0, 0.0]]]), np.array([[[1.0, 0.0], [5.0, 0.0]]])
@@ -138,13 +138,13 @@ def earth_mover_distance_gradient(
 ) -> Any:
     """(xᵢ − y_π(i)) / ‖xᵢ − y_π(i)‖ / n / B with the best permutation π; 0 where the two coincide.
 
-    Where several permutations are best, one of them is taken.
+    If several permutations are best, one of them is used.
 
     Args:
         wrt: "pred_points", "target_points", or a tuple of both.
 
     Example:
-        Both points are drawn to the right, by a half each.
+        Descent moves both points to the right, by a half each.
 
         >>> import numpy as np
         >>> x, y = np.array([[[0.0, 0.0], [2.0, 0.0]]]), np.array([[[1.0, 0.0], [5.0, 0.0]]])
@@ -170,13 +170,13 @@ class SinkhornWarning(UserWarning):
 
 
 class SinkhornConvergence(NamedTuple):
-    """How far Sinkhorn's iterations came, for each batch element.
+    """How far Sinkhorn's iterations converged, for each batch element.
 
     Attributes:
         converged: whether the error fell to the limit.
-        error: by what factor at most the mass of a point differs from what it should be, as a logarithm.
-        limit: the `mass_tolerance`, or what rounding allows where that is more.
-        iterations: how many there were, of the longest of the three problems.
+        error: the largest error of the logarithm of a point's mass.
+        limit: the `mass_tolerance`, or what rounding allows if that is larger.
+        iterations: the number of iterations of the longest of the three problems.
     """
 
     converged: Array
@@ -186,7 +186,7 @@ class SinkhornConvergence(NamedTuple):
 
 
 class _Measures(NamedTuple):
-    """Two batches of sets of points with masses that sum to one, and how transport between them is solved."""
+    """Two batches of sets of points with masses that sum to one, and the settings of the solver."""
 
     sets: Sets
     x: Array
@@ -225,7 +225,7 @@ def _measures(
 
 
 def _masses(sets: Sets, name: str, weights: Array | None, points: Array, given: Array) -> tuple[Array, Array, Array]:
-    """Return points (0 where they have no mass: they may hold anything), masses, and whether there is none at all."""
+    """Return points (0 where they have no mass, whatever they hold), masses, and whether all masses are 0."""
     xp = sets.xp
     if weights is not None:
         NON_NEGATIVE.check(name, weights)
@@ -250,12 +250,12 @@ def _warn_unless_converged(error: Array, limit: Array, settings: Settings) -> No
         f"exp({seen.flat[worst]:.2g}), where exp({allowed.flat[worst]:.2g}) was asked for: "
         "raise max_iterations, mass_tolerance or epsilon",
         SinkhornWarning,
-        stacklevel=depth,  # where the package was called
+        stacklevel=depth,  # the line that called the package
     )
 
 
 def _closest(pred_points: Array, target_points: Array, **_: Any) -> tuple[Array, ...]:
-    """Return the least distances between two points: the cost has no derivative at 0 (no second one for p > 1)."""
+    """Return the least distances between two points. At 0 the cost has no derivative (for p > 1 no second one)."""
     x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
     kinks = []
     for first, second, is_one_set in ((x, y, False), (x, x, True), (y, y, True)):
@@ -267,8 +267,8 @@ def _closest(pred_points: Array, target_points: Array, **_: Any) -> tuple[Array,
 
 
 @unreduced(
-    separable=False,  # batch elements share nothing, but each is a problem of its own already
-    jitted=False,  # the iterations are; outside of a trace it can be said if they did not converge
+    separable=False,  # batch elements are independent, but each is already solved by itself
+    jitted=False,  # only the iterations are jitted: a warning about convergence must come from outside a trace
     on_request=("target_points",),
     kinks=_closest,
     pairwise=True,
@@ -296,7 +296,7 @@ def _sinkhorn(
     measures = _measures(pred_points, target_points, *options)
     sets, (xp, x, y, a, b), settings = measures.sets, measures.arrays, measures.settings
     if 0 in (x.shape[-2], y.shape[-2]):
-        return replace(sets, x=x, y=y).nothing(wanted)  # points without mass may hold anything
+        return replace(sets, x=x, y=y).nothing(wanted)  # with the points without mass set to 0
     slopes = {}
     if wanted:
         solution = transport.solve(xp, x, y, a, b, settings)
@@ -326,36 +326,36 @@ def sinkhorn_divergence(
     """Mean over the batch of S = OT(x, y) − ½ OT(x, x) − ½ OT(y, y), OT = min_P Σ Pᵢⱼ ‖xᵢ − yⱼ‖^p + ε KL(P ‖ a ⊗ b).
 
     P runs over all plans that take the masses a of x = pred_points to the masses b of y = target_points. For ε → 0 this
-    is exact transport (for p = 1 the `earth_mover_distance`), for ε → ∞ half the `energy_distance` with β = p. The
-    last two terms take away that OT(x, x) > 0: S is 0 for equal sets and positive for others.
+    is exact transport (for p = 1 the `earth_mover_distance`), for ε → ∞ half the `energy_distance` with β = p. OT(x, x)
+    is not 0; because of the last two terms S is 0 for equal sets and positive for others.
 
-    Solved by Sinkhorn's iterations with logarithms, so no ε is too small for the range of numbers. But the smaller ε,
-    the slower they converge: with C the largest cost their number grows like e^(C/ε) at worst, and between ε = C/20 and
-    C/50 it often passes the default of `max_iterations`. Pairs are computed in tiles: memory grows with the number of
-    points. If the iterations do not converge, a `SinkhornWarning` says so, except where nobody can look (inside
-    `jax.jit` and `torch.compile`, or on an accelerator): there `sinkhorn_convergence` tells.
+    Sinkhorn's iterations run on logarithms, so that a small ε does not underflow. But the smaller ε, the slower they
+    converge. With C the largest cost, their number grows like e^(C/ε) at worst; from ε = C/20 to C/50 it often exceeds
+    the default of `max_iterations`. Pairs are computed in tiles: memory grows with the number of points. If the
+    iterations do not converge, there is a `SinkhornWarning`, except inside `jax.jit` and `torch.compile` and on an
+    accelerator, where values cannot be read: `sinkhorn_convergence` answers there.
 
     Args:
         pred_points: x, (…, n, d); any leading axes are the batch.
         target_points: y, (…, m, d) with the same leading axes; m may differ from n.
         epsilon: ε > 0, in the unit of the cost.
         p: 1 ≤ p ≤ 2, the power of the distance.
-        pred_weights: (…, n), ≥ 0: a is their share of their sum; 1/n by default. A point of weight 0 is not there, and
-            may hold anything.
+        pred_weights: (…, n), ≥ 0: a is these weights divided by their sum; 1/n by default. A point of weight 0 is
+            ignored, whatever its coordinates.
         target_weights: (…, m), likewise for b.
-        mass_tolerance: how far the logarithm of a mass may be off; no less than rounding allows.
-        max_iterations: where to stop.
+        mass_tolerance: the largest accepted error of the logarithm of a mass; raised to what rounding allows.
+        max_iterations: the largest number of iterations.
         **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
 
     Returns:
-        A scalar (one divergence per batch element for reduction="none"). Where a set is empty, it is 0.
+        A scalar (one divergence per batch element for reduction="none"). If a set is empty, S is 0.
 
     Raises:
         ValueError: the shapes do not fit, an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
-        From one point to one point there is one plan.
+        Between one point and one point there is only one plan.
 
         >>> import numpy as np
         >>> x, y = np.array([[[0.0, 0.0]]]), np.array([[[3.0, 4.0]]])
@@ -399,8 +399,8 @@ def sinkhorn_divergence_gradient(
 ) -> Any:
     """(Σⱼ Pᵢⱼ ∂‖xᵢ − yⱼ‖^p/∂xᵢ − Σⱼ Qᵢⱼ ∂‖xᵢ − xⱼ‖^p/∂xᵢ) / B, P and Q the best plans from x to y and to itself.
 
-    With ∂‖e‖^p/∂e = p ‖e‖^(p−2) e, 0 at e = 0. Plans that are best do not change the value to first order, so it is
-    exact once the iterations have converged. In PyTorch a derivative of the gradient itself is an error.
+    ∂‖e‖^p/∂e = p ‖e‖^(p−2) e, and 0 at e = 0. To first order a change of the best plans does not change the value, so
+    the gradient is exact once the iterations have converged. In PyTorch, a derivative of the gradient itself raises.
 
     Args:
         wrt: "pred_points", "target_points", or a tuple of both.
@@ -429,7 +429,7 @@ def sinkhorn_convergence(
     mass_tolerance: float = 1e-6,
     max_iterations: int = 1000,
 ) -> SinkhornConvergence:
-    """Return how far the iterations of `sinkhorn_divergence` come with these arguments.
+    """Return how far the iterations of `sinkhorn_divergence` converge with these arguments.
 
     Args:
         pred_points: x, as in `sinkhorn_divergence`; likewise all other arguments.
@@ -438,7 +438,7 @@ def sinkhorn_convergence(
         p: the power of the distance.
         pred_weights: the masses of x.
         target_weights: the masses of y.
-        mass_tolerance: how far the logarithm of a mass may be off.
+        mass_tolerance: the largest accepted error of the logarithm of a mass.
         max_iterations: where to stop.
 
     Raises:
@@ -487,7 +487,7 @@ def _directions(sets: Sets, projections: Array | None, count: int, seed: int, gi
 def _slices(xp: Any, x: Array, y: Array, directions: Array, p: float, slope: bool) -> tuple[Array, Array | None]:
     """Return the distances per batch element and, where asked for, their slopes wrt x."""
     batch, n, m, count = x.shape[0], x.shape[-2], y.shape[-2], directions.shape[0]
-    origin = x[:, :1, :]  # a common offset would cost the projections their digits
+    origin = x[:, :1, :]  # a common offset would cost the projections digits
     x, y = x - origin, y - origin
     along_x, along_y = (xp.matmul(directions, xp.matrix_transpose(points)) for points in (x, y))
     order = stable_order(xp, along_x)
@@ -515,7 +515,7 @@ def _sliced_kinks(
     projection_count: int,
     projection_seed: int,
 ) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return how close two points come to each other along a direction: of one set, and of both for p < 2."""
+    """Return the least distances along a direction between two points of one set, and for p < 2 also of both sets."""
     x, y = (np.asarray(host_values(points)) for points in (pred_points, target_points))
     drawn = (
         transport.drawn_directions(projection_count, x.shape[-1], projection_seed)
@@ -575,17 +575,17 @@ def sliced_wasserstein_distance(
 ) -> Array:
     """Mean over the batch of (mean_θ W_p(θ·x, θ·y)^p)^(1/p), W_p in one dimension, x = pred_points, y = target_points.
 
-    Along one direction the best transport keeps the order of the points, so it takes sorting and nothing else: no pairs
-    at all. Sets of different sizes share their points out among the quantiles that these cover.
+    Along one direction the best transport keeps the order of the points, so sorting is enough; no pairs are needed. If
+    the sets differ in size, the mass of a point is divided among the points of the other set at the same quantiles.
 
     Args:
         pred_points: x, (…, n, d); any leading axes are the batch.
         target_points: y, (…, m, d) with the same leading axes; m may differ from n.
-        p: p ≥ 1, the power of the distance that a point is moved.
-        projections: the directions θ, unit vectors (count, d), the same for the whole batch. Drawn by default.
-        projection_count: how many are drawn.
-        projection_seed: of the directions that are drawn: the same ones for the same seed, in every library.
-            Training takes another seed, or other `projections`, in every step.
+        p: p ≥ 1, the power of the distance by which a point is moved.
+        projections: the directions θ, unit vectors (count, d), the same for the whole batch. By default they are drawn.
+        projection_count: how many directions are drawn.
+        projection_seed: the seed of the drawn directions, which are the same in every library. In training, change the
+            seed (or `projections`) in every step.
         **reduction: see `reduce_loss`; the unreduced losses are one per batch element.
 
     Returns:
@@ -594,7 +594,7 @@ def sliced_wasserstein_distance(
 
     Raises:
         ValueError: the shapes do not fit, an option lies outside its domain, or a reduction keyword does not fit.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         Along the first axis the points move by 1 and 3, along the second by 0: √((1² + 3² + 0 + 0) / 4).
@@ -630,15 +630,15 @@ def sliced_wasserstein_distance_gradient(
 ) -> Any:
     """mean_θ |e|^(p−1) sign(e) θ / n / S^(p−1) / B, e = θ·xᵢ − θ·y of the same rank; 0 where the distance S is 0.
 
-    A point that is shared out has the mean of its shares. Points with the same θ·x keep their order. Computed outside
-    PyTorch's autograd graph.
+    If the mass of a point is divided, its slope is the mean over the parts. Points with the same θ·x keep their order.
+    The gradient is computed outside PyTorch's autograd graph.
 
     Args:
         wrt: "pred_points", "target_points", or a tuple of both.
 
     Example:
-        For p = 1 every point is drawn by 1 / (2 directions · 2 points) along each direction in which it has to move:
-        here the first one alone, as e = 0 along the second.
+        For p = 1 every point has the slope 1 / (2 directions · 2 points) along each direction in which it has to move.
+        Here it is the first direction alone, because e = 0 along the second.
 
         >>> import numpy as np
         >>> x, y = np.array([[0.0, 5.0], [2.0, 6.0]]), np.array([[5.0, 6.0], [1.0, 5.0]])

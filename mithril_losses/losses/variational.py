@@ -1,7 +1,7 @@
 """Losses of variational autoencoders: reconstruction + β KL, the negative evidence lower bound.
 
-Each returns its total together with the two parts; the gradient is the gradient of the total. The word "mean" means
-something else in every code base; what it means here stands beside each loss, and in a table in the documentation.
+Each returns its total together with the two parts; the gradient is that of the total. The word "mean" has another
+meaning in every code base; its meaning here is explained beside each loss, and in a table in the documentation.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _DOMAIN = {"recon_x": PROBABILITY, "x": PROBABILITY, "mu": _LATENT, "logvar": _L
 
 
 class _Bound:
-    """reconstruction + β KL of given arrays, with every option checked."""
+    """reconstruction + β KL of given arrays; every option has been checked."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class _Bound:
         )
 
     def both(self, both_of: Callable[..., Any], upstream: Any) -> tuple[Parts, dict[str, Array]]:
-        """Return value and gradient from what `both_of` returns for each of the two losses."""
+        """Return the value and the gradient, from the results of `both_of` for the two losses."""
         reconstruction, by_image = both_of(self._reconstruction)(
             *self._images, **self._image_options, upstream=upstream
         )
@@ -108,7 +108,7 @@ class _Bound:
 
 
 def _kl_options(mu: Array, reduction: str, free_bits: Any, per_element: bool) -> dict[str, Any]:
-    """Return the options of the divergence, whose "mean" is over samples, or over all elements of `mu`."""
+    """Return the options of the divergence. Its "mean" is taken over samples, or over all elements of `mu`."""
     if reduction == "sum":
         return {"reduction": "sum", "free_bits": free_bits}
     elements = {"normalizer": math.prod(mu.shape)} if reduction == "mean" and per_element else {}
@@ -116,7 +116,7 @@ def _kl_options(mu: Array, reduction: str, free_bits: Any, per_element: bool) ->
 
 
 def _compose(bound_of: Callable[..., _Bound]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what makes a fast value and gradient out of those of the two losses."""
+    """Return the function that composes a fast value and gradient from those of the two losses."""
 
     def compose(both_of: Callable[..., Any]) -> Callable[..., Any]:
         both_of = functools.cache(both_of)
@@ -140,21 +140,21 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     """BCE(x̂, x) + KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
-        recon_x: what the decoder returned: probabilities, first axis = samples. They are clipped to [ε, 1 − ε]; ε is
-            raised to the dtype's resolution where 1 − ε would round to 1.
+        recon_x: the output of the decoder: probabilities, first axis = samples. They are clipped to [ε, 1 − ε]. If
+            1 − ε rounds to 1 in their dtype, ε is raised to its resolution.
         x: the data, in [0, 1], the same shape.
         mu: μ of the encoder, first axis = samples.
         logvar: ℓ = log σ² of the encoder, the shape of `mu`.
-        reduction: "sum": the sums over everything. "mean": the mean of the cross-entropy over all elements, and the
-            sum of the KL over the number of samples. "batch_sum": both sums over the number of samples, the negative
-            evidence lower bound of an average sample.
+        reduction: "sum": both sums over all elements. "mean": the mean of the cross-entropy over all elements, and the
+            sum of the KL divided by the number of samples. "batch_sum": both sums divided by the number of samples,
+            which is the mean negative evidence lower bound of a sample.
 
     Returns:
         The total, the reconstruction loss and the KL, three scalars.
 
     Raises:
         ValueError: shapes or numbers of samples differ, or the reduction is unknown.
-        TypeError: an argument is no array, or not floating point.
+        TypeError: an argument is not an array, or not floating point.
 
     Example:
         −log ½ = 0.693147…, and ½ (1² + 1 − 1 − 0) = ½.
@@ -218,7 +218,7 @@ def beta_vae_loss(
         x: the data.
         mu: μ.
         logvar: ℓ.
-        beta: β ≥ 0. More than 1 asks for latent dimensions that are independent, at the price of the reconstruction.
+        beta: β ≥ 0. A β above 1 favours independent latent dimensions, at the cost of the reconstruction.
         reduction: "sum", "mean" or "batch_sum".
 
     Returns:
@@ -292,8 +292,8 @@ def vae_loss_free_bits(
         x: the data.
         mu: μ.
         logvar: ℓ.
-        free_bits: λ ≥ 0, in nats: what each dimension of each sample counts at least. A dimension that costs less is
-            left alone, so that it may carry information before it is worth its price.
+        free_bits: λ ≥ 0, in nats: the least that each dimension of each sample costs. Where the KL of a dimension is
+            below λ, its gradient is 0, so that it may carry λ nats of information without a penalty.
         reduction: "sum", "mean" or "batch_sum".
 
     Returns:
@@ -362,16 +362,16 @@ def vae_loss_free_bits_gradient(
 
 @dataclass(eq=False)
 class VAELoss:
-    """reconstruction + β KL: a loss with its options, which carries its gradient.
+    """reconstruction + β KL, as an object that holds the options and has a method `gradient`.
 
-    The attributes may be changed between calls; a schedule sets `loss.beta`, say.
+    The attributes may be changed between calls, as when a schedule sets `loss.beta`.
 
     Args:
         reconstruction_type: "bce" (binary cross-entropy of probabilities) or "mse" (squared error).
         beta: β ≥ 0, the weight of the KL in the total.
-        free_bits: what each dimension of each sample counts at least in the KL, in nats; None for nothing.
-        reduction: "sum": the sums over everything. "mean": the mean of either part over all of its elements, so that
-            the KL is divided by samples × dimensions. "batch_sum": both sums over the number of samples.
+        free_bits: the least that each dimension of each sample costs in the KL, in nats; None for no such bound.
+        reduction: "sum": both sums over all elements. "mean": the mean of each part over all of its elements, so that
+            the KL is divided by samples × dimensions. "batch_sum": both sums divided by the number of samples.
 
     Raises:
         ValueError: an unknown type or reduction, or a negative number.
@@ -422,12 +422,12 @@ class VAELoss:
     def value_and_gradient(
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
     ) -> tuple[Parts, dict[str, Array]]:
-        """Return what the call and `gradient` return, each part in one pass."""
+        """Return the results of the call and of `gradient`, each part of the loss evaluated once."""
         return self._bound(recon_x, x, mu, logvar).both(_both_of, upstream)
 
     @property
     def pair(self) -> Pair:
-        """The loss as one of the catalogue's."""
+        """The loss as an entry of the catalogue."""
         return Pair(
             name="VAELoss",
             value=self,
