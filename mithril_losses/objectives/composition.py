@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.execution import value_and_gradient
-from mithril_losses.models._checks import fresh
 from mithril_losses.numerics.trees import add, leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, did_you_mean, is_number, quiet
 from mithril_losses.objectives.schedules import Schedule

@@ -12,14 +12,14 @@ from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any
 
-from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.domains import Choice, Flag, Interval
 from mithril_losses.execution import value_and_gradient
-from mithril_losses.models._checks import check_library, check_output_gradients, fresh, unknown
+from mithril_losses.models.checks import check_library, check_output_gradients
 from mithril_losses.numerics.reduction import REDUCTIONS, Reduction
 from mithril_losses.numerics.trees import leaves, map_leaves
-from mithril_losses.numerics.validation import as_dtype, is_number
+from mithril_losses.numerics.validation import as_dtype, is_number, unknown
 from mithril_losses.objectives.schedules import Schedule
 
 Loss = str | Callable[..., Any]
