@@ -75,8 +75,8 @@ def value_and_gradient(
     pair = find_loss(loss)
     thread_count(threads)
     if pair.terms.compose is not None:  # each of its losses on the fast path of its own
-        both_of = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
-        composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(both_of)
+        fast = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
+        composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(fast)
         return composed
     plain = pair.plain
     on_host = OnHost(pair, threads, compile)
