@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from inspect import Parameter
@@ -22,9 +22,10 @@ from mithril_losses.objectives.terms import (
     Loss,
     check_weight,
     is_built_in,
+    named,
     option_names,
     passes_reduction_on,
-    weight_at,
+    scheduled_weight,
     weighted,
 )
 from mithril_losses.templates.composed import Composed
@@ -71,7 +72,12 @@ class _Part:
         """Return the product of the factors: a float, or an array of the library `xp`."""
         weight: Any = 1.0
         for factor in self.factors:
-            now = weight_at(self.name, factor, step)
+            now = factor
+            if callable(factor):
+                try:
+                    now = scheduled_weight(factor, step)
+                except (TypeError, ValueError) as error:  # `torch.compile` understands this, and no `Naming`
+                    raise named(self.name, error) from error
             weight = weight * (float(now) if is_number(now) or namespace_of(now) is not xp or xp is np else now)
         return weight
 
@@ -352,7 +358,7 @@ class CompositeLoss(_Sum):
     Raises:
         ValueError: there is no loss, one has no gradient, two have one name, or an argument that one loss
             differentiates is a fixed target of another.
-        TypeError: a loss takes `*arguments`.
+        TypeError: `losses` is no list, or a loss takes `*arguments`.
 
     Example:
         (1² + 3²)/2 = 5 and (|1| + |3|)/2 = 2, the second at weight ½: 6.
@@ -372,6 +378,8 @@ class CompositeLoss(_Sum):
     return_components: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.losses, str) or not isinstance(self.losses, Iterable):
+            raise TypeError(f"losses must be a list of losses, got {self.losses!r}")
         parts = [_Part.of(loss) for loss in self.losses]
         names = [part.name for part in parts]
         if not parts:

@@ -6,13 +6,14 @@ import functools
 import math
 import operator
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mithril_losses.backends.namespaces import Array
-from mithril_losses.numerics.trees import add_into
-from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_names, weight_at
+from mithril_losses.backends.namespaces import Array, library_name, namespace_of
+from mithril_losses.numerics.trees import add_into, leaves
+from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_names, require_mapping
 
 
 class ObjectiveResult(NamedTuple):
@@ -22,8 +23,9 @@ class ObjectiveResult(NamedTuple):
         loss: the weighted total.
         components: the unweighted value of each term and regulariser, by name.
         output_gradients: the gradient of the total wrt each output that a term touches: of exactly the output's shape,
-            dtype and device, new and writable, and never one array under two names.
-        parameter_gradients: the gradient of the regularisers wrt each parameter that one of them selects.
+            dtype and device, new and writable, and never one array under two names. A backward pass consumes
+            them, so PyTorch sees constants: only the loss and its components stay in its graph.
+        parameter_gradients: the gradient of the regularisers wrt each parameter that one of them selects, as constants.
     """
 
     loss: Array
@@ -42,6 +44,7 @@ class Objective:
 
     Raises:
         ValueError: there is no term, or a name is taken twice.
+        TypeError: `terms` or `regularizers` is no list, or holds something else.
 
     Example:
         (1² + 3²)/2 = 5 and (|2| + |−4|)/2 = 3, the second at weight ½: 6.5.
@@ -69,7 +72,13 @@ class Objective:
     def __post_init__(self) -> None:
         if not self.terms:
             raise ValueError("an objective needs at least one term")
+        _require_list("terms", self.terms, Term)
+        _require_list("regularizers", self.regularizers, Regularizer)
         require_distinct_names(self._parts)
+
+    @functools.cached_property
+    def _output_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for term in self.terms for name in term.output_of.values()))
 
     @property
     def _parts(self) -> list[Term | Regularizer]:
@@ -99,13 +108,18 @@ class Objective:
         Raises:
             ValueError: an unknown output, a missing data entry, shapes that do not fit, regularisers without `params`
                 or with a pattern that matches nothing, or a weight or component that is not finite.
-            TypeError: arrays of several libraries, or outputs that are not floating point.
+            TypeError: outputs of several libraries, data of another one than the outputs, or outputs that are not
+                floating point.
         """
         if params is None:
             if self.regularizers:
                 raise ValueError(f"regularizer {self.regularizers[0].name!r} needs params, got None")
             params = {}
-        weights = {part.name: weight_at(part.name, part.weight, step) for part in self._parts}
+        for name, arrays in (("outputs", outputs), ("data", data), ("params", params)):
+            if type(arrays) is not dict:  # which costs less to ask
+                require_mapping(name, arrays, "a dict of arrays by name")
+        self._require_one_library(outputs)
+        weights = {part.name: part.weight_at(step) for part in self._parts}
         components: dict[str, Array] = {}
         output_gradients: dict[str, Array] = {}
         parameter_gradients: dict[str, Any] = {}
@@ -127,6 +141,14 @@ class Objective:
         if check_finite:
             _require_finite(components)
         return ObjectiveResult(_total(weights, components), components, output_gradients, parameter_gradients)
+
+    def _require_one_library(self, outputs: Mapping[str, Any]) -> None:
+        if len(self._output_names) == 1:
+            return
+        found = {name: _library(outputs[name]) for name in self._output_names if name in outputs}
+        if len(set(found.values()) - {None}) > 1:
+            libraries = ", ".join(f"{name!r} from {library_name(xp)}" for name, xp in found.items() if xp)
+            raise TypeError(f"all outputs must come from one library, got {libraries}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Objective:
@@ -181,6 +203,19 @@ def _config() -> Any:
             name=error.name,
         ) from error
     return config
+
+
+def _require_list(name: str, parts: Any, kind: type) -> None:
+    """Raise a TypeError unless `parts` is a list of objects of this kind."""
+    is_list = isinstance(parts, Sequence) and not isinstance(parts, str)
+    for part in parts if is_list else [parts]:
+        if not is_list or not isinstance(part, kind):
+            raise TypeError(f"{name} must be a list of {kind.__name__} objects, got {reprlib.repr(part)}")
+
+
+def _library(tree: Any) -> Any | None:
+    """Return the namespace of an array, or of the first array in a nesting; None where there is no array."""
+    return namespace_of(tree) or next((namespace_of(x) for _, x in leaves(tree)), None)
 
 
 def _add(gradients: dict[str, Any], name: str, gradient: Any) -> None:

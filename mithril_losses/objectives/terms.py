@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
@@ -14,7 +14,7 @@ from typing import Any
 
 from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
-from mithril_losses.domains import Choice, Flag, Interval
+from mithril_losses.domains import Choice
 from mithril_losses.execution import value_and_gradient
 from mithril_losses.models.checks import check_library, check_output_gradients
 from mithril_losses.numerics.reduction import REDUCTIONS, Reduction
@@ -27,15 +27,62 @@ Loss = str | Callable[..., Any]
 _TERM_REDUCTION = Choice(tuple(name for name in REDUCTIONS if name != "none"))  # a term is one number
 
 
+class _ObjectivePart:
+    """What terms and regularisers have in common: a loss with its options, and a weight that may follow a schedule."""
+
+    name: str
+    loss: Loss
+    weight: float | Schedule
+    options: Mapping[str, Any]
+
+    def _check(self) -> None:
+        check_weight(self.weight)
+        require_mapping("options", self.options)
+        for option, value in self.options.items():
+            check_option(self.pair, option, value)
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The loss with its gradient."""
+        return find_loss(self.loss)
+
+    @cached_property
+    def _naming(self) -> Naming:
+        return Naming(f"{type(self).__name__.lower()} {self.name!r}")
+
+    @cached_property
+    def _is_built_in(self) -> bool:
+        return is_built_in(self.pair)
+
+    @cached_property
+    def _weighted(self) -> Callable[..., tuple[Array, Any]]:
+        return weighted(self.pair, value_and_gradient(self.pair.value))
+
+    @cached_property
+    def _takes_step(self) -> bool:
+        return "step" in self.pair.options
+
+    def weight_at(self, step: Any) -> Any:
+        """Return the weight at `step`: a number, or traced where the step or the weight is."""
+        if not callable(self.weight):
+            return self.weight
+        with self._naming:
+            return scheduled_weight(self.weight, step)
+
+    def _keywords(self, step: int) -> dict[str, Any]:
+        return ({"step": step} if self._takes_step else {}) | dict(self.options)
+
+
 @dataclass(frozen=True)
-class Term:
+class Term(_ObjectivePart):
     """One weighted loss on one or several outputs of a model.
 
     Args:
         name: the term's name among the components of the objective.
         loss: a registered loss, as its name or as the function itself.
-        outputs: the output that the loss differentiates, or for a loss of several differentiable arguments a mapping
-            from argument to output. Arguments may share an output: their gradients are summed.
+        outputs: the output that the loss differentiates, or for a loss of several differentiable arguments, those on
+            request included, a mapping from argument to output. Arguments may share an output: their gradients are
+            summed.
         targets: the data entry that is the loss's target, or a mapping from argument (or option, such as `weights`)
             to data entry. None for a loss without a target.
         weight: a finite number, or a schedule: a function of the step.
@@ -44,6 +91,7 @@ class Term:
     Raises:
         ValueError: an unknown loss, argument or option (the nearest name is given), an argument that nothing feeds,
             or a weight that is not finite.
+        TypeError: `outputs` or `targets` is neither a name nor a mapping, or the loss refuses an option's type.
 
     Example:
         >>> Term("size", "mse_loss", outputs="size", targets="true_size", weight=0.5).output_of
@@ -58,28 +106,18 @@ class Term:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        with naming(f"term {self.name!r}"):
-            check_weight(self.weight)
-            for option, value in self.options.items():
-                check_option(self.pair, option, value)
+        with self._naming:
+            self._check()
             self._check_wiring()
-
-    @cached_property
-    def pair(self) -> Pair:
-        """The loss with its gradient."""
-        return find_loss(self.loss)
-
-    @cached_property
-    def _weighted(self) -> Callable[..., tuple[Array, Any]]:
-        return weighted(self.pair, value_and_gradient(self.pair.value))
-
-    @cached_property
-    def _takes_step(self) -> bool:
-        return "step" in self.pair.options
 
     @cached_property
     def _positional(self) -> tuple[str, ...]:
         return self.pair.array_arguments  # kept, because reading a signature takes longer than a small loss
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        """The keywords that ask for the gradients of all outputs, where the loss does not give them by itself."""
+        return {} if set(self.output_of) <= set(self.pair.wrt) else {"wrt": tuple(self.output_of)}
 
     @cached_property
     def output_of(self) -> dict[str, str]:
@@ -89,11 +127,12 @@ class Term:
     @cached_property
     def entry_of(self) -> dict[str, str]:
         """The data entry that feeds each other argument."""
-        fixed = [name for name in self.pair.array_arguments if name not in self.pair.wrt]
+        fixed = [name for name in self.pair.array_arguments if name not in (*self.pair.wrt, *self.output_of)]
         return {} if self.targets is None else self._by_argument("targets", self.targets, fixed)
 
     def _by_argument(self, kind: str, given: str | Mapping[str, str], arguments: Sequence[str]) -> dict[str, str]:
         if not isinstance(given, str):
+            require_mapping(kind, given, "a name, or a dict of names by argument")
             return dict(given)
         if len(arguments) != 1:
             raise ValueError(
@@ -103,22 +142,26 @@ class Term:
         return {arguments[0]: given}
 
     def _check_wiring(self) -> None:
+        differentiable = (*self.pair.wrt, *self.pair.on_request)
         for argument in self.output_of:
-            if argument not in self.pair.wrt:
-                raise ValueError(unknown(f"differentiable argument of {self.pair.name}", argument, self.pair.wrt))
+            if argument not in differentiable:
+                raise ValueError(unknown(f"differentiable argument of {self.pair.name}", argument, differentiable))
+            if argument in self.options:
+                raise ValueError(f"{argument!r} is given twice: as an output and as an option")
         others = [name for name in self.pair.array_arguments if name not in self.pair.wrt] + option_names(self.pair)
         for argument in self.entry_of:
             if argument not in others:
                 raise ValueError(unknown(f"argument of {self.pair.name}", argument, others))
-            if argument in self.options:
-                raise ValueError(f"{argument!r} is given twice: as a target and as an option")
+            for kind, given in (("option", self.options), ("output", self.output_of)):
+                if argument in given:
+                    raise ValueError(f"{argument!r} is given twice: as a target and as an {kind}")
         missing = [name for name in self.pair.array_arguments if name not in self.output_of | self.entry_of]
         if missing:
             raise ValueError(f"nothing feeds {', '.join(missing)} of {self.pair.name}")
 
     def value(self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int = 0) -> Array:
         """Return the unweighted loss."""
-        with naming(f"term {self.name!r}"):
+        with self._naming:
             positional, keywords = self._arguments(outputs, data, step)
             return one_number(self.pair.total_of(self.pair.value(*positional, **keywords)))
 
@@ -126,22 +169,26 @@ class Term:
         self, outputs: Mapping[str, Array], data: Mapping[str, Any], weight: float, step: int = 0
     ) -> tuple[Array, list[tuple[str, Array]]]:
         """Return the unweighted loss, and (output name, weighted gradient) for each differentiable argument."""
-        with naming(f"term {self.name!r}"):
+        with self._naming:
             positional, keywords = self._arguments(outputs, data, step)
-            value, gradient = self._weighted(weight, *positional, **keywords)
-            by_argument = gradient if len(self.pair.wrt) > 1 else {self.pair.wrt[0]: gradient}
-            known, fed = set(self.pair.wrt), set(self.output_of)  # an optional argument may be in neither
+            returned, gradient = self._weighted(weight, *positional, **keywords, **self._asked)
+            value = self.pair.total_of(returned)
+            wrt = self._asked.get("wrt", self.pair.wrt)
+            by_argument = gradient if self._asked or len(wrt) > 1 else {wrt[0]: gradient}
+            known, fed = set(wrt), set(self.output_of)  # an optional argument may be in neither
             if not isinstance(by_argument, Mapping) or not fed <= by_argument.keys() <= known:
-                raise ValueError(f"the gradient must be a dict of {', '.join(self.pair.wrt)}, got {by_argument!r}")
+                raise ValueError(f"the gradient must be a dict of {', '.join(wrt)}, got {by_argument!r}")
+            if self._is_built_in:
+                by_argument = _out_of_graph(by_argument, value, weight)
             found = [(output, by_argument[argument]) for argument, output in self.output_of.items()]
-            if not is_built_in(self.pair):
+            if not self._is_built_in:
                 found = [(output, _fit_output(output, part, outputs[output])) for output, part in found]
-            return one_number(self.pair.total_of(value)), found
+            return one_number(value), found
 
     def _arguments(
         self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int
     ) -> tuple[list[Array], dict[str, Any]]:
-        values = ({"step": step} if self._takes_step else {}) | dict(self.options)
+        values = self._keywords(step)
         for argument, output in self.output_of.items():
             if output not in outputs:
                 raise ValueError(unknown("output", output, outputs))
@@ -154,7 +201,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Regularizer:
+class Regularizer(_ObjectivePart):
     """One weighted loss on parameters of a model.
 
     Args:
@@ -184,47 +231,32 @@ class Regularizer:
     name: str = ""
 
     def __post_init__(self) -> None:
-        pair = find_loss(self.loss)
-        object.__setattr__(self, "name", self.name or pair.name)
-        with naming(f"regularizer {self.name!r}"):
-            check_weight(self.weight)
-            for option, value in self.options.items():
-                check_option(pair, option, value)
-            if len(pair.array_arguments) != 1:
-                raise ValueError(f"{pair.name} takes {', '.join(pair.array_arguments)}, not parameters alone")
+        object.__setattr__(self, "name", self.name or self.pair.name)
+        with self._naming:
+            self._check()
+            if len(self.pair.array_arguments) != 1:
+                raise ValueError(f"{self.pair.name} takes {', '.join(self.pair.array_arguments)}, not parameters alone")
             if isinstance(self.parameters, str) or not self.parameters:
                 raise ValueError(f"parameters must be a list of one pattern or more, got {self.parameters!r}")
 
-    @cached_property
-    def pair(self) -> Pair:
-        """The loss with its gradient."""
-        return find_loss(self.loss)
-
-    @cached_property
-    def _weighted(self) -> Callable[..., tuple[Array, Any]]:
-        return weighted(self.pair, value_and_gradient(self.pair.value))
-
-    @cached_property
-    def _takes_step(self) -> bool:
-        return "step" in self.pair.options
-
     def value(self, params: Mapping[str, Any], step: int = 0) -> Array:
         """Return the unweighted loss."""
-        with naming(f"regularizer {self.name!r}"):
+        with self._naming:
             return one_number(self.pair.total_of(self.pair.value(self._select(params), **self._keywords(step))))
 
     def value_and_gradients(
         self, params: Mapping[str, Any], weight: float, step: int = 0
     ) -> tuple[Array, dict[str, Any]]:
         """Return the unweighted loss, and the weighted gradient of each selected parameter."""
-        with naming(f"regularizer {self.name!r}"):
+        with self._naming:
             selected = self._select(params)
-            value, gradients = self._weighted(weight, selected, **self._keywords(step))
-            gradients = gradients if is_built_in(self.pair) else _fit_parameters(gradients, selected)
-            return one_number(self.pair.total_of(value)), gradients
-
-    def _keywords(self, step: int) -> dict[str, Any]:
-        return ({"step": step} if self._takes_step else {}) | dict(self.options)
+            returned, gradients = self._weighted(weight, selected, **self._keywords(step))
+            value = self.pair.total_of(returned)
+            if self._is_built_in:
+                gradients = _out_of_graph(gradients, value, weight)
+            else:
+                gradients = _fit_parameters(gradients, selected)
+            return one_number(value), gradients
 
     def _select(self, params: Mapping[str, Any]) -> dict[str, Any]:
         for pattern in self.parameters:
@@ -235,6 +267,13 @@ class Regularizer:
             for name, param in params.items()
             if any(fnmatchcase(name, pattern) for pattern in self.parameters)
         }
+
+
+def _out_of_graph(gradients: Any, value: Any, weight: Any) -> Any:
+    """Return the gradients, as copies where they hang on PyTorch's graph: the backward pass may need the originals."""
+    if not (getattr(value, "requires_grad", False) or getattr(weight, "requires_grad", False)):
+        return gradients  # as those of NumPy and JAX do always
+    return map_leaves(lambda path, x: fresh(x) if x.requires_grad else x, gradients)
 
 
 def _fit_output(name: str, gradient: Array, output: Array) -> Array:
@@ -276,22 +315,26 @@ def require_distinct_names(parts: Sequence[Term | Regularizer]) -> None:
             raise ValueError(f"names of terms and regularizers must differ, but {name!r} is taken twice")
 
 
-def weight_at(name: str, weight: Any, step: Any) -> Any:
-    """Return the weight of the part `name` at `step`: a number, or traced where the step or the weight is.
+def scheduled_weight(schedule: Schedule, step: Any) -> Any:
+    """Return the weight that a schedule gives at `step`.
 
     Raises:
         ValueError: it is not finite.
         TypeError: a schedule gives something else than a number.
     """
-    if not callable(weight):
-        return weight
-    scheduled: Any = weight(step)
-    if is_number(scheduled):
-        if not math.isfinite(scheduled):
-            raise ValueError(f"{name!r}: the schedule gives the weight {scheduled} at step {step}")
-    elif namespace_of(scheduled) is None or tuple(scheduled.shape) != ():
-        raise TypeError(f"{name!r}: the schedule must give one number, got {scheduled!r} at step {step}")
-    return scheduled
+    weight: Any = schedule(step)
+    if is_number(weight):
+        if not math.isfinite(weight):
+            raise ValueError(f"the schedule gives the weight {weight} at step {step}")
+    elif namespace_of(weight) is None or tuple(weight.shape) != ():
+        raise TypeError(f"the schedule must give one number, got {weight!r} at step {step}")
+    return weight
+
+
+def require_mapping(name: str, value: Any, kind: str = "a dict by name") -> None:
+    """Raise a TypeError unless `value`, which is called `name`, is a mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be {kind}, got {reprlib.repr(value)}")
 
 
 def check_weight(weight: Any, schedules: bool = True) -> None:
@@ -316,9 +359,9 @@ def check_option(pair: Pair, option: str, value: Any) -> None:
     known = option_names(pair)
     if option not in known:
         raise ValueError(unknown(f"option of {pair.name}", option, known))
-    domain = pair.domain.get(option, _TERM_REDUCTION if option == "reduction" else None)
-    if isinstance(domain, Interval | Choice | Flag):
-        domain.check(option, value)
+    check = getattr(pair.domain.get(option, _TERM_REDUCTION if option == "reduction" else None), "check", None)
+    if check is not None:
+        check(option, value)
 
 
 def is_built_in(pair: Pair) -> bool:
@@ -334,11 +377,20 @@ def one_number(value: Array) -> Array:
     return value
 
 
-@contextmanager
-def naming(part: str) -> Iterator[None]:
-    """Put the name of the part that failed before the message of the error."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{part}: {error}") from error
+class Naming:
+    """A context that puts the name of a part before the message of an error: a class, which costs less per call."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, TypeError | ValueError):
+            raise named(self._part, error) from error
+
+
+def named(part: str, error: TypeError | ValueError) -> TypeError | ValueError:
+    """Return the error with the name of the part that failed before its message."""
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{part}: {error}")

@@ -12,6 +12,7 @@ from parameterized import parameterized
 
 from mithril_losses import gradient_of, mse_loss, unregister
 from mithril_losses.objectives import (
+    CompositeLoss,
     Objective,
     Regularizer,
     Term,
@@ -139,12 +140,27 @@ def test_a_schedule_written_with_jax_takes_a_traced_step():
     np.testing.assert_allclose(result.output_gradients["size"], expected, rtol=1e-12)
 
 
-def test_the_loss_stays_in_torchs_graph():
-    outputs = {name: torch.tensor(x, requires_grad=True) for name, x in OUTPUTS.items()}
-    result = OBJECTIVE.evaluate(outputs, in_torch(DATA), in_torch(PARAMS), step=5)
+def test_the_loss_stays_in_torchs_graph_and_the_gradients_do_not(own_pair):
+    outputs, params = ({name: x.requires_grad_() for name, x in in_torch(xs).items()} for xs in (OUTPUTS, PARAMS))
+    own = Term("own", own_pair(half_square, lambda x: x), "size")
+    objective = Objective([*OBJECTIVE.terms, own], OBJECTIVE.regularizers)
+    result = objective.evaluate(outputs, in_torch(DATA), params, step=5)
+    pairs = [(outputs[name], x) for name, x in result.output_gradients.items()]
+    pairs += [(params[name], x) for name, x in result.parameter_gradients.items()]
+    for _, gradient in pairs:
+        assert not gradient.requires_grad
+        gradient += 100.0  # which the graph must not notice
     result.loss.backward()
-    for name, gradient in result.output_gradients.items():
-        torch.testing.assert_close(outputs[name].grad, gradient.detach())
+    for array, gradient in pairs:
+        torch.testing.assert_close(array.grad, gradient - 100.0)
+
+
+def test_a_learnt_weight_gets_its_gradient_from_the_loss_alone():
+    weight = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    result = Objective([size_term(weight=lambda step: weight)]).evaluate(in_torch(OUTPUTS), in_torch(DATA))
+    assert not result.output_gradients["size"].requires_grad
+    result.loss.backward()
+    torch.testing.assert_close(weight.grad, result.components["size"])
 
 
 def test_the_gradients_are_linear_in_the_weights():
@@ -205,6 +221,25 @@ def test_several_arguments_take_several_outputs_and_a_target(name, convert):
 
     (expected,) = gradients_in_torch(total, outputs)
     assert_close(found, expected)
+
+
+CHAMFER = {"pred_points": "left", "target_points": "right"}
+
+
+@parameterized.expand(LIBRARIES)
+def test_outputs_may_feed_what_is_differentiated_on_request(name, convert):
+    outputs = {"left": RNG.standard_normal((2, 4, 3)), "right": RNG.standard_normal((2, 5, 3))}
+    objective = Objective([Term("apart", "chamfer_distance", CHAMFER, weight=2.0)])
+    result = objective.evaluate(convert(outputs), {})
+
+    def total(leaves):
+        squares = torch.cdist(leaves["left"], leaves["right"]).square()
+        return 2.0 * (squares.amin(2).mean() + squares.amin(1).mean())
+
+    (expected,) = gradients_in_torch(total, outputs)
+    assert_close(result.output_gradients, expected)
+    composed = Objective([Term("apart", CompositeLoss(["chamfer_distance"]), CHAMFER, weight=2.0)])
+    assert_close(composed.evaluate(convert(outputs), {}).output_gradients, expected)
 
 
 def test_weights_of_single_examples_come_from_the_data():
@@ -458,6 +493,25 @@ BAD_TERMS = [
         "outputs must be a mapping .* triplet_loss takes anchor, positive, negative; got 'size'",
     ),
     (
+        "an option as an output",
+        {
+            "loss": "linear_cross_entropy",
+            "outputs": {"hidden": "h", "weight": "w", "bias": "b"},
+            "options": {"bias": np.zeros(3)},
+        },
+        "term 'size': 'bias' is given twice: as an output and as an option",
+    ),
+    (
+        "an output as a target",
+        {"loss": "chamfer_distance", "outputs": CHAMFER, "targets": {"target_points": "x"}},
+        "term 'size': 'target_points' is given twice: as a target and as an output",
+    ),
+    (
+        "a target left over",
+        {"loss": "chamfer_distance", "outputs": CHAMFER},
+        "term 'size': targets must be a mapping .* chamfer_distance takes none; got 'size'",
+    ),
+    (
         "missing argument",
         {"loss": "triplet_loss", "outputs": {"anchor": "a", "positive": "p"}, "targets": None},
         "term 'size': nothing feeds negative of triplet_loss",
@@ -473,6 +527,24 @@ BAD_TERMS = [
 @parameterized.expand(BAD_TERMS)
 def test_a_bad_term_is_refused_when_it_is_made(name, changes, message):
     with pytest.raises(ValueError, match=message):
+        size_term(**changes)
+
+
+@parameterized.expand(
+    [
+        ("list", {"outputs": ["size"]}, r"term 'size': outputs must be a name, or a dict .*, got \['size'\]$"),
+        ("no output", {"outputs": None}, "term 'size': outputs must be a name, or a dict of names .*, got None$"),
+        ("targets", {"targets": 3}, "term 'size': targets must be a name, or a dict of names by argument, got 3$"),
+        ("options", {"options": ["delta"]}, r"term 'size': options must be a dict by name, got \['delta'\]$"),
+        (
+            "an option that is no interval",
+            {"loss": "cross_entropy_with_logits", "options": {"ignore_index": "a"}},
+            "term 'size': ignore_index must be an integer, got 'a'",
+        ),
+    ],
+)
+def test_what_has_another_type_than_a_term_takes_is_refused(name, changes, message):
+    with pytest.raises(TypeError, match=message):
         size_term(**changes)
 
 
@@ -509,6 +581,52 @@ def test_empty_objectives_and_repeated_names_are_refused():
         Objective([size_term()], [Regularizer("l2_regularization", name="size")])
 
 
+@parameterized.expand(
+    [
+        ("one term", lambda: Objective(size_term()), r"terms must be a list of Term objects, got Term\("),
+        ("text", lambda: Objective(["x"]), "terms must be a list of Term objects, got 'x'"),
+        ("one text", lambda: Objective("mse"), "terms must be a list of Term objects, got 'mse'"),
+        (
+            "another part",
+            lambda: Objective([size_term()], [size_term()]),
+            "regularizers must be a list of Regularizer objects, got T",
+        ),
+        (
+            "outputs",
+            lambda: OBJECTIVE.evaluate([1], DATA, PARAMS),
+            r"outputs must be a dict of arrays by name, got \[1\]",
+        ),
+        (
+            "no outputs",
+            lambda: OBJECTIVE.evaluate(None, DATA, PARAMS),
+            "outputs must be a dict of arrays by name, got None",
+        ),
+        ("data", lambda: OBJECTIVE.evaluate(OUTPUTS, 1, PARAMS), "data must be a dict of arrays by name, got 1"),
+        ("params", lambda: OBJECTIVE.evaluate(OUTPUTS, DATA, 1), "params must be a dict of arrays by name, got 1"),
+        (
+            "schedule",
+            lambda: Objective([size_term(weight=lambda: 1.0)]).evaluate(OUTPUTS, DATA),
+            r"term 'size': .*<lambda>\(\) takes 0 positional arguments",
+        ),
+    ]
+)
+def test_what_has_another_type_than_an_objective_takes_is_refused(name, call, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        call()
+
+
+def test_outputs_of_several_libraries_are_refused():
+    objective = Objective([Term(name, "mse_loss", name, name) for name in "ab"])
+    arrays = {"a": np.ones(2), "b": torch.ones(2)}
+    for gradients in (True, False):
+        with pytest.raises(TypeError, match=r"one library, got 'a' from numpy, 'b' from torch$"):
+            objective.evaluate(arrays, arrays, gradients=gradients)
+    nested = {"a": {"layer": np.ones((1, 2, 2, 3))}, "b": torch.ones(2)}
+    terms = [Term("a", "feature_reconstruction_loss", "a", "a"), Term("b", "mse_loss", "b", "b")]
+    with pytest.raises(TypeError, match=r"one library, got 'a' from numpy, 'b' from torch$"):
+        Objective(terms).evaluate(nested, nested)
+
+
 @parameterized.expand([("with gradients", True), ("value alone", False)])
 def test_what_does_not_fit_the_objective_is_refused(name, gradients):
     def evaluate(outputs, data, params=PARAMS, step=0, objective=OBJECTIVE):
@@ -529,7 +647,7 @@ def test_what_does_not_fit_the_objective_is_refused(name, gradients):
     message = r"'l2_regularization': the pattern '\*.weight' matches no parameter \(known: bias\)"
     with pytest.raises(ValueError, match=message):
         evaluate(OUTPUTS, DATA, params={"bias": np.ones(2)})
-    with pytest.raises(ValueError, match="'size': the schedule gives the weight inf at step 7"):
+    with pytest.raises(ValueError, match=r"^term 'size': the schedule gives the weight inf at step 7"):
         evaluate(OUTPUTS, DATA, step=7, objective=Objective([size_term(weight=lambda step: float("inf"))]))
     per_row = Objective([size_term(options={"axis": 1})])
     with pytest.raises(ValueError, match=r"term 'size': the loss must be one number, got shape \(5,\)"):
