@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,13 @@ _inside = threading.local()
 
 
 def thread_count(threads: int | None = None) -> int:
-    """Return how many threads to use: the argument, the environment variable, or the cores this process may use.
+    """Return how many threads to use: the argument, what is `asked` for, the variable, or the cores of this process.
 
     Raises:
         ValueError: the argument or the variable is no positive integer.
     """
     source: str = "threads"
-    given: Any = threads
+    given: Any = getattr(_inside, "asked", None) if threads is None else threads
     if given is None:
         source, given = VARIABLE, os.environ.get(VARIABLE, "")
         if not given:
@@ -38,6 +39,22 @@ def thread_count(threads: int | None = None) -> int:
     if number < 1:
         raise ValueError(f"{source} must be a positive integer, got {given!r}")
     return number
+
+
+@contextlib.contextmanager
+def asked(threads: int | None) -> Iterator[None]:
+    """Have `thread_count()` return a number in this thread, unless it is None, for the time of a `with` block.
+
+    Example:
+        >>> with asked(3):
+        ...     thread_count()
+        3
+    """
+    before, _inside.asked = getattr(_inside, "asked", None), threads
+    try:
+        yield
+    finally:
+        _inside.asked = before
 
 
 def share(parts: int, work: Callable[[int], None], threads: int) -> None:

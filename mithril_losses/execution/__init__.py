@@ -15,7 +15,7 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, library_name, namespace_of
-from mithril_losses.backends.threads import thread_count
+from mithril_losses.backends.threads import asked, thread_count
 from mithril_losses.catalogue import find_loss
 from mithril_losses.execution.host import OnHost
 from mithril_losses.execution.jax import OnJax, as_jax, jax_views
@@ -57,7 +57,8 @@ def value_and_gradient(
         threads: how many threads share a large call on the CPU; by default the environment variable
             MITHRIL_LOSSES_THREADS, then the cores at hand.
         compile: None compiles loops for large arrays on the CPU, with the extra `fast`. False does not: blocks are
-            computed instead, and JAX compiles what is JAX's. True also sends tensors on an accelerator, or in a graph,
+            computed instead, and JAX compiles what is JAX's. (Losses over pairs of points compile their tiles in any
+            case.) True also sends tensors on an accelerator, or in a graph,
             through `torch.compile`.
         donate: whether JAX may reuse the memory of the differentiable arguments, which are gone after the call: JAX
             computes it then.
@@ -78,8 +79,8 @@ def value_and_gradient(
         both_of = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
         composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(both_of)
         return composed
-    plain = pair.plain
-    on_host = OnHost(pair, threads, compile)
+    plain = pair.plain if threads is None else _with_threads(pair.plain, threads)
+    on_host = OnHost(pair, threads, compile, plain)
     on_jax = OnJax(pair, donate)
 
     @functools.wraps(pair.value)
@@ -102,5 +103,15 @@ def value_and_gradient(
                 compiled: tuple[Any, Any] = compiled_by_torch(pair)(*arguments, **keywords)
                 return compiled
         return plain(*arguments, **keywords)
+
+    return both
+
+
+def _with_threads(plain: Callable[..., tuple[Any, Any]], threads: int) -> Callable[..., tuple[Any, Any]]:
+    """Return the plain functions, in which trees, sorts and tiles use as many threads."""
+
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        with asked(threads):
+            return plain(*arguments, **keywords)
 
     return both

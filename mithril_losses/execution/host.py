@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ _ROW_SHAPES = 1024
 class OnHost:
     """Value and gradient of large arrays that NumPy can see."""
 
-    def __init__(self, pair: Pair, threads: int | None, compile: bool | None) -> None:
+    def __init__(self, pair: Pair, threads: int | None, compile: bool | None, plain: Callable[..., Any]) -> None:
         self._pair = pair
-        self._plain = pair.plain
+        self._plain = plain
         self._row_shapes: dict[Any, tuple[int, ...]] = pair.prepared.setdefault("row shapes", {})
         self._threads = threads
         self._compile = compile is not False

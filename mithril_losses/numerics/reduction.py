@@ -1,6 +1,6 @@
-"""Reduction of unreduced losses to a number, and its transpose: a linear map in two neighbouring functions.
+"""Reduction of unreduced losses to a number, and its transpose: a linear map in two neighbouring functions of a `Plan`.
 
-    reduce_loss:  L = Σᵢ wᵢ ℓᵢ / D        spread:  ∂L/∂ℓᵢ = wᵢ u / D,  times the slope ∂ℓᵢ/∂x
+    collect:  L = Σᵢ wᵢ ℓᵢ / D        spread:  ∂L/∂ℓᵢ = wᵢ u / D,  times the slope ∂ℓᵢ/∂x
 
 This is the only place that knows about means, weights, normalizers, empty sets and upstream gradients.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 
@@ -101,52 +101,14 @@ def reduce_loss(
     xp = array_namespace(values=values)
     wide = as_dtype(xp, values, compute_dtype(xp, values.dtype, "values"))
     with quiet(xp):
-        return collect(wide, like=values, reduction=reduction, weights=weights, axis=axis, normalizer=normalizer)
-
-
-def collect(values: Array, *, like: Array, mass: Array | None = None, **reduction: Unpack[Reduction]) -> Array:
-    """L = Σᵢ wᵢ ℓᵢ / D in the dtype of `like`: how every loss closes.
-
-    Args:
-        values: ℓ, the unreduced losses.
-        like: the predictions, for their dtype.
-        mass: how much loss i counts in the divisor (0 for an ignored row, a class weight, …); 1 by default.
-        **reduction: as in `reduce_loss`.
-    """
-    refuse_upstream(reduction)
-    xp = array_namespace(values=values)
-    return plan(xp, tuple(values.shape), values.dtype, mass=mass, **reduction).collect(xp, values, like)
+        keywords: Reduction = {"reduction": reduction, "weights": weights, "axis": axis, "normalizer": normalizer}
+        return plan(xp, tuple(values.shape), wide.dtype, **keywords).collect(xp, wide, values)
 
 
 def refuse_upstream(reduction: Mapping[str, Any]) -> None:
     """Raise a TypeError for a keyword that gradients take and losses do not: it would change nothing."""
     if "upstream" in reduction:
         raise TypeError("a loss takes no upstream: that is the gradient which flows into it, for its own gradient")
-
-
-def spread(
-    slope: Array,
-    *,
-    like: Array,
-    summed: tuple[int, ...] = (),
-    mass: Array | None = None,
-    **reduction: Unpack[GradientReduction],
-) -> Array:
-    """∂L/∂xᵢ = (∂ℓᵢ/∂xᵢ) wᵢ u / D, the transpose of `collect`: how every gradient closes.
-
-    Returns a new array with the shape of `slope` and the dtype of `like`.
-
-    Args:
-        slope: ∂ℓ/∂x, of the shape of x.
-        like: x, for its dtype.
-        summed: the axes of x over which the unreduced losses were summed (a class axis, say), in order; none if
-            they are element-wise.
-        mass: as in `collect`.
-        **reduction: as in `reduce_loss`, and u, `upstream`: a number or an array of the shape of what it returns.
-    """
-    xp = array_namespace(slope=slope)
-    shape = tuple(n for i, n in enumerate(slope.shape) if i not in summed)
-    return plan(xp, shape, slope.dtype, mass=mass, **reduction).spread(xp, slope, like, summed)
 
 
 class Plan(NamedTuple):

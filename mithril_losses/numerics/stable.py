@@ -25,11 +25,6 @@ def floored(xp: Any, x: Array, dtype: Any) -> Array:
     return xp.maximum(x, float(xp.finfo(dtype).smallest_normal))
 
 
-def log_floored(xp: Any, x: Array) -> Array:
-    """Return log x, finite also at x = 0. The derivative is 1 / x where x is not floored."""
-    return xp.log(floored(xp, x, x.dtype))
-
-
 def exponential_remainder(xp: Any, x: Array) -> Array:
     """Return eˣ − 1 − x, never negative, to full relative precision also near 0. The derivative is eˣ − 1."""
     near = xp.minimum(xp.maximum(x, -0.8), 0.8)

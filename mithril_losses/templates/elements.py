@@ -14,7 +14,7 @@ from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
 from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
-from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, collect, plan
+from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan, refuse_upstream
 from mithril_losses.numerics.stable import bounded, never_negative
 from mithril_losses.numerics.validation import (
     as_dtype,
@@ -98,10 +98,11 @@ class Elementwise(Template):
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss of arrays and options given in the order of the terms."""
+        refuse_upstream(reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            value, _ = self.evaluate(xp, *arrays, *options)
-            return collect(self._unreduced(xp, value, arrays), like=arguments[0], **reduction)
+            value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays)
+            return plan(xp, tuple(value.shape), value.dtype, **reduction).collect(xp, value, arguments[0])
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few by name."""

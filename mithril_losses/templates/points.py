@@ -619,7 +619,7 @@ def _nearest_by_tree(
     found = np.empty(len(x), dtype=np.intp)
     open_rows, asked = np.arange(len(x)), 2
     while open_rows.size and asked <= 32:
-        distances, indices = tree.query(x[open_rows], k=range(1, min(asked, len(y)) + 1), workers=-1)
+        distances, indices = tree.query(x[open_rows], k=range(1, min(asked, len(y)) + 1), workers=thread_count())
         settled = (distances[:, -1] > reach * distances[:, 0] + underflow) | (asked >= len(y))
         indices = np.sort(indices[settled], axis=-1)
         rows = open_rows[settled]
