@@ -7,12 +7,10 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import count
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # imported where a first pool is made: it takes a tenth of the time that this package takes
-    from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 VARIABLE = "MITHRIL_LOSSES_THREADS"
 
@@ -112,8 +110,6 @@ def _submit(run: Callable[[], None], helpers: int) -> list[Future[None]]:
 
 
 def _error_of(future: Future[None]) -> BaseException | None:
-    from concurrent.futures import CancelledError
-
     try:
         return future.exception()
     except CancelledError:  # never begun, and the caller has done its work
@@ -131,8 +127,6 @@ def _executor() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
             # idle threads cost nothing, and the interpreter joins them when it exits
             _pool = ThreadPoolExecutor(max_workers=max(32, _cores()), thread_name_prefix="mithril_losses")
         return _pool
