@@ -1,4 +1,4 @@
-"""A pool of threads that share a range of work; the caller does its own part."""
+"""A pool of threads that share a range of work; the calling thread works, too."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def thread_count(threads: int | None = None) -> int:
     """Return how many threads to use: the argument, what is `asked` for, the variable, or the cores of this process.
 
     Raises:
-        ValueError: the argument or the variable is no positive integer.
+        ValueError: the argument or the variable is not a positive integer.
     """
     source: str = "threads"
     given: Any = getattr(_inside, "asked", None) if threads is None else threads
@@ -31,7 +31,7 @@ def thread_count(threads: int | None = None) -> int:
         source, given = VARIABLE, os.environ.get(VARIABLE, "")
         if not given:
             return _cores()
-        number = int(given) if re.fullmatch("[0-9]{1,9}", given) else 0  # `isdecimal` and `int` know other digits, too
+        number = int(given) if re.fullmatch("[0-9]{1,9}", given) else 0  # `isdecimal` and `int` take other digits, too
     else:
         number = 0 if isinstance(given, bool) or not isinstance(given, Integral) else int(given)
     if number < 1:
@@ -56,11 +56,11 @@ def asked(threads: int | None) -> Iterator[None]:
 
 
 def share(parts: int, work: Callable[[int], None], threads: int) -> None:
-    """Call `work(part)` for every part from 0 on, on the caller and up to `threads` − 1 other threads.
+    """Call `work(part)` for every part from 0 on, on the calling thread and up to `threads` − 1 other threads.
 
-    Which thread does which part is not determined. The first exception is raised to the caller once all threads have
-    stopped; the pool keeps working. A call from inside `work` runs on its own thread alone, and so does any call while
-    no thread can be started: at the end of the interpreter, or at a limit of the system.
+    Any thread may do any part. When all threads have stopped, the first exception is raised in the caller; the pool
+    remains usable. A call from inside `work` uses its own thread only. So does a call while no thread can be started:
+    at the end of the interpreter, or at a limit of the system.
     """
     helpers = 0 if getattr(_inside, "active", False) else min(threads, parts) - 1
     if helpers < 1:
@@ -103,7 +103,7 @@ def _submit(run: Callable[[], None], helpers: int) -> list[Future[None]]:
         for _ in range(helpers):
             futures.append(pool.submit(run))
     except RuntimeError:
-        # what the pool could not start waits in its queue and would keep the caller's arrays: give up the pool
+        # tasks that could not start stay in the queue of the pool and keep the caller's arrays alive: discard the pool
         _forget(pool)
         pool.shutdown(wait=False, cancel_futures=True)
     return futures
@@ -112,7 +112,7 @@ def _submit(run: Callable[[], None], helpers: int) -> list[Future[None]]:
 def _error_of(future: Future[None]) -> BaseException | None:
     try:
         return future.exception()
-    except CancelledError:  # never begun, and the caller has done its work
+    except CancelledError:  # it never started; the calling thread has done its work
         return None
 
 
@@ -133,7 +133,7 @@ def _executor() -> ThreadPoolExecutor:
 
 
 def forget_pool() -> None:
-    """Start anew in a forked child, where the parent's threads do not exist."""
+    """Forget the pool in a forked child, where the parent's threads do not exist."""
     global _pool, _lock, _inside
     _pool, _lock, _inside = None, threading.Lock(), threading.local()
 

@@ -76,7 +76,7 @@ def is_differentiable(output: Array) -> bool:
 
 
 def fresh(array: Array) -> Array:
-    """Return a writable copy of `array` that shares memory with nothing and hangs on no autodiff graph."""
+    """Return a writable copy of `array` that shares memory with no other array and is in no autodiff graph."""
     xp: Any = namespace_of(array)
     return array.detach().clone() if library_name(xp) == "torch" else xp.asarray(array, copy=True)
 

@@ -1,4 +1,4 @@
-"""The parts of an objective: terms on model outputs, regularisers on parameters."""
+"""The parts of an objective: terms on model outputs, regularizers on parameters."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Term:
     Args:
         name: the term's name among the components of the objective.
         loss: a registered loss, as its name or as the function itself.
-        outputs: the output that the loss differentiates, or for a loss of several differentiable arguments a mapping
-            from argument to output. Arguments may share an output: their gradients are summed.
-        targets: the data entry that is the loss's target, or a mapping from argument (or option, such as `weights`)
-            to data entry. None for a loss without a target.
+        outputs: the output that the loss differentiates. For a loss of several differentiable arguments, a mapping from
+            argument to output. If arguments share an output, their gradients are summed.
+        targets: the data entry that is the target of the loss, or a mapping from argument (or option, such as
+            `weights`) to data entry. None for a loss without a target.
         weight: a finite number, or a schedule: a function of the step.
         options: keyword options of the loss.
 
     Raises:
-        ValueError: an unknown loss, argument or option (the nearest name is given), an argument that nothing feeds,
-            or a weight that is not finite.
+        ValueError: an unknown loss, argument or option (the message names the nearest one), an argument without an
+            output or data entry, or a weight that is not finite.
 
     Example:
         >>> Term("size", "mse_loss", outputs="size", targets="true_size", weight=0.5).output_of
@@ -79,7 +79,7 @@ class Term:
 
     @cached_property
     def _positional(self) -> tuple[str, ...]:
-        return self.pair.array_arguments  # kept, because reading a signature takes longer than a small loss
+        return self.pair.array_arguments  # cached, because reading a signature takes longer than a small loss
 
     @cached_property
     def output_of(self) -> dict[str, str]:
@@ -163,7 +163,7 @@ class Regularizer:
             selected by their outermost name.
         weight: a finite number, or a schedule: a function of the step.
         options: keyword options of the loss.
-        name: the regulariser's name among the components of the objective; the loss's name by default.
+        name: the name among the components of the objective; by default the name of the loss.
 
     Raises:
         ValueError: an unknown loss or option, a loss that needs more than parameters, no pattern, or a weight that is
@@ -238,7 +238,7 @@ class Regularizer:
 
 
 def _fit_output(name: str, gradient: Array, output: Array) -> Array:
-    """Return a copy of a gradient in its output's dtype, checked to fit the output in everything else."""
+    """Return a copy of a gradient in its output's dtype, after a check that it fits the output otherwise."""
     xp = namespace_of(output)
     check_library(name, gradient, xp)
     gradient = as_dtype(xp, fresh(gradient), output.dtype)
@@ -247,7 +247,7 @@ def _fit_output(name: str, gradient: Array, output: Array) -> Array:
 
 
 def _fit_parameters(gradients: Any, params: Mapping[str, Any]) -> Any:
-    """Return a copy of the gradients, checked to have the structure and shapes of the parameters."""
+    """Return a copy of the gradients, after a check that they have the structure and shapes of the parameters."""
     found, expected = ({path: tuple(array.shape) for path, array in leaves(tree)} for tree in (gradients, params))
     if found != expected:
         raise ValueError(f"the gradients have the shapes {found}, the parameters {expected}")
@@ -270,18 +270,18 @@ def weighted(pair: Pair, both: Callable[..., tuple[Any, Any]]) -> Callable[..., 
 
 
 def require_distinct_names(parts: Sequence[Term | Regularizer]) -> None:
-    """Raise a ValueError if a name is taken twice."""
+    """Raise a ValueError if two names are equal."""
     for name, count in Counter(part.name for part in parts).items():
         if count > 1:
             raise ValueError(f"names of terms and regularizers must differ, but {name!r} is taken twice")
 
 
 def weight_at(name: str, weight: Any, step: Any) -> Any:
-    """Return the weight of the part `name` at `step`: a number, or traced where the step or the weight is.
+    """Return the weight of the part `name` at `step`: a number, or a tracer if the step or the weight is traced.
 
     Raises:
-        ValueError: it is not finite.
-        TypeError: a schedule gives something else than a number.
+        ValueError: the weight is not finite.
+        TypeError: the schedule does not return one number.
     """
     if not callable(weight):
         return weight
@@ -307,7 +307,7 @@ def option_names(pair: Pair) -> list[str]:
 
 
 def passes_reduction_on(pair: Pair) -> bool:
-    """Return whether a loss takes keywords that it does not name: those of the reduction."""
+    """Return whether a loss takes the keywords of the reduction without naming them."""
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(pair.value).parameters.values())
 
 
@@ -322,7 +322,7 @@ def check_option(pair: Pair, option: str, value: Any) -> None:
 
 
 def is_built_in(pair: Pair) -> bool:
-    """Return whether a pair is one of this package's, whose gradients are exact in shape, dtype and memory."""
+    """Return whether a pair belongs to this package, whose gradients need no check of shape, dtype and memory."""
     value = pair.value.func if isinstance(pair.value, partial) else pair.value
     return value.__module__.startswith("mithril_losses.")
 
@@ -336,7 +336,7 @@ def one_number(value: Array) -> Array:
 
 @contextmanager
 def naming(part: str) -> Iterator[None]:
-    """Put the name of the part that failed before the message of the error."""
+    """Put the name of the failing part before the message of an error."""
     try:
         yield
     except (TypeError, ValueError) as error:
