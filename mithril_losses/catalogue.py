@@ -123,7 +123,7 @@ class Pair:
             return _one_after_the_other(self.value, self.gradient)
         return _through_terms(self)
 
-    def loss(self, returned: Any) -> Any:
+    def total_of(self, returned: Any) -> Any:
         """Return the loss from the result of the value function."""
         return returned[0] if self.returns else returned
 
@@ -432,7 +432,7 @@ def _settled(loss: functools.partial[Any]) -> Pair:
         value=functools.partial(pair.value, **own) if loss.func is pair.gradient else loss,
         gradient=functools.partial(pair.gradient, **options),
         both=None,
-        terms=Composed(lambda both_of: functools.partial(both_of(loss.func), **options), pair.terms.separable),
+        terms=Composed(lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable),
     )
 
 

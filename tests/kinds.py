@@ -62,7 +62,7 @@ def evaluate(case: Case, way: str, dtype: str = "float32") -> Results:
     if library == "jax":  # in 32 bits, and so without the integers of 64
         case = Case(case.pair, case.name, map_leaves(lambda _, x: _narrow(x), case.arrays), case.options)
     value, gradient = _called(case.pair.name, way, case.name)(*case.arguments(library, dtype))
-    value = to_numpy(case.pair.loss(value))
+    value = to_numpy(case.pair.total_of(value))
     return value, {path: to_numpy(x) for path, x in flat(gradient)}
 
 
@@ -172,7 +172,7 @@ def check_digits(case: Case, invariance: str, amount: float, way: str) -> None:
     """In float32 a loss and its gradient keep their digits, whatever all arrays of one kind are moved or scaled by."""
     at = moved(case, invariance, amount)
     value, gradient = evaluate(at, way)
-    expected, slopes = at.pair.loss(at.value()), dict(flat(at.gradient()))
+    expected, slopes = at.pair.total_of(at.value()), dict(flat(at.gradient()))
     rounding = 6e-8 * abs(amount) if case.pair.name in APART else 0.0
     np.testing.assert_allclose(value, expected, rtol=2e-5, atol=2e-6 + 4.0 * rounding)
     for path, x in gradient.items():

@@ -861,7 +861,7 @@ SUBSTITUTIONS = [
     Substitution(
         "objectives/objective.py",
         "the last of several terms on one output is its gradient",
-        {"add(gradients[name], gradient) if name in gradients else gradient": "gradient"},
+        {"add_into(gradients[name], gradient) if name in gradients else gradient": "gradient"},
         tests="objectives",
     ),
     Substitution(

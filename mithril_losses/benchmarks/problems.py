@@ -77,7 +77,7 @@ def drawn_problem(pair: Pair) -> Problem | None:
         return tuple(x.astype(np.float32) if x.dtype == np.float64 else x for x in arrays)
 
     def own(_: Any, *arrays: Array) -> Array:
-        return pair.loss(pair.value(*arrays))
+        return pair.total_of(pair.value(*arrays))
 
     return Problem(pair.name, draw, {"small": ((32, 10),)}, own, own, streams=False, drawn=True)
 

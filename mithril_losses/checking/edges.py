@@ -102,7 +102,7 @@ class _Call:
             arguments = [map_leaves(lambda _, x: self._there(x), x) for x in arrays.values()]
             keywords = {k: self._there(x) if isinstance(x, np.ndarray) else x for k, x in options.items()}
             upstream = keywords.pop("upstream", None)
-            value = self.pair.loss(self.pair.value(*arguments, **keywords))
+            value = self.pair.total_of(self.pair.value(*arguments, **keywords))
             keywords |= {} if upstream is None else {"upstream": upstream}
             gradient = self.pair.gradient(*arguments, **keywords)
             return to_numpy(value), map_leaves(lambda _, x: to_numpy(x), gradient)

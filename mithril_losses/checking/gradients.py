@@ -169,7 +169,7 @@ class _Problem:
 
         def value(at: dict[str, Any]) -> Any:
             returned = pair.value(*[at[name] for name in names], **{name: at[name] for name in optional}, **plain)
-            result = pair.loss(returned)
+            result = pair.total_of(returned)
             if upstream is not None:
                 result = result * upstream
             xp = namespace_of(result)

@@ -22,7 +22,7 @@ from mithril_losses.benchmarks.plan import Plan
 from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import tables
 from mithril_losses.cli.console import new_console
-from mithril_losses.numerics.validation import did_you_mean
+from mithril_losses.numerics.validation import unknown
 from mithril_losses.training.config import UserError, printable, require_writable, user_error
 
 _SIZES = ("small", "medium", "large")
@@ -116,7 +116,7 @@ def _require(what: str, asked: Sequence[str] | None, known: Iterable[str]) -> No
     known = list(known)
     for name in asked or ():
         if name not in known:
-            raise UserError(f"unknown {what} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+            raise UserError(unknown(what, name, known))
 
 
 def _measure(plan: Plan, results: Results, csv: Path | None, console: Console) -> bool:

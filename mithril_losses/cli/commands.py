@@ -24,7 +24,7 @@ from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.cli.bench import bench
 from mithril_losses.cli.console import new_console
 from mithril_losses.numerics.reduction import REDUCTIONS
-from mithril_losses.numerics.validation import did_you_mean
+from mithril_losses.numerics.validation import unknown
 from mithril_losses.training.config import UserError, printable, read_config, require_writable, user_error
 
 UsageError: Any = typer.BadParameter.__base__  # typer exports only this one of its usage errors
@@ -197,7 +197,7 @@ def list_losses(
     """List every loss with its formula and its domain."""
     families = list(dict.fromkeys(pair.family for pair in catalogue().values()))
     if family is not None and family not in families:
-        raise UserError(f"unknown family {family!r}{did_you_mean(family, families)} (known: {', '.join(families)})")
+        raise UserError(unknown("family", family, families))
     table = Table(show_lines=False)
     table.add_column("family", no_wrap=True)
     table.add_column("name", no_wrap=True, style="bold")

@@ -76,8 +76,8 @@ def value_and_gradient(
     pair = find_loss(loss)
     thread_count(threads)
     if pair.terms.compose is not None:  # each of its losses takes its own fast path
-        both_of = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
-        composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(both_of)
+        fast = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
+        composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(fast)
         return composed
     plain = pair.plain if threads is None else _with_threads(pair.plain, threads)
     on_host = OnHost(pair, threads, compile, plain)

@@ -359,8 +359,8 @@ def next_token_cross_entropy(
     return shifted.value(cross_entropy_with_logits(logits, shifted.targets, **shifted.options))
 
 
-def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array, Array]]:
-    of_all = both_of(cross_entropy_with_logits)
+def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array, Array]]:
+    of_all = fast(cross_entropy_with_logits)
 
     def both(logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Any) -> tuple[Array, Array]:
         shifted = _NextTokens.of(logits, tokens, ignore_index, reduction)
@@ -377,7 +377,7 @@ def _fast_next_tokens(both_of: Callable[..., Any]) -> Callable[..., tuple[Array,
         "tokens": ClassIndices(per_sample=(4,), classes=5),
         "ignore_index": Integer(),
     },
-    terms=Composed(_fast_next_tokens),
+    terms=Composed(_compose_next_tokens),
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(

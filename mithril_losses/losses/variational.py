@@ -40,7 +40,7 @@ _REDUCTION = Choice(("sum", "mean", "batch_sum"))
 _RECONSTRUCTIONS: Mapping[str, Callable[..., Any]] = {"bce": binary_cross_entropy, "mse": mse_loss}
 _RECONSTRUCTION = Choice(tuple(_RECONSTRUCTIONS))
 _WRT = ("recon_x", "mu", "logvar")
-_both_of = functools.cache(value_and_gradient)
+_fast = functools.cache(value_and_gradient)
 _RETURNS = ("total", "reconstruction", "kl")
 _LATENT = Elements(per_sample=(3,))
 _DOMAIN = {"recon_x": PROBABILITY, "x": PROBABILITY, "mu": _LATENT, "logvar": _LATENT, "reduction": _REDUCTION}
@@ -88,12 +88,10 @@ class _Bound:
             ),
         )
 
-    def both(self, both_of: Callable[..., Any], upstream: Any) -> tuple[Parts, dict[str, Array]]:
-        """Return the value and the gradient, from the results of `both_of` for the two losses."""
-        reconstruction, by_image = both_of(self._reconstruction)(
-            *self._images, **self._image_options, upstream=upstream
-        )
-        kl, by_latent = both_of(gaussian_kl_divergence)(
+    def both(self, fast: Callable[..., Any], upstream: Any) -> tuple[Parts, dict[str, Array]]:
+        """Return the value and the gradient, from what `fast` makes of each of the two losses."""
+        reconstruction, by_image = fast(self._reconstruction)(*self._images, **self._image_options, upstream=upstream)
+        kl, by_latent = fast(gaussian_kl_divergence)(
             *self._latents, **self._latent_options, upstream=self._beta * upstream
         )
         return self._parts(reconstruction, kl), self._joined(by_image, by_latent)
@@ -118,11 +116,11 @@ def _kl_options(mu: Array, reduction: str, free_bits: Any, per_element: bool) ->
 def _compose(bound_of: Callable[..., _Bound]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the function that composes a fast value and gradient from those of the two losses."""
 
-    def compose(both_of: Callable[..., Any]) -> Callable[..., Any]:
-        both_of = functools.cache(both_of)
+    def compose(fast: Callable[..., Any]) -> Callable[..., Any]:
+        fast = functools.cache(fast)
 
         def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Parts, dict[str, Array]]:
-            return bound_of(*arguments, **options).both(both_of, upstream)
+            return bound_of(*arguments, **options).both(fast, upstream)
 
         return both
 
@@ -423,7 +421,7 @@ class VAELoss:
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
     ) -> tuple[Parts, dict[str, Array]]:
         """Return the results of the call and of `gradient`, each part of the loss evaluated once."""
-        return self._bound(recon_x, x, mu, logvar).both(_both_of, upstream)
+        return self._bound(recon_x, x, mu, logvar).both(_fast, upstream)
 
     @property
     def pair(self) -> Pair:

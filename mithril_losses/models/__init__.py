@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mithril_losses.models._adapter import CompiledModel
+from mithril_losses.models.adapter import CompiledModel
 from mithril_losses.models.callables import CallableModel
-from mithril_losses.models.portable import ADAPTERS, adapter, compile_model
+from mithril_losses.models.portable import ADAPTERS, adapter_named, compile_model
 
 if TYPE_CHECKING:
     from mithril_losses.models.jax import ExportedJaxModel, JaxModel
@@ -33,7 +33,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in ADAPTERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return adapter(name)
+    return adapter_named(name)
 
 
 def __dir__() -> list[str]:

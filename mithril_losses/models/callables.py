@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.models._adapter import ModelAdapter, variables_of
-from mithril_losses.models._checks import (
+from mithril_losses.backends.namespaces import Array, fresh, namespace_of
+from mithril_losses.models.adapter import ModelAdapter, variables_of
+from mithril_losses.models.checks import (
     check_gradients,
     check_output_gradients,
     check_outputs,
-    fresh,
     is_differentiable,
 )
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.backends.namespaces import jax as xp
-from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
-from mithril_losses.models._checks import (
+from mithril_losses.models.adapter import ModelAdapter, substitute, variables_of
+from mithril_losses.models.checks import (
     check_library,
     check_output_gradients,
     check_outputs,

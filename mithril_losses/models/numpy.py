@@ -10,8 +10,8 @@ import numpy as np
 from autograd import make_vjp
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
-from mithril_losses.models._checks import check_mapping, check_output_gradients, check_outputs
+from mithril_losses.models.adapter import ModelAdapter, substitute, variables_of
+from mithril_losses.models.checks import check_mapping, check_output_gradients, check_outputs
 
 
 class NumpyModel(ModelAdapter):

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.models._adapter import ModelAdapter
+from mithril_losses.models.adapter import ModelAdapter
 
 
 def compile_model(function: Callable[[Any, Any, Any], Mapping[str, Array]], backend: str) -> ModelAdapter:
@@ -30,13 +30,13 @@ def compile_model(function: Callable[[Any, Any, Any], Mapping[str, Array]], back
         [0. 0.]
     """
     if backend == "numpy":
-        model = adapter("NumpyModel")  # if autograd is missing, the error names the extra to install
+        model = adapter_named("NumpyModel")  # if autograd is missing, the error names the extra to install
         import autograd.numpy as namespace
     elif backend == "jax":
-        model = adapter("JaxModel")
+        model = adapter_named("JaxModel")
         import jax.numpy as namespace
     elif backend == "torch":
-        model = adapter("TorchModel")
+        model = adapter_named("TorchModel")
         from mithril_losses.backends.namespaces import torch as namespace
     else:
         raise ValueError(f"models are compiled for numpy, jax and torch, not for {backend!r}")
@@ -52,7 +52,7 @@ ADAPTERS = {  # adapter: (its module, the extra that installs its library)
 }
 
 
-def adapter(name: str) -> Any:
+def adapter_named(name: str) -> Any:
     """Return the adapter of this name, and import its library now.
 
     Raises:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
-from mithril_losses.backends.namespaces import Array
-from mithril_losses.models._adapter import ModelAdapter, substitute, variables_of
-from mithril_losses.models._checks import check_output_gradients, check_outputs, fresh, unknown
+from mithril_losses.backends.namespaces import Array, fresh
+from mithril_losses.models.adapter import ModelAdapter, substitute, variables_of
+from mithril_losses.models.checks import check_output_gradients, check_outputs
+from mithril_losses.numerics.validation import unknown
 
 
 class TorchModel(ModelAdapter):

@@ -20,7 +20,7 @@ def map_leaves(function: Callable[[str, Array], Any], tree: Any, path: str = "pa
     return function(path, tree)
 
 
-def add(total: Any, addend: Any) -> Any:
+def add_into(total: Any, addend: Any) -> Any:
     """Return the sum of two nestings of one structure; arrays of the first are overwritten, unless in a graph."""
     added = dict(leaves(addend))
     return map_leaves(lambda path, x: _add_array(x, added[path]), total)

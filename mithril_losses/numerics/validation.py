@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import numbers
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Any, TypeGuard
 
@@ -127,3 +127,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = list(known)
     nearest = get_close_matches(name, known, n=1) or sorted((x for x in known if name and name in x), key=len)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> str:
+    """Return the message that says `name` is unknown, which name is nearest, and which are known."""
+    return f"unknown {kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(sorted(known))})"

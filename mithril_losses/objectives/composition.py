@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.execution import value_and_gradient
-from mithril_losses.models._checks import fresh
-from mithril_losses.numerics.trees import add, leaves, map_leaves
+from mithril_losses.numerics.trees import add_into, leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, did_you_mean, is_number, quiet
 from mithril_losses.objectives.schedules import Schedule
 from mithril_losses.objectives.terms import (
@@ -176,10 +175,10 @@ class _Sum:
         """Return the results of the call and of `gradient`, from one evaluation of each loss, on its fast path."""
         return self._both(*arguments, **options)
 
-    def _compose(self, both_of: Callable[..., Both]) -> Both:
+    def _compose(self, fast: Callable[..., Both]) -> Both:
         if len(self._parts) > 1:
-            both_of = partial(both_of, donate=False)  # the other losses still need the memory
-        functions = [weighted(part.pair, both_of(part.pair.value)) for part in self._parts]
+            fast = partial(fast, donate=False)  # the other losses need the memory still
+        functions = [weighted(part.pair, fast(part.pair.value)) for part in self._parts]
 
         def both(*arguments: Any, upstream: float | Array = 1.0, wrt: Any = None, **options: Any) -> tuple[Any, Any]:
             given = self._given(arguments, options)
@@ -219,8 +218,8 @@ class _Sum:
         return part.pair.value(*arrays, **options)
 
     def _total(self, values: Sequence[Any], weights: Sequence[Any]) -> Any:
-        """Return Σ wᵢ Lᵢ; of a loss that also returns its parts, Lᵢ is the total."""
-        losses = [part.pair.loss(value) for part, value in zip(self._parts, values, strict=True)]
+        """Return Σ wᵢ Lᵢ, where a loss that returns its parts as well counts with its total."""
+        losses = [part.pair.total_of(value) for part, value in zip(self._parts, values, strict=True)]
         shapes = {part.name: tuple(getattr(x, "shape", ())) for part, x in zip(self._parts, losses, strict=True)}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"losses of one sum must have one shape, got {shapes}")
@@ -248,7 +247,7 @@ class _Sum:
             values.append(value)
             for name, found in part.by_argument(gradient, asked, given).items():
                 if name in wanted:
-                    total[name] = add(total[name], found) if name in total else found
+                    total[name] = add_into(total[name], found) if name in total else found
         several = len(wanted) > 1 if wrt is None else not isinstance(wrt, str)
         return values, total if several else total[wanted[0]]
 
@@ -386,7 +385,7 @@ class CompositeLoss(_Sum):
         total = super()._total(values, weights)
         if not self.return_components:
             return total
-        return total, {part.name: part.pair.loss(value) for part, value in zip(self._parts, values, strict=True)}
+        return total, {part.name: part.pair.total_of(value) for part, value in zip(self._parts, values, strict=True)}
 
 
 # --- what the arguments of a sum are ----------------------------------------------------------------------------------

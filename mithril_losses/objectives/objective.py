@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.numerics.trees import add
+from mithril_losses.numerics.trees import add_into
 from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_names, weight_at
 
 
@@ -184,8 +184,8 @@ def _config() -> Any:
 
 
 def _add(gradients: dict[str, Any], name: str, gradient: Any) -> None:
-    """Add to the gradient under `name`, an array that belongs to the objective."""
-    gradients[name] = add(gradients[name], gradient) if name in gradients else gradient
+    """Add to the gradient under `name`, which is the objective's own."""
+    gradients[name] = add_into(gradients[name], gradient) if name in gradients else gradient
 
 
 def _total(weights: Mapping[str, Any], components: Mapping[str, Array]) -> Array:

@@ -12,14 +12,14 @@ from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any
 
-from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.domains import Choice, Flag, Interval
 from mithril_losses.execution import value_and_gradient
-from mithril_losses.models._checks import check_library, check_output_gradients, fresh, unknown
+from mithril_losses.models.checks import check_library, check_output_gradients
 from mithril_losses.numerics.reduction import REDUCTIONS, Reduction
 from mithril_losses.numerics.trees import leaves, map_leaves
-from mithril_losses.numerics.validation import as_dtype, is_number
+from mithril_losses.numerics.validation import as_dtype, is_number, unknown
 from mithril_losses.objectives.schedules import Schedule
 
 Loss = str | Callable[..., Any]
@@ -120,7 +120,7 @@ class Term:
         """Return the unweighted loss."""
         with naming(f"term {self.name!r}"):
             positional, keywords = self._arguments(outputs, data, step)
-            return one_number(self.pair.loss(self.pair.value(*positional, **keywords)))
+            return one_number(self.pair.total_of(self.pair.value(*positional, **keywords)))
 
     def value_and_gradients(
         self, outputs: Mapping[str, Array], data: Mapping[str, Any], weight: float, step: int = 0
@@ -136,7 +136,7 @@ class Term:
             found = [(output, by_argument[argument]) for argument, output in self.output_of.items()]
             if not is_built_in(self.pair):
                 found = [(output, _fit_output(output, part, outputs[output])) for output, part in found]
-            return one_number(self.pair.loss(value)), found
+            return one_number(self.pair.total_of(value)), found
 
     def _arguments(
         self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int
@@ -211,7 +211,7 @@ class Regularizer:
     def value(self, params: Mapping[str, Any], step: int = 0) -> Array:
         """Return the unweighted loss."""
         with naming(f"regularizer {self.name!r}"):
-            return one_number(self.pair.loss(self.pair.value(self._select(params), **self._keywords(step))))
+            return one_number(self.pair.total_of(self.pair.value(self._select(params), **self._keywords(step))))
 
     def value_and_gradients(
         self, params: Mapping[str, Any], weight: float, step: int = 0
@@ -221,7 +221,7 @@ class Regularizer:
             selected = self._select(params)
             value, gradients = self._weighted(weight, selected, **self._keywords(step))
             gradients = gradients if is_built_in(self.pair) else _fit_parameters(gradients, selected)
-            return one_number(self.pair.loss(value)), gradients
+            return one_number(self.pair.total_of(value)), gradients
 
     def _keywords(self, step: int) -> dict[str, Any]:
         return ({"step": step} if self._takes_step else {}) | dict(self.options)

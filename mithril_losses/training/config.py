@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from mithril_losses.backends.toml import parse_toml, require_shallow
-from mithril_losses.numerics.validation import did_you_mean
+from mithril_losses.numerics.validation import unknown
 from mithril_losses.objectives.config import Name, ObjectiveConfig, Section, check_keys, error_lines, problem, read_toml
 from mithril_losses.training.optimizers import Adam, Optimizer, Sgd
 from mithril_losses.training.perceptron import Perceptron
@@ -173,8 +173,7 @@ class TrainingConfig(Section):
         for index, term in enumerate(self.objective.terms):
             for output in term.build().output_of.values():
                 if output not in known:
-                    message = f"unknown output {output!r}{did_you_mean(output, known)} (known: {', '.join(known)})"
-                    raise problem(message, f"objective.terms[{index}]")
+                    raise problem(unknown("output", output, known), f"objective.terms[{index}]")
         names = [term.name for term in self.objective.terms] + [part.name for part in self.objective.regularizers]
         if "loss" in names:
             raise problem("'loss' is the name of the total, so no term can have it", "objective")

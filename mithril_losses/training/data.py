@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.numerics.validation import did_you_mean
+from mithril_losses.numerics.validation import unknown
 from mithril_losses.training.config import DataConfig, UserError, user_error
 
 # What is read of one file may be as large as the file, or as this where it is compressed: a file can unpack to 1,000
@@ -52,9 +52,7 @@ def load_dataset(config: DataConfig, entries: Collection[str], seed: int, dtype:
     with source as found:
         for name in sorted({config.input, *entries}):
             if name not in found:
-                raise UserError(
-                    f"{origin}: unknown data entry {name!r}{did_you_mean(name, found)} (known: {', '.join(found)})"
-                )
+                raise UserError(f"{origin}: {unknown('data entry', name, found)}")
             arrays[name] = found[name]
             _check_numbers(f"{origin}: array {name!r}", arrays[name], dtype)
     inputs = arrays[config.input]

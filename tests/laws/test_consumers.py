@@ -48,7 +48,7 @@ def by_argument(case: Case, gradient: Any) -> dict[str, Any]:
 def loss_and_gradients(case: Case, outputs: Any, data: Any, names: list[str], library: str) -> tuple[Any, Any]:
     arguments = [{**outputs, **data}[name] for name in names]
     value, gradient = value_and_gradient(case.pair.value)(*arguments, **case.keywords(library))
-    return case.pair.loss(value), {name: g for name, g in by_argument(case, gradient).items() if name in outputs}
+    return case.pair.total_of(value), {name: g for name, g in by_argument(case, gradient).items() if name in outputs}
 
 
 @pytest.mark.parametrize("case", [case for case in DRAWN if case.pair.name in ON_JAX], ids=str)
@@ -61,7 +61,7 @@ def test_a_pullback_of_jax(case: Case) -> None:
 
         def whole(params: Any) -> Any:
             arguments = [{**model(params), **data}[name] for name in names]
-            return case.pair.loss(case.pair.value(*arguments, **case.keywords("jax")))
+            return case.pair.total_of(case.pair.value(*arguments, **case.keywords("jax")))
 
         for path, found, expected in matched(first, jax.grad(whole)(params)):
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-13, err_msg=path)
@@ -83,7 +83,8 @@ def test_outputs_in_a_graph_of_torch(case: Case) -> None:
         "grad_outputs": [dict(flat(gradients))[path] for path, _ in flat(outputs)],
     }
     first, second = (torch.autograd.grad(**handed, retain_graph=True) for _ in range(2))
-    value = case.pair.loss(case.pair.value(*[{**outputs, **data}[name] for name in names], **case.keywords("torch")))
+    arguments = [{**outputs, **data}[name] for name in names]
+    value = case.pair.total_of(case.pair.value(*arguments, **case.keywords("torch")))
     expected = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
     for found, again, derivative in zip(first, second, expected, strict=True):
         np.testing.assert_allclose(to_numpy(found), to_numpy(derivative), rtol=1e-10, atol=1e-13)

@@ -417,7 +417,7 @@ class Transforms(unittest.TestCase):
 
             def loss(at: dict[str, Any]) -> Any:
                 named = given | at
-                return pair.loss(pair.value(*[named.pop(name) for name in case.arrays], **named, **fixed))
+                return pair.total_of(pair.value(*[named.pop(name) for name in case.arrays], **named, **fixed))
 
             found = pair.gradient(*arrays, **rest, **fixed)
             by_argument = found if len(pair.wrt) > 1 else {pair.wrt[0]: found}
@@ -431,7 +431,7 @@ class Transforms(unittest.TestCase):
 
         if not pair.takes_reduction:
             value, gradient, derivative = compiled(case, None)
-            self._assert_equal((value, gradient), (pair.loss(case.value()), case.by_argument()))
+            self._assert_equal((value, gradient), (pair.total_of(case.value()), case.by_argument()))
             self._assert_is_derivative(case, gradient, derivative)
             return
         weights = case.weights
@@ -500,7 +500,7 @@ class Transforms(unittest.TestCase):
     @parameterized.expand([(case,) for case in DRAWN], name_func=label)
     def test_torch_func_grad(self, case: Case) -> None:
         first, *constants = case.arguments("torch")
-        found = torch.func.grad(lambda x: case.pair.loss(case.pair.value(x, *constants, **case.options)))(first)
+        found = torch.func.grad(lambda x: case.pair.total_of(case.pair.value(x, *constants, **case.options)))(first)
         expected = case.gradient()
         for path, a, b in matched(found, expected[case.pair.wrt[0]] if len(case.pair.wrt) > 1 else expected):
             np.testing.assert_allclose(to_numpy(a), b, rtol=1e-12, atol=1e-15, err_msg=path)

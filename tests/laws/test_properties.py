@@ -101,7 +101,7 @@ def of_one_kind(case: Case) -> list[str]:
 
 
 def loss(case: Case) -> float:
-    return float(case.pair.loss(case.value()))
+    return float(case.pair.total_of(case.value()))
 
 
 def assert_close(one: float, other: float, scale: float = 0.0) -> None:

@@ -156,6 +156,12 @@ def in_c_order(x: Any) -> Any:
     return x.contiguous() if _is_torch(x) else x
 
 
+def fresh(array: Array) -> Array:
+    """Return a writable copy of `array` that shares memory with nothing and hangs on no autodiff graph."""
+    xp: Any = namespace_of(array)
+    return array.detach().clone() if library_name(xp) == "torch" else xp.asarray(array, copy=True)
+
+
 def _is_no_plain_array(x: Any) -> bool:
     """Whether `x` is a NumPy matrix, whose product is not element-wise, or a masked array."""
     masked = sys.modules.get("numpy.ma")

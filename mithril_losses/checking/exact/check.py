@@ -207,12 +207,12 @@ def compare(point: Point) -> list[Agreement]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with following() as trail:
-            value = pair.loss(_call(pair.value, point, moving))
+            value = pair.total_of(_call(pair.value, point, moving))
         upstream = exact(_eighths("upstream", value.shape)) if pair.takes_upstream else exact(np.ones(()))
         derivative = np.sum(rate(value).values * upstream.values)
         more = ({"upstream": upstream} if pair.takes_upstream else {}) | ({"wrt": _request(point)} if point.wrt else {})
         again, other = _call(value_and_gradient(pair), point, still, **more)
-        _require_equal(value, pair.loss(again))
+        _require_equal(value, pair.total_of(again))
         gradients = {"gradient": _call(pair.gradient, point, still, **more), "value_and_gradient": other}
     for by, gradient in gradients.items():
         products = _products(_by_argument(point, gradient), directions)

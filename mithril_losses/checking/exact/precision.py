@@ -108,7 +108,7 @@ def _results(point: Point, given: dict[str, Any]) -> dict[str, Any]:
     arrays, options = [given[name] for name in point.arrays], {name: given[name] for name in point.options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        value = point.pair.loss(point.pair.value(*arrays, **options))
+        value = point.pair.total_of(point.pair.value(*arrays, **options))
         gradient = point.pair.gradient(*arrays, **options)
     by_argument = gradient if len(point.pair.wrt) > 1 else {point.pair.wrt[0]: gradient}
     return {"value": value} | {path: x for name, tree in by_argument.items() for path, x in leaves(tree, name)}

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload, runtime_checkable
 
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.models._checks import is_differentiable, unknown
+from mithril_losses.models.checks import is_differentiable
+from mithril_losses.numerics.validation import unknown
 
 
 @runtime_checkable

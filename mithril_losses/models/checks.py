@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mithril_losses.backends.namespaces import Array, is_dtype, library_name, namespace_of, placement
-from mithril_losses.numerics.validation import did_you_mean
+from mithril_losses.numerics.validation import unknown
 
 
 def check_outputs(outputs: Any) -> None:
@@ -73,14 +73,3 @@ def is_differentiable(output: Array) -> bool:
     """Return whether `output` has a floating dtype, so that a gradient can flow into it."""
     xp: Any = namespace_of(output)
     return is_dtype(xp, output.dtype, ("real floating", "complex floating"))
-
-
-def fresh(array: Array) -> Array:
-    """Return a writable copy of `array` that shares memory with no other array and is in no autodiff graph."""
-    xp: Any = namespace_of(array)
-    return array.detach().clone() if library_name(xp) == "torch" else xp.asarray(array, copy=True)
-
-
-def unknown(kind: str, name: str, known: Any) -> str:
-    """Return the message that says `name` is unknown, which name is nearest, and which are known."""
-    return f"unknown {kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(sorted(known))})"
