@@ -19,7 +19,7 @@ from mithril_losses.templates.loop import Call, Loop, empty
 class ByColumn(Template):
     """Element-wise terms of the columns of arrays (…, n): one loss per row, with a slope for every column of the first.
 
-    The terms take the columns of one array after those of the other.
+    The terms take first the columns of the first array, then those of the second.
     """
 
     has_loop = True
@@ -45,7 +45,7 @@ class ByColumn(Template):
         return value, self.join(gradients)
 
     def loop(self, call: Call) -> Loop | None:
-        """Return the loop over the columns, whose gradients are joined after it."""
+        """Return the loop over the columns; after the loop their gradients are joined."""
         columns = self.split(call.arrays.values())
         found = self.terms.loop(Call(columns, call.options, call.reduction))
         if found is None:
@@ -54,10 +54,10 @@ class ByColumn(Template):
         return found._replace(compiled=_joining(found.compiled, own), blocked=_joining(found.blocked, own))
 
     def split(self, arrays: Iterable[Array]) -> dict[str, Array]:
-        """Return the columns by the names that the terms have for them.
+        """Return the columns by the names of the arguments of the terms.
 
         Raises:
-            ValueError: the arrays differ in shape, or do not have that many columns.
+            ValueError: the arrays differ in shape, or have a wrong number of columns.
         """
         named = dict(zip(self.domain, arrays, strict=True))
         xp = array_namespace(**named)

@@ -12,9 +12,9 @@ def image_axes(channels_first: bool) -> tuple[int, int, int]:
 
 
 def require_images(name: str, x: Array, channels_first: bool) -> None:
-    """Raise a ValueError unless `x` is a batch of images; a TypeError where the flag is no bool.
+    """Raise a ValueError unless `x` is a batch of images, and a TypeError if the flag is not a bool.
 
-    Three axes could be one image with channels as well as a batch of grey images without that axis.
+    An array of three axes could be one image with channels, or a batch of grey images without a channel axis.
     """
     require_maps(name, x, channels_first)
     if len(x.shape) == 3:
@@ -30,7 +30,7 @@ def require_images(name: str, x: Array, channels_first: bool) -> None:
 
 
 def require_maps(name: str, x: Array, channels_first: bool) -> None:
-    """Raise a ValueError unless `x` has axes of rows, columns and channels; a TypeError where the flag is no bool."""
+    """Raise a ValueError unless `x` has axes of rows, columns and channels; a TypeError if the flag is not a bool."""
     FLAG.check("channels_first", channels_first)
     if len(x.shape) < 3:
         layout = "(…, channels, rows, columns)" if channels_first else "(…, rows, columns, channels)"
