@@ -83,7 +83,8 @@ class AtLabel(NamedTuple):
 
     Attributes:
         label: the class of each row.
-        own: the additional share of the row's class: a number, or one per row. `ONE` stands for 1 if no class has a share beside.
+        own: the additional share of the row's class: a number, or one per row. `ONE` stands for 1 if `even` is 0 and
+            `each` is None.
         even: the share that is divided evenly among all classes: a number.
         each: a share for each class, in a shape that broadcasts along the class axis; None for 0.
     """

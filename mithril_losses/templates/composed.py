@@ -14,8 +14,8 @@ class Composed(Template):
     """The template of a loss that is composed of others.
 
     Args:
-        compose: a function that takes `fast`, which is `value_and_gradient` with its settings, and returns the function of
-            value and gradient of this loss.
+        compose: a function that takes `fast`, which is `value_and_gradient` with its settings, and returns the
+            function of value and gradient of this loss.
         separable: whether the unreduced losses of different rows are independent.
 
     Example:
