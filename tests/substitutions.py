@@ -967,6 +967,6 @@ SUBSTITUTIONS = [
         "templates/rows.py",
         "rows that are ignored count in the loop",
         {"if classes.kept is not None:": "if False:"},
-        tests="classification",
+        tests="language",
     ),
 ]
