@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+from mithril_losses.domains import checked
 from mithril_losses.numerics.reduction import Reduction
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.templates.base import Functions, Template
@@ -165,8 +166,9 @@ class Pair:
         if self.kinks is None:
             return ()
         accepted = {*self.domain, *inspect.signature(self.kinks).parameters}
-        own = {name: options.get(name, self.parameters[name].default) for name in self.options if name in accepted}
-        return self.kinks(*arrays, **own)
+        own = {name: self.parameters[name].default for name in self.options if name in accepted}
+        given = {name: option for name, option in options.items() if name in own}
+        return self.kinks(*arrays, **own | checked(self.domain, given))
 
     @property
     def takes_axis(self) -> bool:
@@ -285,6 +287,7 @@ def gradient_of(
         if known is not None and not _is_redefinition(known.value, loss):
             raise ValueError(f"a loss named {pair.name!r} is registered already, from {known.value.__module__}")
         _PAIRS[pair.name] = replace(pair, wrt=tuple(names))
+        template.name = pair.name
         return gradient
 
     return record

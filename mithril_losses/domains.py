@@ -332,6 +332,12 @@ class PointWeights(Fitted):
     def __str__(self) -> str:
         return "one number ≥ 0 per point, or None"
 
+    def check(self, name: str, value: Any) -> Any:
+        """Return `value`, or raise: a TypeError unless it is an array or None, a ValueError if one is negative."""
+        if value is not None and namespace_of(value) is None:
+            raise TypeError(f"{name} must be an array, {self}, got {type(value).__name__}")
+        return value if value is None else NON_NEGATIVE.check(name, value)
+
     def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Array:
         """Draw halves of small whole numbers, some of them 0, but not that of the first point."""
         weights: Array = generator.integers(0, 4, arrays[self.points].shape[:-1]) / 2.0
@@ -390,6 +396,15 @@ class SmallestNormal:
         """Return the constant for a loss computed in `dtype` whose gradient has `own_dtype`."""
         smallest = float(xp.finfo(dtype if self.computed or self.logarithm else own_dtype).smallest_normal)
         return math.log(smallest) if self.logarithm else smallest
+
+
+def checked(domain: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by name as their domains return them; raise for the first that lies outside of its domain."""
+    found = {}
+    for name, option in options.items():
+        check = getattr(domain.get(name), "check", None)
+        found[name] = option if check is None else check(name, option)
+    return found
 
 
 POSITIVE = Interval(0.0)

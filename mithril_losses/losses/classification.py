@@ -186,7 +186,7 @@ def _cross_entropy(
     classes = classes_of(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
     xp: Any = namespace_of(predictions)
     shares, axis = classes.shares, classes.axis
-    width = CLIP_WIDTH.for_dtype(CLIP_WIDTH.check("epsilon", epsilon), xp, predictions.dtype)
+    width = CLIP_WIDTH.for_dtype(epsilon, xp, predictions.dtype)
     p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)
     values = -shares.dot(xp, xp.log(p), axis)
 

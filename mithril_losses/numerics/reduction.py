@@ -8,7 +8,6 @@ This is the only place that knows about means, weights, normalizers, empty sets 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 import numpy as np
@@ -113,15 +112,8 @@ def collect(values: Array, *, like: Array, mass: Array | None = None, **reductio
         mass: how much loss i counts in the divisor (0 for an ignored row, a class weight, …); 1 by default.
         **reduction: as in `reduce_loss`.
     """
-    refuse_upstream(reduction)
     xp = array_namespace(values=values)
     return plan(xp, tuple(values.shape), values.dtype, mass=mass, **reduction).collect(xp, values, like)
-
-
-def refuse_upstream(reduction: Mapping[str, Any]) -> None:
-    """Raise a TypeError for a keyword that gradients take and losses do not: it would change nothing."""
-    if "upstream" in reduction:
-        raise TypeError("a loss takes no upstream: that is the gradient which flows into it, for its own gradient")
 
 
 def spread(

@@ -263,7 +263,7 @@ def classes_of(
     classes = shape[axis]
     if classes == 0:
         raise ValueError(f"class_axis {class_axis} of predictions of shape {shape} holds no class")
-    is_usual = class_weights is None and is_exactly(label_smoothing, 0.0)
+    is_usual = class_weights is None and type(label_smoothing) is float and label_smoothing == 0.0
     smoothing = label_smoothing if is_usual else FRACTION.check("label_smoothing", label_smoothing)
     weights = None if is_usual else read_class_weights(xp, class_weights, classes, len(shape) - axis, scores)
     if tuple(targets.shape) == shape:

@@ -98,6 +98,8 @@ class Elementwise(Template):
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss of arrays and options given in the order of the terms."""
+        if reduction:
+            self.require_known(reduction, gradient=False)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, _ = self.evaluate(xp, *arrays, *options)
@@ -105,6 +107,8 @@ class Elementwise(Template):
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few by name."""
+        if reduction:
+            self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             _, slopes = self.evaluate(xp, *arrays, *options)
@@ -113,6 +117,8 @@ class Elementwise(Template):
 
     def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if reduction:
+            self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)

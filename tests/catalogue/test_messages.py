@@ -1,14 +1,17 @@
 """What a caller is told about arrays that hold no numbers, numbers of threads, backends; and what causes no warning."""
 
 import importlib.metadata
+import math
 import os
 import unittest
 import warnings
 from typing import Any
 from unittest import mock
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import torch
 from cases import DRAWN, Case, label
 from parameterized import parameterized
 
@@ -16,6 +19,7 @@ import mithril_losses as ml
 from mithril_losses import value_and_gradient
 from mithril_losses.backends import get_backend, threads
 from mithril_losses.backends.numpy import NumpyBackend
+from mithril_losses.domains import FLAG, NON_NEGATIVE, REAL
 
 RECORD = [("a", np.float32), ("b", np.int32)]
 NOT_NUMBERS = {
@@ -62,6 +66,93 @@ class ArraysWithoutNumbers(unittest.TestCase):
     def test_a_field_of_records_is_an_array(self) -> None:
         records = np.rec.array(np.ones((2, 3), RECORD))
         self.assertEqual(float(ml.mse_loss(records["a"], np.zeros((2, 3), np.float32))), 1.0)
+
+
+class UnknownKeywords(unittest.TestCase):
+    @parameterized.expand(
+        [
+            (ml.huber_loss, {"detla": 1.0}, "huber_loss.. got an unexpected .* 'detla'; did you mean 'delta'"),
+            (ml.huber_loss, {"redcution": "sum"}, "huber_loss.. got .*; did you mean 'reduction'"),
+            (ml.dice_loss, {"smoth": 1.0}, "dice_loss.. got .* 'smoth'; did you mean 'smooth'"),
+            (ml.huber_loss, {"targets": np.ones(2)}, "huber_loss.* got multiple values for argument 'targets'"),
+            (ml.vanilla_discriminator_loss, {"epslion": 1e-3}, "vanilla_discriminator_loss.. got .*'epsilon'"),
+            (ml.info_nce_loss, {"temprature": 1.0}, "info_nce_loss.. got .* did you mean 'temperature'"),
+        ]
+    )
+    def test_the_loss_and_the_nearest_name_are_named(self, loss: Any, keywords: dict[str, Any], message: str) -> None:
+        x = np.ones(2)
+        for function in (loss, ml.find_loss(loss).gradient, value_and_gradient(loss)):
+            with self.assertRaisesRegex(TypeError, message):
+                function(x, x, **keywords)
+
+    def test_in_a_row_of_boxes(self) -> None:
+        boxes = np.ones((2, 4))
+        for function in (ml.iou_loss, ml.iou_loss_gradient, value_and_gradient(ml.iou_loss)):
+            with self.assertRaisesRegex(TypeError, "^iou_loss.. got .* 'wights'; did you mean 'weights'"):
+                function(boxes, boxes, wights=1.0)
+
+    @parameterized.expand([(np.asarray,), (jnp.asarray,), (torch.tensor,)])
+    def test_of_large_arrays_and_other_libraries(self, convert: Any) -> None:
+        for x in (convert(np.ones(3)), convert(np.ones(1 << 17))):
+            with self.assertRaisesRegex(TypeError, "mse_loss.. got an unexpected keyword argument 'wights'"):
+                value_and_gradient(ml.mse_loss)(x, x, wights=1.0)
+            for function in (ml.mse_loss_gradient, value_and_gradient(ml.mse_loss)):
+                with self.assertRaisesRegex(TypeError, "unexpected .* 'wrt': the gradient is wrt predictions"):
+                    function(x, x, wrt="predictions")
+
+    def test_a_loss_takes_no_upstream(self) -> None:
+        for loss in (ml.mse_loss, ml.dice_loss):
+            with self.assertRaisesRegex(TypeError, f"^{loss.__name__}.. takes no upstream"):
+                loss(np.ones(2), np.ones(2), upstream=1.0)
+
+
+class DeclaredOptions(unittest.TestCase):
+    @parameterized.expand(
+        [
+            (ml.huber_loss, {"delta": -1.0}),
+            (ml.binary_cross_entropy_with_logits, {"pos_weight": -1.0}),
+            (ml.focal_loss_with_logits, {"alpha": 2.0}),
+            (ml.psnr_loss, {"max_value": 0.0}),
+            (ml.binary_cross_entropy, {"epsilon": 0.0}),
+            (ml.dice_loss, {"smooth": -1.0}),
+        ]
+    )
+    def test_an_array_is_checked_by_jax(self, loss: Any, options: dict[str, float]) -> None:
+        ((name, value),) = options.items()
+        x = jnp.asarray([0.0, 1.0])
+        for function in (loss, ml.find_loss(loss).gradient, value_and_gradient(loss)):
+            with self.assertRaisesRegex(ValueError, f"^{name} must be "):
+                function(x, x, **{name: jnp.asarray(value)})
+
+    @parameterized.expand([(np.asarray,), (jnp.asarray,), (torch.tensor,)])
+    def test_weights_of_points_are_not_negative(self, convert: Any) -> None:
+        points, weights = convert(np.ones((1, 3, 2))), convert(-np.ones((1, 3)))
+        for loss in (ml.chamfer_distance, ml.sinkhorn_divergence):
+            for function in (loss, ml.find_loss(loss).gradient, value_and_gradient(loss)):
+                with self.assertRaisesRegex(ValueError, "^pred_weights must be ≥ 0"):
+                    function(points, points, pred_weights=weights)
+        with self.assertRaisesRegex(TypeError, "^pred_weights must be an array, one number ≥ 0 per point"):
+            ml.chamfer_distance(points, points, pred_weights=[1.0, 1.0, 1.0])
+
+    def test_of_a_loss_of_ones_own(self) -> None:
+        given = []
+
+        @ml.unreduced(x=REAL, shift=NON_NEGATIVE, doubled=FLAG)
+        def _shifted(x: Any, shift: float, doubled: bool, wanted: Any) -> ml.Losses:
+            given.append(shift)
+            return ml.Losses(x + shift, lambda: {"x": np.ones_like(x)})
+
+        x = np.ones(2)
+        for function in (_shifted.value, _shifted.gradient, _shifted.both):
+            function(x, 1.0, False)
+            function(x, 1, False)
+            for shift in (-1.0, True, math.nan, np.array(-1.0)):
+                with self.subTest(shift=shift), self.assertRaisesRegex((TypeError, ValueError), "^shift must be "):
+                    function(x, shift, False)
+            for doubled in (0, 0.0, None):
+                with self.subTest(doubled=doubled), self.assertRaisesRegex(TypeError, "^doubled must be True or False"):
+                    function(x, 1.0, doubled)
+        self.assertEqual([*map(type, given)], [float] * 6)
 
 
 class SumsBeyondHalfPrecision(unittest.TestCase):
