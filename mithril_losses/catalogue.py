@@ -233,7 +233,7 @@ def gradient_of(
         returns: where the loss returns a tuple, the names of its entries: the first is the loss.
 
     Raises:
-        TypeError: the two signatures differ in a name, a kind or a default.
+        TypeError: the two signatures differ in a name, a kind or a default, or `loss` has no name.
         ValueError: another loss has this name already, `wrt` names no argument of the loss, or there is no such
             property, or no such option of its condition.
 
@@ -252,6 +252,8 @@ def gradient_of(
     """
 
     template = Functions() if terms is None else terms
+    if not hasattr(loss, "__name__"):
+        raise TypeError(f"a loss is a function with a name of its own, for the catalogue; got {loss!r}")
 
     def record(gradient: F) -> F:
         _require_same_signature(loss, gradient)
@@ -456,7 +458,7 @@ def _require_same_signature(loss: Callable[..., Any], other: Callable[..., Any])
 
     if list(shape(loss)) != list(shape(other)):
         raise TypeError(
-            f"{other.__name__}{inspect.signature(other)} does not take the arguments of its loss, "
+            f"{getattr(other, '__name__', other)}{inspect.signature(other)} does not take the arguments of its loss, "
             f"{loss.__name__}{inspect.signature(loss)}"
         )
 

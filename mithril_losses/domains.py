@@ -56,8 +56,9 @@ class Interval:
         """
         if value is None and self.for_none is not None:
             return self.for_none
+        seen: Any
         if is_number(value):
-            value = float(value)
+            seen = value = float(value)
             legal = bool(self._contains(value))
         elif namespace_of(value) is not None and not self.static:
             if not is_dtype(namespace_of(value), value.dtype, ("real floating", "integral", "bool")):
@@ -67,7 +68,8 @@ class Interval:
         else:
             raise TypeError(f"{name} must be a number {self}, got {value!r}")
         if not legal:
-            raise ValueError(f"{name} must be {self}, got {value!r}")
+            is_endless = self.high == math.inf and not self.infinite and np.any(np.isinf(seen))
+            raise ValueError(f"{name} must be {self}{', and finite' if is_endless else ''}, got {value!r}")
         return value
 
     def one_number(self, name: str, value: Any) -> Any:
@@ -396,6 +398,14 @@ class SmallestNormal:
         """Return the constant for a loss computed in `dtype` whose gradient has `own_dtype`."""
         smallest = float(xp.finfo(dtype if self.computed or self.logarithm else own_dtype).smallest_normal)
         return math.log(smallest) if self.logarithm else smallest
+
+
+def array_names(function: str, domain: Mapping[str, Any]) -> list[str]:
+    """Return the names of the arrays among the arguments of a function, raising a TypeError unless they come first."""
+    names = [name for name, d in domain.items() if isinstance(d, ArrayDomain)]
+    if list(domain)[: len(names)] != names:
+        raise TypeError(f"{function} must take its arrays ({', '.join(names)}) before its options")
+    return names
 
 
 def checked(domain: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

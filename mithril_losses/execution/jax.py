@@ -13,7 +13,7 @@ from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.catalogue import Pair
 from mithril_losses.domains import Interval, Labels, checked
 from mithril_losses.loops.compiling import COMPILED
-from mithril_losses.numerics.reduction import require_shares
+from mithril_losses.numerics.reduction import require_divisor, require_shares
 from mithril_losses.numerics.trees import map_leaves
 from mithril_losses.numerics.validation import is_number
 
@@ -81,6 +81,8 @@ class OnJax:
         options = checked(pair.domain, {name: x for name, x in given.items() if name in self._defaults})
         if given.get("reduction") == "weighted_mean" and pair.takes_reduction:
             require_shares(given.get("weights"))
+        if type(normalizer := given.get("normalizer")) is concrete_array():
+            require_divisor(normalizer)
         if (check := pair.terms.check) is not None:
             check(*(given[name] for name in pair.array_arguments), **self._defaults | options)
 

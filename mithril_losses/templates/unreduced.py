@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.domains import ArrayDomain, Choice, checked
+from mithril_losses.domains import Choice, array_names, checked
 from mithril_losses.numerics.graph import differentiable_on_demand
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
@@ -94,8 +94,8 @@ class Unreduced(Template):
         self.kinks = kinks
         self._at = {name: position for position, name in enumerate(domain)}
         self._all = Wanted(self.wrt)
-        self._options = {name: d for name, d in self.domain.items() if not isinstance(d, ArrayDomain)}
-        self._arrays = len(self.domain) - len(self._options)
+        self._arrays = len(array_names(losses.__name__, domain))
+        self._options = dict(list(domain.items())[self._arrays :])
         self._settled: tuple[Any, ...] = (object(),)  # the checked options of a call, if they never change
         self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
         if pairwise:  # of this one loss, which mypy does not expect of a method

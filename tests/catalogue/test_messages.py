@@ -1,5 +1,6 @@
 """What a caller is told about arrays that hold no numbers, numbers of threads, backends; and what causes no warning."""
 
+import functools
 import importlib.metadata
 import math
 import os
@@ -44,10 +45,8 @@ class ArraysWithoutNumbers(unittest.TestCase):
                 continue  # maps of features: each has its own test
             for kind, make in NOT_NUMBERS.items():
                 arguments: dict[str, Any] = {**case.arrays, name: make(x)}
-                # cross-entropy calls its first argument by what all of its targets must fit
-                named = "predictions" if case.pair.name == "cross_entropy_with_logits" and name == "logits" else name
                 for function in functions:
-                    with self.subTest(name=name, kind=kind), self.assertRaisesRegex(TypeError, f"^{named} must "):
+                    with self.subTest(name=name, kind=kind), self.assertRaisesRegex(TypeError, f"^{name} must "):
                         function(*arguments.values(), **case.options)
 
     @parameterized.expand([("weights",), ("normalizer",), ("delta",)])
@@ -153,6 +152,95 @@ class DeclaredOptions(unittest.TestCase):
                 with self.subTest(doubled=doubled), self.assertRaisesRegex(TypeError, "^doubled must be True or False"):
                     function(x, 1.0, doubled)
         self.assertEqual([*map(type, given)], [float] * 6)
+
+
+class Declarations(unittest.TestCase):
+    @parameterized.expand([(1, 2), (2, 1), (2, 3), (3, 2)])
+    def test_slopes_are_as_many_as_declared(self, declared: int, returned: int) -> None:
+        @ml.elementwise(x=REAL, y=REAL, z=REAL, slopes=declared)
+        def _terms(xp: Any, x: Any, y: Any, z: Any) -> Any:
+            return x * y * z, (y, x, z)[:returned] if returned > 1 else y
+
+        def sums(x: Any, y: Any, z: Any, **reduction: Any) -> Any:
+            return _terms.value(x, y, z, **reduction)
+
+        @ml.gradient_of(sums, terms=_terms)
+        def sums_gradient(x: Any, y: Any, z: Any, **reduction: Any) -> Any:
+            return _terms.gradient(x, y, z, **reduction)
+
+        self.addCleanup(ml.unregister, "sums")
+        wanted = "one slope" if declared == 1 else f"a tuple of {declared} slopes"
+        for rows in (2, 1 << 16):
+            x = np.ones((rows, 2))
+            for function in (sums_gradient, value_and_gradient(sums)):
+                with self.assertRaisesRegex(TypeError, f"^_terms must return {wanted} .wrt x"):
+                    function(x, x, x)
+
+    def test_arrays_come_before_options(self) -> None:
+        def _terms(xp: Any, x: Any, scale: float, y: Any) -> Any:
+            return scale * x * y, scale * y
+
+        def _losses(x: Any, scale: float, y: Any, wanted: Any) -> Any:
+            return ml.Losses(scale * x * y, lambda: {"x": scale * y})
+
+        for template, function in ((ml.elementwise, _terms), (ml.unreduced, _losses)):
+            with self.assertRaisesRegex(TypeError, r"must take its arrays \(x, y\) before its options"):
+                template(x=REAL, scale=NON_NEGATIVE, y=REAL)(function)
+
+    def test_a_loss_has_a_name(self) -> None:
+        with self.assertRaisesRegex(TypeError, "^a loss is a function with a name of its own, .* functools.partial"):
+            ml.gradient_of(functools.partial(ml.huber_loss, delta=2.0))
+
+
+class WhatIsLegal(unittest.TestCase):
+    @parameterized.expand(
+        [
+            ({"normalizer": np.array(-12.0)}, "normalizer must not be negative, got -12.0"),
+            ({"normalizer": np.array(math.nan)}, "normalizer must not be NaN"),
+            ({"normalizer": math.nan}, "normalizer must not be NaN"),
+            ({"normalizer": True}, "normalizer must be a number or an array, got True"),
+            ({"weights": 2.0}, "weights must be an array .*, got float"),
+            ({"delta": math.inf}, "delta must be > 0, and finite, got inf"),
+            ({"delta": np.array(math.inf)}, "delta must be > 0, and finite, got array"),
+            ({"delta": math.nan}, "delta must be > 0, got nan"),
+        ]
+    )
+    def test_is_said(self, keywords: dict[str, Any], message: str) -> None:
+        p = np.ones(2)
+        for convert in (np.asarray, jnp.asarray, torch.tensor):
+            own = {name: convert(x) if isinstance(x, np.ndarray) else x for name, x in keywords.items()}
+            for function in (ml.huber_loss, ml.huber_loss_gradient, value_and_gradient(ml.huber_loss)):
+                with self.assertRaisesRegex((TypeError, ValueError), f"^{message.removesuffix('array')}"):
+                    function(convert(p), convert(p), **own)
+
+    def test_of_an_upstream(self) -> None:
+        for function in (ml.huber_loss_gradient, value_and_gradient(ml.huber_loss)):
+            for upstream in (None, [1.0], True):
+                with self.assertRaisesRegex(TypeError, "^upstream must be a number or an array, got "):
+                    function(np.ones(2), np.ones(2), upstream=upstream)
+
+    def test_of_classes(self) -> None:
+        logits, weights = np.ones((2, 2)), {0: 1.0, 1: 2.0}
+        loss = ml.cross_entropy_with_logits
+        for targets in (np.array([0, 1]), np.eye(2)):
+            for function in (loss, ml.cross_entropy_with_logits_gradient, value_and_gradient(loss)):
+                for class_weights in (weights, 2.0, iter([1.0, 2.0]), weights.values(), "12"):
+                    with self.assertRaisesRegex(TypeError, "^class_weights must be an array or a sequence of numbers"):
+                        function(logits, targets, class_weights=class_weights)
+                with self.assertRaisesRegex(ValueError, r"^label_smoothing must be one number, .* shape \(2,\)"):
+                    function(logits, targets, label_smoothing=np.array([0.1, 0.2]))
+                function(logits, targets, class_weights=(1.0, 2.0), label_smoothing=np.array(0.1))
+
+    def test_an_argument_is_called_by_its_name(self) -> None:
+        with self.assertRaisesRegex(ValueError, "^pos_weight of shape .* does not broadcast to logits of shape"):
+            ml.binary_cross_entropy_with_logits(np.ones(2), np.ones(2), pos_weight=np.ones(7))
+        loss = ml.cross_entropy_with_logits
+        for function in (loss, ml.cross_entropy_with_logits_gradient, value_and_gradient(loss)):
+            for rows in (2, 1 << 16):
+                with self.assertRaisesRegex(TypeError, "^logits must have a real floating dtype"):
+                    function(np.ones((rows, 3), np.int64), np.zeros(rows, np.int64))
+                with self.assertRaisesRegex(ValueError, "for logits of shape"):
+                    function(np.ones((rows, 3)), np.zeros((rows, 1), np.int64))
 
 
 class SumsBeyondHalfPrecision(unittest.TestCase):
