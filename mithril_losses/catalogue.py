@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+from mithril_losses.domains import checked
 from mithril_losses.numerics.reduction import Reduction
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.templates.base import Functions, Template
@@ -165,8 +166,9 @@ class Pair:
         if self.kinks is None:
             return ()
         accepted = {*self.domain, *inspect.signature(self.kinks).parameters}
-        own = {name: options.get(name, self.parameters[name].default) for name in self.options if name in accepted}
-        return self.kinks(*arrays, **own)
+        own = {name: self.parameters[name].default for name in self.options if name in accepted}
+        given = {name: option for name, option in options.items() if name in own}
+        return self.kinks(*arrays, **own | checked(self.domain, given))
 
     @property
     def takes_axis(self) -> bool:
@@ -231,7 +233,7 @@ def gradient_of(
         returns: if the loss returns a tuple, the names of its entries: the first is the loss.
 
     Raises:
-        TypeError: the two signatures differ in a name, a kind or a default.
+        TypeError: the two signatures differ in a name, a kind or a default, or `loss` has no name.
         ValueError: another loss has this name already, `wrt` names no argument of the loss, or there is no such
             property, or no such option of its condition.
 
@@ -250,6 +252,8 @@ def gradient_of(
     """
 
     template = Functions() if terms is None else terms
+    if not hasattr(loss, "__name__"):
+        raise TypeError(f"a loss is a function with a name of its own, for the catalogue; got {loss!r}")
 
     def record(gradient: F) -> F:
         _require_same_signature(loss, gradient)
@@ -285,6 +289,7 @@ def gradient_of(
         if known is not None and not _is_redefinition(known.value, loss):
             raise ValueError(f"a loss named {pair.name!r} is registered already, from {known.value.__module__}")
         _PAIRS[pair.name] = replace(pair, wrt=tuple(names))
+        template.name = pair.name
         return gradient
 
     return record
@@ -453,7 +458,7 @@ def _require_same_signature(loss: Callable[..., Any], other: Callable[..., Any])
 
     if list(shape(loss)) != list(shape(other)):
         raise TypeError(
-            f"{other.__name__}{inspect.signature(other)} does not take the arguments of its loss, "
+            f"{getattr(other, '__name__', other)}{inspect.signature(other)} does not take the arguments of its loss, "
             f"{loss.__name__}{inspect.signature(loss)}"
         )
 

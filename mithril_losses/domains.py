@@ -56,8 +56,9 @@ class Interval:
         """
         if value is None and self.for_none is not None:
             return self.for_none
+        seen: Any
         if is_number(value):
-            value = float(value)
+            seen = value = float(value)
             legal = bool(self._contains(value))
         elif namespace_of(value) is not None and not self.static:
             if not is_dtype(namespace_of(value), value.dtype, ("real floating", "integral", "bool")):
@@ -67,7 +68,8 @@ class Interval:
         else:
             raise TypeError(f"{name} must be a number {self}, got {value!r}")
         if not legal:
-            raise ValueError(f"{name} must be {self}, got {value!r}")
+            is_endless = self.high == math.inf and not self.infinite and np.any(np.isinf(seen))
+            raise ValueError(f"{name} must be {self}{', and finite' if is_endless else ''}, got {value!r}")
         return value
 
     def one_number(self, name: str, value: Any) -> Any:
@@ -332,6 +334,12 @@ class PointWeights(Fitted):
     def __str__(self) -> str:
         return "one number ≥ 0 per point, or None"
 
+    def check(self, name: str, value: Any) -> Any:
+        """Return `value`, or raise: a TypeError unless it is an array or None, a ValueError if one is negative."""
+        if value is not None and namespace_of(value) is None:
+            raise TypeError(f"{name} must be an array, {self}, got {type(value).__name__}")
+        return value if value is None else NON_NEGATIVE.check(name, value)
+
     def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Array:
         """Draw multiples of ½, some of them 0, but not the weight of the first point."""
         weights: Array = generator.integers(0, 4, arrays[self.points].shape[:-1]) / 2.0
@@ -390,6 +398,23 @@ class SmallestNormal:
         """Return the constant for a loss computed in `dtype` whose gradient has `own_dtype`."""
         smallest = float(xp.finfo(dtype if self.computed or self.logarithm else own_dtype).smallest_normal)
         return math.log(smallest) if self.logarithm else smallest
+
+
+def array_names(function: str, domain: Mapping[str, Any]) -> list[str]:
+    """Return the names of the arrays among the arguments of a function, raising a TypeError unless they come first."""
+    names = [name for name, d in domain.items() if isinstance(d, ArrayDomain)]
+    if list(domain)[: len(names)] != names:
+        raise TypeError(f"{function} must take its arrays ({', '.join(names)}) before its options")
+    return names
+
+
+def checked(domain: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by name as their domains return them; raise for the first that lies outside of its domain."""
+    found = {}
+    for name, option in options.items():
+        check = getattr(domain.get(name), "check", None)
+        found[name] = option if check is None else check(name, option)
+    return found
 
 
 POSITIVE = Interval(0.0)

@@ -12,8 +12,9 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import Pair
+from mithril_losses.domains import checked
 from mithril_losses.loops.compiling import COMPILED, NotFusable, has_numba
-from mithril_losses.numerics.reduction import Plan, plan
+from mithril_losses.numerics.reduction import GradientReduction, Plan, plan
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Call, Loop, empty, over_blocks, rows_of
@@ -88,13 +89,15 @@ class OnHost:
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Call | None:
         """Return the call, or None if no fast path takes its arguments."""
         given = dict(zip(self._arrays, arguments, strict=False)) | dict(keywords)
-        if len(given) < len(arguments) + len(keywords) or "wrt" in given:
+        if len(given) < len(arguments) + len(keywords):
             return None  # one argument too many, or one given twice
         arrays = {name: given.pop(name, None) for name in self._arrays}
         if {*map(type, arrays.values())} != {np.ndarray}:
             return None
-        options = {name: given.pop(name, default) for name, default in self._defaults.items()}
-        return Call(arrays, options, given)
+        options = {name: given.pop(name) for name in self._defaults if name in given}
+        if not given.keys() <= GradientReduction.__annotations__.keys():
+            return None  # `wrt`, or what the loss does not take
+        return Call(arrays, self._defaults | checked(self._pair.domain, options), given)
 
     def _part(self, template: Template, call: Call) -> tuple[Any, dict[str, Any]] | None:
         """Return the value of one reduced loss and its gradients by name, or None if the plain functions must run."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.catalogue import Pair
-from mithril_losses.domains import Interval, Labels
+from mithril_losses.domains import Interval, Labels, checked
 from mithril_losses.loops.compiling import COMPILED
-from mithril_losses.numerics.reduction import require_shares
+from mithril_losses.numerics.reduction import require_divisor, require_shares
 from mithril_losses.numerics.trees import map_leaves
 from mithril_losses.numerics.validation import is_number
 
@@ -33,6 +33,7 @@ class OnJax:
         intervals = {name: x for name, x in pair.domain.items() if isinstance(x, Interval) and not x.static}
         self._numbers: dict[str, Interval | None] = intervals | {"upstream": None, "normalizer": None}
         self._labels = {name: x for name, x in pair.domain.items() if isinstance(x, Labels)}
+        self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         """Return value and gradient, from the plain functions if JAX cannot compile a call with these arguments."""
@@ -77,11 +78,13 @@ class OnJax:
         pair = self._pair
         for name, domain in self._labels.items():
             domain.check(name, given[name])
+        options = checked(pair.domain, {name: x for name, x in given.items() if name in self._defaults})
         if given.get("reduction") == "weighted_mean" and pair.takes_reduction:
             require_shares(given.get("weights"))
+        if type(normalizer := given.get("normalizer")) is concrete_array():
+            require_divisor(normalizer)
         if (check := pair.terms.check) is not None:
-            options = {name: given.get(name, pair.parameters[name].default) for name in pair.options}
-            check(*(given[name] for name in pair.array_arguments), **options)
+            check(*(given[name] for name in pair.array_arguments), **self._defaults | options)
 
 
 def jitted(pair: Pair) -> Any:

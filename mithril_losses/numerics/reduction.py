@@ -8,12 +8,18 @@ This is the only place that knows about means, weights, normalizers, empty sets 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, array_namespace, host_values, in_c_order, require_library
+from mithril_losses.backends.namespaces import (
+    Array,
+    array_namespace,
+    host_values,
+    in_c_order,
+    namespace_of,
+    require_library,
+)
 from mithril_losses.numerics.stable import bounded
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
 
@@ -104,12 +110,6 @@ def reduce_loss(
     with quiet(xp):
         keywords: Reduction = {"reduction": reduction, "weights": weights, "axis": axis, "normalizer": normalizer}
         return plan(xp, tuple(values.shape), wide.dtype, **keywords).collect(xp, wide, values)
-
-
-def refuse_upstream(reduction: Mapping[str, Any]) -> None:
-    """Raise a TypeError for `upstream`, which gradients take and losses do not: it would have no effect."""
-    if "upstream" in reduction:
-        raise TypeError("a loss takes no upstream, the gradient that flows into the loss: pass it to the gradient")
 
 
 class Plan(NamedTuple):
@@ -281,12 +281,21 @@ def require_shares(weights: Any) -> None:
         )
 
 
+def require_divisor(normalizer: Any) -> None:
+    """Raise a ValueError if an array of normalizers is seen to hold a negative number or NaN."""
+    seen = host_values(normalizer)
+    if seen is not None and not (legal := seen >= 0).all():
+        wrong = seen[~legal].flat[0]
+        raise ValueError(f"normalizer must not be {'NaN' if wrong != wrong else f'negative, got {wrong}'}")
+
+
 def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> Any:
     if is_number(normalizer):
         if not normalizer >= 0:
-            raise ValueError(f"normalizer must not be negative, got {normalizer}")
+            require_divisor(np.asarray(normalizer))
         return float(normalizer) or EMPTY
-    normalizer = _same_library(xp, "normalizer", normalizer, dtype)
+    normalizer = _same_library(xp, "normalizer", normalizer, dtype, or_number=True)
+    require_divisor(normalizer)
     if tuple(normalizer.shape) not in ((), tuple(shape)):
         raise ValueError(
             f"normalizer must be a number or have the reduced loss's shape {tuple(shape)}, "
@@ -300,7 +309,7 @@ def _fit_upstream(
 ) -> Any:
     if is_number(upstream):
         return float(upstream)
-    upstream = _same_library(xp, "upstream", upstream, dtype)
+    upstream = _same_library(xp, "upstream", upstream, dtype, or_number=True)
     reduced = tuple(n for i, n in enumerate(shape) if i not in axes)
     if tuple(upstream.shape) == ():
         return xp.reshape(upstream, (1,) * len(kept))
@@ -309,7 +318,9 @@ def _fit_upstream(
     return xp.reshape(upstream, kept)
 
 
-def _same_library(xp: Any, name: str, x: Any, dtype: Any) -> Any:
+def _same_library(xp: Any, name: str, x: Any, dtype: Any, or_number: bool = False) -> Any:
+    if or_number and namespace_of(x) is None:
+        raise TypeError(f"{name} must be a number or an array, got {x!r}")
     require_library(xp, name, x)
     return as_dtype(xp, x, dtype, name)
 

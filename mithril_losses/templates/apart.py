@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace
-from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, refuse_upstream
+from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan
 from mithril_losses.numerics.validation import as_dtype, did_you_mean, quiet
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.elements import Elementwise
@@ -47,7 +47,6 @@ class Apart(Template):
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the loss of arrays and options given in the order of `domain`."""
-        refuse_upstream(reduction)
         return self._close(arguments, reduction, value=True, slopes=False)[0]
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
@@ -61,6 +60,7 @@ class Apart(Template):
     def _close(
         self, arguments: tuple[Any, ...], reduction: Any, value: bool, slopes: bool
     ) -> tuple[Any, dict[str, Array]]:
+        self.require_known(reduction, gradient=slopes)
         given = dict(zip(self.domain, arguments, strict=True))
         xp = array_namespace(**{name: given[name] for name in self._parts})
         total, gradients, left = None, {}, {}

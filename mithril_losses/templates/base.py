@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.templates.loop import Call, Loop
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -19,6 +21,7 @@ class Template:
         loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop`, or None if none fits them.
 
     Attributes:
+        name: of the loss, for messages.
         domain: what each argument may be, by name.
         wrt: the arguments that the gradient is taken with respect to by default.
         on_request: further arguments that `wrt=` accepts.
@@ -38,6 +41,7 @@ class Template:
         mass: a function of the loss's arguments that returns the mass of each row: what it contributes to the divisor.
     """
 
+    name = "the loss"
     domain: Mapping[str, Any] = NOTHING
     wrt: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
@@ -67,6 +71,22 @@ class Template:
         self.has_loop = loop is not None
         self.check, self.mass = check, mass
         self._loop = loop
+
+    def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
+        """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""
+        known = GradientReduction.__annotations__ if gradient else Reduction.__annotations__
+        for name in keywords:
+            if name not in known:
+                raise TypeError(self._refusal(name, known))
+
+    def _refusal(self, name: str, known: Iterable[str]) -> str:
+        if name in self.domain:
+            return f"{self.name}() got multiple values for argument {name!r}"
+        if name == "upstream":
+            return f"{self.name}() takes no upstream: that is the gradient which flows into it, for its own gradient"
+        meant = [*self.domain, *known, *(("wrt",) if self.on_request else ())]
+        hint = f": the gradient is wrt {', '.join(self.wrt)}" if name == "wrt" else did_you_mean(name, meant)
+        return f"{self.name}() got an unexpected keyword argument {name!r}{hint}"
 
     @property
     def elements(self) -> Mapping[str, Any]:

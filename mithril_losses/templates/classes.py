@@ -8,9 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, namespace_of, placement
-from mithril_losses.domains import FRACTION, NON_NEGATIVE
+from mithril_losses.domains import NON_NEGATIVE
 from mithril_losses.numerics.stable import one_hot, product, subtract_at, take_at, with_axis
-from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_integer
+from mithril_losses.numerics.validation import (
+    as_dtype,
+    compute_dtype,
+    normalize_axis,
+    require_integer,
+    require_one_number,
+)
 
 # --- labels and weights of classes ----------------------------------------------------------------------------------
 
@@ -60,10 +66,13 @@ def read_class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Arr
 
     Raises:
         ValueError: there is not one weight per class, or a weight is negative.
+        TypeError: they are neither an array nor a sequence.
     """
     if weights is None:
         return None
     if namespace_of(weights) is None:
+        if not isinstance(weights, Sequence) or isinstance(weights, str):
+            raise TypeError(f"class_weights must be an array or a sequence of numbers, one per class, got {weights!r}")
         weights = xp.asarray(list(weights), dtype=like.dtype, **placement(like))
     array_namespace(predictions=like, class_weights=weights)
     if tuple(weights.shape) != (classes,):
@@ -250,26 +259,27 @@ def classes_of(
     class_weights: Array | Sequence[float] | None,
     label_smoothing: float,
     ignore_index: int | None,
+    name: str = "predictions",
 ) -> Classes:
-    """Check the targets of predictions, and return them.
+    """Return the targets of predictions, checked; messages call them by their `name`.
 
     Raises:
         ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain.
         TypeError: predictions are not floating point, or class indices not integers.
     """
-    xp = array_namespace(predictions=predictions, targets=targets)
-    scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype))
+    xp = array_namespace(**{name: predictions, "targets": targets})
+    scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype, name))
     shape = tuple(scores.shape)
     axis = normalize_axis("class_axis", class_axis, len(shape))
     classes = shape[axis]
     if classes == 0:
-        raise ValueError(f"class_axis {class_axis} of predictions of shape {shape} holds no class")
-    is_usual = class_weights is None and is_exactly(label_smoothing, 0.0)
-    smoothing = label_smoothing if is_usual else FRACTION.check("label_smoothing", label_smoothing)
+        raise ValueError(f"class_axis {class_axis} of {name} of shape {shape} holds no class")
+    is_usual = class_weights is None and type(label_smoothing) is float and label_smoothing == 0.0
+    smoothing = require_one_number(xp, "label_smoothing", label_smoothing, scores.dtype)
     weights = None if is_usual else read_class_weights(xp, class_weights, classes, len(shape) - axis, scores)
     if tuple(targets.shape) == shape:
         if ignore_index is not None:
-            raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
+            raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
         probabilities = as_dtype(xp, targets, scores.dtype, "targets")
         mass = None if weights is None else xp.sum(weights * probabilities, axis=axis)
         return Classes(scores, axis, Given(probabilities, smoothing, weights), mass)
@@ -281,7 +291,7 @@ def classes_of(
         return Classes(scores, axis, shares, mass, kept, illegal)
     raise ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
-        f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"
+        f"shape {shape}, got {tuple(targets.shape)} for {name} of shape {shape}"
     )
 
 

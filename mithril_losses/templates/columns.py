@@ -33,14 +33,17 @@ class ByColumn(Template):
 
     def value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss."""
+        self.require_known(reduction, gradient=False)
         return self.terms.value(*self.split(arrays).values(), **reduction)
 
     def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
         """Return the gradient of `value` wrt the first array."""
+        self.require_known(reduction)
         return self.join(self.terms.gradient(*self.split(arrays).values(), **reduction))
 
     def both(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        self.require_known(reduction)
         value, gradients = self.terms.both(*self.split(arrays).values(), **reduction)
         return value, self.join(gradients)
 

@@ -13,8 +13,8 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
-from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
-from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan, refuse_upstream
+from mithril_losses.domains import ClipWidth, Interval, Labels, SmallestNormal, array_names
+from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses.numerics.stable import bounded, never_negative
 from mithril_losses.numerics.validation import (
     as_dtype,
@@ -60,7 +60,7 @@ class Elementwise(Template):
             raise TypeError(f"{terms.__name__} takes {names}, but domains are declared for {list(domain)}")
         self.constants = [d for d in domain.values() if isinstance(d, SmallestNormal)]
         self.domain = {name: d for name, d in domain.items() if not isinstance(d, SmallestNormal)}
-        self.array_names = [name for name, d in self.domain.items() if isinstance(d, ArrayDomain)]
+        self.array_names = array_names(terms.__name__, self.domain)
         self.option_names = list(self.domain)[len(self.array_names) :]
         self.wrt = tuple(self.array_names[:slopes])
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
@@ -98,7 +98,8 @@ class Elementwise(Template):
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss; arrays and options are given in the order of the terms."""
-        refuse_upstream(reduction)
+        if reduction:
+            self.require_known(reduction, gradient=False)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays)
@@ -106,6 +107,8 @@ class Elementwise(Template):
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few arrays."""
+        if reduction:
+            self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             _, slopes = self.evaluate(xp, *arrays, *options)
@@ -114,6 +117,8 @@ class Elementwise(Template):
 
     def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if reduction:
+            self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
@@ -140,12 +145,23 @@ class Elementwise(Template):
         return never_negative(xp, total, terms=value.shape[-1], scale=mass)
 
     def _spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
-        if len(self.wrt) == 1:
+        if len(self.wrt) == 1 and type(slopes) is not tuple:
             return closing.spread(xp, slopes, arguments[0], self._summed(slopes), self.steep)
+        self.require_slopes(slopes)
         return {
             name: closing.spread(xp, slope, like, self._summed(slope), self.steep)
             for name, slope, like in zip(self.wrt, slopes, arguments, strict=False)
         }
+
+    def require_slopes(self, slopes: Any) -> None:
+        """Raise a TypeError unless the terms returned what they are declared to return."""
+        count, several = len(self.wrt), isinstance(slopes, (tuple, list))
+        if several != (count > 1) or (several and len(slopes) != count):
+            wanted = f"a tuple of {count} slopes" if count > 1 else "one slope"
+            got = f"{len(slopes)} slopes" if several else type(slopes).__name__
+            raise TypeError(
+                f"{self.terms.__name__} must return {wanted} (wrt {', '.join(self.wrt)}) after the loss, got {got}"
+            )
 
     def _summed(self, x: Array) -> tuple[int, ...]:
         """Return the axes that the terms are summed over."""
@@ -216,7 +232,8 @@ class Elementwise(Template):
         require_library(xp, name, option)
         shape, full = tuple(option.shape), tuple(predictions.shape)
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
-            raise ValueError(f"{name} of shape {shape} does not broadcast to predictions of shape {full}")
+            first = self.array_names[0]
+            raise ValueError(f"{name} of shape {shape} does not broadcast to {first} of shape {full}")
         return as_dtype(xp, option, dtype, name)
 
 
@@ -321,6 +338,7 @@ class _ElementLoop:
             block = terms.convert({n: x[rows] for n, x in zip(terms.array_names, arrays, strict=True)}, self._dtype)
             with quiet(np):
                 value, slopes = terms.evaluate(np, *block, *own)
+                terms.require_slopes(slopes)
                 for out, slope in zip(outs, slopes if len(outs) > 1 else (slopes,), strict=True):
                     self._write(out[rows], slope, factor, weights)
                 if weights is not None:

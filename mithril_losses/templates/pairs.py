@@ -17,7 +17,6 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, library_name, placement
 from mithril_losses.backends.threads import share, thread_count
-from mithril_losses.domains import FLAG
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.stable import along_sphere, put_at, subtract_at, take_at, unit_and_norm
 from mithril_losses.numerics.validation import widest_dtype
@@ -383,7 +382,6 @@ def embeddings_of(
     **embeddings: Array,
 ) -> Embeddings:
     """Check the arguments; `apart` says that no row depends on another x, `shape` is the original shape of the rows."""
-    FLAG.check("normalize", normalize)
     first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
     dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))

@@ -149,7 +149,7 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
 
 def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
     """Return the loop over NumPy logits for the targets of a classification; see `whole_rows_loop`."""
-    return whole_rows_loop(logits, classes_of(logits, targets, **options))
+    return whole_rows_loop(logits, classes_of(logits, targets, **options, name="logits"))
 
 
 def whole_rows_loop(logits: Any, classes: Classes) -> Loop | None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.domains import Choice
+from mithril_losses.domains import Choice, array_names, checked
 from mithril_losses.numerics.graph import differentiable_on_demand
-from mithril_losses.numerics.reduction import Plan, plan, refuse_upstream
+from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
 from mithril_losses.templates.base import Template
@@ -38,6 +39,7 @@ class _SlopesAlone(Wanted):
 
 
 _NOTHING = Wanted()
+_PLAIN = {bool, float, int, str, type(None)}  # of options that never change
 
 
 class Losses(NamedTuple):
@@ -92,6 +94,9 @@ class Unreduced(Template):
         self.kinks = kinks
         self._at = {name: position for position, name in enumerate(domain)}
         self._all = Wanted(self.wrt)
+        self._arrays = len(array_names(losses.__name__, domain))
+        self._options = dict(list(domain.items())[self._arrays :])
+        self._settled: tuple[Any, ...] = (object(),)  # the checked options of a call, if they never change
         self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
         if pairwise:  # replaces the method of this one object, which mypy does not expect
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
@@ -99,36 +104,57 @@ class Unreduced(Template):
 
     def value(self, *arguments: Any, **reduction: Any) -> Array:
         """Return the reduced loss; arrays and options are given in the order of `domain`."""
-        refuse_upstream(reduction)
+        if reduction:
+            self.require_known(reduction, gradient=False)
         first = _first_array(arguments[0])
         with _quiet(first):
-            found = self.losses(*arguments, wanted=_NOTHING)
+            found = self.losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
             return _plan(xp, found, reduction).collect(xp, found.values, first)
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
+        if reduction:
+            self.require_known(reduction)
         with _quiet(_first_array(arguments[0])):
-            found = self.losses(*arguments, wanted=_SlopesAlone(self._wanted(wrt)))
+            found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self._wanted(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
+        if reduction:
+            self.require_known(reduction)
         first = _first_array(arguments[0])
         with _quiet(first):
-            found = self.losses(*arguments, wanted=self._all if wrt is None else Wanted(self._wanted(wrt)))
+            wanted = self._all if wrt is None else Wanted(self._wanted(wrt))
+            found = self.losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = _plan(xp, found, reduction)
             value = closing.collect(xp, found.values, first)
             return value, self._spread(xp, found, closing, arguments, wrt)
+
+    def checked(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments, in the order of `domain`, with the options as their domains return them.
+
+        Raises:
+            TypeError: an option is of a wrong type.
+            ValueError: an option lies outside of its domain.
+        """
+        options = arguments[self._arrays :]
+        if not options or (type(arguments[0]) is np.ndarray and all(map(operator.is_, options, self._settled))):
+            return arguments  # with the very options of another call, at a fifth of the cost
+        found = tuple(checked(self._options, dict(zip(self._options, options, strict=True))).values())
+        if _PLAIN.issuperset(map(type, found)):
+            self._settled = found
+        return (*arguments[: self._arrays], *found)
 
     def _wanted(self, wrt: Any) -> tuple[str, ...]:
         """Check the names in `wrt`, and return them in the order of the arguments."""
         if wrt is None:
             return self.wrt
         if not self.on_request:
-            raise TypeError(f"unexpected keyword argument 'wrt': the gradient is wrt {', '.join(self.wrt)}")
+            self.require_known({"wrt": wrt})
         names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
         return tuple(name for name in self._choice.names if name in names)
 
@@ -159,22 +185,27 @@ class Reduced(Unreduced):
 
     def value(self, *arguments: Any, **reduction: Any) -> Array:
         """As in `Unreduced`."""
-        refuse_upstream(reduction)
+        if reduction:
+            self.require_known(reduction, gradient=False)
         value: Array = self._evaluate(arguments, reduction, _NOTHING)[0]
         return value
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """As in `Unreduced`."""
+        if reduction:
+            self.require_known(reduction)
         return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self._wanted(wrt)))[1], wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """As in `Unreduced`."""
+        if reduction:
+            self.require_known(reduction)
         value, gradients = self._evaluate(arguments, reduction, Wanted(self._wanted(wrt)))
         return value, self._asked(gradients, wrt)
 
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
         with _quiet(_first_array(arguments[0])):
-            return self.losses(*arguments, reduction=reduction, wanted=wanted)
+            return self.losses(*self.checked(arguments), reduction=reduction, wanted=wanted)
 
 
 def _plan(xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
@@ -204,7 +235,8 @@ def _first_array(x: Any) -> Any:
 
 
 def _quiet(first: Any) -> Any:
-    return quiet(namespace_of(first) or np)  # the loss refuses an object that is not an array, by its name
+    xp = np if type(first) is np.ndarray else namespace_of(first)
+    return quiet(xp or np)  # the loss refuses an object that is not an array, by its name
 
 
 def unreduced(
