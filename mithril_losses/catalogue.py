@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+from mithril_losses.domains import checked
 from mithril_losses.numerics.reduction import Reduction
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.templates.base import Functions, Template
@@ -18,14 +19,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 G = TypeVar("G")
 P = ParamSpec("P")
 
-# what a loss may declare of itself: true for all options, masks and reductions, up to rounding, where weights and a
-# normalizer are not negative; arrays that are like the first argument are those with the same domain
+# What a loss may declare about itself. A property holds up to rounding for all options, masks and reductions, if the
+# weights and the normalizer are not negative. Arrays of the kind of the first argument are those with the same domain.
 PROPERTIES = {
-    "convex": "convex in the arguments that its gradient has by default, taken together",
+    "convex": "jointly convex in the arguments that its gradient is taken with respect to by default",
     "non_negative": "never negative",
-    "scale_invariant": "unchanged when its first argument, and all like it, are scaled by one positive number",
+    "scale_invariant": "unchanged when all arrays of the kind of its first argument are scaled by one positive number",
     "symmetric": "unchanged when its first two arguments are exchanged",
-    "translation_invariant": "unchanged when one number is added to its first argument and to all like it",
+    "translation_invariant": "unchanged when one number is added to all arrays of the kind of its first argument",
     "zero_at_equality": "0 where its first two arguments are equal",
 }
 
@@ -51,7 +52,7 @@ class Given:
 
 
 def given(name: str, where: str = "", **options: Any) -> Given:
-    """Say that a loss has a property under a condition.
+    """Declare that a loss has a property under a condition.
 
     Args:
         name: which of `PROPERTIES`.
@@ -73,28 +74,28 @@ def _condition(name: str, values: Any) -> str:
     return f"{name}={' or '.join(map(repr, values))}" if isinstance(values, tuple) else f"{name} {values}"
 
 
-# what a gradient takes beside its loss's own arguments
+# what a gradient takes in addition to the arguments of its loss
 GRADIENT_KEYWORDS = frozenset({"upstream", "wrt"})
 
 
-@dataclass(frozen=True, eq=False)  # a loss is itself alone, and can be hashed: `jax.jit` asks for that
+@dataclass(frozen=True, eq=False)  # compared by identity and hashable, as `jax.jit` demands
 class Pair:
-    """A loss, its gradient, and what cannot be read off either.
+    """A pair: a loss, its gradient, and the facts that cannot be read off their code.
 
     Attributes:
         name: the loss's name in the catalogue.
         value: the loss.
         gradient: its gradient.
         both: a public function that returns both, where there is one.
-        terms: the template of the loss, with what loss and gradient are made of.
-        wrt: the arguments that the gradient is taken with respect to; those with a default where they are given.
+        terms: the template of the loss, which knows how the loss and its gradient are computed.
+        wrt: the arguments that the gradient is taken with respect to; an optional one only if it is given.
         on_request: further arguments that `wrt=` accepts.
         domain: what each argument may be.
         kinks: a function of the loss's arguments that returns arrays whose zeros are the points without a derivative.
         properties: which of `PROPERTIES` the loss has, by name, each with its condition.
-        returns: the names of what the loss returns where that is a tuple: the first is the loss, which the gradient
-            belongs to; the others are for people to look at. Empty for a loss that returns itself alone.
-        prepared: what others have compiled or found out for this loss, and which is forgotten together with it.
+        returns: if the loss returns a tuple, the names of its entries: the first is the loss, to which the gradient
+            belongs; the others are for information. Empty if the loss returns one number or array.
+        prepared: what other modules have compiled or computed for this loss; it is dropped together with the loss.
     """
 
     name: str
@@ -111,12 +112,12 @@ class Pair:
     prepared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Return the loss: an entry of the catalogue takes part wherever a loss does."""
+        """Return the loss: an entry of the catalogue is accepted wherever a loss is."""
         return self.value(*arguments, **options)
 
     @functools.cached_property
     def plain(self) -> Callable[..., tuple[Any, Any]]:
-        """What returns value and gradient by the plain functions, and computes once what these share."""
+        """A function that returns value and gradient by the plain functions, and computes shared work once."""
         if self.both is not None:
             return self.both
         if self.terms.both is None:
@@ -124,12 +125,12 @@ class Pair:
         return _through_terms(self)
 
     def total_of(self, returned: Any) -> Any:
-        """Return the loss out of what the value function returned, which may hold its parts as well."""
+        """Return the loss from the result of the value function."""
         return returned[0] if self.returns else returned
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The loss's parameters, without the reduction keywords it may pass on."""
+        """The parameters of the loss, without the reduction keywords that it may pass on."""
         return {
             name: parameter
             for name, parameter in inspect.signature(self.value).parameters.items()
@@ -165,12 +166,13 @@ class Pair:
         if self.kinks is None:
             return ()
         accepted = {*self.domain, *inspect.signature(self.kinks).parameters}
-        own = {name: options.get(name, self.parameters[name].default) for name in self.options if name in accepted}
-        return self.kinks(*arrays, **own)
+        own = {name: self.parameters[name].default for name in self.options if name in accepted}
+        given = {name: option for name, option in options.items() if name in own}
+        return self.kinks(*arrays, **own | checked(self.domain, given))
 
     @property
     def takes_axis(self) -> bool:
-        """Whether `axis` is one of the common keywords to the loss, and not an option with a meaning of its own."""
+        """Whether `axis` is the common keyword of reductions, and not an option of the loss itself."""
         return self.takes_reduction and "axis" not in self.options
 
     @property
@@ -185,7 +187,7 @@ class Pair:
 
     @property
     def family(self) -> str:
-        """The module that the loss stands in, without its package."""
+        """The module of the loss, without its package."""
         return self.value.__module__.rpartition(".")[2]
 
     @property
@@ -218,20 +220,20 @@ def gradient_of(
 
     Args:
         loss: the value. Its name becomes the pair's name in the catalogue.
-        terms: the terms that both are made of; `wrt`, `on_request`, `domain` and `kinks` are then read from them. Two
-            functions without terms may have `Functions(separable=False)` here, where their rows share something.
+        terms: the terms of the loss (a template), from which `wrt`, `on_request`, `domain` and `kinks` are then read.
+            Two functions without terms whose rows depend on each other need `Functions(separable=False)` here.
         wrt: the argument or arguments that the gradient is taken with respect to; by default those of the terms, or
-            the first one. An argument that may be None (a bias) is in the gradient where it is given.
+            the first one. An argument that may be None (a bias) is in the gradient only if it is given.
         on_request: further arguments that the gradient accepts as `wrt=`.
-        domain: what each argument may be, by name; checks and tests draw from it.
+        domain: what each argument may be, by name; checks and tests draw arguments from it.
         kinks: a function of the loss's arguments that returns a tuple of arrays whose zeros are the points where
             the derivative does not exist.
-        properties: which of `PROPERTIES` the loss has: names, or `given(name, …)` for what holds under a condition;
-            tests hold the loss to them.
-        returns: where the loss returns a tuple, the names of its entries: the first is the loss.
+        properties: which of `PROPERTIES` the loss has: names, or `given(name, …)` for a property that holds under a
+            condition. Tests verify them.
+        returns: if the loss returns a tuple, the names of its entries: the first is the loss.
 
     Raises:
-        TypeError: the two signatures differ in a name, a kind or a default.
+        TypeError: the two signatures differ in a name, a kind or a default, or `loss` has no name.
         ValueError: another loss has this name already, `wrt` names no argument of the loss, or there is no such
             property, or no such option of its condition.
 
@@ -250,6 +252,8 @@ def gradient_of(
     """
 
     template = Functions() if terms is None else terms
+    if not hasattr(loss, "__name__"):
+        raise TypeError(f"a loss is a function with a name of its own, for the catalogue; got {loss!r}")
 
     def record(gradient: F) -> F:
         _require_same_signature(loss, gradient)
@@ -285,6 +289,7 @@ def gradient_of(
         if known is not None and not _is_redefinition(known.value, loss):
             raise ValueError(f"a loss named {pair.name!r} is registered already, from {known.value.__module__}")
         _PAIRS[pair.name] = replace(pair, wrt=tuple(names))
+        template.name = pair.name
         return gradient
 
     return record
@@ -312,9 +317,9 @@ def value_and_gradient_of(loss: Callable[..., Any]) -> Callable[[F], F]:
 
 
 def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
-    """Return what computes a registered gradient together with its loss, with the arguments of the gradient.
+    """Return a function that computes a loss together with its registered gradient, with the arguments of the gradient.
 
-    It is recorded as the public function of its loss that returns both.
+    The function is recorded as the public function that returns both.
 
     Raises:
         ValueError: no loss with terms has this gradient.
@@ -327,7 +332,7 @@ def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
     both.__qualname__ = both.__name__
     returned = gradient.__annotations__.get("return", "Any")
     both.__annotations__ = {**gradient.__annotations__, "return": f"tuple[Array, {returned}]"}
-    both.__doc__ = f"""`{pair.name}` and its gradient; what they share is computed once.
+    both.__doc__ = f"""`{pair.name}` and its gradient; shared work is done once.
 
     Args and errors are those of `{pair.name}_gradient`. Returns the value and the gradient.
     """
@@ -335,7 +340,7 @@ def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
     return both
 
 
-# of functions and not of the pair, which would otherwise hold itself and be freed only when garbage is looked for
+# takes functions and not the pair: a pair that refers to itself is only freed by the garbage collector
 def _one_after_the_other(value: Callable[..., Any], gradient: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         own = {name: option for name, option in keywords.items() if name not in GRADIENT_KEYWORDS}
@@ -363,7 +368,7 @@ def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
         complete = count == len(arrays) or (count <= by_position and keywords.keys() >= set(arrays[count:]))
         understood = takes_reduction or keywords.keys() <= known
         if not (complete and understood) or (not takes_wrt and "wrt" in keywords):
-            return one_after_the_other(*arguments, **keywords)  # which says what is wrong, if anything is
+            return one_after_the_other(*arguments, **keywords)  # which raises if an argument is wrong
         others = [keywords.pop(name, default) for name, default in defaults[count:]]
         return evaluate(*arguments, *others, **keywords)
 
@@ -373,9 +378,9 @@ def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
 def find_loss(loss: str | Callable[..., Any]) -> Pair:
     """Return the pair of a loss, given as its name, as the function itself, or as its gradient.
 
-    An entry of the catalogue is its own pair. A `functools.partial` of a loss is the loss with some options settled. An
+    An entry of the catalogue is its own pair. A `functools.partial` of a loss is the loss with some options fixed. An
     object with a method `gradient` is a loss, too. It may have a method `value_and_gradient`, and attributes `name`,
-    `wrt` and `returns` with what `gradient_of` takes under these names; or its whole `Pair` as the attribute `pair`.
+    `wrt` and `returns`, with the meaning of these arguments of `gradient_of`; or its `Pair` as the attribute `pair`.
 
     Raises:
         ValueError: the catalogue has no such loss; the message names the nearest one.
@@ -407,7 +412,7 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
         )
         try:
             return _of_object(*parts)
-        except TypeError:  # it cannot be hashed
+        except TypeError:  # not hashable
             return _of_object.__wrapped__(*parts)
     for pair in _PAIRS.values():  # a gradient may have any name
         if pair.gradient is loss:
@@ -417,9 +422,9 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
     )
 
 
-@functools.lru_cache(maxsize=8)  # few, because each keeps its object alive with all that this holds
+@functools.lru_cache(maxsize=8)  # few entries, because each keeps its object alive
 def _of_object(loss: Any, gradient: Any, both: Any, name: str, wrt: tuple[str, ...], returns: tuple[str, ...]) -> Pair:
-    terms = Functions(separable=False)  # who knows
+    terms = Functions(separable=False)  # nothing is known about its rows
     pair = Pair(name, loss, gradient, both, terms, returns=returns)
     return replace(pair, wrt=wrt or pair.array_arguments[:1] or pair.wrt)
 
@@ -437,10 +442,10 @@ def _settled(loss: functools.partial[Any]) -> Pair:
 
 
 def unregister(name: str) -> None:
-    """Take a loss out of the catalogue again.
+    """Remove a loss from the catalogue.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: the catalogue has no loss of this name.
     """
     del _PAIRS[find_loss(name).name]
 
@@ -453,13 +458,13 @@ def _require_same_signature(loss: Callable[..., Any], other: Callable[..., Any])
 
     if list(shape(loss)) != list(shape(other)):
         raise TypeError(
-            f"{other.__name__}{inspect.signature(other)} does not take the arguments of its loss, "
+            f"{getattr(other, '__name__', other)}{inspect.signature(other)} does not take the arguments of its loss, "
             f"{loss.__name__}{inspect.signature(loss)}"
         )
 
 
 def _is_redefinition(known: Callable[..., Any], new: Callable[..., Any]) -> bool:
-    """Whether `new` is the same definition run again, as in a notebook cell."""
+    """Whether `new` is the same definition, executed again, as in a notebook cell."""
     return (known.__module__, known.__qualname__) == (new.__module__, new.__qualname__)
 
 

@@ -1,4 +1,4 @@
-"""What each argument of a loss may be: declared once as data, checked at the door, drawn from by checks and tests."""
+"""What each argument of a loss may be: declared once, checked in every call, and drawn at random by tests."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class _Fixed:
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers an option may take, and arrays of such numbers that broadcast to the predictions.
+    """The numbers that an option may be, and arrays of such numbers that broadcast to the predictions.
 
-    A `static` option decides which code runs: it is a plain number, never an array or a tracer. Where it matters, tests
-    draw it from `drawn_from`.
+    A `static` option decides which code runs: it is a plain number, never an array or a tracer. If `drawn_from` is
+    given, tests draw the option from it.
     """
 
     low: float = -math.inf
@@ -48,7 +48,7 @@ class Interval:
         return text if self.for_none is None else f"{text} or None"
 
     def check(self, name: str, value: Any) -> Any:
-        """Return `value` as a float (arrays as they are, None as what it stands for), or raise.
+        """Return `value` as a float (an array unchanged, None as the number it stands for), or raise.
 
         Raises:
             TypeError: `value` is neither a number nor an array.
@@ -56,8 +56,9 @@ class Interval:
         """
         if value is None and self.for_none is not None:
             return self.for_none
+        seen: Any
         if is_number(value):
-            value = float(value)
+            seen = value = float(value)
             legal = bool(self._contains(value))
         elif namespace_of(value) is not None and not self.static:
             if not is_dtype(namespace_of(value), value.dtype, ("real floating", "integral", "bool")):
@@ -67,11 +68,12 @@ class Interval:
         else:
             raise TypeError(f"{name} must be a number {self}, got {value!r}")
         if not legal:
-            raise ValueError(f"{name} must be {self}, got {value!r}")
+            is_endless = self.high == math.inf and not self.infinite and np.any(np.isinf(seen))
+            raise ValueError(f"{name} must be {self}{', and finite' if is_endless else ''}, got {value!r}")
         return value
 
     def one_number(self, name: str, value: Any) -> Any:
-        """Return what `check` returns; raise a ValueError for an array of several numbers."""
+        """Return the result of `check`, or raise a ValueError for an array of several numbers."""
         value = self.check(name, value)
         if len(getattr(value, "shape", ())) > 0:
             raise ValueError(f"{name} must be one number, got an array of shape {tuple(value.shape)}")
@@ -93,17 +95,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class ClipWidth(Interval):
-    """The distance ε that keeps probabilities off 0 and 1; raised where 1 − ε would round to 1."""
+    """The distance ε that probabilities keep from 0 and 1; if 1 − ε rounds to 1, ε is raised."""
 
     low: float = 0.0
     high: float = 0.5
 
     def sample(self, generator: np.random.Generator) -> float:
-        """Draw a width that leaves most probabilities alone."""
+        """Draw a width that clips few probabilities."""
         return float(10.0 ** generator.uniform(-7.0, -3.0))
 
     def for_dtype(self, epsilon: Any, xp: Any, dtype: Any) -> Any:
-        """Return ε, raised to the resolution of `dtype` where that cannot hold 1 − ε."""
+        """Return ε, raised to the resolution of `dtype` if 1 − ε rounds to 1 in `dtype`."""
         resolution = float(xp.finfo(dtype).eps)
         if isinstance(epsilon, float):
             return epsilon if epsilon > resolution / 4 else resolution
@@ -112,7 +114,7 @@ class ClipWidth(Interval):
 
 @dataclass(frozen=True)
 class Count(Interval):
-    """Whole numbers from `low` on: they decide which code runs."""
+    """Integers from `low` on: they decide which code runs."""
 
     low: float = 1.0
     closed: bool = True
@@ -125,8 +127,8 @@ class Count(Interval):
         """Return `value` as an int, or raise.
 
         Raises:
-            TypeError: `value` is no number.
-            ValueError: `value` is no whole number, or too small.
+            TypeError: `value` is not a number.
+            ValueError: `value` is not an integer, or too small.
         """
         number = super().check(name, value)
         if number != int(number):
@@ -134,14 +136,14 @@ class Count(Interval):
         return int(number)
 
     def sample(self, generator: np.random.Generator) -> int:
-        """Draw one of the three smallest."""
+        """Draw one of the three smallest numbers."""
         if self.drawn_from is not None:
             return int(super().sample(generator))
         return int(self.low) + int(generator.integers(3))
 
 
 class Odd(Count):
-    """Odd whole numbers: sizes with a middle."""
+    """Odd integers: sizes of windows with a middle."""
 
     def __str__(self) -> str:
         return f"an odd number ≥ {self.low:g}"
@@ -151,7 +153,7 @@ class Odd(Count):
 
         Raises:
             TypeError: `value` is no number.
-            ValueError: `value` is even, no whole number, or too small.
+            ValueError: `value` is even, not an integer, or too small.
         """
         number = super().check(name, value)
         if number % 2 == 0:
@@ -159,13 +161,13 @@ class Odd(Count):
         return number
 
     def sample(self, generator: np.random.Generator) -> int:
-        """Draw 3, the smallest that has neighbours."""
+        """Draw 3, the smallest size of a window with neighbours."""
         return 3
 
 
 @dataclass(frozen=True)
 class ScaleWeights:
-    """Positive numbers, one for each of the scales of an image: how many there are decides which code runs."""
+    """Positive numbers, one for each scale of an image: their count decides which code runs."""
 
     static: bool = True
 
@@ -176,8 +178,8 @@ class ScaleWeights:
         """Return `value` as a tuple of floats, or raise.
 
         Raises:
-            TypeError: `value` is no tuple or list of numbers.
-            ValueError: it is empty, or one of them is not positive.
+            TypeError: `value` is not a tuple or list of numbers.
+            ValueError: `value` is empty, or one of the numbers is not positive.
         """
         if not isinstance(value, (tuple, list)):
             raise TypeError(f"{name} must be {self}, got {value!r}")
@@ -192,7 +194,7 @@ class ScaleWeights:
 
 @dataclass(frozen=True)
 class Choice:
-    """The names an option may take."""
+    """The names that an option may be."""
 
     names: tuple[str, ...]
 
@@ -207,7 +209,7 @@ class Choice:
 
 
 class Axes(_Fixed):
-    """The axes of the arrays that a loss takes together; rows are counted along the others."""
+    """The axes of an array over which one unreduced loss is computed; the other axes count rows."""
 
     static = True
 
@@ -240,7 +242,7 @@ class Flag(_Fixed):
 
 
 class Predicate(_Fixed):
-    """A function of the path of an array and of the array, which says whether it counts; None says so of all."""
+    """A function of the path of an array and of the array, which says whether the array is used; None uses all."""
 
     def __str__(self) -> str:
         return "a function (path, array) → bool, or None"
@@ -260,12 +262,12 @@ class Fitted(ABC):
 
     @abstractmethod
     def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Any:
-        """Draw what fits some arrays, which are given by name in the order of the loss."""
+        """Draw a value that fits the arrays, which are given by name in the order of the loss."""
 
 
 @dataclass(frozen=True)
 class Integer(Fitted):
-    """An integer, from `low` on where that is given, or None. Tests draw `example`."""
+    """An integer, at least `low` if that is given, or None. Tests draw `example`."""
 
     low: int | None = None
     example: int = -1
@@ -277,7 +279,7 @@ class Integer(Fitted):
         """Return `value` as an int or None, or raise.
 
         Raises:
-            TypeError: `value` is no integer.
+            TypeError: `value` is not an integer.
             ValueError: `value` is too small.
         """
         if value is None:
@@ -294,7 +296,7 @@ class Integer(Fitted):
 
 @dataclass(frozen=True)
 class ClassAxis(Fitted):
-    """The axis of the classes; with `or_none` there need not be one."""
+    """The axis of the classes; with `or_none` it may be None."""
 
     or_none: bool = False
 
@@ -332,8 +334,14 @@ class PointWeights(Fitted):
     def __str__(self) -> str:
         return "one number ≥ 0 per point, or None"
 
+    def check(self, name: str, value: Any) -> Any:
+        """Return `value`, or raise: a TypeError unless it is an array or None, a ValueError if one is negative."""
+        if value is not None and namespace_of(value) is None:
+            raise TypeError(f"{name} must be an array, {self}, got {type(value).__name__}")
+        return value if value is None else NON_NEGATIVE.check(name, value)
+
     def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Array:
-        """Draw halves of small whole numbers, some of them 0, but not that of the first point."""
+        """Draw multiples of ½, some of them 0, but not the weight of the first point."""
         weights: Array = generator.integers(0, 4, arrays[self.points].shape[:-1]) / 2.0
         weights[..., 0] = 1.0
         return weights
@@ -349,7 +357,7 @@ class PointMask(Fitted):
         return "one boolean per point, or None"
 
     def sample_for(self, generator: np.random.Generator, arrays: Mapping[str, Any]) -> Array:
-        """Draw a mask that leaves out a third."""
+        """Draw a mask that leaves out a third of the points."""
         return generator.random(arrays[self.points].shape[:-1]) < 0.7
 
 
@@ -380,7 +388,7 @@ class Directions(Fitted):
 class SmallestNormal:
     """The smallest normal number of the gradient's dtype, or of the dtype computed in, or the logarithm of the latter.
 
-    Terms take it as an argument, because their source is the same for every dtype; callers never do.
+    Terms take this number as an argument, because their source is the same for every dtype. Callers never pass it.
     """
 
     logarithm: bool = False
@@ -390,6 +398,23 @@ class SmallestNormal:
         """Return the constant for a loss computed in `dtype` whose gradient has `own_dtype`."""
         smallest = float(xp.finfo(dtype if self.computed or self.logarithm else own_dtype).smallest_normal)
         return math.log(smallest) if self.logarithm else smallest
+
+
+def array_names(function: str, domain: Mapping[str, Any]) -> list[str]:
+    """Return the names of the arrays among the arguments of a function, raising a TypeError unless they come first."""
+    names = [name for name, d in domain.items() if isinstance(d, ArrayDomain)]
+    if list(domain)[: len(names)] != names:
+        raise TypeError(f"{function} must take its arrays ({', '.join(names)}) before its options")
+    return names
+
+
+def checked(domain: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by name as their domains return them; raise for the first that lies outside of its domain."""
+    found = {}
+    for name, option in options.items():
+        check = getattr(domain.get(name), "check", None)
+        found[name] = option if check is None else check(name, option)
+    return found
 
 
 POSITIVE = Interval(0.0)
@@ -406,7 +431,8 @@ FLAG = Flag()
 class Elements:
     """Real elements between `low` and `high`.
 
-    With `per_sample` an array holds so many for each entry of the first axis, whatever the other arguments hold.
+    If `per_sample` is given, an array has this number of elements for each entry of the first axis, independent of the
+    shapes of the other arguments.
     """
 
     low: float = -math.inf
@@ -431,7 +457,7 @@ class Elements:
 
 
 class Samples(Elements):
-    """Real samples along an axis, of which each array has its own number."""
+    """Real samples along an axis, whose length may differ between the arrays."""
 
     def __str__(self) -> str:
         return "real samples"
@@ -439,7 +465,7 @@ class Samples(Elements):
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of which only the listed values are legal; one per element, or one per row."""
+    """Labels, one per element or one per row, of which only the listed values are legal."""
 
     values: tuple[int, ...]
     per_row: bool = False
@@ -452,13 +478,13 @@ class Labels:
         return generator.choice(self.values, shape[:-1] if self.per_row else shape).astype(np.float64)
 
     def check(self, name: str, labels: Array) -> None:
-        """Raise a ValueError if a label that can be seen is none of the legal values."""
+        """Raise a ValueError if a label is illegal and its value can be read (not inside a trace)."""
         seen = host_values(labels)
         if seen is not None and not (legal := self._legal(seen)).all():
             raise ValueError(f"{name} must be {self}, got {seen[~legal][0]}")
 
     def or_nan(self, xp: Any, labels: Array) -> Array:
-        """Return the labels with NaN in place of illegal ones: what is left to do where they cannot be seen."""
+        """Return the labels with NaN in place of illegal ones, for traces, where values cannot be read."""
         return xp.where(self._legal(labels), labels, math.nan) if host_values(labels) is None else labels
 
     def _legal(self, labels: Array) -> Array:
@@ -529,7 +555,7 @@ class Boxes(_Fixed):
         return "boxes (…, 4): x₁, y₁, x₂, y₂"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw a box for every row of `shape`, all of them around one place."""
+        """Draw a box for every row of `shape`, all near each other."""
         low = generator.uniform(0.0, 1.0, (*shape[:-1], 2))
         return np.concatenate([low, low + generator.uniform(0.4, 1.4, low.shape)], axis=-1)
 
@@ -568,13 +594,13 @@ class LabelMaps(_Fixed):
         return "class indices of every pixel"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw what fits a sample of `ProbabilityMaps`."""
+        """Draw labels that fit a sample of `ProbabilityMaps`."""
         return generator.integers(0, 3, (*shape[:-1], 5))
 
 
 @dataclass(frozen=True)
 class ClassIndices:
-    """Class indices: one integer for each row, or so many of so many classes for each entry of the first axis."""
+    """Class indices: one integer for each row, or a given number of them for each entry of the first axis."""
 
     per_sample: tuple[int, ...] | None = None
     classes: int = 0
@@ -583,7 +609,7 @@ class ClassIndices:
         return "class indices"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw an index for each row, of as many classes as a row has elements where nothing else is said."""
+        """Draw an index for each row; by default there are as many classes as a row has elements."""
         if self.per_sample is not None:
             return generator.integers(0, self.classes, (*shape[:1], *self.per_sample))
         return generator.integers(0, shape[-1], shape[:-1])
@@ -591,7 +617,7 @@ class ClassIndices:
 
 @dataclass(frozen=True)
 class PointLabels:
-    """The class of each point of a set: an integer each."""
+    """The class of each point of a set, an integer."""
 
     points: int
     classes: int = 2
@@ -614,7 +640,7 @@ class PerClass:
         return "real, one row per class"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw rows for two classes more than a row has elements."""
+        """Draw rows for two more classes than a row has elements."""
         return generator.standard_normal((shape[-1] + 2, shape[-1]))
 
 
@@ -660,13 +686,13 @@ class Parameters(_Fixed):
 
 
 class Matrices(_Fixed):
-    """A matrix, a stack of numbers with more axes, or a nesting of them."""
+    """A matrix, an array of more axes, or a nesting of them."""
 
     def __str__(self) -> str:
         return "array of two axes or more, or nesting of dicts and lists of such arrays"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Draw a nesting with a high matrix of `shape`, a wide one, and the kernel of a convolution."""
+        """Draw a nesting of a tall matrix of `shape`, a wide one, and a kernel of a convolution."""
         layers = [generator.standard_normal(shape), generator.standard_normal((2, shape[-1]))]
         return {"layers": layers, "kernel": generator.standard_normal((3, 2, 1, 2))}
 

@@ -1,4 +1,4 @@
-"""Numbers that are tuned and not derived: from what size on another way is faster, and how much is done at a time."""
+"""Tuned numbers: from which size on another method is faster, and how much is computed at a time."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What decides between ways to the same numbers. They differ in speed and memory, and in the last digits at most.
+    """Sizes that decide between methods for the same result. They differ in speed, memory, and at most the last digits.
 
     Attributes:
-        large: elements below which the plain functions are as fast, and nothing is compiled.
+        large: elements below which the plain functions are as fast, so that nothing is compiled.
         by_numpy: elements from which NumPy's trees, sorts and tiles are faster than XLA's.
         shared: elements from which a second thread gains more in a loop over elements than waking it costs.
         group: elements that a thread takes at a time in such a loop.
-        shared_rows: logits from which a second thread gains more in a loop over rows of them than waking it costs.
+        shared_rows: logits from which a second thread gains more in a loop over their rows than waking it costs.
         row_group: logits that a thread takes at a time in such a loop.
         shared_vectors: elements of vectors from which a second thread gains more than waking it costs.
         vector_group: elements of vectors that a thread takes at a time.
-        block: elements of a block: enough for few hand-overs of the interpreter between threads, few enough for the
-            second-level cache, and for the temporary arrays of two threads to stay below a seventh of a gradient of
-            sixteen million.
+        block: elements of a block. So many that threads seldom exchange the interpreter lock; so few that a block fits
+            into the second-level cache, and that the temporary arrays of two threads stay below a seventh of a gradient
+            of sixteen million elements.
         shared_blocks: elements from which threads over blocks gain more than they cost.
-        tile: pairs in a tile on the host: enough rows for a fast product.
-        wide_tile: pairs in a tile where every tile costs a launch.
-        compiled_pairs: pairs in a tile from which a compiled loop gains.
-        tree: pairs from which a tree beats the tiles.
-        piece: logits of pairs that a thread works on at a time: in the second-level cache, and few hand-overs.
+        tile: pairs in a tile on the host: enough rows for a fast matrix product.
+        wide_tile: pairs in a tile on an accelerator, where every tile costs a launch.
+        compiled_pairs: pairs in a tile from which a compiled loop is faster.
+        tree: pairs from which a k-d tree is faster than tiles.
+        piece: logits of pairs that a thread works on at a time; they fit into the second-level cache.
         shared_pairs: logits of a tile from which a second thread gains more than waking it costs.
-        plain_band: elements of a band of rows of an image, which with its temporaries is in the second-level cache.
-        compiled_band: elements of a band that has no temporaries.
+        plain_band: elements of a band of image rows, so that the band and its temporaries fit the second-level cache.
+        compiled_band: elements of a band in a compiled loop, which needs no temporaries.
         shared_bands: elements of images from which a second thread gains more than waking it costs.
-        sparse_edges: edges from which one sparse product costs less than what it stands for.
+        sparse_edges: edges from which one sparse product is faster than taking and adding at indices.
         positions: pairs of positions of feature maps that are computed at a time.
-        compiled: whether loops over pairs are compiled, where numba is at hand.
+        compiled: whether loops over pairs are compiled, if numba is installed.
     """
 
     large: int = 1 << 15
@@ -68,7 +68,7 @@ current = Limits()
 
 @contextlib.contextmanager
 def changed(**changes: Any) -> Iterator[None]:
-    """Have other limits, in all threads, for the time of a `with` block: tests take small arrays the way of large ones.
+    """Use other limits, in all threads, inside a `with` block: tests send small arrays through the code of large ones.
 
     Example:
         >>> from mithril_losses import limits

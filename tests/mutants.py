@@ -1,6 +1,6 @@
 """Break the library on purpose, one small mistake at a time, and see that the tests notice every one.
 
-    .venv/bin/python tests/mutants.py [TEXT] [--jobs N] [--sample N]
+    .venv/bin/python tests/mutants.py [TEXT] [--jobs N] [--sample N] [--report FILE [--new]]
 
 A mutant is a copy of the repository with one mistake in it; the working tree is never touched. It is killed by the
 first test of `make test` that fails on it and passes on an unchanged copy. Some mutants are made for every loss of the
@@ -53,7 +53,8 @@ UNOPTIMIZED_XLA = (
     "--xla_cpu_parallel_codegen_split_count=1 --xla_backend_optimization_level=0 "
     "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 )
-EVERYTHING = ["--ignore=tests/project/test_mutants.py"]
+# what is about this run, and about files that are not copied
+EVERYTHING = ["--ignore=tests/project/test_mutants.py", "--ignore=tests/project/test_project.py"]
 RESULTS = ROOT / ".mutants.jsonl"
 NOT_COPIED = (".*", "__pycache__", "*.egg-info", "build", "dist", "site", "runs")
 
@@ -331,10 +332,20 @@ def keep(outcome: Outcome, state: str, results: Path) -> None:
             file.write(json.dumps(entry) + "\n")
 
 
+def fates_on(page: str) -> dict[str, str]:
+    """Return what a page says of each mutant, by its description there."""
+    return dict(re.findall(r"^\| (.+?) \| (.+?) \|$", page, re.MULTILINE))
+
+
+def not_on(page: str, mutants: Iterable[Mutant]) -> list[Mutant]:
+    """Return the mutants that a page does not have."""
+    known = fates_on(page)
+    return [mutant for mutant in mutants if _cell(mutant.description) not in known]
+
+
 def page(outcomes: list[Outcome], before: str = "") -> str:
     """Return a page in Markdown with what became of each mutant, those not run this time as they are in `before`."""
-    fates = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", before, re.MULTILINE))
-    fates |= {_cell(outcome.mutant.description): _fate(outcome) for outcome in outcomes}
+    fates = fates_on(before) | {_cell(outcome.mutant.description): _fate(outcome) for outcome in outcomes}
     known = [_cell(mutant.description) for mutant in all_mutants()]
     rows = [f"| {name} | {fates[name]} |" for name in known if name in fates]
     killed = sum("::" in fates[name] for name in known if name in fates)
@@ -368,11 +379,17 @@ def main(
     jobs: Annotated[int, typer.Option(min=1, help="How many mutants run at a time.")] = os.cpu_count() or 1,
     sample: Annotated[int | None, typer.Option(min=1, help="Only so many, drawn at random.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with every mutant and its killer here.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Only mutants that the report does not have yet.")] = False,
 ) -> None:
     """Break the library on purpose, one small mistake at a time, and see that the tests notice every one."""
+    if new and report is None:
+        raise typer.BadParameter("--new needs --report")
     console = Console(soft_wrap=True, highlight=False, markup=False)
     started = time.monotonic()
+    before = report.read_text("utf-8") if report is not None and report.exists() else ""
     mutants = [mutant for mutant in all_mutants() if text in mutant.description]
+    if new:
+        mutants = not_on(before, mutants)
     if sample is not None:
         mutants = random.Random(0).sample(mutants, min(sample, len(mutants)))
     with ExitStack() as stack:
@@ -407,7 +424,7 @@ def main(
         outcomes = confirmed(outcomes, workshops[0])
     survivors = [outcome for outcome in outcomes if not outcome.killer]
     if report is not None:
-        report.write_text(page(outcomes, report.read_text("utf-8") if report.exists() else ""), "utf-8")
+        report.write_text(page(outcomes, before), "utf-8")
     console.print(
         f"\n{len(outcomes) - len(survivors)} of {len(outcomes)} mutants killed in {time.monotonic() - started:.0f} s"
     )

@@ -1,4 +1,4 @@
-"""Arrays of NumPy, JAX and PyTorch under one spelling; nothing here knows about losses.
+"""Arrays of NumPy, JAX and PyTorch with one interface; nothing here knows about losses.
 
 JAX and PyTorch are imported when their backend is first asked for.
 """
@@ -48,18 +48,18 @@ def get_backend(
     """Return the backend of this name, by default the configured one.
 
     Without a name, the environment variable `MITHRIL_LOSSES_BACKEND` decides, then the key `backend` of the file
-    `mithril_losses.toml` in the current directory, then it is "numpy".
+    `mithril_losses.toml` in the current directory. If neither is set, the backend is "numpy".
 
     Args:
         name: "numpy", "jax", "torch" or one that another package registered in the entry-point group
-            `mithril_losses.backends`; a backend is returned as it is.
-        dtype: floating-point type of the arrays it makes, by default "float32".
-        device: where they live, by default where the library puts them.
-        seed: of its random numbers.
+            `mithril_losses.backends`; a backend object is returned unchanged.
+        dtype: floating-point type of the arrays that the backend makes, by default "float32".
+        device: the device of the arrays, by default that of the library.
+        seed: the seed of the random numbers.
 
     Raises:
         ValueError: there is no such backend, dtype or device, the configuration file is malformed, or a dtype or
-            device is asked of a backend that already exists.
+            device is given for a backend object.
         BackendNotInstalledError: the library of the backend is not installed.
 
     Example:
@@ -77,7 +77,7 @@ def get_backend(
         name, origin = _configured_name()
     else:
         origin = ""
-    # the three are found without the metadata of an installed package, too: a copy inside another project has none
+    # the three are found without package metadata, too: a copy of this package inside another project has none
     known = [EntryPoint(name, target, _GROUP) for name, target in _BUILT_IN.items()]
     registered = {entry.name: entry for entry in (*known, *entry_points(group=_GROUP))}
     if name not in registered:
@@ -100,7 +100,7 @@ def _configured_name() -> tuple[str, str]:
 
     try:
         name = read_toml_file(path).get("backend", "numpy")
-    except ValueError as error:  # of the syntax, the encoding or the size
+    except ValueError as error:  # wrong syntax, encoding or size
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(name, str):
         raise ValueError(f"{path}: backend must be a name such as 'numpy', got {name!r}")

@@ -1,4 +1,4 @@
-"""What the backends have in common."""
+"""The base class of the backends."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _OTHER_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
 
 class Backend(ABC):
-    """An array library under one spelling: creation, array functions, conversions and derivatives.
+    """An array library with one common interface: creation, array functions, conversions and derivatives.
 
-    A loss that is written against `backend` runs on every library. What this class does not define itself is
-    looked up in the library's array namespace: `backend.mean(x, axis=-1, keepdims=True)`, `backend.clip(x, 0, 1)`,
+    A loss that is written against `backend` runs on every library. Names that this class does not define are looked up
+    in the library's array namespace: `backend.mean(x, axis=-1, keepdims=True)`, `backend.clip(x, 0, 1)`,
     `backend.linalg`, … `axis` and `keepdims` are passed by keyword, as in the array API standard.
 
     **Random numbers** come from one NumPy generator: the same seed gives the same numbers on every backend.
 
-    **Conversions** change the library, not the dtype. Their result shares no memory with their source and can be
-    written into; only JAX arrays, which nobody can write into, are passed on as they are. Data travel between JAX
-    and PyTorch through DLPack and stay on their device. NumPy has no bfloat16, so there it becomes float32.
+    **Conversions** change the library, not the dtype. The result shares no memory with the source and can be written
+    into; only JAX arrays, which are immutable, are returned unchanged. Conversions between JAX and PyTorch use DLPack
+    and stay on their device. NumPy has no bfloat16: such arrays become float32.
 
-    A third party's backend is a subclass that sets `name`, `namespace` and `floating_dtypes`, supplies `_adopt` and
-    `gradient`, and is named in the entry-point group `mithril_losses.backends`.
+    A backend of another package is a subclass that sets `name`, `namespace` and `floating_dtypes`, defines `_adopt` and
+    `gradient`, and is registered in the entry-point group `mithril_losses.backends`.
 
     Args:
         dtype: floating-point type of the arrays made here: one of `floating_dtypes`.
-        device: where they live, such as "cpu" or "cuda:1"; None is the library's default.
-        seed: of the random numbers.
+        device: the device of the arrays, such as "cpu" or "cuda:1"; None is the library's default.
+        seed: the seed of the random numbers.
 
     Attributes:
-        dtype: the library's own dtype object.
-        device: the library's own device object.
+        dtype: the dtype object of the library.
+        device: the device object of the library.
         generator: the source of the random numbers; its state is `generator.bit_generator.state`.
 
     Raises:
-        ValueError: the library has no such dtype, or the machine no such device.
+        ValueError: the library has no such dtype, or the machine has no such device.
     """
 
     name: ClassVar[str]
@@ -71,7 +71,7 @@ class Backend(ABC):
     def array(self, data: Any, dtype: Any = None) -> Array:
         """Return a new array with the values of nested lists, numbers or an array of any library.
 
-        Floating-point values take the backend's dtype unless `dtype` says otherwise, others keep theirs.
+        Without `dtype`, floating-point values get the dtype of the backend; other values keep their dtype.
         """
         x = self._adopt(data)
         if dtype is not None:
@@ -91,7 +91,7 @@ class Backend(ABC):
         return self.namespace.full(shape, value, **self._kind(dtype, value))
 
     def arange(self, start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Array:
-        """Return `start`, `start + step`, … up to but without `stop`; integers where all three are."""
+        """Return `start`, `start + step`, … up to but without `stop`; integers if all three are integers."""
         if stop is None:
             start, stop = 0, start
         return self.namespace.arange(start, stop, step, **self._kind(dtype, start, stop, step))
@@ -129,11 +129,11 @@ class Backend(ABC):
         return self.array(self.generator.permutation(n))
 
     def _random(self, values: Any) -> Array:
-        # Libraries round float64 to half precision in different ways, float32 in one.
+        # Libraries differ in how they round float64 to half precision, but not in how they round float32.
         narrow = _dtype_name(self.dtype) != "float64"
         return self.array(np.asarray(values, dtype=np.float32 if narrow else np.float64))
 
-    # Facts about an array on which the libraries differ
+    # Facts about an array that the libraries spell differently
 
     def shape(self, x: Array) -> tuple[int, ...]:
         """Return the shape of `x`."""
@@ -183,18 +183,18 @@ class Backend(ABC):
     def gradient(self, function: Callable[..., Any], *arguments: Any, argnum: int = 0) -> Array:
         """Return the derivative of `function(*arguments)`, one number, with respect to one of its arguments.
 
-        For checking, not for training.
+        This method is for checks, not for training.
 
         Args:
             function: takes the arguments, returns one number.
-            *arguments: arrays of this backend, or whatever else the function takes.
-            argnum: position of the argument to differentiate by.
+            *arguments: the arguments of the function: arrays of this backend, or other objects.
+            argnum: the position of the argument to differentiate by.
 
         Raises:
             ValueError: the function returns an array rather than one number.
         """
 
-    # What a library has to say for itself
+    # What each library must define
 
     @abstractmethod
     def _adopt(self, data: Any) -> Array:
@@ -229,7 +229,7 @@ class Backend(ABC):
         return devices[str(device)]
 
     def _kind(self, dtype: Any, *values: Any) -> dict[str, Any]:
-        """Return dtype and device of a new array; integer values leave the dtype to the library."""
+        """Return dtype and device of a new array; for integer values the library chooses the dtype."""
         if dtype is not None:
             dtype = self._find_dtype(dtype)
         elif not values or not all(isinstance(value, Integral) for value in values):
@@ -238,7 +238,7 @@ class Backend(ABC):
 
 
 def one_number(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` with a check that what it returns is one number."""
+    """Return `function` with a check that its result is one number."""
 
     def checked(*arguments: Any) -> Any:
         value = function(*arguments)

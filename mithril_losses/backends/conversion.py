@@ -24,13 +24,13 @@ class BackendNotInstalledError(ImportError):
 
 
 def library_of(x: Any) -> str | None:
-    """Return the name of the library that `x` is an array of, or None where it is no array."""
+    """Return the name of the library of the array `x`, or None if `x` is not an array."""
     xp = namespace_of(x)
     return None if xp is None else library_name(xp)
 
 
 def host_array(data: Any) -> Any:
-    """Return `data`, an array of any library or nested lists, as a NumPy array, which may share its memory."""
+    """Return `data`, an array of any library or nested lists, as a NumPy array, which may share memory with `data`."""
     if library_of(data) == "torch":
         data = data.detach().cpu()
         data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()
@@ -41,7 +41,7 @@ def host_array(data: Any) -> Any:
 
 
 def jax_array(data: Any) -> Any:
-    """Return `data`, an array of any library or nested lists, as a JAX array that shares nothing with it.
+    """Return `data`, an array of any library or nested lists, as a JAX array that shares no memory with `data`.
 
     Raises:
         BackendNotInstalledError: JAX is not installed.
@@ -53,7 +53,7 @@ def jax_array(data: Any) -> Any:
         data = np.array(host_array(data))
         _require_room(data)
         return jax.numpy.asarray(data)
-    # JAX may keep the memory it is handed, and copies late when it copies: it gets a clone that nobody else has.
+    # JAX may keep the memory that it gets, or copy it later: so it gets a clone that nothing else uses.
     data = data.detach().clone()
     _require_room(data)
     reachable = data.device.type == "cpu" or jax.default_backend() != "cpu"
@@ -61,7 +61,7 @@ def jax_array(data: Any) -> Any:
 
 
 def _require_room(x: Any) -> None:
-    """Raise a ValueError for integers that JAX, computing in 32 bits, would wrap round."""
+    """Raise a ValueError for integers that overflow in JAX's 32 bits."""
     kind = str(x.dtype).removeprefix("torch.")
     if kind in ("int64", "uint64") and math.prod(x.shape) and not sys.modules["jax"].config.jax_enable_x64:
         limits = np.iinfo(kind.replace("64", "32"))
@@ -71,7 +71,7 @@ def _require_room(x: Any) -> None:
 
 
 def torch_tensor(data: Any) -> Any:
-    """Return `data`, an array of any library or nested lists, as a tensor that shares nothing with it.
+    """Return `data`, an array of any library or nested lists, as a tensor that shares no memory with `data`.
 
     Raises:
         BackendNotInstalledError: PyTorch is not installed.

@@ -18,11 +18,11 @@ except ModuleNotFoundError as error:
 
 
 class JaxBackend(Backend):
-    """JAX, on its default device unless another is named.
+    """JAX, on its default device unless another is given.
 
-    JAX computes in 32 bits unless told otherwise. `dtype="float64"` switches `jax_enable_x64` on, **for the whole
-    process**; while that is off, conversions into JAX turn 64-bit numbers into 32-bit ones, and asking for a float64
-    array, or converting an integer that 32 bits do not hold, is an error.
+    JAX computes in 32 bits by default. `dtype="float64"` switches `jax_enable_x64` on, **for the whole process**. While
+    `jax_enable_x64` is off, conversions into JAX turn 64-bit numbers into 32-bit numbers; a float64 array, or an
+    integer that does not fit into 32 bits, raises.
 
     Example:
         >>> backend = JaxBackend()
@@ -42,7 +42,7 @@ class JaxBackend(Backend):
         super().__init__(dtype, device, seed)
 
     def gradient(self, function: Callable[..., Any], *arguments: Any, argnum: int = 0) -> Array:
-        """Return the derivative by `jax.grad`, as `Backend.gradient` says."""
+        """Return the derivative by `jax.grad`; see `Backend.gradient`."""
         return jax.grad(one_number(function), argnums=argnum)(*arguments)
 
     def _adopt(self, data: Any) -> Array:
@@ -59,7 +59,7 @@ class JaxBackend(Backend):
         for kind in ("cpu", "gpu", "cuda", "rocm", "tpu"):
             try:
                 devices = jax.devices(kind)
-            except RuntimeError:  # JAX's way of saying that this kind is not here
+            except RuntimeError:  # JAX has no device of this kind here
                 continue
             found |= {kind: devices[0]} | {f"{kind}:{i}": device for i, device in enumerate(devices)}
         return found

@@ -13,7 +13,7 @@ from mithril_losses.backends.namespaces import Array
 
 
 class NumpyBackend(Backend):
-    """NumPy: the default, always there.
+    """NumPy: the default, always available.
 
     Example:
         >>> backend = NumpyBackend()
@@ -27,7 +27,7 @@ class NumpyBackend(Backend):
     namespace: ClassVar[Any] = np
 
     def gradient(self, function: Callable[..., Any], *arguments: Any, argnum: int = 0) -> Array:
-        """Return the derivative by central differences, in float64, as `Backend.gradient` says."""
+        """Return the derivative by central differences, in float64; see `Backend.gradient`."""
         evaluate = one_number(function)
         point = np.array(arguments[argnum], dtype=np.float64)
         result = np.empty_like(point)

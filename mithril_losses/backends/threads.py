@@ -1,17 +1,16 @@
-"""A pool of threads that share a range of work; the caller does its own part."""
+"""A pool of threads that share a range of work; the calling thread works, too."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import count
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # imported where a first pool is made: it takes a tenth of the time that this package takes
-    from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 VARIABLE = "MITHRIL_LOSSES_THREADS"
 
@@ -21,18 +20,18 @@ _inside = threading.local()
 
 
 def thread_count(threads: int | None = None) -> int:
-    """Return how many threads to use: the argument, the environment variable, or the cores this process may use.
+    """Return how many threads to use: the argument, what is `asked` for, the variable, or the cores of this process.
 
     Raises:
-        ValueError: the argument or the variable is no positive integer.
+        ValueError: the argument or the variable is not a positive integer.
     """
     source: str = "threads"
-    given: Any = threads
+    given: Any = getattr(_inside, "asked", None) if threads is None else threads
     if given is None:
         source, given = VARIABLE, os.environ.get(VARIABLE, "")
         if not given:
             return _cores()
-        number = int(given) if re.fullmatch("[0-9]{1,9}", given) else 0  # `isdecimal` and `int` know other digits, too
+        number = int(given) if re.fullmatch("[0-9]{1,9}", given) else 0  # `isdecimal` and `int` take other digits, too
     else:
         number = 0 if isinstance(given, bool) or not isinstance(given, Integral) else int(given)
     if number < 1:
@@ -40,12 +39,28 @@ def thread_count(threads: int | None = None) -> int:
     return number
 
 
-def share(parts: int, work: Callable[[int], None], threads: int) -> None:
-    """Call `work(part)` for every part from 0 on, on the caller and up to `threads` − 1 other threads.
+@contextlib.contextmanager
+def asked(threads: int | None) -> Iterator[None]:
+    """Have `thread_count()` return a number in this thread, unless it is None, for the time of a `with` block.
 
-    Which thread does which part is not determined. The first exception is raised to the caller once all threads have
-    stopped; the pool keeps working. A call from inside `work` runs on its own thread alone, and so does any call while
-    no thread can be started: at the end of the interpreter, or at a limit of the system.
+    Example:
+        >>> with asked(3):
+        ...     thread_count()
+        3
+    """
+    before, _inside.asked = getattr(_inside, "asked", None), threads
+    try:
+        yield
+    finally:
+        _inside.asked = before
+
+
+def share(parts: int, work: Callable[[int], None], threads: int) -> None:
+    """Call `work(part)` for every part from 0 on, on the calling thread and up to `threads` − 1 other threads.
+
+    Any thread may do any part. When all threads have stopped, the first exception is raised in the caller; the pool
+    remains usable. A call from inside `work` uses its own thread only. So does a call while no thread can be started:
+    at the end of the interpreter, or at a limit of the system.
     """
     helpers = 0 if getattr(_inside, "active", False) else min(threads, parts) - 1
     if helpers < 1:
@@ -88,18 +103,16 @@ def _submit(run: Callable[[], None], helpers: int) -> list[Future[None]]:
         for _ in range(helpers):
             futures.append(pool.submit(run))
     except RuntimeError:
-        # what the pool could not start waits in its queue and would keep the caller's arrays: give up the pool
+        # tasks that could not start stay in the queue of the pool and keep the caller's arrays alive: discard the pool
         _forget(pool)
         pool.shutdown(wait=False, cancel_futures=True)
     return futures
 
 
 def _error_of(future: Future[None]) -> BaseException | None:
-    from concurrent.futures import CancelledError
-
     try:
         return future.exception()
-    except CancelledError:  # never begun, and the caller has done its work
+    except CancelledError:  # it never started; the calling thread has done its work
         return None
 
 
@@ -114,15 +127,13 @@ def _executor() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
             # idle threads cost nothing, and the interpreter joins them when it exits
             _pool = ThreadPoolExecutor(max_workers=max(32, _cores()), thread_name_prefix="mithril_losses")
         return _pool
 
 
 def forget_pool() -> None:
-    """Start anew in a forked child, where the parent's threads do not exist."""
+    """Forget the pool in a forked child, where the parent's threads do not exist."""
     global _pool, _lock, _inside
     _pool, _lock, _inside = None, threading.Lock(), threading.local()
 

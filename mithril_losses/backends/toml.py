@@ -1,4 +1,4 @@
-"""TOML from outside, read within limits: the parser itself takes minutes and gigabytes for some small texts."""
+"""TOML from other people, read within limits: for some small texts the parser takes minutes and gigabytes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 LARGEST_FILE = 1_000_000  # bytes
 DEEPEST = 32  # levels of tables and lists, and parts of one dotted key
 
-# Memory and time of tomllib grow with the square of the parts of a dotted key. Each token is consumed whole, so that
-# the search for such keys takes a time in proportion to the text.
+# Memory and time of tomllib grow with the square of the number of parts of a dotted key. Each token is consumed whole,
+# so that the time of the search for such keys is proportional to the length of the text.
 _PART = r"""(?:[\w-]++|"(?:[^"\\\n]++|\\.)*+"?|'[^'\n]*+'?)"""
 _DOT = r"[ \t]*+\.[ \t]*+"
 _TOKEN = re.compile(rf"#.*|(?P<too_long>(?:{_PART}{_DOT}){{{DEEPEST}}})|(?:{_PART}{_DOT})++|{_PART}")
@@ -22,7 +22,7 @@ def read_toml_file(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: the file is larger than 1 MB, is not UTF-8 or not TOML, or is nested too deeply.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE + 1)
@@ -55,7 +55,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def require_shallow(table: dict[str, Any]) -> None:
-    """Raise a ValueError where tables and lists are nested too deeply: what walks them calls itself for each level."""
+    """Raise a ValueError if tables and lists are nested too deeply for recursive functions."""
     level: list[Any] = [table]
     for _ in range(DEEPEST):
         inside = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]

@@ -34,18 +34,18 @@ class TorchBackend(Backend):
     namespace: ClassVar[Any] = xp
     floating_dtypes: ClassVar[tuple[str, ...]] = ("float16", "bfloat16", "float32", "float64")
 
-    # What PyTorch refuses and the others accept: means of integers and booleans, and two calls in short form
+    # Calls that PyTorch refuses and the other libraries accept: means of integers and booleans, and two short forms
 
     def mean(self, x: Array, *, axis: Any = None, keepdims: bool = False) -> Array:
-        """Return the mean; of integers and booleans in the backend's dtype."""
+        """Return the mean; for integers and booleans, in the backend's dtype."""
         return xp.mean(self._floating(x), axis=axis, keepdims=keepdims)
 
     def var(self, x: Array, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
-        """Return the variance; of integers and booleans in the backend's dtype."""
+        """Return the variance; for integers and booleans, in the backend's dtype."""
         return xp.var(self._floating(x), axis=axis, correction=correction, keepdims=keepdims)
 
     def std(self, x: Array, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
-        """Return the standard deviation; of integers and booleans in the backend's dtype."""
+        """Return the standard deviation; for integers and booleans, in the backend's dtype."""
         return xp.std(self._floating(x), axis=axis, correction=correction, keepdims=keepdims)
 
     def reshape(self, x: Array, shape: int | tuple[int, ...]) -> Array:
@@ -57,12 +57,12 @@ class TorchBackend(Backend):
         return torch.squeeze(x) if axis is None else xp.squeeze(x, axis=axis)
 
     def gradient(self, function: Callable[..., Any], *arguments: Any, argnum: int = 0) -> Array:
-        """Return the derivative by torch autograd, as `Backend.gradient` says."""
+        """Return the derivative by torch autograd; see `Backend.gradient`."""
         shifted = list(arguments)
         shifted[argnum] = point = torch_tensor(arguments[argnum]).requires_grad_(True)
         with torch.enable_grad():
             value = one_number(function)(*shifted)
-        if not value.requires_grad:  # it does not depend on the argument
+        if not value.requires_grad:  # the value does not depend on the argument
             return torch.zeros_like(arguments[argnum])
         return torch.autograd.grad(value, point, allow_unused=True, materialize_grads=True)[0]
 

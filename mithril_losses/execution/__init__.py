@@ -1,8 +1,9 @@
-"""`value_and_gradient`: both halves of a pair in one call, as fast as the arrays at hand allow.
+"""`value_and_gradient`: the loss and its gradient in one call, as fast as the given arrays allow.
 
-The plain functions are the definition. What runs here instead is chosen by the arrays: one fused loop or cache-sized
-blocks for large arrays in the memory of the host, a compiled pair for JAX, the plain functions for everything else. A
-template of a loss says how it is computed (`Pair.terms`); nothing here knows a loss, or a template, by name.
+The plain functions, a loss and its gradient as written, are the definition. The arrays decide what runs instead: one
+fused loop (value and gradient in one pass), or blocks of the size of the cache, for large arrays in the memory of the
+host; a compiled pair for JAX; the plain functions for everything else. The template of a loss (`Pair.terms`) says how
+it is computed; nothing here knows a loss, or a template, by name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, library_name, namespace_of
-from mithril_losses.backends.threads import thread_count
+from mithril_losses.backends.threads import asked, thread_count
 from mithril_losses.catalogue import find_loss
 from mithril_losses.execution.host import OnHost
 from mithril_losses.execution.jax import OnJax, as_jax, jax_views
@@ -37,33 +38,33 @@ def value_and_gradient(
 def value_and_gradient(
     loss: Callable[..., Any], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
-    """Return a function with the loss's own arguments that gives its value and its gradient in one call.
+    """Return a function with the arguments of the loss that returns its value and its gradient in one call.
 
-    It takes everything that the gradient takes: `upstream` (which scales the gradient alone) and, where the loss has
-    it, `wrt`. The gradient is an array, or a dict of arrays by argument name where the loss has several
+    The function takes all arguments of the gradient: also `upstream`, which scales the gradient but not the value, and
+    `wrt` if the loss has it. The gradient is an array, or a dict of arrays by argument name if the loss has several
     differentiable arguments.
 
     Either half of a pair may be given. A type checker learns from the gradient which keywords there are and what is
     returned: `value_and_gradient(huber_loss_gradient)`.
 
-    Large arrays on the CPU, of any of the three libraries, are computed in one fused loop (with the extra `fast`).
-    Without it, those of NumPy and PyTorch are computed in blocks that fit the cache. Threads share the work, and the
-    result does not depend on how many. Where a loss sorts, searches or sums over pairs, NumPy may do it for JAX, too.
-    All other JAX arrays go through one compiled function per loss and set of options; inside a trace of the caller's
-    the plain functions are inlined.
+    With the extra `fast`, large arrays on the CPU, of any of the three libraries, are computed in one fused loop.
+    Without it, arrays of NumPy and PyTorch are computed in blocks that fit the cache. Threads share the work; their
+    number does not change the result. If a loss sorts, searches or sums over pairs, NumPy may compute it for JAX, too.
+    All other JAX arrays go through one compiled function per loss and set of options; inside a trace of the caller, the
+    plain functions are inlined.
 
     Args:
         loss: a registered loss or its gradient, or any function with a method `gradient`.
         threads: how many threads share a large call on the CPU; by default the environment variable
-            MITHRIL_LOSSES_THREADS, then the cores at hand.
-        compile: None compiles loops for large arrays on the CPU, with the extra `fast`. False does not: blocks are
-            computed instead, and JAX compiles what is JAX's. True also sends tensors on an accelerator, or in a graph,
-            through `torch.compile`.
-        donate: whether JAX may reuse the memory of the differentiable arguments, which are gone after the call: JAX
-            computes it then.
+            MITHRIL_LOSSES_THREADS, or else the number of available cores.
+        compile: None compiles loops for large arrays on the CPU, with the extra `fast`. False compiles none: blocks are
+            computed instead, and JAX compiles for its own arrays. Losses over pairs of points compile their tiles in
+            any case. True also sends tensors on an accelerator, or in a graph, through `torch.compile`.
+        donate: whether JAX may reuse the memory of the differentiable arguments, which must not be used after the call.
+            JAX then always computes the call itself.
 
     Raises:
-        ValueError: `loss` has no registered gradient, or `threads` is no positive integer.
+        ValueError: `loss` has no registered gradient, or `threads` is not a positive integer.
 
     Example:
         >>> import numpy as np
@@ -74,12 +75,12 @@ def value_and_gradient(
     """
     pair = find_loss(loss)
     thread_count(threads)
-    if pair.terms.compose is not None:  # each of its losses on the fast path of its own
+    if pair.terms.compose is not None:  # each of its losses takes its own fast path
         fast = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
         composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(fast)
         return composed
-    plain = pair.plain
-    on_host = OnHost(pair, threads, compile)
+    plain = pair.plain if threads is None else _with_threads(pair.plain, threads)
+    on_host = OnHost(pair, threads, compile, plain)
     on_jax = OnJax(pair, donate)
 
     @functools.wraps(pair.value)
@@ -96,11 +97,21 @@ def value_and_gradient(
             return on_jax(*arguments, **keywords) if found is None else as_jax(found, first)
         if library == "torch":
             views = numpy_views(arguments, keywords)
-            if views is not None:  # NumPy's functions cost less per call, and its buffers less per page
+            if views is not None:  # NumPy's calls are cheaper, and so is its memory
                 return as_tensors((plain if first.numel() < limits.current.large else on_host)(*views[0], **views[1]))
             if compile:
                 compiled: tuple[Any, Any] = compiled_by_torch(pair)(*arguments, **keywords)
                 return compiled
         return plain(*arguments, **keywords)
+
+    return both
+
+
+def _with_threads(plain: Callable[..., tuple[Any, Any]], threads: int) -> Callable[..., tuple[Any, Any]]:
+    """Return the plain functions, in which trees, sorts and tiles use as many threads."""
+
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        with asked(threads):
+            return plain(*arguments, **keywords)
 
     return both

@@ -1,10 +1,10 @@
-"""Large arrays in the memory of the host: the loop that the template of a loss has for them, or blocks of rows."""
+"""Large arrays in the memory of the host: they run in the loop of the loss's template, or in blocks of rows."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,30 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import Pair
+from mithril_losses.domains import checked
 from mithril_losses.loops.compiling import COMPILED, NotFusable, has_numba
-from mithril_losses.numerics.reduction import Plan, plan
+from mithril_losses.numerics.reduction import GradientReduction, Plan, plan
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Call, Loop, empty, over_blocks, rows_of
 
-# bytes that the temporary arrays of a block stay below
+# the most bytes of the temporary arrays of a block
 _KEPT = 1 << 24
-# kinds of rows whose shape is remembered for a loss
+# how many kinds of rows have their shape remembered for a loss
 _ROW_SHAPES = 1024
 
 
 class OnHost:
-    """Value and gradient of large arrays that NumPy can see."""
+    """Value and gradient of large arrays in the memory of the host.
 
-    def __init__(self, pair: Pair, threads: int | None, compile: bool | None) -> None:
+    Attributes:
+        jax_from: the number of elements from which JAX arrays are computed faster here.
+        for_jax: the function that computes such JAX arrays, or returns None.
+    """
+
+    def __init__(self, pair: Pair, threads: int | None, compile: bool | None, plain: Callable[..., Any]) -> None:
         self._pair = pair
-        self._plain = pair.plain
+        self._plain = plain
         self._row_shapes: dict[Any, tuple[int, ...]] = pair.prepared.setdefault("row shapes", {})
         self._threads = threads
         self._compile = compile is not False
@@ -57,12 +63,12 @@ class OnHost:
         return (self.attempt if self._is_compiled else self)(*arguments, **keywords)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        """Return value and gradient, from the plain functions where there is no faster way."""
+        """Return value and gradient, from the plain functions if there is no faster way."""
         found = self.attempt(*arguments, **keywords)
         return self._plain(*arguments, **keywords) if found is None else found
 
     def attempt(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any] | None:
-        """Return value and gradient, or None where the plain functions should answer, if only with an error."""
+        """Return value and gradient, or None if the plain functions must compute them or raise an error."""
         keep_freed_memory()
         call = self._call(arguments, keywords) if self._applies else None
         parts = None if call is None else self._pair.terms.parts(call)
@@ -81,18 +87,20 @@ class OnHost:
         return value, gradients if len(wrt) > 1 else gradients[wrt[0]]
 
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Call | None:
-        """Return the call, or None where its arguments are not those of a fast path."""
+        """Return the call, or None if no fast path takes its arguments."""
         given = dict(zip(self._arrays, arguments, strict=False)) | dict(keywords)
-        if len(given) < len(arguments) + len(keywords) or "wrt" in given:
-            return None  # an argument too many, or twice
+        if len(given) < len(arguments) + len(keywords):
+            return None  # one argument too many, or one given twice
         arrays = {name: given.pop(name, None) for name in self._arrays}
         if {*map(type, arrays.values())} != {np.ndarray}:
             return None
-        options = {name: given.pop(name, default) for name, default in self._defaults.items()}
-        return Call(arrays, options, given)
+        options = {name: given.pop(name) for name in self._defaults if name in given}
+        if not given.keys() <= GradientReduction.__annotations__.keys():
+            return None  # `wrt`, or what the loss does not take
+        return Call(arrays, self._defaults | checked(self._pair.domain, options), given)
 
     def _part(self, template: Template, call: Call) -> tuple[Any, dict[str, Any]] | None:
-        """Return the value of one reduced loss and its gradients by name, None to leave it to the plain functions."""
+        """Return the value of one reduced loss and its gradients by name, or None if the plain functions must run."""
         loop = template.loop(call) or self._rows(call)
         if loop is None:
             return None
@@ -101,7 +109,7 @@ class OnHost:
         if dtype is None:
             dtype = widest_dtype(np, **wrt)
             if any(x.dtype != dtype for x in wrt.values()):
-                return None  # the sum of a block would be rounded to half precision
+                return None  # the sum of each block would be rounded to half precision
         reduction = plan(np, loop.shape, dtype, mass=loop.mass, **call.reduction)
         keeps_values = call.reduction.get("reduction") == "none"
         if not keeps_values and len(reduction.axes) < len(loop.shape):
@@ -128,7 +136,7 @@ class OnHost:
         return self._in_blocks(call, reduction, loop.shape, values, gradients, threads)
 
     def _rows(self, call: Call) -> Loop | None:
-        """Return what is known of rows that go through the plain functions, None where there are none."""
+        """Return the description of rows for the plain functions, or None if the call has no independent rows."""
         terms, arrays = self._pair.terms, list(call.arrays.values())
         batch = arrays[0].shape[0] if arrays[0].ndim else 0
         if batch < 2 or any(x.ndim == 0 or x.shape[0] != batch for x in arrays):
@@ -143,12 +151,12 @@ class OnHost:
     def _in_blocks(
         self, call: Call, reduction: Plan, shape: tuple[int, ...], values: Any, gradients: dict[str, Any], threads: int
     ) -> float:
-        """Have the plain functions fill values and gradients, a block of rows at a time."""
+        """Fill values and gradients with the plain functions, one block of rows at a time."""
         arrays = list(call.arrays.values())
         operands = [reduction.weights, reduction.factor]
         keeps_values, several = values is not None, len(gradients) > 1
-        is_large = arrays[0].size > limits.current.block * shape[0]  # a batch element, more than a block
-        if is_large and _rows_can_merge(self._pair, arrays, call.options, shape):  # all rows in one axis
+        is_large = arrays[0].size > limits.current.block * shape[0]  # one batch element is larger than a block
+        if is_large and _rows_can_merge(self._pair, arrays, call.options, shape):  # flatten all rows into one axis
             arrays = [_merged(x, shape) for x in arrays]
             operands = [x if np.ndim(x) == 0 else _in_one_axis(x, shape) for x in operands]
             gradients = {name: _merged(x, shape) for name, x in gradients.items()}
@@ -176,9 +184,9 @@ class OnHost:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have the allocator keep what is freed for the next array: page faults would cost more than the arithmetic.
+    """Make the allocator keep freed memory for the next array: page faults would cost more than the arithmetic.
 
-    glibc returns large pieces to the system at once, until the process has freed one as large as this, untouched.
+    glibc returns large pieces to the system at once, until the process has freed one untouched piece as large as this.
     """
     np.empty(_KEPT, np.uint8)
 
@@ -186,14 +194,14 @@ def keep_freed_memory() -> None:
 def _row_shape(
     pair: Pair, known: dict[Any, tuple[int, ...]], arrays: list[Any], options: Mapping[str, Any]
 ) -> tuple[int, ...] | None:
-    """Return the shape of one row's losses, or None where the first axis is no batch: a class axis, features."""
+    """Return the shape of the losses of one row, or None if the first axis is not a batch (but classes, features)."""
     settled = all(x is None or isinstance(x, (bool, int, float, str)) for x in options.values())
     key = (*((x.shape[1:], x.dtype) for x in arrays), *options.items()) if settled else None
-    if key in known:  # a row can be large
+    if key in known:  # remembered, because a row can be large
         return known[key]
     try:
         one, two = (pair.value(*(x[:n] for x in arrays), **options, reduction="none").shape for n in (1, 2))
-    except ValueError:  # arguments that do not fit: the plain functions say which, or know what they mean
+    except ValueError:  # arguments that do not fit, or not in parts: the plain functions decide
         return None
     row: tuple[int, ...] = one[1:]
     if one != (1, *row) or two != (2, *row):
@@ -204,7 +212,7 @@ def _row_shape(
 
 
 def _rows_can_merge(pair: Pair, arrays: list[Any], options: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
-    """Whether the axes of the unreduced losses come first in all arrays, and the loss would see them as one."""
+    """Whether the axes of the unreduced losses come first in all arrays, and flattening them changes no loss."""
     rank = len(shape)
     if rank < 2 or not all(x.shape[:rank] == shape and x.flags.c_contiguous for x in arrays):
         return False
@@ -212,21 +220,21 @@ def _rows_can_merge(pair: Pair, arrays: list[Any], options: Mapping[str, Any], s
     try:
         apart = pair.value(*corner, **options, reduction="none")
         merged = pair.value(*(_merged(x, apart.shape) for x in corner), **options, reduction="none")
-    except ValueError:  # an axis that the options count from the front
+    except ValueError:  # an option counts an axis from the front
         return False
     return merged.shape == (apart.size,) and np.array_equal(merged, apart.ravel(), equal_nan=True)
 
 
 def _in_one_axis(x: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Return an operand that broadcasts to `shape` for losses in one axis: one element stays one."""
+    """Return an operand that broadcasts to `shape` for losses flattened into one axis; one element stays one."""
     return x.reshape(()) if x.size == 1 else np.broadcast_to(x, shape).ravel()
 
 
 def _merged(x: Any, shape: tuple[int, ...]) -> Any:
-    """Return an array with its first axes, which have this shape, in one."""
+    """Return an array with its first axes, which have this shape, flattened into one."""
     return x.reshape(math.prod(shape), *x.shape[len(shape) :])
 
 
 def _upstream(factor: Any, keeps_values: bool) -> Any:
-    """Return the factor as an upstream gradient: of the block's losses, or of their sum."""
+    """Return the factor as the upstream gradient of the block's losses, or of their sum."""
     return factor if keeps_values or isinstance(factor, float) else np.reshape(factor, ())

@@ -11,13 +11,13 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.catalogue import Pair
-from mithril_losses.domains import Interval, Labels
+from mithril_losses.domains import Interval, Labels, checked
 from mithril_losses.loops.compiling import COMPILED
-from mithril_losses.numerics.reduction import require_shares
+from mithril_losses.numerics.reduction import require_divisor, require_shares
 from mithril_losses.numerics.trees import map_leaves
 from mithril_losses.numerics.validation import is_number
 
-# sets of options that a loss is kept compiled for by JAX, at some 2 MB each
+# for how many sets of options JAX keeps a loss compiled, about 2 MB each
 _JITTED = 64
 
 
@@ -29,13 +29,14 @@ class OnJax:
         self._plain = pair.plain
         self._jitted = jitted(pair)
         self._donate = donate
-        # numbers that a compiled function takes as they come; all others are settled in it
+        # numbers that a compiled function takes as arguments; all other options are constants in it
         intervals = {name: x for name, x in pair.domain.items() if isinstance(x, Interval) and not x.static}
         self._numbers: dict[str, Interval | None] = intervals | {"upstream": None, "normalizer": None}
         self._labels = {name: x for name, x in pair.domain.items() if isinstance(x, Labels)}
+        self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        """Return value and gradient, from the plain functions where JAX cannot compile a call of these arguments."""
+        """Return value and gradient, from the plain functions if JAX cannot compile a call with these arguments."""
         pair = self._pair
         given = dict(zip(pair.array_arguments, arguments, strict=False)) | keywords
         concrete = concrete_array()
@@ -56,16 +57,16 @@ class OnJax:
             return self._plain(*arguments, **keywords)
         normalizer = rest.get("normalizer")
         if type(normalizer) is float and not normalizer >= 0.0:
-            return self._plain(*arguments, **keywords)  # which refuses it
+            return self._plain(*arguments, **keywords)  # which raise
         try:
-            # with their types: 1 and True are equal, but no option takes both
+            # with their types: 1 and True are equal, but not the same option
             both = self._jitted(tuple((name, x, type(x)) for name, x in static.items()), self._donate)
-        except TypeError:  # an option that cannot be hashed
+        except TypeError:  # an option is not hashable
             return self._plain(*arguments, **keywords)
-        if self._donate:  # a mistake must not cost the caller his arrays
+        if self._donate:  # a wrong call must not destroy the caller's arrays
             self._check_values(given)
         found: tuple[Any, Any] = both(wrt, rest)
-        if not self._donate:  # JAX goes on computing while the values are looked at
+        if not self._donate:  # JAX goes on computing while the values are checked
             self._check_values(given)
         value, gradient = found
         if type(gradient) is dict:  # `jax.jit` sorts the names
@@ -73,19 +74,21 @@ class OnJax:
         return value, gradient
 
     def _check_values(self, given: Mapping[str, Any]) -> None:
-        """Raise for values that a trace cannot see."""
+        """Raise for illegal values, which a trace could not read."""
         pair = self._pair
         for name, domain in self._labels.items():
             domain.check(name, given[name])
+        options = checked(pair.domain, {name: x for name, x in given.items() if name in self._defaults})
         if given.get("reduction") == "weighted_mean" and pair.takes_reduction:
             require_shares(given.get("weights"))
+        if type(normalizer := given.get("normalizer")) is concrete_array():
+            require_divisor(normalizer)
         if (check := pair.terms.check) is not None:
-            options = {name: given.get(name, pair.parameters[name].default) for name in pair.options}
-            check(*(given[name] for name in pair.array_arguments), **options)
+            check(*(given[name] for name in pair.array_arguments), **self._defaults | options)
 
 
 def jitted(pair: Pair) -> Any:
-    """Return `jitted(static, donate)`, which returns the plain functions compiled for options that JAX has to know."""
+    """Return `jitted(static, donate)`, which returns the plain functions compiled for the static options."""
     found = pair.prepared.get("jax")
     if found is None:
         compile_once = functools.lru_cache(maxsize=_JITTED)(functools.partial(_jitted, pair.plain))
@@ -109,12 +112,12 @@ def concrete_array() -> type:
     """Return the type of JAX's arrays that have values."""
     import jax
 
-    with jax.ensure_compile_time_eval():  # the first call may come from within a trace
+    with jax.ensure_compile_time_eval():  # the first call may be inside a trace
         return type(jax.numpy.zeros(()))
 
 
 def jax_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]] | None:
-    """Return the arguments with NumPy views in place of JAX arrays, None if one is traced or not on this CPU."""
+    """Return the arguments with NumPy views in place of JAX arrays, or None if one is traced or not on this CPU."""
     jax = sys.modules["jax"]
     given = [*arguments, *keywords.values()]
     arrays = [x for x in given if isinstance(x, jax.Array)]
@@ -125,7 +128,7 @@ def jax_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[
         return None
     for x in given:
         if isinstance(x, Mapping) or not (isinstance(x, (jax.Array, np.generic)) or namespace_of(x) is None):
-            return None  # of another library or kind: the plain functions have the word
+            return None  # of another library or kind: the plain functions decide
 
     def view(x: Any) -> Any:
         return np.asarray(x) if isinstance(x, jax.Array) else x
@@ -134,7 +137,7 @@ def jax_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[
 
 
 def as_jax(found: tuple[Any, Any], like: Any) -> tuple[Any, Any]:
-    """Return NumPy's results as JAX arrays, without a copy, on the device of `like`: the default one if they can be."""
+    """Return NumPy's results as JAX arrays without a copy, on the device of `like` (uncommitted on the default one)."""
     jax = sys.modules["jax"]
     value, gradient = found
     put = functools.partial(jax.device_put, may_alias=True)

@@ -14,12 +14,12 @@ from mithril_losses.numerics.trees import map_leaves
 
 
 def numpy_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]] | None:
-    """Return the arguments with NumPy views in place of tensors, None if one is in a graph, traced or not in reach."""
+    """Return the arguments with NumPy views of the tensors, or None if one is in a graph, traced or not on the host."""
     torch = sys.modules["torch"]
     if torch.compiler.is_compiling():
         return None
     if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
-        return None  # torch.func takes derivatives, or torch does in forward mode
+        return None  # torch.func differentiates, or PyTorch in forward mode
     views, named = list(arguments), dict(keywords)
     for values, items in ((views, enumerate(arguments)), (named, keywords.items())):
         for key, x in items:
@@ -43,7 +43,7 @@ def as_tensors(found: tuple[Any, Any]) -> tuple[Any, Any]:
 
 
 def compiled_by_torch(pair: Pair) -> Any:
-    """Return what `torch.compile` makes of the plain functions of a loss, once for as long as the loss is known."""
+    """Return the plain functions of a loss compiled by `torch.compile`, once for as long as the loss is registered."""
     found = pair.prepared.get("torch")
     if found is None:
         import torch

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from importlib.util import find_spec
 from types import FunctionType, ModuleType
 from typing import Any
@@ -44,18 +45,19 @@ def has_numba() -> bool:
     """Whether there is a numba that can compile the loops; older ones would end the process."""
     if find_spec("numba") is None:
         return False
-    from importlib.metadata import PackageNotFoundError, version  # here, as it would double the time to import this
+    with _compiling:  # a fork waits: in a child, a module that another thread was importing would stay locked
+        from importlib.metadata import PackageNotFoundError, version  # here, as it would double the time to import this
 
-    try:
-        major, minor = version("numba").split(".")[:2]
-    except PackageNotFoundError:  # a copy without its metadata
-        return True
+        try:
+            major, minor = version("numba").split(".")[:2]
+        except PackageNotFoundError:  # a copy without its metadata
+            return True
     return (int(major), int(minor)) >= _NUMBA
 
 
 def _digest(text: str) -> str:
-    import hashlib  # here and not above, because it loads OpenSSL
-
+    with _compiling:
+        import hashlib  # here and not above, because it loads OpenSSL
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -238,8 +240,6 @@ def _uninterrupted(work: Callable[[], Any]) -> Any:
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    from concurrent.futures import Future
-
     done: Future[Any] = Future()
 
     def run() -> None:

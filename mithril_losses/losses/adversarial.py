@@ -973,7 +973,7 @@ def _penalty_kinks(input_gradients: Array, target_norm: float) -> tuple[Array, .
 def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Losses:
     xp = array_namespace(input_gradients=input_gradients)
     dtype = compute_dtype(xp, input_gradients.dtype, "input_gradients")
-    target_norm = require_one_number(xp, "target_norm", NON_NEGATIVE.check("target_norm", target_norm), dtype)
+    target_norm = require_one_number(xp, "target_norm", target_norm, dtype)
     if len(input_gradients.shape) == 0:
         raise ValueError("input_gradients need a batch axis, got a scalar")
     examples = Flattening.along(tuple(range(1, len(input_gradients.shape))), tuple(input_gradients.shape))

@@ -110,7 +110,7 @@ def _angular(
         weight.shape[0],
     )
     margin = require_one_number(own, "margin", margin, dtype)
-    scale = require_one_number(own, "scale", POSITIVE.check("scale", scale), dtype)
+    scale = require_one_number(own, "scale", scale, dtype)
     labels, _, illegal = read_labels(own, targets, classes, None)
     labels = as_dtype(own, own.minimum(own.maximum(labels, 0), classes - 1), own.arange(1).dtype)
     count = math.prod(shape)
@@ -172,7 +172,6 @@ def _arcface(
     reduction: Any,
     wanted: Wanted,
 ) -> Closed:
-    margin = _ANGLE.check("margin", margin)
     return _angular(embeddings, weight, targets, margin, scale, _additive_angle, reduction, wanted)
 
 
@@ -278,7 +277,6 @@ def _cosface(
     reduction: Any,
     wanted: Wanted,
 ) -> Closed:
-    margin = _COSINE.check("margin", margin)
     return _angular(embeddings, weight, targets, margin, scale, _additive_cosine, reduction, wanted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -64,7 +65,7 @@ _CLASS_OPTIONS: dict[str, Any] = {
 
 @unreduced(
     loop=softmax_loop,
-    check=classes_of,
+    check=functools.partial(classes_of, name="logits"),
     mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
     logits=REAL,
     targets=ClassTargets(),
@@ -79,7 +80,7 @@ def _cross_entropy_with_logits(
     ignore_index: int | None,
     wanted: Wanted,
 ) -> Losses:
-    classes = classes_of(logits, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    classes = classes_of(logits, targets, class_axis, class_weights, label_smoothing, ignore_index, "logits")
     return softmax_losses(classes, "logits")
 
 
@@ -186,7 +187,7 @@ def _cross_entropy(
     classes = classes_of(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
     xp: Any = namespace_of(predictions)
     shares, axis = classes.shares, classes.axis
-    width = CLIP_WIDTH.for_dtype(CLIP_WIDTH.check("epsilon", epsilon), xp, predictions.dtype)
+    width = CLIP_WIDTH.for_dtype(epsilon, xp, predictions.dtype)
     p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)
     values = -shares.dot(xp, xp.log(p), axis)
 

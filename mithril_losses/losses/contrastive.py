@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Unpack
 
-from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype, require_library
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, OneNumber, PointLabels, PointSets
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -50,10 +50,7 @@ _NUMBER = OneNumber()
 
 def _inverse_temperature(temperature: Any, **embeddings: Array) -> Any:
     xp = array_namespace(**embeddings)
-    checked = POSITIVE.check("temperature", temperature)
-    if not isinstance(checked, float):
-        require_library(xp, "temperature", checked)
-    return 1.0 / require_one_number(xp, "temperature", checked, widest_dtype(xp, **embeddings))
+    return 1.0 / require_one_number(xp, "temperature", temperature, widest_dtype(xp, **embeddings))
 
 
 class _Scale(NamedTuple):

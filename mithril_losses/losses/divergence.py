@@ -522,7 +522,6 @@ def _distances(
     """Return the distance of each row, its slopes wrt predictions if wanted, and the axis of the samples."""
     xp = array_namespace(predictions=predictions, targets=targets)
     dtype = widest_dtype(xp, predictions=predictions, targets=targets)
-    p = _POWER.check("p", p)
     shapes = tuple(predictions.shape), tuple(targets.shape)
     axis = normalize_axis("axis", axis, len(shapes[0]))
     others = [(len(shape), shape[:axis], shape[axis + 1 :]) for shape in shapes]
@@ -788,11 +787,8 @@ def _mmd(
     wanted: Wanted,
 ) -> Losses:
     sets = Sets.of(numbers=(kernel_bandwidth, coef0), predictions=predictions, targets=targets)
-    _KERNEL.check("kernel_type", kernel_type)
-    FLAG.check("unbiased", unbiased)
     bandwidth = sets.bring(POSITIVE.one_number("kernel_bandwidth", kernel_bandwidth))
     coef0 = sets.bring(NON_NEGATIVE.one_number("coef0", coef0))
-    degree = _DEGREE.check("degree", degree)
     _require_samples(sets, 2 if unbiased else 1, "the unbiased estimator" if unbiased else "the discrepancy")
     if kernel_type == "linear":
         values, slopes = _linear_mmd(sets, unbiased)
@@ -924,7 +920,6 @@ def _coincidences(predictions: Array, targets: Array, **_: Any) -> tuple[Array, 
 )
 def _energy(predictions: Array, targets: Array, beta: float, wanted: Wanted) -> Losses:
     sets = Sets.of(predictions=predictions, targets=targets)
-    beta = _ORDER.check("beta", beta)
     kernel = _DISTANCE if beta == 1.0 else distance_kernel(_power, beta)
     _require_samples(sets, 1, "the distance")
     n, m = sets.x.shape[-2], sets.y.shape[-2]

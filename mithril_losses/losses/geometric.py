@@ -113,7 +113,6 @@ def _chamfer(
 ) -> Losses:
     sets = Sets.of(pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
-    FLAG.check("squared", squared)
     x_mask = per_point(sets, "pred_mask", pred_mask, pred_points, "bool")
     y_mask = per_point(sets, "target_mask", target_mask, target_points, "bool")
     x_weights = per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")

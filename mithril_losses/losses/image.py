@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement, require_library
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.validation import as_dtype, compute_dtype, quiet, require_same_shape
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, quiet, require_one_number, require_same_shape
 from mithril_losses.templates.images import image_axes, require_images, require_maps
 from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.stencil import apply_stencil, cut, differences, each_plane, over_planes, stencil_rows
@@ -90,7 +90,7 @@ def _shifted(xp: Any, x: Array, axis: int) -> Array:
 def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> Loop | None:
     """Check the arguments, and return the loops over NumPy images."""
     require_images("images", images, channels_first)
-    return stencil_rows(_NORMS[_NORM.check("norm_type", norm_type)], images, channels_first=channels_first)
+    return stencil_rows(_NORMS[norm_type], images, channels_first=channels_first)
 
 
 @unreduced(loop=_variation_rows, kinks=_variation_kinks, images=Images(4, 3, 2), norm_type=_NORM, channels_first=FLAG)
@@ -99,8 +99,7 @@ def _variation(images: Array, norm_type: str, channels_first: bool, wanted: Want
     dtype = compute_dtype(xp, images.dtype, "images")
     require_images("images", images, channels_first)
     rows, columns, _ = image_axes(channels_first)
-    terms = _NORMS[_NORM.check("norm_type", norm_type)]
-    values, slope = apply_stencil(xp, terms, as_dtype(xp, images, dtype), rows, columns)
+    values, slope = apply_stencil(xp, _NORMS[norm_type], as_dtype(xp, images, dtype), rows, columns)
     return Losses(xp.sum(_by_image(xp, values), axis=-1), lambda: {"images": slope})
 
 
@@ -312,31 +311,20 @@ def _compare(
     dtype = compute_dtype(xp, predictions.dtype)
     require_maps("predictions", predictions, channels_first)
     rows, columns, _ = image_axes(channels_first)
-    size = _WINDOW_SIZE.check("window_size", window_size)
-    least = size * 2 ** (scales - 1)
+    least = window_size * 2 ** (scales - 1)
     if min(predictions.shape[rows], predictions.shape[columns]) < least:
         at = f" at {scales} scales" if scales > 1 else ""
         raise ValueError(
-            f"a window of {size} pixels{at} needs images of at least {least}×{least}, got "
+            f"a window of {window_size} pixels{at} needs images of at least {least}×{least}, got "
             f"{predictions.shape[rows]}×{predictions.shape[columns]}"
         )
     if predictions.shape[image_axes(channels_first)[2]] == 0:
         raise ValueError("predictions need at least one channel")
-    scale = _one_number("max_value", max_value, dtype, xp)
-    c1, c2 = ((_one_number(name, k, dtype, xp) * scale) ** 2 for name, k in (("k1", k1), ("k2", k2)))
-    window = _gaussian(size, _SIGMA.check("sigma", sigma))
+    scale = require_one_number(xp, "max_value", max_value, dtype)
+    c1, c2 = ((require_one_number(xp, name, k, dtype) * scale) ** 2 for name, k in (("k1", k1), ("k2", k2)))
+    window = _gaussian(window_size, sigma)
     x, y = as_dtype(xp, predictions, dtype), as_dtype(xp, targets, dtype)
     return xp, x, y, _Comparison(window, (rows, columns), c1, c2)
-
-
-def _one_number(name: str, option: Any, dtype: Any, xp: Any) -> Any:
-    option = POSITIVE.check(name, option)
-    if isinstance(option, float):
-        return option
-    require_library(xp, name, option)
-    if tuple(option.shape) != ():
-        raise ValueError(f"{name} must be one number for all images, got an array of shape {tuple(option.shape)}")
-    return as_dtype(xp, option, dtype)
 
 
 def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> Loop | None:
@@ -538,9 +526,8 @@ def _doubled(xp: Any, slope: Array, like: Array, axes: tuple[int, int]) -> Array
 
 def _multi_scale_kinks(predictions: Array, targets: Array, scale_weights: Any, **options: Any) -> tuple[Array, ...]:
     """Return, for each image, what vanishes where a factor of a channel vanishes."""
-    weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
-    xp, x, y, comparison = _compare(predictions, targets, len(weights), **options)
-    scales = _scales(xp, x, y, comparison, len(weights))
+    xp, x, y, comparison = _compare(predictions, targets, len(scale_weights), **options)
+    scales = _scales(xp, x, y, comparison, len(scale_weights))
     return tuple(xp.min(xp.abs(1.0 - scale.distance), axis=(-3, -2, -1)) for scale in scales)
 
 
@@ -563,20 +550,19 @@ def _multi_scale(
     channels_first: bool,
     wanted: Wanted,
 ) -> Losses:
-    weights = _SCALE_WEIGHTS.check("scale_weights", scale_weights)
     options = (max_value, window_size, sigma, k1, k2, channels_first)
-    xp, x, y, comparison = _compare(predictions, targets, len(weights), *options)
-    scales = _scales(xp, x, y, comparison, len(weights))
+    xp, x, y, comparison = _compare(predictions, targets, len(scale_weights), *options)
+    scales = _scales(xp, x, y, comparison, len(scale_weights))
     lost = xp.any(xp.stack([scale.distance for scale in scales]) >= 1.0, axis=0)
     distances = [xp.where(lost, 0.0, scale.distance) for scale in scales]
-    logarithm = weights[0] * xp.log1p(-distances[0])
-    for weight, distance in zip(weights[1:], distances[1:], strict=True):
+    logarithm = scale_weights[0] * xp.log1p(-distances[0])
+    for weight, distance in zip(scale_weights[1:], distances[1:], strict=True):
         logarithm = logarithm + weight * xp.log1p(-distance)
 
     def slopes() -> dict[str, Array]:
         product = xp.where(lost, 0.0, xp.exp(logarithm)) / math.prod(logarithm.shape[-3:])
         slope = None
-        for weight, distance, scale in reversed(list(zip(weights, distances, scales, strict=True))):
+        for weight, distance, scale in reversed(list(zip(scale_weights, distances, scales, strict=True))):
             structure = scale.at.structure
             count = float(math.prod([structure.shape[axis] for axis in comparison.axes]))
             factor = weight * product / (count * (1.0 - distance))

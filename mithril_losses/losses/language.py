@@ -107,10 +107,10 @@ def _linear_cross_entropy(
 ) -> Closed:
     xp, dtype = _door(hidden, weight, targets, bias)
     shape, count, (classes, features) = tuple(targets.shape), math.prod(targets.shape), weight.shape
-    a = require_one_number(xp, "label_smoothing", FRACTION.check("label_smoothing", label_smoothing), dtype)
-    z_loss = require_one_number(xp, "z_loss", NON_NEGATIVE.check("z_loss", z_loss), dtype)
-    cap = require_one_number(xp, "soft_cap", _SOFT_CAP.check("soft_cap", soft_cap), dtype)
-    size = _CHUNK_ROWS.check("chunk_rows", chunk_rows) or chunk_size(classes, features, xp.finfo(dtype).bits // 8)
+    a = require_one_number(xp, "label_smoothing", label_smoothing, dtype)
+    z_loss = require_one_number(xp, "z_loss", z_loss, dtype)
+    cap = require_one_number(xp, "soft_cap", soft_cap, dtype)
+    size = chunk_rows or chunk_size(classes, features, xp.finfo(dtype).bits // 8)
     given, like = {"hidden": hidden, "weight": weight, "bias": bias}, as_dtype(xp, weight, dtype)
 
     per_class = read_class_weights(xp, class_weights, classes, 1, like)

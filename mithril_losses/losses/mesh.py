@@ -569,8 +569,8 @@ def _laplacian(vertices: Array, edges: Array, wanted: Wanted) -> Losses:
 def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean over vertices of ‖(Lv)ᵢ‖², (Lv)ᵢ = mean of the neighbours of i − vᵢ.
 
-    L is the uniform graph Laplacian: (Lv)ᵢ is the mean of the neighbours of a vertex, seen from it. The loss penalizes
-    roughness; minimizing it also shrinks the mesh.
+    L is the uniform graph Laplacian: (Lv)ᵢ is the offset from a vertex to the mean of its neighbours. The loss
+    penalizes roughness; minimizing it also shrinks the mesh.
 
     Args:
         vertices: v, (…, n, coordinates); any leading axes are the batch.

@@ -99,8 +99,6 @@ def _triplet_rows(
 ) -> Loop | None:
     """Check the arguments and return the loop over rows of NumPy arrays; None for other norms."""
     _open(anchor=anchor, positive=positive, negative=negative)
-    margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
-    squared, swap = FLAG.check("squared", squared), FLAG.check("swap", swap)
     terms = _SWAPPED if swap else _TRIPLET
     return terms.fused((anchor, positive, negative), (), (margin, squared)) if p == 2.0 else None
 
@@ -128,9 +126,6 @@ def _triplet(
     wanted: Wanted,
 ) -> Losses:
     xp, embeddings = _open(anchor=anchor, positive=positive, negative=negative)
-    margin, p = NON_NEGATIVE.check("margin", margin), _NORM_ORDER.check("p", p)
-    FLAG.check("squared", squared)
-    FLAG.check("swap", swap)
     return (_SWAPPED if swap else _TRIPLET).losses(xp, embeddings, margin, squared, p=p)
 
 
@@ -236,7 +231,7 @@ def _contrastive_kinks(embedding1: Array, embedding2: Array, labels: Array, marg
 
 def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> Loop | None:
     _open_pair(embedding1, embedding2, labels, _SAME)
-    return _CONTRASTIVE.fused((embedding1, embedding2), (labels,), (POSITIVE.check("margin", margin),))
+    return _CONTRASTIVE.fused((embedding1, embedding2), (labels,), (margin,))
 
 
 @unreduced(
@@ -250,7 +245,7 @@ def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: flo
 )
 def _contrastive(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
     xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SAME)
-    return _CONTRASTIVE.losses(xp, embeddings, labels, POSITIVE.check("margin", margin))
+    return _CONTRASTIVE.losses(xp, embeddings, labels, margin)
 
 
 def contrastive_loss(
@@ -346,7 +341,7 @@ def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: f
 
 def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> Loop | None:
     _open_pair(embedding1, embedding2, labels, _SIGN)
-    return _COSINE_EMBEDDING.fused((embedding1, embedding2), (labels,), (_COSINE.check("margin", margin),))
+    return _COSINE_EMBEDDING.fused((embedding1, embedding2), (labels,), (margin,))
 
 
 @unreduced(
@@ -360,7 +355,7 @@ def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -
 )
 def _cosine_embedding(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
     xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SIGN)
-    return _COSINE_EMBEDDING.losses(xp, embeddings, labels, _COSINE.check("margin", margin))
+    return _COSINE_EMBEDDING.losses(xp, embeddings, labels, margin)
 
 
 def cosine_embedding_loss(

@@ -10,11 +10,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mithril_losses import limits
-from mithril_losses.backends.namespaces import Array, array_namespace, library_name, placement, require_library
+from mithril_losses.backends.namespaces import Array, array_namespace, library_name, placement
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, Count, FeatureMaps, Interval, LayerWeights
 from mithril_losses.numerics.stable import log_softmax, norm_and_unit
-from mithril_losses.numerics.validation import as_dtype, did_you_mean, require_same_shape, widest_dtype
+from mithril_losses.numerics.validation import (
+    as_dtype,
+    did_you_mean,
+    require_one_number,
+    require_same_shape,
+    widest_dtype,
+)
 from mithril_losses.templates.images import image_axes, require_maps
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
@@ -428,24 +434,16 @@ def _through_unit(xp: Any, slope: Array, unit: Array, inverse: Array) -> Array:
 
 
 def _contextual_layer(band_width: Any, max_samples: Any, channels_first: bool) -> LayerLoss:
-    most = _MAX_SAMPLES.check("max_samples", max_samples)
-    band_width = POSITIVE.check("band_width", band_width)
-    if not isinstance(band_width, float) and tuple(band_width.shape) != ():
-        raise ValueError(f"band_width must be one number, got an array of shape {tuple(band_width.shape)}")
-
     def layer(xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
         _shared_axes(x, y, channels_first)
-        width = band_width
-        if not isinstance(width, float):
-            require_library(xp, "band_width", width)
-            width = as_dtype(xp, width, x.dtype)
+        width = require_one_number(xp, "band_width", band_width, x.dtype)
         given = {"predictions": x, "targets": y}
         images = math.prod(x.shape[:-3])
         if 0 in (images, *x.shape[-3:], *y.shape[-3:]):
             return xp.zeros((), dtype=x.dtype, **placement(x)), {name: xp.zeros_like(given[name]) for name in wanted}
         flat = {}
         for name, z in given.items():
-            positions = _sampled(xp, _positions(xp, z, channels_first), most, -1 if channels_first else -2)
+            positions = _sampled(xp, _positions(xp, z, channels_first), max_samples, -1 if channels_first else -2)
             positions = xp.matrix_transpose(positions) if channels_first else positions
             flat[name] = xp.reshape(positions, (images, *positions.shape[-2:]))
         losses, slopes = _by_some_images(xp, flat["predictions"], flat["targets"], width, wanted)
@@ -455,7 +453,7 @@ def _contextual_layer(band_width: Any, max_samples: Any, channels_first: bool) -
             slope = xp.matrix_transpose(slope) if channels_first else slope
             rows, columns, _ = image_axes(channels_first)
             count = given[name].shape[rows] * given[name].shape[columns]
-            slope = _unsampled(xp, slope, count, most, -1 if channels_first else -2)
+            slope = _unsampled(xp, slope, count, max_samples, -1 if channels_first else -2)
             spread_out[name] = xp.reshape(slope, tuple(given[name].shape))
         return xp.sum(losses) / images, spread_out
 
@@ -723,10 +721,14 @@ class PerceptualLoss:
         self._layer_weights = layer_weights
         self._parts: list[tuple[float, LayerLoss]] = [
             (_WEIGHT.check("content_weight", content_weight), _reconstruction_layer),
-            (_WEIGHT.check("style_weight", style_weight), _style_layer(channels_first)),
+            (_WEIGHT.check("style_weight", style_weight), _style_layer(FLAG.check("channels_first", channels_first))),
             (
                 _WEIGHT.check("contextual_weight", contextual_weight),
-                _contextual_layer(band_width, max_contextual_samples, channels_first),
+                _contextual_layer(
+                    POSITIVE.check("band_width", band_width),
+                    _MAX_SAMPLES.check("max_contextual_samples", max_contextual_samples),
+                    channels_first,
+                ),
             ),
         ]
         self._params = {} if extractor_params is None else extractor_params

@@ -351,7 +351,7 @@ def _psnr(
     xp = array_namespace(predictions=predictions, targets=targets)
     require_same_shape(predictions=predictions, targets=targets)
     dtype = compute_dtype(xp, predictions.dtype)
-    max_value = require_one_number(xp, "max_value", POSITIVE.check("max_value", max_value), dtype)
+    max_value = require_one_number(xp, "max_value", max_value, dtype)
     images = Flattening.along(axis, tuple(predictions.shape))
     errors = images.of(xp, as_dtype(xp, predictions, dtype) - as_dtype(xp, targets, dtype))
     if images.length == 0:

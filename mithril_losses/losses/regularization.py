@@ -41,8 +41,7 @@ def _over_leaves(rule: Rule, params: Any, lambda_reg: Any) -> Losses:
     if not arrays:
         raise ValueError("params holds no array to regularize")
     xp = array_namespace(**arrays)
-    checked = NON_NEGATIVE.check("lambda_reg", lambda_reg)
-    strength = require_one_number(xp, "lambda_reg", checked, getattr(checked, "dtype", None))
+    strength = require_one_number(xp, "lambda_reg", lambda_reg, getattr(lambda_reg, "dtype", None))
     found = {path: rule(xp, path, as_dtype(xp, w, compute_dtype(xp, w.dtype, path))) for path, w in arrays.items()}
     total, *others = (penalty for penalty, _ in found.values())
     for penalty in others:
@@ -62,11 +61,10 @@ def _over_elements(
     select: Select | None,
 ) -> Losses:
     """Return λ Σ penalty(w) over the elements of the selected arrays; the slope of all other elements is 0."""
-    chosen = _SELECT.check("select", select)
-    given = {} if chosen is None else dict(leaves(params))
+    given = {} if select is None else dict(leaves(params))
 
     def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
-        if chosen is None or chosen(path, given[path]):
+        if select is None or select(path, given[path]):
             return xp.sum(penalty(xp, w)), lambda: slope(xp, w)
         return xp.zeros((), dtype=w.dtype, **placement(w)), lambda: xp.zeros_like(w)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, Unpack
 
-from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement, require_library
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import (
     BINARY,
@@ -16,13 +16,19 @@ from mithril_losses.domains import (
     Choice,
     ClassAxis,
     Integer,
-    Interval,
     LabelMaps,
     ProbabilityMaps,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import bounded, one_hot, put_back, stable_order, take_in_order
-from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, quiet, require_same_shape
+from mithril_losses.numerics.validation import (
+    as_dtype,
+    compute_dtype,
+    normalize_axis,
+    quiet,
+    require_one_number,
+    require_same_shape,
+)
 from mithril_losses.templates.classes import read_labels
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
@@ -65,14 +71,6 @@ class _Layout(NamedTuple):
         if not others:
             raise ValueError("masks need at least one axis beside that of the classes")
         return _Layout(classes, others[0] if len(others) > 1 else None, others[1:] or others)
-
-
-def _number(xp: Any, name: str, domain: Interval, value: Any, dtype: Any) -> Any:
-    value = domain.one_number(name, value)
-    if isinstance(value, float):
-        return value
-    require_library(xp, name, value)
-    return as_dtype(xp, value, dtype)
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------
@@ -145,13 +143,13 @@ def _overlap_losses(
     """r, or r^γ."""
     overlap = _Overlap.of(predictions, targets, class_axis)
     xp, dtype = overlap.xp, overlap.targets.dtype
-    smooth = _number(xp, "smooth", NON_NEGATIVE, smooth, dtype)
-    alpha, beta = _number(xp, "alpha", NON_NEGATIVE, alpha, dtype), _number(xp, "beta", NON_NEGATIVE, beta, dtype)
+    smooth = require_one_number(xp, "smooth", smooth, dtype)
+    alpha, beta = require_one_number(xp, "alpha", alpha, dtype), require_one_number(xp, "beta", beta, dtype)
     sums = (overlap.hits, overlap.false_positives, overlap.false_negatives)
     ratio, at_zero, at_one = _ratio(xp, sums, share, alpha, beta, smooth)
     if gamma is None:
         return overlap.losses(ratio, at_zero, at_one)
-    gamma = _number(xp, "gamma", POSITIVE, gamma, dtype)
+    gamma = require_one_number(xp, "gamma", gamma, dtype)
     perfect = ratio == 0
     positive = xp.where(perfect, 1.0, ratio)
     power = xp.where(perfect, 0.0, positive**gamma)
@@ -498,7 +496,7 @@ def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_a
     overlap = _Overlap.of(predictions, targets, class_axis)
     xp, axis = overlap.xp, overlap.layout.classes
     assert axis is not None
-    smooth = _number(xp, "smooth", NON_NEGATIVE, smooth, overlap.targets.dtype)
+    smooth = require_one_number(xp, "smooth", smooth, overlap.targets.dtype)
     size = overlap.hits + overlap.false_negatives
     present = size > 0
     smallest = xp.min(xp.where(present, size, float("inf")), axis=axis, keepdims=True)
@@ -690,7 +688,6 @@ def _lovasz_softmax(
     ignore_index: int | None,
     wanted: Wanted,
 ) -> Losses:
-    _CLASSES.check("classes", classes)
     pixels = _Pixels.of(predictions, targets, class_axis, ignore_index)
     xp, layout = pixels.xp, pixels.layout
     errors, foreground = pixels.errors()

@@ -12,7 +12,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, require_library
 from mithril_losses.catalogue import both_of, given, gradient_of
-from mithril_losses.domains import NON_NEGATIVE, Count, Directions, Interval, PointSets, PointWeights
+from mithril_losses.domains import Count, Directions, Interval, PointSets, PointWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit, put_back, stable_order, take_in_order
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -211,24 +211,16 @@ def _measures(
     mass_tolerance: float,
     max_iterations: int,
 ) -> _Measures:
-    settings = Settings(
-        _EPSILON.check("epsilon", epsilon),
-        _POWER.check("p", p),
-        _TOLERANCE.check("mass_tolerance", mass_tolerance),
-        _ITERATIONS.check("max_iterations", max_iterations),
-    )
     weights = (pred_weights, target_weights)
     sets = Sets.of(numbers=weights, pred_points=pred_points, target_points=target_points)
     x, a, no_x = _masses(sets, "pred_weights", pred_weights, sets.x, pred_points)
     y, b, no_y = _masses(sets, "target_weights", target_weights, sets.y, target_points)
-    return _Measures(sets, x, y, a, b, no_x | no_y, settings)
+    return _Measures(sets, x, y, a, b, no_x | no_y, Settings(epsilon, p, mass_tolerance, max_iterations))
 
 
 def _masses(sets: Sets, name: str, weights: Array | None, points: Array, given: Array) -> tuple[Array, Array, Array]:
     """Return points (0 where they have no mass, whatever they hold), masses, and whether all masses are 0."""
     xp = sets.xp
-    if weights is not None:
-        NON_NEGATIVE.check(name, weights)
     own = per_point(sets, name, weights, given, "real floating")
     points = blanked(xp, points, None if own is None else own > 0)
     masses = shares(xp, points, own, None, None)
@@ -453,7 +445,7 @@ def sinkhorn_convergence(
     """
     with quiet(array_namespace(pred_points=pred_points)):
         options = (epsilon, p, pred_weights, target_weights, mass_tolerance, max_iterations)
-        measures = _measures(pred_points, target_points, *options)
+        measures = _measures(*_sinkhorn.checked((pred_points, target_points, *options)))
         sets, (xp, x, y, a, b) = measures.sets, measures.arrays
         if 0 in (x.shape[-2], y.shape[-2]):
             zeros = xp.sum(x, axis=(1, 2)) * 0.0
@@ -472,11 +464,11 @@ _SEED = Count(low=0.0)
 
 
 def _directions(sets: Sets, projections: Array | None, count: int, seed: int, given: Array) -> Array:
-    count, seed, d = _COUNT.check("projection_count", count), _SEED.check("projection_seed", seed), sets.x.shape[-1]
     if projections is None:
         return transport.directions(sets.xp, sets.x, count, seed)
     own = array_namespace(pred_points=given)
     require_library(own, "projections", projections)
+    d = sets.x.shape[-1]
     if len(projections.shape) != 2 or projections.shape[0] == 0 or projections.shape[1] != d:
         raise ValueError(f"projections must be unit vectors of shape (count, {d}), got {tuple(projections.shape)}")
     if not is_dtype(own, projections.dtype, "real floating"):
@@ -552,7 +544,6 @@ def _sliced(
     numbers = () if projections is None else (projections,)
     sets = Sets.of(numbers=numbers, pred_points=pred_points, target_points=target_points)
     xp, x, y = sets.xp, sets.x, sets.y
-    p = _ORDER.check("p", p)
     directions = _directions(sets, projections, projection_count, projection_seed, pred_points)
     if 0 in (x.shape[-2], y.shape[-2]):
         return sets.nothing(wanted)

@@ -1,9 +1,9 @@
-"""Compiled models: what hands out outputs and takes their gradients back.
+"""Compiled models, which return outputs and take the gradients of these outputs.
 
 A compiled model is any object with Mithril's `evaluate` (see `CompiledModel`). The adapters here make one out of a JAX
 function, an exported JAX program, a torch module or function, a NumPy function or a pair of callables; `compile_model`
-chooses the adapter for a function that is written for all three libraries. Each adapter's library is
-imported when the adapter is first named, never before.
+chooses the adapter for a function that is written for all three libraries. The library of an adapter is imported when
+the adapter is first named, never before.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from mithril_losses.numerics.validation import unknown
 
 @runtime_checkable
 class CompiledModel(Protocol):
-    """A model that was compiled elsewhere: it hands out outputs and takes their gradients back.
+    """A model that was compiled elsewhere: it returns outputs and takes the gradients of these outputs.
 
-    Mithril's compiled models satisfy this protocol as they are; the adapters of `mithril_losses.models` make other
-    models satisfy it.
+    Mithril's compiled models already satisfy this protocol; the adapters of `mithril_losses.models` make other models
+    satisfy it.
     """
 
     @overload
@@ -28,7 +28,7 @@ class CompiledModel(Protocol):
 
 
 class ModelAdapter(ABC):
-    """What every adapter has in common: one `evaluate` over a forward pass and a forward-and-backward pass."""
+    """The base of all adapters: one `evaluate` over a forward pass and a forward-and-backward pass."""
 
     @overload
     def evaluate(
@@ -53,20 +53,21 @@ class ModelAdapter(ABC):
 
         Args:
             params: parameters by name.
-            data: inputs by name; entries the model does not use are ignored.
+            data: inputs by name; entries that the model does not use are ignored.
             output_gradients: for some or all outputs, the gradient of the loss: an array of exactly the output's
-                shape, dtype, library and device. An output that is left out counts as zero. It is never written to.
+                shape, dtype, library and device, which is never written to. An output that is left out has the
+                gradient 0.
             wrt: the names of the parameters and inputs whose gradients are wanted, all parameters by default. The
-                gradient of an input is what trains whatever made it: the generator before a discriminator.
+                gradient wrt an input trains the model that produced this input, such as a generator.
 
         Returns:
             The outputs by name or, with `output_gradients`, `(outputs, gradients by name)`. The arrays are new: they
-            share memory with nothing that was handed in, and hang on no autodiff graph.
+            share no memory with the arguments, and are in no autodiff graph.
 
         Raises:
             ValueError: an unknown output name, or a gradient of another shape or on another device; a name in `wrt`
                 that belongs to no parameter or input, or to one of each.
-            TypeError: a gradient of another dtype or library, or one wrt an input of integers.
+            TypeError: a gradient of another dtype or library, or a gradient wrt an input of integers.
         """
         if output_gradients is None:
             if wrt is not None:
@@ -90,12 +91,12 @@ class ModelAdapter(ABC):
 
 
 def variables_of(params: Any, data: Mapping[str, Any], wrt: Sequence[str] | None) -> Any:
-    """Return what to differentiate by: the parameters, or a dict of what `wrt` names."""
+    """Return the variables to differentiate by: the parameters, or a dict of those that `wrt` names."""
     return params if wrt is None else {name: params[name] if name in params else data[name] for name in wrt}
 
 
 def substitute(params: Any, data: Mapping[str, Any], wrt: Sequence[str] | None, variables: Any) -> tuple[Any, Any]:
-    """Return parameters and data with the variables in their places."""
+    """Return parameters and data with the variables put in."""
     if wrt is None:
         return variables, data
     params, data = (

@@ -21,11 +21,11 @@ class CallableModel(ModelAdapter):
     Args:
         forward: `forward(params, data)` returns the outputs by name.
         vjp: `vjp(params, data, output_gradients)` returns the gradient of each parameter by name, and of those inputs
-            whose gradients `wrt` may ask for. It is handed a copy of each output gradient, and zeros for every output
-            that the caller left out.
+            that `wrt` may name. It gets a copy of each output gradient, and zeros for every output that the caller left
+            out.
 
     Raises:
-        ValueError: (from `evaluate`) besides an adapter's usual errors, `vjp` forgot or misshaped a gradient.
+        ValueError: (from `evaluate`) besides an adapter's usual errors, a gradient of `vjp` is missing or misshaped.
 
     Example:
         >>> import numpy as np

@@ -69,7 +69,7 @@ class JaxModel(ModelAdapter):
         wrt: Sequence[str] | None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         for name, gradient in output_gradients.items():
-            check_library(name, gradient, xp)  # before the trace, which takes NumPy arrays for its own
+            check_library(name, gradient, xp)  # before the trace, which would accept NumPy arrays
         names = None if wrt is None else tuple(wrt)
         outputs, gradients = self._forward_and_backward(params, data, dict(output_gradients), names)
         return outputs, gradients

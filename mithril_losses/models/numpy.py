@@ -18,8 +18,8 @@ class NumpyModel(ModelAdapter):
     """A compiled model from a NumPy function `function(params, data) -> {output name: array}`.
 
     Args:
-        function: a function written with `autograd.numpy`, which stands in for `numpy`. It must not write into arrays.
-            `params` is a flat dict.
+        function: a function written with `autograd.numpy` in place of `numpy`. It must not write into arrays. `params`
+            is a flat dict.
 
     Example:
         >>> import numpy as np

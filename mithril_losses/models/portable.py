@@ -1,4 +1,4 @@
-"""A compiled model from one function over an array namespace, on the backend of one's choice."""
+"""A compiled model from one function over an array namespace, on any backend."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def compile_model(function: Callable[[Any, Any, Any], Mapping[str, Array]], back
         [0. 0.]
     """
     if backend == "numpy":
-        model = adapter_named("NumpyModel")  # names the extra to install where autograd is missing
+        model = adapter_named("NumpyModel")  # if autograd is missing, the error names the extra to install
         import autograd.numpy as namespace
     elif backend == "jax":
         model = adapter_named("JaxModel")

@@ -18,18 +18,18 @@ from mithril_losses.numerics.validation import unknown
 class TorchModel(ModelAdapter):
     """A compiled model from a torch module, or from a function `function(params, data) -> {output name: tensor}`.
 
-    A module's parameters come from the caller, by the module's own names: `params` holds every name of
-    `module.named_parameters()`, and the module's own parameters are never read or changed. Each argument of the
-    module's `forward` is taken from `data` by its name.
+    The caller passes the parameters of a module: `params` holds every name of `module.named_parameters()`, and the
+    module's own parameters are never read or changed. Each argument of the module's `forward` is taken from `data` by
+    its name.
 
-    Buffers are the module's own. An evaluation without output gradients leaves them as they were; one with output
-    gradients is a training step and moves running statistics as torch does, once per step. Dropout draws anew at
-    each evaluation: seed torch before each of the two if they are to share one mask.
+    Buffers belong to the module. An evaluation without output gradients does not change them. An evaluation with output
+    gradients is a training step: it updates running statistics as torch does, once per step. Dropout draws a new mask
+    in each evaluation: to use one mask in both evaluations of a step, seed torch before each of them.
 
     Args:
         module: returns a dict of tensors by name, or a tensor or tuple that `output_names` names; or a function
             that takes `params` and `data`.
-        output_names: the names of the outputs, in order, where the module returns a tensor or a tuple of them.
+        output_names: the names of the outputs, in order, if the module returns a tensor or a tuple of tensors.
 
     Raises:
         ValueError: (from `evaluate`) besides an adapter's usual errors, an unknown or missing parameter or input, or
@@ -77,7 +77,7 @@ class TorchModel(ModelAdapter):
                 grad_outputs=[output_gradients[name] for name in reached],
                 materialize_grads=True,
             )
-        else:  # no output given here depends on a variable
+        else:  # none of these outputs depends on a variable
             gradients = tuple(torch.zeros_like(leaf) for leaf in leaves.values())
         return (
             {name: fresh(output) for name, output in outputs.items()},
@@ -102,7 +102,7 @@ class TorchModel(ModelAdapter):
 
 
 class _Functional:
-    """A module as a function of its parameters and inputs by name; where no gradient is recorded, buffers stay."""
+    """A module as a function of parameters and inputs by name; if no gradient is recorded, buffers stay the same."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module

@@ -1,1 +1,1 @@
-"""Arithmetic that keeps its digits, reductions and their transposes, and the checks that all arguments pass."""
+"""Numerically stable arithmetic, reductions and their transposes, and the checks of all arguments."""

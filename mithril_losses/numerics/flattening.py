@@ -1,4 +1,4 @@
-"""Arrays seen as rows: some of their axes flattened into one, the last."""
+"""Arrays as rows: some of their axes are flattened into one, the last."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mithril_losses.numerics.validation import normalize_axis
 
 
 class Flattening(NamedTuple):
-    """How arrays of one shape are seen as rows (…, n).
+    """How arrays of one shape are reshaped to rows (…, n).
 
     Attributes:
-        kept: the axes that rows are counted along.
+        kept: the axes that count rows.
         flattened: the axes that make up a row.
-        shape: of the arrays.
+        shape: the shape of the arrays.
     """
 
     kept: tuple[int, ...]
@@ -24,10 +24,10 @@ class Flattening(NamedTuple):
 
     @staticmethod
     def along(axis: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> Flattening:
-        """Return the view of arrays of `shape` in which `axis` (None: all of them) make up a row.
+        """Return the flattening of arrays of `shape` in which `axis` (None: all axes) makes up a row.
 
         Raises:
-            TypeError: an axis is no integer.
+            TypeError: an axis is not an integer.
             ValueError: an axis is out of range or given twice.
         """
         ndim = len(shape)
@@ -49,7 +49,7 @@ class Flattening(NamedTuple):
         return xp.reshape(_permuted(xp, x, order), (*(self.shape[i] for i in self.kept), self.length))
 
     def back(self, xp: Any, rows: Array) -> Array:
-        """Return rows as an array of the shape that they were made of: the inverse, and the transpose, of `of`."""
+        """Return rows as an array of the original shape: the inverse, and the transpose, of `of`."""
         order = self.kept + self.flattened
         x = xp.reshape(rows, tuple(self.shape[i] for i in order))
         return _permuted(xp, x, tuple(order.index(i) for i in range(len(order))))

@@ -1,4 +1,4 @@
-"""Gradients that stay in PyTorch's autograd graph without keeping there what they are computed from."""
+"""Gradients in PyTorch's autograd graph that do not keep their intermediate results there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def differentiable_on_demand(gradient: F) -> F:
-    """Have a gradient computed outside of the graph, and once more within it where its own derivative is wanted.
+    """Compute a gradient outside the graph, and once more inside it if its own derivative is wanted.
 
-    For gradients over all pairs, of which the graph would keep each one. Every other library sees the function as it
-    is, and so do the transforms of PyTorch.
+    This is for gradients over all pairs, because the graph would keep every pair. Other libraries and the transforms of
+    PyTorch use the function unchanged.
     """
 
     @functools.wraps(gradient)

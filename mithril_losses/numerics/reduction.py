@@ -1,6 +1,6 @@
-"""Reduction of unreduced losses to a number, and its transpose: a linear map in two neighbouring functions.
+"""Reduction of unreduced losses to a number, and its transpose: a linear map in two neighbouring functions of a `Plan`.
 
-    reduce_loss:  L = Σᵢ wᵢ ℓᵢ / D        spread:  ∂L/∂ℓᵢ = wᵢ u / D,  times the slope ∂ℓᵢ/∂x
+    collect:  L = Σᵢ wᵢ ℓᵢ / D        spread:  ∂L/∂ℓᵢ = wᵢ u / D,  times the slope ∂ℓᵢ/∂x
 
 This is the only place that knows about means, weights, normalizers, empty sets and upstream gradients.
 """
@@ -8,23 +8,29 @@ This is the only place that knows about means, weights, normalizers, empty sets 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, array_namespace, host_values, in_c_order, require_library
+from mithril_losses.backends.namespaces import (
+    Array,
+    array_namespace,
+    host_values,
+    in_c_order,
+    namespace_of,
+    require_library,
+)
 from mithril_losses.numerics.stable import bounded
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
 
 ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
 REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
 
-EMPTY = math.inf  # the divisor in place of a normalizer of 0, which counts an empty set: its loss is 0
+EMPTY = math.inf  # the divisor for a normalizer of 0, which is that of an empty set: its loss is 0
 
 
 class RowReduction(TypedDict, total=False):
-    """The keywords of every loss; a loss with an `axis` of its own takes no others.
+    """The common keywords of all losses. If `axis` is an option of a loss itself, the loss takes only these.
 
     Attributes:
         reduction: "mean" (default), "sum", "none", "weighted_mean" or "batch_sum".
@@ -48,10 +54,11 @@ class Reduction(RowReduction, total=False):
 
 
 class GradientRowReduction(RowReduction, total=False):
-    """The keywords of the gradient of a loss with an `axis` of its own: the loss's, and the gradient that flows in.
+    """The common keywords of the gradient of a loss whose `axis` is its own option: those of the loss, and `upstream`.
 
     Attributes:
-        upstream: a number, or an array of the shape of what the loss returns; 1 by default.
+        upstream: the gradient that flows into the loss: a number, or an array of the shape of the result of the loss; 1
+            by default.
     """
 
     upstream: float | Array
@@ -73,19 +80,19 @@ def reduce_loss(
 
     Args:
         values: unreduced losses, any shape.
-        reduction: "none" (wᵢ ℓᵢ as they are), "sum" (D = 1), "mean" (D = number of elements, not Σ w),
+        reduction: "none" (wᵢ ℓᵢ, not summed), "sum" (D = 1), "mean" (D = number of elements, not Σ w),
             "weighted_mean" (D = Σ w) or "batch_sum" (the mean over axis 0 of the sum over all other axes).
         weights: wᵢ, must broadcast to `values` without enlarging them. A weight of exactly 0 removes its element,
             NaN and infinity included.
         axis: the axes to reduce over; all by default.
-        normalizer: D, a number or an array of the result's shape, instead of the counted divisor.
+        normalizer: D, a number or an array of the shape of the result, in place of the usual divisor.
 
     Returns:
-        A scalar, or an array of the axes that are left. With nothing left to average it is 0.
+        A scalar, or an array with the axes that remain. If nothing remains to average, the loss is 0.
 
     Raises:
-        ValueError: unknown reduction, weights that do not fit, negative ones of "weighted_mean", an axis out of range
-            or given twice, or an `axis` or `normalizer` where the reduction has no use for one.
+        ValueError: unknown reduction, weights that do not fit, negative weights of "weighted_mean", an axis out of
+            range or given twice, or an `axis` or `normalizer` that the reduction does not use.
         TypeError: `values` are not floating point, or an array is of another library.
 
     Example:
@@ -101,59 +108,15 @@ def reduce_loss(
     xp = array_namespace(values=values)
     wide = as_dtype(xp, values, compute_dtype(xp, values.dtype, "values"))
     with quiet(xp):
-        return collect(wide, like=values, reduction=reduction, weights=weights, axis=axis, normalizer=normalizer)
-
-
-def collect(values: Array, *, like: Array, mass: Array | None = None, **reduction: Unpack[Reduction]) -> Array:
-    """L = Σᵢ wᵢ ℓᵢ / D in the dtype of `like`: how every loss closes.
-
-    Args:
-        values: ℓ, the unreduced losses.
-        like: the predictions, for their dtype.
-        mass: how much loss i counts in the divisor (0 for an ignored row, a class weight, …); 1 by default.
-        **reduction: as in `reduce_loss`.
-    """
-    refuse_upstream(reduction)
-    xp = array_namespace(values=values)
-    return plan(xp, tuple(values.shape), values.dtype, mass=mass, **reduction).collect(xp, values, like)
-
-
-def refuse_upstream(reduction: Mapping[str, Any]) -> None:
-    """Raise a TypeError for a keyword that gradients take and losses do not: it would change nothing."""
-    if "upstream" in reduction:
-        raise TypeError("a loss takes no upstream: that is the gradient which flows into it, for its own gradient")
-
-
-def spread(
-    slope: Array,
-    *,
-    like: Array,
-    summed: tuple[int, ...] = (),
-    mass: Array | None = None,
-    **reduction: Unpack[GradientReduction],
-) -> Array:
-    """∂L/∂xᵢ = (∂ℓᵢ/∂xᵢ) wᵢ u / D, the transpose of `collect`: how every gradient closes.
-
-    Returns a new array with the shape of `slope` and the dtype of `like`.
-
-    Args:
-        slope: ∂ℓ/∂x, of the shape of x.
-        like: x, for its dtype.
-        summed: the axes of x over which the unreduced losses were summed (a class axis, say), in order; none if
-            they are element-wise.
-        mass: as in `collect`.
-        **reduction: as in `reduce_loss`, and u, `upstream`: a number or an array of the shape of what it returns.
-    """
-    xp = array_namespace(slope=slope)
-    shape = tuple(n for i, n in enumerate(slope.shape) if i not in summed)
-    return plan(xp, shape, slope.dtype, mass=mass, **reduction).spread(xp, slope, like, summed)
+        keywords: Reduction = {"reduction": reduction, "weights": weights, "axis": axis, "normalizer": normalizer}
+        return plan(xp, tuple(values.shape), wide.dtype, **keywords).collect(xp, wide, values)
 
 
 class Plan(NamedTuple):
     """The linear map L = Σ w ℓ / D over `axes` and its transpose, for unreduced losses of one shape.
 
-    `divisor` is D, and `factor` u / D: plain floats, or arrays (the factor with 1 for each reduced axis). `scaled` says
-    whether u may be anything but 1.
+    `divisor` is D and `factor` is u / D: plain floats, or arrays (`factor` has length 1 along each reduced axis).
+    `scaled` says whether u may differ from 1.
     """
 
     axes: tuple[int, ...]
@@ -164,7 +127,7 @@ class Plan(NamedTuple):
 
     @property
     def is_a_number(self) -> bool:
-        """Whether all that slopes are multiplied by is one number."""
+        """Whether all slopes are multiplied by the same plain number."""
         return self.weights is None and type(self.factor) is float and self.divisor is not EMPTY
 
     def shape(self, unreduced: tuple[int, ...]) -> tuple[int, ...]:
@@ -172,7 +135,7 @@ class Plan(NamedTuple):
         return tuple(n for i, n in enumerate(unreduced) if i not in self.axes)
 
     def collect(self, xp: Any, values: Array, like: Array) -> Array:
-        """Return Σ w ℓ / D; a weight of 0 removes whatever it multiplies."""
+        """Return Σ w ℓ / D; a weight of 0 removes its loss, NaN and infinity included."""
         if self.weights is not None:
             values = xp.where(self.weights == 0, 0.0, values * self.weights)
         return self.divide(xp, _sum(xp, values, self.axes), like)
@@ -187,14 +150,14 @@ class Plan(NamedTuple):
             total = _divide(xp, total, xp.reshape(self.divisor, tuple(total.shape)))
         if total.dtype == like.dtype:
             return total
-        with quiet(xp):  # a sum may lie beyond the largest number of half precision
+        with quiet(xp):  # a sum may overflow half precision
             return as_dtype(xp, total, like.dtype)
 
     def spread(self, xp: Any, slope: Array, like: Array, summed: tuple[int, ...] = (), steep: bool = False) -> Array:
-        """Return slope · w · u / D, where u = 1 bounded by the largest number of a dtype that is narrower than slope's.
+        """Return slope · w · u / D; for u = 1 it is bounded by the largest number of a narrower dtype of `like`.
 
-        `steep` slopes may overflow where the loss is finite, and are bounded in any dtype. What overflows by its u
-        alone does so in plain sight: whoever scales a loss for half precision watches for it.
+        `steep` slopes may overflow where the loss is finite, and are bounded in any dtype. An overflow caused only by
+        `upstream` is left as infinity, because mixed-precision training tests for it.
         """
         if steep:
             slope = bounded(xp, slope, slope.dtype)
@@ -212,7 +175,7 @@ class Plan(NamedTuple):
         return self.finish(xp, gradient, like, steep)
 
     def finish(self, xp: Any, gradient: Array, like: Array, steep: bool = False) -> Array:
-        """Return the gradient in the dtype of `like` and in C order; bounded as `spread` says."""
+        """Return the gradient in the dtype of `like` and in C order, bounded as described in `spread`."""
         if not self.scaled and (steep or gradient.dtype != like.dtype):
             gradient = bounded(xp, gradient, like.dtype)
         gradient = as_dtype(xp, gradient, like.dtype)
@@ -235,7 +198,7 @@ def plan(
 ) -> Plan:
     """Return the reduction of unreduced losses of `shape` and `dtype`, with all its keywords checked."""
     if reduction == "mean" and weights is axis is normalizer is mass is None and type(upstream) is float:
-        count = float(max(math.prod(shape), 1))  # the usual case, of which a small call should notice little
+        count = float(max(math.prod(shape), 1))  # the usual case, kept cheap for small calls
         return Plan(tuple(range(len(shape))), None, count, upstream / count, upstream != 1.0)
     axes = reduced_axes(len(shape), reduction, axis, normalizer)
     weights = _fit_weights(xp, weights, shape, dtype)
@@ -310,7 +273,7 @@ def _divisor(
 
 
 def require_shares(weights: Any) -> None:
-    """Raise a ValueError if a weight of a mean is seen to be negative: it would be a share of less than nothing."""
+    """Raise a ValueError if a weight of a weighted mean is negative, where its value can be read."""
     seen = None if weights is None else host_values(weights)
     if seen is not None and (seen < 0).any():
         raise ValueError(
@@ -318,12 +281,21 @@ def require_shares(weights: Any) -> None:
         )
 
 
+def require_divisor(normalizer: Any) -> None:
+    """Raise a ValueError if an array of normalizers is seen to hold a negative number or NaN."""
+    seen = host_values(normalizer)
+    if seen is not None and not (legal := seen >= 0).all():
+        wrong = seen[~legal].flat[0]
+        raise ValueError(f"normalizer must not be {'NaN' if wrong != wrong else f'negative, got {wrong}'}")
+
+
 def _fit_normalizer(xp: Any, normalizer: Any, shape: list[int], dtype: Any) -> Any:
     if is_number(normalizer):
         if not normalizer >= 0:
-            raise ValueError(f"normalizer must not be negative, got {normalizer}")
+            require_divisor(np.asarray(normalizer))
         return float(normalizer) or EMPTY
-    normalizer = _same_library(xp, "normalizer", normalizer, dtype)
+    normalizer = _same_library(xp, "normalizer", normalizer, dtype, or_number=True)
+    require_divisor(normalizer)
     if tuple(normalizer.shape) not in ((), tuple(shape)):
         raise ValueError(
             f"normalizer must be a number or have the reduced loss's shape {tuple(shape)}, "
@@ -337,7 +309,7 @@ def _fit_upstream(
 ) -> Any:
     if is_number(upstream):
         return float(upstream)
-    upstream = _same_library(xp, "upstream", upstream, dtype)
+    upstream = _same_library(xp, "upstream", upstream, dtype, or_number=True)
     reduced = tuple(n for i, n in enumerate(shape) if i not in axes)
     if tuple(upstream.shape) == ():
         return xp.reshape(upstream, (1,) * len(kept))
@@ -346,7 +318,9 @@ def _fit_upstream(
     return xp.reshape(upstream, kept)
 
 
-def _same_library(xp: Any, name: str, x: Any, dtype: Any) -> Any:
+def _same_library(xp: Any, name: str, x: Any, dtype: Any, or_number: bool = False) -> Any:
+    if or_number and namespace_of(x) is None:
+        raise TypeError(f"{name} must be a number or an array, got {x!r}")
     require_library(xp, name, x)
     return as_dtype(xp, x, dtype, name)
 
@@ -364,6 +338,6 @@ def _broadcast_rank(xp: Any, x: Any, ndim: int) -> Any:
 
 
 def _divide(xp: Any, total: Any, divisor: Any) -> Any:
-    """Return total / divisor, and 0 where nothing is left to average."""
+    """Return total / divisor, and 0 where nothing remains to average."""
     empty = divisor == 0
     return xp.where(empty, 0.0, total / xp.where(empty, 1.0, divisor))

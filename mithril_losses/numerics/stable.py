@@ -11,23 +11,18 @@ import numpy as np
 from mithril_losses.backends.namespaces import Array, library_name, placement
 from mithril_losses.backends.threads import share, thread_count
 
-_SHARED_FROM = 1 << 18  # numbers to sort from which a second thread gains more than waking it costs
-_PARTS = 8  # that threads share
+_SHARED_FROM = 1 << 18  # how many numbers to sort before a second thread gains more than waking it costs
+_PARTS = 8  # the number of parts that threads share
 
 
 def product(xp: Any, mass: Array, x: Array) -> Array:
-    """Return mass · x with 0 · ∞ = 0: what carries no mass contributes nothing. The derivative wrt x is mass."""
+    """Return mass · x with 0 · ∞ = 0: an element without mass contributes nothing. The derivative wrt x is mass."""
     return xp.where(mass == 0, 0.0, mass * x)
 
 
 def floored(xp: Any, x: Array, dtype: Any) -> Array:
-    """Return x, and the smallest normal number of `dtype` where x is smaller."""
+    """Return x, or the smallest normal number of `dtype` where x is smaller than that."""
     return xp.maximum(x, float(xp.finfo(dtype).smallest_normal))
-
-
-def log_floored(xp: Any, x: Array) -> Array:
-    """Return log x, finite also at x = 0. The derivative is 1 / x where x is not floored."""
-    return xp.log(floored(xp, x, x.dtype))
 
 
 def exponential_remainder(xp: Any, x: Array) -> Array:
@@ -61,24 +56,24 @@ def log_gamma(xp: Any, x: Array) -> Array:
 
 
 def bounded(xp: Any, x: Array, dtype: Any) -> Array:
-    """Return x, and the largest finite number of `dtype` with the sign of x where x lies beyond it."""
+    """Return x, clipped to the finite numbers of `dtype`."""
     largest = float(xp.finfo(dtype).max)
     if xp is np:
-        return np.clip(x, -largest, largest)  # a sixth of the cost of the two of them
+        return np.clip(x, -largest, largest)  # a sixth of the cost of minimum and maximum
     return xp.minimum(xp.maximum(x, -largest), largest)
 
 
 def never_negative(xp: Any, values: Array, terms: int, scale: Array) -> Array:
-    """Return values, and 0 where one is negative by no more than the rounding of a sum of `terms` terms of `scale`."""
+    """Return values, with 0 in place of negative ones that the rounding of `terms` terms of size `scale` explains."""
     rounding = 4.0 * (terms + 1.0) * float(xp.finfo(values.dtype).eps) * scale
     return xp.where((values < 0.0) & (values >= -rounding), 0.0, values)
 
 
 def largest_number(xp: Any, x: Array, axis: int) -> Array:
-    """Return the maximum over an axis, which stays; whether it is NaN where an element is NaN is left open.
+    """Return the maximum over an axis, which is kept. If an element is NaN, the result may or may not be NaN.
 
-    It is to be subtracted from x, whose NaN stays one. NumPy's own name costs half as much in a small call, and JAX
-    needs a second pass to keep a NaN.
+    The maximum is meant to be subtracted from x, whose NaN remains. NumPy's own function costs half as much in a small
+    call, and JAX would need a second pass to keep a NaN.
     """
     if xp is np:
         return np.maximum.reduce(x, axis=axis, keepdims=True)
@@ -90,7 +85,7 @@ def largest_number(xp: Any, x: Array, axis: int) -> Array:
 
 
 def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
-    """Return log p and p = softmax(logits) over `axis`; a row with +∞ or of nothing but −∞ is NaN."""
+    """Return log p and p = softmax(logits) over `axis`. A row with +∞, or with −∞ only, is NaN."""
     shifted = logits - largest_number(xp, logits, axis)
     exponentials = xp.exp(shifted)
     total = xp.sum(exponentials, axis=axis, keepdims=True)
@@ -100,20 +95,20 @@ def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:
 def norm_and_unit(xp: Any, x: Array, p: float, axis: int = -1) -> tuple[Array, Array]:
     """Return ‖x‖ₚ over an axis, the first or the last, and its derivative, the dual unit vector; 0 for the zero vector.
 
-    Where an element is infinite, so is the norm, and its derivative is that of the largest number in its place.
+    If an element is infinite, so is the norm; the derivative is the one with the largest finite number in its place.
     """
     if xp is np and p == 2.0 and 0 < x.shape[axis] <= _EXACT_SUM:
         return _euclidean(x, axis)
     return _norm_and_unit(xp, x, p, axis % len(x.shape))
 
 
-# elements whose squares are summed one after the other without a loss of accuracy
+# so many squares can be summed one after the other without a loss of accuracy
 _EXACT_SUM = 1 << 12
 
 
 def _euclidean(x: np.ndarray[Any, Any], axis: int) -> tuple[Any, Any]:
-    """Return ‖x‖₂ and x / ‖x‖₂ in a third of the passes, but for vectors whose squares would overflow or vanish."""
-    if axis == -1 and x.ndim > 1 and x.shape[-1] <= _FEW:  # steps of a few numbers would take ten times as long
+    """Return ‖x‖₂ and x / ‖x‖₂ in a third of the passes, unless squares overflow or vanish."""
+    if axis == -1 and x.ndim > 1 and x.shape[-1] <= _FEW:  # loops of a few numbers would take ten times as long
         norm, unit = _euclidean(first_axis(np, x), 0)
         return norm, last_axis(np, unit)
     limits = np.finfo(x.dtype)
@@ -133,19 +128,19 @@ _FEW = 8
 
 
 def first_axis(xp: Any, x: Array) -> Array:
-    """Return x with its last axis in front; in NumPy, each entry of it in one piece."""
+    """Return x with its last axis in front; in NumPy, each entry along this axis is contiguous."""
     moved = xp.moveaxis(x, -1, 0)
     return np.ascontiguousarray(moved) if isinstance(moved, np.ndarray) else moved
 
 
 def last_axis(xp: Any, x: Array) -> Array:
-    """Return x with its first axis at the end: the way back of `first_axis`."""
+    """Return x with its first axis at the end: the inverse of `first_axis`."""
     moved = xp.moveaxis(x, 0, -1)
     return np.ascontiguousarray(moved) if isinstance(moved, np.ndarray) else moved
 
 
 def _norm_and_unit(xp: Any, x: Array, p: float, axis: int) -> tuple[Array, Array]:
-    """Return what `norm_and_unit` does, scaled by the largest magnitude: squares neither overflow nor vanish."""
+    """`norm_and_unit` with x scaled by its largest magnitude, so that squares neither overflow nor vanish."""
     limits, magnitude = xp.finfo(x.dtype), xp.abs(x)
     if p == 1 or x.shape[axis] == 0:
         return xp.sum(magnitude, axis=axis), xp.sign(x)
@@ -153,7 +148,7 @@ def _norm_and_unit(xp: Any, x: Array, p: float, axis: int) -> tuple[Array, Array
     if p == math.inf:
         first = one_hot(xp, xp.argmax(magnitude, axis=axis), x.shape[axis], axis, x)
         return xp.squeeze(scale, axis=axis), first * xp.sign(x)
-    # XLA multiplies by the reciprocal, which it takes for 0 where it is no normal number
+    # XLA multiplies by the reciprocal, and replaces it by 0 if it is subnormal
     divisor = xp.where(scale == 0, 1.0, xp.minimum(scale, 1.0 / float(limits.smallest_normal)))
     scaled = xp.minimum(magnitude, float(limits.max)) / divisor
     power = xp.sum(scaled**p, axis=axis, keepdims=True)
@@ -170,28 +165,28 @@ def dot(xp: Any, x: Array, y: Array) -> Array:
 
 
 def unit_and_norm(xp: Any, x: Array) -> tuple[Array, Array]:
-    """Return x / ‖x‖₂ and ‖x‖₂ over the last axis, which stays; a zero vector stays 0. `along_sphere` goes back."""
+    """Return x / ‖x‖₂ and ‖x‖₂ over the last axis, which is kept; a zero vector stays 0. See `along_sphere`."""
     norm, unit = norm_and_unit(xp, x, 2.0)
     return unit, xp.expand_dims(norm, axis=-1)
 
 
 def along_sphere(xp: Any, slope: Array, unit: Array, norm: Array) -> Array:
-    """Return (g − (g·u) u) / ‖x‖, the derivative wrt x of what has the slope g by u = x / ‖x‖; 0 for a zero vector.
+    """Return (g − (g·u) u) / ‖x‖, the derivative wrt x if g is the derivative wrt u = x / ‖x‖; 0 for a zero vector.
 
-    A derivative beyond the largest finite number, of vectors near 0, is that number.
+    If the derivative overflows, for vectors near 0, it is the largest finite number.
     """
     tangent = slope - xp.expand_dims(dot(xp, slope, unit), axis=-1) * unit
-    # of a zero vector, whose unit is 0, the infinite norm leaves nothing
+    # a zero vector, whose unit is 0, gets an infinite norm and so the derivative 0
     return bounded(xp, tangent / xp.where(norm == 0, math.inf, norm), slope.dtype)
 
 
 def with_axis(xp: Any, x: Array, axis: int) -> Array:
-    """Return x with an axis of length 1 in this place."""
+    """Return x with an axis of length 1 inserted at `axis`."""
     return x[..., None] if xp is np and axis == x.ndim else xp.expand_dims(x, axis=axis)  # at a tenth of the cost
 
 
 def without_axis(xp: Any, x: Array, axis: int) -> Array:
-    """Return x without this axis, of length 1."""
+    """Return x without `axis`, whose length is 1."""
     return x[..., 0] if xp is np and axis == x.ndim - 1 else xp.squeeze(x, axis=axis)
 
 
@@ -212,7 +207,7 @@ def take_at(xp: Any, x: Array, labels: Array, axis: int) -> Array:
 def subtract_at(xp: Any, x: Array, labels: Array, amount: Any, axis: int, in_place: bool = False) -> Array:
     """Return x with `amount` subtracted at the labels along `axis`.
 
-    x is the caller's own: it is written to by NumPy, and by PyTorch where `in_place` says so and x is a matrix.
+    x may be overwritten: NumPy does so, and PyTorch if `in_place` is set and x is a matrix.
     """
     if in_place:
         x[xp.arange(len(x)), labels] -= amount
@@ -229,7 +224,7 @@ def subtract_at(xp: Any, x: Array, labels: Array, amount: Any, axis: int, in_pla
 
 
 def put_at(xp: Any, x: Array, labels: Array, values: Any) -> Array:
-    """Return x with `values` at the labels along the last axis; x is the caller's own and may be written to."""
+    """Return x with `values` at the labels along the last axis; x may be overwritten."""
     if xp is np and x.flags.c_contiguous:
         x.reshape(-1)[_flat(x, labels)] = values if type(values) is float else values.reshape(-1)
         return x
@@ -239,14 +234,14 @@ def put_at(xp: Any, x: Array, labels: Array, values: Any) -> Array:
 
 
 def stable_order(xp: Any, x: Array) -> Array:
-    """Return the indices that sort x along its last axis, the first of equal numbers first.
+    """Return the indices that sort x along its last axis; equal numbers keep their order.
 
-    In NumPy numbers of 32 bits and their indices are sorted as integers of 64, which is a tenth of the work.
+    In NumPy, numbers of 32 bits and their indices are sorted together as integers of 64 bits, ten times as fast.
     """
     if xp is not np or x.dtype != np.float32 or not x.size or np.isnan(np.min(x)):
         return xp.argsort(x, axis=-1, stable=True)
-    bits = (x + np.float32(0.0)).view(np.int32)  # of one zero: −0 is no less
-    # in the order of the numbers, of either sign; in one piece, since parts of it are sorted in place
+    bits = (x + np.float32(0.0)).view(np.int32)  # −0 becomes 0: the two are equal
+    # integers in the order of the numbers, of either sign; contiguous, because parts are sorted in place
     keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64, order="C")
     keys <<= 32
     keys |= np.arange(x.shape[-1])
@@ -257,14 +252,14 @@ def stable_order(xp: Any, x: Array) -> Array:
 
 
 def take_in_order(xp: Any, x: Array, order: Array) -> Array:
-    """Return x in an order along the last axis, of the shape of x."""
+    """Return x reordered along the last axis; `order` has the shape of x."""
     if xp is np and x.size:
         return np.take(x, _flat_order(order)).reshape(x.shape)
     return xp.take_along_axis(x, order, axis=-1)
 
 
 def put_back(xp: Any, sorted_values: Array, order: Array) -> Array:
-    """Return values where they were before `order` sorted them along the last axis: the transpose of taking them."""
+    """Return values at their places before `order` sorted them along the last axis: transposes `take_in_order`."""
     match library_name(xp):
         case "numpy":
             values = np.empty(sorted_values.size, sorted_values.dtype)
@@ -279,15 +274,15 @@ def put_back(xp: Any, sorted_values: Array, order: Array) -> Array:
 
 
 def _flat(x: Any, labels: Any) -> Any:
-    """Return the places of the labels in x flattened, for labels along the last axis."""
+    """Return the indices of the labels in the flattened x, for labels along the last axis."""
     starts = _row_starts if x.size < 1 << 12 else np.arange
     return labels.reshape(-1) + starts(0, x.size, x.shape[-1])
 
 
-_row_starts = functools.lru_cache(maxsize=64)(np.arange)  # for small calls, of which it would be a twentieth
+_row_starts = functools.lru_cache(maxsize=64)(np.arange)  # cached: a twentieth of a small call
 
 
 def _flat_order(order: Any) -> Any:
-    """Return the places in an array flattened of what `order` puts in order along its last axis."""
+    """Return `order`, which sorts along the last axis, as indices of the flattened array."""
     rows = order.reshape(-1, order.shape[-1])
     return (rows + np.arange(0, rows.size, rows.shape[-1])[:, None]).reshape(-1)

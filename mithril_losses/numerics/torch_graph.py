@@ -1,7 +1,7 @@
-"""Gradients in PyTorch's autograd graph that are computed outside of it: their own derivative is found when asked for.
+"""Gradients that are in PyTorch's autograd graph but computed outside it; their derivatives are computed on demand.
 
-A gradient over all pairs of two sets takes tiles, and its fastest form NumPy. In the graph it would keep every pair. So
-the graph gets one step, which computes the gradient again, in the graph, when a derivative of it is wanted.
+A gradient over all pairs of two sets is computed in tiles, fastest by NumPy. Inside the graph, every pair would be
+kept. So the graph gets a single step, which computes the gradient again, inside the graph, if its derivative is wanted.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from mithril_losses.numerics.trees import leaves, map_leaves
 
 
 def on_demand(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-    """Return what the function gives, computed outside of the graph where its arguments hang in one."""
+    """Return the result of the function, computed outside the graph if its arguments are in a graph."""
     given = [*arguments, *keywords.values()]
     places = [i for i, x in enumerate(given) if isinstance(x, torch.Tensor)]
     if not torch.is_grad_enabled() or _is_traced() or not any(given[i].requires_grad for i in places):
@@ -33,7 +33,7 @@ def on_demand(function: Callable[..., Any], arguments: tuple[Any, ...], keywords
 
 
 def _is_traced() -> bool:
-    """Whether a transform or a compiler looks on, which differentiates the function itself."""
+    """Whether a transform or a compiler is tracing, which differentiates the function itself."""
     if torch.compiler.is_compiling():
         return True
     transformed: bool = torch._C._functorch.peek_interpreter_stack() is not None
@@ -41,7 +41,7 @@ def _is_traced() -> bool:
 
 
 class _OnDemand(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no types here
-    """A function of tensors that is computed outside of the graph, and for its derivative once more within it."""
+    """A function of tensors that is computed outside the graph, and for its derivative once more inside it."""
 
     @staticmethod
     def forward(ctx: Any, evaluate: Callable[[tuple[Any, ...]], tuple[Any, ...]], *tensors: Any) -> tuple[Any, ...]:
@@ -54,7 +54,7 @@ class _OnDemand(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has n
     def backward(ctx: Any, *flowing: Any) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[1:]
         with torch.enable_grad():
-            # views, since one argument may be made of another
+            # views, because one argument may be computed from another
             tensors = tuple(x.view_as(x) for x in ctx.saved_tensors)
             found = [(x, by) for x, by in zip(ctx.evaluate(tensors), flowing, strict=True) if by is not None]
             found = [(x, by) for x, by in found if x.requires_grad]

@@ -1,4 +1,4 @@
-"""Nestings of dicts, lists and tuples, as parameters come in."""
+"""Nestings of dicts, lists and tuples, such as the parameters of a model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def map_leaves(function: Callable[[str, Array], Any], tree: Any, path: str = "pa
 
 
 def add_into(total: Any, addend: Any) -> Any:
-    """Return the sum of two nestings of one structure; arrays of the first are written to, except where in a graph."""
+    """Return the sum of two nestings of one structure; arrays of the first are overwritten, unless in a graph."""
     added = dict(leaves(addend))
     return map_leaves(lambda path, x: _add_array(x, added[path]), total)
 
 
 def _add_array(total: Array, addend: Array) -> Array:
     if getattr(total, "requires_grad", False):
-        return total + addend  # torch's backward pass may need what it was
+        return total + addend  # PyTorch's backward pass may need the old value
     total += addend
     return total
 

@@ -1,4 +1,4 @@
-"""Checks at the door: one library, real floating types, exact shapes, valid axes."""
+"""Checks of arguments: one library, real floating types, exact shapes, valid axes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
 
     Raises:
         TypeError: `dtype` is not a real floating type, so that no gradient of that type exists; or it is wider than
-            float64, whose range constants and options do not have.
+            float64, while constants and options are float64.
     """
     if dtype == xp.float32 or dtype == xp.float64:  # the usual case, at a tenth of the cost of isdtype
         return dtype
@@ -40,10 +40,10 @@ def widest_dtype(xp: Any, **arrays: Array) -> Any:
 
 
 def as_dtype(xp: Any, x: Array, dtype: Any, name: str = "an argument") -> Array:
-    """Return `x` in `dtype`, itself where it has that dtype already.
+    """Return `x` in `dtype`; `x` itself if it already has this dtype.
 
     Raises:
-        TypeError: `x` holds no real numbers: complex ones would lose a part, and text or objects have no value.
+        TypeError: the elements of `x` are not real numbers.
     """
     if x.dtype == dtype:
         return x
@@ -71,8 +71,8 @@ def require_one_number(xp: Any, name: str, value: Any, dtype: Any) -> Any:
     """Return a checked option: a float, or an array of `xp` of one number in `dtype`.
 
     Raises:
-        TypeError: it is an array of another library.
-        ValueError: it is an array of several numbers.
+        TypeError: the option is an array of another library.
+        ValueError: the option is an array of several numbers.
     """
     if isinstance(value, float):
         return value
@@ -95,7 +95,7 @@ def normalize_axis(name: str, axis: Any, ndim: int) -> int:
     """Return `axis` counted from the front.
 
     Raises:
-        TypeError: `axis` is no integer.
+        TypeError: `axis` is not an integer.
         ValueError: `axis` lies outside the array's dimensions.
     """
     if type(axis) is int and -ndim <= axis < ndim:  # the usual case
@@ -107,9 +107,9 @@ def normalize_axis(name: str, axis: Any, ndim: int) -> int:
 
 
 def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without NumPy's floating-point warnings: infinities and NaNs are values here, not accidents.
+    """Return a context without NumPy's floating-point warnings: infinities and NaNs are ordinary results here.
 
-    NumPy computes for tensors as well, where these lie in main memory.
+    NumPy also computes for tensors in main memory.
     """
     if xp is np:
         return np.errstate(all="ignore")
@@ -123,7 +123,7 @@ def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the known name nearest to `name` or the shortest with it inside, or nothing."""
+    """Return "; did you mean 'x'?" for the nearest known name, or the shortest that contains `name`, or ""."""
     known = list(known)
     nearest = get_close_matches(name, known, n=1) or sorted((x for x in known if name and name in x), key=len)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""

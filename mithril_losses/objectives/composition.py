@@ -1,4 +1,4 @@
-"""Losses made of losses: weighted, scheduled, summed. Each is itself a loss, with its gradient."""
+"""Losses composed of other losses: weighted, scheduled, summed. Each is itself a loss, with its gradient."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mithril_losses.templates.composed import Composed
 
 __all__ = ["CompositeLoss", "ScheduledLoss", "WeightedLoss"]
 
-# a function (*arrays, **options) → (value, gradient), where the value is None if nobody asks for it
+# a function (*arrays, **options) → (value, gradient); the value is None if it is not wanted
 Both = Callable[..., tuple[Any, Any]]
 
 
@@ -41,7 +41,7 @@ class _OwnDefault:
         return "<each loss's own>"
 
 
-_OWN: Any = _OwnDefault()  # the default of an option that losses of one sum have different defaults for
+_OWN: Any = _OwnDefault()  # stands for the default of an option whose defaults differ between the losses of a sum
 
 
 class _Part:
@@ -82,12 +82,12 @@ class _Part:
         return weight
 
     def arguments(self, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Return what this loss takes of the arguments, by position and by name."""
+        """Return those arguments that this loss takes, by position and by name."""
         options = {name: x for name, x in given.items() if name in self.options and x is not _OWN}
         return [given[name] for name in self.arrays], options
 
     def asked(self, wrt: Sequence[str]) -> dict[str, Any] | None:
-        """Return the keywords that ask the gradient for all of `wrt` that this loss takes, None if it takes none."""
+        """Return the keywords that ask the gradient for those of `wrt` that this loss takes; None if it takes none."""
         names = tuple(name for name in wrt if name in self.arrays or name in self.options)
         if not names:
             return None
@@ -113,9 +113,9 @@ class _Part:
 
 
 class _Sum:
-    """What composed losses have in common: Σ wᵢ Lᵢ with its gradient, callable like any loss.
+    """The base of composed losses: Σ wᵢ Lᵢ with its gradient, callable like any loss.
 
-    All that depends on the losses alone is settled at the start, so that a call, or a trace of one, looks up little.
+    Everything that depends only on the losses is computed once at the start, so that calls and traces are fast.
     """
 
     name: str
@@ -144,7 +144,7 @@ class _Sum:
             "__signature__": signature,
         }
         for key, fact in facts.items():
-            object.__setattr__(self, key, fact)  # to the outside the losses are frozen
+            object.__setattr__(self, key, fact)  # the losses are frozen for their users
         pair = Pair(
             name=name,
             value=self,
@@ -161,24 +161,24 @@ class _Sum:
         object.__setattr__(self, "_both", self._compose(value_and_gradient))
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Return the value; each loss gets those of the arguments that it takes."""
+        """Return the value; each loss gets the arguments that it takes."""
         given = self._given(arguments, options)
         return self._total([self._value(part, given) for part in self._parts], self._weights(given))
 
     def gradient(self, *arguments: Any, upstream: float | Array = 1.0, wrt: Any = None, **options: Any) -> Any:
-        """Return the gradient: an array, or a dict by argument where several are differentiable.
+        """Return the gradient: an array, or a dict by argument if several arguments are differentiable.
 
         Args:
             *arguments: as in the call.
             upstream: the gradient that flows into the loss.
-            wrt: the argument, or tuple of arguments, to differentiate by, where not those the losses choose themselves.
+            wrt: the argument, or tuple of arguments, to differentiate by; by default those of each loss.
             **options: as in the call.
         """
         given = self._given(arguments, options)
         return self._run(self._gradients, given, self._weights(given), upstream, wrt)[1]
 
     def value_and_gradient(self, *arguments: Any, **options: Any) -> tuple[Any, Any]:
-        """Return what the call and `gradient` return, from one evaluation of each loss, on its fast path."""
+        """Return the results of the call and of `gradient`, from one evaluation of each loss, on its fast path."""
         return self._both(*arguments, **options)
 
     def _compose(self, fast: Callable[..., Both]) -> Both:
@@ -213,7 +213,7 @@ class _Sum:
         return given
 
     def _weights(self, given: Mapping[str, Any]) -> list[Any]:
-        arrays = (x for argument in given.values() for _, x in leaves(argument))  # the first one may be left out
+        arrays = (x for argument in given.values() for _, x in leaves(argument))  # the first argument may be left out
         xp = next((xp for xp in map(namespace_of, arrays) if xp is not None), None)
         return [part.weight(given.get("step"), xp) for part in self._parts]
 
@@ -270,14 +270,14 @@ class WeightedLoss(_Sum):
     """w · L: a loss with a fixed weight.
 
     Args:
-        loss_fn: a registered loss, as the function or its name; a `functools.partial` of one, which settles some of
-            its options; or any loss that carries its gradient, composed ones included.
-        weight: w, a finite number, or a scalar array: one that is traced by JAX or learnt by PyTorch, say.
-        name: its name among the components of a `CompositeLoss`; the loss's own name by default.
+        loss_fn: a registered loss, as the function or its name; a `functools.partial` of one, which fixes some of its
+            options; or any object with a method `gradient`, composed losses included.
+        weight: w, a finite number, or a scalar array, such as one that JAX traces or PyTorch trains.
+        name: the name among the components of a `CompositeLoss`; by default the name of the loss.
 
     Raises:
         ValueError: the loss has no gradient, or the weight is neither a finite number nor a scalar array.
-        TypeError: the loss takes `*arguments`, whose names nobody knows.
+        TypeError: the loss takes `*arguments`, which have no names.
 
     Example:
         2 · (1² + 3²)/2 = 10.
@@ -311,12 +311,12 @@ class ScheduledLoss(_Sum):
     Args:
         loss_fn: as in `WeightedLoss`.
         schedule_fn: w, a function of the step that returns a number or a scalar array, such as
-            `linear_warmup(1000)`. Where the step is traced, w must be traceable.
+            `linear_warmup(1000)`. If the step is traced, w must be traceable.
         name: its name among the components of a `CompositeLoss`; the loss's own name by default.
 
     Raises:
         ValueError: the loss has no gradient; or, from a call, the schedule gives a number that is not finite.
-        TypeError: the loss takes `*arguments`, or the schedule is no function; or, from a call, `step` is missing.
+        TypeError: the loss takes `*arguments`, or the schedule is not a function; or, from a call, `step` is missing.
 
     Example:
         At step 5 of 10 the weight is ½: ½ · (1² + 3²)/2 = 2.5.
@@ -345,19 +345,19 @@ class ScheduledLoss(_Sum):
 class CompositeLoss(_Sum):
     """Σ wᵢ Lᵢ: several losses as one.
 
-    A call takes the arguments of all its losses, by position in the order in which the losses name them first, or by
-    name. Each loss gets those that it takes; one that several losses take goes to all of them, so that `predictions`
-    is the same array for each. The gradient has an entry for each argument that a loss differentiates, the sum over
-    the losses; it is an array if there is one such argument, a dict by argument if there are several.
+    A call takes the arguments of all its losses, by name, or by position in the order in which the losses first name
+    them. Each loss gets the arguments that it takes. An argument of several losses goes to all of them, so that
+    `predictions` is the same array for each. The gradient has an entry for each argument that a loss differentiates:
+    the sum over the losses. It is an array if there is one such argument, a dict by argument if there are several.
 
     Args:
-        losses: losses as in `WeightedLoss`; `WeightedLoss` and `ScheduledLoss` give them weight and name.
+        losses: losses as in `WeightedLoss`; `WeightedLoss` and `ScheduledLoss` give a loss a weight and a name.
         return_components: whether a call returns `(total, components)`, with the **unweighted** value of each loss by
             name, instead of the total alone.
 
     Raises:
-        ValueError: there is no loss, one has no gradient, two have one name, or an argument that one loss
-            differentiates is a fixed target of another.
+        ValueError: there is no loss, a loss has no gradient, two losses have the same name, or an argument that one
+            loss differentiates is a fixed target of another.
         TypeError: `losses` is no list, or a loss takes `*arguments`.
 
     Example:
@@ -400,7 +400,7 @@ class CompositeLoss(_Sum):
 
 
 def _signature(parts: Sequence[_Part]) -> inspect.Signature:
-    """Return the parameters of all losses: arrays by position, options by name (of a single loss, as it takes them)."""
+    """Return the parameters of all losses: arrays by position, options by name (those of a single loss unchanged)."""
     merged: dict[str, Parameter] = {}
     for part in parts:
         for name, parameter in part.pair.parameters.items():
@@ -420,14 +420,14 @@ _EMPTY = Parameter.empty
 
 
 def _merged(one: Parameter, other: Parameter) -> Parameter:
-    """Return the parameter of two losses: required where one of them requires it, with the default that they share."""
+    """Return the common parameter of two losses: required if one loss requires it, with the default that they share."""
     if _EMPTY in (one.default, other.default):
         return one if one.default is _EMPTY else other
     return one if one.default is other.default or one.default == other.default else one.replace(default=_OWN)
 
 
 def _on_request(parts: Sequence[_Part], wrt: Sequence[str]) -> tuple[str, ...]:
-    """Return the further arguments by which every loss that takes them can be differentiated."""
+    """Return the further arguments by which all losses that take them can be differentiated."""
     names = dict.fromkeys(name for part in parts for name in part.pair.on_request if name not in wrt)
     takers = {name: [part for part in parts if name in part.arrays or name in part.options] for name in names}
     return tuple(name for name in names if all(name in part.pair.on_request for part in takers[name]))

@@ -26,7 +26,7 @@ from mithril_losses.objectives.terms import Loss, Regularizer, Term, check_optio
 
 
 class Section(BaseModel):
-    """A table of a configuration file: each key is known, and each value has the type that it should have."""
+    """A table of a configuration file: every key must be known, and every value must have the right type."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -136,7 +136,7 @@ class ScheduleConfig(Section):
 
 
 class _Part(Section):
-    """What terms, regularisers and losses of a sum have in common: a loss or several, options, weight or schedule."""
+    """The common keys of terms, regularizers and losses of a sum: one loss or several, options, weight or schedule."""
 
     loss: LossName | None = None
     losses: list[ComponentConfig] = []
@@ -177,7 +177,7 @@ class _Part(Section):
 
 
 class ComponentConfig(_Part):
-    """One entry of `losses`: a loss of a sum."""
+    """One entry of `losses`: one loss of a sum."""
 
     name: Name | None = None
 
@@ -238,7 +238,7 @@ class RegularizerConfig(_Part):
         return self
 
     def build(self) -> Regularizer:
-        """Return the regulariser."""
+        """Return the regularizer."""
         return Regularizer(
             loss=self._loss(),
             parameters=self.parameters,
@@ -260,7 +260,7 @@ class ObjectiveConfig(Section):
         return self
 
     def build(self) -> tuple[list[Term], list[Regularizer]]:
-        """Return what the objective is made of."""
+        """Return the terms and regularizers of the objective."""
         return [term.build() for term in self.terms], [regularizer.build() for regularizer in self.regularizers]
 
 
@@ -268,7 +268,7 @@ def read_objective(config: Mapping[str, Any]) -> ObjectiveConfig:
     """Return the validated configuration of an objective.
 
     Raises:
-        ValueError: one line for each key that is unknown, missing or has an impossible value.
+        ValueError: one line for each key that is unknown or missing, or whose value is illegal.
     """
     try:
         return ObjectiveConfig.model_validate(config)

@@ -1,4 +1,4 @@
-"""The objective of a model with several outputs: what turns outputs into `output_gradients`."""
+"""The objective of a model with several outputs, which turns outputs into `output_gradients`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_
 
 
 class ObjectiveResult(NamedTuple):
-    """What an objective finds at one step. A named tuple, so that it can be returned from `jax.jit`.
+    """The result of an objective at one step: a named tuple, so that it can be returned from `jax.jit`.
 
     Attributes:
         loss: the weighted total.
-        components: the unweighted value of each term and regulariser, by name.
-        output_gradients: the gradient of the total wrt each output that a term touches: of exactly the output's shape,
-            dtype and device, new and writable, and never one array under two names. A backward pass consumes
-            them, so PyTorch sees constants: only the loss and its components stay in its graph.
-        parameter_gradients: the gradient of the regularisers wrt each parameter that one of them selects, as constants.
+        components: the unweighted value of each term and regularizer, by name.
+        output_gradients: the gradient of the total wrt each output that a term uses. It has exactly the shape, dtype
+            and device of the output, is new and writable, and shares memory with no other gradient.
+            It is a constant to PyTorch, because a backward pass consumes it: only the loss and its components stay in
+            the graph.
+        parameter_gradients: the gradient of the regularizers wrt each parameter that one of them selects. It is
+            a constant, too.
     """
 
     loss: Array
@@ -36,14 +38,14 @@ class ObjectiveResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """L = Σ weight · loss over named terms on model outputs and regularisers on parameters.
+    """L = Σ weight · loss over named terms on model outputs and regularizers on parameters.
 
     Args:
-        terms: at least one term; names are unique among terms and regularisers.
+        terms: at least one term; all names of terms and regularizers must differ.
         regularizers: losses on parameters.
 
     Raises:
-        ValueError: there is no term, or a name is taken twice.
+        ValueError: there is no term, or two names are equal.
         TypeError: `terms` or `regularizers` is no list, or holds something else.
 
     Example:
@@ -97,16 +99,16 @@ class Objective:
         """Return the loss, its components, and the gradients to hand to the model.
 
         Args:
-            outputs: what the model returned, by name. None of it is written to.
-            data: targets and whatever else the terms name.
-            params: the parameters by name, needed by regularisers only.
+            outputs: the outputs of the model, by name. They are never written to.
+            data: targets, and all other entries that the terms name.
+            params: the parameters by name, needed only for regularizers.
             step: the training step, for schedules.
-            gradients: False leaves both dicts of gradients empty, at the cost of the values alone.
-            check_finite: whether to refuse a component that is NaN or infinite. It looks at values, so it waits for
+            gradients: False computes the values only, and leaves both dicts of gradients empty.
+            check_finite: whether a component that is NaN or infinite raises. The check reads values, so it waits for
                 an accelerator and does not work inside `jax.jit`.
 
         Raises:
-            ValueError: an unknown output, a missing data entry, shapes that do not fit, regularisers without `params`
+            ValueError: an unknown output, a missing data entry, shapes that do not fit, regularizers without `params`
                 or with a pattern that matches nothing, or a weight or component that is not finite.
             TypeError: outputs of several libraries, data of another one than the outputs, or outputs that are not
                 floating point.
@@ -152,7 +154,7 @@ class Objective:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Objective:
-        """Return the objective that a nesting of dicts and lists describes, as TOML or JSON gives it.
+        """Return the objective that a nesting of dicts and lists describes, such as parsed TOML or JSON.
 
         Raises:
             ValueError: one line for each key that is unknown, missing or has an impossible value.
@@ -224,7 +226,7 @@ def _add(gradients: dict[str, Any], name: str, gradient: Any) -> None:
 
 
 def _total(weights: Mapping[str, Any], components: Mapping[str, Array]) -> Array:
-    """Return Σ weight · component, a new array, in few operations: of eager JAX, each takes as long as a small loss."""
+    """Return Σ weight · component, a new array, in few operations: in eager JAX each costs as much as a small loss."""
     first, *others = components
     if not others:
         return weights[first] * components[first]

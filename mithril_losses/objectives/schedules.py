@@ -57,8 +57,8 @@ def exponential_warmup(steps: float, maximum: float = 1.0) -> Schedule:
     """w(t) = maximum · (1 − exp(−t / steps)).
 
     Args:
-        steps: the time constant: after so many steps, 63 % of the maximum is reached.
-        maximum: the weight that is approached.
+        steps: the time constant: after this number of steps, 63 % of the maximum is reached.
+        maximum: the weight that the schedule approaches.
 
     Raises:
         ValueError: `steps` is not positive.
@@ -120,7 +120,7 @@ def get_kl_weight(epoch: int, warmup_epochs: float = 10, max_weight: float = 1.0
 
     Args:
         epoch: the epoch.
-        warmup_epochs: when the maximum is reached; 0 for at once.
+        warmup_epochs: the epoch at which the maximum is reached; 0 for the maximum from the start.
         max_weight: the weight from then on.
 
     Raises:

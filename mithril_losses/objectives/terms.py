@@ -1,4 +1,4 @@
-"""The parts of an objective: terms on model outputs, regularisers on parameters."""
+"""The parts of an objective: terms on model outputs, regularizers on parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TERM_REDUCTION = Choice(tuple(name for name in REDUCTIONS if name != "none"))  
 
 
 class _ObjectivePart:
-    """What terms and regularisers have in common: a loss with its options, and a weight that may follow a schedule."""
+    """The base of terms and regularizers: a loss with its options, and a weight that may follow a schedule."""
 
     name: str
     loss: Loss
@@ -80,18 +80,18 @@ class Term(_ObjectivePart):
     Args:
         name: the term's name among the components of the objective.
         loss: a registered loss, as its name or as the function itself.
-        outputs: the output that the loss differentiates, or for a loss of several differentiable arguments, those on
-            request included, a mapping from argument to output. Arguments may share an output: their gradients are
-            summed.
-        targets: the data entry that is the loss's target, or a mapping from argument (or option, such as `weights`)
-            to data entry. None for a loss without a target.
+        outputs: the output that the loss differentiates. For a loss of several differentiable arguments, a mapping from
+            argument to output, which may name arguments that the loss differentiates on request. If arguments share an
+            output, their gradients are summed.
+        targets: the data entry that is the target of the loss, or a mapping from argument (or option, such as
+            `weights`) to data entry. None for a loss without a target.
         weight: a finite number, or a schedule: a function of the step.
         options: keyword options of the loss.
 
     Raises:
-        ValueError: an unknown loss, argument or option (the nearest name is given), an argument that nothing feeds,
-            or a weight that is not finite.
-        TypeError: `outputs` or `targets` is neither a name nor a mapping, or the loss refuses an option's type.
+        ValueError: an unknown loss, argument or option (the message names the nearest one), an argument without an
+            output or data entry, or a weight that is not finite.
+        TypeError: `outputs` or `targets` is neither a name nor a mapping, or the loss refuses the type of an option.
 
     Example:
         >>> Term("size", "mse_loss", outputs="size", targets="true_size", weight=0.5).output_of
@@ -112,7 +112,7 @@ class Term(_ObjectivePart):
 
     @cached_property
     def _positional(self) -> tuple[str, ...]:
-        return self.pair.array_arguments  # kept, because reading a signature takes longer than a small loss
+        return self.pair.array_arguments  # cached, because reading a signature takes longer than a small loss
 
     @cached_property
     def _asked(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class Regularizer(_ObjectivePart):
             selected by their outermost name.
         weight: a finite number, or a schedule: a function of the step.
         options: keyword options of the loss.
-        name: the regulariser's name among the components of the objective; the loss's name by default.
+        name: the name among the components of the objective; by default the name of the loss.
 
     Raises:
         ValueError: an unknown loss or option, a loss that needs more than parameters, no pattern, or a weight that is
@@ -270,14 +270,14 @@ class Regularizer(_ObjectivePart):
 
 
 def _out_of_graph(gradients: Any, value: Any, weight: Any) -> Any:
-    """Return the gradients, as copies where they hang on PyTorch's graph: the backward pass may need the originals."""
+    """Return the gradients, as copies where they are in PyTorch's graph, which may need the originals."""
     if not (getattr(value, "requires_grad", False) or getattr(weight, "requires_grad", False)):
-        return gradients  # as those of NumPy and JAX do always
+        return gradients  # no array is in a graph of PyTorch
     return map_leaves(lambda path, x: fresh(x) if x.requires_grad else x, gradients)
 
 
 def _fit_output(name: str, gradient: Array, output: Array) -> Array:
-    """Return a copy of a gradient in its output's dtype, checked to fit the output in everything else."""
+    """Return a copy of a gradient in its output's dtype, after a check that it fits the output otherwise."""
     xp = namespace_of(output)
     check_library(name, gradient, xp)
     gradient = as_dtype(xp, fresh(gradient), output.dtype)
@@ -286,7 +286,7 @@ def _fit_output(name: str, gradient: Array, output: Array) -> Array:
 
 
 def _fit_parameters(gradients: Any, params: Mapping[str, Any]) -> Any:
-    """Return a copy of the gradients, checked to have the structure and shapes of the parameters."""
+    """Return a copy of the gradients, after a check that they have the structure and shapes of the parameters."""
     found, expected = ({path: tuple(array.shape) for path, array in leaves(tree)} for tree in (gradients, params))
     if found != expected:
         raise ValueError(f"the gradients have the shapes {found}, the parameters {expected}")
@@ -309,7 +309,7 @@ def weighted(pair: Pair, both: Callable[..., tuple[Any, Any]]) -> Callable[..., 
 
 
 def require_distinct_names(parts: Sequence[Term | Regularizer]) -> None:
-    """Raise a ValueError if a name is taken twice."""
+    """Raise a ValueError if two names are equal."""
     for name, count in Counter(part.name for part in parts).items():
         if count > 1:
             raise ValueError(f"names of terms and regularizers must differ, but {name!r} is taken twice")
@@ -319,8 +319,8 @@ def scheduled_weight(schedule: Schedule, step: Any) -> Any:
     """Return the weight that a schedule gives at `step`.
 
     Raises:
-        ValueError: it is not finite.
-        TypeError: a schedule gives something else than a number.
+        ValueError: the weight is not finite.
+        TypeError: the schedule does not return one number.
     """
     weight: Any = schedule(step)
     if is_number(weight):
@@ -350,7 +350,7 @@ def option_names(pair: Pair) -> list[str]:
 
 
 def passes_reduction_on(pair: Pair) -> bool:
-    """Return whether a loss takes keywords that it does not name: those of the reduction."""
+    """Return whether a loss takes the keywords of the reduction without naming them."""
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(pair.value).parameters.values())
 
 
@@ -365,7 +365,7 @@ def check_option(pair: Pair, option: str, value: Any) -> None:
 
 
 def is_built_in(pair: Pair) -> bool:
-    """Return whether a pair is one of this package's, whose gradients are exact in shape, dtype and memory."""
+    """Return whether a pair belongs to this package, whose gradients need no check of shape, dtype and memory."""
     value = pair.value.func if isinstance(pair.value, partial) else pair.value
     return value.__module__.startswith("mithril_losses.")
 

@@ -1,1 +1,1 @@
-"""How a kind of loss is computed: from the mathematics of one loss to its value, its gradient, and both at once."""
+"""Templates say how a kind of loss is computed: they make value and gradient from the mathematics of one loss."""

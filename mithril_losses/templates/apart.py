@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace
-from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, refuse_upstream
+from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan
 from mithril_losses.numerics.validation import as_dtype, did_you_mean, quiet
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.elements import Elementwise
@@ -16,10 +16,10 @@ from mithril_losses.templates.loop import Call
 
 
 class Apart(Template):
-    """Element-wise losses of one array each, which are reduced apart and then added: L = Σₖ R(ℓₖ(xₖ)).
+    """Element-wise losses of one array each, which are reduced separately and then added: L = Σₖ R(ℓₖ(xₖ)).
 
-    The arrays may differ in shape wherever R leaves shapes that can be added, such as numbers. `weights` and
-    `normalizer` hold for every array, or are mappings from the name of an array to its own.
+    The arrays may differ in shape if the reduction R leaves equal shapes, such as numbers. `weights` and `normalizer`
+    apply to every array, or are mappings by the names of the arrays.
     """
 
     has_loop = True
@@ -47,7 +47,6 @@ class Apart(Template):
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the loss of arrays and options given in the order of `domain`."""
-        refuse_upstream(reduction)
         return self._close(arguments, reduction, value=True, slopes=False)[0]
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
@@ -61,6 +60,7 @@ class Apart(Template):
     def _close(
         self, arguments: tuple[Any, ...], reduction: Any, value: bool, slopes: bool
     ) -> tuple[Any, dict[str, Array]]:
+        self.require_known(reduction, gradient=slopes)
         given = dict(zip(self.domain, arguments, strict=True))
         xp = array_namespace(**{name: given[name] for name in self._parts})
         total, gradients, left = None, {}, {}
@@ -79,7 +79,7 @@ class Apart(Template):
         return total if total is None else as_dtype(xp, total, arguments[0].dtype), gradients
 
     def parts(self, call: Call) -> Sequence[tuple[Template, Call]] | None:
-        """As in `Template`; what is left of several axes is not added by large arrays, nor is half precision."""
+        """As in `Template`; None if the reduced losses are arrays, or in half precision."""
         if call.reduction.get("axis") is not None or any(x.dtype == np.float16 for x in call.arrays.values()):
             return None
         if call.reduction.get("reduction") == "none":
@@ -93,7 +93,7 @@ class Apart(Template):
         """Yield the name of each array, its terms, and its own reduction keywords.
 
         Raises:
-            ValueError: a mapping has a key that is no array's name.
+            ValueError: a mapping has a key that is not the name of an array.
         """
         for keyword in ("weights", "normalizer"):
             given = reduction.get(keyword)
@@ -107,7 +107,7 @@ class Apart(Template):
             yield name, part, {k: x.get(name) if isinstance(x, Mapping) else x for k, x in reduction.items()}
 
     def require_addable(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise a ValueError unless what is left of the arrays has one shape: nothing is broadcast silently."""
+        """Raise a ValueError unless all reduced losses have the same shape: nothing is broadcast silently."""
         if len(set(shapes.values())) > 1:
             left = " and ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
             raise ValueError(f"the reduced losses are added, but the reduction leaves {left}; reduce them to numbers")

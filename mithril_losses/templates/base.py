@@ -1,11 +1,13 @@
-"""What every template answers, so that nobody has to ask which one it is."""
+"""The questions that every template answers, so that other code need not know which template it has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.templates.loop import Call, Loop
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -16,27 +18,30 @@ class Template:
 
     Args:
         separable: see below; likewise `jitted`, `by_numpy`, `check` and `mass`.
-        loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop`, or None where they do not fit it.
+        loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop`, or None if none fits them.
 
     Attributes:
+        name: of the loss, for messages.
         domain: what each argument may be, by name.
         wrt: the arguments that the gradient is taken with respect to by default.
         on_request: further arguments that `wrt=` accepts.
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
-        both: a function of the arguments, in the order of `domain`, that computes what value and gradient share once.
+        both: a function of the arguments, in the order of `domain`, that returns value and gradient; shared work is
+            done once.
         takes_wrt: whether `both` takes `wrt=`.
-        compose: of a loss that is made of others, a function that is handed what makes one function of value and
-            gradient of any loss, and returns such a function.
-        separable: whether the unreduced losses of different rows share nothing, so that rows may be computed apart.
-        jitted: whether the pair is compiled for JAX. A loss that compiles what is worth it by itself may have to look
-            at values in between.
-        by_numpy: whether large JAX arrays in the memory of the host are computed by NumPy, as tensors are: what it has
-            for sorts, trees and tiles is faster than what XLA makes of them there.
+        compose: for a loss of other losses: a function that takes `value_and_gradient` (with its settings), and returns
+            the function of value and gradient of this loss.
+        separable: whether different rows have independent unreduced losses, so that rows may be computed separately.
+        jitted: whether the pair is compiled for JAX. A loss that compiles its parts by itself may have to read values
+            between them.
+        by_numpy: whether NumPy computes large JAX arrays in the memory of the host, as it does for tensors: its sorts,
+            trees and tiles are faster than XLA's.
         has_loop: whether `loop` may return a loop.
-        check: a function of the loss's arguments that raises for values which a trace cannot see.
-        mass: a function of the loss's arguments that returns what each row counts in the divisor.
+        check: a function of the loss's arguments that raises for illegal values, which a trace cannot read.
+        mass: a function of the loss's arguments that returns the mass of each row: what it contributes to the divisor.
     """
 
+    name = "the loss"
     domain: Mapping[str, Any] = NOTHING
     wrt: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
@@ -67,23 +72,39 @@ class Template:
         self.check, self.mass = check, mass
         self._loop = loop
 
+    def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
+        """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""
+        known = GradientReduction.__annotations__ if gradient else Reduction.__annotations__
+        for name in keywords:
+            if name not in known:
+                raise TypeError(self._refusal(name, known))
+
+    def _refusal(self, name: str, known: Iterable[str]) -> str:
+        if name in self.domain:
+            return f"{self.name}() got multiple values for argument {name!r}"
+        if name == "upstream":
+            return f"{self.name}() takes no upstream: that is the gradient which flows into it, for its own gradient"
+        meant = [*self.domain, *known, *(("wrt",) if self.on_request else ())]
+        hint = f": the gradient is wrt {', '.join(self.wrt)}" if name == "wrt" else did_you_mean(name, meant)
+        return f"{self.name}() got an unexpected keyword argument {name!r}{hint}"
+
     @property
     def elements(self) -> Mapping[str, Any]:
-        """The element-wise terms that the loss is made of, by the argument of which they give the slope."""
+        """The element-wise terms of the loss, by the argument whose slope they return."""
         return NOTHING
 
     def loop(self, call: Call) -> Loop | None:
-        """Return the loop over large arrays, None where there is none for them; raise for illegal arguments."""
+        """Return the loop over large arrays, or None if there is none for them; raise for illegal arguments."""
         found = None if self._loop is None else self._loop(*call.arrays.values(), **call.options)
-        return found if found is not None and found.shape else None  # a single row has nothing to share
+        return found if found is not None and found.shape else None  # a single row cannot be divided among threads
 
     def parts(self, call: Call) -> Sequence[tuple[Template, Call]] | None:
-        """Return the losses that are reduced apart and then added, each with its call; None for the plain functions."""
+        """Return the losses that are reduced separately and then added, with their calls; None for plain functions."""
         return ((self, call),)
 
 
 class Functions(Template):
-    """The template of two functions that stand on their own: each computes its half.
+    """The template of a loss without terms: the two functions of the pair compute value and gradient separately.
 
     Example:
         >>> import numpy as np

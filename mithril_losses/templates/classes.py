@@ -1,4 +1,4 @@
-"""What rows are to be: one of several classes, given by its index, or shares of all of them, given by probabilities."""
+"""The targets of rows: one class, given by its index, or shares of all classes, given by probabilities."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, namespace_of, placement
-from mithril_losses.domains import FRACTION, NON_NEGATIVE
+from mithril_losses.domains import NON_NEGATIVE
 from mithril_losses.numerics.stable import one_hot, product, subtract_at, take_at, with_axis
-from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_integer
+from mithril_losses.numerics.validation import (
+    as_dtype,
+    compute_dtype,
+    normalize_axis,
+    require_integer,
+    require_one_number,
+)
 
 # --- labels and weights of classes ----------------------------------------------------------------------------------
 
-_UNSIGNED = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}  # a negative label is a large number there
+_UNSIGNED = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}  # a negative label becomes large
 
 
 def read_labels(
     xp: Any, labels: Array, classes: int, ignore_index: int | None
 ) -> tuple[Array, Array | None, Array | None]:
-    """Return the labels, which of them are not ignored, and which are illegal where that cannot be seen.
+    """Return the labels, which of them are not ignored, and, if values cannot be read, which of them are illegal.
 
     Raises:
-        ValueError: a label that can be seen lies outside the classes.
-        TypeError: labels are not integers, or are spread over devices.
+        ValueError: a label lies outside the classes, and its value can be read.
+        TypeError: labels are not integers, or are distributed over devices.
     """
     if ignore_index is None and labels.dtype in (xp.int64, xp.int32):  # the usual case, at a third of the cost
         seen = host_values(labels)
@@ -37,11 +43,11 @@ def read_labels(
             "class indices cannot be a DTensor: hand over the local parts, `predictions.to_local()` and "
             "`targets.to_local()`, with the normalizer of the whole batch; or class probabilities"
         )
-    seen = host_values(labels)  # before the cast below, which wraps the largest unsigned integers round
+    seen = host_values(labels)  # before the cast below, in which the largest unsigned integers overflow
     kept, limits = None, xp.iinfo(labels.dtype)
     if ignore_index is not None and limits.min <= require_integer("ignore_index", ignore_index) <= limits.max:
         kept = labels != xp.asarray(ignore_index, dtype=labels.dtype, **placement(labels))
-    # to a type that holds every class and that every library compares
+    # convert to a type that holds every class and that every library can compare
     if limits.bits < 32:
         labels = xp.astype(labels, xp.int32)
     elif not is_dtype(xp, labels.dtype, "signed integer"):
@@ -59,11 +65,14 @@ def read_class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Arr
     """Return the class weights in a shape of this rank that broadcasts along the class axis, which comes first.
 
     Raises:
-        ValueError: they are not one per class, or one is negative.
+        ValueError: there is not one weight per class, or a weight is negative.
+        TypeError: they are neither an array nor a sequence.
     """
     if weights is None:
         return None
     if namespace_of(weights) is None:
+        if not isinstance(weights, Sequence) or isinstance(weights, str):
+            raise TypeError(f"class_weights must be an array or a sequence of numbers, one per class, got {weights!r}")
         weights = xp.asarray(list(weights), dtype=like.dtype, **placement(like))
     array_namespace(predictions=like, class_weights=weights)
     if tuple(weights.shape) != (classes,):
@@ -79,13 +88,14 @@ ONE = 1.0
 
 
 class AtLabel(NamedTuple):
-    """q = own at the label of a row, and what all classes have beside it.
+    """The shares q of the C classes, given by the label of each row: q_c = [c = label] own + even / C + each_c.
 
     Attributes:
         label: the class of each row.
-        own: what its class has alone: a number, or one per row. `ONE` stands for 1 where nothing else has a share.
-        even: what all classes share evenly: a number.
-        each: what each class has, in a shape that broadcasts along the class axis; None for nothing.
+        own: the additional share of the row's class: a number, or one per row. `ONE` stands for 1 if `even` is 0 and
+            `each` is None.
+        even: the share that is divided evenly among all classes: a number.
+        each: a share for each class, in a shape that broadcasts along the class axis; None for 0.
     """
 
     label: Array
@@ -94,30 +104,30 @@ class AtLabel(NamedTuple):
     each: Array | None = None
 
     def dot(self, xp: Any, x: Array, axis: int) -> Array:
-        """Return Σ q x, with 0 · ∞ = 0; the class axis goes."""
+        """Return Σ q x over the class axis, which is removed, with 0 · ∞ = 0."""
         found = take_at(xp, x, self.label, axis)
         if self.own is ONE:
             return found
         found = times(xp, self.own, found)
         if not is_exactly(self.even, 0.0):
-            # of each, because the sum of all may overflow
+            # multiplied element by element, because the sum of x may overflow
             found = found + xp.sum(times(xp, self.even / float(x.shape[axis]), x), axis=axis)
         return found if self.each is None else found + xp.sum(product(xp, self.each, x), axis=axis)
 
     def mass(self, xp: Any, x: Array, axis: int) -> Any:
-        """Return Σ q: a number where it is the same for all rows, or one per row."""
+        """Return Σ q: one number if it is the same for all rows, or one per row."""
         mass = self.own
         if mass is ONE:
             return mass
-        if not is_exactly(self.even, 0.0):  # the sum of what is taken from each, to all digits
+        if not is_exactly(self.even, 0.0):  # exactly the sum of what `taken_from` subtracts
             classes = x.shape[axis]
             mass = mass + xp.sum(self.even / float(classes) * xp.ones(classes, dtype=x.dtype, **placement(x)))
         return mass if self.each is None else mass + xp.sum(self.each)
 
     def taken_from(self, xp: Any, x: Array, axis: int, scale: Any = 1.0, in_place: bool = False) -> Array:
-        """Return x − scale · q, with a number for the scale, or one per row.
+        """Return x − scale · q, where the scale is one number, or one per row.
 
-        x is the caller's own. NumPy writes to it, and PyTorch where `in_place` says so.
+        x may be overwritten: NumPy does so, and PyTorch if `in_place` is set.
         """
         if self.own is ONE:
             return subtract_at(xp, x, self.label, scale, axis, in_place)
@@ -150,7 +160,7 @@ class Given:
         probabilities: t, in the shape of the logits.
         smoothing: a.
         weights: w, in a shape that broadcasts along the class axis; None for 1.
-        mass: Σ q of each row, where it is known; None where it is to be summed up.
+        mass: Σ q of each row if it is known; None if it must be summed.
     """
 
     def __init__(
@@ -182,7 +192,7 @@ class Given:
         return xp.subtract(x, taken, **({"out": x} if in_place or xp is np else {}))
 
     def for_loop(self, like: Any) -> tuple[Any, ...] | None:
-        """Return what `loops.rows` needs for NumPy logits: probabilities, a, a / C, w or None."""
+        """Return the arguments of `loops.rows` for NumPy logits: probabilities, a, a / C, w or None."""
         t, a, w = self._probabilities, self._smoothing, self._weights
         if type(a) is not float or not t.flags.c_contiguous:
             return None
@@ -200,12 +210,12 @@ def times(xp: Any, mass: Any, x: Array) -> Array:
 
 
 def is_exactly(value: Any, number: float) -> bool:
-    """Return whether a value is this very number; an array never is."""
+    """Return whether a value is a plain number equal to `number`; an array never is."""
     return type(value) is float and value == number
 
 
 def _along(xp: Any, rows: Any, axis: int) -> Any:
-    """Return a number as it is, and one per row with the class axis in its place."""
+    """Return a number unchanged, or an array with one number per row with the class axis inserted."""
     return rows if type(rows) is float else with_axis(xp, rows, axis)
 
 
@@ -217,11 +227,11 @@ class Classes(NamedTuple):
 
     Attributes:
         scores: the predictions in the dtype to compute in.
-        axis: of the classes.
+        axis: the axis of the classes.
         shares: q_c = w_c y′_c, y′ = (1 − a) y + a / C.
-        mass: what each row counts in the divisor: Σ w_c y_c, 0 where it is ignored; None for 1.
+        mass: what each row contributes to the divisor: Σ w_c y_c, 0 if it is ignored; None for 1.
         kept: the rows that are not ignored; None for all.
-        illegal: the rows whose label is, where that could not be seen; None where it could.
+        illegal: the rows with an illegal label, if values cannot be read; None if they can.
     """
 
     scores: Array
@@ -232,7 +242,7 @@ class Classes(NamedTuple):
     illegal: Array | None = None
 
     def legal(self, xp: Any, x: Array) -> Array:
-        """Return losses of the rows, or their slopes: 0 where a row is ignored, NaN where its label is illegal."""
+        """Return losses or slopes of the rows: 0 if a row is ignored, NaN if its label is illegal."""
         kept, illegal = self.kept, self.illegal
         if kept is illegal:  # None, the usual case
             return x
@@ -249,26 +259,27 @@ def classes_of(
     class_weights: Array | Sequence[float] | None,
     label_smoothing: float,
     ignore_index: int | None,
+    name: str = "predictions",
 ) -> Classes:
-    """Return the targets of predictions, checked.
+    """Return the targets of predictions, checked; messages call them by their `name`.
 
     Raises:
         ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain.
         TypeError: predictions are not floating point, or class indices not integers.
     """
-    xp = array_namespace(predictions=predictions, targets=targets)
-    scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype))
+    xp = array_namespace(**{name: predictions, "targets": targets})
+    scores = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype, name))
     shape = tuple(scores.shape)
     axis = normalize_axis("class_axis", class_axis, len(shape))
     classes = shape[axis]
     if classes == 0:
-        raise ValueError(f"class_axis {class_axis} of predictions of shape {shape} holds no class")
-    is_usual = class_weights is None and is_exactly(label_smoothing, 0.0)
-    smoothing = label_smoothing if is_usual else FRACTION.check("label_smoothing", label_smoothing)
+        raise ValueError(f"class_axis {class_axis} of {name} of shape {shape} holds no class")
+    is_usual = class_weights is None and type(label_smoothing) is float and label_smoothing == 0.0
+    smoothing = require_one_number(xp, "label_smoothing", label_smoothing, scores.dtype)
     weights = None if is_usual else read_class_weights(xp, class_weights, classes, len(shape) - axis, scores)
     if tuple(targets.shape) == shape:
         if ignore_index is not None:
-            raise ValueError("ignore_index needs class indices, but the targets have the predictions' shape")
+            raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
         probabilities = as_dtype(xp, targets, scores.dtype, "targets")
         mass = None if weights is None else xp.sum(weights * probabilities, axis=axis)
         return Classes(scores, axis, Given(probabilities, smoothing, weights), mass)
@@ -280,7 +291,7 @@ def classes_of(
         return Classes(scores, axis, shares, mass, kept, illegal)
     raise ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
-        f"shape {shape}, got {tuple(targets.shape)} for predictions of shape {shape}"
+        f"shape {shape}, got {tuple(targets.shape)} for {name} of shape {shape}"
     )
 
 
@@ -294,15 +305,15 @@ def by_label(
     weights: Array | None,
     smoothing: Any,
 ) -> tuple[AtLabel, Array | None]:
-    """Return the shares of labels as `read_labels` returns them, and what each row counts in the divisor: None for 1.
+    """Return the shares for labels from `read_labels`, and what each row contributes to the divisor: None for 1.
 
     Args:
         xp: the namespace of the arrays.
-        like: an array of the dtype to compute in, where that is done.
-        classes: how many there are.
-        labels: of the rows, whose shares are those of any class where the label is none.
+        like: an array with the dtype and the device to compute with.
+        classes: the number of classes.
+        labels: the labels of the rows; an illegal label gets the shares of any class.
         kept: the rows that are not ignored; None for all.
-        illegal: the rows whose label is none of the classes; None where there is no such row.
+        illegal: the rows whose label is outside the classes; None if there is no such row.
         weights: w, in a shape that broadcasts along the class axis; None for 1.
         smoothing: a.
     """

@@ -19,7 +19,7 @@ from mithril_losses.templates.loop import Call, Loop, empty
 class ByColumn(Template):
     """Element-wise terms of the columns of arrays (…, n): one loss per row, with a slope for every column of the first.
 
-    The terms take the columns of one array after those of the other.
+    The terms take first the columns of the first array, then those of the second.
     """
 
     has_loop = True
@@ -33,19 +33,22 @@ class ByColumn(Template):
 
     def value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss."""
+        self.require_known(reduction, gradient=False)
         return self.terms.value(*self.split(arrays).values(), **reduction)
 
     def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
         """Return the gradient of `value` wrt the first array."""
+        self.require_known(reduction)
         return self.join(self.terms.gradient(*self.split(arrays).values(), **reduction))
 
     def both(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        self.require_known(reduction)
         value, gradients = self.terms.both(*self.split(arrays).values(), **reduction)
         return value, self.join(gradients)
 
     def loop(self, call: Call) -> Loop | None:
-        """Return the loop over the columns, whose gradients are joined after it."""
+        """Return the loop over the columns; after the loop their gradients are joined."""
         columns = self.split(call.arrays.values())
         found = self.terms.loop(Call(columns, call.options, call.reduction))
         if found is None:
@@ -54,10 +57,10 @@ class ByColumn(Template):
         return found._replace(compiled=_joining(found.compiled, own), blocked=_joining(found.blocked, own))
 
     def split(self, arrays: Iterable[Array]) -> dict[str, Array]:
-        """Return the columns by the names that the terms have for them.
+        """Return the columns by the names of the arguments of the terms.
 
         Raises:
-            ValueError: the arrays differ in shape, or do not have that many columns.
+            ValueError: the arrays differ in shape, or have a wrong number of columns.
         """
         named = dict(zip(self.domain, arrays, strict=True))
         xp = array_namespace(**named)

@@ -1,4 +1,4 @@
-"""Losses that are made of other losses, each of which is computed on the fast path of its own."""
+"""Losses that are composed of other losses, each of which is computed on its own fast path."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ Both = Callable[..., tuple[Any, Any]]
 
 
 class Composed(Template):
-    """The template of a loss that is made of others.
+    """The template of a loss that is composed of others.
 
     Args:
-        compose: is handed `fast`, which makes one function of value and gradient of any loss; returns such a function.
-        separable: whether the unreduced losses of different rows share nothing.
+        compose: a function that takes `fast`, which is `value_and_gradient` with its settings, and returns the
+            function of value and gradient of this loss.
+        separable: whether the unreduced losses of different rows are independent.
 
     Example:
         >>> from mithril_losses import gradient_of, mse_loss, mse_loss_gradient, unregister

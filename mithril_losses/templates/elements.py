@@ -13,8 +13,8 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
-from mithril_losses.domains import ArrayDomain, ClipWidth, Interval, Labels, SmallestNormal
-from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, collect, plan
+from mithril_losses.domains import ClipWidth, Interval, Labels, SmallestNormal, array_names
+from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses.numerics.stable import bounded, never_negative
 from mithril_losses.numerics.validation import (
     as_dtype,
@@ -34,8 +34,8 @@ class Elementwise(Template):
     """The terms of an element-wise loss together with the domains of their arguments.
 
     The terms are a function `(xp, *arrays, *options) → (value, slope)` in plain array notation: the loss of each
-    element and its derivative wrt the first array, or a tuple of derivatives wrt the first few. `xp` is the namespace
-    of the arrays.
+    element and its derivative wrt the first array, or a tuple of derivatives wrt the first few arrays. `xp` is the
+    namespace of the arrays.
     """
 
     has_loop = True
@@ -60,14 +60,14 @@ class Elementwise(Template):
             raise TypeError(f"{terms.__name__} takes {names}, but domains are declared for {list(domain)}")
         self.constants = [d for d in domain.values() if isinstance(d, SmallestNormal)]
         self.domain = {name: d for name, d in domain.items() if not isinstance(d, SmallestNormal)}
-        self.array_names = [name for name, d in self.domain.items() if isinstance(d, ArrayDomain)]
+        self.array_names = array_names(terms.__name__, self.domain)
         self.option_names = list(self.domain)[len(self.array_names) :]
         self.wrt = tuple(self.array_names[:slopes])
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
         self._remember_settled()
 
     def named(self, **names: str) -> Elementwise:
-        """Return the same terms with some of their arguments under other names."""
+        """Return the same terms with other names for some of their arguments."""
         renamed = copy.copy(self)
         renamed.domain = {names.get(name, name): domain for name, domain in self.domain.items()}
         renamed.array_names = [names.get(name, name) for name in self.array_names]
@@ -77,18 +77,18 @@ class Elementwise(Template):
         return renamed
 
     def _remember_settled(self) -> None:
-        """Have `_settled` return what `settle` returns for plain numbers and NumPy arrays of a dtype, at once."""
+        """Cache the results of `settle` for plain numbers and a dtype of NumPy arrays in `_settled`."""
         self._settled = functools.lru_cache(maxsize=64)(
             lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
         )
 
     @property
     def elements(self) -> Mapping[str, Elementwise]:
-        """Themselves, by the argument of their first slope."""
+        """These terms, by the argument of their first slope."""
         return {self.wrt[0]: self}
 
     def loop(self, call: Call) -> Loop | None:
-        """As in `Template`; None for the losses of rows one by one."""
+        """As in `Template`; None if each row has its own value."""
         dtype, options = self.door(call.arrays, call.options)
         if self.rows is not None and call.reduction.get("reduction") == "none":
             return None
@@ -97,14 +97,18 @@ class Elementwise(Template):
         return Loop(self.shape(loop.like), None, compiled, loop.blocked, dtype)
 
     def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
-        """Return the reduced loss of arrays and options given in the order of the terms."""
+        """Return the reduced loss; arrays and options are given in the order of the terms."""
+        if reduction:
+            self.require_known(reduction, gradient=False)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            value, _ = self.evaluate(xp, *arrays, *options)
-            return collect(self._unreduced(xp, value, arrays), like=arguments[0], **reduction)
+            value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays)
+            return plan(xp, tuple(value.shape), value.dtype, **reduction).collect(xp, value, arguments[0])
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
-        """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few by name."""
+        """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few arrays."""
+        if reduction:
+            self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             _, slopes = self.evaluate(xp, *arrays, *options)
@@ -113,6 +117,8 @@ class Elementwise(Template):
 
     def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if reduction:
+            self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
@@ -139,19 +145,30 @@ class Elementwise(Template):
         return never_negative(xp, total, terms=value.shape[-1], scale=mass)
 
     def _spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
-        if len(self.wrt) == 1:
+        if len(self.wrt) == 1 and type(slopes) is not tuple:
             return closing.spread(xp, slopes, arguments[0], self._summed(slopes), self.steep)
+        self.require_slopes(slopes)
         return {
             name: closing.spread(xp, slope, like, self._summed(slope), self.steep)
             for name, slope, like in zip(self.wrt, slopes, arguments, strict=False)
         }
+
+    def require_slopes(self, slopes: Any) -> None:
+        """Raise a TypeError unless the terms returned what they are declared to return."""
+        count, several = len(self.wrt), isinstance(slopes, (tuple, list))
+        if several != (count > 1) or (several and len(slopes) != count):
+            wanted = f"a tuple of {count} slopes" if count > 1 else "one slope"
+            got = f"{len(slopes)} slopes" if several else type(slopes).__name__
+            raise TypeError(
+                f"{self.terms.__name__} must return {wanted} (wrt {', '.join(self.wrt)}) after the loss, got {got}"
+            )
 
     def _summed(self, x: Array) -> tuple[int, ...]:
         """Return the axes that the terms are summed over."""
         return () if self.rows is None else tuple(range(len(x.shape)))[self.rows :]
 
     def prepare(self, arguments: tuple[Any, ...]) -> tuple[Any, list[Array], list[Any]]:
-        """Return the namespace, the arrays in the dtype to compute in, and the options, all of them checked."""
+        """Check all arguments, and return the namespace, the arrays in the dtype to compute in, and the options."""
         count = len(self.array_names)
         given, options = arguments[:count], arguments[count:]
         if self._is_usual(given, options):
@@ -161,7 +178,7 @@ class Elementwise(Template):
         return namespace_of(given[0]), self.convert(arrays, dtype), checked
 
     def _is_usual(self, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> bool:
-        """Whether all is right with NumPy arrays and options that were seen before, at a third of the cost."""
+        """Whether NumPy arrays and options are legal because they were checked before, at a third of the cost."""
         first = arrays[0]
         if self._has_labels or type(first) is not np.ndarray or first.dtype not in _USUAL or not first.ndim:
             return False
@@ -171,7 +188,7 @@ class Elementwise(Template):
         return not options or {*map(type, options)} <= _PLAIN
 
     def door(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
-        """Return the dtype to compute in and the options in the order of the terms, having checked all but labels."""
+        """Check everything but labels; return the dtype to compute in, and the options in the order of the terms."""
         xp = array_namespace(**arrays)
         require_same_shape(**arrays)
         predictions = arrays[self.array_names[0]]
@@ -184,12 +201,12 @@ class Elementwise(Template):
         return dtype, self.settle(xp, [options[name] for name in self.option_names], predictions, dtype)
 
     def settle(self, xp: Any, options: Sequence[Any], predictions: Array, dtype: Any) -> list[Any]:
-        """Return the options as the terms take them, having checked them, and the constants after them."""
+        """Check the options, and return them as the terms take them, followed by the constants."""
         checked = [self._option(xp, n, x, predictions, dtype) for n, x in zip(self.option_names, options, strict=True)]
         return checked + [constant.value(xp, dtype, predictions.dtype) for constant in self.constants]
 
     def convert(self, arrays: Mapping[str, Array], dtype: Any) -> list[Array]:
-        """Return the arrays in the dtype to compute in; an illegal label is an error, or NaN if it is out of sight."""
+        """Return the arrays in the dtype to compute in. An illegal label raises; inside a trace it becomes NaN."""
         self.check_labels(arrays)
         xp = namespace_of(arrays[self.array_names[0]])
         found = [as_dtype(xp, x, dtype, name) for name, x in arrays.items()]
@@ -199,7 +216,7 @@ class Elementwise(Template):
         return [d.or_nan(xp, x) if isinstance(d, Labels) else x for d, x in zip(domains, found, strict=True)]
 
     def check_labels(self, arrays: Mapping[str, Array]) -> None:
-        """Raise a ValueError if a label that can be seen is illegal."""
+        """Raise a ValueError if a label is illegal and its value can be read."""
         for name, x in arrays.items() if self._has_labels else ():
             domain = self.domain[name]
             if isinstance(domain, Labels):
@@ -215,7 +232,8 @@ class Elementwise(Template):
         require_library(xp, name, option)
         shape, full = tuple(option.shape), tuple(predictions.shape)
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
-            raise ValueError(f"{name} of shape {shape} does not broadcast to predictions of shape {full}")
+            first = self.array_names[0]
+            raise ValueError(f"{name} of shape {shape} does not broadcast to {first} of shape {full}")
         return as_dtype(xp, option, dtype, name)
 
 
@@ -232,18 +250,17 @@ def elementwise(
     steep: bool = False,
     **domain: Any,
 ) -> Callable[[Terms], Elementwise]:
-    """Declare what the arguments of element-wise terms may be, arrays first, and where their kinks are.
+    """Declare the domains of the arguments of element-wise terms, arrays first, and their kinks.
 
     Args:
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
-        slopes: how many of the arrays, from the first on, the terms are differentiated by. With several the terms
-            return a tuple of slopes, and the gradient is a dict by argument name.
-        rows: the unreduced losses have the shape `shape[:rows]`, because the terms are summed over the axes after
-            it: -1 for rows along the last axis, 1 for one loss per entry of the first axis. None sums nothing.
-        row_mass: the array that scales the rounding of a sum of terms that cannot be negative: what is negative by
-            the rounding of a row that sums to m in this array is 0.
-        steep: a slope may lie beyond the largest finite number where the loss is finite. That number then stands in
-            its place.
+        slopes: the number of arrays, from the first on, by which the terms are differentiated. If there are several,
+            the terms return a tuple of slopes, and the gradient is a dict by argument name.
+        rows: the unreduced losses have the shape `shape[:rows]`, because the terms are summed over all later axes:
+            -1 for rows along the last axis, 1 for one loss per entry of the first axis. None sums nothing.
+        row_mass: the array whose sum over a row scales the rounding of the row's loss. If a loss that cannot be
+            negative is negative by no more than this rounding, it becomes 0.
+        steep: whether a slope may overflow although the loss is finite. Such a slope becomes the largest finite number.
         **domain: what each argument of the terms may be, in their order.
 
     Example:
@@ -260,7 +277,7 @@ def elementwise(
 
 
 class _ElementLoop:
-    """What computes element-wise terms of large NumPy arrays: one compiled loop, or blocks."""
+    """Computes element-wise terms of large NumPy arrays: in one compiled loop, or in blocks."""
 
     def __init__(self, template: Elementwise, call: Call, options: list[Any], dtype: Any) -> None:
         self._template, self._options, self._dtype = template, options, dtype
@@ -269,13 +286,13 @@ class _ElementLoop:
 
     @property
     def can_be_compiled(self) -> bool:
-        """Whether layout and dtypes are those of a loop."""
+        """Whether a loop can take these layouts and dtypes."""
         differentiable = self._arrays[: len(self._template.wrt)]
         return all(x.flags.c_contiguous for x in self._arrays) and all(x.dtype == self._dtype for x in differentiable)
 
     @functools.cached_property
     def _is_scaled(self) -> bool:
-        """Whether the upstream gradient may be anything but 1."""
+        """Whether the upstream gradient may differ from 1."""
         upstream = self._call.reduction.get("upstream", 1.0)
         return not (is_number(upstream) and upstream == 1.0)
 
@@ -321,6 +338,7 @@ class _ElementLoop:
             block = terms.convert({n: x[rows] for n, x in zip(terms.array_names, arrays, strict=True)}, self._dtype)
             with quiet(np):
                 value, slopes = terms.evaluate(np, *block, *own)
+                terms.require_slopes(slopes)
                 for out, slope in zip(outs, slopes if len(outs) > 1 else (slopes,), strict=True):
                     self._write(out[rows], slope, factor, weights)
                 if weights is not None:
@@ -345,13 +363,13 @@ class _ElementLoop:
         out[...] = bounded(np, slope, out.dtype) if is_bounded else slope
 
     def _over_terms(self, x: Any) -> Any:
-        """Return what belongs to losses for the terms, of which a loss is the sum over as many last axes."""
+        """Return an array with one entry per loss in a shape that broadcasts to the terms that are summed to losses."""
         if self._template.rows is None or not isinstance(x, np.ndarray):
             return x
         return x.reshape(x.shape + (1,) * (self.like.ndim - len(self._template.shape(self.like))))
 
     def _not_negative(self, total: float) -> float:
-        """Return the sum of all losses without what rounding takes from one that cannot be negative."""
+        """Return the sum of all losses, with 0 in place of a negative sum that rounding explains."""
         mass_name = self._template.row_mass
         if mass_name is None or not total < 0.0:
             return total

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.domains import FLAG
 
 
 def image_axes(channels_first: bool) -> tuple[int, int, int]:
@@ -12,9 +11,9 @@ def image_axes(channels_first: bool) -> tuple[int, int, int]:
 
 
 def require_images(name: str, x: Array, channels_first: bool) -> None:
-    """Raise a ValueError unless `x` is a batch of images; a TypeError where the flag is no bool.
+    """Raise a ValueError unless `x` is a batch of images.
 
-    Three axes could be one image with channels as well as a batch of grey images without that axis.
+    An array of three axes could be one image with channels, or a batch of grey images without a channel axis.
     """
     require_maps(name, x, channels_first)
     if len(x.shape) == 3:
@@ -30,8 +29,7 @@ def require_images(name: str, x: Array, channels_first: bool) -> None:
 
 
 def require_maps(name: str, x: Array, channels_first: bool) -> None:
-    """Raise a ValueError unless `x` has axes of rows, columns and channels; a TypeError where the flag is no bool."""
-    FLAG.check("channels_first", channels_first)
+    """Raise a ValueError unless `x` has axes of rows, columns and channels."""
     if len(x.shape) < 3:
         layout = "(…, channels, rows, columns)" if channels_first else "(…, rows, columns, channels)"
         raise ValueError(f"{name} must have shape {layout}, got {tuple(x.shape)}")

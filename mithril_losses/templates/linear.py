@@ -1,6 +1,6 @@
-"""Rows of logits that a linear layer makes, z = W h + b: they exist for a few rows at a time.
+"""Rows of logits of a linear layer, z = W h + b, computed for one chunk of rows at a time.
 
-Each chunk of rows takes one product to its logits and two back to the gradients, and is then forgotten.
+Each chunk needs one product for its logits and two for the gradients; then its logits are discarded.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from mithril_losses.backends.namespaces import Array, host_values, library_name,
 from mithril_losses.templates.classes import AtLabel
 from mithril_losses.templates.rows import finish, slopes, statistics
 
-# the logits of a chunk take this many bytes, or this share of the weight's own, whichever is more
+# the logits of a chunk take this many bytes, or this fraction of the weight's bytes, whichever is larger
 _CHUNK_BYTES = 20 * 2**20
 _CHUNK_SHARE = 1 / 8
-# rows by which matrix products are tiled: a few rows more cost as much as a tile
+# matrix products work on tiles of so many rows: a few more rows cost as much as a tile
 _TILE = 32
-# logits that are turned into slopes at a time: what fits the second-level cache of NumPy's one thread; torch's own
-# threads rather meet less often
+# logits that are turned into slopes at a time: for NumPy as many as fit the second-level cache; for torch more, so that
+# its threads synchronize less often
 _BLOCK = {"numpy": 1 << 17, "torch": 1 << 22}
-# bytes of the weight's gradient that NumPy adds at a time, as its products cannot add to what is there
+# bytes of the weight's gradient that NumPy adds at a time, because its products cannot accumulate
 _SUM_BYTES = 8 * 2**20
 
 
 class LayerRows(NamedTuple):
-    """What the loss needs of each row; chunks are cut from all of them alike.
+    """What the loss needs for each row; a chunk takes the same rows of every array.
 
     Attributes:
         hidden: h, (rows, features).
         label: the class of each row.
-        own: q at the label, less what all classes share.
-        live: the rows that count; None for all.
-        scale: ∂L/∂ℓ; None where no gradient is wanted.
+        own: the additional share of the row's class, as in `AtLabel`.
+        live: the rows that are not ignored; None for all.
+        scale: ∂L/∂ℓ; None if no gradient is wanted.
     """
 
     hidden: Array
@@ -44,7 +44,7 @@ class LayerRows(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What all rows share: the layer, the shares of classes as in `AtLabel`, ζ and the cap; None for nothing."""
+    """What is common to all rows: the layer, the shares as in `AtLabel`, ζ and the cap; None if not given."""
 
     weight: Array
     bias: Array | None
@@ -55,7 +55,7 @@ class Layer(NamedTuple):
 
 
 class Results(NamedTuple):
-    """ℓ of each row, and ∂L/∂ of hidden, weight and bias where they are wanted."""
+    """ℓ of each row, and the gradients wrt hidden, weight and bias if they are wanted."""
 
     losses: Array
     hidden: Array | None
@@ -79,7 +79,7 @@ def chunk_size(classes: int, features: int, itemsize: int) -> int:
 
 
 def _from_logits(xp: Any, logits: Array, rows: LayerRows, layer: Layer, in_place: bool) -> tuple[Array, Array | None]:
-    """Return ℓ of each row and scale · ∂ℓ/∂z, in the place of the logits where `in_place` says so."""
+    """Return ℓ of each row and scale · ∂ℓ/∂z, in the memory of the logits if `in_place` is set."""
 
     def over(x: Array) -> dict[str, Array]:
         return {"out": x} if in_place else {}
@@ -103,7 +103,7 @@ def _from_logits(xp: Any, logits: Array, rows: LayerRows, layer: Layer, in_place
 
 
 def _may_overwrite(xp: Any, rows: LayerRows, layer: Layer) -> bool:
-    """Return whether the arrays are in plain sight, and no graph needs what would be overwritten."""
+    """Return whether values can be read, and no graph needs the memory that would be overwritten."""
     library = library_name(xp)
     arrays: list[Any] = [x for x in (*rows, *layer) if hasattr(x, "shape")]
     if library not in ("numpy", "torch") or any(host_values(x) is None for x in arrays):
@@ -112,7 +112,7 @@ def _may_overwrite(xp: Any, rows: LayerRows, layer: Layer) -> bool:
 
 
 def _overwriting(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
-    """Every chunk in one buffer, and rows that do not count left out."""
+    """Compute every chunk in one buffer, without the ignored rows."""
     count, classes, like = rows.hidden.shape[0], layer.weight.shape[0], placement(layer.weight)
     dtype = layer.weight.dtype
     live = None if rows.live is None else xp.nonzero(rows.live)[0]
@@ -155,7 +155,7 @@ def _add_gradients(xp: Any, gradients: list[Any], at: Any, slopes: Array, hidden
 
 
 def _chunk(xp: Any, rows: LayerRows, layer: Layer) -> Results:
-    """One chunk without writing to any array; rows that do not count are masked."""
+    """Compute one chunk without writing to any array; ignored rows are masked."""
     hidden, live = rows.hidden, None
     if rows.live is not None:
         live = xp.expand_dims(rows.live, axis=1)
@@ -224,6 +224,6 @@ def _scan(rows: LayerRows, layer: Layer, size: int) -> Results:
 
     shared = (layer.weight, layer.bias)
     zeros = tuple(None if x is None or rows.scale is None else xp.zeros_like(x) for x in shared)
-    # autodiff of the value recomputes a chunk's logits instead of keeping them all
+    # autodiff of the value computes the logits of a chunk again instead of keeping all logits
     sums, own = jax.lax.scan(jax.checkpoint(step), zeros, jax.tree.map(chunked, rows))
     return Results(*jax.tree.map(joined, own), *sums)

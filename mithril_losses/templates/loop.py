@@ -1,4 +1,4 @@
-"""What a template hands over for large arrays on the host: a loop that is ready to run, in one piece or in blocks."""
+"""The loop that a template returns for large arrays on the host: ready to run, compiled or in blocks."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Call(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop over large NumPy arrays that gives value and gradient.
+    """A loop over large NumPy arrays that computes value and gradient.
 
     Attributes:
-        shape: of the unreduced losses.
-        mass: what each of them counts in the divisor, None for 1.
-        compiled: `compiled(weights, factor, values, gradients, threads)` fills the gradients (and the values, where
-            they are not None) and returns the sum of the weighted losses. It may compile, and raises `NotFusable` where
-            that cannot be done. None where there is nothing to compile.
-        blocked: the same without compiling; by default blocks of rows go through the plain functions.
-        dtype: the one to compute in, where gradients may be of a narrower one. By default that of all differentiable
-            arguments, which have to be of one type.
+        shape: the shape of the unreduced losses.
+        mass: what each unreduced loss contributes to the divisor, None for 1.
+        compiled: `compiled(weights, factor, values, gradients, threads)` fills the gradients (and the values, if they
+            are not None) and returns the sum of the weighted losses. It may compile, and raises `NotFusable` if that is
+            not possible. None if there is nothing to compile.
+        blocked: the same without compiling; by default the plain functions compute blocks of rows.
+        dtype: the dtype to compute in, if gradients may have a narrower dtype. By default the dtype of all
+            differentiable arguments, which must be the same.
     """
 
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Loop(NamedTuple):
 
 
 def over_blocks(shape: tuple[int, ...], work: Callable[[slice], float], threads: int) -> float:
-    """Return the sum of `work` over blocks of rows, in the order of the rows whichever thread did them."""
+    """Return the sum of `work` over blocks of rows, added in the order of the rows, whichever thread computed them."""
     size = int(np.prod(shape))
     step = max(1, limits.current.block * shape[0] // max(size, 1))
     blocks = -(-shape[0] // step)
@@ -59,14 +59,14 @@ def over_blocks(shape: tuple[int, ...], work: Callable[[slice], float], threads:
 
 
 def rows_of(x: Any, shape: tuple[int, ...], rows: slice) -> Any:
-    """Return what belongs to some rows of an operand that broadcasts to `shape`."""
+    """Return the part of an operand that broadcasts to `shape` which belongs to some rows."""
     if isinstance(x, np.ndarray) and x.ndim == len(shape) and x.shape[0] > 1:
         return x[rows]
     return x
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-    """Return an array without values that begins on a cache line, for loops, and for JAX to take it over."""
+    """Return an uninitialized array that begins on a cache line, so that loops are fast and JAX need not copy it."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + _LINE, np.uint8)

@@ -1,8 +1,8 @@
-"""Losses of rows of pairs: row i holds the logits x_i · y_j of a point with all points of a set, a tile at a time.
+"""Losses of rows of pairs: row i has the logits x_i · y_j of a point with all points of a set, one tile at a time.
 
-A rule says what becomes of the logits of some rows: the loss of each row, and its derivative by each logit. Made of
-that here are the losses of all rows, and the two products that take the derivatives back to x and y. There are three
-drivers, as in `points`: tiles in NumPy, `lax.scan` for JAX, loops over the own library of any other array.
+A rule takes the logits of some rows, and returns the loss of each row and its derivative by each logit. This module
+computes from them the losses of all rows and, by two products, the derivatives wrt x and y. There are three drivers, as
+in `points`: tiles in NumPy, `lax.scan` for JAX, and loops over the array's own library for all others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, library_name, placement
 from mithril_losses.backends.threads import share, thread_count
-from mithril_losses.domains import FLAG
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.stable import along_sphere, put_at, subtract_at, take_at, unit_and_norm
 from mithril_losses.numerics.validation import widest_dtype
@@ -35,14 +34,14 @@ from mithril_losses.templates.rows import Statistics, combine, finish, log_sum, 
 
 
 class PairRows(NamedTuple):
-    """What a rule needs of each row; arrays (batch, n), cut like the rows.
+    """What a rule needs for each row: arrays (batch, n), cut like the rows.
 
     Attributes:
-        target: the column that the row is to find.
+        target: the column that the row must find.
         own: the logit of that column, in place of the product.
-        itself: the column that is the row's own point, which is no pair.
+        itself: the column of the row's own point, which is not a pair.
         label: the class of the row.
-        scale: ∂L/∂ℓ, None where no derivative is wanted.
+        scale: ∂L/∂ℓ, None if no derivative is wanted.
     """
 
     target: Array | None = None
@@ -53,12 +52,12 @@ class PairRows(NamedTuple):
 
 
 class PairColumns(NamedTuple):
-    """What a rule needs of each column; arrays (batch, m).
+    """What a rule needs for each column: arrays (batch, m).
 
     Attributes:
         label: the class of the column.
         log_sum: log Σᵢ e^z of the column.
-        scale: ∂L/∂ of what the column loses.
+        scale: the derivative of L by the loss of the column.
     """
 
     label: Array | None = None
@@ -70,7 +69,7 @@ _NO_COLUMNS = PairColumns()
 
 
 class Found(NamedTuple):
-    """The losses of the rows (batch, n), one more number of each, and the derivatives of Σ scale · ℓ wrt x and y."""
+    """The losses of the rows (batch, n), a second number per row, and the derivatives of Σ scale · ℓ wrt x and y."""
 
     losses: Array
     extra: Array
@@ -82,11 +81,11 @@ Applied = tuple[Array, Array, Array | None]
 Rule = Callable[[Any, Array, PairRows, PairColumns], Applied]
 
 
-# --- rules: (losses, one more number per row, slopes · scale); NumPy's logits are the rule's to write to --------------
+# --- rules: (losses, a second number per row, slopes · scale); a rule may overwrite NumPy's logits --------------------
 
 
 def softmax(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
-    """ℓ = log Σ_j e^z_j − z_t, and softmax(z) − e_t; the number is log Σ_j e^z_j."""
+    """ℓ = log Σ_j e^z_j − z_t, and softmax(z) − e_t; the second number is log Σ_j e^z_j."""
     if rows.itself is not None:
         logits = put_at(xp, logits, rows.itself, -math.inf)
     if xp is np and (fused := _fused(logits)) is not None:
@@ -102,7 +101,7 @@ def softmax(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> App
 
 
 def _fused(logits: Array) -> Any:
-    """Return the compiled rules where they are faster; of float64 they are not, whose exponential no loop computes."""
+    """Return the compiled rules if they are faster. For float64 they are not: no loop has its exponential."""
     if logits.dtype != np.float32 or not may_be_compiled(logits.size):
         return None
     from mithril_losses.loops import pairs
@@ -111,18 +110,18 @@ def _fused(logits: Array) -> Any:
 
 
 def _flat(*arrays: Any) -> list[Any]:
-    """Return arrays (batch, r), or None, of one row after the other."""
+    """Return arrays (batch, r), or None, flattened into one axis of rows."""
     return [None if x is None else np.ascontiguousarray(x).reshape(-1) for x in arrays]
 
 
 def softmax_apart(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
-    """`softmax` where `own` stands for z_t; its slope is the number, and no part of the others."""
+    """`softmax` with `own` in place of z_t. The slope of z_t is the second number, and is 0 in the other slopes."""
     if xp is np and _fused(logits) is not None:
         losses, _, found = softmax(np, put_at(np, logits, rows.target, rows.own), rows, columns)
         if found is None:
             return losses, losses, None
         of_own = take_at(np, found, rows.target, found.ndim - 1)
-        return losses, of_own, put_at(np, found, rows.target, 0.0 * of_own)  # NaN in a row that is
+        return losses, of_own, put_at(np, found, rows.target, 0.0 * of_own)  # NaN if the row is NaN
     nothing = AtLabel(rows.target, own=0.0)
     others, exponentials = statistics(
         xp, put_at(xp, logits, rows.target, -math.inf), nothing, capped=False, in_place=xp is np
@@ -138,7 +137,7 @@ def softmax_apart(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) 
 
 
 def softmax_both_ways(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
-    """`softmax`, and the slopes of the columns' own beside: e^(z − log_sum) − e_t, of square logits."""
+    """`softmax`, plus the slopes of the losses of columns, e^(z − log_sum) − e_t, for square logits."""
     if rows.scale is None:
         return softmax(xp, logits, rows, columns)
     if xp is np and len(logits) == 1 and (fused := _fused(logits)) is not None:
@@ -152,9 +151,9 @@ def softmax_both_ways(xp: Any, logits: Array, rows: PairRows, columns: PairColum
 
 
 def softmax_by_label(xp: Any, logits: Array, rows: PairRows, columns: PairColumns) -> Applied:
-    """ℓ = log Σ_{j≠i} e^z_j − mean z_p over the p of i's label, and softmax(z) − 1/count; 0 where there is no p."""
+    """ℓ = log Σ_{j≠i} e^z_j − mean z_p over the p with i's label, and softmax(z) − 1/count; 0 if there is no p."""
     if xp is np and len(logits) == 1 and (fused := _fused(logits)) is not None:
-        # int64 tells apart whatever other integers do
+        # int64 distinguishes all labels that narrower integers do
         labels = [x.astype(np.int64) for x in _flat(rows.label, columns.label)]
         losses, count = fused.softmax_by_label(logits[0], *_flat(rows.itself), *labels, *_flat(rows.scale))
         return losses[None], count[None], None if rows.scale is None else logits
@@ -203,15 +202,15 @@ def _scaled(xp: Any, x: Array, by: Array) -> Array:
 
 
 def row_losses(xp: Any, x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumns = _NO_COLUMNS) -> Found:
-    """Return what a rule makes of the logits of every row, and its derivatives where the rows have a scale.
+    """Return the results of a rule for the logits of every row, and the derivatives if the rows have a scale.
 
     Args:
         xp: the namespace of the arrays.
         x: (batch, n, d).
         y: (batch, m, d).
         rule: one of the functions above.
-        rows: what it needs of each row.
-        columns: what it needs of each column.
+        rows: what the rule needs for each row.
+        columns: what the rule needs for each column.
     """
     if 0 in (x.shape[0], x.shape[1], y.shape[1]):
         nothing = xp.sum(x, axis=-1) * 0.0
@@ -249,7 +248,7 @@ def _looped(xp: Any, x: Array, y: Array, rule: Rule, rows: PairRows, columns: Pa
 
 
 def _on_host(x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumns) -> Found:
-    """Every tile in one buffer, whose logits become slopes in place."""
+    """Compute every tile in one buffer, in which slopes overwrite logits."""
     batch, n, m = x.shape[0], x.shape[-2], y.shape[-2]
     losses, extra = np.empty((batch, n), x.dtype), np.empty((batch, n), x.dtype)
     by_x: Any = None if rows.scale is None else np.empty_like(x)
@@ -277,14 +276,14 @@ def _on_host(x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumn
 
 
 def _apply(tile: Array, rule: Rule, rows: PairRows, columns: PairColumns) -> tuple[Array, Array]:
-    """Turn the logits of a tile into slopes, and return the losses and the further numbers."""
+    """Turn the logits of a tile into slopes, and return the losses and the second numbers."""
     threads = thread_count() if tile.size >= limits.current.shared_pairs else 1
     losses, extra = np.empty(tile.shape[:-1], tile.dtype), np.empty(tile.shape[:-1], tile.dtype)
     pieces = list(_pieces(tile))
 
     def work(piece: int) -> None:
         at = (slice(None), slice(*pieces[piece]))
-        with np.errstate(all="ignore"):  # which is not inherited by threads
+        with np.errstate(all="ignore"):  # threads do not inherit this
             losses[at], extra[at], slopes = rule(np, tile[at], _cut(rows, *at), columns)
         if slopes is not None and not np.shares_memory(slopes, tile):
             tile[at] = slopes
@@ -294,7 +293,7 @@ def _apply(tile: Array, rule: Rule, rows: PairRows, columns: PairColumns) -> tup
 
 
 def _pieces(tile: Array) -> Iterator[tuple[int, int]]:
-    """Yield rows of a tile (batch, r, m) that make up a piece; several elements of the batch are one piece."""
+    """Yield ranges of rows of a tile (batch, r, m), one range per piece; a piece may span elements of the batch."""
     count = tile.shape[1]
     step = count if len(tile) > 1 else max(1, limits.current.piece // tile.shape[2])
     for start in range(0, count, step):
@@ -336,13 +335,13 @@ class Embeddings(NamedTuple):
     """The checked arguments, ready to compute with; `xp` is the namespace of x and y.
 
     Attributes:
-        sets: the embeddings as they came.
-        x: the rows, (batch, n, d), on the unit sphere if asked for.
-        y: the points that the rows look for theirs among, (batch, m, d).
-        norms: of the embeddings, None where they were left as they are.
-        shape: of the unreduced losses, one per row.
-        plan: their reduction.
-        scale: ∂L/∂ℓ of each row, (batch, n), None where no gradient is wanted.
+        sets: the original embeddings.
+        x: the rows, (batch, n, d), normalized if wanted.
+        y: the columns, among which each row must find its own, (batch, m, d).
+        norms: the norms of the embeddings, None if they are not normalized.
+        shape: the shape of the unreduced losses, one per row.
+        plan: the reduction of the losses.
+        scale: ∂L/∂ℓ of each row, (batch, n), None if no gradient is wanted.
     """
 
     xp: Any
@@ -364,7 +363,7 @@ class Embeddings(NamedTuple):
         return self.plan.collect(array_namespace(like=like), values, like)
 
     def back(self, by_x: Array, by_y: Array) -> tuple[Array, Array]:
-        """Take derivatives wrt x and y back through the normalisation."""
+        """Turn derivatives wrt x and y into derivatives wrt the embeddings before normalization."""
         if self.norms is None:
             return by_x, by_y
         by_x = along_sphere(self.xp, by_x, self.x, self.norms[0])
@@ -382,8 +381,7 @@ def embeddings_of(
     dtype: Any = None,
     **embeddings: Array,
 ) -> Embeddings:
-    """Check the arguments; `apart` says that no row sees the x of another, `shape` is that of the rows as they came."""
-    FLAG.check("normalize", normalize)
+    """Check the arguments; `apart` says that no row depends on another x, `shape` is the original shape of the rows."""
     first, own = next(iter(embeddings.values())), array_namespace(**embeddings)
     dtype = widest_dtype(own, **embeddings) if dtype is None else dtype
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
@@ -392,7 +390,7 @@ def embeddings_of(
     shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
     reducing = plan(own, shape, dtype, **reduction)
     norms = scale = None
-    if reducing.weights is not None:  # what no loss with a weight hangs on may hold anything
+    if reducing.weights is not None:  # embeddings on which only losses of weight 0 depend may hold anything
         alive = sets.bring(own.reshape(own.broadcast_to(reducing.weights != 0, shape), (*flat, 1)))
         some = xp.any(alive, axis=1, keepdims=True)
         x, y = xp.where(alive if apart else some, x, 0.0), xp.where(some, y, 0.0)

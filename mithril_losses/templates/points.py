@@ -1,7 +1,7 @@
-"""Work over all pairs of points of two sets, a tile of rows at a time: N × M is never held, N × M × D never formed.
+"""Work over all pairs of points of two sets, one tile of rows at a time, so that N × M numbers are never in memory.
 
 Points are arrays (batch, n, d). Three drivers run the same tiles: loops over NumPy for CPU arrays (PyTorch's through
-their zero-copy view), `lax.scan` for JAX, and loops over the array's own library for everything else (accelerators,
+zero-copy views), `lax.scan` for JAX, and loops over the array's own library for everything else (accelerators,
 `torch.compile`, autograd).
 """
 
@@ -32,13 +32,13 @@ from mithril_losses.loops.compiling import has_numba
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.unreduced import Losses, Wanted
 
-_PIECE = 96 * 1024  # bytes of a piece of a tile: temporaries stay in the cache, and below what malloc maps anew
-_FEW_COORDINATES = 4  # up to here, differences are cheaper than a product
-_CANCELS = 1.0 / 64.0  # below this share of ‖x‖² + ‖y‖², a squared distance from a product has lost too many digits
+_PIECE = 96 * 1024  # bytes of a piece of a tile: temporary arrays fit the cache, and malloc maps no new pages
+_FEW_COORDINATES = 4  # up to so many coordinates, differences are cheaper than a product
+_CANCELS = 1.0 / 64.0  # below this part of ‖x‖² + ‖y‖², a squared distance from a product has lost too many digits
 _TREE_DIMENSIONS = 8
 
 
-# --- at the door ------------------------------------------------------------------------------------------------
+# --- the arguments ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Sets:
     """Two batches of sets of points, ready to compute with.
 
     Attributes:
-        xp: the namespace to compute in: NumPy for every array on the CPU that nobody traces.
+        xp: the namespace to compute in: NumPy for every array on the CPU that is not traced.
         x: (batch, n, d).
         y: (batch, m, d).
-        shape: the leading axes that `batch` stands for.
-        given: the arrays that they were made of, by name.
+        shape: the leading axes that were flattened into the batch axis.
+        given: the original arrays, by name.
     """
 
     xp: Any
@@ -61,16 +61,16 @@ class Sets:
 
     @staticmethod
     def of(*, numbers: tuple[Any, ...] = (), dtype: Any = None, **arrays: Array) -> Sets:
-        """Check two arrays (…, n, d) and (…, m, d), given by name, and make sets of them; of one array, twice the same.
+        """Check two arrays (…, n, d) and (…, m, d), given by name, and return their sets; one array is used twice.
 
         Args:
-            numbers: options that may hang in PyTorch's autograd graph, as the sets may.
-            dtype: to compute in; the widest of the arrays' by default.
+            numbers: options that may be in PyTorch's autograd graph, like the sets.
+            dtype: the dtype to compute in; by default the widest dtype of the arrays.
             **arrays: the two arrays, or the one.
 
         Raises:
-            ValueError: they are no sets of points, or differ in anything but the number of points.
-            TypeError: they are no arrays of one library, or not floating point.
+            ValueError: an array is not a set of points, or the two differ in more than the number of points.
+            TypeError: they are not arrays of one library, or not floating point.
         """
         xp = array_namespace(**arrays)
         (first, x), *others = arrays.items()
@@ -93,14 +93,14 @@ class Sets:
         return Sets(xp, points[0], points[-1], shapes[0][:-2], arrays)
 
     def bring(self, option: Any) -> Any:
-        """Return an option, a number or an array, to compute with: on the host where the points are."""
+        """Return an option, a number or an array, to compute with: on the host if the points are there."""
         if self.xp is not np or option is None or isinstance(option, (bool, int, float)):
             return option
         values = _to_host(option)
         return float(values) if values.ndim == 0 else values
 
     def values(self, values: Array, like: Array, shape: tuple[int, ...] | None = None) -> Array:
-        """Return values (batch, …) in the library of `like`, in a shape or with the leading axes restored."""
+        """Return values (batch, …) in the library of `like`, in the given shape or with the leading axes restored."""
         return self._return(values, like, (*self.shape, *values.shape[1:]) if shape is None else shape)
 
     def gradients(self, gradients: dict[str, Array], like: dict[str, Array]) -> dict[str, Array]:
@@ -112,9 +112,9 @@ class Sets:
         return {name: np.asarray(x) if xp is np and not x.shape else in_c_order(x) for name, x in typed.items()}
 
     def losses(self, values: Array | None, slopes: Mapping[str, Array]) -> Losses:
-        """Return losses (batch,) and their slopes (batch, n, d) in the library and the shapes of what was given.
+        """Return losses (batch,) and their slopes (batch, n, d) in the library and the shapes of the arguments.
 
-        Values of None are not asked for, and zeros stand in their place.
+        If `values` is None, they are not wanted, and zeros are returned in their place.
         """
         given = self.given
         values = self.xp.zeros_like(self.x[:, 0, 0]) if values is None else values
@@ -124,7 +124,7 @@ class Sets:
         )
 
     def nothing(self, wanted: Wanted) -> Losses:
-        """Return the losses of sets without points: 0."""
+        """Return the losses of empty sets: 0."""
         zeros = dict(zip(self.given, map(self.xp.zeros_like, (self.x, self.y)), strict=True))
         return self.losses(self.xp.sum(self.x, axis=(1, 2)) * 0.0, {name: zeros[name] for name in wanted})
 
@@ -134,7 +134,7 @@ class Sets:
 
 
 def per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: str) -> Array | None:
-    """Return an option with one element per point, checked, in the shape of the sets."""
+    """Check an option with one element per point, and return it in the shape of the sets."""
     if option is None:
         return None
     xp = array_namespace(points=points)
@@ -150,12 +150,12 @@ def per_point(sets: Sets, name: str, option: Array | None, points: Array, kind: 
 
 
 def blanked(xp: Any, points: Array, mask: Array | None) -> Array:
-    """Return the points with 0 where they are padding, which may hold anything."""
+    """Return the points with 0 in place of padding, which may hold anything."""
     return points if mask is None else xp.where(xp.expand_dims(mask, axis=-1), points, 0.0)
 
 
 def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, other_mask: Array | None) -> Array:
-    """Return what each point counts in the mean over its set; nothing where there is no other point to be found."""
+    """Return the weight of each point in the mean over its set; 0 if the other set is empty."""
     shares = xp.ones_like(points[..., 0]) if weights is None else weights
     if mask is not None:
         shares = xp.where(mask, shares, 0.0)
@@ -166,13 +166,13 @@ def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, ot
 
 
 def requested(wrt: Any, choice: Choice) -> tuple[str, ...]:
-    """Return the names in `wrt`, a name or a tuple of names, checked, in the order of the arguments."""
+    """Check the names in `wrt`, a name or a tuple of names, and return them in the order of the arguments."""
     names = {choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
     return tuple(name for name in choice.names if name in names)
 
 
 def is_transformed(x: Array) -> bool:
-    """Whether a tensor stands for others, inside of `vmap`, `grad` and the like of `torch.func`."""
+    """Whether a tensor is inside a transform of `torch.func`, such as `vmap` or `grad`."""
     import torch
 
     return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
@@ -206,10 +206,10 @@ def _from_host(x: np.ndarray[Any, Any]) -> Array:
 
 
 class Points(NamedTuple):
-    """Points, and the same in a frame in which sums over pairs lose no digits to a common offset."""
+    """Points, and the same points in a frame in which sums over pairs lose no digits to a common offset."""
 
     at: Array  # (…, n, d)
-    frame: Array  # (…, n, d + 2): the points less a centre, 1, and the squared norm of the former
+    frame: Array  # (…, n, d + 2): the points minus a centre, 1, and their squared norm
 
     def rows(self, start: int, stop: int | None = None) -> Points:
         """Return some of the points."""
@@ -219,8 +219,8 @@ class Points(NamedTuple):
 def framed(xp: Any, *sets: Array) -> tuple[Points, ...]:
     """Return sets of points (…, n, d) in one frame, centred between their means.
 
-    The first point is taken off before means are formed. XLA computes a mean anew in every loop that needs it, rounded
-    differently each time; so no mean may be as large as the common offset.
+    The first point is subtracted before the means are taken. XLA computes a mean again in every loop that needs it, and
+    rounds it differently each time; so no mean may be as large as a common offset.
     """
     origin = sets[0][..., :1, :]
     moved = [x - origin for x in sets]
@@ -234,14 +234,14 @@ def _framed(xp: Any, x: Array, centred: Array) -> Points:
 
 
 class Kernel(NamedTuple):
-    """A function k(x, y) of what is measured between two points.
+    """A function k(x, y) of one number per pair of points, such as their distance.
 
     Attributes:
-        measure: (xp, x, y, out) → one number per pair (…, n, m), in `out` where that is an array.
+        measure: (xp, x, y, out) → one number per pair (…, n, m), in `out` if that is an array.
         pull: (xp, slopes, x, y) → Σⱼ slopeᵢⱼ ∂measureᵢⱼ/∂xᵢ.
         terms: (xp, measured, *static, *parameters) → the kernel and its derivative by the measured number.
         static: parameters that decide which code runs.
-        fusable: whether the terms keep to the vocabulary of element-wise terms, so that they can be compiled.
+        fusable: whether the terms use only the vocabulary of element-wise terms, so that they can be compiled.
     """
 
     measure: Callable[[Any, Points, Points, Array | None], Array]
@@ -251,7 +251,7 @@ class Kernel(NamedTuple):
     fusable: bool = False
 
     def at(self, xp: Any, measured: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
-        """Return the kernel of what was measured, and its slope."""
+        """Return the kernel of the measured numbers, and its slope."""
         return self.terms(xp, measured, *self.static, *parameters)
 
     def diagonal(self, xp: Any, x: Array, parameters: tuple[Any, ...]) -> tuple[Array, Array]:
@@ -283,7 +283,7 @@ def _pull_products(xp: Any, slopes: Array, x: Points, y: Points) -> Array:
 
 
 def measure_distances(xp: Any, x: Points, y: Points, out: Array | None) -> Array:
-    """Return the squared distances of all points of x from all of y, in `out` where NumPy is given it."""
+    """Return the squared distances of all points of x from all points of y; NumPy may get `out` for them."""
     if xp is np and x.at.shape[-1] > _FEW_COORDINATES:
         return _distances_by_products(x, y, out)
     return squared_distances(xp, x.at, y.at, out)
@@ -328,7 +328,7 @@ def _distances_by_coordinates(x: Array, y: Array, squared: Array) -> Array:
 
 
 def pieces(tile: Array) -> Iterator[tuple[int, int]]:
-    """Yield rows of a tile (…, n, m) that make up a piece."""
+    """Yield ranges of rows of a tile (…, n, m), one range per piece."""
     count = tile.shape[-2]
     step = max(1, _PIECE * count // max(tile.nbytes, 1))
     for start in range(0, count, step):
@@ -348,7 +348,7 @@ def _distances_by_scan(x: Array, y: Array) -> Array:
 
 
 def _distances_by_products(x: Points, y: Points, out: Array | None) -> Array:
-    """‖x‖² + ‖y‖² − 2 x·y in one product of NumPy arrays; from the differences where that cancels."""
+    """‖x‖² + ‖y‖² − 2 x·y in one product of NumPy arrays; where this cancels, from the differences."""
     d = x.at.shape[-1]
     left = np.concatenate([-2.0 * x.frame[..., :d], x.frame[..., d + 1 :], x.frame[..., d : d + 1]], axis=-1)
     squared = np.matmul(left, np.matrix_transpose(y.frame), out=out)
@@ -381,7 +381,7 @@ def pair_sums(
     parameters: tuple[Any, ...] = (),
     slopes: tuple[bool, bool] = (False, False),
 ) -> tuple[Array, Any, Any]:
-    """Return Σᵢⱼ k(xᵢ, yⱼ) per batch element, and its derivatives wrt x and y where `slopes` asks for them."""
+    """Return Σᵢⱼ k(xᵢ, yⱼ) per batch element, and its derivatives wrt x and y if `slopes` is set."""
     if library_name(xp) == "jax":
         return compiled_scan("sums")(x, y, parameters, kernel=kernel, slopes=slopes)  # type: ignore[no-any-return]
     parts = []
@@ -430,7 +430,7 @@ def _half_sums(xp: Any, x: Points, kernel: Kernel, parameters: tuple[Any, ...], 
     for start, stop in row_blocks(xp, x.at, x.at.shape[-2]):
         rows, columns, own = x.rows(start, stop), x.rows(start), stop - start
         value, diagonal, slope = tile(rows, columns, own)
-        # the block on the diagonal holds its pairs in both orders, the rest stands for its mirror image, too
+        # the block on the diagonal contains its pairs in both orders; all other pairs count twice
         total = total + 2.0 * value - diagonal
         if gradient is not None:
             gradient[:, start:stop, :] += kernel.pull(xp, slope, rows, columns)
@@ -486,7 +486,7 @@ class _Tile:
         return np.array([total]), slope
 
     def _in_pieces(self, measured: Array, own: int) -> tuple[Array, Array, Array]:
-        """Work on pieces that stay in the cache, and leave the slopes where the measured numbers were."""
+        """Work on pieces that stay in the cache; slopes overwrite the measured numbers."""
         total, part = np.zeros(measured.shape[:-2]), np.zeros(measured.shape[:-2])
         for start, stop in pieces(measured):
             values, slope = self._kernel.at(np, measured[..., start:stop, :], self._parameters)
@@ -498,25 +498,25 @@ class _Tile:
 
 
 def may_be_compiled(pairs: int) -> bool:
-    """Whether a compiled loop over a tile of so many pairs can be had, and gains."""
+    """Whether a compiled loop over a tile of so many pairs is possible, and faster."""
     return pairs >= limits.current.compiled_pairs and limits.current.compiled and has_numba()
 
 
 def _total(xp: Any, values: Array) -> Array:
-    """Sum over rows, then over columns; in NumPy, the latter in float64."""
+    """Sum over rows, then over columns; in NumPy, the second sum is in float64."""
     rows = xp.sum(values, axis=-1)
     return np.sum(rows, axis=-1, dtype=np.float64) if xp is np else xp.sum(rows, axis=-1)
 
 
 def batches(xp: Any, batch: int, pairs: int) -> Iterator[slice]:
-    """Yield as many batch elements at a time as fit a tile, at least one; an empty batch is one slice."""
+    """Yield slices of as many batch elements as fit a tile, at least one; an empty batch is one slice."""
     size = max(1, _tile_size(xp) // max(pairs, 1))
     for start in range(0, max(batch, 1), size):
         yield slice(start, min(start + size, batch))
 
 
 def row_blocks(xp: Any, x: Array, columns: int) -> Iterator[tuple[int, int]]:
-    """Yield rows of x whose pairs with so many columns make up a tile."""
+    """Yield blocks of rows of x whose pairs with so many columns fill a tile."""
     count = x.shape[-2]
     step = max(1, _tile_size(xp) // max(1, math.prod(x.shape[:-2]) * columns))
     for start in range(0, count, step):
@@ -528,7 +528,7 @@ def _tile_size(xp: Any) -> int:
 
 
 def joined(xp: Any, parts: Any, axis: int = 0) -> Any:
-    """Return parts as one array; None of parts that are None."""
+    """Return parts as one array, or None if the parts are None."""
     if parts[0] is None or len(parts) == 1:
         return parts[0]
     return xp.concat(list(parts), axis=axis)
@@ -545,7 +545,7 @@ def two_sample_sums(
 ) -> tuple[tuple[Array, Array, Array] | None, tuple[Any, Any]]:
     """Return the parts of a Σ k(x, x′) + b Σ k(y, y′) + c Σ k(x, y), (a, b, c) = `shares`, and its derivatives.
 
-    What neither the value nor a derivative needs is not computed: the parts are None unless `value`.
+    Only what is wanted is computed: the parts are None unless `value` is set.
     """
     xp, x, y = sets.xp, sets.x, sets.y
     a, b, c = shares
@@ -561,13 +561,13 @@ def two_sample_sums(
 
 
 def nearest(xp: Any, x: Array, y: Array, candidates: Array | None = None) -> Array:
-    """Return, for every point of x, the index of the nearest point of y: the first one at a tie.
+    """Return, for every point of x, the index of the nearest point of y; at a tie, of the first one.
 
     Args:
-        xp: their namespace.
+        xp: the namespace of the arrays.
         x: (batch, n, d).
         y: (batch, m, d), m ≥ 1.
-        candidates: (batch, m), which points of y may be found; all by default.
+        candidates: (batch, m), which points of y are allowed; all by default.
     """
     if library_name(xp) == "jax":
         return compiled_scan("nearest")(x, y, candidates)
@@ -586,7 +586,7 @@ def nearest(xp: Any, x: Array, y: Array, candidates: Array | None = None) -> Arr
 
 
 def _only(xp: Any, candidates: Array, squared: Array) -> Array:
-    """Return the squared distances, infinite to points that are no candidates."""
+    """Return the squared distances, with infinity for points that are not candidates."""
     return xp.where(xp.expand_dims(candidates, axis=-2), squared, math.inf)
 
 
@@ -595,17 +595,17 @@ def _tree_is_faster(pairs: int, dimensions: int) -> bool:
 
 
 def _has_moderate_squares(x: np.ndarray[Any, Any]) -> bool:
-    """Whether squared distances neither overflow nor are NaN, which a tree does not see as the tiles do."""
+    """Whether squared distances neither overflow nor are NaN: a tree would treat these differently from the tiles."""
     return x.size > 0 and bool(np.abs(x).max() < math.sqrt(float(np.finfo(x.dtype).max) / (4.0 * x.shape[-1])))
 
 
 def _nearest_by_tree(
     x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], candidates: np.ndarray[Any, Any] | None
 ) -> np.ndarray[Any, Any]:
-    """Return what the tiles find, ties and rounding included: the tree only says which points come into question.
+    """Return the same indices as the tiles, also at ties and with rounding: the tree only selects candidates.
 
-    A point further away than the nearest by more than rounding is out of the question. As long as the last of the
-    neighbours that were asked for is not, more are asked for; where there are very many, the tiles decide.
+    A point is a candidate unless it is further away than the nearest point by more than rounding. If the last of the
+    requested neighbours is still a candidate, more neighbours are requested; if there are very many, the tiles decide.
     """
     from scipy.spatial import cKDTree
 
@@ -615,11 +615,11 @@ def _nearest_by_tree(
     limits = np.finfo(x.dtype)
     reach = 1.0 + (x.shape[-1] + 2) * float(limits.eps)
     underflow = 4.0 * math.sqrt(float(limits.smallest_normal))
-    tree = cKDTree(y, balanced_tree=False)  # medians cost more than they save
+    tree = cKDTree(y, balanced_tree=False)  # a balanced tree costs more than it saves
     found = np.empty(len(x), dtype=np.intp)
     open_rows, asked = np.arange(len(x)), 2
     while open_rows.size and asked <= 32:
-        distances, indices = tree.query(x[open_rows], k=range(1, min(asked, len(y)) + 1), workers=-1)
+        distances, indices = tree.query(x[open_rows], k=range(1, min(asked, len(y)) + 1), workers=thread_count())
         settled = (distances[:, -1] > reach * distances[:, 0] + underflow) | (asked >= len(y))
         indices = np.sort(indices[settled], axis=-1)
         rows = open_rows[settled]
@@ -652,7 +652,7 @@ def add_at(xp: Any, indices: Array, values: Array, count: int) -> Array:
             sums = [np.bincount(flat, weights=column, minlength=batch * count) for column in columns]
             added = np.stack(sums, axis=-1).reshape(batch, count, d) if d else np.zeros((batch, count, d))
             return added.astype(values.dtype)
-    # the array standard has no scattered sum
+    # the array API standard has no function for this
     added = xp.zeros((batch, count, d), dtype=values.dtype, **placement(values))
     places = xp.reshape(xp.arange(count, dtype=indices.dtype, **placement(values)), (count, 1, 1))
     for start, stop in row_blocks(xp, values, count * d):
@@ -666,7 +666,7 @@ def add_at(xp: Any, indices: Array, values: Array, count: int) -> Array:
 
 @functools.cache
 def compiled_scan(name: str) -> Any:
-    """Return a function jitted once, so that a second call with arrays of the same shapes compiles nothing."""
+    """Return a function that is jitted once, so that a second call with the same shapes compiles nothing."""
     import jax
 
     if name == "sums":
@@ -718,7 +718,7 @@ def _scanned_nearest(x: Array, y: Array, candidates: Array | None) -> Array:
 
 
 def map_batch(function: Callable[..., Any], arrays: tuple[Any, ...], pairs: int) -> Any:
-    """Map over the batch, as many elements at a time as fit a tile."""
+    """Map the function over the batch, with as many elements at a time as fit a tile."""
     import jax
 
     size = max(1, limits.current.wide_tile // pairs)
@@ -728,10 +728,10 @@ def map_batch(function: Callable[..., Any], arrays: tuple[Any, ...], pairs: int)
 
 
 def scan_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, rows: Any, columns: Array) -> tuple[Any, Any]:
-    """Run `step` over blocks of rows: the full ones under one scan, then what is left over."""
+    """Run `step` over blocks of rows: the full blocks in one scan, then the remaining rows."""
     import jax
 
-    step = jax.checkpoint(step)  # a tile is computed again on the way back: autodiff keeps none of them either
+    step = jax.checkpoint(step)  # autodiff computes a tile again in the backward pass instead of keeping it
     count = jax.tree.leaves(rows)[0].shape[0]
     size = max(1, min(count, limits.current.wide_tile // (columns.shape[0] * max(1, columns.shape[1] // 64))))
     full = count // size * size

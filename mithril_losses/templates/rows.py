@@ -2,9 +2,9 @@
 
     ℓ = Σ_c q_c (L − z_c) + ζ L²,    L = log Σ_c e^z_c,    ∂ℓ/∂z_c = (Q + 2 ζ L) e^(z_c − L) − q_c,    Q = Σ_c q_c
 
-A part of a row has *statistics*: all its columns, a tile of them, or one. Those of two parts *combine* into those of
-both. Those of the whole row *finish* as its loss, and with what the *slopes* of each part are made of. The functions
-here are all that is known of this loss; whole arrays, tiles of pairs and chunks of a linear layer are driven elsewhere.
+A part of a row (all its columns, a tile of them, or one) has *statistics*. The statistics of two parts *combine* into
+those of both. The statistics of the whole row *finish* as its loss, with numbers from which the *slopes* of each part
+follow. These functions are the only implementation of this loss; whole arrays, tiles and chunks call them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mithril_losses.templates.vectors import by_row
 
 
 class Statistics(NamedTuple):
-    """What is known of a part of each row; arrays of one entry per row.
+    """The statistics of a part of each row: arrays with one entry per row.
 
     Attributes:
         largest: m = max z.
         total: Σ e^(z − m).
         match: Σ q (z − m), never positive.
-        mass: Σ q: a number where it is the same for all rows.
+        mass: Σ q: one number if it is the same for all rows.
     """
 
     largest: Array
@@ -40,11 +40,11 @@ class Statistics(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What becomes of each row.
+    """The results for each row.
 
     Attributes:
         losses: ℓ.
-        mass: Q + 2 ζ L, which softmax(z) has in the slopes.
+        mass: Q + 2 ζ L, the factor of softmax(z) in the slopes.
         total: Σ e^(z − m).
     """
 
@@ -56,10 +56,10 @@ class Finished(NamedTuple):
 def statistics(
     xp: Any, logits: Array, shares: Shares, axis: int = -1, *, capped: bool = True, in_place: bool = False
 ) -> tuple[Statistics, Array]:
-    """Return the statistics of logits along an axis, and e^(z − m), in the place of the logits if that is asked for.
+    """Return the statistics of logits along an axis, and e^(z − m), in the memory of the logits if wanted.
 
-    If logits are capped, one of +∞ has all the mass, and a row of nothing but −∞ is NaN. If they are not, it is the row
-    of +∞ that is NaN, and one of nothing but −∞ has the total 0.
+    If logits are capped, a logit of +∞ has all the mass, and a row with only −∞ is NaN. If they are not capped, a row
+    with +∞ is NaN, and a row with only −∞ has the total 0.
     """
     axis = axis % len(logits.shape)
     info = xp.finfo(logits.dtype)
@@ -77,7 +77,7 @@ def statistics(
 
 
 def combine(xp: Any, one: Statistics, other: Statistics) -> Statistics:
-    """Return the statistics of two parts of rows together; the order of the parts does not matter."""
+    """Return the statistics of two parts of rows combined; the order of the parts does not matter."""
     largest = xp.maximum(one.largest, other.largest)
     total, match = 0.0, 0.0
     for part in (one, other):
@@ -93,7 +93,7 @@ def log_sum(xp: Any, whole: Statistics) -> Array:
 
 
 def finish(xp: Any, whole: Statistics, z_loss: Any = None) -> Finished:
-    """Return what becomes of whole rows, with ζ where there is one."""
+    """Return the results for whole rows, with ζ if it is given."""
     log_total = xp.log(whole.total)
     losses = (log_total if whole.mass is ONE else times(xp, whole.mass, log_total)) - whole.match
     if z_loss is None:
@@ -112,16 +112,17 @@ def slopes(
     scale: Any = 1.0,
     in_place: bool = False,
 ) -> Array:
-    """Return scale · ∂ℓ/∂z of whole rows, from e^(z − m), which is the caller's own and may be written to.
+    """Return scale · ∂ℓ/∂z of whole rows, from e^(z − m), which may be overwritten.
 
     Args:
         xp: the namespace of the arrays.
         exponentials: e^(z − m).
-        finished: of the whole row. For a part of it, with the mass times e^(m − M), M the largest of the whole row.
+        finished: the results for the whole row. For a part of it, multiply the mass by e^(m − M), with M the largest
+            logit of the whole row.
         shares: q.
-        axis: of the columns.
-        scale: a number, or one per row.
-        in_place: whether tensors may be written to as well.
+        axis: the axis of the columns.
+        scale: one number, or one per row.
+        in_place: whether tensors may be overwritten, too.
     """
     axis = axis % len(exponentials.shape)
     pull = with_axis(xp, scale * finished.mass / finished.total, axis)
@@ -133,7 +134,7 @@ def slopes(
 
 
 def softmax_losses(classes: Classes, name: str) -> Losses:
-    """Return the cross-entropy of each row of scores, and its slopes wrt the argument of this name."""
+    """Return the cross-entropy of each row of scores, and its slopes wrt the argument `name`."""
     xp: Any = namespace_of(classes.scores)
     shares, axis = classes.shares, classes.axis
     found, exponentials = statistics(xp, classes.scores, shares, axis)
@@ -148,11 +149,11 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
 
 def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
     """Return the loop over NumPy logits for the targets of a classification; see `whole_rows_loop`."""
-    return whole_rows_loop(logits, classes_of(logits, targets, **options))
+    return whole_rows_loop(logits, classes_of(logits, targets, **options, name="logits"))
 
 
 def whole_rows_loop(logits: Any, classes: Classes) -> Loop | None:
-    """Return the fused loop over the rows of NumPy logits, None where their layout or dtype does not fit it."""
+    """Return the fused loop over the rows of NumPy logits, or None if it does not fit their layout or dtype."""
     last = logits.ndim - 1
     if classes.axis != last or classes.scores is not logits or not logits.flags.c_contiguous:
         return None

@@ -1,8 +1,8 @@
 """Losses of the differences between neighbouring pixels: terms written once, for arrays, for bands, for compiled loops.
 
 The terms are a function `(xp, across, down) → (value, slope across, slope down)` of a pixel's differences to its right
-and its lower neighbour, element-wise and in the vocabulary of element-wise terms. Where there is no such neighbour, the
-difference is 0. Terms of two differences of 0 are 0.
+and its lower neighbour, element-wise and in the vocabulary of element-wise terms. If a pixel has no such neighbour, the
+difference is 0. If both differences are 0, the terms must be 0.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def apply_stencil(xp: Any, terms: Terms, images: Array, rows: int, columns: int)
 
     Args:
         xp: the namespace of the images.
-        terms: what is made of the differences.
-        images: in the dtype to compute in.
-        rows: the axis along which a pixel's lower neighbour follows.
-        columns: the axis along which its right neighbour follows.
+        terms: the function of the differences.
+        images: the images, in the dtype to compute in.
+        rows: the axis of rows, along which the lower neighbour of a pixel follows.
+        columns: the axis of columns, along which the right neighbour follows.
     """
     across, down = differences(xp, images, columns), differences(xp, images, rows)
     value, slope_across, slope_down = terms(xp, across, down)
@@ -47,7 +47,7 @@ def differences(xp: Any, x: Array, axis: int) -> Array:
 
 
 def _transposed(xp: Any, slope: Array, axis: int) -> Array:
-    """Return slopeᵢ₋₁ − slopeᵢ, where nothing comes before the first and the last counts as 0."""
+    """Return slopeᵢ₋₁ − slopeᵢ, with 0 in place of the slope before the first one and of the last one."""
     within = cut(slope, axis, slice(None, -1))
     nothing = xp.zeros_like(cut(slope, axis, slice(-1, None)))
     return xp.concat([nothing, within], axis=axis) - xp.concat([within, nothing], axis=axis)
@@ -62,9 +62,9 @@ def cut(x: Array, axis: int, part: slice) -> Array:
 
 
 def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> Loop | None:
-    """Return the loops over NumPy images, whose losses are sums over whole images; None where the layout does not fit.
+    """Return the loops over NumPy images, whose losses are sums over whole images; None if they do not fit the layout.
 
-    An image is one plane in which the channels of a pixel stand next to each other, or a plane for each channel.
+    An image is one plane in which the channels of a pixel are next to each other, or one plane for each channel.
     """
     if not images.flags.c_contiguous or images.size == 0:
         return None
@@ -86,13 +86,13 @@ def stencil_rows(terms: Terms, images: Any, *, channels_first: bool) -> Loop | N
 
 
 def over_planes(losses_of: PlaneLosses, batch: tuple[int, ...], per_image: int) -> Callable[..., float]:
-    """Return the loop over images, of some planes each, whose losses are sums of what is computed plane by plane.
+    """Return the loop over images, each with some planes, whose losses are the sums of the losses of their planes.
 
     Args:
         losses_of: `(scales, gradient, threads) → losses` fills the gradient, times one scale per plane, and returns
             the losses of all planes, or of parts of them, plane after plane.
         batch: the shape of the batch of images.
-        per_image: how many planes an image has.
+        per_image: the number of planes of an image.
     """
 
     def run(weights: Any, factor: Any, values: Any, gradients: Any, threads: int) -> float:
@@ -105,7 +105,7 @@ def over_planes(losses_of: PlaneLosses, batch: tuple[int, ...], per_image: int) 
             losses = sums.reshape(len(factors), -1).sum(axis=1)
             if by_image is not None:
                 losses = np.where(by_image == 0, 0.0, losses * by_image)
-                gradient.reshape(len(factors), -1)[by_image == 0] = 0.0  # where it may be NaN
+                gradient.reshape(len(factors), -1)[by_image == 0] = 0.0  # even if it is NaN
             if values is not None:
                 values[...] = losses.reshape(values.shape)
             return float(losses.sum())
@@ -118,7 +118,7 @@ def _over_bands(loop: Band, most: int, planes: Any, scales: Any, gradient: Any, 
     count, height, row = len(planes), planes.shape[1], math.prod(planes.shape[2:])
     band = min(height, max(1, most // row))
     bands = -(-height // band)
-    step = max(1, most // (height * row))  # of planes, where one is small
+    step = max(1, most // (height * row))  # planes at a time, if a plane is small
     sums = np.zeros((count, bands))
 
     def work(part: int) -> None:
@@ -126,13 +126,13 @@ def _over_bands(loop: Band, most: int, planes: Any, scales: Any, gradient: Any, 
         some = slice(i * step, (i + 1) * step)
         sums[some, j] = loop(planes[some], j * band, min((j + 1) * band, height), scales[some], gradient[some])
 
-    # one part after the other, whichever thread did it: the sums do not depend on the thread count
+    # added in the order of the parts, whichever thread computed them: the thread count does not change the sums
     share(-(-count // step) * bands, work, threads if planes.size >= limits.current.shared_bands else 1)
     return sums
 
 
 def _plain_band(terms: Terms, planes: Any, start: int, stop: int, scales: Any, gradient: Any) -> Any:
-    """Compute the rows from `start` to `stop` of some planes; a row above and below are all that they depend on."""
+    """Compute the rows from `start` to `stop` of some planes, which also depend on one row above and one below."""
     top = max(start - 1, 0)
     with quiet(np):
         value, slope = apply_stencil(np, terms, planes[:, top : stop + 1], rows=-3, columns=-2)
@@ -152,5 +152,5 @@ def _compiled_band(terms: Terms, planes: Any, start: int, stop: int, scales: Any
 
 
 def each_plane(work: Callable[[int], None], planes: Any, threads: int) -> None:
-    """Call `work` for the position of each plane, in several threads where the planes are large."""
+    """Call `work` for the index of each plane, in several threads if the planes are large."""
     share(len(planes), work, threads if planes.size >= limits.current.shared_bands else 1)

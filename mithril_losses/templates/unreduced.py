@@ -1,22 +1,23 @@
-"""Losses as one function that knows nothing of reductions: unreduced losses, and a way to their slopes.
+"""Losses as one function that knows nothing of reductions: it returns unreduced losses, and a function of their slopes.
 
-`Elementwise` is for losses whose elements stand alone; `Unreduced` is for all others. Both close in the same way.
-`Reduced` is for losses that close by themselves.
+`Elementwise` is for losses whose elements are independent; `Unreduced` is for all others. Both are reduced in the same
+way. `Reduced` is for losses that do their own reduction.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.domains import Choice
+from mithril_losses.domains import Choice, array_names, checked
 from mithril_losses.numerics.graph import differentiable_on_demand
-from mithril_losses.numerics.reduction import Plan, plan, refuse_upstream
+from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
 from mithril_losses.templates.base import Template
@@ -24,10 +25,10 @@ from mithril_losses.templates.loop import Loop
 
 
 class Wanted(tuple[str, ...]):
-    """The names of the arguments whose slopes are asked for: none where the value alone is.
+    """The names of the arguments whose slopes are wanted: none if only the value is.
 
     Attributes:
-        value: whether the values are asked for, too. Where they are not, their shape and dtype are all that counts.
+        value: whether the values are wanted, too. If not, only their shape and dtype matter.
     """
 
     value = True
@@ -38,6 +39,7 @@ class _SlopesAlone(Wanted):
 
 
 _NOTHING = Wanted()
+_PLAIN = {bool, float, int, str, type(None)}  # of options that never change
 
 
 class Losses(NamedTuple):
@@ -45,12 +47,12 @@ class Losses(NamedTuple):
 
     Attributes:
         values: ℓ, in the dtype to compute in.
-        slopes: returns ∂ℓ/∂x, by the name of x, for each argument that is wanted; called only for a gradient.
-        summed: the axes of x that a loss is summed over, in order; by default all that the losses do not have.
-        mass: what each loss counts in the divisor of a mean; 1 by default.
-        scaled: returns the slopes times a number, in new arrays, where that costs no pass over them of its own.
-        pull: takes slopes wrt what an argument is made into (the edges of a mesh), once they are weighted, back to the
-            argument. By default slopes are those wrt the argument itself.
+        slopes: returns ∂ℓ/∂x, by the name of x, for each wanted argument; called only for a gradient.
+        summed: the axes of x over which a loss is summed, in order; by default all axes that the losses do not have.
+        mass: what each loss contributes to the divisor of a mean; 1 by default.
+        scaled: returns the slopes times a number, in new arrays, if this needs no additional pass over them.
+        pull: if slopes are wrt something computed from an argument (the edges of a mesh), turns weighted slopes into
+            slopes wrt the argument. By default slopes are already wrt the argument.
     """
 
     values: Array
@@ -68,7 +70,7 @@ class Unreduced(Template):
     """A function `(*arrays, *options, wanted) → Losses` as a loss, its gradient, and both at once."""
 
     takes_wrt = True
-    _further: tuple[str, ...] = ("wanted",)  # what the function takes beside the arguments of the loss
+    _further: tuple[str, ...] = ("wanted",)  # what the function takes in addition to the arguments of the loss
 
     def __init__(
         self,
@@ -92,43 +94,67 @@ class Unreduced(Template):
         self.kinks = kinks
         self._at = {name: position for position, name in enumerate(domain)}
         self._all = Wanted(self.wrt)
+        self._arrays = len(array_names(losses.__name__, domain))
+        self._options = dict(list(domain.items())[self._arrays :])
+        self._settled: tuple[Any, ...] = (object(),)  # the checked options of a call, if they never change
         self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
-        if pairwise:  # of this one loss, which mypy does not expect of a method
+        if pairwise:  # replaces the method of this one object, which mypy does not expect
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
             self.both = differentiable_on_demand(self.both)  # type: ignore[method-assign]
 
     def value(self, *arguments: Any, **reduction: Any) -> Array:
-        """Return the reduced loss of arrays and options given in the order of `domain`."""
-        refuse_upstream(reduction)
+        """Return the reduced loss; arrays and options are given in the order of `domain`."""
+        if reduction:
+            self.require_known(reduction, gradient=False)
         first = _first_array(arguments[0])
         with _quiet(first):
-            found = self.losses(*arguments, wanted=_NOTHING)
+            found = self.losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
             return _plan(xp, found, reduction).collect(xp, found.values, first)
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
+        if reduction:
+            self.require_known(reduction)
         with _quiet(_first_array(arguments[0])):
-            found = self.losses(*arguments, wanted=_SlopesAlone(self._wanted(wrt)))
+            found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self._wanted(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
+        if reduction:
+            self.require_known(reduction)
         first = _first_array(arguments[0])
         with _quiet(first):
-            found = self.losses(*arguments, wanted=self._all if wrt is None else Wanted(self._wanted(wrt)))
+            wanted = self._all if wrt is None else Wanted(self._wanted(wrt))
+            found = self.losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = _plan(xp, found, reduction)
             value = closing.collect(xp, found.values, first)
             return value, self._spread(xp, found, closing, arguments, wrt)
 
+    def checked(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments, in the order of `domain`, with the options as their domains return them.
+
+        Raises:
+            TypeError: an option is of a wrong type.
+            ValueError: an option lies outside of its domain.
+        """
+        options = arguments[self._arrays :]
+        if not options or (type(arguments[0]) is np.ndarray and all(map(operator.is_, options, self._settled))):
+            return arguments  # with the very options of another call, at a fifth of the cost
+        found = tuple(checked(self._options, dict(zip(self._options, options, strict=True))).values())
+        if _PLAIN.issuperset(map(type, found)):
+            self._settled = found
+        return (*arguments[: self._arrays], *found)
+
     def _wanted(self, wrt: Any) -> tuple[str, ...]:
-        """Return the names in `wrt`, checked, in the order of the arguments."""
+        """Check the names in `wrt`, and return them in the order of the arguments."""
         if wrt is None:
             return self.wrt
         if not self.on_request:
-            raise TypeError(f"unexpected keyword argument 'wrt': the gradient is wrt {', '.join(self.wrt)}")
+            self.require_known({"wrt": wrt})
         names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
         return tuple(name for name in self._choice.names if name in names)
 
@@ -151,30 +177,35 @@ class Unreduced(Template):
 class Reduced(Unreduced):
     """A function `(*arrays, *options, reduction, wanted) → (value, gradients by name)` as a loss and its gradient.
 
-    Where every loss hangs on the same arrays as all others, the slopes of one do not stand apart: what each loss counts
-    has to be known before they are computed, and they are added up on the way.
+    It is for losses that all depend on the same arrays: their slopes are summed while they are computed, so the weight
+    of each loss must be known before.
     """
 
     _further = ("reduction", "wanted")
 
     def value(self, *arguments: Any, **reduction: Any) -> Array:
         """As in `Unreduced`."""
-        refuse_upstream(reduction)
+        if reduction:
+            self.require_known(reduction, gradient=False)
         value: Array = self._evaluate(arguments, reduction, _NOTHING)[0]
         return value
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """As in `Unreduced`."""
+        if reduction:
+            self.require_known(reduction)
         return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self._wanted(wrt)))[1], wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """As in `Unreduced`."""
+        if reduction:
+            self.require_known(reduction)
         value, gradients = self._evaluate(arguments, reduction, Wanted(self._wanted(wrt)))
         return value, self._asked(gradients, wrt)
 
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
         with _quiet(_first_array(arguments[0])):
-            return self.losses(*arguments, reduction=reduction, wanted=wanted)
+            return self.losses(*self.checked(arguments), reduction=reduction, wanted=wanted)
 
 
 def _plan(xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
@@ -191,7 +222,7 @@ def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) ->
 
 
 def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
-    """Return the gradient of a slope, which is an array or a nesting of arrays, as its argument is."""
+    """Return the gradient from a slope, which is an array or a nesting of arrays like its argument."""
     if hasattr(slope, "shape"):
         return close(slope, like)
     likes = dict(leaves(like))
@@ -199,12 +230,13 @@ def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> 
 
 
 def _first_array(x: Any) -> Any:
-    """Return the first array of a nesting, or what is no array and will be refused."""
+    """Return the first array of a nesting, or an object that is not an array and will be refused."""
     return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
 
 
 def _quiet(first: Any) -> Any:
-    return quiet(namespace_of(first) or np)  # what is no array, the losses refuse by its name
+    xp = np if type(first) is np.ndarray else namespace_of(first)
+    return quiet(xp or np)  # the loss refuses an object that is not an array, by its name
 
 
 def unreduced(
@@ -221,22 +253,22 @@ def unreduced(
     mass: Callable[..., Any] | None = None,
     **domain: Any,
 ) -> Callable[[Callable[..., Losses]], Unreduced]:
-    """Declare what the arguments of a function of unreduced losses may be, arrays first.
+    """Declare the domains of the arguments of a function of unreduced losses, arrays first.
 
     Args:
-        wrt: the argument that the gradient is taken with respect to, or a tuple of arguments, for which the gradient
-            is a dict by name; the first by default.
+        wrt: the argument that the gradient is taken with respect to, by default the first one; or a tuple of arguments,
+            for which the gradient is a dict by name.
         on_request: further arguments that `wrt=` accepts.
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
-        pairwise: whether slopes are computed from all pairs of two sets, or all logits of a layer, of which PyTorch's
-            graph should keep none.
+        pairwise: whether slopes are computed from all pairs of two sets, or all logits of a layer, which PyTorch's
+            graph should not keep.
         separable: whether the unreduced losses of different rows share nothing, so that rows may be computed apart.
         jitted: whether `value_and_gradient` compiles the pair for JAX.
-        by_numpy: whether `value_and_gradient` has NumPy compute large JAX arrays in the memory of the host.
-        loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop` over their rows, or None where
-            they do not fit it.
+        by_numpy: whether in `value_and_gradient` NumPy computes large JAX arrays in the memory of the host.
+        loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop` over their rows, or None if none
+            fits them.
         check: a function of the loss's arguments that raises for values which a trace cannot see.
-        mass: a function of the loss's arguments that returns what each row counts in the divisor, if that is not 1.
+        mass: a function of the loss's arguments that returns what each row contributes to the divisor, if not 1.
         **domain: what each argument may be, in their order.
 
     Example:
@@ -265,6 +297,6 @@ def reduced(
     check: Callable[..., Any] | None = None,
     **domain: Any,
 ) -> Callable[[Callable[..., Closed]], Reduced]:
-    """Declare, as `unreduced` does, what the arguments of a function may be that closes its losses by itself."""
+    """Declare, like `unreduced`, the domains of the arguments of a function that reduces its losses by itself."""
     how = {"separable": False, "by_numpy": by_numpy, "check": check}
     return lambda losses: Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)

@@ -1,8 +1,8 @@
-"""Losses of rows: terms of how far the vectors of a row, features on the last axis, lie from each other.
+"""Losses of rows: terms of the distances between the vectors of a row, with features on the last axis.
 
-A loss says which of its arrays are compared and what becomes of the numbers that this gives, as a function
-`(xp, *measures, *labels, *options) → (value, slopes)` with one slope per measure. The measures, and what their slopes
-are to the vectors, stand here: in array notation, and in `loops.vectors` as a loop.
+A loss says which of its arrays are compared. Its terms are a function of the distances (or other measures),
+`(xp, *measures, *labels, *options) → (value, slopes)`, with one slope per measure. This module computes the measures,
+and turns their slopes into slopes of the vectors: here in array notation, and in `loops.vectors` as a loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mithril_losses.templates.unreduced import Losses
 
 
 class Measure(NamedTuple):
-    """How far x and y lie apart, row by row, and what a slope of it (…, 1) is to x and to y."""
+    """The distance of x and y, row by row, and a function that turns its slope (…, 1) into slopes of x and y."""
 
     value: Array
     pull_x: Callable[[Array], Array]
@@ -36,14 +36,14 @@ def distance(xp: Any, x: Array, y: Array, p: float = 2.0) -> Measure:
 
 
 def cosine_distance(xp: Any, x: Array, y: Array, p: float = 2.0) -> Measure:
-    """1 − cos(x, y) = ½ ‖x/‖x‖ − y/‖y‖‖², which keeps its digits where the two nearly coincide; 1 of a zero vector."""
+    """1 − cos(x, y) = ½ ‖x/‖x‖ − y/‖y‖‖², which keeps its digits if the two nearly coincide; 1 for a zero vector."""
     (u, u_norm), (v, v_norm) = unit_and_norm(xp, x), unit_and_norm(xp, y)
     apart = u - v
     nothing = (u_norm == 0.0) | (v_norm == 0.0)
     value = xp.where(nothing, 1.0, 0.5 * xp.expand_dims(dot(xp, apart, apart), axis=-1))
 
     def along(slope: Array, share: Array, unit: Array, norm: Array) -> Array:
-        # of ±(u − v) what is not along the unit vector: (u − v)·u = 1 − u·v = (v − u)·v
+        # the part of ±(u − v) that is normal to the unit vector: (u − v)·u = 1 − u·v = (v − u)·v
         slope = xp.where(nothing, 0.0, slope)
         norm = xp.where(norm == 0.0, math.inf, norm)
         if xp is not np:
@@ -62,7 +62,7 @@ def cosine_distance(xp: Any, x: Array, y: Array, p: float = 2.0) -> Measure:
     )
 
 
-_TINY = 1e-30  # lengths from which a number divided by one is finite, and one division per row will do
+_TINY = 1e-30  # above this length a number divided by it is finite, and one division per row is enough
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class VectorTerms:
     measure: Callable[..., Measure] = distance
 
     def losses(self, xp: Any, vectors: Mapping[str, Array], *others: Any, p: float = 2.0) -> Losses:
-        """Return the loss of each row of vectors that are given by name, and what returns its slopes."""
+        """Return the loss of each row of vectors, which are given by name, and a function that returns its slopes."""
         rows = list(vectors.values())
         measures = [self.measure(xp, rows[i], rows[j], p) for i, j in self.pairs]
         value, slopes = self.terms(xp, *(measure.value for measure in measures), *others)
@@ -97,7 +97,7 @@ class VectorTerms:
         return Losses(value, scaled, scaled=scaled)
 
     def fused(self, vectors: Sequence[Any], labels: Sequence[Any], options: Sequence[Any]) -> Loop | None:
-        """Return the loop over rows of NumPy arrays, None where their layout, dtype or options do not fit it."""
+        """Return the loop over rows of NumPy arrays, or None if it does not fit their layout, dtype or options."""
         first = vectors[0]
         fits = all(x.dtype == first.dtype and x.flags.c_contiguous for x in vectors) and first.shape[-1] > 0
         if not fits or first.dtype not in (np.float32, np.float64) or not all(x.flags.c_contiguous for x in labels):
@@ -129,5 +129,5 @@ class VectorTerms:
 
 
 def by_row(x: Any, shape: tuple[int, ...]) -> Any:
-    """Return a number as it is, and an array with one entry per row."""
+    """Return a number unchanged, or an array with one entry per row."""
     return x if not isinstance(x, np.ndarray) or x.size == 1 else np.broadcast_to(x, shape).reshape(-1)

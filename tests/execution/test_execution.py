@@ -18,6 +18,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+import scipy.spatial
 import torch
 from cases import REDUCED, REDUCED_DRAWN, Case, convert, double_precision, label, matched, to_numpy
 from parameterized import parameterized
@@ -940,3 +941,26 @@ class OtherLibraries(unittest.TestCase):
         ):
             value_and_gradient(ml.huber_loss)(np.zeros((32, 10)), np.ones((32, 10)))
             value_and_gradient(ml.cross_entropy_with_logits)(np.zeros((32, 10)), np.zeros(32, dtype=int))
+
+
+class AskedThreads(unittest.TestCase):
+    """Losses that are no loop over rows use as many threads as are asked for."""
+
+    def test_a_search_uses_them(self) -> None:
+        x = np.random.default_rng(0).standard_normal((1, 2000, 3))
+        seen = []
+
+        class Tree(scipy.spatial.cKDTree):
+            def query(self, *arguments: Any, workers: int = -1, **keywords: Any) -> Any:
+                seen.append(workers)
+                return super().query(*arguments, workers=workers, **keywords)
+
+        with mock.patch("scipy.spatial.cKDTree", Tree):
+            value_and_gradient(ml.chamfer_distance, threads=1)(x, x + 0.1)
+        self.assertEqual(set(seen), {1})
+
+    def test_what_was_asked_for_ends_with_the_call(self) -> None:
+        with threads.asked(3):
+            self.assertEqual((threads.thread_count(), threads.thread_count(2)), (3, 2))
+        with mock.patch.dict(os.environ, {threads.VARIABLE: "5"}):
+            self.assertEqual(threads.thread_count(), 5)

@@ -77,6 +77,11 @@ def pairs() -> Problem:
     return ml.info_nce_loss, (x, x), {}
 
 
+def rounded_down() -> Problem:
+    """Terms of which a float32 sum beyond 64 of them loses the last five bits, each time."""
+    return ml.mae_loss, (constant(1.0 + 31.0 * 2.0**-23, N), constant(0.0, N)), {}
+
+
 def problems() -> Iterator[tuple[str, Callable[[], Problem]]]:
     for fill in (constant, slow):
         for x in EQUAL:
@@ -96,6 +101,7 @@ def problems() -> Iterator[tuple[str, Callable[[], Problem]]]:
     yield "two_arrays", lambda: (ml.vanilla_discriminator_loss, scores, {})
     yield "columns", columns
     yield "pairs", pairs
+    yield "rounded_down", rounded_down
 
 
 class Sums(unittest.TestCase):

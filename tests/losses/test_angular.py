@@ -108,15 +108,24 @@ class Kinks(unittest.TestCase):
         for path, pull, _ in matched(pulls, pulls):
             np.testing.assert_array_equal(pull, np.zeros((1, 4)), err_msg=path)
 
-    @parameterized.expand([(mode,) for mode in MODES])
-    def test_the_cusp_pulls_nowhere(self, mode: str) -> None:
-        # at θ = 0 what is left is the push away from the other class, at a right angle
-        embeddings, weight = 3.0 * np.eye(2)[:1], np.eye(2)
-        value, gradients = evaluate_pair(mode, arcface_loss, embeddings, weight, np.array([0]), margin=0.5, scale=2.0)
-        share = 1.0 / (1.0 + math.exp(2.0 * math.cos(0.5)))
-        np.testing.assert_allclose(value, -math.log1p(-share), rtol=1e-13)
-        np.testing.assert_allclose(gradients["embeddings"], [[0.0, 2.0 * share / 3.0]], rtol=1e-13)
-        np.testing.assert_allclose(gradients["weight"], [[0.0, 0.0], [2.0 * share, 0.0]], rtol=1e-13)
+    @parameterized.expand(list(product(MODES, ("float32", "float64"))))
+    def test_the_cusp_pulls_nowhere(self, mode: str, dtype: str) -> None:
+        # at θ = 0, where rounding has parallel vectors differ, what is left is the push away from the other classes
+        weight = WEIGHT.astype(dtype).astype(float)
+        lengths = np.linalg.norm(weight, axis=1, keepdims=True)
+        u, own = weight / lengths, np.eye(6) > 0.0
+        exponentials = np.exp(2.0 * np.where(own, math.cos(0.5), u @ u.T))
+        shares = exponentials / exponentials.sum(axis=1, keepdims=True)
+        value, gradients = evaluate_pair(
+            mode, arcface_loss, 3.0 * weight, weight, np.arange(6), margin=0.5, scale=2.0, dtype=dtype
+        )
+        tolerance = 1e-14 if dtype == "float64" else 1e-6
+        np.testing.assert_allclose(value, -np.log(shares[own]).mean(), rtol=tolerance)
+        push = np.where(own, 0.0, shares) / 3.0  # 2 shares / 6 rows
+        for path, of_others, length in (("embeddings", push, 3.0 * lengths), ("weight", push.T, lengths)):
+            pulled = of_others @ u
+            expected = (pulled - np.sum(pulled * u, axis=1, keepdims=True) * u) / length
+            np.testing.assert_allclose(gradients[path], expected, atol=tolerance, err_msg=path)
 
     @parameterized.expand(list(product(BOTH, MODES)))
     def test_zero_vectors(self, loss: Any, mode: str) -> None:

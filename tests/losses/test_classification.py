@@ -602,7 +602,7 @@ class ClassLabels(unittest.TestCase):
                 ValueError,
                 r"shape \(2,\) or class probabilities of shape \(2, 3\), got \(1,\)",
             ),
-            ("column", np.array([[0], [1]]), ValueError, r"got \(2, 1\) for predictions of shape \(2, 3\)"),
+            ("column", np.array([[0], [1]]), ValueError, r"got \(2, 1\) for logits of shape \(2, 3\)"),
         ]
     )
     def test_what_is_no_index(self, name: str, targets: np.ndarray, error: type[Exception], message: str) -> None:
@@ -647,7 +647,7 @@ class ClassLabels(unittest.TestCase):
 
     def test_there_is_a_class(self) -> None:
         for targets in (np.zeros((2, 0)), np.zeros(2, dtype=int)):
-            with self.assertRaisesRegex(ValueError, r"class_axis -1 of predictions of shape \(2, 0\) holds no class"):
+            with self.assertRaisesRegex(ValueError, r"class_axis -1 of logits of shape \(2, 0\) holds no class"):
                 cross_entropy_with_logits(np.zeros((2, 0)), targets)
 
     def test_one_row_without_a_batch(self) -> None:

@@ -456,7 +456,7 @@ class Wasserstein(unittest.TestCase):
     @parameterized.expand(
         [
             ((2, 3), (2, 3), {"p": 0.5}, ValueError, "p must be ≥ 1, got 0.5"),
-            ((2, 3), (2, 3), {"p": INF}, ValueError, "p must be ≥ 1, got inf"),
+            ((2, 3), (2, 3), {"p": INF}, ValueError, "p must be ≥ 1, and finite, got inf"),
             ((2, 3), (2, 3), {"p": "2"}, TypeError, "p must be a number ≥ 1"),
             ((2, 3), (2, 3), {"axis": 2}, ValueError, "axis 2 is out of range for an array of 2 dimensions"),
             ((2, 3), (2, 3), {"axis": None}, TypeError, "axis must be an integer"),

@@ -307,7 +307,7 @@ class Arguments(unittest.TestCase):
             ({"p": np.array(2.0)}, TypeError, "p must be a number ≥ 1"),
             ({"p": NAN}, ValueError, "p must be ≥ 1, got nan"),
             ({"margin": -1.0}, ValueError, "margin must be ≥ 0, got -1.0"),
-            ({"margin": INF}, ValueError, "margin must be ≥ 0, got inf"),
+            ({"margin": INF}, ValueError, "margin must be ≥ 0, and finite, got inf"),
         ]
     )
     def test_options(self, options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -282,7 +282,7 @@ class Width(unittest.TestCase):
             (np.ones((1, 2, 2)), ValueError, r"delta of shape \(1, 2, 2\)"),
             (np.array([1.0, 0.0]), ValueError, "delta must be > 0"),
             (torch.ones(2), TypeError, "delta is from torch"),
-            (INF, ValueError, "delta must be > 0, got inf"),
+            (INF, ValueError, "delta must be > 0, and finite, got inf"),
             (-1, ValueError, "delta must be > 0, got -1.0"),
         ]
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from mutants import (
     ROOT,
     Mutant,
@@ -19,6 +20,8 @@ from mutants import (
     digest,
     keep,
     known_outcomes,
+    main,
+    not_on,
     page,
     require_copy_is_tested,
 )
@@ -122,6 +125,16 @@ def test_page_keeps_what_was_found_before() -> None:
     assert f"| {second.description} | `tests/test_b.py::test_b` |" in after
     assert "3 were run, and 2 of these were killed" in after
     assert "test_relic" not in page([], before.replace(first.description, "a relic"))
+
+
+def test_new_mutants_are_those_that_the_page_does_not_have() -> None:
+    piped = Mutant("a | b", FILE, lambda source: source, [[FILE]])
+    first, second = all_mutants()[:2]
+    before = page([Outcome(first, killer="tests/test_a.py::test_a")]) + "| a &#124; b | **nothing: it survived** |\n"
+    assert not_on(before, [first, second, piped]) == [second]
+    assert not_on("", [first, piped]) == [first, piped]
+    with pytest.raises(typer.BadParameter, match="--new needs --report"):
+        main(new=True)
 
 
 def test_none_in_the_list_survived() -> None:

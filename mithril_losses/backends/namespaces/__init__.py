@@ -1,6 +1,6 @@
 """Which library an array belongs to, and the facts about arrays that the array API standard leaves open.
 
-Nothing here imports jax or torch: an array of theirs can only arrive once its own library is loaded.
+Nothing here imports jax or torch: an array of one of them can only exist if its library is loaded already.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-Array = Any  # arrays of four libraries share no base class: signatures say what is meant, bodies stay free
+Array = Any  # arrays of four libraries share no base class; the name says what is meant
 
 
 class _Array(Protocol):
@@ -26,14 +26,12 @@ class _Array(Protocol):
 ArrayT = TypeVar("ArrayT", bound=_Array)  # of the arguments that a gradient has the type of
 
 _NUMPY_TYPES = (np.ndarray, np.generic)
-_KINDS = (
-    "fiub"  # of the dtypes of real numbers; NumPy has others: text, objects, dates, records, types of other packages
-)
+_KINDS = "fiub"  # kinds of real numbers; NumPy has others: text, objects, dates, records, types of other packages
 _NAMESPACES: dict[type, Any] = {np.ndarray: np}
 
 
 def namespace_of(x: Any) -> Any | None:
-    """Return the array namespace of `x`, or None where `x` is no array."""
+    """Return the array namespace of `x`, or None if `x` is not an array."""
     return _NAMESPACES.get(type(x)) or _find_namespace(x)
 
 
@@ -58,7 +56,7 @@ def array_namespace(**arrays: Any) -> Any:
     """Return the one namespace that all the named arrays share.
 
     Raises:
-        TypeError: an argument is no array or holds no numbers, or two of them belong to different libraries.
+        TypeError: an argument is not an array of numbers, or two of them belong to different libraries.
     """
     shared = None
     for name, x in arrays.items():
@@ -72,7 +70,7 @@ def array_namespace(**arrays: Any) -> Any:
 
 
 def _says_no_numbers(name: str, dtype: Any) -> str:
-    if dtype.kind == "V" and dtype.names is None:  # of another package
+    if dtype.kind == "V" and dtype.names is None:  # a type of another package
         return (
             f"{name} must hold numbers of a type that numpy has itself, got {dtype}: pass them as float32, or as an "
             "array of a library that has this type"
@@ -98,7 +96,7 @@ def library_name(xp: Any) -> str:
     return _LIBRARIES.get(name) or name.partition(".")[0]
 
 
-_LIBRARIES = {  # namespaces that are not called after their library
+_LIBRARIES = {  # namespaces that do not have the name of their library
     "array_api_compat.numpy": "numpy",
     "array_api_compat.torch": "torch",
     "mithril_losses.backends.namespaces.jax": "jax",
@@ -110,7 +108,7 @@ _LIBRARIES = {  # namespaces that are not called after their library
 def is_dtype(xp: Any, dtype: Any, kind: str | tuple[str, ...]) -> bool:
     """Return whether a dtype is of a kind of the array API standard, such as "integral" or "real floating".
 
-    NumPy's own `isdtype` raises for dtypes that are of no kind: records, text of any length, types of other packages.
+    NumPy's own `isdtype` raises for dtypes without a kind: records, text of any length, types of other packages.
     """
     if library_name(xp) == "numpy" and not issubclass(dtype.type, (np.number, np.bool_)):
         return False
@@ -118,9 +116,9 @@ def is_dtype(xp: Any, dtype: Any, kind: str | tuple[str, ...]) -> bool:
 
 
 def host_values(x: Any) -> np.ndarray[Any, Any] | None:
-    """Return the values of `x` as a NumPy view, or None where a look is impossible or would stall an accelerator.
+    """Return the values of `x` as a NumPy view, or None if reading them is impossible or would stall an accelerator.
 
-    None for a tracer (`jax.jit`, `torch.compile`, `vmap`) and for an array on an accelerator.
+    The result is None for a tracer (`jax.jit`, `torch.compile`, `vmap`) and for an array on an accelerator.
     """
     if type(x) is np.ndarray:  # the usual case
         return x
@@ -147,12 +145,12 @@ def host_values(x: Any) -> np.ndarray[Any, Any] | None:
 
 
 def placement(x: Any) -> dict[str, Any]:
-    """Return the keyword arguments that create an array where `x` lives (JAX places uncommitted arrays itself)."""
+    """Return the keyword arguments that create an array on the device of `x` (JAX places uncommitted arrays itself)."""
     return {} if library_name(namespace_of(x)) in ("numpy", "jax") else {"device": x.device}
 
 
 def in_c_order(x: Any) -> Any:
-    """Return `x` with its elements one after the other in memory, the last axis first: itself where they are so."""
+    """Return `x` C-contiguous in memory; `x` itself if it already is."""
     if isinstance(x, np.ndarray):
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)
     return x.contiguous() if _is_torch(x) else x
@@ -165,7 +163,7 @@ def fresh(array: Array) -> Array:
 
 
 def _is_no_plain_array(x: Any) -> bool:
-    """Whether `x` is a NumPy array whose arithmetic is not element by element (a matrix) or leaves elements out."""
+    """Whether `x` is a NumPy matrix, whose product is not element-wise, or a masked array."""
     masked = sys.modules.get("numpy.ma")
     return isinstance(x, np.matrix) or (masked is not None and isinstance(x, masked.MaskedArray))
 
@@ -181,5 +179,5 @@ def _is_torch(x: Any) -> bool:
 
 
 def _loaded(name: str) -> ModuleType | None:
-    # `numpy` must exist beside it: a library half-way through its own import is not usable yet
+    # a submodule must be loaded, too: a library in the middle of its own import is not usable yet
     return sys.modules.get(name) if f"{name}.{'numpy' if name == 'jax' else 'nn'}" in sys.modules else None

@@ -1,8 +1,8 @@
-"""JAX as an array API namespace: JAX's own, with the functions replaced that lose NaN on the way through XLA.
+"""JAX as an array API namespace: JAX's own, with replacements for functions that lose NaN in XLA.
 
-XLA for the CPU drops a NaN from a minimum or maximum of two arrays that it fuses with a reduction, and from a reduction
-by minimum or maximum. The result is then the other operand, and a model that diverged shows a small loss. Comparisons
-and selections keep a NaN, at the same speed.
+If XLA for the CPU fuses a minimum or maximum of two arrays with a reduction, a NaN is lost; so it is in a reduction by
+minimum or maximum. The result is then the other operand, and a diverged model has a small loss. Comparisons and
+selections keep a NaN, at the same speed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 
 def __getattr__(name: str) -> Any:
-    """Return what JAX has: looked up once."""
+    """Return the attribute of JAX's namespace, looked up once."""
     if name.startswith("_"):
         raise AttributeError(name)
     found = globals()[name] = getattr(jnp, name)
@@ -38,7 +38,7 @@ def minimum(x: Any, y: Any) -> Any:
 
 
 def clip(x: Any, min: Any = None, max: Any = None) -> Any:
-    """Return `x`, and the nearer bound where it lies outside of them."""
+    """Return `x`, or the nearer bound where `x` lies outside the bounds."""
     x = x if min is None else maximum(x, min)
     return x if max is None else minimum(x, max)
 
@@ -53,7 +53,7 @@ def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return _reduced(jnp.min, x, axis, keepdims)
 
 
-# compiled so that a call outside of a trace is one operation for JAX; within a trace they are inlined
+# compiled, so that a call outside a trace is one operation for JAX; inside a trace they are inlined
 
 
 @functools.partial(jax.jit, inline=True)

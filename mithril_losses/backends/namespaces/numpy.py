@@ -1,8 +1,8 @@
-"""NumPy as an array API namespace for element-wise terms: NumPy's, with what is slow on large arrays replaced.
+"""NumPy as an array API namespace for element-wise terms: NumPy's, with replacements for what is slow on large arrays.
 
-NumPy's own `where` jumps at every element, and a processor that cannot foresee a mask of either sign pays ten times
-what the exponential of the element costs. Here the bits of both branches are mixed by the bits of the mask. Its maximum
-and minimum take a number three times as slowly as an array of it.
+NumPy's own `where` branches at every element. If the processor cannot predict the mask, a branch costs ten times as
+much as an exponential. Here the mask selects the bits of both arrays without branches. NumPy's maximum and minimum are
+three times slower with a number than with an array filled with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TWO_NUMBERS = (  # PyTorch makes float32 of them, and NumPy float64
 
 
 def __getattr__(name: str) -> Any:
-    """Return what NumPy has: looked up once, since a star import would load all of NumPy's submodules."""
+    """Return the attribute of NumPy, looked up once; a star import would load all of NumPy's submodules."""
     if name.startswith("_"):
         raise AttributeError(name)
     found = globals()[name] = getattr(np, name)
@@ -27,17 +27,17 @@ def __getattr__(name: str) -> Any:
 
 
 def for_elements(xp: Any) -> Any:
-    """Return the namespace to write element-wise formulas in: this one for NumPy's, any other as it is."""
+    """Return the namespace for element-wise formulas: this module for NumPy, any other namespace unchanged."""
     return sys.modules[__name__] if xp is np else xp
 
 
-_FROM = 1 << 12  # elements below which several calls cost more than one slow one
+_FROM = 1 << 12  # elements below which one slow call is cheaper than several fast ones
 _NUMBERS = (float, int)
 _BITS = {np.dtype(f"float{8 * size}"): np.dtype(f"int{8 * size}") for size in (2, 4, 8)}
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
-    """Return `x` where the condition holds and `y` elsewhere; one of both may be a number."""
+    """Return `x` where the condition holds and `y` elsewhere; one of the two may be a number."""
     if type(x) in _NUMBERS and type(y) in _NUMBERS:
         raise TypeError(TWO_NUMBERS)
     if condition.size < _FROM:
@@ -65,7 +65,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
 
 def _bits(branch: Any, like: Any, bits: Any) -> Any:
-    """Return the bits of a branch in the dtype of `like`; None if it is neither of its shape and dtype nor a number."""
+    """Return the bits of a branch, an array like `like` or a number, in the dtype of `like`; None for anything else."""
     if isinstance(branch, np.ndarray):
         return branch.view(bits) if branch.shape == like.shape and branch.dtype == like.dtype else None
     return like.dtype.type(branch).view(bits) if type(branch) in _NUMBERS else None

@@ -1,8 +1,8 @@
-"""PyTorch as an array API namespace: array-api-compat's, with what `torch.compile` and `vmap` cannot trace replaced.
+"""PyTorch as an array API namespace: array-api-compat's, with replacements for what PyTorch's transforms cannot trace.
 
-array-api-compat's minimum and maximum turn a Python scalar into a tensor first (5 µs a call, untraceable), and its sign
-writes NaNs through a mask; its cumulative sum looks its namespace up, and `vmap` does not know PyTorch's moveaxis, of
-which its vecdot is made.
+In array-api-compat, minimum and maximum first turn a Python scalar into a tensor (5 µs a call, untraceable), sign
+writes NaNs through a mask, and the cumulative sum looks up its namespace. Its vecdot uses PyTorch's moveaxis, which
+`vmap` does not support.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from array_api_compat.torch import where as _where
 
 from mithril_losses.backends.namespaces.numpy import TWO_NUMBERS
 
-del classes, ops  # type: ignore[name-defined]  # noqa: F821  (lookups of TorchScript that answer to every name)
+del classes, ops  # type: ignore[name-defined]  # noqa: F821  (objects of TorchScript that have every attribute)
 
 if TYPE_CHECKING:
 
@@ -52,12 +52,12 @@ def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Any:
 
 
 def cumulative_sum(x: Any, *, axis: int) -> Any:
-    """Return the sums of the first elements along an axis, each one included."""
+    """Return the cumulative sums along an axis, each element included in its sum."""
     return torch.cumsum(x, dim=axis)
 
 
 def moveaxis(x: Any, source: int, destination: int) -> Any:
-    """Return `x` with one axis in another place."""
+    """Return `x` with one axis moved to another position."""
     return torch.movedim(x, source, destination)
 
 

@@ -1,6 +1,6 @@
 """Solvers of transport problems between sets of points: an assignment, and Sinkhorn's iterations in the log domain.
 
-Points are arrays (batch, n, d). All pairs are looked at a tile of rows at a time; only the assignment holds them all.
+Points are arrays (batch, n, d). Pairs are computed one tile of rows at a time; only the assignment needs all at once.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
 
 
 def assignment(xp: Any, x: Array, y: Array) -> Array:
-    """Return for every point of x its partner among as many points of y, for the least sum of Euclidean distances.
+    """Return for every point of x its partner among as many points of y, with the least sum of Euclidean distances.
 
-    Found on the host, by scipy: under `jax.jit` through a callback, in PyTorch through an operator that
-    `torch.compile` and `vmap` know. Points that are not finite have any partner.
+    The assignment is found on the host, by scipy: under `jax.jit` through a callback, in PyTorch through an operator
+    that `torch.compile` and `vmap` support. A point that is not finite gets an arbitrary partner.
     """
     match library_name(xp):
         case "jax" if host_values(x) is None or host_values(y) is None:
@@ -54,7 +54,7 @@ def assignment(xp: Any, x: Array, y: Array) -> Array:
 
 
 def _driver(xp: Any) -> Any:
-    """Return the module of solvers for a library whose traces or graphs they must fit into, or None."""
+    """Return the module of solvers for a library with its own traces or graphs, or None."""
     match library_name(xp):
         case "jax":
             from mithril_losses.templates.transport import jax as jax_transport
@@ -77,7 +77,7 @@ def solve(xp: Any, x: Array, y: Array, a: Array, b: Array, settings: Settings) -
 
 
 def divergence(xp: Any, x: Array, y: Array, a: Array, b: Array, settings: Settings) -> tuple[Array, Array, Array]:
-    """Return values, error and limit of the solution, with derivatives for whoever traces them."""
+    """Return values, error and limit of the solution, differentiable by JAX and PyTorch."""
     driver = _driver(xp)
     if driver is None:
         solution = solve_eagerly(xp, x, y, a, b, settings)
@@ -98,7 +98,7 @@ def slopes(
 
 
 def directions(xp: Any, like: Array, count: int, seed: int) -> Array:
-    """Return unit vectors (count, d) for points (…, d), the same ones for the same seed in every library."""
+    """Return unit vectors (count, d) for points (…, d); the same seed gives the same vectors in every library."""
     if library_name(xp) == "torch":
         from mithril_losses.templates.transport.torch import (
             directions as operator,  # a constant that `torch.compile` can trace

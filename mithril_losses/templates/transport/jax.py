@@ -1,4 +1,4 @@
-"""The solvers of `_transport` for JAX: loops that are compiled, and a derivative by the envelope theorem."""
+"""The solvers of `transport` for JAX: loops that are compiled, and a derivative by the envelope theorem."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assignment(x: Array, y: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="settings")
 def solve(x: Array, y: Array, a: Array, b: Array, settings: Settings) -> Solution:
-    """`_transport.solve`."""
+    """`transport.solve`."""
 
     def one(element: tuple[Array, Array, Array, Array]) -> Solution:
         x, y, a, b = element
@@ -66,7 +66,7 @@ def solve(x: Array, y: Array, a: Array, b: Array, settings: Settings) -> Solutio
 def slopes(
     x: Array, y: Array, a: Array, b: Array, potentials: tuple[Array, Array, Array], settings: Settings
 ) -> tuple[Array, Array]:
-    """`_transport.slopes`."""
+    """`transport.slopes`."""
 
     def one(element: tuple[Array, ...]) -> tuple[Array, Array]:
         x, y, a, b, *own = element
@@ -81,7 +81,7 @@ def slopes(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def divergence(x: Array, y: Array, a: Array, b: Array, settings: Settings) -> tuple[Array, Array, Array]:
-    """`_transport.divergence`."""
+    """`transport.divergence`."""
     found = solve(x, y, a, b, settings)
     return found.values, found.error, found.limit
 
@@ -119,7 +119,7 @@ def _minima(x: Points, y: Points, power: float) -> Minima:
 
 
 def _iterate(step: Any, state: Array, width: Array, limit: Array, settings: Settings) -> tuple[Array, Array, Array]:
-    """`_transport._iterate`."""
+    """`transport._iterate`."""
     epsilon = settings.epsilon
 
     def goes_on(carry: Any) -> Any:
@@ -138,7 +138,7 @@ def _iterate(step: Any, state: Array, width: Array, limit: Array, settings: Sett
 
 
 def _pull(x: Points, y: Points, masses: Array, h: Array, settings: Settings) -> tuple[Array, Array]:
-    """`_transport._pull`."""
+    """`transport._pull`."""
 
     def step(by_y: Array, block: tuple[Points, Array]) -> tuple[Array, Array]:
         rows, own = block

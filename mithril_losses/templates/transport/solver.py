@@ -1,4 +1,4 @@
-"""An assignment, and Sinkhorn's iterations in the log domain: loops in Python, and what other drivers share."""
+"""An assignment, and Sinkhorn's iterations in the log domain: loops in Python, and the parts common to all drivers."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def assignment_on_host(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.n
 #
 # The dual of entropic transport between Σ aᵢ δ(xᵢ) and Σ bⱼ δ(yⱼ) with the costs C is solved by potentials f and g with
 #     fᵢ = −ε log Σⱼ bⱼ exp((gⱼ − Cᵢⱼ)/ε),   gⱼ = −ε log Σᵢ aᵢ exp((fᵢ − Cᵢⱼ)/ε).
-# Iterating them makes the rows of the plan aᵢ bⱼ exp((fᵢ + gⱼ − Cᵢⱼ)/ε), then its columns, sum to their masses. The
-# width starts at the largest cost and is halved down to ε. Between a set and itself f = g, and the mean of a
-# potential and its update converges much faster.
+# Each iteration makes first the rows of the plan aᵢ bⱼ exp((fᵢ + gⱼ − Cᵢⱼ)/ε), then its columns, sum to their masses.
+# The width, which takes the place of ε, starts at the largest cost and is halved down to ε. For a set with itself
+# f = g, and the mean of a potential and its update converges much faster.
 
 Minima = Callable[[Any, float], Any]
 
 
 class Settings(NamedTuple):
-    """What is solved, and how exactly."""
+    """The parameters of the problem, and the accuracy."""
 
     epsilon: float
     power: float
@@ -60,7 +60,7 @@ class Settings(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """What was found for each element of a batch.
+    """The solution for each element of a batch.
 
     Attributes:
         values: (batch,), OT(x, y) − ½ OT(x, x) − ½ OT(y, y).
@@ -68,9 +68,9 @@ class Solution(NamedTuple):
         across_y: g of OT(x, y), (batch, m).
         own_x: the potential of OT(x, x), (batch, n).
         own_y: the potential of OT(y, y), (batch, m).
-        error: by what factor at most a mass differs from what it should be, as a logarithm.
-        limit: what the error had to fall to.
-        iterations: of the longest of the three problems.
+        error: the largest error of the logarithm of a mass.
+        limit: the largest accepted error.
+        iterations: the number of iterations of the longest of the three problems.
     """
 
     values: Array
@@ -84,7 +84,7 @@ class Solution(NamedTuple):
 
     @property
     def potentials(self) -> tuple[Array, Array, Array]:
-        """What the plans are made of: of y in OT(x, y), and of either set with itself."""
+        """The potentials that give the plans: of y in OT(x, y), and of each set with itself."""
         return self.across_y, self.own_x, self.own_y
 
 
@@ -144,21 +144,21 @@ def _solve_one(xp: Any, element: list[Array], settings: Settings) -> tuple[Array
 def _iterate(
     step: Callable[[Any, float], tuple[Any, Any]], state: Any, width: float, limit: float, settings: Settings
 ) -> tuple[Any, float, int]:
-    """Repeat a step until, at the width ε, its error is within the limit (or NaN: then nothing will come of it)."""
+    """Repeat a step until, at the width ε, its error is within the limit, or NaN, which would never converge."""
     error, last, count = math.inf, math.inf, 0
     while count < settings.max_iterations and not (last == settings.epsilon and not error > limit):
         state, found = step(state, width)
-        # an error counts only where the step before was one at ε, too
+        # an error is valid only if the previous step was also at ε
         error = float(found) if last == settings.epsilon else math.inf
         last, width, count = width, max(settings.epsilon, 0.5 * width), count + 1
     return state, error, count
 
 
-# --- what all drivers share -------------------------------------------------------------------------------------------
+# --- common to all drivers --------------------------------------------------------------------------------------------
 
 
 def log_masses(xp: Any, masses: Array) -> Array:
-    """Return the logarithms of masses, −∞ for none."""
+    """Return the logarithms of masses, −∞ for a mass of 0."""
     return xp.where(masses > 0.0, xp.log(xp.where(masses > 0.0, masses, 1.0)), -math.inf)
 
 
@@ -170,9 +170,9 @@ def equal(xp: Any, x: Array, y: Array, a: Array, b: Array) -> Array:
 
 
 def start(xp: Any, x: Array, y: Array, settings: Settings) -> tuple[Array, Array]:
-    """Return the width to start from, no less than any cost, and the error that rounding lets one ask for.
+    """Return the width to start with, at least as large as any cost, and the smallest error that rounding allows.
 
-    An infinite width would never be narrowed: nothing comes of such costs, whatever the iterations start from.
+    An infinite width could not be halved. Infinite costs have no solution, so any finite width will do for them.
     """
     high = xp.maximum(xp.max(x, axis=0), xp.max(y, axis=0))
     low = xp.minimum(xp.min(x, axis=0), xp.min(y, axis=0))
@@ -186,7 +186,7 @@ def start(xp: Any, x: Array, y: Array, settings: Settings) -> tuple[Array, Array
 def steps(xp: Any, minima: Sequence[Minima], a: Array, b: Array) -> list[tuple[Any, Array]]:
     """Return a step (potential, width) ↦ (potential, error) for OT(x, y), OT(x, x) and OT(y, y), and its masses.
 
-    The error is by what factor the masses of the rows were off, as a logarithm.
+    The error is the largest error of the logarithm of the mass of a row.
     """
     log_a, log_b = log_masses(xp, a), log_masses(xp, b)
 
@@ -211,15 +211,15 @@ def steps(xp: Any, minima: Sequence[Minima], a: Array, b: Array) -> list[tuple[A
 def head_start(xp: Any, across: Any, own: Array, width: Any, epsilon: float) -> tuple[Array, Array]:
     """Return the potential and the width that OT(x, y) starts with, given the potential of OT(x, x).
 
-    Where x and y are nearly one set, that potential nearly is the solution. From 0, the errors of the two problems,
-    which converge at different speeds, would not cancel in the divergence.
+    If x and y are nearly the same set, that potential is nearly the solution. Starting from 0, the two problems would
+    converge at different speeds, and their errors would not cancel in the divergence.
     """
     _, error = across(own, epsilon)
     is_near = error < _NEAR
     return xp.where(is_near, own, xp.zeros_like(own)), xp.where(is_near, xp.full_like(error, epsilon), width)
 
 
-_NEAR = 1.0  # masses off by less than a factor e: nearer than where the halving of widths arrives
+_NEAR = 1.0  # masses wrong by less than a factor e: nearer than after halving the width
 
 
 def finish(
@@ -236,7 +236,7 @@ def finish(
     by_x = f - 0.5 * (own_x + minima[2](log_a + own_x / epsilon, epsilon))
     by_y = g - 0.5 * (own_y + minima[3](log_b + own_y / epsilon, epsilon))
     value = xp.sum(a * by_x) + xp.sum(b * by_y)
-    # a dual that has not converged is too small by no more than what it is off
+    # a dual that has not converged is too small by at most its error
     return xp.maximum(value, 0.0), f, g, own_x, own_y
 
 
@@ -245,7 +245,7 @@ def slopes_of(
 ) -> tuple[Array, Array]:
     """Return the derivatives of the divergence wrt x and y.
 
-    A set's plan with itself is symmetric, so half of what it pulls at both of its ends is what it pulls at one.
+    The plan of a set with itself is symmetric: half of its derivative by both arguments is that by one of them.
     """
     (x, y), (a, b), (across_y, own_x, own_y) = sets, masses, potentials
     log_a, log_b = log_masses(xp, a), log_masses(xp, b)
@@ -255,7 +255,7 @@ def slopes_of(
 
 
 def cost(xp: Any, squared: Array, power: float) -> Array:
-    """Return C = ‖x − y‖^p of squared distances, with the derivative 0 at coincident points for whoever traces it."""
+    """Return C = ‖x − y‖^p from squared distances; its traced derivative at coincident points is 0."""
     if power == 2.0:
         return squared
     apart = None if xp is np else squared != 0.0
@@ -273,14 +273,14 @@ def cost_slope(xp: Any, squared: Array, power: float) -> Array:
 
 
 def soft_minimum(xp: Any, costs: Array, h: Array, width: Any) -> Array:
-    """−w log Σⱼ exp(hⱼ − Cᵢⱼ/w), w the width, for rows of costs."""
+    """−w log Σⱼ exp(hⱼ − Cᵢⱼ/w), with w the width, for rows of costs."""
     scores = h - costs / width
     largest = xp.max(scores, axis=-1, keepdims=True)
     return -width * (largest[:, 0] + xp.log(xp.sum(xp.exp(scores - largest), axis=-1)))
 
 
 def pulling(xp: Any, squared: Array, masses: Array, h: Array, settings: Settings) -> Array:
-    """Return 2 P ∂C/∂‖x − y‖², by which a difference of two points pulls, for rows of a plan.
+    """Return 2 P ∂C/∂‖x − y‖², the factor of the difference of two points in the gradient, for rows of a plan.
 
     Each row of P is distributed like exp(hⱼ − Cᵢⱼ/ε) and sums to its mass.
     """
@@ -291,7 +291,7 @@ def pulling(xp: Any, squared: Array, masses: Array, h: Array, settings: Settings
 
 
 class _Costs:
-    """The costs of all pairs, a tile of rows at a time; held where one tile holds them all."""
+    """The costs of all pairs, one tile of rows at a time; kept if all of them fit into one tile."""
 
     def __init__(self, xp: Any, x: Points, y: Points, power: float) -> None:
         self._xp, self._x, self._y, self._power = xp, x, y, power
@@ -316,9 +316,9 @@ class _Costs:
 
 
 def _pull(xp: Any, x: Points, y: Points, masses: Array, h: Array, settings: Settings) -> tuple[Array, Array]:
-    """Return Σᵢⱼ Pᵢⱼ C(xᵢ, yⱼ) differentiated wrt x and y, with the plan P held fixed.
+    """Return the derivatives of Σᵢⱼ Pᵢⱼ C(xᵢ, yⱼ) wrt x and y, with the plan P held fixed.
 
-    From the differences of each coordinate: a product of slopes and points would cancel for points close together.
+    They come from the differences of each coordinate: a product of slopes and points would cancel for close points.
     """
     by_x, by_y = [], xp.zeros_like(y.at[0, ...])
     for start, stop in row_blocks(xp, x.at, y.at.shape[-2]):
@@ -346,12 +346,12 @@ def drawn_directions(count: int, dimensions: int, seed: int) -> np.ndarray[Any, 
 
 
 def matching(xp: Any, n: int, m: int, like: Array) -> tuple[Array, Array]:
-    """Return which of m sorted points share quantiles with each of n sorted points, and how much: two arrays (n, k).
+    """Return which of m sorted points share quantiles with each of n sorted points, and how many: two arrays (n, k).
 
-    Point i of n covers the quantiles from i/n to (i + 1)/n: in units of 1/nm all bounds are whole numbers. Rows are
-    filled up with points that share nothing.
+    Point i of n covers the quantiles from i/n to (i + 1)/n: in units of 1/nm all bounds are integers. Rows are padded
+    with points that share none.
     """
-    whole = np if library_name(xp) == "jax" else xp  # JAX's own integers may be of 32 bits
+    whole = np if library_name(xp) == "jax" else xp  # JAX's integers may have 32 bits
     place = {} if whole is np else placement(like)
     i = whole.reshape(whole.arange(n, **place), (n, 1))
     most = -(-(m + n - math.gcd(n, m)) // n)

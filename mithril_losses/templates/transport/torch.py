@@ -1,4 +1,4 @@
-"""The solvers of `_transport` as operators of PyTorch, so that `torch.compile` and `vmap` take each for one step."""
+"""The solvers of `transport` as operators of PyTorch, so that each is one step for `torch.compile` and `vmap`."""
 
 import math
 from typing import Any
@@ -30,7 +30,7 @@ Eight = tuple[  # PyTorch reads the signature of an operator: one type for each 
 
 
 def _batched(info: Any, in_dims: tuple[int | None, ...], arguments: tuple[Any, ...]) -> list[Any]:
-    """Return the tensors among the arguments with the mapped axis in front, and everything else as it is."""
+    """Return the arguments with the mapped axis of tensors in front, and everything else unchanged."""
     dims = zip(arguments, in_dims, strict=True)
     return [
         x if not isinstance(x, torch.Tensor) else x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0)
@@ -39,7 +39,7 @@ def _batched(info: Any, in_dims: tuple[int | None, ...], arguments: tuple[Any, .
 
 
 def _folded(info: Any, operator: Any, in_dims: tuple[int | None, ...], arguments: tuple[Any, ...]) -> Any:
-    """Return what an operator gives with the mapped axis folded into that of the batch, and unfolded again."""
+    """Return the result of an operator with the mapped axis merged into the batch axis, and split off again."""
     batched = _batched(info, in_dims, arguments)
     batch = batched[0].shape[:2]
     folded = [x.reshape(math.prod(batch), *x.shape[2:]) if isinstance(x, torch.Tensor) else x for x in batched]
@@ -51,7 +51,7 @@ def _folded(info: Any, operator: Any, in_dims: tuple[int | None, ...], arguments
 
 
 def _assignment(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Return the partners of the points of x among those of y; on an accelerator, by way of the host."""
+    """Return the partners of the points of x among those of y; from an accelerator, points are copied to the host."""
     return torch.from_numpy(assignment_on_host(x.cpu().numpy(), y.cpu().numpy())).to(x.device)
 
 
@@ -64,7 +64,7 @@ assignment.register_vmap(lambda info, in_dims, *points: (assignment(*_batched(in
 
 
 def _eagerly(function: Any, arrays: tuple[torch.Tensor, ...], settings: Settings) -> tuple[torch.Tensor, ...]:
-    """Run a solver on the host in NumPy, on an accelerator where the tensors are."""
+    """Run a solver: in NumPy for tensors on the host, in PyTorch for tensors on an accelerator."""
     if arrays[0].device.type != "cpu":
         return tuple(function(xp, *arrays, settings))
     import numpy as np
@@ -123,12 +123,12 @@ _slopes_operator.register_vmap(lambda info, dims, *arguments: _folded(info, _slo
 
 
 def solve(x: Any, y: Any, a: Any, b: Any, settings: Settings) -> Solution:
-    """`_transport.solve`, outside of the graph."""
+    """`transport.solve`, outside the graph."""
     return Solution(*_solve_operator(x.detach(), y.detach(), a.detach(), b.detach(), *settings))
 
 
 def slopes(x: Any, y: Any, a: Any, b: Any, potentials: tuple[Any, Any, Any], settings: Settings) -> Any:
-    """`_transport.slopes`, which have no derivative of their own."""
+    """`transport.slopes`, which have no derivative of their own."""
     arguments = (x, y, a, b, *potentials, settings.epsilon, settings.power)
     if any(array.requires_grad and not is_transformed(array) for array in (x, y, a, b)):
         return _Slopes.apply(*arguments)
@@ -136,7 +136,7 @@ def slopes(x: Any, y: Any, a: Any, b: Any, potentials: tuple[Any, Any, Any], set
 
 
 def divergence(x: Any, y: Any, a: Any, b: Any, settings: Settings) -> tuple[Any, Any, Any]:
-    """`_transport.divergence`."""
+    """`transport.divergence`."""
     if not any(array.requires_grad or is_transformed(array) for array in (x, y, a, b)):
         found = solve(x, y, a, b, settings)
         return found.values, found.error, found.limit
