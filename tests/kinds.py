@@ -68,12 +68,15 @@ def evaluate(case: Case, way: str, dtype: str = "float32") -> Results:
 
 # a soft cap makes a finite logit of an infinite feature, and its slope, 0, meets that feature in a product
 CAPPED = {"linear_cross_entropy"}
+# the position of each sample that may hold anything: the last has nothing left to predict, the first token is predicted
+# by nothing
+UNSEEN = {("next_token_cross_entropy", "logits"): 3, ("next_token_cross_entropy", "tokens"): 0}
 
 # --- special numbers --------------------------------------------------------------------------------------------------
 
 
 def poisoned(case: Case, argument: str, number: float, at: int) -> Case:
-    """Return the case with a number in place of one element of an argument."""
+    """Return the case with a number in place of one element of an argument, of one that the loss sees."""
     arrays = dict(case.arrays)
     place = iter([at])
 
@@ -81,8 +84,10 @@ def poisoned(case: Case, argument: str, number: float, at: int) -> Case:
         index = next(place, None)  # into the first array of a nesting
         if index is None:
             return x
-        x = x.copy()
-        x.flat[index % x.size] = number
+        x, position = x.copy(), list(np.unravel_index(index % x.size, x.shape))
+        if UNSEEN.get((case.pair.name, argument)) in position[1:2]:
+            position[1] = 1
+        x[tuple(position)] = number
         return x
 
     arrays[argument] = map_leaves(put, arrays[argument])
