@@ -1,1 +1,1 @@
-"""`mithril-losses bench`: values and gradients of this package, timed against everything a user would pick instead."""
+"""`mithril-losses bench`: times of values and gradients of this package and of its alternatives."""

@@ -1,4 +1,4 @@
-"""The candidates: each sets up what it needs, outside of what is measured, and gives value and gradient per call."""
+"""The candidates: each prepares what it needs, which is not measured, and returns value and gradient per call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Call = Callable[[], tuple[Any, Any]]
 
 
 class Setting(NamedTuple):
-    """What all candidates share: the device and, on the CPU, the number of threads."""
+    """The setting of all candidates: the device and, on the CPU, the number of threads."""
 
     threads: int
     device: Device = "cpu"
@@ -30,15 +30,15 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to get a value and its gradient.
+    """One way to compute a value and its gradient.
 
     Attributes:
-        name: as it is shown and asked for.
+        name: the name in tables and in `--candidate`.
         kind: "ours", "peer" (what a user would pick instead), "plain" (our functions one after the other) or "bound".
         prepare: for a case, its arrays and the setting, returns the call that is measured.
         needs: the libraries without which it is left out.
-        devices: where it runs.
-        applies: the cases that it has something to say about.
+        devices: the devices on which it runs.
+        applies: whether it can compute a case.
     """
 
     name: str
@@ -66,7 +66,7 @@ def candidates_for(case: Case, device: Device) -> list[Candidate]:
 def to_numpy(result: tuple[Any, Any]) -> tuple[float, list[Array]]:
     """Return the value and the gradients that a call gave, of whatever library, as NumPy arrays."""
     value, gradient = result
-    value = value[0] if isinstance(value, tuple) else value  # the loss, and the parts that it is made of
+    value = value[0] if isinstance(value, tuple) else value  # the total and its parts
     if isinstance(gradient, Mapping):
         gradient = list(gradient.values())
     gradients = gradient if isinstance(gradient, (list, tuple)) else [gradient]
@@ -126,7 +126,7 @@ def _torch_compile(case: Case, arrays: Arrays, setting: Setting) -> Call:
     import torch
 
     mean = functools.partial(case.problem.torch_compile or case.problem.torch, torch, **case.problem.options)
-    # one graph of both: faster than a compiled loss whose backward pass is compiled apart
+    # one graph of both: faster than a compiled loss whose backward pass is compiled separately
     both = torch.compile(torch.func.grad_and_value(mean, argnums=case.wrt))
     tensors = _tensors(arrays, setting)
 
@@ -198,7 +198,7 @@ def _sum_into(out: Array, arrays: Arrays) -> None:
     else:
         np.add(arrays[0], arrays[1], out=out)
         for other in arrays[2:]:
-            np.max(other)  # read and forgotten
+            np.max(other)  # only read
 
 
 def _copy_on_device(tensors: Arrays, count: int) -> Call:

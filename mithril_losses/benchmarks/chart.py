@@ -16,7 +16,7 @@ _MARKERS = {"ours": "o", "peer": "X", "plain": "s", "bound": "|"}
 
 
 def draw_chart(results: Results) -> Figure:
-    """Return a figure with a line for each case and a mark for each candidate: its median over that of ours."""
+    """Return a figure with a line for each case and a mark for each candidate: its median divided by that of ours."""
     compared = [group for group in groups(results) if any(results.best_peer(case) for case in group[1])]
     shown = compared or list(groups(results))
     names = results.candidates(results.cases)
@@ -52,7 +52,7 @@ def _draw_case(panel: Any, results: Results, case: Case, line: int, colors: dict
 
 
 def _reference(results: Results, case: Case) -> float | None:
-    """Return the median of the fastest of ours, or of all where ours was not asked for."""
+    """Return the median of the fastest of ours, or, if ours is not among the candidates, of all."""
     rows = [row for row in results.of(case) if row.median is not None]
     ours = [row for row in rows if row.candidate.kind == "ours"]
     return min((row.median for row in ours or rows if row.median is not None), default=None)

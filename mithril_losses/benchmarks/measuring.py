@@ -1,4 +1,4 @@
-"""Time and memory of calls, in the process that makes them."""
+"""Time and memory of calls, measured in the process that makes them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.candidates import Call, Candidate, Device, Setting, to_numpy
 from mithril_losses.benchmarks.problems import Case
 
-_ROUNDS = 10  # into which a case's time is divided
+_ROUNDS = 10  # the number of rounds into which the time of a case is divided
 _LEAST_CALLS, _LEAST_SLOW_CALLS = 5, 3
-_SLOW = 0.1  # seconds from which a call needs none before it to wake its threads
+_SLOW = 0.1  # seconds from which a call needs no earlier call that wakes its threads
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Pages = Literal["default", "huge"]
@@ -38,9 +38,9 @@ def time_candidates(
 ) -> dict[str, Timing | str]:
     """Return the timing of each candidate by name, or the reason why there is none.
 
-    Every candidate first shows that it computes what the first of ours does. Then they take turns: in each round, a
-    candidate makes one call that does not count, which wakes its threads, and then several that do; those that take
-    long make one that does.
+    Every candidate is first compared with the first of ours. Then the candidates take turns: in each round, a candidate
+    makes one call that does not count, which wakes its threads, and then several calls that count. A slow candidate
+    makes only one call, which counts.
     """
     arrays = case.draw()
     calls: dict[str, Call] = {}
@@ -51,7 +51,7 @@ def time_candidates(
             call = candidate.prepare(case, arrays, setting)
             result = to_numpy(call())
             call()
-        except Exception as error:  # whatever a library raises: the others go on
+        except Exception as error:  # after any exception of a library, the others continue
             found[candidate.name] = _reason(error)
             continue
         if candidate.kind == "ours" and reference is None:
@@ -70,7 +70,7 @@ def time_candidates(
 
 
 def agree(result: tuple[float, list[Array]], reference: tuple[float, list[Array]], tolerance: float = 1e-2) -> bool:
-    """Whether two values, and the gradients as a whole, differ by no more than a share of the reference.
+    """Whether two values, and the gradients as a whole, differ by no more than a fraction of the reference.
 
     The default is loose enough for sums of millions of numbers in single precision.
     """
@@ -131,7 +131,7 @@ def _stopwatch(device: Device) -> Stopwatch:
 
 
 def _seconds(call: Call) -> float:
-    """Return how long a call takes; its results are freed afterwards, outside of the time."""
+    """Return the time of a call; its results are freed afterwards, which is not measured."""
     start = time.perf_counter()
     result = call()
     stop = time.perf_counter()
@@ -143,9 +143,9 @@ def _seconds(call: Call) -> float:
 
 
 def extra_memory(call: Call, device: Device = "cpu") -> int | None:
-    """Return the peak of a call's memory above what was there before it, in bytes; None where that cannot be seen.
+    """Return the peak of a call's memory above the level before the call, in bytes; None if it cannot be measured.
 
-    The results of the call are part of it. An earlier call has loaded and compiled all there is.
+    The results of the call are included. An earlier call has loaded and compiled everything.
     """
     call()
     gc.collect()
@@ -155,7 +155,7 @@ def extra_memory(call: Call, device: Device = "cpu") -> int | None:
         return None
     _return_freed_memory()
     before = _status("VmRSS")
-    _CLEAR.write_text("5")  # the peak starts anew
+    _CLEAR.write_text("5")  # resets the peak
     result = call()
     peak = _status("VmHWM")
     del result
@@ -176,8 +176,8 @@ def _extra_device_memory(call: Call) -> int:
 
 
 def _return_freed_memory() -> None:
-    """Give back to the system what the allocator keeps, which the next call would take without being seen."""
-    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    """Return the memory that the allocator keeps to the system; otherwise the next call would use it unmeasured."""
+    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # a function of glibc
     if trim is not None:
         trim(0)
 
@@ -194,7 +194,7 @@ def memory_of(case: Case, candidates: Iterable[Candidate], setting: Setting) -> 
     for candidate in candidates:
         try:
             found[candidate.name] = extra_memory(candidate.prepare(case, arrays, setting), setting.device)
-        except Exception as error:  # whatever a library raises: the others go on
+        except Exception as error:  # after any exception of a library, the others continue
             found[candidate.name] = _reason(error)
     return found
 

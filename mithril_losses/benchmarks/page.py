@@ -55,7 +55,7 @@ above its level before the call, results included.""",
 
 
 def markdown(results: Results, setting: Setting, seconds: float, chart: str | None = None) -> str:
-    """Return the page; `chart` is where it finds the picture."""
+    """Return the page; `chart` is the path of the picture."""
     on_cpu = setting.device == "cpu"
     sections = [
         "# Benchmarks" if on_cpu else "# Benchmarks on a GPU",
@@ -144,7 +144,7 @@ def _targets(results: Results) -> str:
 
 
 def _outcomes(target: Target, outcomes: list[Outcome]) -> str:
-    """Return every outcome; of very many, those that miss the bound, or the one that is nearest to it."""
+    """Return every outcome; if there are very many, those that miss the bound, or the one that is nearest to it."""
     if len(outcomes) <= _MANY:
         return "<br>".join(_outcome(target, outcome) for outcome in outcomes)
     nearest = (min if target.least is not None else max)(outcomes, key=lambda outcome: outcome.number or 0.0)

@@ -14,7 +14,7 @@ from mithril_losses.benchmarks.worker import memory_apart, time_apart
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run measures: the cases, the candidates (all where there are no names), and how."""
+    """What a run measures: the cases, the candidates (all if there are no names), and how."""
 
     cases: list[Case]
     setting: Setting
@@ -32,7 +32,7 @@ class Plan:
         return [candidate for candidate in self.candidates(case) if not candidate.missing]
 
     def pages(self, case: Case) -> tuple[Pages, ...]:
-        """The settings of the allocator under which times are taken: huge pages only where results fill many."""
+        """The settings of the allocator under which times are measured: huge pages only if results fill many pages."""
         return (
             ("default", "huge") if self.huge_pages and case.size == "large" and case.problem.streams else ("default",)
         )

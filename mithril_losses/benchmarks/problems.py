@@ -1,9 +1,9 @@
-"""What is measured of a loss: the arrays that it gets, and the same mean loss as other libraries write it.
+"""What is measured for a loss: its arrays, and the same mean loss in other libraries.
 
-A loss joins the benchmark by itself, on arrays that are drawn from its domains, beside its own value under automatic
-differentiation. With a `Problem` in the module of its family, in `families`, it is measured at several sizes beside
-other libraries: expressions take the library, then the arrays and options, and return the mean; automatic
-differentiation does the rest.
+The benchmark finds every loss by itself, draws arrays from its domains, and compares it with automatic differentiation
+of its own value. With a `Problem` in the module of its family, in `families`, a loss is measured at several sizes and
+compared with other libraries: expressions take the library, then the arrays and options, and return the mean, which is
+differentiated automatically.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROWS: Mapping[Size, tuple[Shape, ...]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A loss, its arrays, and its mean as other libraries write it.
+    """A loss, its arrays, and its mean in other libraries.
 
     Attributes:
         loss: the name in the catalogue.
@@ -44,13 +44,13 @@ class Problem:
         shapes: the shapes of each size.
         torch: the expression for PyTorch.
         jax: the expression for JAX.
-        torch_compile: the expression for `torch.compile`, where another one compiles to something faster.
-        optax: the expression for JAX with optax, where it has the loss.
-        scikit_learn: for the module `sklearn._loss.loss` and the arrays, its loss and the factor that makes it ours.
-        options: keywords of the loss, which the expressions get as well.
-        streams: at best each input is read once and the gradient written once: a copy of as many bytes is the bound.
-        ours_alone: further shapes, at which whatever holds all pairs at once runs out of memory.
-        drawn: whether nobody wrote this one down: arrays and expressions are those of `drawn_problem`.
+        torch_compile: the expression for `torch.compile`, if another one than `torch` compiles to faster code.
+        optax: the expression for JAX with optax, if optax has the loss.
+        scikit_learn: takes the module `sklearn._loss.loss` and the arrays; returns its loss, and the factor to ours.
+        options: keywords of the loss, which the expressions also get.
+        streams: whether, at best, each input is read once and the gradient written once, so that a copy is the bound.
+        ours_alone: further shapes, at which candidates that hold all pairs at once run out of memory.
+        drawn: whether the problem comes from `drawn_problem` and not from a family.
     """
 
     loss: str
@@ -68,7 +68,7 @@ class Problem:
 
 
 def drawn_problem(pair: Pair) -> Problem | None:
-    """Return a small problem for a loss that has no other; None where its arguments are no arrays."""
+    """Return a small problem for a loss that has no other, or None if its arguments are not arrays."""
     if not all(isinstance(pair.domain.get(name), ArrayDomain) for name in pair.array_arguments):
         return None
 
@@ -107,7 +107,7 @@ class Case:
         return self.problem.draw(np.random.default_rng(0), self.shape)
 
 
-# --- what several families share --------------------------------------------------------------------------------------
+# --- common to several families ---------------------------------------------------------------------------------------
 
 
 def normal(random: np.random.Generator, *shape: int) -> Array:
@@ -121,6 +121,6 @@ def two_normals(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
 
 
 def squared_distances(x: Any, y: Any) -> Any:
-    """‖x‖² + ‖y‖² − 2 x·y for all pairs: as every textbook writes it, for torch and JAX alike."""
+    """‖x‖² + ‖y‖² − 2 x·y for all pairs: the textbook formula, for torch and JAX."""
     squares = (x * x).sum(-1)[..., :, None] + (y * y).sum(-1)[..., None, :]
     return squares - 2.0 * (x @ y.swapaxes(-1, -2))

@@ -80,8 +80,8 @@ def _median(call: Callable[[], Any], rounds: int = _ROUNDS) -> float:
 def operations(loss: str, arrays: Iterable[Array]) -> tuple[list[tuple[str, float, float]], float]:
     """Return (operation, times per block, ns per element) of a block of element-wise terms, and the ns of the whole.
 
-    The whole is timed apart from its operations: what it takes beyond their sum is memory that is handed out and taken
-    back, and the interpreter.
+    The whole is timed separately from its operations: the difference to their sum is the time of the allocator and of
+    the interpreter.
     """
     pair = find_loss(loss)
     terms = pair.terms.elements[pair.wrt[0]]
@@ -156,7 +156,7 @@ def blocks() -> Iterator[str]:
 
 
 def loops() -> Iterator[str]:
-    """Yield the section on compiled loops, beside a copy of the same bytes."""
+    """Yield the section on compiled loops, compared with a copy of the same bytes."""
     lines = []
     for case in _cases(_FUSED):
         arrays = list(case.draw())

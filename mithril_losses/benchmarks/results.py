@@ -1,4 +1,4 @@
-"""What was measured, and how the measurements compare."""
+"""The measurements, and comparisons of them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Row:
 
     Attributes:
         case: the loss and the shape.
-        candidate: who computed it.
-        pages: "default", or "huge" where the allocator asked the system for huge pages.
-        timing: the time per call, where it was measured.
-        extra_bytes: the peak of the memory that a call takes, its results included, where it was measured.
+        candidate: the name of the candidate.
+        pages: "default", or "huge" if the allocator asked the system for huge pages.
+        timing: the time per call, if it was measured.
+        extra_bytes: the peak of the extra memory of a call, its results included, if it was measured.
         note: why something is missing.
     """
 
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass
 class Results:
-    """All rows so far, and the questions that tables and targets ask of them."""
+    """All rows so far, with the comparisons that tables and targets need."""
 
     rows: list[Row] = field(default_factory=list)
 
@@ -85,11 +85,11 @@ class Results:
         return self.fastest(case, {row.candidate.name for row in self.of(case) if row.candidate.kind == "peer"}, pages)
 
     def speed_up(self, row: Row) -> float | None:
-        """Return how many times as fast as the best peer a candidate is."""
+        """Return the speed of a candidate divided by the speed of the best peer."""
         return ratio(self.best_peer(row.case, row.pages), row)
 
     def over_copy(self, row: Row) -> float | None:
-        """Return how many times as long as the copy of the same bytes a candidate takes."""
+        """Return the time of a candidate divided by the time of a copy of the same bytes."""
         return ratio(row, self.row(row.case, "copy", row.pages))
 
     def write_csv(self, path: Path) -> None:
@@ -139,7 +139,7 @@ _COLUMNS = (
 
 
 def ratio(row: Row | None, other: Row | None) -> float | None:
-    """Return how many times as long one takes as another, or None where one was not measured."""
+    """Return the time of one row divided by that of another, or None if one was not measured."""
     if row is None or row.median is None or other is None or other.median is None:
         return None
     return row.median / other.median

@@ -1,4 +1,4 @@
-"""Results as tables for the terminal, and how numbers are shown everywhere."""
+"""Results as tables for the terminal, and the format of numbers."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def time(seconds: float | None) -> str:
 
 
 def mebibytes(row: Row) -> str:
-    """Return the extra memory of a candidate in MiB, or nothing where it was not measured."""
+    """Return the extra memory of a candidate in MiB, or nothing if it was not measured."""
     return number(None if row.extra_bytes is None else row.extra_bytes / 2**20)

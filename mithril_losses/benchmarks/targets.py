@@ -40,16 +40,16 @@ class Where(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on something that is measured at some cases.
+    """A bound on a number that is measured at some cases.
 
     Attributes:
         where: the cases.
         what: what is measured, in words.
-        measure: the number, or None where it was not measured.
-        least: the least that it may be, or None.
-        most: the most that it may be, or None.
-        why_missed: what stands in the way, where the bound is known to be out of reach; shown where it is missed.
-        over: whom ours must be faster than: where that is missed, the copy of the same bytes is put beside it.
+        measure: returns the number, or None if it was not measured.
+        least: the smallest accepted number, or None.
+        most: the largest accepted number, or None.
+        why_missed: the reason, if the bound is known to be out of reach; shown if it is missed.
+        over: the candidates that ours must be faster than; if they are faster, the page also shows a copy of the bytes.
     """
 
     where: Where
@@ -65,13 +65,13 @@ class Target:
         return (self.least is None or number >= self.least) and (self.most is None or number <= self.most)
 
     def outcomes(self, results: Results) -> Iterator[Outcome]:
-        """Yield what was measured at each of the cases that were run."""
+        """Yield the outcome at each of the cases that were measured."""
         for case in filter(self.where.contains, results.cases):
             yield Outcome(case, self.measure(results, case, "default"), self.measure(results, case, "huge"))
 
 
 class Outcome(NamedTuple):
-    """The number at a case, and the same with huge pages; None where it was not measured."""
+    """The number at a case, and the same with huge pages; None if it was not measured."""
 
     case: Case
     number: float | None
@@ -91,7 +91,7 @@ def large(label: str, *losses: str, last: int | None = None) -> Where:
 
 
 def is_large(case: Case) -> bool:
-    """Whether a case is large, and one that others take part in."""
+    """Whether a case is large, and other libraries take part in it."""
     return case.size == "large" and not case.ours_alone
 
 
@@ -99,7 +99,7 @@ def is_large(case: Case) -> bool:
 
 
 def speed_up(ours: Names, over: Names) -> Measure:
-    """How many times as fast the fastest of ours is as the fastest of the others."""
+    """The speed of the fastest of ours divided by the speed of the fastest of the others."""
 
     def measure(results: Results, case: Case, pages: Pages) -> float | None:
         return ratio(results.fastest(case, over, pages), results.fastest(case, ours, pages))
@@ -108,7 +108,7 @@ def speed_up(ours: Names, over: Names) -> Measure:
 
 
 def saving(ours: Names, over: Names, *, beyond_gradients: bool = False) -> Measure:
-    """How many times as much extra memory the leanest of the others takes as the fastest of ours."""
+    """The least extra memory of the others divided by the extra memory of the fastest of ours."""
 
     def measure(results: Results, case: Case, pages: Pages) -> float | None:
         mine = results.fastest(case, ours)
@@ -139,7 +139,7 @@ def _rows(results: Results, case: Case, names: Names) -> list[Row]:
 
 
 def faster(where: Where, label: str, ours: Names, bounds: Mapping[Names, float], why_missed: str = "") -> list[Target]:
-    """Return how many times as fast ours must be as each of the others."""
+    """Return targets for how many times as fast as each of the others ours must be."""
     return [
         Target(
             where,
@@ -154,12 +154,12 @@ def faster(where: Where, label: str, ours: Names, bounds: Mapping[Names, float],
 
 
 def blocked(where: Where) -> list[Target]:
-    """Return how many times as fast blocks must be, for losses that are served by fused loops, too."""
+    """Return targets for how many times as fast blocks must be, for losses that also have fused loops."""
     return faster(where, "blocked", BLOCKED, {EAGER: 3.0, JAX: 2.0}, _IN_BLOCKS)
 
 
 def time_over(where: Where, label: str, ours: Names, over: Names, *, most: float, why_missed: str = "") -> Target:
-    """Return how many times as long as another ours may take."""
+    """Return a target for how many times as long as another candidate ours may take."""
     names = {COPY: "the copy", NUMPY: "NumPy arrays"}
     what = f"{label}: time over that of {names.get(over, over[0])}"
     return Target(where, what, speed_up(over, ours), most=most, why_missed=why_missed)
@@ -168,14 +168,14 @@ def time_over(where: Where, label: str, ours: Names, over: Names, *, most: float
 def memory_below(
     where: Where, over: Names, others: str, *, times: float, beyond_gradients: bool = False, why_missed: str = ""
 ) -> Target:
-    """Return how many times less extra memory the fastest of ours must take than others, which are named in words."""
+    """Return a target for how many times less extra memory than others the fastest of ours must take."""
     what = f"best of ours: times less memory{' beyond the gradients' if beyond_gradients else ''} than {others}"
     measure = saving(BEST, over, beyond_gradients=beyond_gradients)
     return Target(where, what, measure, least=times, why_missed=why_missed)
 
 
 def on_many_points(*losses: str) -> Target:
-    """Return how much extra memory ours may take where whoever holds all pairs runs out of it."""
+    """Return a target for the extra memory of ours at sizes at which holding all pairs runs out of memory."""
     where = Where("on 20,000 points", lambda case: case.ours_alone and case.problem.loss in losses)
     measure = most_memory((*NUMPY, *TORCH), lambda row: None if row.extra_bytes is None else row.extra_bytes / 1e6)
     return Target(where, "NumPy and torch: extra memory in MB", measure, most=200.0)

@@ -17,13 +17,13 @@ from mithril_losses.benchmarks.problems import Case
 # the last two are read by XLA
 _THREAD_VARIABLES = (VARIABLE, "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "PJRT_NPROC")
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
-_MAPPED_FROM = str(1 << 16)  # bytes from which glibc gives back to the system what is freed, when memory is measured
+_MAPPED_FROM = str(1 << 16)  # bytes from which glibc returns freed memory to the system, when memory is measured
 
 
 def time_apart(
     case: Case, candidates: list[Candidate], setting: Setting, seconds: float, pages: Pages = "default"
 ) -> dict[str, Timing | str]:
-    """Return what `time_candidates` finds in a process of its own."""
+    """Return the result of `time_candidates` in a separate process."""
     names = [candidate.name for candidate in candidates]
     found = _run({"case": case.name, "candidates": names, "setting": setting, "seconds": seconds}, setting, pages)
     if isinstance(found, str):
@@ -32,14 +32,14 @@ def time_apart(
 
 
 def memory_apart(case: Case, candidates: list[Candidate], setting: Setting) -> dict[str, int | str | None]:
-    """Return what `memory_of` finds in a process of its own."""
+    """Return the result of `memory_of` in a separate process."""
     names = [candidate.name for candidate in candidates]
     found: Any = _run({"case": case.name, "candidates": names, "setting": setting}, setting, memory=True)
     return dict.fromkeys(names, found) if isinstance(found, str) else found
 
 
 def _run(request: dict[str, Any], setting: Setting, pages: Pages = "default", *, memory: bool = False) -> Any:
-    """Return what the process answered, or the reason why it did not."""
+    """Return the answer of the process, or the reason why there is none."""
     done = subprocess.run(
         [sys.executable, "-m", "mithril_losses.benchmarks.worker", json.dumps(request)],
         env=_environment(setting, pages, memory=memory),
@@ -68,7 +68,7 @@ def _environment(setting: Setting, pages: Pages, *, memory: bool = False) -> dic
 
 
 def answer(request: dict[str, Any]) -> Any:
-    """Measure what is asked for: times where there are seconds to spend, memory otherwise."""
+    """Measure what the request names: times if it has seconds, otherwise memory."""
     case = next(case for case in families.all_cases() if case.name == request["case"])
     candidates = [candidate for candidate in CANDIDATES if candidate.name in request["candidates"]]
     setting = Setting(*request["setting"])
@@ -79,7 +79,7 @@ def answer(request: dict[str, Any]) -> Any:
 
 def _main() -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
-        os.dup2(2, 1)  # what libraries print does not get into the answer
+        os.dup2(2, 1)  # output of libraries must not get into the answer
         json.dump(answer(json.loads(sys.argv[1])), stdout)
 
 

@@ -1,4 +1,4 @@
-"""Arguments to check losses at: drawn from their declared domains, and the variants that no domain can draw."""
+"""Arguments at which losses are checked: drawn from their domains, and variants that no domain can draw."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def draw_arguments(
 
 
 def reductions(pair: Pair, rows: tuple[int, ...]) -> Iterator[tuple[str, Options]]:
-    """Yield the reductions of unreduced losses of a shape: every one, plain, weighted, over an axis, normalized."""
+    """Yield the reductions of unreduced losses of a shape: each one plain, weighted, over an axis, normalized."""
     if not pair.takes_reduction:
         yield "plain", {}
         return
@@ -52,7 +52,7 @@ def reductions(pair: Pair, rows: tuple[int, ...]) -> Iterator[tuple[str, Options
 
 
 def variants(pair: Pair, arrays: Arrays) -> Iterator[Variant]:
-    """Yield name, arrays and options of what cannot be drawn from the domain: options that are no numbers.
+    """Yield name, arrays and options of variants that cannot be drawn from the domain: options that are not numbers.
 
     Args:
         pair: the loss.

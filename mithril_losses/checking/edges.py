@@ -1,4 +1,4 @@
-"""Edge cases of every loss, made from its declared domain: what the gradient contract promises at the ends of it."""
+"""Edge cases of every loss, made from its declared domain: whether the gradient contract holds at its ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mithril_losses.numerics.trees import leaves, map_leaves
 
 __all__ = ["Edge", "edges", "failures"]
 
-# losses that may be negative in mathematics: scores, log-densities, logarithms of errors
+# losses that may be negative by definition: scores, log-densities, logarithms of errors
 SIGNED = frozenset(
     {
         "flow_negative_log_likelihood",
@@ -40,7 +40,7 @@ _INTEGERS = ("int32", "int64", "uint8")
 
 @dataclass(frozen=True)
 class Edge:
-    """One edge case: `run` raises an AssertionError that says what does not hold."""
+    """One edge case: if it fails, `run` raises an AssertionError that says what does not hold."""
 
     name: str
     run: Callable[[], None]
@@ -89,7 +89,7 @@ def edges(pair: Pair, backend: Any) -> Iterator[Edge]:
 
 
 class _Call:
-    """A loss called with NumPy arrays that are another library's on the way."""
+    """A loss that is called with NumPy arrays, which are converted to another library for the call."""
 
     def __init__(self, pair: Pair, backend: Any) -> None:
         self.pair = pair
@@ -97,7 +97,7 @@ class _Call:
         self.unreduced = {"reduction": "none"} if pair.takes_reduction else {}
 
     def both(self, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return value and gradient, with NumPy arrays for the library's."""
+        """Return value and gradient, converted to NumPy arrays."""
         with double_precision([self.backend.from_numpy(np.zeros(1))]):
             arguments = [map_leaves(lambda _, x: self._there(x), x) for x in arrays.values()]
             keywords = {k: self._there(x) if isinstance(x, np.ndarray) else x for k, x in options.items()}
@@ -113,7 +113,7 @@ class _Call:
         return self.backend.from_numpy(x)
 
     def finite(self, arrays: Mapping[str, Any], options: Mapping[str, Any], is_moderate: bool) -> None:
-        """A finite loss has a finite gradient, no loss is NaN or negative that cannot be."""
+        """A finite loss has a finite gradient, and no loss is NaN, or negative although it cannot be."""
         value, gradient = self.both(arrays, {**options, **self.unreduced})
         if is_moderate:
             assert not np.isnan(value).any(), f"the loss is NaN: {value}"
@@ -126,14 +126,14 @@ class _Call:
             assert np.isfinite(known).all(), f"the loss is finite, {path} is not: {known[~np.isfinite(known)][0]}"
 
     def zero(self, arrays: Mapping[str, Any], options: Mapping[str, Any], value_too: bool = False) -> None:
-        """The gradient is exactly 0, and the value as well where that is asked for."""
+        """The gradient is exactly 0, and, if `value_too` is set, so is the value."""
         value, gradient = self.both(arrays, options)
         assert not value_too or value == 0.0, f"the loss is {value}, not 0"
         for path, x in leaves(gradient, "gradient"):
             assert not np.any(x), f"{path} is not 0: {x[x != 0].flat[0]}"
 
     def equal(self, arrays: Mapping[str, Any], others: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        """Two calls give the same, bit by bit."""
+        """Two calls return the same bits."""
         (value, gradient), (value2, gradient2) = self.both(arrays, options), self.both(others, options)
         np.testing.assert_array_equal(value, value2)
         for (path, x), (_, y) in zip(leaves(gradient, "gradient"), leaves(gradient2, "gradient"), strict=True):
@@ -171,7 +171,7 @@ def _identical(call: _Call, arrays: dict[str, Any], options: dict[str, Any]) -> 
 
 
 def _masks(call: _Call, arrays: dict[str, Any], options: dict[str, Any]) -> Iterator[Edge]:
-    """Weights of 0 over NaN and infinities, nothing left, an empty batch."""
+    """Weights of 0 over NaN and infinities, nothing left to average, an empty batch."""
     pair = call.pair
     batch = [name for name in arrays if not getattr(pair.domain[name], "shared", False)]
     rows = np.shape(call.both(arrays, {**options, **call.unreduced})[0])

@@ -17,7 +17,7 @@ from mithril_losses.numerics.trees import leaves, map_leaves
 
 __all__ = ["GradientCheck", "GradientMismatchError", "check_catalogue", "check_gradient"]
 
-# in units of a kink's own expression: anything nearer is left out of the comparison
+# in units of the expression of a kink: nearer elements are left out of the comparison
 _KINK_DISTANCE = 1e-2
 _STEPS = (1e-3, 5e-4, 2.5e-4)
 
@@ -28,15 +28,15 @@ class GradientMismatchError(AssertionError):
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """What `check_gradient` measured.
+    """The result of `check_gradient`.
 
     Attributes:
         loss: the name of the loss.
         errors: the largest error of any element, by method ("jax.grad", "torch.autograd", "central differences"),
             relative to the largest element of the gradient.
         order: the order in which the Taylor remainder vanishes; 2 for a right gradient (infinite if it is 0).
-        compared: how many elements were compared.
-        left_out: how many lie too near a kink.
+        compared: the number of elements that were compared.
+        left_out: the number of elements that are too near a kink.
     """
 
     loss: str
@@ -62,22 +62,22 @@ def check_gradient(
 ) -> GradientCheck:
     """Check the gradient of a loss at the given arguments, in float64, away from the loss's declared kinks.
 
-    The gradient is compared with the library's own autodiff where there is one (`jax.grad`, `torch.autograd`), with
-    central differences element by element, and with the Taylor remainder |L(x + h d) − L(x) − h g·d| along a random
-    direction d, which must vanish like h².
+    The gradient is compared with the library's autodiff if it has one (`jax.grad`, `torch.autograd`), and element by
+    element with central differences. The Taylor remainder |L(x + h d) − L(x) − h g·d| along a random direction d must
+    vanish like h².
 
     Args:
         loss: a registered loss, its name, or, with `gradient=`, any function.
-        *arguments: the loss's array arguments, of any library and any floating type; by position or by name.
-        gradient: the gradient, where the loss is not registered; it is taken wrt the first argument, or wrt those
+        *arguments: the array arguments of the loss, of any library and any floating type; by position or by name.
+        gradient: the gradient, if the loss is not registered. It is taken wrt the first argument, or wrt the arguments
             that its dict names.
-        tolerance: how far an element may be off, relative to the largest element of the gradient.
-        seed: of the random direction.
-        differences: whether to take central differences, which cost four evaluations of the loss for each element.
-        **options: go to the loss and to its gradient: its own options, reduction, weights, …
+        tolerance: the largest accepted error of an element, relative to the largest element of the gradient.
+        seed: the seed of the random direction.
+        differences: whether to compute central differences, which cost four evaluations of the loss for each element.
+        **options: passed to the loss and to its gradient: options of the loss, reduction, weights, …
 
     Returns:
-        The errors that were found, all of them within `tolerance`.
+        The measured errors, all of them within `tolerance`.
 
     Raises:
         GradientMismatchError: the gradient is wrong. The message names the argument, the element and both numbers.
@@ -120,13 +120,13 @@ def check_catalogue(
     seed: int = 0,
     tolerance: float = 1e-6,
 ) -> Iterator[GradientCheck | Exception]:
-    """Check registered losses at arguments drawn from their domains: yields a check, or the error, for each.
+    """Check registered losses at arguments drawn from their domains: yields a check, or the error, for each loss.
 
     Args:
-        names: which losses; all by default.
+        names: the names of the losses; all by default.
         backend: "numpy", "jax" or "torch": the library of the arrays, and so of the autodiff.
-        device: where the arrays live, such as "cuda"; by default the library's own choice.
-        seed: of the arguments.
+        device: the device of the arrays, such as "cuda"; by default that of the library.
+        seed: the seed of the arguments.
         tolerance: as in `check_gradient`.
 
     Raises:
@@ -153,7 +153,7 @@ class _Problem:
     value: Callable[[dict[str, Any]], Any]  # arguments by name → a scalar of the library
     arguments: dict[str, Any]
     gradients: dict[str, Any]  # by path of the leaf
-    masks: dict[str, np.ndarray] = field(default_factory=dict)  # by path: which elements are away from kinks
+    masks: dict[str, np.ndarray] = field(default_factory=dict)  # by path: which elements are not near a kink
 
     @staticmethod
     def of(pair: Pair, arguments: Sequence[Any], options: dict[str, Any]) -> _Problem:
@@ -204,7 +204,7 @@ class _Problem:
         return problem
 
     def _mask_kinks(self, distances: Iterable[Any]) -> None:
-        """Leave out the elements, or whole rows, at which one of the kinks' expressions nearly vanishes."""
+        """Leave out the elements, or whole rows, at which the expression of a kink nearly vanishes."""
         for distance in map(to_numpy, distances):
             near = np.abs(distance) < _KINK_DISTANCE
             for mask in self.masks.values():
@@ -232,7 +232,7 @@ class _Problem:
 
 def _by_argument(pair: Pair, found: Any, named: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
     names = list(named)
-    # a dict is by argument, unless the first argument is one itself
+    # a dict is by argument, unless the first argument is itself a dict
     by_name = isinstance(found, Mapping) and not isinstance(named[names[0]], Mapping)
     if isinstance(wanted, str):
         return {wanted: found}
@@ -263,7 +263,7 @@ def _compare(problem: _Problem, path: str, method: str, expected: np.ndarray, to
     if not mask.any():
         return 0.0
     scale = max(float(np.abs(expected[mask]).max()), float(np.abs(gradient[mask]).max()), 1e-30)
-    # central differences cannot see below the rounding of the loss itself
+    # central differences cannot be more accurate than the rounding of the loss
     with np.errstate(invalid="ignore"):
         errors = np.where(mask & (gradient != expected), np.abs(gradient - expected) / scale, 0.0)
     errors = np.where(np.isnan(errors), math.inf, errors)
@@ -312,7 +312,7 @@ def _taylor_order(problem: _Problem, seed: int) -> float:
     """Return the order in which the Taylor remainder vanishes along a random direction.
 
     Raises:
-        GradientMismatchError: it vanishes no faster than the step.
+        GradientMismatchError: the remainder vanishes no faster than the step.
     """
     generator = np.random.default_rng(seed)
     directions, slope = {}, 0.0
@@ -339,7 +339,7 @@ def _taylor_order(problem: _Problem, seed: int) -> float:
 
 
 def as_double(x: Any) -> Any:
-    """Return floating arrays in float64, everything else as it is."""
+    """Return floating arrays in float64, and everything else unchanged."""
     xp = namespace_of(x)
     if xp is None or not is_dtype(xp, x.dtype, "real floating"):
         return x
@@ -351,7 +351,7 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 def _on_host(x: Any) -> Any:
-    """Return arrays of an accelerator in the memory of the host, everything else as it is."""
+    """Return arrays of an accelerator in the memory of the host, and everything else unchanged."""
     xp = namespace_of(x)
     match None if xp is None else library_name(xp):
         case "torch":
@@ -368,7 +368,7 @@ def _like(values: np.ndarray, x: Array) -> Array:
 
 
 def double_precision(arguments: Sequence[Any]) -> Any:
-    """Return a context in which JAX computes in float64, where the arguments are JAX's."""
+    """Return a context in which JAX computes in float64, if the arguments are JAX arrays."""
     import contextlib
 
     first = next((leaf for x in arguments for _, leaf in leaves(x)), None)

@@ -1,7 +1,7 @@
-"""Proof of element-wise gradients: the terms of a loss are evaluated on symbols, and differentiate to its slopes.
+"""Proof of element-wise gradients: the terms of a loss are evaluated on symbols, and their derivatives are its slopes.
 
-A condition (`where`, `minimum`, `maximum`, `abs`, `sign`) is decided at a rational point. So what is left around that
-point, on the piece of the domain where every condition stays as it is, is one smooth expression.
+A condition (`where`, `minimum`, `maximum`, `abs`, `sign`) is decided at a rational point. So around this point, on the
+piece of the domain where every condition keeps its truth, the loss is one smooth expression.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["KINDS", "Piece", "ProofError", "parts", "prove"]
 
 KINDS = ("identity", "end of a piece", "exact points")  # from the strongest on
 
-_POINTS = 200  # drawn for each choice of what is settled, to find the pieces
+_POINTS = 200  # points that are drawn for each choice of settled arguments, to find the pieces
 _EXACT_POINTS = 3
-_DENOMINATOR = 512  # of the points: floating-point numbers hold them exactly
+_DENOMINATOR = 512  # the denominator of the points, so that they are exact floating-point numbers
 
 _SYMBOLS = {
     "predictions": "p",
@@ -54,7 +54,7 @@ _SYMBOLS = {
 
 
 class ProofError(AssertionError):
-    """A slope is not the derivative of its value."""
+    """A slope is not the derivative of the value."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Piece:
     """A part of the domain on which the terms of a loss are one smooth expression.
 
     Attributes:
-        settled: the arguments that are numbers here, by name: labels, flags, options at an end of their interval.
-        conditions: what holds on the piece.
+        settled: the arguments that are fixed numbers, by name: labels, flags, options at an end of their interval.
+        conditions: the conditions that hold on the piece.
         value: the loss of an element.
         slopes: its derivatives, by argument.
         point: the point at which the conditions were decided, by argument.
@@ -81,7 +81,7 @@ class Piece:
 
 
 def parts(loss: str | Callable[..., Any]) -> Mapping[str, Elementwise]:
-    """Return the terms of an element-wise loss, those of each array where they are reduced apart; or nothing."""
+    """Return the terms of an element-wise loss, by array if arrays are reduced separately; empty for other losses."""
     return find_loss(loss).terms.elements
 
 
@@ -92,7 +92,7 @@ def prove(loss: str | Callable[..., Any]) -> list[Piece]:
         The pieces of all its parts; none for a loss that is not element-wise.
 
     Raises:
-        ProofError: a slope is no derivative. The message names the piece and both expressions.
+        ProofError: a slope is not the derivative. The message names the piece and both expressions.
 
     Example:
         >>> for piece in prove("mae_loss"):
@@ -104,7 +104,7 @@ def prove(loss: str | Callable[..., Any]) -> list[Piece]:
 
 
 def symbol(name: str, domain: Any) -> sympy.Symbol:
-    """Return the symbol of an argument, with what its domain says about its sign."""
+    """Return the symbol of an argument, with the sign that its domain implies."""
     is_positive = getattr(domain, "low", 0.0) >= 0.0
     return sympy.Symbol(_SYMBOLS.get(name, name), real=True, positive=True if is_positive else None)
 
@@ -142,7 +142,7 @@ def _kind(loss: str, terms: Elementwise, piece: Piece, pieces: list[Piece]) -> s
 
 
 def _is_end_of_neighbour(terms: Elementwise, piece: Piece, pieces: list[Piece], name: str) -> bool:
-    """Whether value and slope, which do not depend on x, are those of a neighbour at x = ε or x = 1 − ε."""
+    """Whether value and slope, which do not depend on x, equal those of a neighbouring piece at x = ε or x = 1 − ε."""
     widths = [symbol(option, domain) for option, domain in terms.domain.items() if isinstance(domain, ClipWidth)]
     x = symbol(name, terms.domain[name])
     if piece.value.has(x) or piece.slopes[name].has(x):
@@ -161,10 +161,10 @@ def _is_end_of_neighbour(terms: Elementwise, piece: Piece, pieces: list[Piece], 
 
 
 def _pieces(terms: Elementwise) -> Iterator[Piece]:
-    """Yield the pieces on which points that are drawn from the domain lie.
+    """Yield the pieces that contain points drawn from the domain.
 
     Raises:
-        ProofError: the expression of a piece is not what the terms compute at its point.
+        ProofError: the expression of a piece differs from what the terms compute at its point.
     """
     function = _on_definitions(terms.terms)
     constants = [Fraction(c.value(np, np.float64, np.float64)) for c in terms.constants]
@@ -179,7 +179,7 @@ def _pieces(terms: Elementwise) -> Iterator[Piece]:
             with np.errstate(all="ignore"):
                 loss, _ = function(deciding, *numbers)
             path = tuple(deciding.path)
-            if path in found or np.isnan(loss):  # NaN: the logarithm of a rate that is negative
+            if path in found or np.isnan(loss):  # NaN: the logarithm of a negative rate
                 continue
             found.add(path)
             symbols = [settled.get(name, symbol(name, domain)) for name, domain in terms.domain.items()]
@@ -202,7 +202,7 @@ def _pieces(terms: Elementwise) -> Iterator[Piece]:
 
 
 def _settlements(terms: Elementwise) -> Iterator[dict[str, Any]]:
-    """Yield every choice of labels and flags, with each option anywhere in its interval or at an end that it has."""
+    """Yield every choice of labels and flags, with each option inside its interval or at one of its ends."""
     choices: dict[str, list[Any]] = {}
     for name, domain in terms.domain.items():
         if isinstance(domain, Labels):
@@ -216,14 +216,14 @@ def _settlements(terms: Elementwise) -> Iterator[dict[str, Any]]:
 
 
 def _draw(domain: Any, generator: random.Random, denominator: int) -> Fraction:
-    """Return a rational number inside a domain, between −5 and 5 where it is not bounded."""
+    """Return a rational number inside a domain, between −5 and 5 if the domain is not bounded."""
     ends = (domain.low, domain.high) if isinstance(domain, Elements | Interval) else (0.0, 1.0)
     low, high = Fraction(max(ends[0], -5.0)), Fraction(min(ends[1], 5.0))
     return low + (high - low) * Fraction(generator.randrange(1, denominator), denominator)
 
 
 def _exact_points(terms: Elementwise, piece: Piece) -> list[dict[sympy.Symbol, Any]]:
-    """Return rational points of a piece, as symbols for numbers; few if it is small."""
+    """Return rational points of a piece, as numbers by symbol; few if the piece is small."""
     generator = random.Random(1)
     found: list[dict[sympy.Symbol, Any]] = []
     free = {symbol(name, domain): domain for name, domain in terms.domain.items() if name not in piece.settled}
@@ -255,16 +255,16 @@ def _require_what_is_computed(terms: Elementwise, piece: Piece, numbers: list[An
 
 
 def _exact(expression: Any) -> Any:
-    """Return an expression with the rational numbers that its floating-point numbers are."""
+    """Return an expression with its floating-point numbers replaced by equal rational numbers."""
     expression = sympy.sympify(expression)
     return expression.xreplace({x: sympy.Rational(Fraction(float(x))) for x in expression.atoms(sympy.Float)})
 
 
-# --- namespaces that the terms are evaluated on -----------------------------------------------------------------------
+# --- the namespaces on which the terms are evaluated ------------------------------------------------------------------
 
 
 class _Deciding:
-    """Numbers: every condition is decided, and the decisions are kept in their order."""
+    """Numbers: every condition is decided, and the decisions are recorded in order."""
 
     exp: Any = np.exp
     log: Any = np.log
@@ -300,7 +300,7 @@ class _Deciding:
 
 
 class _Replaying(_Deciding):
-    """Symbols: every condition is decided as it was for numbers, and kept."""
+    """Symbols: every condition is decided as it was for numbers, and recorded."""
 
     exp, log, tanh, log_gamma = sympy.exp, sympy.log, sympy.tanh, sympy.loggamma
     sqrt = staticmethod(sympy.sqrt)
@@ -326,7 +326,7 @@ class _Replaying(_Deciding):
         return sympy.Integer(decision)
 
 
-# what the primitives compute by approximations or by a library's own function
+# definitions of primitives that are computed by approximations or by a function of a library
 _DEFINITIONS: dict[str, Callable[..., Any]] = {
     "exponential_remainder": lambda xp, x: xp.expm1(x) - x,
     "log_gamma": lambda xp, x: xp.log_gamma(x),
@@ -334,7 +334,7 @@ _DEFINITIONS: dict[str, Callable[..., Any]] = {
 
 
 def _on_definitions(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of this package in which it and what it calls stand on the definitions of primitives."""
+    """Return a function of this package that uses, also in the functions it calls, the definitions of primitives."""
     names = function.__code__.co_names
     called = {name: function.__globals__[name] for name in names if name in function.__globals__}
     own = {

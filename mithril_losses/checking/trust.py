@@ -1,4 +1,4 @@
-"""The report on what is known of each gradient: proofs, rounding and edge cases, on every backend."""
+"""The report of all evidence on each gradient: proofs, rounding and edge cases, on every backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BACKENDS", "Evidence", "examine", "page", "structure"]
 
 BACKENDS = ("numpy", "jax", "torch")
 
-_POINTS = 2  # at which the rounding of a loss is measured
+_POINTS = 2  # the number of points at which the rounding of a loss is measured
 
 _PAGE = r"""# Trust
 
@@ -55,16 +55,16 @@ files, disks, threads, memory), and how often the numbers and the runs held.
 
 @dataclass
 class Evidence:
-    """What was found out about one loss.
+    """The evidence on one loss.
 
     Attributes:
-        loss: its name.
+        loss: the name of the loss.
         exact: to how many digits the gradient is right in exact numbers, and on how many pieces.
         symbols: the kind of proof on symbols; empty for a loss that is not element-wise.
-        roundings: how far the results of each backend lie from the true ones.
+        roundings: the errors of the results of each backend.
         run: the number of edge cases by backend.
-        passed: how many of them hold.
-        failed: what failed, by backend.
+        passed: the number of edge cases that hold, by backend.
+        failed: the failures, by backend.
     """
 
     loss: str
@@ -115,7 +115,7 @@ def examine(names: Iterable[str] = (), backends: Iterable[str] = BACKENDS) -> It
 
 
 def _on_symbols(pair: Pair) -> str:
-    """Return the weakest kind of proof of any piece; what a slope is by definition needs none."""
+    """Return the weakest kind of proof of any piece; a slope that is given by definition needs no proof."""
     kinds = [piece.kind for piece in prove(pair)]
     if not kinds:
         return ""
@@ -152,5 +152,5 @@ def page(found: list[Evidence]) -> str:
 
 
 def structure(text: str) -> str:
-    """Return a report without the rounding, which differs from machine to machine."""
+    """Return a report without the rounding, which depends on the machine."""
     return re.sub(r"The worst rounding .*|\b\d+\.\d / \d+\.\d\b", "…", text)

@@ -1,4 +1,4 @@
-"""The entry point of the command line, which says what to install where its libraries are missing."""
+"""The entry point of the command line, which says what to install if a library is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # formulas go to pipes and terminals that know no Greek, too
+            stream.reconfigure(errors="replace")  # pipes and terminals may not support Greek letters in formulas
     try:
         from mithril_losses.cli.commands import app
 

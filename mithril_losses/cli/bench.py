@@ -120,7 +120,7 @@ def _require(what: str, asked: Sequence[str] | None, known: Iterable[str]) -> No
 
 
 def _measure(plan: Plan, results: Results, csv: Path | None, console: Console) -> bool:
-    """Measure everything, and write what there is after each step; return whether the user interrupted it."""
+    """Measure everything, and write the results after each step; return whether the user interrupted it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=plan.steps)

@@ -31,10 +31,10 @@ UsageError: Any = typer.BadParameter.__base__  # typer exports only this one of 
 
 
 class Group(TyperGroup):
-    """The commands, with the one place that answers an expected error: with one line on stderr and exit code 2."""
+    """The commands. This class handles all expected errors: with one line on stderr and exit code 2."""
 
     def main(self, *args: Any, **keywords: Any) -> Any:
-        """Run a command line; what is neither a `UserError` nor a usage error is a defect and keeps its traceback."""
+        """Run a command line. An error that is neither a `UserError` nor a usage error is a defect with traceback."""
         try:
             code = super().main(*args, **keywords | {"standalone_mode": False})
         except UserError as error:
@@ -124,11 +124,11 @@ def train(
 
 
 class Interruption:
-    """A Ctrl-C that waits for the end of the batch, where nothing is half written and no library can lose it.
+    """A Ctrl-C that waits for the end of the batch, when no file is half written and no library can lose it.
 
-    Python drops a `KeyboardInterrupt` that arrives while a finalizer or another library's callback runs; and one
-    between a checkpoint and the line that reports it would be told wrongly. A second Ctrl-C does not wait, nor does
-    one before the first batch is done.
+    Python drops a `KeyboardInterrupt` that arrives while a finalizer or a callback of another library runs. If it came
+    between a checkpoint and the line that reports it, the report would be wrong. A second Ctrl-C does not wait, nor
+    does a Ctrl-C before the first batch is done.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class Interruption:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle Ctrl-C within the block, unless the process ignores it or the caller has a handler of its own."""
+        """Handle Ctrl-C inside the block, unless the process ignores it or the caller has its own handler."""
         if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield
             return
@@ -148,7 +148,7 @@ class Interruption:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def arrive(self) -> None:
-        """Raise what has waited; from now on a first Ctrl-C waits for the next call."""
+        """Raise an interruption that has waited; from now on a first Ctrl-C waits for the next call."""
         self._waits = True
         if self._pending:
             raise KeyboardInterrupt
@@ -168,7 +168,7 @@ class EpochTable:
         self._console = console
 
     def add(self, record: dict[str, float]) -> None:
-        """Print the line of one epoch, under a header where it is the first line."""
+        """Print the line of one epoch; the first line has a header."""
         cells = {"epoch": f"{int(record['epoch'])}"}
         cells |= {
             key.removeprefix("train_"): f"{value:.5g}" for key, value in record.items() if key.startswith("train_")
@@ -337,7 +337,7 @@ def _check_exact(names: list[str]) -> NoReturn:
 
 @contextmanager
 def _needs_proof() -> Iterator[None]:
-    """Say what is missing where an import within the block needs the extra `proof`."""
+    """Say what to install if an import inside the block needs the extra `proof`."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Where commands print."""
+"""The console on which commands print."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from rich.console import Console
 
 
 def new_console() -> Console:
-    """Return a console for stdout: as wide as the terminal, or as wide as it takes where stdout is no terminal."""
+    """Return a console for stdout: as wide as the terminal, or, if stdout is not a terminal, as wide as needed."""
     console = Console(highlight=False, soft_wrap=False)
     return console if console.is_terminal else Console(highlight=False, width=10_000)

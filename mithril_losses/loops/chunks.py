@@ -1,4 +1,4 @@
-"""A long range cut into chunks that fit the first-level cache, and shared by threads."""
+"""A long range is cut into chunks that fit the first-level cache, and divided among threads."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from mithril_losses.backends.threads import share
 
-CHUNK = 8192  # elements: in the first-level cache
+CHUNK = 8192  # elements: as many as fit the first-level cache
 
 
 class Chunks(NamedTuple):
     """Rows in chunks.
 
-    What a loop finds in a chunk stays apart until all are done, and is then added in the order of the chunks: so no sum
-    depends on the number of threads.
+    The results of the chunks are kept separately until all are done, and are then added in the order of the chunks. So
+    no sum depends on the number of threads.
 
     Attributes:
-        number: how many chunks there are.
-        size: the rows of a chunk.
-        group: the chunks that a thread takes at a time.
+        number: the number of chunks.
+        size: the number of rows of a chunk.
+        group: the number of chunks that a thread takes at a time.
     """
 
     number: int
@@ -30,7 +30,7 @@ class Chunks(NamedTuple):
 
     @classmethod
     def of(cls, rows: int, width: int, group: int) -> Chunks:
-        """Return the chunks of rows of a width, where a thread takes some `group` elements at a time.
+        """Return the chunks of rows of a width; a thread takes about `group` elements at a time.
 
         Example:
             >>> Chunks.of(rows=100, width=1024, group=1 << 16)
@@ -49,7 +49,7 @@ class Chunks(NamedTuple):
 
 
 def number_or_rows(x: Any, rows: int, dtype: Any) -> tuple[Any, np.ndarray[Any, Any]]:
-    """Return a number and no rows, or 0 and one entry per row."""
+    """Return a number and an empty array, or 0 and one entry per row."""
     if x is None or np.size(x) == 1:
         return dtype.type(0.0 if x is None else np.reshape(x, ())), np.zeros(0, dtype)
     return dtype.type(0.0), np.ascontiguousarray(np.broadcast_to(np.asarray(x, dtype), (rows,)))

@@ -1,8 +1,8 @@
-"""Loops written as text and compiled by numba: once for a process, and once for all processes where they can be kept.
+"""Loops written as text and compiled by numba: once per process, and once for all processes if they can be kept.
 
-A text is executed as it was generated and never read from a file. Its functions marked `@kept` find their machine code
-in the `kernel_cache`: one file holds one function for one signature, so that processes that compile at the same time
-write the same under one name.
+A text is executed as it was generated and never read from a file. Functions with the mark `@kept` find their machine
+code in the `kernel_cache`: each file has one function for one signature, so if processes compile at the same time, they
+write the same content under one name.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from mithril_losses.terms.reading import UnreadableTerms
 Types = tuple[tuple[Any, bool, bool], ...]
 First = Callable[[Any], object]
 
-DEFINITIONS = 8  # of one function that are compiled: numba never gives back the memory of a loop, some 4 MB
+DEFINITIONS = 8  # how many definitions of one function are compiled: numba never frees the memory of a loop, about 4 MB
 
-# what loops are compiled for: no foreign byte order, nothing wider or narrower
+# the types that loops are compiled for: in native byte order, no wider or narrower ones
 COMPILED = frozenset(map(np.dtype, ("float32", "float64", "bool", *"bhilqBHILQ")))
 
-_NUMBA = (0, 62)  # the first with a compiler that has the operations of the scalar functions
+_NUMBA = (0, 62)  # the first version whose compiler has the operations of the scalar functions
 
 
 class NotFusable(Exception):  # noqa: N818  (an answer, not a failure)
-    """These terms cannot be compiled: they are not in the language of terms, or numba refuses them."""
+    """These terms cannot be compiled: they are not in the language of terms, or numba rejects them."""
 
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether there is a numba that can compile the loops; older ones would end the process."""
+    """Whether a numba is installed that can compile the loops; older versions would crash the process."""
     if find_spec("numba") is None:
         return False
     with _compiling:  # a fork waits: in a child, a module that another thread was importing would stay locked
@@ -77,20 +77,20 @@ def load_module(text: str) -> ModuleType:
 
 
 def kernel_text(name: str, dtype: str) -> str:
-    """Return the text of a module of `loops/kernels`, which is written for float32, for the dtype of this name.
+    """Return the text of a module of `loops/kernels`, which is written for float32, for another dtype.
 
     Example:
         >>> "T = np.float64" in kernel_text("stencil", "float64")
         True
     """
-    from importlib.resources import files  # here, as few processes compile anything
+    from importlib.resources import files  # imported here, because few processes compile anything
 
     text = files(__package__).joinpath("kernels", f"{name}.py").read_text(encoding="utf-8")
     return text.replace("float32", dtype)
 
 
 def filled(text: str, hole: str, filling: str) -> str:
-    """Return the text of a module with another text in place of its function of a name.
+    """Return the text of a module with the function of this name replaced by another text.
 
     Example:
         >>> filled("T = float\\n\\ndef terms(x):\\n    return x\\n", "terms", "terms = abs")
@@ -103,7 +103,7 @@ def filled(text: str, hole: str, filling: str) -> str:
 
 
 class CompiledOnce:
-    """Functions compiled for an owner, a key and types of arrays: made once, and forgotten together with the owner.
+    """Functions compiled for an owner, a key and types of arrays: compiled once, and dropped together with the owner.
 
     Args:
         source: `source(owner, *key)` returns the text of a module.
@@ -112,7 +112,7 @@ class CompiledOnce:
     def __init__(self, source: Callable[..., str]) -> None:
         self._source = source
         self._found: WeakKeyDictionary[Callable[..., Any], dict[Hashable, Any]] = WeakKeyDictionary()
-        self._texts: dict[Hashable, set[int]] = {}  # of functions of a name: each may be another definition
+        self._texts: dict[Hashable, set[int]] = {}  # of functions with the same name
 
     def __call__(
         self, owner: Callable[..., Any], key: tuple[Hashable, ...], types: Types, first: First, entry: str = "kernel"
@@ -120,7 +120,7 @@ class CompiledOnce:
         """Return the module's function `entry`, compiled for arrays of these types by `first(function)`.
 
         Raises:
-            NotFusable: it cannot be compiled.
+            NotFusable: the function cannot be compiled.
         """
         try:
             found = self._found[owner][key, types, entry]
@@ -138,7 +138,7 @@ class CompiledOnce:
             return of_owner[key, types, entry]
 
     def _compiled(self, owner: Callable[..., Any], key: Any, first: First, entry: str) -> Any:
-        """Return the function, or the reason why there is none."""
+        """Return the compiled function, or the reason why there is none."""
         from numba.core.errors import NumbaError
 
         try:
@@ -157,7 +157,7 @@ class CompiledOnce:
 
 
 def types_of(*arrays: np.ndarray[Any, Any]) -> Types:
-    """Return what numba compiles anew for, beside the number of axes, in arrays of C order."""
+    """Return the properties of C-ordered arrays for which numba compiles a new version, except the number of axes."""
     return tuple([(x.dtype, x.flags.aligned, x.flags.writeable) for x in arrays])
 
 
@@ -172,7 +172,7 @@ def kept(function: Any) -> Any:
 
 @functools.cache
 def _kept_code() -> Any:
-    """Return the class that numba asks for machine code of a function: one entry of the cache per signature."""
+    """Return the class from which numba gets the machine code of a function: one cache entry per signature."""
     import pickle
 
     from numba.core import caching, compiler, serialize
@@ -196,11 +196,11 @@ def _kept_code() -> Any:
                 return None
             try:
                 return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
-            except Exception:  # whatever it was, it can be compiled
+            except Exception:  # after any error, the function is compiled
                 return None
 
         def save_overload(self, sig: Any, data: Any) -> None:
-            with contextlib.suppress(Exception):  # what cannot be kept is compiled again
+            with contextlib.suppress(Exception):  # if the code cannot be kept, it is compiled again later
                 users_cache().write(self._name(sig, data.codegen), serialize.dumps(data._reduce()))
 
         def enable(self) -> None: ...
@@ -214,7 +214,7 @@ def _kept_code() -> Any:
 
 @functools.cache
 def _dependencies() -> str:
-    """Return what machine code depends on beside its text: the scalar functions, and the versions below them."""
+    """Return what machine code depends on in addition to its text: the scalar functions, and versions of libraries."""
     import llvmlite
     import numba
 
@@ -233,10 +233,10 @@ _compiling = threading.RLock()
 
 
 def _uninterrupted(work: Callable[[], Any]) -> Any:
-    """Return what `work` returns. No Ctrl-C reaches it: one that is pressed meanwhile leaves it to go on.
+    """Return the result of `work`. Ctrl-C does not interrupt the work, which continues in the background.
 
-    Half an import of numba, which imports more of itself when it compiles, would never be completed by Python. Signals
-    are the main thread's, so the work is another's.
+    numba imports more of itself when it compiles, and Python would never complete an interrupted import. Signals go to
+    the main thread, so the work runs in another thread.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()

@@ -1,6 +1,6 @@
 """Element-wise terms compiled into one loop: each input read once, each output written once, the rest in registers.
 
-Around the terms, as `printing` writes them, a small module is written, and numba compiles it.
+`printing` prints the terms; this module writes a small module around them, which numba compiles.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mithril_losses.terms.fission import Stage
 from mithril_losses.terms.reading import read_terms
 
 STRIP = 1024  # elements: few enough for a float32 sum of equal terms to keep its digits; all other sums are float64
-_KEPT = 2048  # numbers that are kept between two stages: few enough to stay in that cache beside the arrays
+_KEPT = 2048  # numbers that are kept between two stages: few enough to stay in the first-level cache with the arrays
 
 Kind = Literal["scalar", "full", "periodic"]
 _FLAGS = {"True": True, "False": False}
@@ -71,8 +71,8 @@ def run(
 
     Args:
         terms: `(xp, *arrays, *options) → (value, slopes)`.
-        arrays: C-contiguous, of one shape; the gradients are taken wrt the first ones.
-        legal: for each array the labels that are legal, None where every value is.
+        arrays: C-contiguous, of one shape; the gradients are taken wrt the first of them.
+        legal: for each array the legal labels, or None if every value is legal.
         options: numbers, arrays that broadcast to the arrays' shape, or booleans: a loop is compiled for each.
         weights: broadcast to that shape.
         factor: a number, or an array that broadcasts to that shape.
@@ -179,7 +179,7 @@ def _source(
     dtype: str,
     bounded: tuple[bool, bool],
 ) -> str:
-    """Return the module that computes these terms; `kinds` has the kind of each operand, or a flag itself."""
+    """Return the module that computes these terms; `kinds` has the kind of each operand, or the value of a flag."""
     terms = read_terms(function, {len(legal) + i: _FLAGS[kind] for i, kind in enumerate(kinds) if kind in _FLAGS})
     labels = {f"a{i}": values for i, values in enumerate(legal)}
     options = [f"o{i}" for i in range(len(terms.arguments) - len(labels))]
@@ -200,7 +200,7 @@ def _source(
         terms=staged_source(terms),
         operands=", ".join(names),
         outputs=", ".join(outputs),
-        # a vector of sums keeps the digits of a strip; a loop that calls into the C library has one sum alone
+        # a vector of partial sums keeps the digits of a strip; a loop that calls the C library has a single sum
         zero="0.0" if terms.calls_any("atan2", "log_gamma") else "T(0)",
         stages=_stages(stages, places),
         labels=_labels(labels),
@@ -218,7 +218,7 @@ def _source(
 
 
 def _strip(name: str, kind: str) -> str:
-    """Return what a strip has of an operand.
+    """Return the part of an operand in a strip.
 
     Example:
         >>> _strip("a0", "full"), _strip("o0", "scalar"), _strip("o1", "periodic")
@@ -228,7 +228,7 @@ def _strip(name: str, kind: str) -> str:
 
 
 def _call(stage: Stage, places: Mapping[str, str]) -> str:
-    """Return the call of a stage, with the places where its inputs are.
+    """Return the call of a stage, given the places of its inputs.
 
     Example:
         >>> from mithril_losses.terms.fission import function_of
@@ -255,7 +255,7 @@ def _stages(stages: list[Stage], places: Mapping[str, str]) -> str:
 
 
 def _labels(legal: Mapping[str, tuple[float, ...] | None]) -> str:
-    """Return the lines that count illegal labels, in a number of the arrays' width, so that they vectorise.
+    """Return the lines that count illegal labels, in a number of the arrays' width, so that they are vectorized.
 
     Example:
         >>> print(_labels({"a0": None, "a1": (0.0, 1.0)}))
@@ -270,7 +270,7 @@ def _labels(legal: Mapping[str, tuple[float, ...] | None]) -> str:
 
 
 def _slopes(count: int) -> str:
-    """Return the names of the slopes, as terms return them.
+    """Return the names of the slopes, in the form in which terms return them.
 
     Example:
         >>> _slopes(1), _slopes(2)
@@ -281,7 +281,7 @@ def _slopes(count: int) -> str:
 
 
 def _weight(weight: str | None) -> str:
-    """Return the lines that weigh the value; a weight of 0 hides even NaN.
+    """Return the lines that multiply the value by its weight; a weight of 0 removes even NaN.
 
     Example:
         >>> print(_weight("weight[i]").splitlines()[0])
@@ -291,7 +291,7 @@ def _weight(weight: str | None) -> str:
 
 
 def _gradients(slopes: int, factor: str, weighted: bool, bounded: tuple[bool, bool]) -> str:
-    """Return the lines that write the gradients, where slopes and gradients may be bounded.
+    """Return the lines that write the gradients; slopes and gradients may be bounded.
 
     Example:
         >>> print(_gradients(2, "factor", False, (False, False)))

@@ -1,8 +1,8 @@
-"""A folder of machine code that the next process need not compile again: the user's own, and verified when it is read.
+"""A private folder of machine code, so that the next process need not compile it again; entries are verified when read.
 
-Machine code is as trusted as any program. So an entry counts only if the user alone can have written it, and if not a
-bit of it has changed since. Whatever else is found there is as if it were not there: the caller compiles. What cannot
-be written is done without. Nothing that befalls the folder becomes an exception.
+Machine code must be trusted like any program. So an entry is only used if nobody but the user can have written it, and
+if no bit has changed since. Any other entry is ignored, and the caller compiles. If an entry cannot be written, nothing
+is kept. No state of the folder leads to an exception.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ VARIABLE = "MITHRIL_LOSSES_CACHE"
 
 _SUFFIX = ".code"
 _PARTIAL = ".partial"
-_LEFT_OVER = 3600.0  # seconds after which nobody is still writing a partial file
+_LEFT_OVER = 3600.0  # seconds after which no process is still writing a partial file
 _DIGEST = hashlib.sha256().digest_size
 _log = logging.getLogger("mithril_losses")
 
 
 class KernelCache:
-    """Entries by name in a folder of the user's below `base`, which other users may share; without a base, none.
+    """Entries by name in the user's folder below `base`, which other users may share; without a base, no entries.
 
     Args:
-        base: the folder below which each user has one of his own.
-        entries: how many are kept, of about 70 kB each; those that were used last.
+        base: the folder in which each user has a subfolder.
+        entries: how many entries are kept, of about 70 kB each: the most recently used ones.
     """
 
     def __init__(self, base: Path | None, entries: int = 1000) -> None:
@@ -41,12 +41,12 @@ class KernelCache:
 
     @property
     def folder(self) -> Path | None:
-        """Where the user's entries are, if there is a base."""
+        """The folder of the user's entries, if there is a base."""
         user = f"user-{os.geteuid()}" if hasattr(os, "geteuid") else "user"
         return None if self._base is None else self._base / user
 
     def read(self, name: str) -> bytes | None:
-        """Return what was written under this name; None where there is nothing, or nothing to be trusted."""
+        """Return what was written under this name, or None if there is nothing, or nothing that can be trusted."""
         folder = self.folder
         if folder is None or not self._is_trusted(folder):
             return None
@@ -56,14 +56,14 @@ class KernelCache:
                 if not _is_private(os.fstat(file.fileno())):
                     return None
                 content = file.read()
-            os.utime(path)  # it is the last to be forgotten
+            os.utime(path)  # marks the entry as used last
         except OSError:
             return None
         digest, payload = content[:_DIGEST], content[_DIGEST:]
         return payload if digest == _digest(name, payload) else None
 
     def write(self, name: str, payload: bytes) -> None:
-        """Keep the payload under this name, if that can be done. A reader sees all of it or nothing."""
+        """Keep the payload under this name, if possible. A reader sees all of it or nothing."""
         folder = self.folder
         if folder is None:
             return
@@ -91,11 +91,11 @@ class KernelCache:
     def _forget_the_oldest(self, folder: Path) -> None:
         entries, now = [], time.time()
         for file in os.scandir(folder):
-            with contextlib.suppress(OSError):  # another process may have forgotten it
+            with contextlib.suppress(OSError):  # another process may have removed it
                 used = file.stat(follow_symlinks=False).st_mtime
                 if file.name.endswith(_SUFFIX):
                     entries.append((used, file.path))
-                elif file.name.endswith(_PARTIAL) and now - used > _LEFT_OVER:  # of a process that was killed
+                elif file.name.endswith(_PARTIAL) and now - used > _LEFT_OVER:  # left by a killed process
                     os.unlink(file.path)
         for _, path in sorted(entries)[: max(len(entries) - self._entries, 0)]:
             with contextlib.suppress(OSError):
@@ -104,10 +104,10 @@ class KernelCache:
 
 @functools.cache
 def users_cache() -> KernelCache:
-    """Return the cache in the folder that MITHRIL_LOSSES_CACHE names, or in the one that the user has for caches.
+    """Return the cache in the folder that MITHRIL_LOSSES_CACHE names, or else in the user's folder for caches.
 
-    The folder stays where it was when the process asked first. A home that belongs to somebody else, as `sudo` may
-    leave it, is not the user's.
+    The folder is determined once per process. A home folder that belongs to somebody else, as `sudo` may leave it, is
+    not used.
     """
     try:
         if given := os.environ.get(VARIABLE):
@@ -141,7 +141,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _is_private(found: os.stat_result) -> bool:
-    """Whether the file or folder is the user's, and nobody else may write to it, where the system tells."""
+    """Whether the file or folder belongs to the user and nobody else may write to it, as far as the system says."""
     if not hasattr(os, "geteuid"):
         return True
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

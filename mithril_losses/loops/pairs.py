@@ -19,13 +19,13 @@ Integers = np.ndarray[Any, Any]
 def softmax(
     logits: Floats, targets: Integers, scale: Floats | None, columns: tuple[Floats, Floats] | None = None
 ) -> tuple[Floats, Floats]:
-    """Return ℓ = log Σ_c e^z_c − z_t and log Σ_c e^z_c of each row, and leave scale · ∂ℓ/∂z in the place of z.
+    """Return ℓ = log Σ_c e^z_c − z_t and log Σ_c e^z_c of each row, and write scale · ∂ℓ/∂z over z.
 
     Args:
-        logits: z, rows × columns, C-contiguous; destroyed.
+        logits: z, rows × columns, C-contiguous; they are overwritten.
         targets: t, an index per row.
         scale: one per row; without it no derivative is computed.
-        columns: λ and σ, one of each per column: σ_c e^(z_c − λ_c), less scale at the target, is added to the slopes.
+        columns: λ and σ, one of each per column: σ_c e^(z_c − λ_c), minus scale at the target, is added to the slopes.
     """
     losses, log_sums = np.empty((2, len(logits)), logits.dtype)
     factors, nothing = _or_nothing(scale, logits), _or_nothing(None, logits)
@@ -39,13 +39,13 @@ def softmax_by_label(
 ) -> tuple[Floats, Floats]:
     """Return ℓ = log Σ_{c≠i} e^z_c − mean z_p over the columns p ≠ i of the row's label, and their number.
 
-    Where there are none, ℓ and its slopes are 0.
+    If there are no such columns, ℓ and its slopes are 0.
 
     Args:
-        logits: z, rows × columns, C-contiguous; scale · ∂ℓ/∂z in the end.
+        logits: z, rows × columns, C-contiguous; overwritten by scale · ∂ℓ/∂z.
         itself: i, an index per row.
-        row_labels: of the rows, int64.
-        labels: of the columns, int64.
+        row_labels: the labels of the rows, int64.
+        labels: the labels of the columns, int64.
         scale: one per row; without it no derivative is computed.
     """
     losses, counts = np.empty((2, len(logits)), logits.dtype)
@@ -55,7 +55,7 @@ def softmax_by_label(
 
 
 def sigmoid(logits: Floats, targets: Integers, scale: Floats | None) -> Floats:
-    """Return ℓ = softplus(−z_t) + Σ_{c≠t} softplus(z_c) of each row, and leave scale · ∂ℓ/∂z in the place of z.
+    """Return ℓ = softplus(−z_t) + Σ_{c≠t} softplus(z_c) of each row, and write scale · ∂ℓ/∂z over z.
 
     Args:
         logits: z, rows × columns, C-contiguous.
@@ -72,7 +72,7 @@ def _or_nothing(x: Floats | None, like: Floats) -> Floats:
 
 
 def _call(function: Callable[..., Any], logits: Floats, *rest: np.ndarray[Any, Any]) -> None:
-    """Call the loop of the function's own name."""
+    """Call the loop with the name of the function."""
     types, name = types_of(logits, *rest), function.__name__
     _kernels(function, (logits.dtype.name,), types, lambda loop: loop(logits[:0], *rest), name)(logits, *rest)
 

@@ -1,6 +1,6 @@
 """Terms as text that numba compiles: functions of single numbers, in the dtype that the text around them calls T.
 
-The text around them also imports the scalar functions as `xp`, and says in `EXACT` what may be done to the arithmetic.
+The text around them also imports the scalar functions as `xp`, and defines in `EXACT` the allowed fast-math flags.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COMPILED = "@njit(forceinline=True, error_model='numpy', fastmath=EXACT)"
 
 
 def scalar_source(function: Callable[..., Any], flags: Mapping[int, bool] = MappingProxyType({})) -> str:
-    """Return the text of a function of terms, under the name `terms`, after those of the helpers that it calls.
+    """Return the text of a function of terms, under the name `terms`, after the text of the helpers that it calls.
 
     Args:
         function: `(xp, *arguments)`.
@@ -31,7 +31,7 @@ def scalar_source(function: Callable[..., Any], flags: Mapping[int, bool] = Mapp
 
 
 def staged_source(terms: Terms) -> str:
-    """Return the text of the stages of terms, under the names `terms_0`, `terms_1`, …, after those of the helpers."""
+    """Return the text of the stages of terms, under the names `terms_0`, `terms_1`, …, after the text of helpers."""
     return printed(*terms.helpers, *(stage.definition for stage in terms.stages))
 
 
@@ -50,7 +50,7 @@ def printed(*definitions: ast.FunctionDef) -> str:
 
 
 class _Typed(ast.NodeTransformer):
-    """Give numbers the type of the arrays. An exponent stays an integer, because x² is a product; so does a place."""
+    """Give numbers the type of the arrays. An exponent stays an integer, because x² is a product; so does an index."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         node.left = self.visit(node.left)

@@ -29,13 +29,12 @@ def run(
 
     Args:
         scores: z, rows × classes, C-contiguous.
-        shares: q, in four parts. Either one index of a class per row; what q has there alone, a number or one per row;
-            what it has of every class; and w, one per class, by which the latter is multiplied. Or probabilities t of
-            the shape of `scores`; what t is multiplied by; what is added for every class; and w, by which the sum is
-            multiplied. None for w is 1.
+        shares: q, in four parts, either (label, own, base, w) with q_c = [c = label] own + base w_c, where own is one
+            number or one per row; or (t, part, base, w) with q_c = (part t_c + base) w_c, where probabilities t have
+            the shape of `scores`. w is one number per class; None is 1.
         weights: one per row; 1 by default. Rows of weight 0 may hold anything.
         factor: a number, or one per row.
-        values: where to write weight · ℓ, if at all.
+        values: where to write weight · ℓ, if given.
         gradient: where to write the gradient, like `scores`.
         threads: how many threads share the work.
         group: how many scores a thread takes at a time.

@@ -1,7 +1,7 @@
 """Stencil terms compiled into one loop over rows: each pixel read once, its gradient written once, the rest in cache.
 
-A pixel's derivative is made of its own slopes and of those of its upper and left neighbour. So the slopes of a row are
-kept for the row below it; the first row of a band computes those of the row above anew.
+The derivative of a pixel depends on its own slopes and on those of its upper and left neighbours. So the slopes of a
+row are kept for the row below; the first row of a band computes the slopes of the row above again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def run(
     gradient: np.ndarray[Any, Any],
     sums: np.ndarray[Any, Any],
 ) -> None:
-    """Fill rows of the gradient, times the scale of their plane, and the sum of their values for each plane.
+    """Fill rows of the gradient, times the scale of their plane, and the sum of the values of each plane.
 
     Args:
         terms: `(xp, across, down) → (value, slope across, slope down)` of the differences to the right and the lower
             neighbour.
         planes: planes × rows × elements, C-contiguous.
-        step: how many elements further in its row the right neighbour of an element is.
+        step: the distance in elements from an element to its right neighbour.
         start: the first row to compute.
         stop: the row after the last one.
         scales: one per plane.

@@ -1,7 +1,7 @@
 """Terms of the distances or cosines of rows, compiled by numba into one loop over the rows.
 
-A row stays in the first-level cache while what it is measured by is summed up, and while the slopes of that are taken
-back to its vectors. Only rows whose squares would overflow or vanish are scaled first, as `numerics.stable` does.
+A row stays in the first-level cache while its distances are summed, and while their slopes are turned into slopes of
+its vectors. Only rows whose squares would overflow or vanish are scaled first, as in `numerics.stable`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run(
         options: numbers, or booleans: a loop is compiled for each.
         weights: one per row, or a number; 1 by default.
         factor: a number, or one per row.
-        values: where to write weight · value, if at all.
+        values: where to write weight · value, if given.
         gradients: where to write the gradients wrt the first of the vectors.
         threads: how many threads share the work.
         group: how many elements of a vector array a thread takes at a time.
@@ -129,7 +129,7 @@ def _source(
 
 
 def _pulls(pairs: tuple[tuple[int, int], ...], which: int, pull: str) -> str:
-    """Return what the measures add up to in the gradient wrt one of the vectors.
+    """Return the sum over the measures in the gradient wrt one of the vectors.
 
     Example:
         >>> _pulls(((0, 1), (2, 0)), 0, "pull")

@@ -192,7 +192,7 @@ class Given:
         return xp.subtract(x, taken, **({"out": x} if in_place or xp is np else {}))
 
     def for_loop(self, like: Any) -> tuple[Any, ...] | None:
-        """Return the arguments of `loops.rows` for NumPy logits: probabilities, a, a / C, w or None."""
+        """Return the arguments of `loops.rows` for NumPy logits: probabilities, 1 − a, a / C, w or None."""
         t, a, w = self._probabilities, self._smoothing, self._weights
         if type(a) is not float or not t.flags.c_contiguous:
             return None

@@ -1,1 +1,1 @@
-"""The language of terms: from the source of a function of plain array notation to a small tree."""
+"""The language of terms: the source of a function in plain array notation is turned into a small tree."""

@@ -1,9 +1,9 @@
-"""A function of scalars cut into stages, each of which is a loop of its own.
+"""A function of scalars is cut into stages, each of which becomes a separate loop.
 
-A processor looks a few hundred instructions ahead. One step of a loop over terms with several exponentials and
-logarithms has about as many, so it waits for one chain of operations after the other; in a loop over one of them the
-chains of many elements overlap. So terms are cut where such a function needs the result of another, and what a later
-stage needs is kept in a buffer that fits the first-level cache.
+A processor looks a few hundred instructions ahead. If terms have several exponentials and logarithms, one step of the
+loop has about as many instructions, so the processor waits for one chain of operations after the other. In a loop with
+a single one of these functions, the chains of many elements overlap. So terms are cut where such a function needs the
+result of another. What a later stage needs is kept in a buffer that fits the first-level cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Stage(NamedTuple):
     """A part of a function.
 
     Attributes:
-        inputs: the names that it reads: arguments of the function, or what earlier stages keep.
+        inputs: the names that the stage reads: arguments of the function, or outputs of earlier stages.
         outputs: the names that later stages read; none for the last stage, which returns what the function does.
         definition: a function of the inputs that returns the outputs.
     """
@@ -40,11 +40,11 @@ class _Assignment(NamedTuple):
 
 
 def stages_of(function: ast.FunctionDef, expensive: frozenset[str]) -> list[Stage]:
-    """Return the stages of a function: all of it in one, if it does more than assign numbers to names and return.
+    """Return the stages of a function: a single one, if the function does more than assign numbers to names and return.
 
     Args:
-        function: what to cut.
-        expensive: the functions, as they are called in it, that take long. Attributes of something return a number.
+        function: the function to cut.
+        expensive: the names of slow functions, as they are called in it. A function of a namespace returns a number.
     """
     arguments = [argument.arg for argument in function.args.args]
     *body, last = copy.deepcopy(function.body)
@@ -59,7 +59,7 @@ def stages_of(function: ast.FunctionDef, expensive: frozenset[str]) -> list[Stag
 
 
 def _targets(statement: ast.stmt) -> list[str]:
-    """Return the names that a statement assigns numbers to, none if it does anything else."""
+    """Return the names to which a statement assigns numbers; none if it does anything else."""
     match statement:
         case ast.Assign(targets=[ast.Name(id=name)], value=value) if not isinstance(value, ast.Tuple):
             return [name]
@@ -77,7 +77,7 @@ def _names(node: ast.expr) -> list[str]:
 
 
 class _Flat(ast.NodeTransformer):
-    """Assignments in which every name is assigned to once and expensive calls stand alone."""
+    """Rewrites assignments so that every name is assigned once, and expensive calls stand alone."""
 
     def __init__(self, expensive: frozenset[str]) -> None:
         self.assignments: list[_Assignment] = []
@@ -96,7 +96,7 @@ class _Flat(ast.NodeTransformer):
             self._append(unique, read)
 
     def read(self, value: ast.expr, *, alone: bool = False) -> ast.expr:
-        """Return an expression in the present names, without expensive calls in it but, if they are `alone`, as it."""
+        """Return an expression in the current names, without expensive calls; if `alone` is set, it may be one."""
         if alone and self._is_expensive(value):
             self.generic_visit(value)
             return value
@@ -135,12 +135,12 @@ class _Flat(ast.NodeTransformer):
 
 
 def _linked(name: str, arguments: list[str], assignments: list[_Assignment], result: ast.expr) -> list[Stage]:
-    """Return the stages: expensive assignments that need none of the same stage, and all else as late as it can be.
+    """Return the stages: expensive assignments of a stage do not need each other; all others come as late as possible.
 
-    A condition is not kept but evaluated again: the buffers hold numbers.
+    A condition is not kept but evaluated again, because the buffers hold numbers.
     """
     made_by = {target: assignment for assignment in assignments for target in assignment.targets}
-    depth: dict[str, int] = {}  # how many expensive assignments stand behind a name, one upon the other
+    depth: dict[str, int] = {}  # the length of the longest chain of expensive assignments that leads to a name
     for assignment in assignments:
         own = max((depth[x] for x in assignment.reads if x in depth), default=0) + assignment.is_expensive
         depth |= dict.fromkeys(assignment.targets, own)
@@ -170,7 +170,7 @@ def _linked(name: str, arguments: list[str], assignments: list[_Assignment], res
 
 
 def _reads(part: list[_Assignment], results: list[str]) -> tuple[str, ...]:
-    """Return the names that some assignments and results read and that the assignments do not make."""
+    """Return the names that some assignments and results read and that these assignments do not define."""
     made = {target for assignment in part for target in assignment.targets}
     read = [*(x for assignment in part for x in assignment.reads), *results]
     return tuple(dict.fromkeys(x for x in read if x not in made))

@@ -1,7 +1,7 @@
 """Functions of terms, `(xp, *arrays, *options) → (value, slopes)`, read from their source as small trees.
 
-A tree stands for itself: nothing in it is looked up in Python. So a printer that knows the functions of the vocabulary
-can write it down in another language, for one number at a time.
+A tree is complete: no name in it is looked up in Python. So a printer that knows the functions of the vocabulary can
+print the tree in another language, for one number at a time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mithril_losses.terms.fission import Stage, function_of, stages_of
 VOCABULARY = frozenset(
     {"abs", "atan2", "exp", "expm1", "log", "log1p", "log_gamma", "maximum", "minimum", "sign", "sqrt", "tanh", "where"}
 )
-EXPENSIVE = frozenset({"exp", "expm1", "log", "log1p", "tanh"})  # as long as a dozen of operations
+EXPENSIVE = frozenset({"exp", "expm1", "log", "log1p", "tanh"})  # each takes as long as a dozen operations
 
-_PRIMITIVES = ("log_gamma",)  # of the vocabulary, but called as functions that are handed the namespace
+_PRIMITIVES = ("log_gamma",)  # in the vocabulary, but called as functions with the namespace as argument
 _NODES = (
     *(ast.Assign, ast.AugAssign, ast.Return, ast.If),
     *(ast.Name, ast.Constant, ast.Tuple, ast.Subscript, ast.Attribute, ast.Call, ast.IfExp),
@@ -34,7 +34,7 @@ _NODES = (
 
 
 class UnreadableTerms(Exception):  # noqa: N818  (an answer, not a failure)
-    """A function is not in the language of terms: its source is out of reach, or it uses more than the vocabulary."""
+    """A function is not in the language of terms: its source cannot be read, or it uses more than the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Terms:
 
     Attributes:
         definition: the function, under the name `terms`.
-        helpers: the functions that are called, each after those that it calls itself.
+        helpers: the functions that are called, each after the functions that it calls itself.
     """
 
     definition: ast.FunctionDef
@@ -59,7 +59,7 @@ class Terms:
 
     @functools.cached_property
     def stages(self) -> list[Stage]:
-        """The function cut into parts for loops of their own, where an expensive function needs another's result."""
+        """The function cut into parts for separate loops, where an expensive function needs the result of another."""
         expensive = {f"xp.{word}" for word in EXPENSIVE}
         for helper in self.helpers:
             if _called_in(helper) & expensive:
@@ -76,8 +76,8 @@ def read_terms(function: Callable[..., Any], flags: Mapping[int, bool] = Mapping
 
     Args:
         function: `(xp, *arguments)`, without a closure.
-        flags: which arguments are flags, by their position after the namespace, and what they are. Branches on them
-            are taken here and now.
+        flags: the values of the arguments that are flags, by their position after the namespace. Branches on flags are
+            decided here.
 
     Raises:
         UnreadableTerms: the function is not in the language.
@@ -109,7 +109,7 @@ def _parsed(function: Callable[..., Any]) -> ast.FunctionDef:
 
 
 class _Reader(ast.NodeTransformer):
-    """The tree of one function, made from its source, and the trees of its helpers."""
+    """Makes the tree of one function from its source, and the trees of its helpers."""
 
     def __init__(self, function: Callable[..., Any], name: str, flags: Mapping[int, bool]) -> None:
         source = _parsed(function)
@@ -123,7 +123,7 @@ class _Reader(ast.NodeTransformer):
         self.definition = function_of(name, [x for x in arguments if x not in self._flags], self._body(source.body))
 
     def _body(self, statements: list[ast.stmt]) -> list[ast.stmt]:
-        """Return statements as far as they are reached."""
+        """Return the statements that are reached."""
         found: list[ast.stmt] = []
         for statement in statements:
             read = self.visit(statement)
@@ -179,7 +179,7 @@ class _Reader(ast.NodeTransformer):
         raise UnreadableTerms(f"{name} is not handed the array namespace first")
 
     def _helper(self, helper: FunctionType, name: str, given: list[ast.expr]) -> ast.expr:
-        """Return what a helper is called by, having read it; another one for each choice of its flags."""
+        """Read a helper, and return its name in the tree; each choice of its flags has another name."""
         if name in _PRIMITIVES:
             return _word(name)
         flags = {i: bool(x.value) for i, x in enumerate(given) if _is_flag(x)}
@@ -208,7 +208,7 @@ def _is_flag(node: ast.expr) -> TypeGuard[ast.Constant]:
 
 
 def _by_position(helper: FunctionType, call: ast.Call) -> list[ast.expr]:
-    """Return the arguments of a call after the namespace in the order of the helper's own, defaults included."""
+    """Return the arguments of a call after the namespace, in the order of the helper's parameters, with defaults."""
     bound = inspect.signature(helper).bind(*call.args, **{str(x.arg): x.value for x in call.keywords})
     bound.apply_defaults()
     return [x if isinstance(x, ast.expr) else ast.Constant(x) for x in bound.args[1:]]

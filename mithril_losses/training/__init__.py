@@ -1,4 +1,4 @@
-"""Training a compiled model by handing it the gradients of an objective on its outputs."""
+"""Training of a compiled model with the gradients of an objective on its outputs."""
 
 from __future__ import annotations
 

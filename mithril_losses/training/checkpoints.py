@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on, in one file that is checked before anything of it is used."""
+"""Checkpoints: everything that a run needs to continue, in one file that is checked before it is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Checkpoint:
     """A run after a completed epoch, in NumPy arrays.
 
     Attributes:
-        epoch: how many epochs are complete.
+        epoch: the number of complete epochs.
         arrays: parameters and optimizer state by path.
         history: one record per epoch.
         fingerprint: the configuration by dotted key, and a digest of the data.
@@ -48,7 +48,7 @@ def load_checkpoint(
 
     Args:
         path: the file.
-        fingerprint: what the run that goes on has in common with the one that wrote the checkpoint.
+        fingerprint: what must be equal in the resumed run and in the run that wrote the checkpoint.
         like: arrays of the names, shapes and dtypes that the checkpoint must hold.
         columns: the keys of each record of its history.
 
@@ -60,7 +60,7 @@ def load_checkpoint(
             raise UserError(f"{path}: this is no checkpoint of a training run")
         try:
             epoch, history, before = _read_about(str(found["about"]), columns)
-        except (KeyError, TypeError, ValueError, RecursionError, SystemError) as error:  # NumPy's, of broken characters
+        except (KeyError, TypeError, ValueError, RecursionError, SystemError) as error:  # NumPy, broken characters
             raise UserError(f"{path}: this is no checkpoint of a training run") from error
         for key in sorted({*before, *fingerprint}):
             then, now = before.get(key, "not set"), fingerprint.get(key, "not set")
@@ -78,7 +78,7 @@ def load_checkpoint(
 
 
 def _read_about(text: str, columns: Sequence[str]) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
-    """Return epoch, history and fingerprint, of the types that `Checkpoint.write` was given."""
+    """Return epoch, history and fingerprint, with the types that `Checkpoint.write` got."""
     about = json.loads(text)
     epoch, history, before = (about[key] for key in ("epoch", "history", "fingerprint"))
     if type(epoch) is not int or epoch < 1 or not isinstance(history, list) or len(history) != epoch:

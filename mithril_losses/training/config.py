@@ -25,9 +25,9 @@ OutputName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 
 
 def printable(text: object) -> str:
-    r"""Return the text with what a terminal would obey, not show, in the notation of Python's strings.
+    r"""Return the text with control characters, which a terminal would obey, in the notation of Python's strings.
 
-    Names in files are chosen by whoever wrote the file: each passes through here before a terminal gets it.
+    Names in files may come from other people: each name passes through this function before it is printed.
 
     Example:
         >>> print(printable("a\x1b[2Jb"), printable("Größe"))
@@ -37,10 +37,10 @@ def printable(text: object) -> str:
 
 
 class UserError(Exception):
-    """What the user supplied cannot be used. The message says why, and is all that the user needs to see.
+    """The user's input cannot be used. The message says why, and is all that the user needs to see.
 
     Args:
-        lines: the message. Names in it may hold anything, as the lines are made `printable` here.
+        lines: the message. Names in it may contain anything, because the lines are made `printable` here.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -51,19 +51,19 @@ class UserError(Exception):
 
 
 def require_writable(path: Path) -> None:
-    """Raise a `UserError` unless a file can be written at `path`: before the work of minutes that goes into it."""
+    """Raise a `UserError` unless a file can be written at `path`, before minutes of work are spent on its content."""
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UserError(f"{path} cannot be written")
 
 
 @contextmanager
 def user_error(origin: str = "", *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what goes wrong while user input is read into a `UserError` of one line that begins with `origin`.
+    """Turn errors that occur while user input is read into a `UserError` of one line that begins with `origin`.
 
-    `kinds` are the exceptions that count as such, by default those that this package and the libraries raise.
+    `kinds` are the exceptions that are turned, by default those that this package and the libraries raise.
 
-    Only the code that reads or first uses what the user supplied stands in such a block: an exception from anywhere
-    else is a defect of this package and keeps its traceback.
+    Use such a block only around code that reads or first uses the user's input: an exception from any other code is a
+    defect of this package and keeps its traceback.
     """
     kinds = kinds or (ValueError, TypeError, OSError, ImportError)
     try:
@@ -76,14 +76,14 @@ def user_error(origin: str = "", *kinds: type[Exception]) -> Iterator[None]:
 
 
 class DataConfig(Section):
-    """Where the examples come from: scikit-learn's handwritten digits, or an `.npz` file with one array per name.
+    """The source of the examples: scikit-learn's handwritten digits, or an `.npz` file with one array per name.
 
     Attributes:
         file: an `.npz` file; None is the bundled digits, with the arrays `image` (1797 × 64, in [0, 1]) and `label`.
-        input: the array that is handed to the model, examples × features.
-        image_shape: the rows and columns of one input, where inputs are pictures.
-        test_fraction: the part of the examples that is held out.
-        examples: take only so many, drawn at random.
+        input: the array that is the input of the model, examples × features.
+        image_shape: the rows and columns of one input, if inputs are images.
+        test_fraction: the fraction of the examples that is held out.
+        examples: the number of examples to use, drawn at random; all by default.
     """
 
     file: Name | None = None
@@ -94,7 +94,7 @@ class DataConfig(Section):
 
 
 class HeadConfig(Section):
-    """One output of the model: its size, and the widths of the hidden layers that are its own."""
+    """One output of the model: its size, and the widths of its own hidden layers."""
 
     size: Count
     hidden: list[Count] = Field(default=[])
@@ -147,7 +147,7 @@ class OptimizerConfig(Section):
 
 
 class RunConfig(Section):
-    """How long to train, and the folder that everything is written into."""
+    """How long to train, and the folder into which everything is written."""
 
     epochs: Count = 20
     batch_size: Count = 64
@@ -187,14 +187,14 @@ def read_config(
 
     Args:
         path: the file.
-        changes: `key=value` for keys of the file: dots lead into tables, numbers into lists, values are TOML
-            (`"objective.terms.0.weight=2.0"`). A value that is no TOML is taken as text.
-        backend: the name of the backend. It takes precedence over the environment variable
-            `MITHRIL_LOSSES_BACKEND`, and that over the file.
+        changes: `key=value` for keys of the file (`"objective.terms.0.weight=2.0"`): dots separate the keys of nested
+            tables, numbers select entries of lists, values are TOML. A value that is not TOML is taken as text.
+        backend: the name of the backend. It has precedence over the environment variable `MITHRIL_LOSSES_BACKEND`,
+            which has precedence over the file.
 
     Raises:
-        UserError: the file cannot be read, is no TOML or is beyond the limits of `read_toml`; or a line for each key
-            that is unknown, missing or has an impossible value.
+        UserError: the file cannot be read, is not TOML or is beyond the limits of `read_toml`; or a line for each key
+            that is unknown or missing, or whose value is illegal.
     """
     with user_error():
         table = read_toml(Path(path))
@@ -215,7 +215,7 @@ def apply_change(table: dict[str, Any], change: str) -> None:
     """Set one `key=value` in the tables of a configuration.
 
     Raises:
-        ValueError: there is no "=", or the key leads through something that is neither a table nor a list.
+        ValueError: there is no "=", or a part of the key is neither in a table nor in a list.
 
     Example:
         >>> table = {"optimizer": {"learning_rate": 0.1}, "hidden": [64, 32]}

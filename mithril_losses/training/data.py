@@ -18,14 +18,14 @@ from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.validation import unknown
 from mithril_losses.training.config import DataConfig, UserError, user_error
 
-# What is read of one file may be as large as the file, or as this where it is compressed: a file can unpack to 1,000
-# times its size.
+# The arrays that are read from one file may together be as large as the file, or as this number of bytes if that is
+# larger: a compressed file can unpack to 1,000 times its size.
 LARGEST_UNPACKED = 2**30
 
 DIGITS = "scikit-learn's digits"
 DIGITS_SHAPE = (8, 8)
 
-# The streams of random numbers that a run draws from. Each has its own generator, so that none shifts another.
+# The streams of random numbers of a run. Each has its own generator, so that they do not influence each other.
 SPLIT, PARAMETERS, BATCHES = range(3)
 
 
@@ -39,10 +39,10 @@ class Dataset:
 
 
 def load_dataset(config: DataConfig, entries: Collection[str], seed: int, dtype: str) -> Dataset:
-    """Return the model's input and the arrays that `entries` names, shuffled and split; none is beyond `dtype`.
+    """Return the model's input and the arrays that `entries` names, shuffled and split; all are finite in `dtype`.
 
     Raises:
-        UserError: the file cannot be read, lacks an array, or holds one that is not numeric, not finite or of another
+        UserError: the file cannot be read or lacks an array, or an array is not numeric, not finite or has another
             length than the input.
     """
     origin = config.file or DIGITS
@@ -114,7 +114,7 @@ def _digits() -> dict[str, Array]:
 
 
 class ArrayFile(Mapping[str, Array]):
-    """The arrays of an open `.npz` file by name; each is read when it is asked for. See `open_arrays`."""
+    """The arrays of an open `.npz` file by name; an array is read when it is accessed. See `open_arrays`."""
 
     def __init__(self, path: str | os.PathLike[str], archive: zipfile.ZipFile, largest: int) -> None:
         self._path = path
@@ -129,13 +129,13 @@ class ArrayFile(Mapping[str, Array]):
         return len(self._members)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._members  # what Mapping does by itself reads the array
+        return name in self._members  # the default of Mapping would read the array
 
     def __getitem__(self, name: str) -> Array:
         """Return an array.
 
         Raises:
-            UserError: it is damaged, is no array, holds Python objects or is too large.
+            UserError: the array is damaged, is not an array, holds Python objects or is too large.
         """
         info = self._members[name]
         with _reading(self._path, name), self._archive.open(info) as member:
@@ -165,19 +165,19 @@ def _read_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise ValueError(f"version {version} of the format is for structured arrays")
     try:
         shape, _, dtype = readers[version](member)
-    except MemoryError as error:  # a header is short: this is the parser's own stack
+    except MemoryError as error:  # a header is short: the stack of the parser overflowed
         raise ValueError("the header is nested too deeply") from error
     return shape, dtype
 
 
 @contextmanager
 def open_arrays(path: str | os.PathLike[str]) -> Iterator[ArrayFile]:
-    """Open an `.npz` file: the arrays that are asked for are read, and no others.
+    """Open an `.npz` file, of which only those arrays are read that are accessed.
 
-    Together they may have as many bytes as the file, or `LARGEST_UNPACKED` where that is more.
+    Together these may have as many bytes as the file, or `LARGEST_UNPACKED` if that is larger.
 
     Raises:
-        UserError: the file cannot be read, is damaged or is no `.npz` file; or as in `ArrayFile`.
+        UserError: the file cannot be read, is damaged or is not an `.npz` file; or as in `ArrayFile`.
     """
     with ExitStack() as stack:
         with user_error(str(path)):
@@ -192,10 +192,10 @@ def open_arrays(path: str | os.PathLike[str]) -> Iterator[ArrayFile]:
 
 @contextmanager
 def _reading(path: str | os.PathLike[str], name: str = "") -> Iterator[None]:
-    """Turn whatever a library raises about the bytes of a file into one line.
+    """Turn every exception that a library raises for the bytes of a file into one line.
 
-    Damaged bytes reach any line of the parsers of ZIP, deflate, Python literals and dtypes, so these raise exceptions
-    of any kind, and warnings.
+    Damaged bytes may reach any line of the parsers of ZIP, deflate, Python literals and dtypes, which then raise
+    exceptions of any kind, and warnings.
     """
     with user_error(str(path)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -209,7 +209,7 @@ def _reading(path: str | os.PathLike[str], name: str = "") -> Iterator[None]:
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """Return the generator of one stream of random numbers: the same one for the same arguments, wherever it runs."""
+    """Return the generator of one stream of random numbers: the same arguments give the same numbers everywhere."""
     return np.random.default_rng([seed, *stream])
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time owns it, and its files belong together, whatever happens and whenever."""
+"""The folder of a run: one run at a time owns it, and its files always belong to the same epoch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Write = Callable[[BinaryIO], Any]  # fills a file
 
 @contextmanager
 def owned(folder: Path, names: Collection[str]) -> Iterator[None]:
-    """Own the output folder within the block: create it, keep other runs out, and remove what a killed run left.
+    """Own the output folder inside the block: create it, keep other runs out, and remove files that a killed run left.
 
     The operating system locks the hidden file `.lock`, so that the lock ends with the process that holds it.
 
     Args:
-        folder: is created where it is missing.
-        names: the files that are written into it within the block.
+        folder: the folder, which is created if it is missing.
+        names: the files that are written into it inside the block.
 
     Raises:
         UserError: another run owns the folder, or no file can be written into it.
@@ -50,14 +50,14 @@ def owned(folder: Path, names: Collection[str]) -> Iterator[None]:
                 _partial(folder / name).unlink(missing_ok=True)
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows keeps an open file; and what stood at the path may be gone
+        with contextlib.suppress(OSError):  # Windows keeps an open file; and the file may be gone already
             if _is_at(path, descriptor):
                 path.unlink()
         os.close(descriptor)
 
 
 def _acquire(path: Path) -> int | None:
-    """Return the descriptor of the file at `path`, locked, or None where another run has locked it."""
+    """Return the descriptor of the file at `path`, locked, or None if another run has locked it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         taken = not _lock(descriptor)
@@ -66,17 +66,17 @@ def _acquire(path: Path) -> int | None:
         os.close(descriptor)
         if taken:
             return None
-        # Here the run before removed the file between our opening it and our locking it. The next one is a new file.
+        # the previous run removed the file after this run opened it and before this run locked it: open a new file
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file, and return whether that succeeded. A file system without locks refuses nobody."""
+    """Lock an open file, and return whether that succeeded. On a file system without locks it always succeeds."""
     try:
         if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # what POSIX and Windows say of a file that is locked
+    except (BlockingIOError, PermissionError):  # raised by POSIX and Windows for a locked file
         return False
     except OSError:
         pass
@@ -84,7 +84,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Return whether the open file is the one that stands at `path`."""
+    """Return whether the open file is the file at `path`."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -95,14 +95,14 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def write_atomically(files: Mapping[Path, Write], outdated: Collection[Path] = ()) -> None:
-    """Replace the files of one folder, so that at no moment old and new ones stand side by side.
+    """Replace the files of one folder, so that old and new files never exist side by side.
 
-    The first file is replaced in one step. The other files, and those of `outdated`, are removed before that step, and
-    the new ones take their places after it. A process that is killed, or a power loss, therefore leaves the first file
-    whole, old or new, and of the others only what belongs to it.
+    The first file is replaced in one step. The other files, and those of `outdated`, are removed before this step, and
+    the new files are renamed after it. So after a kill or a power loss the first file is complete, old or new, and the
+    other files that exist belong to it.
 
     Raises:
-        OSError: a file cannot be written. Where that shows while the new files are filled, nothing has changed.
+        OSError: a file cannot be written. If this happens while the new files are filled, nothing has changed.
     """
     first, *others = files
     try:
@@ -125,13 +125,13 @@ def write_atomically(files: Mapping[Path, Write], outdated: Collection[Path] = (
 
 
 def _partial(path: Path) -> Path:
-    """Return where the new file for `path` is filled."""
+    """Return the path at which the new file for `path` is filled."""
     return path.with_name(f".{path.name}.partial")
 
 
 def _sync(folder: Path) -> None:
-    """Have the names of a folder on the disk before anything that is done to them later."""
-    with contextlib.suppress(OSError):  # Windows opens no folder, and some network file systems sync none
+    """Write the names of a folder to the disk before any later change to them."""
+    with contextlib.suppress(OSError):  # Windows cannot open a folder, and some network file systems cannot sync one
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Optimizers: how gradients move parameters. Written once, in arithmetic that every array library shares."""
+"""Optimizers: how gradients change parameters, written once in arithmetic that every array library has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = dict[str, dict[str, Array]]  # by slot ("velocity", "mean", …), then b
 
 
 class Optimizer(Protocol):
-    """What an optimizer does: it is stateless itself, and hands its state to the caller."""
+    """The protocol of an optimizer: the object is stateless, and the caller keeps its state."""
 
     def initial_state(self, params: Parameters) -> State:
         """Return the state before the first step."""
@@ -21,7 +21,7 @@ class Optimizer(Protocol):
     def update(
         self, params: Parameters, gradients: Parameters, state: State, step: int
     ) -> tuple[dict[str, Array], State]:
-        """Return new parameters and the new state; `step` counts from 1. Nothing handed in is written to."""
+        """Return new parameters and the new state; `step` counts from 1. No argument is written to."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Sgd:
 class Adam:
     """Adam: w ← w − η m̂ / (√ŝ + ε), with m ← β₁ m + (1 − β₁) g, s ← β₂ s + (1 − β₂) g².
 
-    m̂ = m / (1 − β₁ᵗ) and ŝ = s / (1 − β₂ᵗ) undo the bias towards the zeros that the means start from.
+    m̂ = m / (1 − β₁ᵗ) and ŝ = s / (1 − β₂ᵗ) correct the bias towards the zeros with which the means start.
 
     Args:
         learning_rate: η.

@@ -22,7 +22,7 @@ class Perceptron:
         outputs: for each output the widths of its own layers, of which the last one is the output itself.
 
     Raises:
-        ValueError: an output has the name "hidden", which the shared layers have.
+        ValueError: an output has the name "hidden", which is that of the shared layers.
 
     Example:
         >>> network = Perceptron(hidden=(3,), outputs={"class": (2,), "copy": (5, 4)})
@@ -41,7 +41,7 @@ class Perceptron:
             raise ValueError("no output can be called 'hidden': the shared layers are")
 
     def initial_parameters(self, inputs: int, generator: np.random.Generator) -> dict[str, Array]:
-        """Return weights of variance 1 / fan-in, which keeps the scale of tanh layers, and biases of zero."""
+        """Return weights of variance 1 / fan-in, which preserves the scale of tanh layers, and biases of zero."""
         params: dict[str, Array] = {}
         for layer, fan_in, fan_out in self._layers(inputs):
             params[f"{layer}_weight"] = generator.standard_normal((fan_in, fan_out)) / math.sqrt(fan_in)

@@ -1,4 +1,4 @@
-"""The picture of a training run: its curves, and what the model makes of some test examples."""
+"""The picture of a training run: its curves, and predictions for some test examples."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _RIGHT, _WRONG = "black", "tab:red"
 
 @dataclass(frozen=True)
 class Examples:
-    """Test examples of a model whose inputs are pictures.
+    """Test examples of a model whose inputs are images.
 
     Attributes:
         images: the inputs, examples × rows × columns.
-        labels: the true classes, or None where there are none.
+        labels: the true classes, or None if there are none.
         predictions: the predicted classes, or None.
-        reconstructions: the model's own version of the images, or None.
+        reconstructions: the images as the model reconstructs them, or None.
     """
 
     images: Array
@@ -37,7 +37,7 @@ class Examples:
 
     @property
     def mistakes(self) -> Array:
-        """The numbers of the examples that the model gets wrong."""
+        """The indices of the examples that the model classifies wrongly."""
         return np.flatnonzero(self._wrong)
 
     @property
@@ -47,14 +47,14 @@ class Examples:
         return self.labels != self.predictions
 
     def choose(self, count: int, mistakes: int) -> Array:
-        """Return the numbers of `count` examples: the first mistakes, at most `mistakes`, then the first others."""
+        """Return the indices of `count` examples: the first mistakes, at most `mistakes`, then the first others."""
         wrong = self.mistakes[:mistakes]
         return np.concatenate([wrong, np.flatnonzero(~self._wrong)])[:count]
 
 
-@matplotlib.rc_context({"text.parse_math": False})  # names come from the user, dollars and all
+@matplotlib.rc_context({"text.parse_math": False})  # names come from the user, and may contain dollar signs
 def draw_training(history: Sequence[Mapping[str, float]], examples: Examples | None = None) -> Figure:
-    """Return a figure of the losses (and accuracies, where there are any) per epoch, with examples beside them."""
+    """Return a figure of the losses (and accuracies, if there are any) per epoch, with examples beside them."""
     figure = Figure(figsize=(15.0 if examples else 7.5, 7.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     if examples is None:

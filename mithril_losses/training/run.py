@@ -28,12 +28,12 @@ from mithril_losses.training.plotting import Examples, draw_training
 
 Record = dict[str, float]  # one epoch: "epoch", "train_loss", "train_<component>", …, "accuracy_<output>"
 
-# What a run writes into its folder.
+# The files that a run writes into its folder.
 FILES = WEIGHTS, HISTORY, CHECKPOINT, PICTURE = "parameters.npz", "history.csv", "checkpoint.npz", "training.png"
 
 
 class Progress(NamedTuple):
-    """How far a run has come, counted in batches."""
+    """The progress of a run, counted in batches."""
 
     done: int
     total: int
@@ -45,10 +45,10 @@ class TrainingResult:
 
     Attributes:
         params: the trained parameters, arrays of the run's backend.
-        history: one record per epoch. Training losses are means over the epoch's examples, taken as it went along;
-            test losses and accuracies are those at its end.
-        accuracy: the part of the test examples that is classified correctly, for each output that has class labels.
-        files: what was written.
+        history: one record per epoch. Training losses are means over the examples, computed during the epoch; test
+            losses and accuracies are computed at its end.
+        accuracy: the fraction of the test examples that is classified correctly, for each output with class labels.
+        files: the files that were written.
     """
 
     params: dict[str, Array]
@@ -57,7 +57,7 @@ class TrainingResult:
     files: list[Path]
 
 
-@np.errstate(all="ignore")  # a run that diverges ends with one line, which says so
+@np.errstate(all="ignore")  # if a run diverges, one line says so, without warnings
 def train(
     config: TrainingConfig,
     *,
@@ -67,22 +67,21 @@ def train(
 ) -> TrainingResult:
     """Train the model of a configuration, and write parameters, history, picture and checkpoint.
 
-    No file of an earlier run is touched before the first epoch is complete. From then on `checkpoint.npz`,
-    `parameters.npz` and `history.csv` are replaced after each epoch, so that an interrupted run (`KeyboardInterrupt`
-    goes through) leaves its last complete epoch behind. What stands beside a checkpoint is always of the same epoch. A
-    process that is killed may leave a checkpoint alone; then `resume` writes the other files first. One run at a time
-    owns the folder.
+    No file of an earlier run is changed before the first epoch is complete. After each epoch `checkpoint.npz`,
+    `parameters.npz` and `history.csv` are replaced, so that an interrupted run (`KeyboardInterrupt` is not caught)
+    leaves the files of its last complete epoch. The files beside a checkpoint always belong to the same epoch. If the
+    process is killed, some may be missing; then `resume` writes them first. One run at a time owns the folder.
 
     Args:
         config: see `read_config`.
         resume: continue from the checkpoint in the output folder.
         on_batch: called after each batch.
-        on_epoch: called after each epoch, when its files are written; and when a run is resumed, for each epoch that
-            the checkpoint holds.
+        on_epoch: called after each epoch, when its files are written. If a run is resumed, it is also called for each
+            epoch in the checkpoint.
 
     Raises:
-        UserError: something in the configuration, the data, the checkpoint or the output folder is not as it must be,
-            another run owns the folder, or a loss stopped being finite.
+        UserError: something in the configuration, the data, the checkpoint or the output folder is wrong, another run
+            owns the folder, or a loss is no longer finite.
     """
     trainer = Trainer(config)
     folder = Path(config.run.output)
@@ -108,13 +107,13 @@ def train(
 
 
 def report(callback: Callable[[Any], None] | None, event: Any) -> None:
-    """Call `callback` where there is one."""
+    """Call `callback` if there is one."""
     if callback is not None:
         callback(event)
 
 
 class RunState(NamedTuple):
-    """Where a run stands after an epoch."""
+    """The state of a run after an epoch."""
 
     epoch: int
     params: dict[str, Array]
@@ -123,10 +122,10 @@ class RunState(NamedTuple):
 
 
 class Trainer:
-    """Everything that a configuration describes, built and tried out once.
+    """Everything that a configuration describes, built and tested on the data once.
 
     Raises:
-        UserError: the parts do not fit each other, or the data do not fit the losses.
+        UserError: the parts do not fit together, or the data do not fit the losses.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -154,7 +153,7 @@ class Trainer:
             )
         described = config.model_copy(update={"backend": self.backend.name})
         self.fingerprint = fingerprint(described.model_dump(), dataset.digest)
-        with user_error("objective"):  # shapes, labels and domains show when the losses first meet the data
+        with user_error("objective"):  # shapes, labels and domains are checked when the losses first get the data
             for data in (self.train_data, self.test_data):
                 values = self._values(self.initial_parameters, data, step=0, check_finite=True)
         losses = [f"{part}_{name}" for part in ("train", "test") for name in values]
@@ -213,7 +212,7 @@ class Trainer:
     def _gradients(
         self, params: dict[str, Array], data: dict[str, Array], step: int
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return the losses on a batch, and the gradients: through the model's outputs, and of the regularisers."""
+        """Return the losses on a batch, and the gradients: through the model's outputs, and of the regularizers."""
         inputs = {"input": data[self.config.data.input]}
         outputs = self.model.evaluate(params, inputs)
         with user_error("objective"):  # a loss may ask for more examples than the last batch has
@@ -231,10 +230,10 @@ class Trainer:
         result = self.objective.evaluate(outputs, data, params, step, gradients=False, check_finite=check_finite)
         return {"loss": result.loss} | result.components
 
-    # --- what comes out ----------------------------------------------------------------------------------------------
+    # --- the results -------------------------------------------------------------------------------------------------
 
     def save(self, state: RunState, folder: Path) -> None:
-        """Replace the files of the run by those of `state`; a picture is of an earlier one."""
+        """Replace the files of the run by those of `state`, and remove the picture, which shows an earlier state."""
         params = self._to_numpy(state.params)
         slots = {slot: self._to_numpy(tree) for slot, tree in state.optimizer_state.items()}
         checkpoint = Checkpoint(state.epoch, join({"parameters": params} | slots), state.history, self.fingerprint)
@@ -247,12 +246,12 @@ class Trainer:
             write_atomically(files, outdated=[folder / PICTURE])
 
     def accuracy(self, params: dict[str, Array]) -> dict[str, float]:
-        """Return the test accuracy of each output whose target holds class labels."""
+        """Return the test accuracy of each output whose targets are class labels."""
         predictions = self._predictions(params)
         accuracy = {}
         for term, output, target in self._classifiers():
             labels = self.test_arrays[target]
-            counted = labels != term.options.get("ignore_index")  # all of them where that is None
+            counted = labels != term.options.get("ignore_index")  # all labels if this is None
             accuracy[output] = float(np.mean(predictions[output].argmax(axis=-1)[counted] == labels[counted]))
         return accuracy
 
@@ -263,7 +262,7 @@ class Trainer:
             write_atomically({folder / PICTURE: lambda file: figure.savefig(file, format="png")})
 
     def _examples(self, params: dict[str, Array]) -> Examples | None:
-        """Return what the picture shows of the test examples: None where the inputs are no pictures."""
+        """Return the test examples of the picture, or None if the inputs are not images."""
         data = self.config.data
         shape = data.image_shape or (DIGITS_SHAPE if data.file is None and data.input == "image" else None)
         if shape is None:
@@ -304,7 +303,7 @@ class Trainer:
 
 
 def compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """Return `function` as one program where the library compiles such; JAX would take its operations one by one."""
+    """Return `function` compiled as one program for JAX, which would otherwise run its operations one by one."""
     if backend != "jax":
         return function
     import jax

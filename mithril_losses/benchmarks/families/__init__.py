@@ -1,7 +1,7 @@
 """Which losses are measured, and what the measurements must show: one module per family of losses.
 
-Each module has `PROBLEMS`, a block per loss, and may have `TARGETS`. A new module is found by itself, and so is a loss
-that none of them has.
+Each module has `PROBLEMS`, a block per loss, and may have `TARGETS`. New modules, and losses without a block, are found
+automatically.
 """
 
 from __future__ import annotations

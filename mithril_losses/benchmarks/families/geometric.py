@@ -16,7 +16,7 @@ def _two_point_sets(random: np.random.Generator, shape: Shape) -> tuple[Array, .
 
 
 def _chamfer_torch(torch: Any, x: Any, y: Any) -> Any:
-    # the default, by products, is faster and mistakes one nearest neighbour in a hundred or so
+    # the default, by products, is faster, but about one nearest neighbour in a hundred is wrong
     squared = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     return (squared.min(2).values.mean(1) + squared.min(1).values.mean(1)).mean()
 

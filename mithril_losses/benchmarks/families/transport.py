@@ -11,7 +11,7 @@ from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.problems import Problem, Shape
 from mithril_losses.templates.transport import assignment_on_host, drawn_directions
 
-_ITERATIONS = 60  # of the peers', who do not look whether they have converged
+_ITERATIONS = 60  # iterations of the peers, which do not check convergence
 
 
 def _two_point_sets(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:

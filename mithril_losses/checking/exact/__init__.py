@@ -1,6 +1,6 @@
 """Gradients checked in exact numbers: an array library of dual numbers of sixty digits, and losses compared on it.
 
-It needs mpmath, of the extra `proof`.
+This package needs mpmath (extra `proof`).
 """
 
 from mithril_losses.checking.exact import arrays, linalg

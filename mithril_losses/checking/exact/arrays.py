@@ -1,10 +1,10 @@
 """An array library of dual numbers of sixty digits, in the vocabulary of the array API standard.
 
-Each element is a number and its rate of change along one direction, so that whatever is computed from such arrays
-carries its own directional derivative. A condition, a maximum, an order and a nearest neighbour are decided by the
-numbers; the rates follow the decision. Integers and booleans are NumPy's, and have no rates.
+Each element is a number and its rate of change along one direction, so every result that is computed from such arrays
+has its directional derivative. The numbers decide conditions, maxima, orders and nearest neighbours; the rates follow
+the decision. Integers and booleans are NumPy's, and have no rates.
 
-This module is the array namespace of `ExactArray`: the losses of this package run on it as they are.
+This module is the array namespace of `ExactArray`: the losses of this package run on it unchanged.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Values = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class RealType:
-    """The type of the elements of sixty digits. It goes by the names of both floating types that losses ask for."""
+    """The type of the elements of sixty digits. It has the names of both floating types that losses use."""
 
     name: str = "float64"
     itemsize: int = 8
@@ -55,7 +55,7 @@ class RealType:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the elements can hold: their resolution is their own, their range that of float64, which losses bound by."""
+    """The limits of the elements: their own resolution, and the range of float64, to which losses clip."""
 
     bits: int = 64
     eps: float = 10.0 ** (1 - DIGITS)
@@ -86,7 +86,7 @@ iinfo = np.iinfo
 
 
 def result_type(*arrays_and_types: Any) -> Any:
-    """Return the real type if one of them is real, or what NumPy makes of integers."""
+    """Return the real type if one of the types is real, or else NumPy's result type of integers."""
     dtypes = [x.dtype if isinstance(x, ExactArray) else x for x in arrays_and_types]
     return float64 if builtins.any(isinstance(x, RealType) for x in dtypes) else np.result_type(*dtypes)
 
@@ -99,7 +99,7 @@ class ExactArray:
 
     Attributes:
         values: mpmath numbers (dtype object), or NumPy's integers or booleans.
-        rates: of the shape of the values; None for what does not move.
+        rates: the rates of change, in the shape of the values; None for constants.
     """
 
     __slots__ = ("rates", "values")
@@ -278,9 +278,9 @@ class ExactArray:
 
 
 def exact(x: Any, rates: Any = None) -> ExactArray:
-    """Return an array of numbers as an exact one, with rates of change where they are given.
+    """Return an array of numbers as an exact array, with rates of change if they are given.
 
-    Floating-point numbers are taken for what they are, to the last bit.
+    Floating-point numbers are converted exactly.
 
     Example:
         >>> x = exact(np.array([2.0, 3.0]), rates=np.array([1.0, 0.0]))
@@ -300,12 +300,12 @@ def rate(x: ExactArray) -> ExactArray:
 
 
 def constant(x: ExactArray) -> ExactArray:
-    """Return an array of the same values that does not move."""
+    """Return an array of the same values without rates of change."""
     return ExactArray(x.values)
 
 
 def host(x: ExactArray) -> Values:
-    """Return the values in a NumPy array of its own: rounded to float64, integers and booleans as they are."""
+    """Return the values in a new NumPy array: rounded to float64, or, for integers and booleans, unchanged."""
     return x.values.astype(np.float64) if x.is_real else x.values.copy()
 
 
@@ -313,16 +313,16 @@ def host(x: ExactArray) -> Values:
 
 
 class Trail:
-    """What was decided: comparisons, signs, maxima and orders, in their order.
+    """The decisions of an evaluation: comparisons, signs, maxima and orders, in sequence.
 
-    Two evaluations with one trail lie on one piece of the domain, on which the loss is one smooth expression.
+    Two evaluations with the same trail are on the same piece of the domain, on which the loss is a smooth expression.
     """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def add(self, outcome: Values) -> None:
-        """Go on by one decision."""
+        """Append a decision."""
         self._digest.update(repr(outcome.shape).encode() + outcome.tobytes())
 
     @property
@@ -336,7 +336,7 @@ _trails: list[Trail] = []
 
 @contextmanager
 def following() -> Iterator[Trail]:
-    """Follow the decisions that are taken within the block."""
+    """Record the decisions that are made inside the block."""
     trail = Trail()
     _trails.append(trail)
     try:
@@ -368,7 +368,7 @@ _to_numbers = on_arrays(_as_number, 1)
 
 
 def _parts(x: Any, real: bool = True) -> tuple[Values, Values | None]:
-    """Return values and rates of an array or a number; the values as mpmath numbers where they are to be `real`."""
+    """Return values and rates of an array or a number; if `real` is set, the values are mpmath numbers."""
     if real and type(x) is float:  # the usual number, in a tenth of the time
         return boxed(number(x)), None
     values, rates = (x.values, x.rates) if isinstance(x, ExactArray) else (np.asarray(x), None)
@@ -386,17 +386,17 @@ def _host_index(at: Any) -> Any:
 
 
 def _each(function: Callable[[Values], Values], x: Any) -> ExactArray:
-    """Return an array whose values and rates are moved about, or mapped linearly, in the same way."""
+    """Return an array with the same rearrangement or linear map applied to values and rates."""
     return ExactArray(function(x.values), None if x.rates is None else function(x.rates))
 
 
 def _of_integers(function: Any, *arrays: Any) -> ExactArray:
-    """Return what NumPy makes of integers or booleans."""
+    """Return NumPy's result for integers or booleans."""
     return ExactArray(np.asarray(function(*(_parts(x, real=False)[0] for x in arrays))))
 
 
 def _moved(shape: tuple[int, ...], *effects: tuple[Any, Values | None]) -> Values | None:
-    """Return the sum of slope · rate over what moves; a slope of None is 1."""
+    """Return the sum of slope · rate over all operands with rates; a slope of None is 1."""
     total: Any = None
     for slope, rates in effects:
         if rates is not None:
@@ -499,7 +499,7 @@ def abs(x: ExactArray, /) -> ExactArray:
 
 
 def floor(x: ExactArray, /) -> ExactArray:
-    """The largest whole number ≤ x."""
+    """The largest integer ≤ x."""
     return ExactArray(_floor(x.values)) if x.is_real else x
 
 
@@ -566,7 +566,7 @@ def logical_not(x: Any, /) -> ExactArray:
 
 
 def isnan(x: ExactArray, /) -> ExactArray:
-    """Whether an element is no number."""
+    """Whether an element is NaN."""
     return ExactArray(np.asarray(x.values != x.values).astype(bool))
 
 
@@ -598,12 +598,12 @@ def where(condition: ExactArray, x: Any, y: Any, /) -> ExactArray:
 
 
 def maximum(x: Any, y: Any, /) -> ExactArray:
-    """The larger one, x at a tie; NaN where one of them is."""
+    """The larger number, x at a tie; NaN if one of them is NaN."""
     return _outer(np.greater_equal, np.maximum, x, y)
 
 
 def minimum(x: Any, y: Any, /) -> ExactArray:
-    """The smaller one, x at a tie; NaN where one of them is."""
+    """The smaller number, x at a tie; NaN if one of them is NaN."""
     return _outer(np.less_equal, np.minimum, x, y)
 
 
@@ -687,7 +687,7 @@ def argmin(x: ExactArray, /, *, axis: int | None = None, keepdims: bool = False)
 
 
 def any(x: ExactArray, /, *, axis: Any = None, keepdims: bool = False) -> ExactArray:
-    """Whether some element is no 0."""
+    """Whether some element is not 0."""
     return _of_integers(lambda a: np.any(a, axis=axis, keepdims=keepdims), x)
 
 
@@ -697,24 +697,24 @@ def all(x: ExactArray, /, *, axis: Any = None, keepdims: bool = False) -> ExactA
 
 
 def cumulative_sum(x: ExactArray, /, *, axis: int = -1, dtype: Any = None) -> ExactArray:
-    """The sums of what comes before an element along an axis, and of itself."""
+    """The cumulative sums along an axis, each element included in its sum."""
     if not x.is_real:
         return _of_integers(lambda a: np.cumsum(a, axis=axis), x)
     return _each(lambda a: np.add.accumulate(a, axis=axis), x)
 
 
 def argsort(x: ExactArray, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> ExactArray:
-    """The indices that sort along an axis, the first of equal elements first."""
+    """The indices that sort along an axis; equal elements keep their order."""
     return ExactArray(_decided(np.argsort(-x.values if descending else x.values, axis=axis, kind="stable")))
 
 
 def sort(x: ExactArray, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> ExactArray:
-    """The elements in their order along an axis."""
+    """The elements sorted along an axis."""
     return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis=axis)
 
 
 def nonzero(x: ExactArray, /) -> tuple[ExactArray, ...]:
-    """The indices of what is no 0."""
+    """The indices of the elements that are not 0."""
     return tuple(map(ExactArray, np.nonzero(x.values)))
 
 
@@ -764,7 +764,7 @@ def matrix_transpose(x: ExactArray, /) -> ExactArray:
 
 
 def moveaxis(x: ExactArray, source: Any, destination: Any, /) -> ExactArray:
-    """Axes moved to other places."""
+    """Axes moved to other positions."""
     return _each(lambda a: np.moveaxis(a, source, destination), x)
 
 
@@ -774,7 +774,7 @@ def expand_dims(x: ExactArray, /, *, axis: int = 0) -> ExactArray:
 
 
 def squeeze(x: ExactArray, /, axis: Any) -> ExactArray:
-    """Axes of length 1 left out."""
+    """Axes of length 1 removed."""
     return _each(lambda a: boxed(np.squeeze(a, axis=axis)), x)
 
 
@@ -784,7 +784,7 @@ def broadcast_to(x: ExactArray, /, shape: Any) -> ExactArray:
 
 
 def roll(x: ExactArray, /, shift: Any, *, axis: Any = None) -> ExactArray:
-    """The elements moved round along axes."""
+    """The elements shifted cyclically along axes."""
     return _each(lambda a: np.roll(a, shift, axis), x)
 
 
@@ -794,12 +794,12 @@ def flip(x: ExactArray, /, *, axis: Any = None) -> ExactArray:
 
 
 def repeat(x: ExactArray, repeats: int, /, *, axis: int | None = None) -> ExactArray:
-    """Each element so many times in a row."""
+    """Each element repeated."""
     return _each(lambda a: np.repeat(a, repeats, axis=axis), x)
 
 
 def tile(x: ExactArray, repetitions: tuple[int, ...], /) -> ExactArray:
-    """The array so many times along each axis."""
+    """The array repeated along each axis."""
     return _each(lambda a: np.tile(a, repetitions), x)
 
 
@@ -849,7 +849,7 @@ def _joined(join: Callable[[list[Values]], Values], arrays: Sequence[ExactArray]
 
 
 def asarray(x: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> ExactArray:
-    """An array of numbers, of the type that is asked for."""
+    """An array of numbers, of the given type."""
     array = x if isinstance(x, ExactArray) else exact(x)
     array = array if dtype is None else astype(array, dtype, copy=False)
     return _each(np.copy, array) if copy else array
@@ -906,4 +906,4 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None,
     return asarray(np.arange(start, step=step) if stop is None else np.arange(start, stop, step), dtype=dtype)
 
 
-linalg: Any  # of the namespace that this module is: made of what stands above, and put here by the package
+linalg: Any  # part of this namespace; the package sets it, because it uses the functions above

@@ -1,8 +1,8 @@
 """Gradients checked in exact numbers: at each point, the derivative along a direction is gradient · direction.
 
 The value is computed on dual numbers of sixty digits, so its rate of change is the derivative of what the code computes
-on the piece of the domain on which the point lies. The gradient is computed on the same numbers without rates, for an
-upstream gradient that is exact as well: so the divisor of a mean is no double.
+on the piece of the domain that contains the point. The gradient is computed on the same numbers without rates. Its
+upstream gradient is exact, too, so that the divisor of a mean is not a double.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mithril_losses.checking.gradients import GradientMismatchError
 from mithril_losses.execution import value_and_gradient
 from mithril_losses.numerics.trees import leaves, map_leaves
 
-PROVED = 30  # digits from which on a gradient counts as right whatever limits them
+PROVED = 30  # with so many digits a gradient counts as right, whatever limits them
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Limit:
     """Why a loss keeps fewer digits than the arithmetic has.
 
     Attributes:
-        losses: which losses.
-        digits: how many they keep at least.
-        reason: what limits them.
-        holds: at which points; everywhere by default.
+        losses: the names of the losses.
+        digits: the least number of digits that they keep.
+        reason: what limits the digits.
+        holds: the points to which the limit applies; all by default.
     """
 
     losses: tuple[str, ...]
@@ -75,15 +75,15 @@ ARITHMETIC = "the arithmetic"
 
 @dataclass
 class ExactCheck:
-    """What the exact check of a loss found.
+    """The result of the exact check of a loss.
 
     Attributes:
         loss: its name.
-        points: how many points were looked at.
-        pieces: on how many pieces of the domain they lie: everything that the loss decides falls alike on each.
-        digits: to how many digits derivative and gradient agree at least, by what limits them: the arithmetic, or the
-            reason of a `Limit`.
-        failures: what was found wrong, by point.
+        points: the number of points that were checked.
+        pieces: the number of pieces of the domain that contain them; on a piece, all decisions of the loss are equal.
+        digits: the least number of digits to which derivative and gradient agree, by what limits them: the arithmetic,
+            or the reason of a `Limit`.
+        failures: the errors that were found, by point.
     """
 
     loss: str
@@ -99,7 +99,7 @@ class ExactCheck:
 
     @property
     def summary(self) -> str:
-        """The digits and the pieces, with what limits the former where it is not the arithmetic."""
+        """The digits and the pieces, and, if it is not the arithmetic, what limits the digits."""
         pieces = f"on {self.pieces} piece{'s' * (self.pieces != 1)}"
         limits = ["" if reason == ARITHMETIC else f", limited by {reason}" for reason in self.digits]
         places = [f" {pieces}", *("" for _ in limits[1:])]
@@ -114,7 +114,7 @@ def check_exact(loss: str | Callable[..., Any]) -> ExactCheck:
         loss: a loss that declares its domain, or its name.
 
     Returns:
-        How many digits agree, and what failed.
+        The number of digits that agree, and the failures.
 
     Raises:
         ValueError: there is no such loss, or it declares no domain.
@@ -166,13 +166,13 @@ def _limit(point: Point) -> Limit | None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How derivative and gradient compare at a point.
+    """The comparison of derivative and gradient at a point.
 
     Attributes:
-        by: the function that gave the gradient, "gradient" or "value_and_gradient".
-        derivative: of the value along the direction.
+        by: the function that returned the gradient, "gradient" or "value_and_gradient".
+        derivative: the derivative of the value along the direction.
         product: gradient · direction.
-        piece: the name of the piece on which the point lies.
+        piece: the name of the piece that contains the point.
         moving: the arguments whose gradient is not 0.
     """
 
@@ -184,7 +184,7 @@ class Agreement:
 
     @property
     def digits(self) -> int:
-        """To how many digits derivative and product agree."""
+        """The number of digits to which derivative and product agree."""
         return _digits(self.derivative, self.product)
 
     def __str__(self) -> str:
@@ -193,11 +193,11 @@ class Agreement:
 
 
 def compare(point: Point) -> list[Agreement]:
-    """Compare the derivative of the value along a direction with gradient · direction, of either function for it.
+    """Compare the derivative of the value along a direction with gradient · direction, for both gradient functions.
 
     Raises:
-        GradientMismatchError: a gradient is not of its argument's structure and shape, or `value_and_gradient` has
-            another value than the loss.
+        GradientMismatchError: a gradient does not have the structure and shape of its argument, or the value of
+            `value_and_gradient` differs from the loss.
     """
     pair, wrt = point.pair, _wrt(point)
     still = {name: map_leaves(_exact_leaf, x, name) for name, x in (point.arrays | point.options).items()}
@@ -243,7 +243,7 @@ def _require_equal(value: ExactArray, again: ExactArray) -> None:
 
 
 def _wrt(point: Point) -> tuple[str, ...]:
-    """Return the arguments that the gradient is of; one that may be left out where it is given."""
+    """Return the arguments of the gradient; an optional argument only if it is given."""
     given = [name for name in point.pair.wrt if name in point.arrays or point.options.get(name) is not None]
     return point.wrt or tuple(given)
 
@@ -277,7 +277,7 @@ def _call(function: Callable[..., Any], point: Point, given: dict[str, Any], **m
 
 
 def _digits(x: Number, y: Number) -> int:
-    """Return to how many digits two numbers agree."""
+    """Return the number of digits to which two numbers agree."""
     difference, scale = abs(x - y), max(abs(x), abs(y))
     if difference != difference:
         return 0

@@ -1,6 +1,6 @@
-"""Decompositions of symmetric matrices of sixty digits, with the rates of change of what they consist of.
+"""Decompositions of symmetric matrices of sixty digits, with the rates of change of eigenvalues and eigenvectors.
 
-For A v = λ v with ‖v‖ = 1, and λ apart from all other eigenvalues λ_k, λ′ = vᵀ A′ v and
+For A v = λ v with ‖v‖ = 1, and λ different from all other eigenvalues λ_k, λ′ = vᵀ A′ v and
 v′ = Σ_k v_k (v_kᵀ A′ v) / (λ − λ_k).
 
 Source:

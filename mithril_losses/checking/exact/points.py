@@ -1,6 +1,6 @@
-"""Points to check a loss at: small arguments from every part of its domain, with every option, reduction and request.
+"""Points at which a loss is checked: small arguments from its whole domain, with every option, reduction and `wrt`.
 
-Options are numbers of few binary digits, so that what a loss computes of them in floating point (1 − ε, ½ δ²) is exact.
+Options are numbers of few binary digits, so that floating-point results like 1 − ε and ½ δ² are exact.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from mithril_losses.checking.drawing import Arrays, Options, Variant, draw_argum
 from mithril_losses.domains import Choice, Flag, Interval
 
 _SHAPE, _VARIANT_SHAPE = (3, 4), (6, 5)
-_ITERATED_SHAPE = (2, 4)  # of losses that are solved by iterations, whose every step costs as much as another loss
-_REDUCTIONS = 13  # as many as there are: points drawn of a loss that takes them
-_LEAST = 4  # points drawn of a loss that does not
-_BITS = 7  # of an option
+_ITERATED_SHAPE = (2, 4)  # for losses that are solved by iterations, where each step costs as much as another loss
+_REDUCTIONS = 13  # points of a loss that takes reductions: one for each
+_LEAST = 4  # points of a loss that does not
+_BITS = 7  # binary digits of an option
 
-# what an option is in turn, where its domain does not say enough: powers of two among powers and what is none
+# the values of options whose domain does not say enough: among exponents, some are powers of two and some are not
 _IN_TURN: dict[str, tuple[Any, ...]] = {
     "p": (2.0, 1.0, 4.0, 3.0),
     "reduction": ("sum", "mean", "batch_sum"),
 }
 # until the masses of a plan are right to fifty digits
 _SOLVED = {"mass_tolerance": 1e-50, "max_iterations": 1_000_000}
-_WIDTHS = (2.0, 4.0, 1.0)  # at which that takes a few hundred iterations
+_WIDTHS = (2.0, 4.0, 1.0)  # widths at which this takes a few hundred iterations
 
 # losses with eˣ − 1 − x of a logarithm of variances
 OF_VARIANCES = (
@@ -45,14 +45,14 @@ OF_VARIANCES = (
 
 @dataclass(frozen=True)
 class Point:
-    """Where and how a loss is checked.
+    """A point at which a loss is checked: arguments, options and `wrt`.
 
     Attributes:
         pair: the loss.
-        name: of the point.
-        arrays: its array arguments, NumPy's.
-        options: its options, arrays among them NumPy's, and the keywords of its reduction.
-        wrt: what the gradient is asked for by `wrt=`, one name or several; nothing for what it is of without that.
+        name: the name of the point.
+        arrays: the array arguments, as NumPy arrays.
+        options: the options, with NumPy arrays, and the keywords of the reduction.
+        wrt: the argument `wrt=` of the gradient, one name or several; empty for the default.
     """
 
     pair: Pair
@@ -66,7 +66,7 @@ class Point:
 
 
 def points(pair: Pair) -> Iterator[Point]:
-    """Yield the points of a loss: enough for each reduction, each request and each choice of an option.
+    """Yield the points of a loss: enough for each reduction, each `wrt` and each choice of an option.
 
     Raises:
         ValueError: the loss declares no domain for one of its arrays.
@@ -111,7 +111,7 @@ def _settings(pair: Pair) -> Iterator[Variant]:
 
 
 def _choices(pair: Pair) -> dict[str, tuple[Any, ...]]:
-    """Return what each option that is no free number is in turn."""
+    """Return the values of each option that is not a free number."""
     found: dict[str, tuple[Any, ...]] = {}
     for name in pair.options:
         domain = pair.domain.get(name)
@@ -124,18 +124,18 @@ def _choices(pair: Pair) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-# flags that need arrays of their own
+# flags that need other arrays
 _BY_HAND = frozenset({"channels_first", "log_input"})
 
 
 def _settled(pair: Pair, options: Options) -> Options:
-    """Return options as numbers of few digits, with what an iteration needs to be right."""
+    """Return options as numbers of few digits, with settings under which iterations converge."""
     solved = {name: x for name, x in _SOLVED.items() if name in pair.options}
     return {name: _short(pair.domain.get(name), x) for name, x in options.items()} | solved
 
 
 def _short(domain: Any, x: Any) -> Any:
-    """Return an option of few binary digits near to x, inside its domain."""
+    """Return a value of few binary digits near x, inside the domain of an option."""
     if isinstance(x, tuple) and all(isinstance(part, float) for part in x):
         return tuple(_short(Interval(), part) for part in x)
     if type(x) is not float or not math.isfinite(x) or x == 0.0:
@@ -149,7 +149,7 @@ def _short(domain: Any, x: Any) -> Any:
 
 
 def _further(pair: Pair, arrays: Arrays) -> Iterator[Variant]:
-    """Yield variants that the exact check has beyond all others: the options that are left."""
+    """Yield the variants that only the exact check uses: the remaining options."""
     generator = np.random.default_rng(11)
     for names, make in _FURTHER.items():
         if pair.name in names:
@@ -157,7 +157,7 @@ def _further(pair: Pair, arrays: Arrays) -> Iterator[Variant]:
 
 
 def _wide_variances(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
-    """Logarithms of variances, or of their ratios, between 0.8 and 3 of either sign: nothing is approximated there."""
+    """Logarithms of variances, or of their ratios, between ±0.8 and ±3, where no approximation is used."""
     shape = arrays["logvar"].shape
     for reduction in _IN_TURN["reduction"]:
         wide = generator.choice([-1.0, 1.0], shape) * generator.uniform(0.8, 3.0, shape)

@@ -1,9 +1,10 @@
-"""How far floating-point results lie from the true ones, in units in the last place: one law for every loss.
+"""The rounding errors of floating-point results, in units in the last place: one law for every loss.
 
-The true value and gradient are computed in exact numbers, from arguments that are rounded already. A unit is the
-machine epsilon times the largest element of the true result plus that of its change when each argument moves by its own
-size: what one rounding of result and arguments may do. So a loss is not charged for the condition of its problem. What
-the code has for constants in double precision (1/n², a root of n) is taken for true: half a unit in float64 at most.
+The true value and gradient are computed in exact numbers, from arguments that are already rounded. A unit is the
+machine epsilon times a sum: the largest element of the true result, plus the largest change of the result when each
+argument changes by its own size. This is the effect of one rounding of result and arguments, so the condition of the
+problem does not count against a loss. Constants of the code in double precision (1/n², a root of n) are taken as true:
+their error is at most half a unit in float64.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from mithril_losses.checking.gradients import double_precision, to_numpy
 from mithril_losses.numerics.trees import leaves, map_leaves
 
 DTYPES = ("float32", "float64")
-MOST = 8.0  # units that a result may be off: the losses take few roundings in a row
+MOST = 8.0  # the largest accepted error in units: losses have few roundings in a row
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far a result lies from the true one.
+    """The error of a result.
 
     Attributes:
-        point: where.
-        library: whose arrays were computed with.
-        dtype: of arguments and result.
+        point: the point at which it was computed.
+        library: the library of the arrays.
+        dtype: the dtype of arguments and result.
         result: "value", or the path of the argument whose gradient it is.
         units: the largest error of an element, in units in the last place.
     """
@@ -61,11 +62,11 @@ class Truth:
         self._results = _results(point, exactly)
 
     def roundings(self, library: str, convert: Callable[[Any], Any]) -> Iterator[Rounding]:
-        """Yield how far the results of an array library lie from the true ones.
+        """Yield the errors of the results of an array library.
 
         Args:
-            library: its name.
-            convert: makes an array of the library of a NumPy array, in the dtype of the latter.
+            library: the name of the library.
+            convert: converts a NumPy array to an array of the library, in the same dtype.
         """
         with double_precision([convert(np.zeros(1))]):
             given = {name: map_leaves(_converted_by(convert), x, name) for name, x in self._given.items()}
@@ -76,7 +77,7 @@ class Truth:
 
 
 def first_points(pair: Pair, count: int) -> list[Point]:
-    """Return so many points of a loss that ask for its gradient alone."""
+    """Return the first points of a loss that need its gradient only."""
     return [replace(point, wrt=()) for point in islice(points(pair), count)]
 
 
@@ -97,7 +98,7 @@ def _is_floating(x: Any) -> bool:
 
 
 def _moving_by_itself(path: str, x: Any) -> Any:
-    """Return an exact array of which each element moves by its own size, one way or the other."""
+    """Return an exact array whose elements have their own size, with either sign, as rate of change."""
     if not _is_floating(x):
         return exact(x) if isinstance(x, np.ndarray | np.generic) else x
     return exact(x, x * np.random.default_rng(list(path.encode())).choice([-1.0, 1.0], x.shape))

@@ -10,9 +10,9 @@ import numpy as np
 
 DIGITS = 60
 
-Number = Any  # mpmath types no numbers
+Number = Any  # mpmath has no types
 
-# a context of its own: nobody else's precision is changed, nor is this one changed by anybody
+# a separate context, whose precision is independent of all others
 CONTEXT = mpmath.mp.clone()
 CONTEXT.dps = DIGITS
 number: Callable[[Any], Number] = CONTEXT.mpf
@@ -28,7 +28,7 @@ class Function(NamedTuple):
 
 
 def quotient(x: Number, y: Number) -> Number:
-    """Return x / y; by 0, an infinity or NaN, as floating-point arithmetic has it."""
+    """Return x / y; division by 0 gives infinity or NaN, as in floating-point arithmetic."""
     if y == 0:
         return NAN if x == 0 or x != x else CONTEXT.sign(x) * INFINITY
     return x / y
@@ -44,7 +44,7 @@ def raised(x: Number, y: Number) -> Number:
 
 
 def scaled(slope: Number, rate: Number) -> Number:
-    """Return slope · rate, and 0 for what does not move, however steep the slope."""
+    """Return slope · rate, and 0 for the rate 0, even if the slope is infinite."""
     return ZERO if rate == 0 else slope * rate
 
 
@@ -67,18 +67,18 @@ FUNCTIONS = {
 
 
 def on_arrays(function: Callable[..., Number], arguments: int) -> Callable[..., np.ndarray[Any, Any]]:
-    """Return a function of so many numbers as one of arrays of them, element by element."""
+    """Return a function of numbers as a function of arrays, element by element."""
     elementwise = np.frompyfunc(function, arguments, 1)
 
     def of_arrays(*arrays: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        with np.errstate(all="ignore"):  # NaN is a value here, not an accident
+        with np.errstate(all="ignore"):  # NaN is an ordinary result here
             return boxed(elementwise(*arrays))
 
     return of_arrays
 
 
 def boxed(x: Any) -> np.ndarray[Any, Any]:
-    """Return an array: NumPy hands out what an array without axes holds, not the array."""
+    """Return an array: for an array without axes, NumPy returns its element instead."""
     if isinstance(x, np.ndarray):
         return x
     if isinstance(x, np.generic):

@@ -1,4 +1,4 @@
-"""Losses and slopes of rows of logits, in the place of the logits."""
+"""Losses and slopes of rows of logits; slopes overwrite logits."""
 
 import numpy as np
 from numba import njit
@@ -17,7 +17,7 @@ OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
 @njit(**OPTIONS)
 def largest_of(z, largest):
     for c in range(z.size):
-        largest = larger(largest, z[c])  # any logit in a row with a NaN, all of which is NaN in the end
+        largest = larger(largest, z[c])  # any logit if the row has a NaN: the whole row becomes NaN
     return largest
 
 
@@ -117,7 +117,7 @@ def softmax_by_label(every_z, itself, row_labels, labels, scale, losses, counts)
             factor, share = scale[r] / total, scale[r] / T(count)
             pull(before, factor, label, labels_before, share)
             pull(after, factor, label, labels_after, share)
-            z[i] = T(0) * factor  # NaN in a row that is
+            z[i] = T(0) * factor  # NaN if the row is NaN
 
 
 @njit(**OPTIONS)

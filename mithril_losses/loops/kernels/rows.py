@@ -1,4 +1,4 @@
-"""Softmax cross-entropy of rows of logits, a chunk of rows after the other."""
+"""Softmax cross-entropy of rows of logits, one chunk of rows at a time."""
 
 import numpy as np
 from numba import njit
@@ -12,8 +12,8 @@ T = np.float32
 LARGEST = T(np.finfo(T).max)
 LINE = 64 // T().itemsize  # of the cache
 STRIP = 1024  # classes: few enough for a float32 sum of equal terms to keep its digits
-STEP = 128  # elements between two looks ahead
-WIDE = 256  # classes from which the remainder of a row by vectors costs less than another pass over it
+STEP = 128  # elements between two prefetches
+WIDE = 256  # from so many classes on, the scalar remainder of a row costs less than another pass over the row
 FAST = {"contract", "reassoc", "nsz", "arcp"}  # infinities and NaNs keep their meaning
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
 
@@ -22,14 +22,14 @@ OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
 def softmax_terms(start, stop, every_z, every_out, maxima, totals, logs):
     """For each row: its largest score m, out = e^(z - m), its sum S, and log S.
 
-    One step for all rows after the other: a row waits for the number that its previous step ends in, other rows do not.
+    Each step runs over all rows: a row waits for the result of its previous step, other rows do not.
     """
     z, out = every_z[start:stop], every_out[start:stop]
     rows, classes = z.shape
     for r in range(rows):
         row, largest = z[r], T(-np.inf)
         for c in range(classes):
-            largest = larger(largest, row[c])  # any score in a row with a NaN, all of which is NaN in the end
+            largest = larger(largest, row[c])  # any score if the row has a NaN: the whole row becomes NaN
         maxima[r] = xp.minimum(largest, LARGEST)
     if classes < WIDE:
         for r in range(rows):
@@ -63,7 +63,7 @@ def shifted_exponentials(z, m, out):
 
 @njit(**OPTIONS)
 def exponentials(x, next_z, next_out):
-    """x = e^x, while memory brings what the next rows read and write."""
+    """x = e^x, while the memory of the next rows is prefetched."""
     for start in range(0, x.size, STEP):
         for i in range(start, min(start + STEP, next_z.size), LINE):
             prefetch_to_read(next_z, i)
@@ -91,7 +91,7 @@ def total_of_many(x):
 
 @njit(forceinline=True, error_model="numpy", fastmath={"contract"})
 def minus_log_p(z, m, log_total):
-    """log S - (z - m), in this order: of large scores log S - z would leave nothing of log S."""
+    """log S - (z - m), in this order: for large scores, log S - z would lose all digits of log S."""
     return log_total - (xp.minimum(z, LARGEST) - m)
 
 
@@ -107,7 +107,7 @@ def smoothed_total(share, w, z, m, log_total):
 
 @njit(**OPTIONS)
 def scale(g, by, uniform, w, base):
-    """Each row of g times `by` less w `base`, which differ from row to row."""
+    """Each row of g times `by`, minus w `base`; both differ from row to row."""
     for r in range(g.shape[0]):
         row, factor, share = g[r], by[r], base[r]
         if uniform:

@@ -7,7 +7,7 @@ from mithril_losses.loops.compiling import kept
 from mithril_losses.loops.scalar import float32 as xp
 
 T = np.float32
-# infinities and NaNs keep their meaning; only the sums may be taken in another order
+# infinities and NaNs keep their meaning; only sums may be computed in another order
 EXACT = {"contract", "nsz", "arcp"}
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": EXACT | {"reassoc"}}
 
@@ -26,7 +26,7 @@ STRIP = U(1024)  # elements: few enough for a float32 sum of equal terms to keep
 
 @njit(forceinline=True, **OPTIONS)
 def terms_at(x, p, r, i, step, right, below):
-    """The terms of an element, with slopes of 0 towards a neighbour that is not there."""
+    """The terms of an element, with slopes of 0 towards a missing neighbour."""
     own = x[p, r, i]
     value, across, down = terms(x[p, r, i + step] - own if right else T(0), x[p, r + ONE, i] - own if below else T(0))
     return value, across if right else T(0), down if below else T(0)
@@ -34,9 +34,9 @@ def terms_at(x, p, r, i, step, right, below):
 
 @njit(forceinline=True, **OPTIONS)
 def part_of_row(x, p, r, first, last, step, left, right, below, above, gradient, scale):
-    """Fill the gradient, and return the sum of the values. The slopes of the row above give way to this row's own.
+    """Fill the gradient, and return the sum of the values. The slopes of this row overwrite those of the row above.
 
-    Those of the left neighbours are computed a second time, which costs less than to keep them.
+    The slopes of the left neighbours are computed a second time, which is cheaper than keeping them.
     """
     total = T(0)
     for i in range(first, last):

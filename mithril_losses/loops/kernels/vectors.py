@@ -1,4 +1,4 @@
-"""Distances and cosines of two vectors, and what a slope of one is to an element of each of them.
+"""Distances and cosines of two vectors, and their derivatives by the elements of the vectors.
 
 Only vectors whose squares would overflow or vanish are scaled first; all others are called safe.
 """
@@ -12,7 +12,7 @@ from mithril_losses.loops.scalar import float32 as xp
 T = np.float32
 LARGEST = T(np.finfo(T).max)
 SMALLEST = T(np.finfo(T).smallest_normal)
-SAFE = SMALLEST / T(np.finfo(T).eps)  # squares from which the sum has all its digits
+SAFE = SMALLEST / T(np.finfo(T).eps)  # if squares are at least this, their sum has all its digits
 INFINITY = T(np.inf)
 STRIP = 1024  # features: few enough for a float32 sum of equal terms to keep its digits
 EXACT = {"contract", "nsz"}  # infinities and NaNs keep their meaning
@@ -22,7 +22,7 @@ RARE = {"forceinline": True, "error_model": "numpy", "fastmath": EXACT}  # 1 / n
 
 @njit(forceinline=True, error_model="numpy", fastmath=EXACT)
 def terms(measure):
-    """Stand here for the terms of a loss."""
+    """Take the place of the terms of a loss."""
     return measure, (T(1),)
 
 
@@ -42,7 +42,7 @@ def first_of(x, y):
 
 
 def length_of(element):
-    # compiled for each element, which is then no argument: the loops would be slower
+    # inlined for each element: as an argument, the element would make the loops slower
     @njit(**OPTIONS)
     def few_squares(x, y):
         squares = T(0)
@@ -63,7 +63,7 @@ def length_of(element):
         largest = T(0)
         for c in range(x.size):
             largest = xp.maximum(largest, xp.abs(element(x[c], y[c])))
-        divisor = xp.minimum(xp.maximum(largest, SMALLEST), T(1) / SMALLEST)  # whose reciprocal is a normal number, too
+        divisor = xp.minimum(xp.maximum(largest, SMALLEST), T(1) / SMALLEST)  # the reciprocal is a normal number, too
         squares = T(0)
         for c in range(x.size):
             scaled = bounded(element(x[c], y[c])) / divisor

@@ -42,7 +42,7 @@ def where(condition: Any, x: Scalar, y: Scalar) -> Scalar:
 
 
 def _operation(name: str, *flags: str) -> Any:
-    # LLVM's own operation: one instruction against a constant, where comparisons and choices take four
+    # LLVM's own operation: with a constant it is one instruction, while comparisons and choices take four
     def operation(typing_context: Any, x: Any, y: Any) -> Any:
         result = typing_context.unify_types(x, y)
 
@@ -56,8 +56,8 @@ def _operation(name: str, *flags: str) -> Any:
     return intrinsic(operation)
 
 
-# nsz: min(0, −0) may be either zero, as in NumPy; telling them apart would triple the instructions
+# nsz: min(0, −0) may be either zero, as in NumPy; distinguishing them would triple the instructions
 minimum = _operation("llvm.minimum", "nsz")
 maximum = _operation("llvm.maximum", "nsz")
-# the maximum of anything but NaN, at a third of the cost in a loop that looks for the largest number
+# a maximum that ignores NaN, at a third of the cost in a loop for the largest number
 larger = _operation("llvm.maxnum", "nsz", "nnan")

@@ -5,7 +5,7 @@ included, with and without fused multiply-adds; infinities, NaN and overflow are
 
 Polynomials are minimax in the relative error of the function they serve (their own error is below ½ unit) and are
 evaluated in pairs (Estrin), because a loop of such functions is bound by the length of their dependency chains.
-Every module-level number is of 32 bits: numba would compute with a Python number in 64.
+Every number at module level has 32 bits: with a Python number, numba would compute in 64 bits.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ _EXP_UNDERFLOWS, _EXP_OVERFLOWS = np.float32(-104.0), np.float32(89.0)
 def exp(x: Scalar) -> Scalar:
     """eˣ = 2ⁿ eʳ."""
     q, n = _reduce_exponential(minimum(maximum(x, _EXP_UNDERFLOWS), _EXP_OVERFLOWS), _ROUND_TO_TWO_POWERS)
-    half = n >> 1  # 2ⁿ in two factors: it may overflow or be subnormal where the result is not
+    half = n >> 1  # 2ⁿ in two factors: 2ⁿ itself may overflow or be subnormal although the result is not
     scale = _from_bits(half << _EXPONENT)
     return (scale + scale * q) * _from_bits((n - half) << _EXPONENT)
 
@@ -115,7 +115,7 @@ _T1, _T2, _T3, _T4, _T5 = (
 
 @inlined
 def tanh(x: Scalar) -> Scalar:
-    """Tanh x = 1 − 2 / (e²ˣ + 1), and a polynomial near 0 where that would cancel."""
+    """Tanh x = 1 − 2 / (e²ˣ + 1), and a polynomial near 0, where this form would cancel."""
     a = minimum(math.fabs(x), _TANH_IS_ONE)
     q, n = _reduce_exponential(a + a, _ROUND_TO_POWER)
     scale = _from_bits(n << _EXPONENT)
@@ -175,7 +175,7 @@ def log(x: Scalar) -> Scalar:
 
 @inlined
 def log1p(x: Scalar) -> Scalar:
-    """log(1 + x), with e that of 1 + x: f = 2⁻ᵉ x + (2⁻ᵉ − 1) loses nothing of a small x."""
+    """log(1 + x), with e the exponent of 1 + x: f = 2⁻ᵉ x + (2⁻ᵉ − 1) keeps all digits of a small x."""
     exponent = _exponent(x + _ONE)
     power = _HALF * _from_bits(_TWO_BITS - exponent)  # 2⁻ᵉ; halved here because 2⁻¹²⁸ is no normal number
     return _at_the_ends(x, -_ONE, _logarithm(_from_bits(_bits(x) - exponent) + (power - _ONE), exponent))

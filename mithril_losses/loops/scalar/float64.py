@@ -1,4 +1,4 @@
-"""Scalar functions for float64: those of the C library, exact to its standard but not vectorised."""
+"""Scalar functions for float64: those of the C library, with its accuracy, but not vectorized."""
 
 from __future__ import annotations
 
