@@ -272,18 +272,18 @@ def gradient_of(
         optional = [name for name in pair.options if pair.parameters[name].default is None]
         for declared in pair.properties.values():
             if declared.name not in PROPERTIES:
-                raise ValueError(f"{declared.name!r} is no property of a loss{did_you_mean(declared.name, PROPERTIES)}")
+                raise ValueError(f"unknown property {declared.name!r}{did_you_mean(declared.name, PROPERTIES)}")
             known_options = (*pair.options, *(Reduction.__annotations__ if pair.takes_reduction else ()))
             for name in declared.options:
                 if name not in known_options:
                     raise ValueError(
-                        f"{name!r} is no option of {loss.__name__}, so no property of it depends on that"
+                        f"{name!r} is not an option of {loss.__name__}, so no property can depend on it"
                         f"{did_you_mean(name, known_options)}"
                     )
         for name in (*names, *pair.on_request):
             if name not in (*pair.array_arguments, *optional):
                 raise ValueError(
-                    f"wrt={name!r} is no array argument of {loss.__name__}{did_you_mean(name, pair.array_arguments)}"
+                    f"wrt={name!r} names no array argument of {loss.__name__}{did_you_mean(name, pair.array_arguments)}"
                 )
         known = _PAIRS.get(pair.name)
         if known is not None and not _is_redefinition(known.value, loss):

@@ -192,7 +192,7 @@ class _Problem:
             for path, x in expected.items():
                 g = given[path]
                 if namespace_of(g) is None:
-                    raise GradientMismatchError(f"{pair.name}: gradient wrt {path} is no array but {g!r}")
+                    raise GradientMismatchError(f"{pair.name}: gradient wrt {path} is not an array but {g!r}")
                 if tuple(x.shape) != tuple(g.shape):
                     raise GradientMismatchError(
                         f"{pair.name}: gradient wrt {path} has shape {tuple(g.shape)}, the argument {tuple(x.shape)}"

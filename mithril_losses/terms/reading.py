@@ -100,9 +100,9 @@ def _parsed(function: Callable[..., Any]) -> ast.FunctionDef:
     try:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, TypeError, SyntaxError) as error:
-        raise UnreadableTerms(f"the source of {function.__name__} is out of reach") from error
+        raise UnreadableTerms(f"the source of {function.__name__} cannot be read") from error
     if not isinstance(definition, ast.FunctionDef) or function.__closure__ or not definition.args.args:
-        raise UnreadableTerms(f"{function.__name__} is no plain function")
+        raise UnreadableTerms(f"{function.__name__} is not a plain function")
     if ast.get_docstring(definition, clean=False) is not None:
         del definition.body[0]
     return definition
@@ -176,7 +176,7 @@ class _Reader(ast.NodeTransformer):
             case [ast.Name(id=self._namespace), *_]:
                 given = [self.visit(x) for x in _by_position(helper, node)]
                 return ast.Call(self._helper(helper, name, given), [x for x in given if not _is_flag(x)], [])
-        raise UnreadableTerms(f"{name} is not handed the array namespace first")
+        raise UnreadableTerms(f"{name} does not take the array namespace first")
 
     def _helper(self, helper: FunctionType, name: str, given: list[ast.expr]) -> ast.expr:
         """Read a helper, and return its name in the tree; each choice of its flags has another name."""

@@ -57,18 +57,18 @@ def load_checkpoint(
     """
     with open_arrays(path) as found:
         if "about" not in found:
-            raise UserError(f"{path}: this is no checkpoint of a training run")
+            raise UserError(f"{path}: this is not a checkpoint of a training run")
         try:
             epoch, history, before = _read_about(str(found["about"]), columns)
         except (KeyError, TypeError, ValueError, RecursionError, SystemError) as error:  # NumPy, broken characters
-            raise UserError(f"{path}: this is no checkpoint of a training run") from error
+            raise UserError(f"{path}: this is not a checkpoint of a training run") from error
         for key in sorted({*before, *fingerprint}):
             then, now = before.get(key, "not set"), fingerprint.get(key, "not set")
             if then != now:
-                raise UserError(f"{path}: the run was started with {key} = {then!r}, and cannot go on with {now!r}")
+                raise UserError(f"{path}: the run was started with {key} = {then!r}, and cannot continue with {now!r}")
         for name in sorted({*found, *like} - {"about"}):
             if name not in found or name not in like:
-                raise UserError(f"{path}: {name} is only {'in this run' if name in like else 'there, not in this run'}")
+                raise UserError(f"{path}: {name} is only {'in this run' if name in like else 'in the checkpoint'}")
         arrays = {name: found[name] for name in like}
         for name, expected in like.items():
             there, here = (f"{array.dtype.name} of shape {array.shape}" for array in (arrays[name], expected))

@@ -236,9 +236,9 @@ def apply_change(table: dict[str, Any], change: str) -> None:
 
 def _index(part: str, place: Any) -> int:
     if not isinstance(place, list):
-        raise ValueError(f"{part!r} is a key inside {place!r}, which is no table")
+        raise ValueError(f"{part!r} is a key inside {place!r}, which is not a table")
     if not part.isdecimal() or int(part) >= len(place):
-        raise ValueError(f"{part!r} is no index into a list of {len(place)} (the first is 0)")
+        raise ValueError(f"{part!r} is not an index into a list of {len(place)} (the first is 0)")
     return int(part)
 
 

@@ -101,7 +101,7 @@ def _check_numbers(where: str, array: Array, dtype: str) -> None:
     if not usable.all():
         place = tuple(int(index) for index in np.argwhere(~usable)[0])
         raise UserError(
-            f"{where} holds {array[place]} at {place}, which is no finite {dtype}; it is the first of {(~usable).sum()}"
+            f"{where} holds {array[place]} at {place}, not a finite {dtype}; it is the first of {(~usable).sum()}"
         )
 
 
@@ -183,7 +183,7 @@ def open_arrays(path: str | os.PathLike[str]) -> Iterator[ArrayFile]:
         with user_error(str(path)):
             file = stack.enter_context(open(path, "rb"))
             if file.read(2) not in (b"PK", b""):
-                raise ValueError("this is no .npz file of arrays by name")
+                raise ValueError("this is not an .npz file of arrays by name")
         with _reading(path):
             largest = max(os.fstat(file.fileno()).st_size, LARGEST_UNPACKED)
             found = ArrayFile(path, zipfile.ZipFile(file), largest)

@@ -244,7 +244,7 @@ class Refusals(unittest.TestCase):
 
     def test_wrt_names_no_argument(self) -> None:
         for wrt in ("prediction", ("predictions", "target"), "scale"):
-            with self.assertRaisesRegex(ValueError, "is no array argument of scaled_error"):
+            with self.assertRaisesRegex(ValueError, "names no array argument of scaled_error"):
                 gradient_of(scaled_error, wrt=wrt)(scaled_error_gradient)
         with self.assertRaisesRegex(ValueError, "did you mean 'predictions'"):
             gradient_of(scaled_error, wrt="prediction")(scaled_error_gradient)

@@ -104,7 +104,7 @@ class Mistakes(unittest.TestCase):
             check_gradient(cubed_error, PREDICTIONS, TARGETS, gradient=lambda predictions, targets: {"scores": 1.0})
 
     def test_no_array_at_all(self) -> None:
-        with self.assertRaisesRegex(GradientMismatchError, "gradient wrt predictions is no array but None"):
+        with self.assertRaisesRegex(GradientMismatchError, "gradient wrt predictions is not an array but None"):
             check_gradient(cubed_error, PREDICTIONS, TARGETS, gradient=lambda predictions, targets: None)
 
     def test_a_leaf_of_a_nesting(self) -> None:

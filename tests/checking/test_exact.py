@@ -296,7 +296,7 @@ class Arrays(unittest.TestCase):
     def test_no_digit_is_lost_without_a_word(self) -> None:
         third = exact(np.array(1.0)) / 3.0
         self.assertEqual(third.values.item(), ONE / 3)
-        with self.assertRaisesRegex(TypeError, "sixty digits and a derivative would be lost"):
+        with self.assertRaisesRegex(TypeError, "would silently lose digits and derivatives"):
             np.asarray(third)
         self.assertEqual(float(np.float64(2.0) * third), 2.0 / 3.0)  # NumPy's numbers leave it to the array
         self.assertIs(array_namespace(x=third), xp)

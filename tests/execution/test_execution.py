@@ -538,7 +538,7 @@ class AgainstThePlainFunctions(unittest.TestCase):
         def _without_namespace(xp: Any, predictions: Any, targets: Any) -> Any:
             return _exponential_of_test(predictions, targets), targets
 
-        with self.assertRaisesRegex(UnreadableTerms, "not handed the array namespace"):
+        with self.assertRaisesRegex(UnreadableTerms, "not take the array namespace"):
             read_terms(_without_namespace)
 
     def test_terms_are_cut_where_an_expensive_function_needs_another(self) -> None:

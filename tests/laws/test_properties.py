@@ -292,7 +292,7 @@ def test_an_unknown_property_is_refused() -> None:
     def odd(predictions: Any) -> Any:
         return predictions
 
-    with pytest.raises(ValueError, match="'convexe' is no property of a loss; did you mean 'convex'"):
+    with pytest.raises(ValueError, match="unknown property 'convexe'; did you mean 'convex'"):
         gradient_of(odd, properties=("convexe",))(lambda predictions: predictions)
 
 
@@ -300,7 +300,7 @@ def test_a_condition_on_an_unknown_option_is_refused() -> None:
     def odd(predictions: Any, *, flag: bool = True) -> Any:
         return predictions
 
-    with pytest.raises(ValueError, match=r"'flags' is no option of odd, .*did you mean 'flag'"):
+    with pytest.raises(ValueError, match=r"'flags' is not an option of odd, .*did you mean 'flag'"):
         gradient_of(odd, properties=(ml.given("convex", flags=True),))(lambda predictions, *, flag=True: predictions)
 
 

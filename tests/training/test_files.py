@@ -225,7 +225,7 @@ class TestDamagedCheckpoints(FilesTestCase):
         with np.load(self.checkpoint) as found:
             about = json.loads(str(found["about"])) | change
         self.change(about=np.array(json.dumps(about)))
-        self.assert_fails(self.train(resume=True), f"{self.checkpoint}: this is no checkpoint of a training run")
+        self.assert_fails(self.train(resume=True), f"{self.checkpoint}: this is not a checkpoint of a training run")
 
     @parameterized.expand(
         [
@@ -245,7 +245,7 @@ class TestDamagedCheckpoints(FilesTestCase):
             about = json.loads(str(found["about"]))
         about["history"][1] = change(about["history"][1])
         self.change(about=np.array(json.dumps(about)))
-        self.assert_fails(self.train(resume=True), f"{self.checkpoint}: this is no checkpoint of a training run")
+        self.assert_fails(self.train(resume=True), f"{self.checkpoint}: this is not a checkpoint of a training run")
 
     @parameterized.expand(
         [
@@ -277,7 +277,7 @@ class TestDamagedCheckpoints(FilesTestCase):
 
     def test_arrays_that_the_run_does_not_know(self) -> None:
         self.change(**{"parameters/other": np.ones(3)})
-        self.assert_fails(self.train(resume=True), "parameters/other is only there, not in this run")
+        self.assert_fails(self.train(resume=True), "parameters/other is only in the checkpoint")
 
     @parameterized.expand(
         [

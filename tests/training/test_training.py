@@ -245,7 +245,7 @@ class TestResume(RunTestCase):
         with self.assertRaisesRegex(UserError, "truncated or damaged"):
             train(self.config(), resume=True)
         np.savez(path, w=np.zeros(3))
-        with self.assertRaisesRegex(UserError, "no checkpoint"):
+        with self.assertRaisesRegex(UserError, "not a checkpoint"):
             train(self.config(), resume=True)
 
     def test_checkpoints_with_other_contents_are_refused(self) -> None:
@@ -257,11 +257,11 @@ class TestResume(RunTestCase):
         name = next(name for name in whole if name.endswith("_bias"))
         for changes, message in (
             ({name: np.zeros(3)}, rf"{name} is float64 of shape \(3,\) there, but float64 of shape \(12,\)"),
-            ({"parameters/other": np.zeros(3)}, "parameters/other is only there, not in this run"),
-            ({"about": np.array("[1, 2]")}, "no checkpoint"),
-            ({"about": np.array(json.dumps(about | {"epoch": "x"}))}, "no checkpoint"),
-            ({"about": np.array(json.dumps(about | {"history": []}))}, "no checkpoint"),
-            ({"about": np.array(json.dumps(about | {"fingerprint": 3}))}, "no checkpoint"),
+            ({"parameters/other": np.zeros(3)}, "parameters/other is only in the checkpoint"),
+            ({"about": np.array("[1, 2]")}, "not a checkpoint"),
+            ({"about": np.array(json.dumps(about | {"epoch": "x"}))}, "not a checkpoint"),
+            ({"about": np.array(json.dumps(about | {"history": []}))}, "not a checkpoint"),
+            ({"about": np.array(json.dumps(about | {"fingerprint": 3}))}, "not a checkpoint"),
         ):
             np.savez(path, **(whole | changes))
             with self.assertRaisesRegex(UserError, message):

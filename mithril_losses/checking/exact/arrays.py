@@ -114,7 +114,7 @@ class ExactArray:
         return sys.modules[__name__]
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("an exact array is no NumPy array: sixty digits and a derivative would be lost without a word")
+        raise TypeError("an exact array is not a NumPy array: conversion would silently lose digits and derivatives")
 
     def __dlpack__(self, **keywords: Any) -> Any:
         return host(self).__dlpack__(**keywords)
