@@ -224,13 +224,13 @@ TABLE: dict[str, list[tuple[str, str]]] = {
         ("iou_loss", "sides on one line"),
         ("complete_iou_loss", "equal boxes"),
     ],
-    "the nearest and the farthest point": [
+    "ties of the nearest or farthest point": [
         ("chamfer_distance", "two nearest points"),
         ("hausdorff_distance", "four farthest points"),
         ("triplet_loss", "two largest components"),
         ("triplet_loss", "two negatives at one distance"),
     ],
-    "samples, projected points or errors": [
+    "ties of sorted samples, projected points or errors": [
         ("wasserstein_distance", "two equal samples"),
         ("sliced_wasserstein_distance", "two equal samples"),
         ("lovasz_hinge_loss", "two equal errors"),
@@ -243,7 +243,9 @@ TABLE: dict[str, list[tuple[str, str]]] = {
     "PSNR of equal images": [("psnr_loss", "no error")],
     "Huber": [("huber_loss", "|e| = δ")],
     "Kullback–Leibler and Jensen–Shannon": [("kl_divergence", "p = 0"), ("js_divergence", "p = 0")],
-    "a slope beyond the largest finite number": [("poisson_negative_log_likelihood", "a slope beyond the range")],
+    "a slope that overflows although the loss is finite": [
+        ("poisson_negative_log_likelihood", "a slope beyond the range")
+    ],
     "probabilities outside": [
         ("binary_cross_entropy", "a clipped probability"),
         ("cross_entropy_loss", "a clipped probability"),
