@@ -274,15 +274,18 @@ def classes_of(
     if classes == 0:
         raise ValueError(f"class_axis {class_axis} of {name} of shape {shape} holds no class")
     is_usual = class_weights is None and type(label_smoothing) is float and label_smoothing == 0.0
-    smoothing = require_one_number(xp, "label_smoothing", label_smoothing, scores.dtype)
-    weights = None if is_usual else read_class_weights(xp, class_weights, classes, len(shape) - axis, scores)
-    if tuple(targets.shape) == shape:
+    smoothing, weights = label_smoothing, None
+    if not is_usual:
+        smoothing = require_one_number(xp, "label_smoothing", label_smoothing, scores.dtype)
+        weights = read_class_weights(xp, class_weights, classes, len(shape) - axis, scores)
+    given = tuple(targets.shape)
+    if given == shape:
         if ignore_index is not None:
             raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
         probabilities = as_dtype(xp, targets, scores.dtype, "targets")
         mass = None if weights is None else xp.sum(weights * probabilities, axis=axis)
         return Classes(scores, axis, Given(probabilities, smoothing, weights), mass)
-    if tuple(targets.shape) == shape[:axis] + shape[axis + 1 :]:
+    if given == shape[:axis] + shape[axis + 1 :]:
         labels, kept, illegal = read_labels(xp, targets, classes, ignore_index)
         if is_usual and kept is illegal:
             return Classes(scores, axis, AtLabel(labels), None)
@@ -290,7 +293,7 @@ def classes_of(
         return Classes(scores, axis, shares, mass, kept, illegal)
     raise ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
-        f"shape {shape}, got {tuple(targets.shape)} for {name} of shape {shape}"
+        f"shape {shape}, got {given} for {name} of shape {shape}"
     )
 
 

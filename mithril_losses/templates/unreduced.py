@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable, Mapping
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,7 +116,7 @@ class Unreduced(Template):
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
         if reduction:
             self.require_known(reduction)
-        with _quiet(_first_array(arguments[0])):
+        with _quiet(arguments[0]):
             found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self._wanted(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
@@ -142,7 +142,7 @@ class Unreduced(Template):
             ValueError: an option lies outside of its domain.
         """
         options = arguments[self._arrays :]
-        if not options or (type(arguments[0]) is np.ndarray and all(map(operator.is_, options, self._settled))):
+        if not options or (type(arguments[0]) is np.ndarray and all(map(is_, options, self._settled))):
             return arguments  # with the very options of another call, at a fifth of the cost
         found = tuple(checked(self._options, dict(zip(self._options, options, strict=True))).values())
         if _PLAIN.issuperset(map(type, found)):
@@ -204,7 +204,7 @@ class Reduced(Unreduced):
         return value, self._asked(gradients, wrt)
 
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
-        with _quiet(_first_array(arguments[0])):
+        with _quiet(arguments[0]):
             return self.losses(*self.checked(arguments), reduction=reduction, wanted=wanted)
 
 
@@ -234,9 +234,10 @@ def _first_array(x: Any) -> Any:
     return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
 
 
-def _quiet(first: Any) -> Any:
-    xp = np if type(first) is np.ndarray else namespace_of(first)
-    return quiet(xp or np)  # what is no array, the losses refuse by its name
+def _quiet(x: Any) -> Any:
+    if type(x) is np.ndarray:  # the usual case
+        return np.errstate(all="ignore")
+    return quiet(namespace_of(_first_array(x)) or np)  # what is no array, the losses refuse by its name
 
 
 def unreduced(

@@ -62,9 +62,10 @@ def array_namespace(**arrays: Any) -> Any:
     """
     shared = None
     for name, x in arrays.items():
+        found = namespace_of(x)
         if shared is None:
-            shared = namespace_of(x)
-        if shared is None or namespace_of(x) is not shared:
+            shared = found
+        if found is None or found is not shared:
             require_library(shared, name, x)
         if shared is np and x.dtype.kind not in _KINDS:
             raise TypeError(_says_no_numbers(name, x.dtype))
