@@ -174,7 +174,7 @@ class TestBadConfiguration(CommandLineTestCase):
             ("weight that is not finite", "objective.terms.0.weight=nan", ["objective.terms[0].weight", "finite"]),
             ("no table", "run=3", ["run: Input should be a table, got 3"]),
             ("index out of range", "objective.terms.4.weight=1", ["--set objective.terms.4.weight=1", "list of 1"]),
-            ("index into a number", "optimizer.kind.0=1", ["--set optimizer.kind.0=1", "no table"]),
+            ("index into a number", "optimizer.kind.0=1", ["--set optimizer.kind.0=1", "not a table"]),
             ("no value", "seed", ["--set seed", "key=value"]),
             ("too many examples", "data.examples=5000", ["data.examples", "5000", "1797"]),
             ("empty test set", "data.test_fraction=0.001", ["data.test_fraction", "empty"]),
