@@ -267,10 +267,7 @@ class Contract(unittest.TestCase):
         ],
         name_func=label,
     )
-    @pytest.mark.exhaustive_for(library="jax", variants=True)
-    @pytest.mark.exhaustive_for(library="jax_float16")  # one half of the types: bfloat16
-    @pytest.mark.exhaustive_for(library="jax_float32")  # of every JAX array without 64 bits, as in special numbers
-    @pytest.mark.exhaustive_for(library="jax_float64")  # as compiled, below
+    @pytest.mark.exhaustive_for(library="jax")  # by default JAX is compiled: see `test_one_function_compiled_by_jax`
     def test_shape_dtype_and_library_are_kept(self, case: Case, library: str, dtype: str) -> None:
         with double_precision(library):
             arguments = case.arguments(library, dtype)

@@ -37,6 +37,7 @@ def workshop() -> Iterator[Workshop]:
         yield workshop
 
 
+@pytest.mark.exhaustive
 def test_tests_import_the_copy(workshop: Workshop) -> None:
     require_copy_is_tested(workshop)
 
@@ -114,6 +115,7 @@ def test_text_that_is_gone_is_an_error() -> None:
         mutant.mutate((ROOT / FILE).read_text())
 
 
+@pytest.mark.exhaustive
 def test_page_keeps_what_was_found_before() -> None:
     first, second, third = all_mutants()[:3]
     before = page([Outcome(first, killer="tests/test_a.py::test_a"), Outcome(second)])
