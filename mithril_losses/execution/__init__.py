@@ -15,12 +15,14 @@ from typing import Any, ParamSpec, TypeVar, overload
 import numpy as np
 
 from mithril_losses import limits
+from mithril_losses.autodiff import compute_by
 from mithril_losses.backends.namespaces import Array, library_name, namespace_of
 from mithril_losses.backends.threads import asked, thread_count
-from mithril_losses.catalogue import find_loss
+from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.execution.host import OnHost
 from mithril_losses.execution.jax import OnJax, as_jax, jax_views
-from mithril_losses.execution.torch import as_tensors, compiled_by_torch, numpy_views
+from mithril_losses.execution.torch import compiled_by_torch, in_no_graph
+from mithril_losses.numerics.torch_views import as_tensors, numpy_views
 
 P = ParamSpec("P")
 G = TypeVar("G")
@@ -99,9 +101,8 @@ def value_and_gradient(
             views = numpy_views(arguments, keywords)
             if views is not None:  # NumPy's calls are cheaper, and so is its memory
                 return as_tensors((plain if first.numel() < limits.current.large else on_host)(*views[0], **views[1]))
-            if compile:
-                compiled: tuple[Any, Any] = compiled_by_torch(pair)(*arguments, **keywords)
-                return compiled
+            with in_no_graph():
+                return (compiled_by_torch(pair) if compile else plain)(*arguments, **keywords)
         return plain(*arguments, **keywords)
 
     return both
@@ -115,3 +116,29 @@ def _with_threads(plain: Callable[..., tuple[Any, Any]], threads: int) -> Callab
             return plain(*arguments, **keywords)
 
     return both
+
+
+def _fastest(template: Any) -> Callable[..., tuple[Any, Any]]:
+    """Return `value_and_gradient` of a registered template, as a function of the arguments in the order of its domain."""
+    pair = catalogue().get(template.name)
+    if pair is None or pair.terms is not template:
+        both: Callable[..., tuple[Any, Any]] = template.both
+        return both
+    found = pair.prepared.get("by position")
+    if found is None:
+        found = pair.prepared.setdefault("by position", _by_position(pair))
+    return found
+
+
+def _by_position(pair: Pair) -> Callable[..., tuple[Any, Any]]:
+    fast = value_and_gradient(pair)
+    arrays = len(pair.array_arguments)
+    options = [name for name in pair.terms.domain if name not in pair.array_arguments]
+
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        return fast(*arguments[:arrays], **dict(zip(options, arguments[arrays:], strict=True)), **keywords)
+
+    return both
+
+
+compute_by(_fastest)

@@ -31,10 +31,10 @@ class ByColumn(Template):
         self._meaning = columns
         self._count = len(terms.wrt)
 
-    def value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
+    def plain_value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss."""
         self.require_known(reduction, gradient=False)
-        return self.terms.value(*self.split(arrays).values(), **reduction)
+        return self.terms.plain_value(*self.split(arrays).values(), **reduction)
 
     def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
         """Return the gradient of `value` wrt the first array."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.domains import Choice, array_names, checked
-from mithril_losses.numerics.graph import differentiable_on_demand
+from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -102,7 +102,7 @@ class Unreduced(Template):
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
             self.both = differentiable_on_demand(self.both)  # type: ignore[method-assign]
 
-    def value(self, *arguments: Any, **reduction: Any) -> Array:
+    def plain_value(self, *arguments: Any, **reduction: Any) -> Array:
         """Return the reduced loss; arrays and options are given in the order of `domain`."""
         if reduction:
             self.require_known(reduction, gradient=False)
@@ -183,7 +183,7 @@ class Reduced(Unreduced):
 
     _further = ("reduction", "wanted")
 
-    def value(self, *arguments: Any, **reduction: Any) -> Array:
+    def plain_value(self, *arguments: Any, **reduction: Any) -> Array:
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction, gradient=False)

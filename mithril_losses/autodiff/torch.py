@@ -1,0 +1,165 @@
+"""PyTorch: the hand-derived gradient as the derivative of a loss in autograd's graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from mithril_losses import limits
+from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain, is_reduced_to_a_number
+from mithril_losses.numerics.torch_views import as_tensors, numpy_views
+
+
+def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the loss of tensors: one step in the graph if they are in one."""
+    step, is_traced = _step(reduction)
+    if step is not None:
+        call = _TorchCall(template, arguments, reduction, is_traced)
+        if call.wanted and call.covers(call.wanted):
+            return step(call, *call.arrays)
+    return template.plain_value(*arguments, **reduction)
+
+
+def _step(reduction: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, bool]:
+    """Return what takes a loss into the graph, None if the graph is to see the plain function; and whether it traces."""
+    if torch.compiler.is_compiling():  # first, because the compiler does not know the other questions
+        return _HandDerived.apply, True
+    if is_plain.get():
+        return None, False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        # in forward mode, every loss of an array would need a gradient of its own
+        is_forward = forward_ad._current_level >= 0 and not is_reduced_to_a_number(reduction)
+        return None if is_forward else _Transformed.apply, True
+    return _apply if torch.is_grad_enabled() else None, False
+
+
+class _TorchCall(Call):
+    """A call whose arguments are tensors.
+
+    Attributes:
+        wanted: the names of the arguments that are in a graph.
+        ready: the gradients that were computed together with the value, until a backward pass takes them.
+    """
+
+    def __init__(
+        self, template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any], is_traced: bool
+    ) -> None:
+        super().__init__(template, arguments, reduction, torch.Tensor)
+        self._is_traced = is_traced
+        self.wanted = [name for name, x in zip(self.names, self.arrays, strict=True) if _is_in_graph(x, is_traced)]
+        self.ready: list[list[Any]] = []
+
+    def evaluate(self, tensors: Sequence[Any]) -> Any:
+        """Return the loss, and keep the gradient if it can be scaled later by the gradient that flows in."""
+        if not self._is_traced and all(x.dtype in _WIDE or not x.is_floating_point() for x in tensors):
+            wrt = self.wrt(self.wanted)
+            found, gradient = self._both(tensors, wrt)
+            if found.ndim == 0:
+                self.ready.append(self.by_array(gradient, wrt))
+            return found
+        arguments, reduction = self.put(tensors)
+        return self.template.plain_value(*arguments, **reduction)
+
+    def gradients(self, tensors: Sequence[Any], upstream: Any, needed: Sequence[bool]) -> list[Any]:
+        """Return the gradient with respect to each tensor; in a graph where one is recorded."""
+        keywords = self.wrt(name for name, needs in zip(self.names, needed, strict=True) if needs)
+        if self._is_traced or torch.is_grad_enabled():
+            arguments, reduction = self.put(tensors)
+            gradient = self.template.gradient(*arguments, **reduction, **keywords, upstream=upstream)
+        else:
+            _, gradient = self._both(tensors, keywords | {"upstream": upstream})
+        return self.by_array(gradient, keywords)
+
+    def _both(self, tensors: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return value and gradient, which are in no graph."""
+        arguments, reduction = self.put(tensors)
+        reduction |= keywords
+        if tensors[0].numel() >= limits.current.large:
+            return fastest(self.template)(*arguments, **reduction)
+        views = numpy_views(arguments, reduction)
+        if views is not None:  # NumPy's calls are cheaper
+            return as_tensors(self.template.both(*views[0], **views[1]))
+        with torch.no_grad():
+            found: tuple[Any, Any] = self.template.both(*arguments, **reduction)
+        return found
+
+
+# in half precision, a gradient is rounded and capped when it is returned: it cannot be scaled after that
+_WIDE = (torch.float32, torch.float64)
+
+
+def _is_in_graph(x: torch.Tensor, is_traced: bool) -> bool:
+    """Whether a framework may ask for the derivative with respect to a tensor, at any level of its transforms."""
+    if not is_traced or x.requires_grad or torch.compiler.is_compiling():
+        return x.requires_grad
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_gradtrackingtensor(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.requires_grad or forward_ad.unpack_dual(x).tangent is not None
+
+
+class _HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no types here
+    """A loss, whose derivative is its hand-derived gradient.
+
+    The first backward pass gives the gradient away, so that a leaf of the graph takes it over without a copy. Another
+    pass computes it again; so does one that may be differentiated in turn.
+    """
+
+    @staticmethod
+    def forward(call: _TorchCall, *tensors: Any) -> Any:
+        return call.evaluate(tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.call, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Any) -> tuple[Any, ...]:
+        call, (_, *needed) = ctx.call, ctx.needs_input_grad
+        if upstream is None:
+            return None, *(None for _ in needed)
+        found = None if torch.is_grad_enabled() or not call.ready else _scaled(call.ready.pop(), upstream)
+        if found is None:
+            found = call.gradients(ctx.saved_tensors, upstream, needed)
+        return None, *(x if needs else None for x, needs in zip(found, needed, strict=True))
+
+
+class _Transformed(_HandDerived):
+    """The same for `torch.func` and for forward mode, which PyTorch's compiler does not know."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _HandDerived.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, *tangents: Any) -> Any:
+        tensors, moved = ctx.saved_tensors, [t is not None for t in tangents]
+        gradients = ctx.call.gradients(tensors, tensors[0].new_ones(()), moved)
+        return sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True) if t is not None)
+
+
+# what `apply` ends in outside of transforms; it first looks for the defaults of `forward`, which takes longer
+_apply = super(torch.autograd.Function, _HandDerived).apply
+
+
+def _scaled(gradients: list[Any], upstream: Any) -> list[Any] | None:
+    """Return the gradients times the gradient that flows in, in their own memory; None for an infinite factor.
+
+    An infinite factor would turn the 0 of an element of weight 0 into NaN.
+    """
+    if not upstream.is_cpu:  # its value would be waited for
+        return [x if x is None else x.mul_(upstream) for x in gradients]
+    factor = upstream.item()
+    if not math.isfinite(factor):
+        return None
+    return gradients if factor == 1.0 else [x if x is None else x.mul_(factor) for x in gradients]
