@@ -114,7 +114,7 @@ class Call:
         return all(name in template.wrt or name in template.on_request for name in names)
 
     def wrt(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the keyword that asks for the gradients with respect to these arguments: none if it is the usual one."""
+        """Return the keyword that asks for the gradients wrt these arguments: none if they are the usual ones."""
         wanted = dict.fromkeys(names)
         return {} if all(name in self.template.wrt for name in wanted) else {"wrt": tuple(wanted)}
 
@@ -136,4 +136,3 @@ def first_array(x: Any) -> Any:
 def is_reduced_to_a_number(reduction: Mapping[str, Any]) -> bool:
     """Whether the keywords leave one number, whatever the arguments are."""
     return reduction.get("reduction") != "none" and reduction.get("axis") is None
-

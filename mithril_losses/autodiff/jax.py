@@ -57,10 +57,10 @@ def _by_hand(call: Call, primals: Sequence[Any], moved: Mapping[int, Any]) -> tu
         gradients = call.by_array(gradient, wrt)
         return found, sum(jnp.sum(gradients[i] * t) for i, t in moved.items()).astype(found.dtype)
 
-    # `upstream` enters a gradient linearly; its transpose is the derivative of every loss along the tangents
+    # a gradient is linear in `upstream`; the transpose of this map takes tangents to the derivative of every loss
     def pull(upstream: Any) -> tuple[Any, ...]:
         gradients = call.by_array(both(upstream=upstream)[1], wrt)
         return tuple(gradients[i] for i in moved)
 
-    (tangent,) = jax.linear_transpose(pull, found)(tuple(moved.values()))
+    (tangent,) = jax.vjp(pull, jnp.ones_like(found))[1](tuple(moved.values()))
     return found, tangent

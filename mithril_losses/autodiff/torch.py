@@ -10,12 +10,14 @@ import torch
 from torch.autograd import forward_ad
 
 from mithril_losses import limits
-from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain, is_reduced_to_a_number
+from mithril_losses.autodiff.call import Call, Differentiable, fastest, first_array, is_plain, is_reduced_to_a_number
 from mithril_losses.numerics.torch_views import as_tensors, numpy_views
 
 
 def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
     """Return the loss of tensors: one step in the graph if they are in one."""
+    if torch.is_autocast_enabled(_device_of(arguments[0])):
+        return _without_autocast(template, arguments, reduction)
     step, is_traced = _step(reduction)
     if step is not None:
         call = _TorchCall(template, arguments, reduction, is_traced)
@@ -24,8 +26,22 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
     return template.plain_value(*arguments, **reduction)
 
 
+def _device_of(x: Any) -> str:
+    name: str = first_array(x).device.type
+    return name
+
+
+def _without_autocast(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the loss in float32, as autocast has PyTorch's own losses; the gradient is in the type of its argument."""
+    call = _TorchCall(template, arguments, reduction, is_traced=True)
+    wide = [x.float() if x.is_floating_point() and x.dtype.itemsize <= 2 else x for x in call.arrays]
+    arguments, reduction = call.put(wide)
+    with torch.autocast(_device_of(arguments[0]), enabled=False):
+        return value(template, tuple(arguments), reduction)
+
+
 def _step(reduction: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, bool]:
-    """Return what takes a loss into the graph, None if the graph is to see the plain function; and whether it traces."""
+    """Return what takes a loss into the graph, None for the plain function; and whether a transform traces it."""
     if torch.compiler.is_compiling():  # first, because the compiler does not know the other questions
         return _HandDerived.apply, True
     if is_plain.get():
@@ -71,14 +87,15 @@ class _TorchCall(Call):
             arguments, reduction = self.put(tensors)
             gradient = self.template.gradient(*arguments, **reduction, **keywords, upstream=upstream)
         else:
-            _, gradient = self._both(tensors, keywords | {"upstream": upstream})
+            is_a_number = upstream.ndim == 0 and upstream.is_cpu
+            _, gradient = self._both(tensors, keywords | {"upstream": upstream.item() if is_a_number else upstream})
         return self.by_array(gradient, keywords)
 
     def _both(self, tensors: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return value and gradient, which are in no graph."""
         arguments, reduction = self.put(tensors)
         reduction |= keywords
-        if tensors[0].numel() >= limits.current.large:
+        if tensors[0].numel() >= limits.current.large or not tensors[0].is_cpu:
             return fastest(self.template)(*arguments, **reduction)
         views = numpy_views(arguments, reduction)
         if views is not None:  # NumPy's calls are cheaper

@@ -21,7 +21,7 @@ from mithril_losses.backends.threads import asked, thread_count
 from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.execution.host import OnHost
 from mithril_losses.execution.jax import OnJax, as_jax, jax_views
-from mithril_losses.execution.torch import compiled_by_torch, in_no_graph
+from mithril_losses.execution.torch import can_compile, compiled_by_torch, in_no_graph
 from mithril_losses.numerics.torch_views import as_tensors, numpy_views
 
 P = ParamSpec("P")
@@ -55,13 +55,18 @@ def value_and_gradient(
     All other JAX arrays go through one compiled function per loss and set of options; inside a trace of the caller, the
     plain functions are inlined.
 
+    The results are in no graph of PyTorch, even if the arguments are. To have PyTorch or JAX differentiate a loss, call
+    the loss itself: its derivative is the same gradient.
+
     Args:
         loss: a registered loss or its gradient, or any function with a method `gradient`.
         threads: how many threads share a large call on the CPU; by default the environment variable
             MITHRIL_LOSSES_THREADS, or else the number of available cores.
-        compile: None compiles loops for large arrays on the CPU, with the extra `fast`. False compiles none: blocks are
-            computed instead, and JAX compiles for its own arrays. Losses over pairs of points compile their tiles in
-            any case. True also sends tensors on an accelerator, or in a graph, through `torch.compile`.
+        compile: None compiles what is large or on an accelerator: loops on the CPU, with the extra `fast`, and the
+            functions of tensors on an accelerator, by `torch.compile` where that finds a compiler. False compiles
+            neither: blocks are computed instead, and JAX compiles for its own arrays. Losses over pairs of points
+            compile their tiles in any case. True has `torch.compile` compile also for the CPU what NumPy cannot
+            compute: tensors in bfloat16.
         donate: whether JAX may reuse the memory of the differentiable arguments, which must not be used after the call.
             JAX then always computes the call itself.
 
@@ -102,7 +107,8 @@ def value_and_gradient(
             if views is not None:  # NumPy's calls are cheaper, and so is its memory
                 return as_tensors((plain if first.numel() < limits.current.large else on_host)(*views[0], **views[1]))
             with in_no_graph():
-                return (compiled_by_torch(pair) if compile else plain)(*arguments, **keywords)
+                is_compiled = can_compile(first) if compile is None else compile
+                return (compiled_by_torch(pair) if is_compiled else plain)(*arguments, **keywords)
         return plain(*arguments, **keywords)
 
     return both
@@ -119,7 +125,7 @@ def _with_threads(plain: Callable[..., tuple[Any, Any]], threads: int) -> Callab
 
 
 def _fastest(template: Any) -> Callable[..., tuple[Any, Any]]:
-    """Return `value_and_gradient` of a registered template, as a function of the arguments in the order of its domain."""
+    """Return `value_and_gradient` of a registered template; all its arguments go by position."""
     pair = catalogue().get(template.name)
     if pair is None or pair.terms is not template:
         both: Callable[..., tuple[Any, Any]] = template.both

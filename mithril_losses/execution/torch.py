@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import sys
 from typing import Any
 
@@ -15,6 +17,16 @@ def in_no_graph() -> contextlib.AbstractContextManager[Any]:
     is_transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     context: contextlib.AbstractContextManager[Any] = contextlib.nullcontext() if is_transformed else torch.no_grad()
     return context
+
+
+def can_compile(x: Any) -> bool:
+    """Whether a tensor is on an accelerator for which `torch.compile` finds a compiler."""
+    return not x.is_cpu and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def compiled_by_torch(pair: Pair) -> Any:

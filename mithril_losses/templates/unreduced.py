@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.domains import Choice, array_names, checked
-from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet

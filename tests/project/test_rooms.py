@@ -26,6 +26,7 @@ ROOMS = (
     "templates",
     "models",
     "domains",
+    "autodiff",
     "limits",
     "loops",
     "terms",
