@@ -127,18 +127,15 @@ def _with_threads(plain: Callable[..., tuple[Any, Any]], threads: int) -> Callab
 def _fastest(template: Any) -> Callable[..., tuple[Any, Any]]:
     """Return `value_and_gradient` of a registered template; all its arguments go by position."""
     pair = catalogue().get(template.name)
-    if pair is None or pair.terms is not template:
-        both: Callable[..., tuple[Any, Any]] = template.both
-        return both
-    found = pair.prepared.get("by position")
-    if found is None:
-        found = pair.prepared.setdefault("by position", _by_position(pair))
+    found: Callable[..., tuple[Any, Any]] = template.both
+    if pair is not None and pair.terms is template:
+        prepared = pair.prepared.get("by position")
+        found = pair.prepared.setdefault("by position", _by_position(pair)) if prepared is None else prepared
     return found
 
 
 def _by_position(pair: Pair) -> Callable[..., tuple[Any, Any]]:
-    fast = value_and_gradient(pair)
-    arrays = len(pair.array_arguments)
+    fast, arrays = value_and_gradient(pair), len(pair.array_arguments)
     options = [name for name in pair.terms.domain if name not in pair.array_arguments]
 
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
