@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mithril_losses import limits
+from mithril_losses.backends.memory import empty
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import Pair
 from mithril_losses.domains import checked
@@ -17,7 +18,7 @@ from mithril_losses.loops.compiling import COMPILED, NotFusable, has_numba
 from mithril_losses.numerics.reduction import GradientReduction, Plan, plan
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.base import Template
-from mithril_losses.templates.loop import Call, Loop, empty, over_blocks, rows_of
+from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
 # the most bytes of the temporary arrays of a block
 _KEPT = 1 << 24
