@@ -170,7 +170,7 @@ class _Pool:
 
     def give(self, block: _Block) -> None:
         """Keep a block whose array has ended, in place of the oldest ones if there are more bytes than the limit."""
-        if not self._is_watched or block.size > self._limit:
+        if block.size > self._limit:
             return
         block.since = self._period
         self._kept.append(block)
@@ -180,7 +180,7 @@ class _Pool:
                 excess -= self._kept.popleft().size
             except IndexError:  # other threads dropped them
                 break
-        if not self._is_watched:  # the thread has ended meanwhile, perhaps before it could see this block
+        if not self._is_watched:  # the thread has ended, perhaps before it could see this block
             self._kept.clear()
 
     def _remove(self, block: _Block) -> bool:

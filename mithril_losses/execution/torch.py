@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,12 @@ def as_tensors(found: tuple[Any, Any]) -> tuple[Any, Any]:
         return from_numpy(np.asarray(value)), from_numpy(gradient)
     value, gradient = (map_leaves(lambda _, x: from_numpy(np.asarray(x)), part) for part in found)
     return value, gradient
+
+
+def mark_written(tensors: Iterable[Any]) -> None:
+    """Tell autograd that tensors were written through NumPy views: a graph that needs their old values then raises."""
+    torch = sys.modules["torch"]
+    torch.autograd.graph.increment_version([x for x in tensors if not x.is_inference()])
 
 
 def compiled_by_torch(pair: Pair) -> Any:
