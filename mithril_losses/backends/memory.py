@@ -155,6 +155,16 @@ class _Pool:
         self._limit, self._last_call = limit, self._period
         if not self._is_watched:
             self._start()
+        found = self._find(size)
+        if found is not None:
+            return found
+        try:
+            return _Block(size)
+        except MemoryError:
+            self.clear()
+            return _Block(size)
+
+    def _find(self, size: int) -> _Block | None:
         kept = sorted(self._kept.copy(), key=lambda block: block.size)
         for block in kept:
             if size <= block.size <= 2 * size and self._remove(block):
@@ -162,11 +172,7 @@ class _Pool:
         for block in kept:
             if size <= 2 * block.size < 2 * size:
                 self._remove(block)
-        try:
-            return _Block(size)
-        except MemoryError:
-            self.clear()
-            return _Block(size)
+        return None
 
     def give(self, block: _Block) -> None:
         """Keep a block whose array has ended, in place of the oldest ones if there are more bytes than the limit."""
