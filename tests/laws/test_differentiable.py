@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import unittest
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from parameterized import parameterized
 import mithril_losses as ml
 from mithril_losses import check_gradient, gradient_of, unregister, value_and_gradient
 from mithril_losses.autodiff import plain_functions
+from mithril_losses.backends.memory import release_kept_memory
 from mithril_losses.checking import GradientMismatchError
 from mithril_losses.domains import REAL
 from mithril_losses.numerics.trees import map_leaves
@@ -241,6 +243,17 @@ class InTheGraph(unittest.TestCase):
             loss.backward()
             hook.remove()
             self.assertEqual([logits.grad.data_ptr()], made)
+
+    def test_the_gradient_is_the_only_memory(self) -> None:
+        predictions, targets = torch.zeros(1_000_000, requires_grad=True), torch.ones(1_000_000)
+        ml.huber_loss(predictions, targets).backward()  # compiles
+        predictions.grad = None
+        release_kept_memory()
+        tracemalloc.start()
+        ml.huber_loss(predictions, targets).backward()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        self.assertLess(peak, 1.15 * predictions.nbytes)
 
     def test_gradients_accumulate(self) -> None:
         for logits, labels in self.problems():
