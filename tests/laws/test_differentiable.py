@@ -166,6 +166,19 @@ class Jax(unittest.TestCase):
     def test_losses_that_are_not_summed_of_the_rest(self, case: Case) -> None:
         self.check_unreduced(case)
 
+    def test_an_option_that_is_learned_keeps_its_derivative(self) -> None:
+        with double_precision("jax"):
+            queries, keys = (jnp.asarray(np.random.default_rng(i).standard_normal((6, 4))) for i in range(2))
+
+            def loss(queries: Any, temperature: Any) -> Any:
+                return ml.info_nce_loss(queries, keys, temperature=temperature)
+
+            found = jax.jit(jax.grad(loss, (0, 1)))(queries, 0.5)
+            with plain_functions():
+                expected = jax.jit(jax.grad(lambda *x: loss(*x), (0, 1)))(queries, 0.5)
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-10)
+
     def check_unreduced(self, case: Case) -> None:
         if not case.pair.takes_reduction:
             self.skipTest("the loss has no unreduced losses")
