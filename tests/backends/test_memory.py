@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -308,6 +309,20 @@ def test_threads_never_share_memory() -> None:
     for thread in running:
         thread.join()
     assert not wrong
+
+
+def test_a_block_that_another_thread_takes_first() -> None:
+    place = address_of_a_dropped_array()
+    (block,) = memory._pool._kept
+
+    class Late(deque[Any]):
+        def copy(self) -> Any:  # what this thread saw before the other thread took the block
+            return deque([block])
+
+    taken = array()
+    assert address(taken) == place
+    with mock.patch.object(memory._pool, "_kept", Late()):
+        assert address(array()) != place
 
 
 def converted(library: str, x: Any) -> Any:

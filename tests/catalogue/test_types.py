@@ -38,7 +38,8 @@ def check(p: Floats, t: Ints, x: Tensor) -> None:
     assert_type(value_and_gradient(gaussian_kl_divergence_gradient, threads=1)(x, x), tuple[Any, dict[str, Tensor]])
     assert_type(value_and_gradient(own_loss)(p), tuple[float, Any])
     assert_type(value_and_gradient(huber_loss_gradient)(p, t, delta=2.0, out=p), tuple[Any, Floats])
-    assert_type(value_and_gradient(gaussian_kl_divergence_gradient)(x, x, out={"mean": x}), tuple[Any, dict[str, Tensor]])
+    both = value_and_gradient(gaussian_kl_divergence_gradient)
+    assert_type(both(x, x, out={"mean": x, "logvar": x}), tuple[Any, dict[str, Tensor]])
     assert_type(value_and_gradient(huber_loss_gradient)(p, t, out=None), tuple[Any, Any])
     huber_loss_gradient(p, t, upstrem=0.5)  # type: ignore[call-arg]
     huber_loss_gradient([1.0], p)  # type: ignore[type-var]
