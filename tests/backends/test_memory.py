@@ -451,7 +451,7 @@ def test_memory_does_not_grow_over_calls_of_changing_sizes(calls: int) -> None:
         for n in random.integers(1_000, 4_000_000, {calls}):
             value, gradient = both(p[:n], t[:n])
             peak = max(peak, resident())
-        # two gradients at a time, of at most 15 MiB, and for each of them blocks of halving sizes
-        assert peak - before < 4.5 * 15, (before, peak)
+        # two gradients at a time, of at most 15 MiB, for each of them blocks of halving sizes, and the allocator's own
+        assert peak - before < 4 * 15 + 32, (before, peak)
         """
     )
