@@ -55,6 +55,10 @@ def _train(rank: int) -> dict[str, Any]:
         summed = gradient.T @ inputs[own]
         torch.distributed.all_reduce(summed)
         found[f"{name}, added"] = summed.numpy()
+
+        parallel.zero_grad()
+        ml.cross_entropy_with_logits(parallel(inputs[own]), labels[own], ignore_index=IGNORED, **options).backward()
+        found[f"{name}, by the loss"] = model.weight.grad.numpy().copy()
     found["class indices"] = _of_class_indices(logits.detach(), labels[own])
     return found
 
@@ -97,6 +101,12 @@ class TwoProcesses(unittest.TestCase):
         for found in self.found.values():
             np.testing.assert_allclose(found["count / ranks"], self.whole, rtol=1e-12)
             np.testing.assert_allclose(found["count"], self.whole / RANKS, rtol=1e-12)
+
+    def test_a_backward_pass_from_the_loss_gives_the_same(self) -> None:
+        for found in self.found.values():
+            np.testing.assert_allclose(found["count / ranks, by the loss"], self.whole, rtol=1e-12)
+            for name in ("count", "own count"):
+                np.testing.assert_allclose(found[f"{name}, by the loss"], found[name], rtol=1e-12)
 
     def test_added_gradients_take_the_count_of_all_ranks(self) -> None:
         for found in self.found.values():

@@ -17,6 +17,7 @@ import torch
 from cases import double_precision
 
 import mithril_losses as ml
+from mithril_losses.autodiff import plain_functions
 from mithril_losses.numerics.trees import leaves
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -85,31 +86,47 @@ def test_numpy_s_loop_learns_what_pytorch_does() -> None:
     np.testing.assert_allclose(page["params"]["out"], out.detach(), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["info_nce_loss", "clip_loss"])
 class TestContrastiveLossesInParts:
-    """The whole batch at once, differentiated as one function, is what the parts must give."""
+    """The parts give the loss and the gradient of the whole batch, of which autodiff knows the plain function alone."""
 
-    generator = np.random.default_rng(5)
-    images, texts = generator.standard_normal((24, 7)), generator.standard_normal((24, 5))
-    see, read = generator.standard_normal((7, 4)), generator.standard_normal((5, 4))
+    random = np.random.default_rng(5)
+    inputs = random.standard_normal((24, 7)), random.standard_normal((24, 5))
+    params = (random.standard_normal((7, 4)), random.standard_normal((5, 4)), np.array(1.5))
+
+    def loss(self, name: str, logit_scale: Any) -> Callable[..., Any]:
+        if name == "clip_loss":
+            return lambda u, v: ml.clip_loss(u, v, logit_scale)
+        return functools.partial(ml.info_nce_loss, temperature=0.3)
 
     @pytest.mark.parametrize("size", [5, 24])  # the last part is smaller; one part
-    @pytest.mark.parametrize("name", ["info_nce_loss", "clip_loss"])
     def test_in_pytorch(self, name: str, size: int) -> None:
-        see, read, scale = (torch.tensor(x, requires_grad=True) for x in (self.see, self.read, np.array(1.5)))
-        inputs = [torch.tensor(self.images), torch.tensor(self.texts)]
-        parameters = [see, read, scale]
+        see, read, logit_scale = params = [torch.tensor(x, requires_grad=True) for x in self.params]
+        encoders = [lambda x: torch.tanh(x @ see), lambda x: torch.tanh(x @ read)]
+        inputs, loss = [torch.tensor(x) for x in self.inputs], self.loss(name, logit_scale)
 
-        def loss(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return ml.clip_loss(u, v, scale) if name == "clip_loss" else ml.info_nce_loss(u, v, temperature=1.0 / scale)
+        value = run("micro-batches.md", without="assert ")["add_gradients"](encoders, inputs, loss, size)
 
-        def look(x: torch.Tensor) -> torch.Tensor:
-            return torch.tanh(x @ see)
+        with plain_functions():
+            whole = loss(*(encode(x) for encode, x in zip(encoders, inputs, strict=True)))
+        np.testing.assert_allclose(value, whole.detach(), rtol=1e-12)
+        for param, expected in zip(params, torch.autograd.grad(whole, params, allow_unused=True), strict=True):
+            torch.testing.assert_close(param.grad, expected, rtol=1e-12, atol=1e-15)
 
-        def learn(x: torch.Tensor) -> torch.Tensor:
-            return torch.tanh(x @ read)
+    def test_in_jax(self, name: str) -> None:
+        def encode(params: Any, *inputs: Any) -> list[Any]:
+            return [jnp.tanh(x @ weight) for x, weight in zip(inputs, params[:2], strict=True)]
 
-        value = run("micro-batches.md", without="torch.manual_seed")["add_gradients"]([look, learn], inputs, loss, size)
-        whole = loss(look(inputs[0]), learn(inputs[1]))
-        assert value.item() == pytest.approx(whole.item(), rel=1e-13)
-        for parameter, expected in zip(parameters, torch.autograd.grad(whole, parameters), strict=True):
-            torch.testing.assert_close(parameter.grad, expected, rtol=1e-12, atol=1e-15)
+        def loss(params: Any, *embeddings: Any) -> Any:
+            return self.loss(name, params[2])(*embeddings)
+
+        with double_precision("jax"):
+            params, inputs = [jnp.asarray(x) for x in self.params], [jnp.asarray(x) for x in self.inputs]
+            in_parts = run("micro-batches.md", without="assert ")["value_and_grad_in_parts"](encode, loss, size=6)
+            value, found = jax.jit(in_parts)(params, *inputs)
+            with plain_functions():
+                at_once = jax.jit(jax.value_and_grad(lambda params: loss(params, *encode(params, *inputs))))
+                whole, gradients = at_once(params)
+            np.testing.assert_allclose(value, whole, rtol=1e-12)
+            for one, other in zip(found, gradients, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
