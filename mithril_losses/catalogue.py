@@ -437,7 +437,9 @@ def _settled(loss: functools.partial[Any]) -> Pair:
         value=functools.partial(pair.value, **own) if loss.func is pair.gradient else loss,
         gradient=functools.partial(pair.gradient, **options),
         both=None,
-        terms=Composed(lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable),
+        terms=Composed(
+            lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable, takes_out=True
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.numerics.trees import leaves, map_leaves
 
 
@@ -70,6 +71,7 @@ class Call:
         template: of the loss.
         arrays: the framework's arrays, at any depth of the arguments.
         names: the name of the argument, or of the keyword, that each of them belongs to.
+        is_mixed: whether there are arrays of other libraries among the arguments.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Call:
         self._given = (*arguments, *reduction.values())
         self._keywords = tuple(reduction)
         self._kind = kind
-        self._is_flat = True
+        self._is_flat, self.is_mixed = True, False
         self.arrays: list[Any] = []
         self.names: list[str] = []
         for name, x in zip((*template.domain, *reduction), self._given, strict=True):
@@ -91,8 +93,10 @@ class Call:
                 self._is_flat = self._is_flat and not found
                 self.arrays += found
                 self.names += [name] * len(found)
+            elif x is not None and type(x) is not float and namespace_of(x) is not None:
+                self.is_mixed = True
 
-    def put(self, arrays: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:
+    def put(self, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments and the keywords of the reduction, with these arrays in the place of the caller's."""
         remaining = iter(arrays)
         kind = self._kind
@@ -106,7 +110,7 @@ class Call:
                 for x in self._given
             ]
         count = len(given) - len(self._keywords)
-        return given[:count], dict(zip(self._keywords, given[count:], strict=True))
+        return tuple(given[:count]), dict(zip(self._keywords, given[count:], strict=True))
 
     def covers(self, names: Iterable[str]) -> bool:
         """Whether the hand-derived gradient is one with respect to all these arguments."""

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from mithril_losses import limits
 from mithril_losses.autodiff.call import Call, Differentiable, fastest, first_array, is_plain, is_reduced_to_a_number
-from mithril_losses.numerics.torch_views import as_tensors, numpy_views
+from mithril_losses.numerics.torch_views import as_tensors
 
 
 def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
@@ -35,15 +35,16 @@ def _without_autocast(template: Differentiable, arguments: tuple[Any, ...], redu
     """Return the loss in float32, as autocast has PyTorch's own losses; the gradient is in the type of its argument."""
     call = _TorchCall(template, arguments, reduction, is_traced=True)
     wide = [x.float() if x.is_floating_point() and x.dtype.itemsize <= 2 else x for x in call.arrays]
-    arguments, reduction = call.put(wide)
-    with torch.autocast(_device_of(arguments[0]), enabled=False):
-        return value(template, tuple(arguments), reduction)
+    own, keywords = call.put(wide)
+    with torch.autocast(_device_of(own[0]), enabled=False):
+        return value(template, own, keywords)
 
 
 def _step(reduction: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, bool]:
     """Return what takes a loss into the graph, None for the plain function; and whether a transform traces it."""
     if torch.compiler.is_compiling():  # first, because the compiler does not know the other questions
-        return _HandDerived.apply, True
+        # an exported program has no place for a derivative of its own
+        return None if torch.compiler.is_exporting() else _HandDerived.apply, True
     if is_plain.get():
         return None, False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
@@ -91,33 +92,36 @@ class _TorchCall(Call):
             _, gradient = self._both(tensors, keywords | {"upstream": upstream.item() if is_a_number else upstream})
         return self.by_array(gradient, keywords)
 
-    def _both(self, tensors: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Any, Any]:
+    def _both(self, tensors: Sequence[Any], keywords: dict[str, Any]) -> tuple[Any, Any]:
         """Return value and gradient, which are in no graph."""
-        arguments, reduction = self.put(tensors)
-        reduction |= keywords
-        if tensors[0].numel() >= limits.current.large or not tensors[0].is_cpu:
-            return fastest(self.template)(*arguments, **reduction)
-        views = numpy_views(arguments, reduction)
-        if views is not None:  # NumPy's calls are cheaper
-            return as_tensors(self.template.both(*views[0], **views[1]))
-        with torch.no_grad():
-            found: tuple[Any, Any] = self.template.both(*arguments, **reduction)
-        return found
+        on_host = not self.is_mixed and all(
+            x.is_cpu and type(x) in _OWN_MEMORY and x.dtype is not torch.bfloat16 for x in tensors
+        )
+        # NumPy's calls are cheaper, and so is its memory
+        arguments, reduction = self.put([x.numpy(force=True) for x in tensors] if on_host else tensors)
+        is_small = on_host and tensors[0].numel() < limits.current.large
+        both = self.template.both if is_small else fastest(self.template)
+        if on_host and isinstance(keywords.get("upstream"), torch.Tensor):
+            keywords = keywords | {"upstream": keywords["upstream"].numpy()}
+        found = both(*arguments, **reduction, **keywords)
+        return as_tensors(found) if on_host else found
 
 
+_OWN_MEMORY = (torch.Tensor, torch.nn.Parameter)  # other kinds of tensors may have none
 # in half precision, a gradient is rounded and capped when it is returned: it cannot be scaled after that
 _WIDE = (torch.float32, torch.float64)
 
 
 def _is_in_graph(x: torch.Tensor, is_traced: bool) -> bool:
     """Whether a framework may ask for the derivative with respect to a tensor, at any level of its transforms."""
-    if not is_traced or x.requires_grad or torch.compiler.is_compiling():
-        return x.requires_grad
+    is_leaf_or_node: bool = x.requires_grad
+    if not is_traced or is_leaf_or_node or torch.compiler.is_compiling():
+        return is_leaf_or_node
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         if torch._C._functorch.is_gradtrackingtensor(x):
             return True
         x = torch._C._functorch.get_unwrapped(x)
-    return x.requires_grad or forward_ad.unpack_dual(x).tangent is not None
+    return bool(x.requires_grad) or forward_ad.unpack_dual(x).tangent is not None
 
 
 class _HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no types here

@@ -17,15 +17,24 @@ from mithril_losses.catalogue import find_loss
 from mithril_losses.execution import value_and_gradient
 
 Device = Literal["cpu", "cuda"]
+Memory = Literal["fresh", "warm", "huge"]
 Arrays = Sequence[Array]
 Call = Callable[[], tuple[Any, Any]]
 
 
 class Setting(NamedTuple):
-    """The setting of all candidates: the device and, on the CPU, the number of threads."""
+    """The setting of all candidates.
+
+    Attributes:
+        threads: how many there are on the CPU.
+        device: where the arrays are.
+        memory: what results are written into: "fresh" pages from the system; "warm" memory that an earlier result had,
+            where a candidate can keep it; or fresh pages with an allocator that asks for "huge" ones.
+    """
 
     threads: int
     device: Device = "cpu"
+    memory: Memory = "fresh"
 
 
 @dataclass(frozen=True)
@@ -156,9 +165,12 @@ def _scikit_learn(case: Case, arrays: Arrays, setting: Setting) -> Call:
     scores = predictions if loss.is_multiclass else predictions.reshape(-1)
     truth = targets.reshape(-1).astype(np.float32)
     share = np.float32(factor / truth.size)
+    into: dict[str, Any] = {}
+    if setting.memory == "warm":
+        into = {"loss_out": np.empty_like(truth), "gradient_out": np.empty_like(scores)}
 
     def call() -> tuple[Any, Any]:
-        values, gradient = loss.loss_gradient(truth, scores, n_threads=setting.threads)
+        values, gradient = loss.loss_gradient(truth, scores, n_threads=setting.threads, **into)
         gradient *= share
         return values.mean() * factor, gradient.reshape(predictions.shape)
 
@@ -176,9 +188,10 @@ def _copy(case: Case, arrays: Arrays, setting: Setting) -> Call:
         return _copy_on_device(_tensors([first, *others], setting), count)
     flat = [x.reshape(-1) for x in (first, *others)]
     step = -(-first.size // setting.threads)
+    kept = [np.zeros_like(first) for _ in range(count)] if setting.memory == "warm" else None
 
     def call() -> tuple[Any, Any]:
-        outputs = [np.empty_like(first) for _ in range(count)]
+        outputs = kept or [np.empty_like(first) for _ in range(count)]
 
         def part(i: int) -> None:
             here = slice(i * step, (i + 1) * step)

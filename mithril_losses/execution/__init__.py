@@ -9,7 +9,8 @@ it is computed; nothing here knows a loss, or a template, by name.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
@@ -21,7 +22,8 @@ from mithril_losses.backends.threads import asked, thread_count
 from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.execution.host import OnHost
 from mithril_losses.execution.jax import OnJax, as_jax, jax_views
-from mithril_losses.execution.torch import can_compile, compiled_by_torch, in_no_graph
+from mithril_losses.execution.output import Both, copy_into, require_buffers
+from mithril_losses.execution.torch import can_compile, compiled_by_torch, in_no_graph, mark_written
 from mithril_losses.numerics.torch_views import as_tensors, numpy_views
 
 P = ParamSpec("P")
@@ -32,19 +34,27 @@ V = TypeVar("V", bound=float | np.floating[Any] | tuple[Any, ...])  # no gradien
 @overload
 def value_and_gradient(
     loss: Callable[P, V], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
-) -> Callable[P, tuple[V, Any]]: ...
+) -> Both[P, V, Any]: ...
 @overload
 def value_and_gradient(
     loss: Callable[P, G], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
-) -> Callable[P, tuple[Array, G]]: ...
+) -> Both[P, Array, G]: ...
 def value_and_gradient(
     loss: Callable[..., Any], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
-) -> Callable[..., tuple[Any, Any]]:
+) -> Both[..., Any, Any]:
     """Return a function with the arguments of the loss that returns its value and its gradient in one call.
 
     The function takes all arguments of the gradient: also `upstream`, which scales the gradient but not the value, and
     `wrt` if the loss has it. The gradient is an array, or a dict of arrays by argument name if the loss has several
     differentiable arguments.
+
+    The function also takes `out`: an array of NumPy or PyTorch for the gradient, or a nesting of arrays with the
+    structure of the gradient. It is filled and returned. It must be C-contiguous, have the shape and dtype of the
+    gradient, and share no memory with an argument. A fused loop writes into it; other ways copy their gradient into it.
+    After an error it may hold anything.
+
+    Large gradients that nobody refers to any more leave their memory to the next ones, for one or two seconds: the
+    environment variable MITHRIL_LOSSES_KEPT_MEMORY bounds its size.
 
     Either half of a pair may be given. A type checker learns from the gradient which keywords there are and what is
     returned: `value_and_gradient(huber_loss_gradient)`.
@@ -79,19 +89,25 @@ def value_and_gradient(
         >>> value, gradient = value_and_gradient(mse_loss)(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
         >>> float(value), gradient.tolist()
         (2.0, [0.0, -2.0])
+        >>> buffer = np.empty(2)
+        >>> value, gradient = value_and_gradient(mse_loss)(np.array([1.0, 2.0]), np.array([1.0, 4.0]), out=buffer)
+        >>> gradient is buffer, buffer.tolist()
+        (True, [0.0, -2.0])
     """
     pair = find_loss(loss)
     thread_count(threads)
     if pair.terms.compose is not None:  # each of its losses takes its own fast path
         fast = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
-        composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(fast)
-        return composed
+        composed: Both[..., Any, Any] = pair.terms.compose(fast)
+        return composed if pair.terms.takes_out else _with_out(pair, composed)
     plain = pair.plain if threads is None else _with_threads(pair.plain, threads)
     on_host = OnHost(pair, threads, compile, plain)
     on_jax = OnJax(pair, donate)
 
     @functools.wraps(pair.value)
-    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+    def both(*arguments: Any, out: Any = None, **keywords: Any) -> tuple[Any, Any]:
+        if out is not None:
+            return _into(out, pair, both, on_host, arguments, keywords)
         first: Any = arguments[0] if arguments else keywords.get(pair.wrt[0])
         if type(first) is np.ndarray:
             is_small = first.size < limits.current.large
@@ -114,6 +130,67 @@ def value_and_gradient(
     return both
 
 
+def _with_out(pair: Pair, composed: Callable[..., tuple[Any, Any]]) -> Both[..., Any, Any]:
+    """Return the function of value and gradient of a composed loss, which also takes `out`."""
+
+    def both(*arguments: Any, out: Any = None, **keywords: Any) -> tuple[Any, Any]:
+        found = composed(*arguments, **keywords)
+        if out is None:
+            return found
+        return _copied(out, found, _by_name(pair, arguments, keywords))
+
+    return both
+
+
+def _into(
+    out: Any,
+    pair: Pair,
+    both: Callable[..., tuple[Any, Any]],
+    on_host: OnHost,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+) -> tuple[Any, Any]:
+    """Return the value, and `out` filled with the gradient: by the loop for large arrays on the host, or by a copy."""
+    given = _by_name(pair, arguments, keywords)
+    like = {name: given.get(name) for name in pair.wrt}
+    first: Any = like[pair.wrt[0]]
+    are_arrays = all(namespace_of(x) is not None for x in like.values())
+    if are_arrays and "wrt" not in keywords and math.prod(first.shape) >= limits.current.large:
+        require_buffers(out, like if len(like) > 1 else first, given)
+        buffers = out if len(like) > 1 else {pair.wrt[0]: out}
+        if type(first) is np.ndarray:
+            views = {name: np.asarray(x) for name, x in buffers.items()}
+            found = on_host.attempt(*arguments, buffers=views, **keywords)
+        else:
+            found = _tensors_into(buffers, on_host, arguments, keywords)
+        if found is not None:
+            return found[0], out
+    return _copied(out, both(*arguments, **keywords), given)
+
+
+def _tensors_into(
+    buffers: Mapping[str, Any], on_host: OnHost, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[Any, Any] | None:
+    """Return value and gradient of tensors on the host, written into the buffers; None if no loop takes the tensors."""
+    views, views_of_buffers = numpy_views(arguments, keywords), numpy_views((), buffers)
+    if views is None or views_of_buffers is None:
+        return None
+    found = on_host.attempt(*views[0], buffers=views_of_buffers[1], **views[1])
+    mark_written(buffers.values())
+    return None if found is None else as_tensors(found)
+
+
+def _copied(out: Any, found: tuple[Any, Any], given: Mapping[str, Any]) -> tuple[Any, Any]:
+    value, gradient = found
+    require_buffers(out, gradient, given)
+    copy_into(out, gradient)
+    return value, out
+
+
+def _by_name(pair: Pair, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(pair.parameters, arguments, strict=False)), **keywords}
+
+
 def _with_threads(plain: Callable[..., tuple[Any, Any]], threads: int) -> Callable[..., tuple[Any, Any]]:
     """Return the plain functions, in which trees, sorts and tiles use as many threads."""
 
@@ -127,18 +204,15 @@ def _with_threads(plain: Callable[..., tuple[Any, Any]], threads: int) -> Callab
 def _fastest(template: Any) -> Callable[..., tuple[Any, Any]]:
     """Return `value_and_gradient` of a registered template; all its arguments go by position."""
     pair = catalogue().get(template.name)
-    if pair is None or pair.terms is not template:
-        both: Callable[..., tuple[Any, Any]] = template.both
-        return both
-    found = pair.prepared.get("by position")
-    if found is None:
-        found = pair.prepared.setdefault("by position", _by_position(pair))
+    found: Callable[..., tuple[Any, Any]] = template.both
+    if pair is not None and pair.terms is template:
+        prepared = pair.prepared.get("by position")
+        found = pair.prepared.setdefault("by position", _by_position(pair)) if prepared is None else prepared
     return found
 
 
 def _by_position(pair: Pair) -> Callable[..., tuple[Any, Any]]:
-    fast = value_and_gradient(pair)
-    arrays = len(pair.array_arguments)
+    fast, arrays = value_and_gradient(pair), len(pair.array_arguments)
     options = [name for name in pair.terms.domain if name not in pair.array_arguments]
 
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:

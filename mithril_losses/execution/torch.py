@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from mithril_losses.catalogue import Pair
@@ -27,6 +28,12 @@ def can_compile(x: Any) -> bool:
 @functools.cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def mark_written(tensors: Iterable[Any]) -> None:
+    """Tell autograd that tensors were written through NumPy views: a graph that needs their old values then raises."""
+    torch = sys.modules["torch"]
+    torch.autograd.graph.increment_version([x for x in tensors if not x.is_inference()])
 
 
 def compiled_by_torch(pair: Pair) -> Any:

@@ -37,6 +37,7 @@ class Template:
         takes_wrt: whether `both` takes `wrt=`.
         compose: for a loss of other losses: a function that takes `value_and_gradient` (with its settings), and returns
             the function of value and gradient of this loss.
+        takes_out: whether that function takes `out`.
         separable: whether different rows have independent unreduced losses, so that rows may be computed separately.
         jitted: whether the pair is compiled for JAX. A loss that compiles its parts by itself may have to read values
             between them.
@@ -57,6 +58,7 @@ class Template:
     both: Any = None
     takes_wrt = False
     compose: Callable[..., Any] | None = None
+    takes_out = False
     separable = True
     jitted = True
     by_numpy = False

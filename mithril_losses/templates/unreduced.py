@@ -142,10 +142,11 @@ class Unreduced(Template):
             ValueError: an option lies outside of its domain.
         """
         options = arguments[self._arrays :]
-        if not options or (type(arguments[0]) is np.ndarray and all(map(is_, options, self._settled))):
+        is_usual = type(arguments[0]) is np.ndarray
+        if not options or (is_usual and all(map(is_, options, self._settled))):
             return arguments  # with the very options of another call, at a fifth of the cost
         found = tuple(checked(self._options, dict(zip(self._options, options, strict=True))).values())
-        if _PLAIN.issuperset(map(type, found)):
+        if is_usual and _PLAIN.issuperset(map(type, found)):  # in a trace, this would be a side effect
             self._settled = found
         return (*arguments[: self._arrays], *found)
 
