@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import unittest
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from parameterized import parameterized
 import mithril_losses as ml
 from mithril_losses import check_gradient, gradient_of, unregister, value_and_gradient
 from mithril_losses.autodiff import plain_functions
+from mithril_losses.backends.memory import release_kept_memory
 from mithril_losses.checking import GradientMismatchError
 from mithril_losses.domains import REAL
 from mithril_losses.numerics.trees import map_leaves
@@ -164,6 +166,19 @@ class Jax(unittest.TestCase):
     def test_losses_that_are_not_summed_of_the_rest(self, case: Case) -> None:
         self.check_unreduced(case)
 
+    def test_an_option_that_is_learned_keeps_its_derivative(self) -> None:
+        with double_precision("jax"):
+            queries, keys = (jnp.asarray(np.random.default_rng(i).standard_normal((6, 4))) for i in range(2))
+
+            def loss(queries: Any, temperature: Any) -> Any:
+                return ml.info_nce_loss(queries, keys, temperature=temperature)
+
+            found = jax.jit(jax.grad(loss, (0, 1)))(queries, 0.5)
+            with plain_functions():
+                expected = jax.jit(jax.grad(lambda *x: loss(*x), (0, 1)))(queries, 0.5)
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-10)
+
     def check_unreduced(self, case: Case) -> None:
         if not case.pair.takes_reduction:
             self.skipTest("the loss has no unreduced losses")
@@ -241,6 +256,17 @@ class InTheGraph(unittest.TestCase):
             loss.backward()
             hook.remove()
             self.assertEqual([logits.grad.data_ptr()], made)
+
+    def test_the_gradient_is_the_only_memory(self) -> None:
+        predictions, targets = torch.zeros(1_000_000, requires_grad=True), torch.ones(1_000_000)
+        ml.huber_loss(predictions, targets).backward()  # compiles
+        predictions.grad = None
+        release_kept_memory()
+        tracemalloc.start()
+        ml.huber_loss(predictions, targets).backward()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        self.assertLess(peak, 1.15 * predictions.nbytes)
 
     def test_gradients_accumulate(self) -> None:
         for logits, labels in self.problems():
