@@ -316,6 +316,16 @@ class InTheGraph(unittest.TestCase):
                     self.assertFalse(one.requires_grad)
                     torch.testing.assert_close(one, other, rtol=0.0, atol=0.0)
 
+    def test_value_and_gradient_of_nestings_are_in_no_graph(self) -> None:
+        logits, _ = self.small
+        for loss, arguments in (
+            (ml.l2_regularization, ({"a": logits.clone().requires_grad_()},)),
+            (ml.feature_reconstruction_loss, ([logits.clone().requires_grad_()], [logits])),
+        ):
+            value, gradient = value_and_gradient(loss)(*arguments)
+            for path, x in flat([value, gradient]):
+                self.assertFalse(x.requires_grad, path)
+
     def test_a_loss_keeps_nothing_alive_after_its_backward_pass(self) -> None:
         for logits, labels in self.problems():
             hidden = logits * 1.0
