@@ -40,7 +40,7 @@ _CANDIDATES = {
     ),
     ("numpy-plain",): "the loss and its gradient, one after the other.",
     ("torch-eager",): (
-        "`loss(z).backward()` with the loss in `torch.nn.functional`, or with the textbook expression where it has none."
+        "`loss(z).backward()` with the loss in `torch.nn.functional`, or the textbook expression where it has none."
     ),
     ("torch-compile",): "`torch.compile` of value and gradient in one graph.",
     (
