@@ -231,7 +231,7 @@ def test_unused_memory_goes_back() -> None:
             assert time.monotonic() < end
             time.sleep(0.005)
 
-    with mock.patch.object(memory, "_PERIOD", 0.02):
+    with mock.patch.object(memory, "_PERIOD", 0.2):
         held = array(3)
         array(8)
         assert traced() == pytest.approx(11, abs=0.1)
