@@ -130,7 +130,7 @@ def test_a_graph_that_needs_the_old_values_raises() -> None:
 def refusals(n: int) -> dict[str, tuple[Any, Any, type[Exception], str]]:
     """What is passed as `out` for which arguments (p, t), and what is said."""
     p, t = numbers(2, n)
-    good, wide = np.empty_like(p), np.empty(2 * n, np.float32)
+    good, wide = np.zeros_like(p), np.zeros(2 * n, np.float32)  # casts of what memory holds may warn
     read_only = np.empty_like(p)
     read_only.flags.writeable = False
     tensors, jax_arrays = (torch.from_numpy(p), torch.from_numpy(t)), (jax.numpy.asarray(p), jax.numpy.asarray(t))
