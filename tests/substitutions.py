@@ -1007,6 +1007,65 @@ SUBSTITUTIONS = [
         "edited terms are compiled forever",
         {"len(texts) > DEFINITIONS": "False"},
     ),
+    # memory that is used again, and arrays of the caller
+    Substitution(
+        "backends/memory.py",
+        "memory is handed out that is too small",
+        {"if size <= block.size <= 2 * size and": "if block.size <= 2 * size and"},
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "memory that is in use is handed out again",
+        {"2 * size and self._remove(block)": "2 * size and block in self._kept"},
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "two threads may get the same memory",
+        {
+            "        except ValueError:  # another thread was faster\n            return False\n": (
+                "        except ValueError:  # another thread was faster\n            return True\n"
+            )
+        },
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "more memory is kept than the limit says",
+        {"self._kept.copy()]) - self._limit": "self._kept.copy()]) - 2 * self._limit"},
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "unused memory never goes back",
+        {"if self._period - block.since > 1:": "if self._period - block.since > 10**9:"},
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "a forked child believes in the thread of its parent",
+        {"after_in_child=_pool.reset": "after_in_child=_pool.clear"},
+        tests="memory",
+    ),
+    Substitution(
+        "execution/host.py",
+        "a loop does not write into the array of the caller",
+        {"buffers[n] if n in buffers else empty(": "empty("},
+        tests="output",
+    ),
+    Substitution(
+        "execution/output.py",
+        "an array of the caller may be an argument",
+        {"and _share_memory(buffer, x):": "and x is None:"},
+        tests="output",
+    ),
+    Substitution(
+        "execution/torch.py",
+        "autograd does not learn that a tensor was written",
+        {"torch.autograd.graph.increment_version([": "list(["},
+        tests="output",
+    ),
     Substitution(
         "backends/threads.py",
         "a thread that cannot be started is an error",

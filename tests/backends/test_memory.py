@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -310,6 +311,20 @@ def test_threads_never_share_memory() -> None:
     assert not wrong
 
 
+def test_a_block_that_another_thread_takes_first() -> None:
+    place = address_of_a_dropped_array()
+    (block,) = memory._pool._kept
+
+    class Late(deque[Any]):
+        def copy(self) -> Any:  # what this thread saw before the other thread took the block
+            return deque([block])
+
+    taken = array()
+    assert address(taken) == place
+    with mock.patch.object(memory._pool, "_kept", Late()):
+        assert address(array()) != place
+
+
 def converted(library: str, x: Any) -> Any:
     return {"numpy": np.asarray, "torch": torch.from_numpy, "jax": jax.numpy.asarray}[library](x)
 
@@ -436,7 +451,7 @@ def test_memory_does_not_grow_over_calls_of_changing_sizes(calls: int) -> None:
         for n in random.integers(1_000, 4_000_000, {calls}):
             value, gradient = both(p[:n], t[:n])
             peak = max(peak, resident())
-        # two gradients at a time, of at most 15 MiB, and for each of them blocks of halving sizes
-        assert peak - before < 4.5 * 15, (before, peak)
+        # two gradients at a time, of at most 15 MiB, for each of them blocks of halving sizes, and the allocator's own
+        assert peak - before < 4 * 15 + 32, (before, peak)
         """
     )
