@@ -71,7 +71,7 @@ LIMITS = (
         "the continued fraction of eˣ − 1 − x (|x| < 0.8)",
         _has_a_small_variance,
     ),
-    Limit(("fair_loss",), 16, "the continued fraction of eˣ − 1 − x (errors below the scale)", _has_a_small_error),
+    Limit(("fair_loss",), 14, "the continued fraction of eˣ − 1 − x (errors below the scale)", _has_a_small_error),
     Limit(("sinkhorn_divergence",), 48, "the end of the iterations (masses right to 10⁻⁵⁰)"),
 )
 
