@@ -9,7 +9,7 @@ from mithril_losses.backends.namespaces import Array, ArrayT
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import REAL, SCALE, Interval
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import exponential_remainder, log_square, product
+from mithril_losses.numerics.stable import exponential_remainder
 from mithril_losses.templates.elements import elementwise
 
 __all__ = [
@@ -156,8 +156,8 @@ def _cauchy(xp: Any, predictions: Array, targets: Array, scale: float) -> tuple[
     error = predictions - targets
     magnitude, clipped = xp.abs(error), xp.minimum(xp.maximum(error, -scale), scale)
     ratio = xp.minimum(magnitude, scale) / xp.maximum(magnitude, scale)
-    value = 0.5 * scale * (scale * log_square(xp, magnitude / scale))
-    return value, xp.where(magnitude < scale, clipped, ratio * clipped) / (1.0 + ratio * ratio)
+    log = 2.0 * xp.log(xp.maximum(magnitude / scale, 1.0)) + xp.log1p(ratio * ratio)  # squares could overflow
+    return 0.5 * scale * (scale * log), xp.where(magnitude < scale, clipped, ratio * clipped) / (1.0 + ratio * ratio)
 
 
 def cauchy_loss(predictions: Array, targets: Array, *, scale: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
@@ -281,14 +281,18 @@ def tukey_biweight_loss_gradient(
 @elementwise(predictions=REAL, targets=REAL, alpha=Interval(-math.inf, 2.0, closed_above=True), scale=SCALE, steep=True)
 def _general_robust(xp: Any, predictions: Array, targets: Array, alpha: float, scale: float) -> tuple[Array, Array]:
     ratio = (predictions - targets) / scale
-    magnitude = xp.abs(ratio)
-    distance = xp.where(magnitude < 0.0, magnitude, 2.0 - alpha)  # b = 2 − α, as an array
+    distance = xp.where(ratio != ratio, ratio, 2.0 - alpha)  # b = 2 − α, as an array
     divisor = xp.where(distance > 0.0, distance, 1.0)
-    log = log_square(xp, magnitude / xp.sqrt(divisor))
+    root = xp.sqrt(divisor)
+    x = ratio / root
+    smaller, larger = xp.minimum(xp.abs(x), 1.0), xp.maximum(xp.abs(x), 1.0)
+    far, near = xp.log(larger), xp.log1p((smaller / larger) ** 2)
+    log = 2.0 * far + near  # log(1 + x²), where x² could overflow
     exponent = 0.5 * alpha * log
     curved = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))
-    value = xp.where(distance > 0.0, curved, 0.5 * magnitude * magnitude)
-    return value, product(xp, xp.exp(-0.5 * distance * log), ratio) / scale
+    value = xp.where(distance > 0.0, curved, 0.5 * ratio * ratio)
+    power = xp.exp((1.0 - distance) * far - 0.5 * distance * near)
+    return value, root * xp.minimum(xp.maximum(x, -1.0), 1.0) * power / scale
 
 
 def general_robust_loss(

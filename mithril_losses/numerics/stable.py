@@ -37,13 +37,6 @@ def exponential_remainder(xp: Any, x: Array) -> Array:
     return xp.where(xp.abs(x) < 0.8, near * rest / (d - rest), xp.expm1(x) - xp.minimum(x, 1000.0))  # ∞ − ∞ is NaN
 
 
-def log_square(xp: Any, x: Array) -> Array:
-    """Return log(1 + x²) for x ≥ 0, where x² may overflow. The derivative is 2x / (1 + x²)."""
-    larger = xp.maximum(x, 1.0)
-    ratio = xp.minimum(x, 1.0) / larger
-    return 2.0 * xp.log(larger) + xp.log1p(ratio * ratio)
-
-
 def log_gamma(xp: Any, x: Array) -> Array:
     """Return log |Γ(x)|, which the array standard lacks and every library has."""
     if hasattr(xp, "log_gamma"):  # a namespace of this package
