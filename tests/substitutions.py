@@ -552,11 +552,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/robust.py",
         "the power in the slope of the general loss vanishes too early",
-        {
-            "power = xp.exp((1.0 - distance) * far - 0.5 * distance * near)": (
-                "power = xp.exp(-0.5 * distance * log) * larger"
-            )
-        },
+        {"half * product(xp, half, ratio)": "product(xp, half * half, ratio)"},
     ),
     Substitution(
         "templates/elements.py",
