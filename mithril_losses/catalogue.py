@@ -438,7 +438,10 @@ def _settled(loss: functools.partial[Any]) -> Pair:
         gradient=functools.partial(pair.gradient, **options),
         both=None,
         terms=Composed(
-            lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable, takes_out=True
+            lambda fast: functools.partial(fast(loss.func), **options),
+            pair.terms.separable,
+            takes_out=True,
+            curved=pair.terms.curved,
         ),
     )
 

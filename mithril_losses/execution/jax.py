@@ -70,7 +70,8 @@ class OnJax:
             self._check_values(given)
         value, gradient = found
         if type(gradient) is dict:  # `jax.jit` sorts the names
-            gradient = {name: gradient[name] for name in pair.parameters if name in gradient}
+            order = pair.terms.outputs or pair.parameters
+            gradient = {name: gradient[name] for name in order if name in gradient}
         return value, gradient
 
     def _check_values(self, given: Mapping[str, Any]) -> None:

@@ -65,6 +65,7 @@ _CLASS_OPTIONS: dict[str, Any] = {
 
 @unreduced(
     loop=softmax_loop,
+    curved=True,
     check=functools.partial(classes_of, name="logits"),
     mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
     logits=REAL,

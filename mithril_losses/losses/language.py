@@ -376,7 +376,7 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
         "tokens": ClassIndices(per_sample=(4,), classes=5),
         "ignore_index": Integer(),
     },
-    terms=Composed(_compose_next_tokens),
+    terms=Composed(_compose_next_tokens, curved=True),
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(

@@ -284,7 +284,7 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
 @gradient_of(
     bernoulli_negative_log_likelihood,
     domain={"logits": REAL, "targets": PROBABILITY},
-    terms=Composed(lambda fast: fast(binary_cross_entropy_with_logits)),
+    terms=Composed(lambda fast: fast(binary_cross_entropy_with_logits), curved=True),
     properties=("convex", "non_negative"),
 )
 def bernoulli_negative_log_likelihood_gradient(

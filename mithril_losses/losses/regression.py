@@ -38,6 +38,11 @@ def _squared_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array, 
     return error * error, 2.0 * error
 
 
+@_squared_error.curvature
+def _squared_error_curvature(xp: Any, predictions: Array, targets: Array) -> float:
+    return 2.0
+
+
 def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of e², e = predictions − targets.
 
@@ -143,6 +148,12 @@ def _huber(xp: Any, predictions: Array, targets: Array, delta: float) -> tuple[A
     error = predictions - targets
     slope = xp.minimum(xp.maximum(error, -delta), delta)
     return slope * (error - 0.5 * slope), slope
+
+
+@_huber.curvature(bound=1.0)
+def _huber_curvature(xp: Any, predictions: Array, targets: Array, delta: float) -> Array:
+    error = predictions - targets
+    return xp.where(xp.abs(error) < delta, xp.ones_like(error), 0.0)
 
 
 def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:

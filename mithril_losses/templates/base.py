@@ -29,6 +29,11 @@ class Template:
         domain: what each argument may be, by name.
         wrt: the arguments that the gradient is taken with respect to by default.
         on_request: further arguments that `wrt=` accepts.
+        outputs: the arrays in the place of the gradients, by name, each with the argument that has its shape and dtype;
+            by default the gradients wrt `wrt`.
+        curved: whether the second derivatives of the loss are known.
+        has_value: whether a value is computed; if not, 0 stands in its place.
+        is_factor: whether what is computed is multiplied by the root of what a gradient is multiplied by.
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
         plain_value: a function of the arguments, in the order of `domain`, that returns the reduced loss; autodiff
             frameworks differentiate what it computes.
@@ -52,6 +57,10 @@ class Template:
     domain: Mapping[str, Any] = NOTHING
     wrt: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
+    outputs: Mapping[str, str] = NOTHING
+    curved = False
+    has_value = True
+    is_factor = False
     kinks: Any = None
     plain_value: Any = None
     gradient: Any = None

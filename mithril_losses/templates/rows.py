@@ -9,6 +9,7 @@ follow. These functions are the only implementation of this loss; whole arrays, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
 from mithril_losses.templates.classes import ONE, Classes, Shares, classes_of, times
 from mithril_losses.templates.loop import Loop
-from mithril_losses.templates.unreduced import Losses
+from mithril_losses.templates.unreduced import Curvature, Losses, Named
 from mithril_losses.templates.vectors import by_row
 
 
@@ -143,7 +144,49 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
         of_rows = slopes(xp, exponentials, finished, shares, axis, scale=factor)
         return {name: classes.legal(xp, of_rows)}
 
-    return Losses(classes.legal(xp, finished.losses), scaled, (axis,), classes.mass, scaled)
+    def curvature() -> Curvature:
+        return _curvature(xp, classes, exponentials, finished, name)
+
+    return Losses(classes.legal(xp, finished.losses), scaled, (axis,), classes.mass, scaled, curvature=curvature)
+
+
+def _curvature(xp: Any, classes: Classes, exponentials: Array, finished: Finished, name: str) -> Curvature:
+    """Return H = Q (diag p − p pᵀ) of each row, with p = softmax(z), as products with one pass over the row.
+
+    With Bᵀ B in place of B Bᵀ it would have another factor; this one is √Q (diag √p − p √pᵀ), because Σ p = 1.
+    """
+    axis = classes.axis
+    p = exponentials / with_axis(xp, finished.total, axis)
+    mass = finished.mass
+    if type(mass) is not float:
+        mass = with_axis(xp, xp.broadcast_to(mass, finished.total.shape), axis)
+    root_mass = math.sqrt(mass) if type(mass) is float else xp.sqrt(mass)
+
+    def along(weights: Array, x: Array) -> Array:
+        return with_axis(xp, xp.sum(weights * x, axis=axis), axis)
+
+    def named(x: Array) -> Named:
+        return {name: classes.legal(xp, x)}
+
+    def product(vectors: Named) -> Named:
+        v = vectors[name]
+        return named(mass * (p * (v - along(p, v))))
+
+    def factor(vectors: Named) -> Named:
+        root, w = xp.sqrt(p), vectors[name]
+        return named(root_mass * (root * w - p * along(root, w)))
+
+    def transposed(vectors: Named) -> Named:
+        v = vectors[name]
+        return named(root_mass * (xp.sqrt(p) * (v - along(p, v))))
+
+    return Curvature(
+        product,
+        lambda: named(mass * (p * (1.0 - p))),
+        lambda: named(2.0 * mass * (p * (1.0 - p))),  # of each row of H, the diagonal plus the sum of the others
+        factor,
+        transposed,
+    )
 
 
 def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
