@@ -25,7 +25,7 @@ from mithril_losses.domains import (
 )
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import norm_and_unit
+from mithril_losses.numerics.stable import logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.apart import Apart
 from mithril_losses.templates.elements import elementwise
@@ -78,6 +78,12 @@ def _vanilla_generator(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Arr
     return -xp.log(p), -1.0 / p
 
 
+@_vanilla_generator.curvature
+def _vanilla_generator_curvature(xp: Any, fake_scores: Array, epsilon: float) -> Array:
+    p = xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
+    return 1.0 / (p * p)
+
+
 @elementwise(real_scores=PROBABILITY, epsilon=CLIP_WIDTH, label_smoothing=FRACTION)
 def _vanilla_real(xp: Any, real_scores: Array, epsilon: float, label_smoothing: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(real_scores, epsilon), 1.0 - epsilon)
@@ -85,10 +91,23 @@ def _vanilla_real(xp: Any, real_scores: Array, epsilon: float, label_smoothing: 
     return value, (label_smoothing - 1.0) / p + label_smoothing / (1.0 - p)
 
 
+@_vanilla_real.curvature
+def _vanilla_real_curvature(xp: Any, real_scores: Array, epsilon: float, label_smoothing: float) -> Array:
+    p = xp.minimum(xp.maximum(real_scores, epsilon), 1.0 - epsilon)
+    q = 1.0 - p
+    return (1.0 - label_smoothing) / (p * p) + label_smoothing / (q * q)
+
+
 @elementwise(fake_scores=PROBABILITY, epsilon=CLIP_WIDTH)
 def _vanilla_fake(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
     return -xp.log1p(-p), 1.0 / (1.0 - p)
+
+
+@_vanilla_fake.curvature
+def _vanilla_fake_curvature(xp: Any, fake_scores: Array, epsilon: float) -> Array:
+    q = 1.0 - xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
+    return 1.0 / (q * q)
 
 
 _vanilla_discriminator = Apart(real_scores=_vanilla_real, fake_scores=_vanilla_fake)
@@ -222,6 +241,11 @@ def _non_saturating_generator(xp: Any, fake_scores: Array) -> tuple[Array, Array
     return xp.maximum(-fake_scores, 0.0) + xp.log1p(tail), slope
 
 
+@_non_saturating_generator.curvature
+def _non_saturating_generator_curvature(xp: Any, fake_scores: Array) -> Array:
+    return logistic_density(xp, fake_scores)
+
+
 @elementwise(real_scores=REAL, label_smoothing=FRACTION)
 def _non_saturating_real(xp: Any, real_scores: Array, label_smoothing: float) -> tuple[Array, Array]:
     tail = xp.exp(-xp.abs(real_scores))
@@ -232,11 +256,21 @@ def _non_saturating_real(xp: Any, real_scores: Array, label_smoothing: float) ->
     return xp.maximum(-real_scores, 0.0) + xp.log1p(tail) + smoothed, slope
 
 
+@_non_saturating_real.curvature
+def _non_saturating_real_curvature(xp: Any, real_scores: Array, label_smoothing: float) -> Array:
+    return logistic_density(xp, real_scores)
+
+
 @elementwise(fake_scores=REAL)
 def _non_saturating_fake(xp: Any, fake_scores: Array) -> tuple[Array, Array]:
     tail = xp.exp(-xp.abs(fake_scores))
     slope = xp.where(fake_scores > 0.0, 1.0, tail) / (1.0 + tail)
     return xp.maximum(fake_scores, 0.0) + xp.log1p(tail), slope
+
+
+@_non_saturating_fake.curvature
+def _non_saturating_fake_curvature(xp: Any, fake_scores: Array) -> Array:
+    return logistic_density(xp, fake_scores)
 
 
 _non_saturating_discriminator = Apart(real_scores=_non_saturating_real, fake_scores=_non_saturating_fake)
@@ -339,6 +373,11 @@ def non_saturating_discriminator_loss_gradient(
 def _squared(xp: Any, scores: Array, target: float, scale: float) -> tuple[Array, Array]:
     error = scores - target
     return scale * error * error, 2.0 * scale * error
+
+
+@_squared.curvature
+def _squared_curvature(xp: Any, scores: Array, target: float, scale: float) -> float:
+    return 2.0 * scale
 
 
 _least_squares_generator = _squared.named(scores="fake_scores", target="target_real")
@@ -466,9 +505,19 @@ def _negated(xp: Any, scores: Array) -> tuple[Array, Array]:
     return -scores, xp.where(scores == scores, -1.0, scores)  # NaN stays NaN
 
 
+@_negated.curvature
+def _negated_curvature(xp: Any, scores: Array) -> float:
+    return 0.0
+
+
 @elementwise(scores=REAL)
 def _itself(xp: Any, scores: Array) -> tuple[Array, Array]:
     return scores, xp.where(scores == scores, 1.0, scores)
+
+
+@_itself.curvature
+def _itself_curvature(xp: Any, scores: Array) -> float:
+    return 0.0
 
 
 @elementwise(real_scores=REAL, kinks=lambda real_scores: (1.0 - real_scores,))
@@ -477,10 +526,20 @@ def _hinge_real(xp: Any, real_scores: Array) -> tuple[Array, Array]:
     return violation, 0.0 - xp.sign(violation)  # 0 at the corner, not −0
 
 
+@_hinge_real.curvature(bound=1.0)
+def _hinge_real_curvature(xp: Any, real_scores: Array) -> float:
+    return 0.0
+
+
 @elementwise(fake_scores=REAL, kinks=lambda fake_scores: (1.0 + fake_scores,))
 def _hinge_fake(xp: Any, fake_scores: Array) -> tuple[Array, Array]:
     violation = xp.maximum(1.0 + fake_scores, 0.0)
     return violation, xp.sign(violation)
+
+
+@_hinge_fake.curvature(bound=1.0)
+def _hinge_fake_curvature(xp: Any, fake_scores: Array) -> float:
+    return 0.0
 
 
 _wasserstein_generator = _negated.named(scores="fake_scores")

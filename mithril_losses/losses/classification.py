@@ -24,7 +24,7 @@ from mithril_losses.domains import (
     Interval,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import log_softmax
+from mithril_losses.numerics.stable import log_softmax, logistic_density
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_same_shape
 from mithril_losses.templates.classes import Classes, Given, classes_of
 from mithril_losses.templates.elements import elementwise
@@ -358,6 +358,18 @@ def _binary_cross_entropy(xp: Any, predictions: Array, targets: Array, epsilon: 
     return value, (p - targets) / (p * (1.0 - p))
 
 
+def _bernoulli_information(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
+    return 1.0 / (p * (1.0 - p))
+
+
+@_binary_cross_entropy.curvature(fisher=_bernoulli_information)
+def _binary_cross_entropy_curvature(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
+    q = 1.0 - p
+    return targets / (p * p) + (1.0 - targets) / (q * q)
+
+
 def binary_cross_entropy(
     predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
 ) -> Array:
@@ -424,6 +436,11 @@ def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, po
     linear = xp.where(linear == linear, linear, 0.0)  # 0 · ∞ = 0; the other terms carry the NaNs of the arguments
     slope = against - total * (tail / (1.0 + tail))
     return total * xp.log1p(tail) + linear, xp.where(upper, slope, -slope)
+
+
+@_binary_cross_entropy_with_logits.curvature
+def _binary_cross_entropy_with_logits_curvature(xp: Any, logits: Array, targets: Array, pos_weight: float) -> Array:
+    return (pos_weight * targets + (1.0 - targets)) * logistic_density(xp, logits)
 
 
 def binary_cross_entropy_with_logits(
@@ -496,6 +513,11 @@ def _hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     return xp.maximum(violation, 0.0), xp.where(violation > 0.0, -targets, targets - targets)
 
 
+@_hinge.curvature(bound=1.0)
+def _hinge_curvature(xp: Any, predictions: Array, targets: Array) -> float:
+    return 0.0
+
+
 def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of max(0, 1 − t p), t ∈ {−1, +1}.
 
@@ -550,6 +572,16 @@ def _focal(
     weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))  # α_t (1 − p_t)^γ
     log_p = targets * xp.log(p) + (1.0 - targets) * xp.log1p(-p)  # log p_t, exact also near p_t = 1 for t = 0
     return -weight * log_p, (2.0 * targets - 1.0) * weight * (gamma * log_p / q_t - 1.0 / p_t)
+
+
+@_focal.curvature
+def _focal_curvature(xp: Any, predictions: Array, targets: Array, gamma: float, alpha: float, epsilon: float) -> Array:
+    p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
+    p_t = targets * p + (1.0 - targets) * (1.0 - p)
+    q_t = targets * (1.0 - p) + (1.0 - targets) * p
+    weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))
+    log_p = targets * xp.log(p) + (1.0 - targets) * xp.log1p(-p)
+    return weight * (1.0 / (p_t * p_t) + gamma / q_t * (2.0 / p_t - (gamma - 1.0) * log_p / q_t))
 
 
 def focal_loss(
@@ -629,6 +661,19 @@ def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alp
     # beyond 1000 the other factor has underflowed to 0; the bound avoids 0 · ∞ for infinite logits
     weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma * xp.minimum(minus_log_q, 1000.0))
     return weight * minus_log_p, -sign * weight * (gamma * p * xp.minimum(minus_log_p, 1000.0) + q)
+
+
+@_focal_with_logits.curvature
+def _focal_with_logits_curvature(xp: Any, logits: Array, targets: Array, gamma: float, alpha: float) -> Array:
+    score = (2.0 * targets - 1.0) * logits
+    tail = xp.exp(-xp.abs(score))
+    log_tail = xp.log1p(tail)
+    p = xp.where(score >= 0.0, 1.0, tail) / (1.0 + tail)
+    q = xp.where(score >= 0.0, tail, 1.0) / (1.0 + tail)
+    minus_log_p = xp.minimum(xp.maximum(-score, 0.0) + log_tail, 1000.0)
+    minus_log_q = xp.minimum(xp.maximum(score, 0.0) + log_tail, 1000.0)
+    weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma * minus_log_q)
+    return weight * p * (q * (1.0 + 2.0 * gamma) - gamma * minus_log_p * (q - gamma * p))
 
 
 def focal_loss_with_logits(

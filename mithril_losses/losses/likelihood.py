@@ -49,6 +49,17 @@ def _gaussian(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -
     return value, (product(xp, score, root), 0.5 * (1.0 - squared))
 
 
+def _gaussian_information(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -> tuple[Any, Any, Any]:
+    return xp.exp(-logvar), 0.0, 0.5
+
+
+@_gaussian.curvature(fisher=_gaussian_information)
+def _gaussian_curvature(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -> tuple[Any, Any, Any]:
+    root = xp.exp(-0.5 * logvar)
+    score = product(xp, mean - targets, root)
+    return root * root, -product(xp, score, root), 0.5 * (score * score)
+
+
 def gaussian_negative_log_likelihood(
     mean: Array, logvar: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
 ) -> Array:
@@ -120,6 +131,19 @@ def _laplace(xp: Any, location: Array, log_scale: Array, targets: Array, full: b
     return value, (product(xp, xp.sign(error), rate), 1.0 - scaled)
 
 
+def _laplace_information(
+    xp: Any, location: Array, log_scale: Array, targets: Array, full: bool
+) -> tuple[Any, Any, Any]:
+    return xp.exp(-2.0 * log_scale), 0.0, 1.0
+
+
+@_laplace.curvature(fisher=_laplace_information)
+def _laplace_curvature(xp: Any, location: Array, log_scale: Array, targets: Array, full: bool) -> tuple[Any, Any, Any]:
+    rate = xp.exp(-log_scale)
+    error = location - targets
+    return 0.0, -product(xp, xp.sign(error), rate), product(xp, xp.abs(error), rate)
+
+
 def laplace_negative_log_likelihood(
     location: Array, log_scale: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
 ) -> Array:
@@ -186,6 +210,24 @@ def _poisson(
         value = value + log_gamma(xp, targets + 1.0)
         value = xp.where(value < 0.0, 0.0, value)  # negative only because of rounding
     return value, slope
+
+
+def _poisson_information(
+    xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
+) -> Array:
+    if log_input:
+        return xp.exp(predictions)
+    return 1.0 / xp.maximum(predictions, smallest)
+
+
+@_poisson.curvature(fisher=_poisson_information)
+def _poisson_curvature(
+    xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
+) -> Array:
+    if log_input:
+        return xp.exp(predictions)
+    rate = xp.maximum(predictions, smallest)
+    return targets / rate / rate
 
 
 def poisson_negative_log_likelihood(

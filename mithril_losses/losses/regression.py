@@ -10,7 +10,7 @@ from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, GradientRowReduction, Reduction, RowReduction
-from mithril_losses.numerics.stable import norm_and_unit
+from mithril_losses.numerics.stable import logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, require_same_shape
 from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
@@ -92,6 +92,11 @@ def mse_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[G
 def _absolute_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     error = predictions - targets
     return xp.abs(error), xp.sign(error)
+
+
+@_absolute_error.curvature(bound=1.0)
+def _absolute_error_curvature(xp: Any, predictions: Array, targets: Array) -> float:
+    return 0.0
 
 
 def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -213,6 +218,11 @@ def _log_cosh(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
     return xp.where(magnitude < 1.0, near, far), xp.tanh(error)
 
 
+@_log_cosh.curvature
+def _log_cosh_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    return 4.0 * logistic_density(xp, 2.0 * (predictions - targets))  # sech² e
+
+
 def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of log cosh e, e = predictions − targets.
 
@@ -273,6 +283,19 @@ def _charbonnier(
     root = larger * xp.sqrt(1.0 + ratio * ratio)
     power = xp.exp((alpha - 1.0) * xp.log(root))  # root^(α − 1), exactly 1 for α = 1
     return xp.where(root == 2.0 * root, root, root * power), alpha * power * (error / root)  # ∞ stays ∞
+
+
+@_charbonnier.curvature
+def _charbonnier_curvature(
+    xp: Any, predictions: Array, targets: Array, epsilon: float, alpha: float, smallest: float
+) -> Array:
+    magnitude = xp.abs(predictions - targets)
+    larger = xp.maximum(xp.maximum(magnitude, epsilon), smallest)
+    ratio = xp.minimum(magnitude, epsilon) / larger
+    root = larger * xp.sqrt(1.0 + ratio * ratio)
+    power = xp.exp((alpha - 1.0) * xp.log(root))
+    near = epsilon / root  # 1 − (e / root)² is its square
+    return alpha * (power / root) * ((2.0 - alpha) * near * near + (alpha - 1.0))
 
 
 def charbonnier_loss(

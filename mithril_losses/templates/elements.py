@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
 Terms = Callable[..., tuple[Array, Any]]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Elementwise(Template):
@@ -65,6 +66,7 @@ class Elementwise(Template):
         self.wrt = tuple(self.array_names[:slopes])
         self.outputs = {name: name for name in self.wrt}
         self.curvatures: dict[str, Callable[..., Any] | float] = {}
+        self.steep_curvature = False
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
         self._remember_settled()
 
@@ -85,12 +87,23 @@ class Elementwise(Template):
             lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
         )
 
+    @overload
+    def curvature(self, function: F) -> F: ...
+    @overload
     def curvature(
         self,
-        function: Callable[..., Any] | None = None,
         *,
         fisher: Callable[..., Any] | float | None = None,
         bound: Callable[..., Any] | float | None = None,
+        steep: bool = False,
+    ) -> Callable[[F], F]: ...
+    def curvature(
+        self,
+        function: Any = None,
+        *,
+        fisher: Callable[..., Any] | float | None = None,
+        bound: Callable[..., Any] | float | None = None,
+        steep: bool = False,
     ) -> Any:
         """Declare the second derivatives of the terms: decorates a function of their arguments, in their language.
 
@@ -103,6 +116,7 @@ class Elementwise(Template):
                 the targets; by default these.
             bound: the same for a diagonal matrix D ≥ 0 for which D − H has no negative eigenvalue, or one number. By
                 default Gershgorin's: for one slope max(0, h).
+            steep: whether h may overflow although the loss is finite. It then becomes the largest finite number.
 
         Example:
             >>> import numpy as np
@@ -119,7 +133,7 @@ class Elementwise(Template):
         def declare(exact: Callable[..., Any]) -> Callable[..., Any]:
             given = {"exact": exact, "fisher": fisher, "bound": bound}
             self.curvatures.update({name: x for name, x in given.items() if x is not None})
-            self.curved = True
+            self.curved, self.steep_curvature = True, steep
             return exact
 
         return declare if function is None else declare(function)

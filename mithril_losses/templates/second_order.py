@@ -74,6 +74,7 @@ class ElementwiseSecond(Elementwise):
         self.outputs = _outputs(base.wrt, order)
         self.is_factor = order in ("factor", "transposed")
         self.has_value = order == "all"
+        self.steep = base.steep or base.steep_curvature
         self.row_mass = base.row_mass if self.has_value else None
         self._remember_settled()
 

@@ -65,7 +65,8 @@ class SecondOrder:
         first, last = self._arrays, self._arrays + self.vectors
         own, vectors = (*operands[:first], *operands[last:]), operands[first:last]
         found = self.curvature(xp, *own) if callable(self.curvature) else self.curvature
-        h = [x + xp.zeros_like(operands[0]) if type(x) is float else x for x in as_tuple(found)]
+        shape = operands[0].shape
+        h = [x if getattr(x, "shape", None) == shape else x + xp.zeros_like(operands[0]) for x in as_tuple(found)]
         found = combined(xp, self.order, bound_of(xp, h) if self.is_bound else h, vectors)
         if self.order != "all":
             return 0.0, _single(found)
