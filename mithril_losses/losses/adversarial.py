@@ -29,7 +29,7 @@ from mithril_losses.numerics.stable import logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.apart import Apart
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
 
 __all__ = [
     "create_gan_loss_suite",
@@ -753,7 +753,17 @@ def _relative_squared(xp: Any, real: Array, fake: Array) -> tuple[Array, Array, 
     return real_value, fake_value, real_slope, fake_slope
 
 
-def _relativistic(terms: Any, wanted: Wanted, **scores: Array) -> Losses:
+def _relative_curvature(xp: Any, real: Array, fake: Array) -> tuple[Array, Array]:
+    """The second derivatives of softplus(−x) and softplus(y)."""
+    return logistic_density(xp, real), logistic_density(xp, fake)
+
+
+def _relative_squared_curvature(xp: Any, real: Array, fake: Array) -> tuple[Array, Array]:
+    """The second derivatives of (x − 1)² and (y + 1)²."""
+    return 2.0 * xp.ones_like(real), 2.0 * xp.ones_like(fake)
+
+
+def _relativistic(terms: Any, second: Any, wanted: Wanted, **scores: Array) -> Losses:
     """Return E f(x) + E g(y), where x and y are the scores minus the mean of the other batch.
 
     `terms` are f of the first batch and g of the second batch, which should have the lower scores.
@@ -762,25 +772,70 @@ def _relativistic(terms: Any, wanted: Wanted, **scores: Array) -> Losses:
     dtype = widest_dtype(xp, **scores)
     if any(0 in x.shape for x in scores.values()):
         raise ValueError("a relativistic average needs at least one real and one fake score")
-    first, second = (as_dtype(xp, x, dtype) for x in scores.values())
+    first, other = (as_dtype(xp, x, dtype) for x in scores.values())
     origin = xp.reshape(first, (-1,))[0]  # only differences matter; means of scores far from 0 would lose digits
-    first, second = first - origin, second - origin
-    upper, lower, upper_slope, lower_slope = terms(xp, first - xp.mean(second), second - xp.mean(first))
+    first, other = first - origin, other - origin
+    relative = first - xp.mean(other), other - xp.mean(first)
+    upper, lower, upper_slope, lower_slope = terms(xp, *relative)
 
     def slopes() -> dict[str, Array]:
         # each batch contributes once directly, and once through its mean
         by_score = (
             (upper_slope - xp.mean(lower_slope)) / float(math.prod(first.shape)),
-            (lower_slope - xp.mean(upper_slope)) / float(math.prod(second.shape)),
+            (lower_slope - xp.mean(upper_slope)) / float(math.prod(other.shape)),
         )
         return {name: slope for name, slope in zip(scores, by_score, strict=True) if name in wanted}
 
-    return Losses(xp.mean(upper) + xp.mean(lower), slopes)
+    def curvature() -> Curvature:
+        return _relativistic_curvature(xp, second(xp, *relative), [name for name in scores if name in wanted])
+
+    return Losses(xp.mean(upper) + xp.mean(lower), slopes, curvature=curvature)
 
 
-@unreduced(separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
+def _relativistic_curvature(xp: Any, seconds: tuple[Array, Array], names: list[str]) -> Curvature:
+    """H = Jᵀ diag(f″ / n, g″ / m) J, where J v = (a − mean b, b − mean a) for the vectors a and b of the two batches.
+
+    The gradient is taken with respect to both batches, or to the first one alone: then b is 0.
+    """
+    counts = [float(math.prod(x.shape)) for x in seconds]
+    own, other = (x / count for x, count in zip(seconds, counts, strict=True))
+
+    def moved(vectors: Named) -> tuple[Any, Any]:
+        a, b = vectors[names[0]], vectors[names[1]] if len(names) > 1 else xp.zeros_like(other)
+        return a - xp.mean(b), b - xp.mean(a)
+
+    def collected(x: Array, y: Array) -> dict[str, Array]:
+        results = (x - xp.sum(y) / counts[0], y - xp.sum(x) / counts[1])
+        return dict(zip(names, results, strict=False))
+
+    def product(vectors: Named) -> dict[str, Array]:
+        x, y = moved(vectors)
+        return collected(own * x, other * y)
+
+    def diagonal() -> dict[str, Array]:
+        results = (own + xp.sum(other) / counts[0] ** 2, other + xp.sum(own) / counts[1] ** 2)
+        return dict(zip(names, results, strict=False))
+
+    def bound() -> dict[str, Array]:
+        """The sums of the rows of |H|."""
+        both = 2.0 if len(names) > 1 else 1.0
+        results = (both * (own + xp.sum(other) / counts[0]), both * (other + xp.sum(own) / counts[1]))
+        return dict(zip(names, results, strict=False))
+
+    def factor(vectors: Named) -> dict[str, Array]:
+        return collected(xp.sqrt(own) * vectors[names[0]], xp.sqrt(other) * vectors[names[1]])
+
+    def transposed(vectors: Named) -> dict[str, Array]:
+        x, y = moved(vectors)
+        return {names[0]: xp.sqrt(own) * x, names[1]: xp.sqrt(other) * y}
+
+    is_square = len(names) > 1
+    return Curvature(product, diagonal, bound, factor if is_square else None, transposed if is_square else None)
+
+
+@unreduced(curved=True, separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
 def _relativistic_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative, wanted, real_scores=real_scores, fake_scores=fake_scores)
+    return _relativistic(_relative, _relative_curvature, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
 def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
@@ -837,9 +892,9 @@ def relativistic_average_discriminator_loss_gradient(
     return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream)
 
 
-@unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
+@unreduced(curved=True, separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
 def _relativistic_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative, wanted, fake_scores=fake_scores, real_scores=real_scores)
+    return _relativistic(_relative, _relative_curvature, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
 def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
@@ -901,9 +956,9 @@ def relativistic_average_generator_loss_gradient(
     return _relativistic_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream)
 
 
-@unreduced(separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
+@unreduced(curved=True, separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
 def _relativistic_least_squares_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative_squared, wanted, real_scores=real_scores, fake_scores=fake_scores)
+    return _relativistic(_relative_squared, _relative_squared_curvature, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
 def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
@@ -956,9 +1011,9 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
     return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream)
 
 
-@unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
+@unreduced(curved=True, separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
 def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative_squared, wanted, fake_scores=fake_scores, real_scores=real_scores)
+    return _relativistic(_relative_squared, _relative_squared_curvature, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
 def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
@@ -1028,7 +1083,7 @@ def _penalty_kinks(input_gradients: Array, target_norm: float) -> tuple[Array, .
     return (xp.max(abs(examples.of(xp, input_gradients)), axis=-1),)
 
 
-@unreduced(kinks=_penalty_kinks, input_gradients=REAL, target_norm=NON_NEGATIVE)
+@unreduced(curved=True, kinks=_penalty_kinks, input_gradients=REAL, target_norm=NON_NEGATIVE)
 def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Losses:
     xp = array_namespace(input_gradients=input_gradients)
     dtype = compute_dtype(xp, input_gradients.dtype, "input_gradients")
@@ -1042,9 +1097,47 @@ def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Loss
         return Losses(values, lambda: {"input_gradients": examples.back(xp, g)})
     norm, unit = norm_and_unit(xp, g, 2.0)
     excess = norm - target_norm
+
+    def back(x: Array) -> dict[str, Array]:
+        return {"input_gradients": examples.back(xp, x)}
+
     return Losses(
         excess * excess,
-        lambda: {"input_gradients": examples.back(xp, 2.0 * xp.expand_dims(excess, axis=-1) * unit)},
+        lambda: back(2.0 * xp.expand_dims(excess, axis=-1) * unit),
+        curvature=lambda: _penalty_curvature(xp, norm, unit, target_norm, lambda v: examples.of(xp, v), back),
+    )
+
+
+def _penalty_curvature(
+    xp: Any, norm: Array, unit: Array, target_norm: Any, of: Callable[[Array], Array], back: Callable[[Array], Any]
+) -> Curvature:
+    """H = 2 (u uᵀ + (1 − k / ‖g‖) (I − u uᵀ)), u = g / ‖g‖; its Gauss–Newton matrix is 2 u uᵀ.
+
+    For g = 0 and k > 0 the loss has a kink, and H counts as 0.
+    """
+    at_zero = norm == 0.0
+    across = xp.where(at_zero, 0.0, 1.0 - target_norm / xp.where(at_zero, 1.0, norm))
+    across = xp.expand_dims(xp.where(at_zero & (target_norm == 0.0), 1.0, across), axis=-1)
+
+    def along(vectors: Named) -> Array:
+        return unit * xp.sum(unit * of(vectors["input_gradients"]), axis=-1, keepdims=True)
+
+    def product(vectors: Named) -> Any:
+        part = along(vectors)
+        return back(2.0 * (part + across * (of(vectors["input_gradients"]) - part)))
+
+    def factor(vectors: Named) -> Any:
+        return back(math.sqrt(2.0) * along(vectors))
+
+    squares = unit * unit
+    gauss_newton = Curvature(
+        lambda vectors: back(2.0 * along(vectors)), lambda: back(2.0 * squares), None, factor, factor
+    )
+    return Curvature(
+        product,
+        lambda: back(2.0 * (squares + across * (1.0 - squares))),
+        lambda: back(2.0 * xp.ones_like(unit)),
+        fisher=gauss_newton,
     )
 
 

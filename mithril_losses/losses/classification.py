@@ -29,7 +29,7 @@ from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_
 from mithril_losses.templates.classes import Classes, Given, classes_of
 from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.rows import softmax_loop, softmax_losses, whole_rows_loop
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "binary_cross_entropy",
@@ -168,6 +168,7 @@ cross_entropy_with_logits_value_and_gradient = both_of(cross_entropy_with_logits
 
 
 @unreduced(
+    curved=True,
     check=lambda *arguments, epsilon, **options: classes_of(*arguments, **options),
     mass=lambda *arguments, epsilon, **options: classes_of(*arguments, **options).mass,
     predictions=Distributions(),
@@ -195,7 +196,12 @@ def _cross_entropy(
     def slopes() -> dict[str, Array]:
         return {"predictions": classes.legal(xp, -shares.dense(xp, p, axis) / p)}
 
-    return Losses(classes.legal(xp, values), slopes, (axis,), classes.mass)
+    def curvature() -> Curvature:
+        return diagonal_curvature(
+            xp, lambda: {"predictions": classes.legal(xp, shares.dense(xp, p, axis) / (p * p))}
+        )
+
+    return Losses(classes.legal(xp, values), slopes, (axis,), classes.mass, curvature=curvature)
 
 
 def cross_entropy_loss(
@@ -284,6 +290,7 @@ def cross_entropy_loss_gradient(
 
 
 @unreduced(
+    curved=True,
     loop=lambda scores, relevance: whole_rows_loop(scores, _list_net_rows(scores, relevance)),
     scores=REAL,
     relevance=REAL,

@@ -17,11 +17,11 @@ from mithril_losses.losses.classification import (
     binary_cross_entropy_with_logits_gradient,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import log_gamma, product
+from mithril_losses.numerics.stable import log_gamma, logistic_density, product
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.composed import Composed
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Losses, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "bernoulli_negative_log_likelihood",
@@ -348,7 +348,7 @@ PriorName = Literal["normal", "logistic"]
 _PRIOR = Choice(("normal", "logistic"))
 
 
-@unreduced(wrt=("z", "log_det"), z=REAL, log_det=Elements(per_sample=()), prior=_PRIOR)
+@unreduced(curved=True, wrt=("z", "log_det"), z=REAL, log_det=Elements(per_sample=()), prior=_PRIOR)
 def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
     xp = array_namespace(z=z, log_det=log_det)
     dtype = widest_dtype(xp, z=z, log_det=log_det)
@@ -363,9 +363,15 @@ def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
     else:
         magnitude = xp.abs(samples)
         values = xp.sum(magnitude + 2.0 * xp.log1p(xp.exp(-magnitude)), axis=-1)
+
+    def diagonal() -> dict[str, Array]:
+        of_z = xp.ones_like(z) if prior == "normal" else 2.0 * logistic_density(xp, z)
+        return {"z": of_z, "log_det": xp.zeros_like(values)}
+
     return Losses(
         values - log_det,
         lambda: {"z": z if prior == "normal" else xp.tanh(0.5 * z), "log_det": -xp.ones_like(values)},
+        curvature=lambda: diagonal_curvature(xp, diagonal),
     )
 
 

@@ -10,10 +10,10 @@ from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, GradientRowReduction, Reduction, RowReduction
-from mithril_losses.numerics.stable import logistic_density, norm_and_unit
+from mithril_losses.numerics.stable import bounded, logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, require_same_shape
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
 
 __all__ = [
     "charbonnier_loss",
@@ -378,7 +378,7 @@ def _psnr_kinks(
     return (xp.max(images.of(xp, abs(predictions - targets)), axis=-1),)
 
 
-@unreduced(kinks=_psnr_kinks, predictions=REAL, targets=REAL, max_value=POSITIVE, axis=Axes())
+@unreduced(curved=True, kinks=_psnr_kinks, predictions=REAL, targets=REAL, max_value=POSITIVE, axis=Axes())
 def _psnr(
     predictions: Array, targets: Array, max_value: float, axis: int | tuple[int, ...] | None, wanted: Wanted
 ) -> Losses:
@@ -394,13 +394,31 @@ def _psnr(
     norm, unit = norm_and_unit(xp, errors, 2.0)
     values = _DECIBEL * (xp.log(norm / max_value) - 0.5 * math.log(images.length)) if wanted.value else norm
 
+    least = 10.0 / float(xp.finfo(predictions.dtype).max)  # below this norm the gradient would overflow
+
     def slopes() -> dict[str, Array]:
-        # below this norm the gradient would overflow
-        least = 10.0 / float(xp.finfo(predictions.dtype).max)
         by_error = _DECIBEL * unit / xp.expand_dims(xp.maximum(norm, least), axis=-1)
         return {"predictions": images.back(xp, by_error)}
 
-    return Losses(values, slopes, images.flattened)
+    def curvature() -> Curvature:
+        """H = c (I − 2 u uᵀ) / ‖e‖², with u = e / ‖e‖."""
+        length = xp.expand_dims(xp.maximum(norm, least), axis=-1)
+        largest = bounded(xp, _DECIBEL / length / length, errors.dtype)
+
+        def back(x: Array) -> dict[str, Array]:
+            return {"predictions": images.back(xp, x)}
+
+        def product(vectors: Named) -> dict[str, Array]:
+            v = images.of(xp, vectors["predictions"])
+            return back(largest * (v - 2.0 * unit * xp.sum(unit * v, axis=-1, keepdims=True)))
+
+        return Curvature(
+            product,
+            lambda: back(largest * (1.0 - 2.0 * unit * unit)),
+            lambda: back(largest * xp.ones_like(unit)),
+        )
+
+    return Losses(values, slopes, images.flattened, curvature=curvature)
 
 
 def psnr_loss(
