@@ -29,7 +29,7 @@ from mithril_losses.numerics.stable import logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.apart import Apart
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "create_gan_loss_suite",
@@ -958,7 +958,9 @@ def relativistic_average_generator_loss_gradient(
 
 @unreduced(curved=True, separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
 def _relativistic_least_squares_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative_squared, _relative_squared_curvature, wanted, real_scores=real_scores, fake_scores=fake_scores)
+    return _relativistic(
+        _relative_squared, _relative_squared_curvature, wanted, real_scores=real_scores, fake_scores=fake_scores
+    )
 
 
 def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
@@ -1013,7 +1015,9 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
 
 @unreduced(curved=True, separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
 def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative_squared, _relative_squared_curvature, wanted, fake_scores=fake_scores, real_scores=real_scores)
+    return _relativistic(
+        _relative_squared, _relative_squared_curvature, wanted, fake_scores=fake_scores, real_scores=real_scores
+    )
 
 
 def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
@@ -1094,7 +1098,8 @@ def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Loss
     g = examples.of(xp, as_dtype(xp, input_gradients, dtype))
     if examples.length == 0:  # the norm of an empty array is 0
         values = xp.zeros_like(xp.sum(g, axis=-1)) + target_norm * target_norm
-        return Losses(values, lambda: {"input_gradients": examples.back(xp, g)})
+        nothing = {"input_gradients": examples.back(xp, g)}
+        return Losses(values, lambda: nothing, curvature=lambda: diagonal_curvature(xp, lambda: nothing))
     norm, unit = norm_and_unit(xp, g, 2.0)
     excess = norm - target_norm
 

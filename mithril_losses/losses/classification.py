@@ -197,9 +197,7 @@ def _cross_entropy(
         return {"predictions": classes.legal(xp, -shares.dense(xp, p, axis) / p)}
 
     def curvature() -> Curvature:
-        return diagonal_curvature(
-            xp, lambda: {"predictions": classes.legal(xp, shares.dense(xp, p, axis) / (p * p))}
-        )
+        return diagonal_curvature(xp, lambda: {"predictions": classes.legal(xp, shares.dense(xp, p, axis) / (p * p))})
 
     return Losses(classes.legal(xp, values), slopes, (axis,), classes.mass, curvature=curvature)
 

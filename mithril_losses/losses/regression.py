@@ -13,7 +13,7 @@ from mithril_losses.numerics.reduction import GradientReduction, GradientRowRedu
 from mithril_losses.numerics.stable import bounded, logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, require_same_shape
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "charbonnier_loss",
@@ -389,8 +389,13 @@ def _psnr(
     images = Flattening.along(axis, tuple(predictions.shape))
     errors = images.of(xp, as_dtype(xp, predictions, dtype) - as_dtype(xp, targets, dtype))
     if images.length == 0:
-        nothing = images.back(xp, errors)
-        return Losses(xp.sum(errors, axis=-1), lambda: {"predictions": nothing}, images.flattened)
+        nothing = {"predictions": images.back(xp, errors)}
+        return Losses(
+            xp.sum(errors, axis=-1),
+            lambda: nothing,
+            images.flattened,
+            curvature=lambda: diagonal_curvature(xp, lambda: nothing),
+        )
     norm, unit = norm_and_unit(xp, errors, 2.0)
     values = _DECIBEL * (xp.log(norm / max_value) - 0.5 * math.log(images.length)) if wanted.value else norm
 

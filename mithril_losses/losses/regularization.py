@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from mithril_losses.backends.namespaces import Array, array_namespace, placement
 from mithril_losses.catalogue import both_of, gradient_of
@@ -12,7 +13,7 @@ from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters, Pre
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_one_number
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
 
 __all__ = [
     "l1_regularization",
@@ -36,7 +37,7 @@ Rule = Callable[[Any, str, Array], tuple[Array, Callable[[], Array]]]
 
 
 class _Second(NamedTuple):
-    """The second derivatives of the penalty of one array: products with a vector, the diagonal, and a bound if known."""
+    """The second derivatives of the penalty of one array: products with a vector, the diagonal, a bound if known."""
 
     product: Callable[[Array], Array]
     diagonal: Callable[[], Array]
@@ -245,9 +246,7 @@ def _over_matrices(
         assert second is not None
         view = view_of(path, w)
         found = second(xp, view.of(xp, w))
-        return _Second(
-            lambda v: view.back(xp, found.product(view.of(xp, v))), lambda: view.back(xp, found.diagonal())
-        )
+        return _Second(lambda v: view.back(xp, found.product(view.of(xp, v))), lambda: view.back(xp, found.diagonal()))
 
     return _over_leaves(rule, params, lambda_reg, None if second is None else second_rule)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Unpack
 
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement
@@ -30,7 +31,7 @@ from mithril_losses.numerics.validation import (
     require_same_shape,
 )
 from mithril_losses.templates.classes import read_labels
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, no_curvature, unreduced
 
 __all__ = [
     "dice_loss",
@@ -107,7 +108,14 @@ class _Overlap(NamedTuple):
         hits, false_positives, false_negatives = (self.xp.sum(weights * x, axis=axis, keepdims=True) for x in sums)
         return hits, false_positives, false_negatives
 
-    def losses(self, values: Array, at_zero: Array, at_one: Array, pooled: tuple[int, ...] = ()) -> Losses:
+    def losses(
+        self,
+        values: Array,
+        at_zero: Array,
+        at_one: Array,
+        pooled: tuple[int, ...] = (),
+        second: Callable[[Array], _Second] | None = None,
+    ) -> Losses:
         """Return losses whose slope, the derivative wrt a prediction, is `at_zero` + t · `at_one`."""
         summed = tuple(sorted(self.layout.mask + pooled))
 
@@ -115,19 +123,61 @@ class _Overlap(NamedTuple):
             zero, one = (bounded(self.xp, x, x.dtype) for x in (at_zero, at_one))  # masks of subnormal numbers overflow
             return {"predictions": zero + one * self.targets}
 
-        return Losses(self.xp.squeeze(values, axis=summed), slopes, summed)
+        def curvature() -> Curvature:
+            assert second is not None
+            return _overlap_curvature(self.xp, second(self.targets), summed)
+
+        return Losses(self.xp.squeeze(values, axis=summed), slopes, summed, curvature=curvature)
+
+
+class _Second(NamedTuple):
+    """What the Hessian of a function f of a ratio r = E / W is made of; E and W are linear in the predictions.
+
+    H = −f′ (s gᵀ + g sᵀ) / W + f″ s sᵀ, with s = ∂r/∂p and g = ∂W/∂p, because d²r = −2 dr dW / W.
+
+    Attributes:
+        slope: s.
+        by_whole: g / W.
+        first: f′.
+        second: f″.
+    """
+
+    slope: Array
+    by_whole: Array
+    first: Any = 1.0
+    second: Any = 0.0
+
+
+def _overlap_curvature(xp: Any, of: _Second, summed: tuple[int, ...]) -> Curvature:
+    s, g = of.slope, of.by_whole
+
+    def total(x: Array) -> Array:
+        return xp.sum(x, axis=summed, keepdims=True)
+
+    def product(vectors: Named) -> dict[str, Array]:
+        v = vectors["predictions"]
+        along = total(s * v)
+        return {"predictions": of.second * (s * along) - of.first * (s * total(g * v) + g * along)}
+
+    def bound() -> dict[str, Array]:
+        """The sums of the rows of |H|, or more."""
+        s_size, g_size = xp.abs(s), xp.abs(g)
+        whole = total(s_size)
+        return {"predictions": abs(of.second) * s_size * whole + of.first * (s_size * total(g_size) + g_size * whole)}
+
+    return Curvature(product, lambda: {"predictions": of.second * s * s - 2.0 * of.first * s * g}, bound)
 
 
 def _ratio(
     xp: Any, sums: tuple[Array, Array, Array], share: float, alpha: Any, beta: Any, smooth: Any
-) -> tuple[Array, Array, Array]:
-    """Return r, its derivative wrt p where t = 0, and what t = 1 adds to that derivative; all 0 for empty masks."""
+) -> tuple[Array, Array, Array, Array]:
+    """Return r, its derivative wrt p where t = 0, what t = 1 adds to it, and E + c I + s; 0, 0, 0, ∞ for empty masks."""
     hits, false_positives, false_negatives = sums
     errors, agreement = alpha * false_positives + beta * false_negatives, share * hits + smooth
     whole = errors + agreement
     divisor = xp.where(whole == 0, math.inf, whole)
     ratio, rest = errors / divisor, agreement / divisor
-    return ratio, alpha * rest / divisor, -(share * ratio + (alpha + beta) * rest) / divisor
+    return ratio, alpha * rest / divisor, -(share * ratio + (alpha + beta) * rest) / divisor, divisor
 
 
 def _overlap_losses(
@@ -146,9 +196,13 @@ def _overlap_losses(
     smooth = require_one_number(xp, "smooth", smooth, dtype)
     alpha, beta = require_one_number(xp, "alpha", alpha, dtype), require_one_number(xp, "beta", beta, dtype)
     sums = (overlap.hits, overlap.false_positives, overlap.false_negatives)
-    ratio, at_zero, at_one = _ratio(xp, sums, share, alpha, beta, smooth)
+    ratio, at_zero, at_one, whole = _ratio(xp, sums, share, alpha, beta, smooth)
+
+    def second(targets: Array) -> _Second:
+        return _Second(at_zero + at_one * targets, (alpha + (share - alpha - beta) * targets) / whole)
+
     if gamma is None:
-        return overlap.losses(ratio, at_zero, at_one)
+        return overlap.losses(ratio, at_zero, at_one, second=second)
     gamma = require_one_number(xp, "gamma", gamma, dtype)
     perfect = ratio == 0
     positive = xp.where(perfect, 1.0, ratio)
@@ -156,14 +210,19 @@ def _overlap_losses(
     # γ T^(γ−1) at T = 0 is 1 for γ = 1 and 0 for γ > 1; for γ < 1 there is no derivative, and 0 is used
     at_perfect = float(gamma == 1.0) if isinstance(gamma, float) else as_dtype(xp, gamma == 1.0, dtype)
     factor = xp.where(perfect, at_perfect, gamma * power / positive)
-    return overlap.losses(power, factor * at_zero, factor * at_one)
+
+    def second_of_power(targets: Array) -> _Second:
+        # f″ = γ (γ − 1) T^(γ−2), which at T = 0 is taken as 0
+        return second(targets)._replace(first=factor, second=xp.where(perfect, 0.0, (gamma - 1.0) * factor / positive))
+
+    return overlap.losses(power, factor * at_zero, factor * at_one, second=second_of_power)
 
 
 _MASKS: dict[str, Any] = {"predictions": PROBABILITY, "targets": PROBABILITY}
 _SMOOTH: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True)}
 
 
-@unreduced(**_MASKS, **_SMOOTH)
+@unreduced(curved=True, **_MASKS, **_SMOOTH)
 def _dice(predictions: Array, targets: Array, smooth: float, class_axis: int | None, wanted: Wanted) -> Losses:
     return _overlap_losses(predictions, targets, class_axis, smooth, share=2.0)
 
@@ -232,7 +291,7 @@ def dice_loss_gradient(
 dice_loss_value_and_gradient = both_of(dice_loss_gradient)
 
 
-@unreduced(**_MASKS, **_SMOOTH)
+@unreduced(curved=True, **_MASKS, **_SMOOTH)
 def _jaccard(predictions: Array, targets: Array, smooth: float, class_axis: int | None, wanted: Wanted) -> Losses:
     return _overlap_losses(predictions, targets, class_axis, smooth)
 
@@ -301,7 +360,7 @@ def jaccard_loss_gradient(
 jaccard_loss_value_and_gradient = both_of(jaccard_loss_gradient)
 
 
-@unreduced(**_MASKS, alpha=NON_NEGATIVE, beta=NON_NEGATIVE, **_SMOOTH)
+@unreduced(curved=True, **_MASKS, alpha=NON_NEGATIVE, beta=NON_NEGATIVE, **_SMOOTH)
 def _tversky(
     predictions: Array,
     targets: Array,
@@ -397,7 +456,9 @@ def _focal_tversky_kinks(
     return (xp.broadcast_to(values, tuple(predictions.shape)),)
 
 
-@unreduced(kinks=_focal_tversky_kinks, **_MASKS, gamma=POSITIVE, alpha=NON_NEGATIVE, beta=NON_NEGATIVE, **_SMOOTH)
+@unreduced(
+    curved=True, kinks=_focal_tversky_kinks, **_MASKS, gamma=POSITIVE, alpha=NON_NEGATIVE, beta=NON_NEGATIVE, **_SMOOTH
+)
 def _focal_tversky(
     predictions: Array,
     targets: Array,
@@ -491,7 +552,9 @@ focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
 # --- generalized Dice -------------------------------------------------------------------------------------------
 
 
-@unreduced(predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis=ClassAxis())
+@unreduced(
+    curved=True, predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis=ClassAxis()
+)
 def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_axis: int, wanted: Wanted) -> Losses:
     overlap = _Overlap.of(predictions, targets, class_axis)
     xp, axis = overlap.xp, overlap.layout.classes
@@ -501,8 +564,12 @@ def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_a
     present = size > 0
     smallest = xp.min(xp.where(present, size, float("inf")), axis=axis, keepdims=True)
     weights = xp.where(present, smallest / xp.where(present, size, 1.0), 1.0) ** 2
-    ratio, at_zero, at_one = _ratio(xp, overlap.pooled(weights, axis), 2.0, 1.0, 1.0, smooth)
-    return overlap.losses(ratio, weights * at_zero, weights * at_one, pooled=(axis,))
+    ratio, at_zero, at_one, whole = _ratio(xp, overlap.pooled(weights, axis), 2.0, 1.0, 1.0, smooth)
+
+    def second(targets: Array) -> _Second:
+        return _Second(weights * (at_zero + at_one * targets), weights * xp.ones_like(targets) / whole)
+
+    return overlap.losses(ratio, weights * at_zero, weights * at_one, (axis,), second)
 
 
 def generalized_dice_loss(
@@ -669,6 +736,7 @@ def _gap(xp: Any, errors: Array) -> Array:
 
 
 @unreduced(
+    curved=True,
     by_numpy=True,
     check=lambda predictions, targets, class_axis, classes, ignore_index: _Pixels.of(
         predictions, targets, class_axis, ignore_index
@@ -707,7 +775,8 @@ def _lovasz_softmax(
         return {"predictions": pixels.back(steps * signs)}
 
     summed = tuple(axis for axis in range(len(predictions.shape)) if axis != layout.batch)
-    return Losses(xp.reshape(values, () if layout.batch is None else (values.shape[0],)), slopes, summed)
+    values = xp.reshape(values, () if layout.batch is None else (values.shape[0],))
+    return Losses(values, slopes, summed, curvature=lambda: no_curvature(xp, {"predictions": predictions}))
 
 
 def lovasz_softmax_loss(
@@ -806,7 +875,7 @@ def _lovasz_hinge_kinks(logits: Array, targets: Array) -> tuple[Array, ...]:
     return errors, xp.reshape(_gap(xp, rows), tuple(errors.shape))
 
 
-@unreduced(by_numpy=True, kinks=_lovasz_hinge_kinks, logits=REAL, targets=BINARY)
+@unreduced(curved=True, by_numpy=True, kinks=_lovasz_hinge_kinks, logits=REAL, targets=BINARY)
 def _lovasz_hinge(logits: Array, targets: Array, wanted: Wanted) -> Losses:
     xp = array_namespace(logits=logits, targets=targets)
     require_same_shape(logits=logits, targets=targets)
@@ -818,7 +887,12 @@ def _lovasz_hinge(logits: Array, targets: Array, wanted: Wanted) -> Losses:
     unknown = xp.any(xp.isnan(xp.reshape(signs, flat)), axis=-1, keepdims=True)
     steps = xp.reshape(xp.where(unknown, float("nan"), steps), tuple(logits.shape))
     values = xp.sum(steps * xp.maximum(errors, 0.0), axis=layout.mask)
-    return Losses(values, lambda: {"logits": xp.where(errors > 0, -signs * steps, 0.0 * steps)}, layout.mask)
+    return Losses(
+        values,
+        lambda: {"logits": xp.where(errors > 0, -signs * steps, 0.0 * steps)},
+        layout.mask,
+        curvature=lambda: no_curvature(xp, {"logits": errors}),
+    )
 
 
 def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:

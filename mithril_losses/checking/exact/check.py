@@ -191,7 +191,9 @@ def check_exact_curvature(loss: str | Callable[..., Any]) -> ExactCheck:
         pieces.add(piece)
         found.digits[ARITHMETIC] = min(found.digits.get(ARITHMETIC, DIGITS), digits)
         if digits < PROVED:
-            found.failures.append(f"{point}: H · direction agrees with the derivative of the gradient to {digits} digits")
+            found.failures.append(
+                f"{point}: H · direction agrees with the derivative of the gradient to {digits} digits"
+            )
     found.pieces = len(pieces)
     return found
 
