@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mithril_losses.autodiff import multiply_by
 from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.domains import Choice
 from mithril_losses.execution import value_and_gradient
@@ -273,3 +274,32 @@ def _by_name(pair: Pair, names: Mapping[str, str], vector: Any) -> dict[str, Any
     if vector.keys() != names.keys():
         raise ValueError(f"vector must have the keys {', '.join(names)}, got {', '.join(map(str, vector)) or 'none'}")
     return {names[name]: vector[name] for name in names}
+
+
+# --- the derivative of a gradient, for PyTorch and JAX ----------------------------------------------------------------
+
+
+def _products(template: Any, is_recorded: bool) -> Callable[..., dict[str, Any]]:
+    """Return a function of arguments, vectors and reduction by name that returns H v by argument."""
+    pair = catalogue().get(template.name)
+    names = vector_names(template.wrt)
+    if pair is None or pair.terms is not template or pair.wrt != template.wrt:  # a part of a loss
+        derived, fast = second_order(template, "product", "exact"), None
+    else:
+        derived = _derived(pair, "product", "exact").terms
+        fast = pair.prepared.get("product")
+        if fast is None:
+            fast = pair.prepared.setdefault("product", value_and_gradient(_derived(pair, "product", "exact")))
+
+    def product(given: Mapping[str, Any], vectors: Mapping[str, Any], reduction: Mapping[str, Any]) -> dict[str, Any]:
+        given = {**given, **{names[name]: vector for name, vector in vectors.items()}}
+        if is_recorded or fast is None:
+            found = derived.gradient(*(given[name] for name in derived.domain), **reduction)
+        else:
+            found = fast(**given, **reduction)[1]
+        return found if len(names) > 1 else {template.wrt[0]: found}
+
+    return product
+
+
+multiply_by(_products)

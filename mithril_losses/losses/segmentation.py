@@ -171,7 +171,7 @@ def _overlap_curvature(xp: Any, of: _Second, summed: tuple[int, ...]) -> Curvatu
 def _ratio(
     xp: Any, sums: tuple[Array, Array, Array], share: float, alpha: Any, beta: Any, smooth: Any
 ) -> tuple[Array, Array, Array, Array]:
-    """Return r, its derivative wrt p where t = 0, what t = 1 adds to it, and E + c I + s; 0, 0, 0, ∞ for empty masks."""
+    """Return r, its derivative wrt p where t = 0, what t = 1 adds to it, and E + c I + s; empty masks: 0, 0, 0, ∞."""
     hits, false_positives, false_negatives = sums
     errors, agreement = alpha * false_positives + beta * false_negatives, share * hits + smooth
     whole = errors + agreement

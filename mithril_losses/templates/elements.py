@@ -59,7 +59,7 @@ class Elementwise(Template):
         names = list(inspect.signature(terms).parameters)[1:]
         if names != list(domain):
             raise TypeError(f"{terms.__name__} takes {names}, but domains are declared for {list(domain)}")
-        self.constants = [d for d in domain.values() if isinstance(d, SmallestNormal)]
+        self.constants: list[Any] = [d for d in domain.values() if isinstance(d, SmallestNormal)]
         self.domain = {name: d for name, d in domain.items() if not isinstance(d, SmallestNormal)}
         self.array_names = array_names(terms.__name__, self.domain)
         self.option_names = list(self.domain)[len(self.array_names) :]

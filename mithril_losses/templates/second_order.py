@@ -12,7 +12,7 @@ from functools import singledispatch
 from typing import Any, Literal, Unpack, get_args
 
 from mithril_losses.backends.namespaces import Array, namespace_of, require_library
-from mithril_losses.domains import REAL
+from mithril_losses.domains import REAL, LargestNumber
 from mithril_losses.numerics.reduction import GradientReduction, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -67,14 +67,17 @@ class ElementwiseSecond(Elementwise):
         vars(self).update(vars(base))
         curvature = base.curvatures.get(kind, base.curvatures["exact"])
         is_bound = kind == "bound" and "bound" not in base.curvatures
-        self.terms = SecondOrder(base.terms, curvature, order, len(base.wrt), len(base.array_names), is_bound)
+        is_steep = base.steep or base.steep_curvature
+        self.terms = SecondOrder(base.terms, curvature, order, len(base.wrt), len(base.array_names), is_bound, is_steep)
+        # the second derivatives are bounded, and not their products, which must be linear in the vectors
+        self.constants = [*base.constants, LargestNumber()] if is_steep else base.constants
         self.array_names = [*base.array_names, *(vectors[name] for name in base.wrt if self.terms.vectors)]
         arrays = {name: base.domain.get(name, REAL) for name in self.array_names}
         self.domain = arrays | {name: base.domain[name] for name in base.option_names}
         self.outputs = _outputs(base.wrt, order)
         self.is_factor = order in ("factor", "transposed")
         self.has_value = order == "all"
-        self.steep = base.steep or base.steep_curvature
+        self.steep = base.steep and self.has_value
         self.row_mass = base.row_mass if self.has_value else None
         self._remember_settled()
 

@@ -35,6 +35,7 @@ class SecondOrder:
         order: what is asked for.
         slopes: the number of slopes.
         arrays: the number of arrays.
+        is_steep: whether a further argument, the last one, bounds the absolute values of the second derivatives.
         is_bound: whether H is replaced by a diagonal matrix that is above it and above 0; see `bound_of`.
 
     Raises:
@@ -49,8 +50,9 @@ class SecondOrder:
         slopes: int,
         arrays: int,
         is_bound: bool = False,
+        is_steep: bool = False,
     ) -> None:
-        self.terms, self.order, self.is_bound = terms, order, is_bound
+        self.terms, self.order, self.is_bound, self.is_steep = terms, order, is_bound, is_steep
         self.curvature = curvature
         self._slopes, self._arrays = slopes, arrays
         self.vectors = 0 if order in ("diagonal", "all") else slopes
@@ -62,16 +64,23 @@ class SecondOrder:
 
     def __call__(self, xp: Any, *operands: Any) -> tuple[Any, Any]:
         """Return what the order asks for, from arrays, vectors and options."""
+        largest = operands[-1] if self.is_steep else None
+        operands = operands[:-1] if self.is_steep else operands
         first, last = self._arrays, self._arrays + self.vectors
         own, vectors = (*operands[:first], *operands[last:]), operands[first:last]
         found = self.curvature(xp, *own) if callable(self.curvature) else self.curvature
         shape = operands[0].shape
         h = [x if getattr(x, "shape", None) == shape else x + xp.zeros_like(operands[0]) for x in as_tuple(found)]
-        found = combined(xp, self.order, bound_of(xp, h) if self.is_bound else h, vectors)
+        found = combined(xp, self.order, self._settled(xp, h, largest), vectors)
         if self.order != "all":
             return 0.0, _single(found)
         value, slopes = self.terms(xp, *own)
         return value, (*as_tuple(slopes), *found)
+
+    def _settled(self, xp: Any, h: list[Any], largest: Any) -> list[Any]:
+        """Return the second derivatives, or their bound, bounded by the largest number."""
+        h = bound_of(xp, h) if self.is_bound else h
+        return [xp.minimum(xp.maximum(x, -largest), largest) for x in h] if self.is_steep else h
 
     def read(self, flags: Mapping[int, bool] = MappingProxyType({})) -> Terms:
         """Return the tree, for the values of the flags by their position; see `read_terms`.
@@ -89,8 +98,7 @@ class SecondOrder:
         else:
             body = [ast.Assign([_targets(h)], ast.Constant(self.curvature))]
         vectors = [f"vector_{i}" for i in range(self.vectors)]
-        entries: list[Any] = list(map(_Text, h))
-        entries = bound_of(_TEXT, entries) if self.is_bound else entries
+        entries = self._settled(_TEXT, list(map(_Text, h)), _Text("largest"))
         value, results = "0.0", combined(_TEXT, self.order, entries, list(map(_Text, vectors)))
         if self.order == "all":
             helpers = {helper.name: helper for helper in first.helpers} | helpers
@@ -99,7 +107,7 @@ class SecondOrder:
             names = dict(zip(first.arguments, arguments, strict=True))
             body = [*_assigned(first.definition, targets, "first_", names), *body]
             value, results = "value", [*slopes, *results]
-        own_names = [*arguments[: self._arrays], *vectors, *arguments[self._arrays :]]
+        own_names = [*arguments[: self._arrays], *vectors, *arguments[self._arrays :], *["largest"] * self.is_steep]
         returned = ast.parse(f"{value}, ({', '.join(map(str, results))})", mode="eval").body
         return Terms(function_of("terms", own_names, [*body, ast.Return(returned)]), tuple(helpers.values()))
 
@@ -187,6 +195,9 @@ class _Text(str):
     def __truediv__(self, other: Any) -> _Text:
         return _Text(f"({self} / {other})")
 
+    def __neg__(self) -> _Text:
+        return _Text(f"(-{self})")
+
     def __eq__(self, other: object) -> Any:
         return _Text(f"({self} == {other})")
 
@@ -197,7 +208,9 @@ def _called(name: str) -> Callable[..., _Text]:
     return lambda *given: _Text(f"xp.{name}({', '.join(map(str, given))})")
 
 
-_TEXT = SimpleNamespace(**{name: _called(name) for name in ("abs", "maximum", "sqrt", "where", "zeros_like")})
+_TEXT = SimpleNamespace(
+    **{name: _called(name) for name in ("abs", "maximum", "minimum", "sqrt", "where", "zeros_like")}
+)
 
 
 def _targets(names: Sequence[str]) -> ast.expr:
