@@ -161,7 +161,36 @@ def _found(
             lambda part: _found(part, order, kind, threads, compile)
         )
         return composed
-    return value_and_gradient(_derived(pair, order, kind), threads=threads, compile=compile)
+    found = value_and_gradient(_derived(pair, order, kind), threads=threads, compile=compile)
+    is_needed = kind == "fisher" and not pair.terms.has_fisher
+    return _of_positive(pair, found) if is_needed else found
+
+
+def _of_positive(pair: Pair, found: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that raises where a Hessian that stands for the Fisher information may be negative.
+
+    Raises:
+        ValueError: that is so for all options.
+    """
+    refusal = (
+        f"{pair.name} has no Fisher information: it is no likelihood, and its Hessian may have negative eigenvalues"
+    )
+    declared = [pair.properties[name] for name in _POSITIVE if name in pair.properties]
+    if not declared:
+        raise ValueError(refusal)
+    if not all(each.options for each in declared):
+        return found
+
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        options = {name: parameter.default for name, parameter in pair.parameters.items()} | keywords
+        if not any(each.allows(options) for each in declared):
+            raise ValueError(f"{refusal} with these options")
+        return found(*arguments, **keywords)
+
+    return checked
+
+
+_POSITIVE = ("convex", "psd")  # the properties by which a Hessian has no negative eigenvalue
 
 
 def _derived(pair: Pair, order: Order, kind: Kind) -> Pair:

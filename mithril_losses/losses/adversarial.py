@@ -419,7 +419,11 @@ def least_squares_generator_loss(
     return _least_squares_generator.value(fake_scores, target_real, scale, **reduction)
 
 
-@gradient_of(least_squares_generator_loss, terms=_least_squares_generator, properties=("convex", "non_negative"))
+@gradient_of(
+    least_squares_generator_loss,
+    terms=_least_squares_generator,
+    properties=("convex", "non_negative", "constant_curvature"),
+)
 def least_squares_generator_loss_gradient(
     fake_scores: ArrayT, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> ArrayT:
@@ -475,7 +479,9 @@ def least_squares_discriminator_loss(
 
 
 @gradient_of(
-    least_squares_discriminator_loss, terms=_least_squares_discriminator, properties=("convex", "non_negative")
+    least_squares_discriminator_loss,
+    terms=_least_squares_discriminator,
+    properties=("convex", "non_negative", "constant_curvature"),
 )
 def least_squares_discriminator_loss_gradient(
     real_scores: ArrayT,
@@ -579,7 +585,11 @@ def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction
     return _wasserstein_generator.value(fake_scores, **reduction)
 
 
-@gradient_of(wasserstein_generator_loss, terms=_wasserstein_generator, properties=("convex",))
+@gradient_of(
+    wasserstein_generator_loss,
+    terms=_wasserstein_generator,
+    properties=("convex", "constant_curvature", "zero_curvature"),
+)
 def wasserstein_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−1 / n.
 
@@ -629,6 +639,8 @@ def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **red
     properties=(
         "convex",
         given("translation_invariant", reduction=("mean", "weighted_mean"), weights=None, normalizer=None),
+        "constant_curvature",
+        "zero_curvature",
     ),
 )
 def wasserstein_discriminator_loss_gradient(
@@ -678,7 +690,9 @@ def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> 
     return _hinge_generator.value(fake_scores, **reduction)
 
 
-@gradient_of(hinge_generator_loss, terms=_hinge_generator, properties=("convex",))
+@gradient_of(
+    hinge_generator_loss, terms=_hinge_generator, properties=("convex", "constant_curvature", "zero_curvature")
+)
 def hinge_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−1 / n.
 
@@ -719,7 +733,11 @@ def hinge_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction
     return _hinge_discriminator.value(real_scores, fake_scores, **reduction)
 
 
-@gradient_of(hinge_discriminator_loss, terms=_hinge_discriminator, properties=("convex", "non_negative"))
+@gradient_of(
+    hinge_discriminator_loss,
+    terms=_hinge_discriminator,
+    properties=("convex", "non_negative", "constant_curvature", "zero_curvature"),
+)
 def hinge_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[GradientReduction]
 ) -> dict[str, ArrayT]:
@@ -994,7 +1012,7 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
 @gradient_of(
     relativistic_average_least_squares_discriminator_loss,
     terms=_relativistic_least_squares_discriminator,
-    properties=("convex", "non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant", "constant_curvature"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0
@@ -1053,7 +1071,7 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
 @gradient_of(
     relativistic_average_least_squares_generator_loss,
     terms=_relativistic_least_squares_generator,
-    properties=("convex", "non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant", "constant_curvature"),
 )
 def relativistic_average_least_squares_generator_loss_gradient(
     fake_scores: Array,
@@ -1087,7 +1105,7 @@ def _penalty_kinks(input_gradients: Array, target_norm: float) -> tuple[Array, .
     return (xp.max(abs(examples.of(xp, input_gradients)), axis=-1),)
 
 
-@unreduced(curved=True, kinks=_penalty_kinks, input_gradients=REAL, target_norm=NON_NEGATIVE)
+@unreduced(curved=True, has_fisher=True, kinks=_penalty_kinks, input_gradients=REAL, target_norm=NON_NEGATIVE)
 def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Losses:
     xp = array_namespace(input_gradients=input_gradients)
     dtype = compute_dtype(xp, input_gradients.dtype, "input_gradients")
@@ -1178,7 +1196,11 @@ def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **redu
     return _penalty.value(input_gradients, target_norm, **reduction)
 
 
-@gradient_of(gradient_penalty, terms=_penalty, properties=(given("convex", target_norm=0.0), "non_negative"))
+@gradient_of(
+    gradient_penalty,
+    terms=_penalty,
+    properties=(given("convex", target_norm=0.0), "non_negative", given("constant_curvature", target_norm=0.0)),
+)
 def gradient_penalty_gradient(
     input_gradients: ArrayT, *, target_norm: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> ArrayT:

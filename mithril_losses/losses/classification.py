@@ -552,7 +552,7 @@ def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction
     return _hinge.value(predictions, targets, **reduction)
 
 
-@gradient_of(hinge_loss, terms=_hinge, properties=("convex", "non_negative"))
+@gradient_of(hinge_loss, terms=_hinge, properties=("convex", "non_negative", "constant_curvature", "zero_curvature"))
 def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−t / n where t p < 1, and 0 elsewhere, the corner included.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement
-from mithril_losses.catalogue import both_of, gradient_of
+from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, quiet, require_one_number, require_same_shape
@@ -184,7 +184,13 @@ def total_variation_loss(
 @gradient_of(
     total_variation_loss,
     terms=_variation,
-    properties=("convex", "non_negative", "translation_invariant"),
+    properties=(
+        "convex",
+        "non_negative",
+        "translation_invariant",
+        given("constant_curvature", norm_type=("l1", "l2_squared")),
+        given("zero_curvature", norm_type="l1"),
+    ),
 )
 def total_variation_loss_gradient(
     images: ArrayT, *, norm_type: Norm = "l1", channels_first: bool = False, **reduction: Unpack[GradientReduction]

@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal, Unpack
 
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
-from mithril_losses.catalogue import both_of, gradient_of
+from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import FLAG, NON_NEGATIVE_REAL, PROBABILITY, REAL, Choice, Elements, SmallestNormal
 from mithril_losses.losses.classification import (
     binary_cross_entropy_with_logits,
@@ -408,7 +408,9 @@ def flow_negative_log_likelihood(
     return _flow.value(z, log_det, prior, **reduction)
 
 
-@gradient_of(flow_negative_log_likelihood, terms=_flow, properties=("convex",))
+@gradient_of(
+    flow_negative_log_likelihood, terms=_flow, properties=("convex", given("constant_curvature", prior="normal"))
+)
 def flow_negative_log_likelihood_gradient(
     z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
 ) -> dict[str, ArrayT]:

@@ -23,7 +23,7 @@ from mithril_losses.numerics.validation import (
     widest_dtype,
 )
 from mithril_losses.templates.images import image_axes, require_maps
-from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "PerceptualLoss",
@@ -60,6 +60,7 @@ class _LayerSecond(NamedTuple):
 
     product: Callable[[Array], Array]
     diagonal: Callable[[], Array]
+    is_diagonal: bool = False
 
 
 # (namespace, predictions, targets) → the second derivatives of the loss of a layer
@@ -185,7 +186,13 @@ def _curvature(xp: Any, second: SecondOfLayer, layers: list[_Layer], predictions
         by_key = _by_key(vectors["predictions"])
         return of_layers(lambda of_layer, key: of_layer.product(by_key[key]))
 
-    return Curvature(product, lambda: of_layers(lambda of_layer, _: of_layer.diagonal()))
+    def diagonal() -> dict[str, Features]:
+        return of_layers(lambda of_layer, _: of_layer.diagonal())
+
+    first = layers[0].maps
+    if second(xp, first["predictions"], first["targets"]).is_diagonal:
+        return diagonal_curvature(xp, diagonal)
+    return Curvature(product, diagonal)
 
 
 def _shared_axes(predictions: Array, targets: Array, channels_first: bool) -> None:
@@ -213,7 +220,7 @@ def _reconstruction_layer(xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) 
 
 def _reconstruction_second(xp: Any, x: Array, y: Array) -> _LayerSecond:
     half = 0.5 * max(math.prod(x.shape), 1)
-    return _LayerSecond(lambda v: v / half, lambda: xp.ones_like(x) / half)
+    return _LayerSecond(lambda v: v / half, lambda: xp.ones_like(x) / half, is_diagonal=True)
 
 
 @unreduced(curved=True, on_request=("targets",), **_DOMAIN)
@@ -258,7 +265,14 @@ def feature_reconstruction_loss(predictions: Features, targets: Features, *, wei
 @gradient_of(
     feature_reconstruction_loss,
     terms=_feature_reconstruction,
-    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "convex",
+        "non_negative",
+        "symmetric",
+        "translation_invariant",
+        "zero_at_equality",
+        "constant_curvature",
+    ),
 )
 def feature_reconstruction_loss_gradient(
     predictions: Features,

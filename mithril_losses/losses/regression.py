@@ -75,7 +75,14 @@ def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
 @gradient_of(
     mse_loss,
     terms=_squared_error,
-    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "convex",
+        "non_negative",
+        "symmetric",
+        "translation_invariant",
+        "zero_at_equality",
+        "constant_curvature",
+    ),
 )
 def mse_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """2e / n.
@@ -130,7 +137,15 @@ def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction])
 @gradient_of(
     mae_loss,
     terms=_absolute_error,
-    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "convex",
+        "non_negative",
+        "symmetric",
+        "translation_invariant",
+        "zero_at_equality",
+        "constant_curvature",
+        "zero_curvature",
+    ),
 )
 def mae_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """sign(e) / n, with sign(0) = 0.
@@ -345,6 +360,7 @@ def charbonnier_loss(
         "non_negative",
         "symmetric",
         "translation_invariant",
+        given("constant_curvature", alpha=2.0),
     ),
 )
 def charbonnier_loss_gradient(

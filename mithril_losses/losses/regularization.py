@@ -13,7 +13,7 @@ from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters, Pre
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_one_number
-from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "l1_regularization",
@@ -42,6 +42,7 @@ class _Second(NamedTuple):
     product: Callable[[Array], Array]
     diagonal: Callable[[], Array]
     bound: Callable[[], Array] | None = None
+    is_diagonal: bool = False
 
 
 # (namespace, path, array in the dtype to compute in) → the second derivatives of its penalty
@@ -80,6 +81,8 @@ def _over_leaves(rule: Rule, params: Any, lambda_reg: Any, second: SecondRule | 
 
         diagonal = functools.partial(of_leaves, lambda path: seconds[path].diagonal())
         bound = functools.partial(of_leaves, lambda path: (seconds[path].bound or seconds[path].diagonal)())
+        if all(each.is_diagonal for each in seconds.values()):
+            return diagonal_curvature(xp, diagonal, bound)
         return Curvature(product, diagonal, bound if bounded else None)
 
     return Losses(strength * total, lambda: scaled(1.0), scaled=scaled, curvature=curvature)
@@ -104,7 +107,7 @@ def _over_elements(
     def second_rule(xp: Any, path: str, w: Array) -> _Second:
         chosen = select is None or select(path, given[path])
         bound = xp.ones_like(w) if chosen else xp.zeros_like(w)  # of |w|, which has a kink, as of ½ w²
-        return _Second(lambda v: second * bound * v, lambda: second * bound, lambda: bound)
+        return _Second(lambda v: second * bound * v, lambda: second * bound, lambda: bound, is_diagonal=True)
 
     return _over_leaves(rule, params, lambda_reg, second_rule)
 
@@ -149,7 +152,9 @@ def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
     return _l1.value(params, lambda_reg, select)
 
 
-@gradient_of(l1_regularization, terms=_l1, properties=("convex", "non_negative"))
+@gradient_of(
+    l1_regularization, terms=_l1, properties=("convex", "non_negative", "constant_curvature", "zero_curvature")
+)
 def l1_regularization_gradient(
     params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
 ) -> Any:
@@ -195,7 +200,7 @@ def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
     return _l2.value(params, lambda_reg, select)
 
 
-@gradient_of(l2_regularization, terms=_l2, properties=("convex", "non_negative"))
+@gradient_of(l2_regularization, terms=_l2, properties=("convex", "non_negative", "constant_curvature"))
 def l2_regularization_gradient(
     params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
 ) -> Any:

@@ -829,7 +829,7 @@ def lovasz_softmax_loss(
 @gradient_of(
     lovasz_softmax_loss,
     terms=_lovasz_softmax,
-    properties=("convex", "non_negative"),
+    properties=("convex", "non_negative", "constant_curvature", "zero_curvature"),
 )
 def lovasz_softmax_loss_gradient(
     predictions: ArrayT,
@@ -927,7 +927,11 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     return _lovasz_hinge.value(logits, targets, **reduction)
 
 
-@gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"))
+@gradient_of(
+    lovasz_hinge_loss,
+    terms=_lovasz_hinge,
+    properties=("convex", "non_negative", "constant_curvature", "zero_curvature"),
+)
 def lovasz_hinge_loss_gradient(logits: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.
 

@@ -32,6 +32,7 @@ class Template:
         outputs: the arrays in the place of the gradients, by name, each with the argument that has its shape and dtype;
             by default the gradients wrt `wrt`.
         curved: whether the second derivatives of the loss are known.
+        has_fisher: whether the Fisher information is known, where it differs from the Hessian.
         has_value: whether a value is computed; if not, 0 stands in its place.
         is_factor: whether what is computed is multiplied by the root of what a gradient is multiplied by.
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
@@ -59,6 +60,7 @@ class Template:
     on_request: tuple[str, ...] = ()
     outputs: Mapping[str, str] = NOTHING
     curved = False
+    has_fisher = False
     has_value = True
     is_factor = False
     kinks: Any = None

@@ -133,7 +133,7 @@ class Elementwise(Template):
         def declare(exact: Callable[..., Any]) -> Callable[..., Any]:
             given = {"exact": exact, "fisher": fisher, "bound": bound}
             self.curvatures.update({name: x for name, x in given.items() if x is not None})
-            self.curved, self.steep_curvature = True, steep
+            self.curved, self.steep_curvature, self.has_fisher = True, steep, fisher is not None
             return exact
 
         return declare if function is None else declare(function)

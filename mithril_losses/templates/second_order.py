@@ -177,7 +177,9 @@ class UnreducedSecond(Unreduced):
         curvature = found.curvature()
         if self._kind == "fisher" and curvature.fisher is not None:
             curvature = curvature.fisher
-        if self._kind == "bound" and curvature.bound is not None:
+        if self._kind == "bound":
+            if curvature.bound is None:
+                raise ValueError(f"no bound is known for the Hessian of {self.name}")
             xp = namespace_of(found.values)
             curvature = diagonal_curvature(xp, curvature.bound)
         match self._order:

@@ -95,12 +95,20 @@ def diagonal_curvature(xp: Any, diagonal: Callable[[], Named], bound: Callable[[
     """Return the second derivatives of losses whose Hessian is diagonal."""
 
     def times(vectors: Named) -> Named:
-        return {name: h * vectors[name] for name, h in diagonal().items()}
+        return {name: _products(h, vectors[name]) for name, h in diagonal().items()}
 
     def times_root(vectors: Named) -> Named:
-        return {name: xp.sqrt(h) * vectors[name] for name, h in diagonal().items()}
+        return {
+            name: _products(map_leaves(lambda _, x: xp.sqrt(x), h), vectors[name]) for name, h in diagonal().items()
+        }
 
     return Curvature(times, diagonal, bound or diagonal, times_root, times_root)
+
+
+def _products(x: Any, y: Any) -> Any:
+    """Return the products of the arrays of two nestings."""
+    others = dict(leaves(y))
+    return map_leaves(lambda path, leaf: leaf * others[path], x)
 
 
 def no_curvature(xp: Any, likes: Named) -> Curvature:
@@ -126,11 +134,12 @@ class Unreduced(Template):
         kinks: Callable[..., tuple[Any, ...]] | None,
         pairwise: bool,
         curved: bool = False,
+        has_fisher: bool = False,
         second_loop: Callable[..., Any] | None = None,
         **how: Any,
     ) -> None:
         super().__init__(**how)
-        self.curved, self.second_loop = curved, second_loop
+        self.curved, self.has_fisher, self.second_loop = curved, has_fisher, second_loop
         names = list(inspect.signature(losses).parameters)
         if names != [*domain, *self._further]:
             raise TypeError(f"{losses.__name__} takes {names}, but domains are declared for {list(domain)}")
@@ -309,6 +318,7 @@ def unreduced(
     loop: Callable[..., Loop | None] | None = None,
     second_loop: Callable[..., Any] | None = None,
     curved: bool = False,
+    has_fisher: bool = False,
     check: Callable[..., Any] | None = None,
     mass: Callable[..., Any] | None = None,
     **domain: Any,
@@ -330,6 +340,7 @@ def unreduced(
         second_loop: `second_loop(order)` returns the same for second derivatives, with vectors after the arrays, or
             None.
         curved: whether the losses come with their second derivatives, `Losses.curvature`.
+        has_fisher: whether these have a Fisher information of their own.
         check: a function of the loss's arguments that raises for values which a trace cannot see.
         mass: a function of the loss's arguments that returns what each row contributes to the divisor, if not 1.
         **domain: what each argument may be, in their order.
@@ -346,8 +357,16 @@ def unreduced(
         >>> float(value), gradient.tolist()
         (15.0, [[1.0, 2.0], [3.0, 4.0]])
     """
-    how = {"separable": separable, "jitted": jitted, "by_numpy": by_numpy, "loop": loop, "check": check, "mass": mass}
-    return lambda losses: Unreduced(losses, domain, wrt, on_request, kinks, pairwise, curved, second_loop, **how)
+    how: dict[str, Any] = {
+        "separable": separable,
+        "jitted": jitted,
+        "by_numpy": by_numpy,
+        "loop": loop,
+        "check": check,
+        "mass": mass,
+    }
+    how |= {"curved": curved, "has_fisher": has_fisher, "second_loop": second_loop}
+    return lambda losses: Unreduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
 
 
 def reduced(
