@@ -21,6 +21,7 @@ from mithril_losses.execution.curvature import hessian_diagonal as hessian_diago
 from mithril_losses.execution.curvature import hessian_factor_product as hessian_factor_product
 from mithril_losses.execution.curvature import hessian_factor_transpose_product as hessian_factor_transpose_product
 from mithril_losses.execution.curvature import hessian_vector_product as hessian_vector_product
+from mithril_losses.execution.curvature import sample_gradient as sample_gradient
 from mithril_losses.execution.curvature import value_gradient_and_hessian as value_gradient_and_hessian
 from mithril_losses.losses import *
 from mithril_losses.models import CompiledModel as CompiledModel

@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mithril_losses.autodiff import multiply_by
+from mithril_losses.backends.namespaces import array_namespace
 from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.domains import Choice
 from mithril_losses.execution import value_and_gradient
+from mithril_losses.numerics.sampling import Draw
+from mithril_losses.numerics.validation import quiet
 from mithril_losses.templates.second_order import HESSIAN, KINDS, Kind, second_order, vector_names
 from mithril_losses.terms.second_order import Order
 
@@ -132,6 +135,52 @@ def hessian_factor_transpose_product(
         [1.0, 3.0]
     """
     return _of_vector(loss, "transposed", curvature, threads, compile)
+
+
+def sample_gradient(
+    loss: Callable[..., Any], *, threads: int | None = None, compile: bool | None = None
+) -> Callable[..., Any]:
+    """Return a function of the arguments of the gradient and of `key=` that returns the gradient at drawn targets.
+
+    The loss must be the negative log-likelihood of its targets. New targets are drawn from the model, that is, from the
+    distribution whose parameters are the other arguments; the given ones only show their shape and form. With weights
+    and divisor α of a row, the mean of g gᵀ is α² times its Fisher information, and the mean of g is 0.
+
+    Args:
+        loss: a registered loss that is a likelihood, or its gradient.
+        threads: see `value_and_gradient`.
+        compile: see `value_and_gradient`.
+
+    Returns:
+        A function whose `key` is a `Generator` or a seed for NumPy and PyTorch, and a key for JAX.
+
+    Raises:
+        ValueError: the loss is no likelihood; the message names losses that are.
+
+    Example:
+        >>> import numpy as np
+        >>> from mithril_losses import cross_entropy_with_logits
+        >>> logits, targets = np.array([[0.0, 0.0]]), np.array([0])
+        >>> abs(sample_gradient(cross_entropy_with_logits)(logits, targets, key=1)).tolist()
+        [[0.5, 0.5]]
+    """
+    pair = find_loss(loss)
+    sampled = pair.terms.sampled
+    if sampled is None:
+        known = [name for name, other in catalogue().items() if other.terms.sampled is not None]
+        raise ValueError(f"{pair.name} is no likelihood of its targets; losses that are: {', '.join(known)}")
+    both = value_and_gradient(pair, threads=threads, compile=compile)
+
+    @functools.wraps(pair.value)
+    def of_arguments(*arguments: Any, key: Any, **keywords: Any) -> Any:
+        given = dict(zip(pair.parameters, arguments, strict=False)) | keywords
+        xp = array_namespace(**{name: given[name] for name in pair.wrt})
+        options = {name: x for name, x in given.items() if name in pair.parameters}
+        with quiet(xp):
+            given["targets"] = sampled(Draw(xp, key), **options)
+        return both(**given)[1]
+
+    return of_arguments
 
 
 def has_curvature(loss: str | Callable[..., Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, namespace_of
@@ -24,11 +24,20 @@ from mithril_losses.domains import (
     Interval,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import log_softmax, logistic_density
-from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_same_shape
+from mithril_losses.numerics.sampling import Draw
+from mithril_losses.numerics.stable import log_softmax, logistic_density, one_hot
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_same_shape
 from mithril_losses.templates.classes import Classes, Given, classes_of
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.rows import softmax_loop, softmax_losses, whole_rows_loop
+from mithril_losses.templates.loop import Loop
+from mithril_losses.templates.rows import (
+    has_second_rows_loop,
+    second_rows_loop,
+    softmax_loop,
+    softmax_losses,
+    softmax_second_loop,
+    whole_rows_loop,
+)
 from mithril_losses.templates.unreduced import Curvature, Losses, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
@@ -65,6 +74,7 @@ _CLASS_OPTIONS: dict[str, Any] = {
 
 @unreduced(
     loop=softmax_loop,
+    second_loop=softmax_second_loop,
     curved=True,
     check=functools.partial(classes_of, name="logits"),
     mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
@@ -83,6 +93,27 @@ def _cross_entropy_with_logits(
 ) -> Losses:
     classes = classes_of(logits, targets, class_axis, class_weights, label_smoothing, ignore_index, "logits")
     return softmax_losses(classes, "logits")
+
+
+@_cross_entropy_with_logits.likelihood
+def _classes_of_logits(draw: Draw, logits: Array, targets: Array, **options: Any) -> Array:
+    axis = _class_axis(logits, options)
+    return _as_given(draw, draw.classes(logits, axis), targets, logits, axis)
+
+
+def _class_axis(scores: Array, options: Mapping[str, Any]) -> int:
+    """Return the axis of the classes; raise for options with which cross-entropy is no likelihood."""
+    for name in ("class_weights", "label_smoothing"):
+        if options.get(name) not in (None, 0.0):
+            raise ValueError(f"cross-entropy is a likelihood only without {name}")
+    return normalize_axis("class_axis", options.get("class_axis", -1), len(scores.shape))
+
+
+def _as_given(draw: Draw, labels: Array, targets: Array, scores: Array, axis: int) -> Array:
+    """Return labels as class indices, or as rows of 0 and 1 where the targets have the shape of the scores."""
+    if tuple(targets.shape) == tuple(scores.shape):
+        return one_hot(draw.xp, labels, scores.shape[axis], axis, scores)
+    return as_dtype(draw.xp, labels, targets.dtype)
 
 
 def cross_entropy_with_logits(
@@ -287,8 +318,15 @@ def cross_entropy_loss_gradient(
 # --- scores of a list ---------------------------------------------------------------------------------------------
 
 
+def _list_net_second_loop(order: Any, kind: str) -> Callable[..., Loop | None] | None:
+    if not has_second_rows_loop(order, kind):
+        return None
+    return lambda scores, relevance, vector=None: second_rows_loop(scores, _list_net_rows(scores, relevance), vector)
+
+
 @unreduced(
     curved=True,
+    second_loop=_list_net_second_loop,
     loop=lambda scores, relevance: whole_rows_loop(scores, _list_net_rows(scores, relevance)),
     scores=REAL,
     relevance=REAL,
@@ -375,6 +413,11 @@ def _binary_cross_entropy_curvature(xp: Any, predictions: Array, targets: Array,
     return targets / (p * p) + (1.0 - targets) / (q * q)
 
 
+@_binary_cross_entropy.likelihood
+def _binary_targets(draw: Draw, predictions: Array, **others: Any) -> Array:
+    return draw.bernoulli(predictions)
+
+
 def binary_cross_entropy(
     predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
 ) -> Array:
@@ -446,6 +489,13 @@ def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, po
 @_binary_cross_entropy_with_logits.curvature
 def _binary_cross_entropy_with_logits_curvature(xp: Any, logits: Array, targets: Array, pos_weight: float) -> Array:
     return (pos_weight * targets + (1.0 - targets)) * logistic_density(xp, logits)
+
+
+@_binary_cross_entropy_with_logits.likelihood
+def _binary_targets_of_logits(draw: Draw, logits: Array, pos_weight: Any = None, **others: Any) -> Array:
+    if pos_weight is not None:
+        raise ValueError("binary_cross_entropy_with_logits is a likelihood only without pos_weight")
+    return draw.bernoulli(1.0 / (1.0 + draw.xp.exp(-logits)))
 
 
 def binary_cross_entropy_with_logits(

@@ -17,6 +17,7 @@ from mithril_losses.losses.classification import (
     binary_cross_entropy_with_logits_gradient,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.sampling import Draw
 from mithril_losses.numerics.stable import log_gamma, logistic_density, product
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.composed import Composed
@@ -58,6 +59,11 @@ def _gaussian_curvature(xp: Any, mean: Array, logvar: Array, targets: Array, ful
     root = xp.exp(-0.5 * logvar)
     score = product(xp, mean - targets, root)
     return root * root, -product(xp, score, root), 0.5 * (score * score)
+
+
+@_gaussian.likelihood
+def _gaussian_targets(draw: Draw, mean: Array, logvar: Array, **others: Any) -> Array:
+    return mean + draw.xp.exp(0.5 * logvar) * draw.normal(mean)
 
 
 def gaussian_negative_log_likelihood(
@@ -142,6 +148,12 @@ def _laplace_curvature(xp: Any, location: Array, log_scale: Array, targets: Arra
     rate = xp.exp(-log_scale)
     error = location - targets
     return 0.0, -product(xp, xp.sign(error), rate), product(xp, xp.abs(error), rate)
+
+
+@_laplace.likelihood
+def _laplace_targets(draw: Draw, location: Array, log_scale: Array, **others: Any) -> Array:
+    centred = draw.uniform(location) - 0.5
+    return location - draw.xp.exp(log_scale) * draw.xp.sign(centred) * draw.xp.log1p(-2.0 * draw.xp.abs(centred))
 
 
 def laplace_negative_log_likelihood(
@@ -230,6 +242,11 @@ def _poisson_curvature(
     return targets / rate / rate
 
 
+@_poisson.likelihood
+def _poisson_targets(draw: Draw, predictions: Array, log_input: bool = True, **others: Any) -> Array:
+    return draw.poisson(draw.xp.exp(predictions) if log_input else predictions)
+
+
 def poisson_negative_log_likelihood(
     predictions: Array,
     targets: Array,
@@ -292,6 +309,14 @@ def poisson_negative_log_likelihood_gradient(
     return _poisson.gradient(predictions, targets, log_input, full, **reduction)
 
 
+_bernoulli = Composed(lambda fast: fast(binary_cross_entropy_with_logits), curved=True)
+
+
+@_bernoulli.likelihood
+def _bernoulli_targets(draw: Draw, logits: Array, **others: Any) -> Array:
+    return draw.bernoulli(1.0 / (1.0 + draw.xp.exp(-logits)))
+
+
 def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of softplus(z) − x z, x = targets, z = logits: binary cross-entropy with logits by another name.
 
@@ -326,7 +351,7 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
 @gradient_of(
     bernoulli_negative_log_likelihood,
     domain={"logits": REAL, "targets": PROBABILITY},
-    terms=Composed(lambda fast: fast(binary_cross_entropy_with_logits), curved=True),
+    terms=_bernoulli,
     properties=("convex", "non_negative"),
 )
 def bernoulli_negative_log_likelihood_gradient(

@@ -10,6 +10,7 @@ from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, GradientRowReduction, Reduction, RowReduction
+from mithril_losses.numerics.sampling import Draw
 from mithril_losses.numerics.stable import bounded, logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, require_same_shape
 from mithril_losses.templates.elements import elementwise
@@ -41,6 +42,11 @@ def _squared_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array, 
 @_squared_error.curvature
 def _squared_error_curvature(xp: Any, predictions: Array, targets: Array) -> float:
     return 2.0
+
+
+@_squared_error.likelihood
+def _normal_targets(draw: Draw, predictions: Array, **others: Any) -> Array:
+    return predictions + math.sqrt(0.5) * draw.normal(predictions)  # e² is −log of a normal density of variance ½
 
 
 def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:

@@ -337,8 +337,8 @@ def unreduced(
         by_numpy: whether in `value_and_gradient` NumPy computes large JAX arrays in the memory of the host.
         loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop` over their rows, or None if none
             fits them.
-        second_loop: `second_loop(order)` returns the same for second derivatives, with vectors after the arrays, or
-            None.
+        second_loop: `second_loop(order, kind)` returns the same for second derivatives, with vectors after the arrays;
+            or None.
         curved: whether the losses come with their second derivatives, `Losses.curvature`.
         has_fisher: whether these have a Fisher information of their own.
         check: a function of the loss's arguments that raises for values which a trace cannot see.
