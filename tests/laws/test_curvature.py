@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import unittest
+from itertools import product
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import torch
 from cases import Case, convert, double_precision, flat, label, to_numpy, with_every_option
 from parameterized import parameterized
+from scipy.special import gammaln
 
 import mithril_losses as ml
 from mithril_losses import catalogue, limits
@@ -39,29 +42,26 @@ def vector_of(pair: Pair, arrays: dict[str, Any], seed: int = 0) -> Any:
 
 
 def joined(result: Any) -> np.ndarray:
-    """Return all arrays of a gradient as one vector."""
-    return np.concatenate([to_numpy(x).reshape(-1) for _, x in flat(result)])
+    """Return all arrays of a gradient as one vector; JAX sorts the keys of a dict."""
+    return np.concatenate([to_numpy(x).reshape(-1) for _, x in sorted(flat(result), key=lambda item: item[0])])
 
 
 def parted(vector: np.ndarray, like: Any) -> Any:
     """Return the inverse of `joined`."""
-    rest = vector
-
-    def part(x: Any) -> np.ndarray:
-        nonlocal rest
-        own, rest = rest[: x.size], rest[x.size :]
-        return own.reshape(x.shape)
-
-    return map_leaves(lambda _, x: part(x), like)
+    parts, start = {}, 0
+    for path, x in sorted(flat(like), key=lambda item: item[0]):
+        parts[path] = vector[start : start + x.size].reshape(x.shape)
+        start += x.size
+    return map_leaves(lambda path, _: parts[path], like, "gradient")
 
 
-def matrix_of(product: Any, case: Case) -> np.ndarray:
+def matrix_of(times: Any, case: Case) -> np.ndarray:
     """Return the matrix of a linear function of `vector=`, column by column."""
     like = along(case.pair, case.arrays, lambda x: x)
     size = joined(like).size
     columns = []
     for unit in np.eye(size):
-        columns.append(joined(product(*case.arguments("numpy"), **case.keywords("numpy"), vector=parted(unit, like))))
+        columns.append(joined(times(*case.arguments("numpy"), **case.keywords("numpy"), vector=parted(unit, like))))
     return np.stack(columns, axis=-1)
 
 
@@ -123,14 +123,14 @@ class Libraries(unittest.TestCase):
         for seed in SEEDS[:2]:
             case = case_of(pair, seed)
             vector = vector_of(pair, case.arrays)
-            product = ml.hessian_vector_product(pair)
-            found = product(*case.arguments("numpy"), **case.keywords("numpy"), vector=vector)
+            times = ml.hessian_vector_product(pair)
+            found = times(*case.arguments("numpy"), **case.keywords("numpy"), vector=vector)
             scale = max(1.0, float(np.abs(joined(found)).max()))
             with double_precision("jax"):
                 expected, by_jax = self._by_jax(case, vector)
             np.testing.assert_allclose(joined(found), joined(expected), rtol=1e-9, atol=1e-12 * scale)
             np.testing.assert_allclose(joined(by_jax), joined(found), rtol=1e-9, atol=1e-12 * scale)
-            by_torch = product(
+            by_torch = times(
                 *case.arguments("torch"), **case.keywords("torch"), vector=convert(vector, "torch", "float64")
             )
             for (path, x), (_, y) in zip(flat(by_torch), flat(found), strict=True):
@@ -155,43 +155,55 @@ class Libraries(unittest.TestCase):
 
 
 LARGE = {"float32": 2e-4, "float64": 1e-9}  # relative to the largest element
+# one loss of each kind: one slope, two, steep ones with flags, sums of rows, two batches, softmax
+COMPILED = (
+    "huber_loss",
+    "gaussian_negative_log_likelihood",
+    "poisson_negative_log_likelihood",
+    "reverse_kl_divergence",
+    "hinge_discriminator_loss",
+    "cross_entropy_with_logits",
+)
 
 
 class LargeArrays(unittest.TestCase):
     """Loops, blocks and compiled functions against the plain functions."""
 
     @parameterized.expand([(pair.name,) for pair in CURVED], name_func=label)
-    def test_every_path(self, name: str) -> None:
-        pair = catalogue()[name]
+    def test_in_blocks(self, name: str) -> None:
+        self._check(catalogue()[name], "float32", compile=False)
+
+    @parameterized.expand([(name,) for name in COMPILED], name_func=label)
+    def test_compiled(self, name: str) -> None:
+        self._check(catalogue()[name], "float32", compile=None)
+
+    @parameterized.expand([(pair.name, dtype) for pair in CURVED for dtype in LARGE], name_func=label)
+    @pytest.mark.exhaustive
+    def test_every_loss_compiled(self, name: str, dtype: str) -> None:
+        self._check(catalogue()[name], dtype, compile=None)
+
+    def _check(self, pair: Pair, dtype: str, compile: bool | None) -> None:
         arrays, options = draw_arguments(pair, np.random.default_rng(0), (40, 7))
         case = Case(pair, "large", arrays, options)
-        for dtype in LARGE:
-            vector = vector_of(pair, arrays)
-            for reduction in ({}, {"reduction": "none", "weights": np.arange(3.0)}) if pair.takes_reduction else ({},):
-                if reduction:
-                    reduction = {**reduction, "weights": case.weights}
-                self._compare(case, dtype, vector, reduction)
+        ways: list[dict[str, Any]] = [{}]
+        if pair.takes_reduction:
+            ways.append({"reduction": "none", "weights": case.weights})
+        moved = {"vector": convert(vector_of(pair, arrays), "numpy", dtype)}
+        transforms = {ml.hessian_vector_product: moved, ml.value_gradient_and_hessian: {}}
+        for (transform, more), reduction in product(transforms.items(), ways):
+            with self.subTest(transform=transform.__name__, reduction=list(reduction)):
+                self._compare(transform(pair, compile=compile), case, dtype, {**reduction, **more})
 
-    def _compare(self, case: Case, dtype: str, vector: Any, reduction: dict[str, Any]) -> None:
-        pair = case.pair
-        moved = {"vector": convert(vector, "numpy", dtype)}
-        functions = {
-            "product": (ml.hessian_vector_product, moved),
-            "diagonal": (ml.hessian_diagonal, {}),
-            "all": (ml.value_gradient_and_hessian, {}),
-        }
-        for order, (transform, more) in functions.items():
-            with self.subTest(order=order, dtype=dtype, reduction=list(reduction)):
-                arguments, keywords = case.arguments("numpy", dtype), case.keywords("numpy", dtype, **reduction)
-                plain = transform(pair)(*arguments, **keywords, **more)
-                with limits.changed(large=1, block=16, shared_blocks=1):
-                    compiled = transform(pair)(*arguments, **keywords, **more)
-                    blocked = transform(pair, compile=False)(*arguments, **keywords, **more)
-                for found in (compiled, blocked):
-                    for (path, x), (_, y) in zip(flat(found), flat(plain), strict=True):
-                        self.assertEqual(x.dtype, y.dtype, path)
-                        size = float(np.abs(y).max(initial=0.0))
-                        np.testing.assert_allclose(x, y, rtol=LARGE[dtype], atol=LARGE[dtype] * size, err_msg=path)
+    def _compare(self, transformed: Any, case: Case, dtype: str, more: dict[str, Any]) -> None:
+        arguments, keywords = case.arguments("numpy", dtype), case.keywords("numpy", dtype) | more
+        keywords = {name: x.astype(dtype) if name == "weights" else x for name, x in keywords.items()}
+        plain = transformed(*arguments, **keywords)
+        with limits.changed(large=1, block=16, shared_blocks=1):
+            found = transformed(*arguments, **keywords)
+        for (path, x), (_, y) in zip(flat(found), flat(plain), strict=True):
+            self.assertEqual(x.dtype, y.dtype, path)
+            size = float(np.abs(y).max(initial=0.0))
+            np.testing.assert_allclose(x, y, rtol=LARGE[dtype], atol=LARGE[dtype] * size, err_msg=path)
 
 
 class ExactNumbers(unittest.TestCase):
@@ -210,12 +222,235 @@ class Masks(unittest.TestCase):
         if not pair.terms.separable or not case.rows:
             self.skipTest("rows depend on each other")
         weights, vector = case.weights, vector_of(pair, arrays)
-        product = ml.hessian_vector_product(pair)
-        clean = product(*case.arguments("numpy"), **options, vector=vector, weights=weights)
+        times = ml.hessian_vector_product(pair)
+        clean = times(*case.arguments("numpy"), **options, vector=vector, weights=weights)
         for wrt in pair.wrt:
             if wrt in case.batch:
                 arrays[wrt][0] = np.nan
-        found = product(*case.arguments("numpy"), **options, vector=vector, weights=weights)
+        found = times(*case.arguments("numpy"), **options, vector=vector, weights=weights)
         for (_, x), (_, y) in zip(flat(found), flat(clean), strict=True):
             np.testing.assert_array_equal(x, y)
             self.assertFalse(x[0].any())
+
+
+class Derivatives(unittest.TestCase):
+    """PyTorch's and JAX's derivatives of a loss, up to the third order, against those of the plain functions."""
+
+    @parameterized.expand([(name, library) for name in COMPILED for library in ("torch", "jax")], name_func=label)
+    def test_of_the_square_of(self, name: str, library: str) -> None:
+        pair = catalogue()[name]
+        arrays, options = draw_arguments(pair, np.random.default_rng(0), (3, 2))
+        case = Case(pair, "drawn", arrays, options)
+        by = self._by_torch if library == "torch" else self._by_jax
+        with double_precision(library):
+            found = by(case)
+            with plain_functions():
+                expected = by(case)
+        for x, y in zip(found, expected, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12 * max(1.0, float(np.abs(y).max())))
+
+    def _by_torch(self, case: Case) -> list[np.ndarray]:
+        arguments = case.arguments("torch")
+        at = [x.requires_grad_(True) for name, x in zip(case.arrays, arguments, strict=True) if name in case.pair.wrt]
+        total = case.pair.value(*arguments, **case.keywords("torch")) ** 2  # so that a gradient flows in
+        found: list[Any] = []
+        for _ in range(3):
+            slopes = torch.autograd.grad(total, at, create_graph=True, allow_unused=True)
+            found += slopes
+            total = sum((x * x).sum() for x in slopes if x is not None and x.requires_grad)
+        return [np.zeros(1) if x is None else to_numpy(x) for x in found]
+
+    def _by_jax(self, case: Case) -> list[np.ndarray]:
+        arguments = case.arguments("jax")
+        at = tuple(i for i, name in enumerate(case.arrays) if name in case.pair.wrt)
+
+        def squared(*moved: Any) -> Any:
+            own = list(arguments)
+            for i, x in zip(at, moved, strict=True):
+                own[i] = x
+            return case.pair.value(*own, **case.keywords("jax")) ** 2
+
+        def lengths(function: Any) -> Any:
+            return lambda *xs: sum((g * g).sum() for g in jax.grad(function, tuple(range(len(at))))(*xs))
+
+        xs = [arguments[i] for i in at]
+        orders = (squared, lengths(squared), lengths(lengths(squared)))
+        found = [jax.jit(jax.grad(each, tuple(range(len(at)))))(*xs) for each in orders]
+        return [to_numpy(x) for gradients in found for x in gradients]
+
+    def test_a_hessian_by_jax_is_made_of_products_by_hand(self) -> None:
+        logits, targets = np.random.default_rng(0).normal(size=(2, 3)), np.array([0, 2])
+        with double_precision("jax"):
+            hessian = jax.hessian(lambda z: ml.cross_entropy_with_logits(z, jax.numpy.asarray(targets)))(
+                jax.numpy.asarray(logits)
+            )
+        case = Case(catalogue()["cross_entropy_with_logits"], "", {"logits": logits, "targets": targets})
+        by_hand = matrix_of(ml.hessian_vector_product(ml.cross_entropy_with_logits), case)
+        np.testing.assert_allclose(to_numpy(hessian).reshape(6, 6), by_hand, atol=1e-15)
+
+
+class Samples(unittest.TestCase):
+    """Gradients at drawn targets: their mean is 0, and the mean of their squares is the Fisher information."""
+
+    @parameterized.expand(
+        [(p.name, library) for p in CURVED if p.terms.sampled for library in ("numpy", "jax", "torch")], name_func=label
+    )
+    def test_of(self, name: str, library: str) -> None:
+        pair, count = catalogue()[name], 4000
+        arrays, options = draw_arguments(pair, np.random.default_rng(0), (1, 3))
+        options = {
+            key: x for key, x in options.items() if key not in ("class_weights", "label_smoothing", "pos_weight")
+        }
+        many = Case(pair, "many", {key: np.repeat(x, count, axis=0) for key, x in arrays.items()}, options)
+        key = jax.random.key(1) if library == "jax" else 1
+        with double_precision(library):
+            found = ml.sample_gradient(pair)(
+                *many.arguments(library), **many.keywords(library), reduction="sum", key=key
+            )
+            found = found if isinstance(found, dict) else {pair.wrt[0]: found}
+        fisher = ml.hessian_diagonal(pair, curvature="fisher")(*arrays.values(), **options, reduction="sum")
+        fisher = fisher if isinstance(fisher, dict) else {pair.wrt[0]: fisher}
+        for argument, gradient in found.items():
+            drawn = to_numpy(gradient) / np.sqrt(to_numpy(fisher[argument]))
+            # five standard errors of the mean of a number of variance 1, and of its square if its kurtosis is below 40
+            np.testing.assert_allclose(drawn.mean(axis=0), 0.0, atol=5.0 / count**0.5)
+            np.testing.assert_allclose((drawn**2).mean(axis=0), 1.0, atol=30.0 / count**0.5)
+
+    def test_a_key_of_another_kind_is_refused(self) -> None:
+        with self.assertRaisesRegex(TypeError, "key must be a Generator or a seed"):
+            ml.sample_gradient(ml.mse_loss)(np.ones(2), np.ones(2), key="seed")
+
+    def test_no_likelihood(self) -> None:
+        with self.assertRaisesRegex(ValueError, "^hinge_loss is no likelihood of its targets; losses that are: .*mse"):
+            ml.sample_gradient(ml.hinge_loss)
+        with self.assertRaisesRegex(ValueError, "only without pos_weight"):
+            ml.sample_gradient(ml.binary_cross_entropy_with_logits)(np.ones(2), np.ones(2), pos_weight=2.0, key=0)
+
+
+X = np.array([0.3, 0.6, 0.9])
+NORMAL = np.polynomial.hermite_e.hermegauss(8)
+LAPLACE = np.polynomial.laguerre.laggauss(8)
+COUNTS = np.arange(80.0)
+
+
+def poisson_probabilities(rate: np.ndarray) -> np.ndarray:
+    return np.exp(COUNTS[:, None] * np.log(rate) - rate - gammaln(COUNTS[:, None] + 1.0))
+
+
+def ends(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nodes of Laplace's distribution from those of the exponential one."""
+    return np.concatenate([nodes, -nodes]), 0.5 * np.concatenate([weights, weights])
+
+
+# (loss, arrays but the targets, options, targets as rows, their probabilities as rows)
+LIKELIHOODS: dict[str, tuple[str, dict[str, np.ndarray], dict[str, Any], np.ndarray, np.ndarray]] = {
+    "probabilities": (
+        "binary_cross_entropy",
+        {"predictions": X},
+        {},
+        np.ones((2, 3)) * [[0], [1]],
+        np.stack([1 - X, X]),
+    ),
+    "logits": (
+        "binary_cross_entropy_with_logits",
+        {"logits": np.log(X / (1 - X))},
+        {},
+        np.ones((2, 3)) * [[0], [1]],
+        np.stack([1 - X, X]),
+    ),
+    "squares": (
+        "mse_loss",
+        {"predictions": X},
+        {},
+        X + NORMAL[0][:, None] * 0.5**0.5,
+        np.ones(3) * NORMAL[1][:, None] / (2.0 * np.pi) ** 0.5,
+    ),
+    "normal": (
+        "gaussian_negative_log_likelihood",
+        {"mean": X, "logvar": X - 0.5},
+        {},
+        X + NORMAL[0][:, None] * np.exp(0.5 * (X - 0.5)),
+        np.ones(3) * NORMAL[1][:, None] / (2.0 * np.pi) ** 0.5,
+    ),
+    "logarithms of rates": (
+        "poisson_negative_log_likelihood",
+        {"predictions": X},
+        {},
+        np.ones(3) * COUNTS[:, None],
+        poisson_probabilities(np.exp(X)),
+    ),
+    "rates": (
+        "poisson_negative_log_likelihood",
+        {"predictions": X},
+        {"log_input": False},
+        np.ones(3) * COUNTS[:, None],
+        poisson_probabilities(X),
+    ),
+}
+
+
+class Information(unittest.TestCase):
+    """The Fisher information is the mean of the squares of the slopes over the targets, by a quadrature."""
+
+    @parameterized.expand(LIKELIHOODS, name_func=label)
+    def test_of(self, name: str) -> None:
+        loss, arrays, options, targets, probabilities = LIKELIHOODS[name]
+        self._check(catalogue()[loss], arrays, options, targets, probabilities)
+
+    def test_of_laplace(self) -> None:
+        nodes, weights = ends(*LAPLACE)
+        arrays = {"location": X, "log_scale": X - 0.5}
+        targets, shares = X + nodes[:, None] * np.exp(X - 0.5), np.ones(3) * weights[:, None]
+        self._check(catalogue()["laplace_negative_log_likelihood"], arrays, {}, targets, shares)
+
+    def _check(self, pair: Pair, arrays: Any, options: Any, targets: np.ndarray, probabilities: np.ndarray) -> None:
+        fisher = ml.hessian_diagonal(pair, curvature="fisher")(*arrays.values(), targets[0], **options, reduction="sum")
+        repeated = [np.broadcast_to(x, targets.shape).copy() for x in arrays.values()]
+        slopes = pair.gradient(*repeated, targets, **options, reduction="sum")
+        for found, slope in zip(
+            fisher.values() if isinstance(fisher, dict) else [fisher],
+            slopes.values() if isinstance(slopes, dict) else [slopes],
+            strict=True,
+        ):
+            np.testing.assert_allclose(found, (probabilities * slope**2).sum(axis=0), rtol=1e-10)
+
+
+class Refusals(unittest.TestCase):
+    def test_a_loss_without_curvature(self) -> None:
+        with self.assertRaisesRegex(
+            ValueError, r"^earth_mover_distance has no curvature; losses that have it are \w+, "
+        ):
+            ml.hessian_diagonal(ml.earth_mover_distance)
+        self.assertFalse(ml.has_curvature(ml.earth_mover_distance))
+
+    def test_an_unknown_kind(self) -> None:
+        with self.assertRaisesRegex(ValueError, "curvature must be one of 'exact', 'fisher', 'bound'"):
+            ml.hessian_diagonal(ml.mse_loss, curvature="fishy")  # type: ignore[arg-type]
+
+    def test_a_hessian_that_may_be_negative_is_no_fisher_information(self) -> None:
+        with self.assertRaisesRegex(ValueError, "^focal_loss_with_logits has no Fisher information"):
+            ml.hessian_factor_product(ml.focal_loss_with_logits)
+        ones = np.ones(2)
+        factor = ml.hessian_factor_product(ml.charbonnier_loss)
+        with self.assertRaisesRegex(ValueError, "with these options"):
+            factor(ones, 0.0 * ones, alpha=0.5, vector=ones)
+        self.assertTrue(np.isfinite(factor(ones, 0.0 * ones, alpha=1.5, vector=ones)).all())
+
+    def test_negative_weights_of_a_factor(self) -> None:
+        ones = np.ones(2)
+        with self.assertRaisesRegex(ValueError, "weights that are not negative, got -1"):
+            ml.hessian_factor_product(ml.mse_loss)(ones, ones, weights=-ones, vector=ones)
+
+    def test_vectors_that_do_not_fit(self) -> None:
+        ones = np.ones((2, 3))
+        for loss, targets in ((ml.mse_loss, ones), (ml.cross_entropy_with_logits, np.array([0, 1]))):
+            times = ml.hessian_vector_product(loss)
+            with self.assertRaisesRegex(ValueError, "vector.*shape"):
+                times(ones, targets, vector=np.ones(3))
+            with self.assertRaisesRegex(TypeError, "vector"):
+                times(ones, targets)
+        two = ml.hessian_vector_product(ml.gaussian_kl_divergence)
+        with self.assertRaisesRegex(TypeError, "vector must be a dict by argument, mean, logvar, got ndarray"):
+            two(ones, ones, vector=ones)
+        with self.assertRaisesRegex(ValueError, "vector must have the keys mean, logvar, got mean"):
+            two(ones, ones, vector={"mean": ones})
