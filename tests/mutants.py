@@ -175,7 +175,8 @@ def with_other_results(source: str, name: str) -> str:
     (function,) = (n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name)
     lines = source.splitlines(keepends=True)
     for node in reversed([node for node in ast.walk(function) if isinstance(node, ast.Return)]):
-        assert node.value is not None and node.end_lineno is not None
+        assert node.value is not None
+        assert node.end_lineno is not None
         results = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
         wrong = ", ".join(f"{FACTOR} * ({ast.unparse(x)}) + {FACTOR - 1.0:.2f}" for x in results)
         lines[node.lineno - 1 : node.end_lineno] = [f"{' ' * node.col_offset}return {wrong}\n"]

@@ -89,7 +89,7 @@ def run_second_order(
     """
     rows, classes = scores.shape
     dtype = scores.dtype
-    chunks = Chunks.of(rows, classes, group)
+    chunks = Chunks.of(rows, 2 * classes, group)  # two arrays of a chunk stay in the first-level cache
     one_mass, masses = number_or_rows(mass, rows, dtype)
     one_factor, factors = number_or_rows(factor, rows, dtype)
     _, by_row = number_or_rows(weights, rows, dtype)
