@@ -30,6 +30,15 @@ def case_of(pair: Pair, seed: int, shape: tuple[int, ...] = (4, 3)) -> Case:
     return with_every_option(pair, seed, shape)
 
 
+def keywords(case: Case, library: str) -> dict[str, Any]:
+    """Return the options, also those that are dicts of arrays, in a library."""
+
+    def is_of_arrays(x: Any) -> bool:
+        return isinstance(x, np.ndarray) or (isinstance(x, dict) and isinstance(next(iter(x.values())), np.ndarray))
+
+    return {name: convert(x, library) if is_of_arrays(x) else x for name, x in case.options.items()}
+
+
 def along(pair: Pair, arrays: dict[str, Any], make: Any) -> Any:
     """Return `make(x)` for each array that the loss is differentiated by, as `vector=` takes it."""
     made = {name: map_leaves(lambda _, x: make(x), arrays[name]) for name in pair.wrt}
@@ -131,14 +140,14 @@ class Libraries(unittest.TestCase):
             np.testing.assert_allclose(joined(found), joined(expected), rtol=1e-9, atol=1e-12 * scale)
             np.testing.assert_allclose(joined(by_jax), joined(found), rtol=1e-9, atol=1e-12 * scale)
             by_torch = times(
-                *case.arguments("torch"), **case.keywords("torch"), vector=convert(vector, "torch", "float64")
+                *case.arguments("torch"), **keywords(case, "torch"), vector=convert(vector, "torch", "float64")
             )
             for (path, x), (_, y) in zip(flat(by_torch), flat(found), strict=True):
                 self.assertIsInstance(x, torch.Tensor, path)
                 np.testing.assert_allclose(to_numpy(x), y, rtol=1e-9, atol=1e-12 * scale)
 
     def _by_jax(self, case: Case, vector: Any) -> tuple[Any, Any]:
-        pair, arguments, options = case.pair, case.arguments("jax"), case.keywords("jax")
+        pair, arguments, options = case.pair, case.arguments("jax"), keywords(case, "jax")
         at = [list(case.arrays).index(name) for name in pair.wrt]
         vectors = convert(vector, "jax", "float64")
 
@@ -236,12 +245,19 @@ class Masks(unittest.TestCase):
 class Derivatives(unittest.TestCase):
     """PyTorch's and JAX's derivatives of a loss, up to the third order, against those of the plain functions."""
 
-    @parameterized.expand([(name, library) for name in COMPILED for library in ("torch", "jax")], name_func=label)
-    def test_of_the_square_of(self, name: str, library: str) -> None:
+    @parameterized.expand([(name,) for name in COMPILED], name_func=label)
+    def test_of_the_square_by_torch_of(self, name: str) -> None:
+        self._check(name, "torch", self._by_torch)
+
+    @parameterized.expand([(name,) for name in COMPILED], name_func=label)
+    @pytest.mark.exhaustive
+    def test_of_the_square_by_jax_of(self, name: str) -> None:
+        self._check(name, "jax", self._by_jax)
+
+    def _check(self, name: str, library: str, by: Any) -> None:
         pair = catalogue()[name]
         arrays, options = draw_arguments(pair, np.random.default_rng(0), (3, 2))
         case = Case(pair, "drawn", arrays, options)
-        by = self._by_torch if library == "torch" else self._by_jax
         with double_precision(library):
             found = by(case)
             with plain_functions():
@@ -252,7 +268,7 @@ class Derivatives(unittest.TestCase):
     def _by_torch(self, case: Case) -> list[np.ndarray]:
         arguments = case.arguments("torch")
         at = [x.requires_grad_(True) for name, x in zip(case.arrays, arguments, strict=True) if name in case.pair.wrt]
-        total = case.pair.value(*arguments, **case.keywords("torch")) ** 2  # so that a gradient flows in
+        total = case.pair.value(*arguments, **keywords(case, "torch")) ** 2  # so that a gradient flows in
         found: list[Any] = []
         for _ in range(3):
             slopes = torch.autograd.grad(total, at, create_graph=True, allow_unused=True)
@@ -268,7 +284,7 @@ class Derivatives(unittest.TestCase):
             own = list(arguments)
             for i, x in zip(at, moved, strict=True):
                 own[i] = x
-            return case.pair.value(*own, **case.keywords("jax")) ** 2
+            return case.pair.value(*own, **keywords(case, "jax")) ** 2
 
         def lengths(function: Any) -> Any:
             return lambda *xs: sum((g * g).sum() for g in jax.grad(function, tuple(range(len(at))))(*xs))
@@ -293,9 +309,17 @@ class Samples(unittest.TestCase):
     """Gradients at drawn targets: their mean is 0, and the mean of their squares is the Fisher information."""
 
     @parameterized.expand(
-        [(p.name, library) for p in CURVED if p.terms.sampled for library in ("numpy", "jax", "torch")], name_func=label
+        [(p.name, library) for p in CURVED if p.terms.sampled for library in ("numpy", "torch")], name_func=label
     )
     def test_of(self, name: str, library: str) -> None:
+        self._check(name, library)
+
+    @parameterized.expand([(p.name,) for p in CURVED if p.terms.sampled], name_func=label)
+    @pytest.mark.exhaustive
+    def test_by_jax_of(self, name: str) -> None:
+        self._check(name, "jax")
+
+    def _check(self, name: str, library: str) -> None:
         pair, count = catalogue()[name], 4000
         arrays, options = draw_arguments(pair, np.random.default_rng(0), (1, 3))
         options = {
