@@ -40,13 +40,14 @@ def reductions(pair: Pair, rows: tuple[int, ...]) -> Iterator[tuple[str, Options
     if not pair.takes_reduction:
         yield "plain", {}
         return
-    weights = np.random.default_rng(3).uniform(0.2, 2.0, rows)
-    weights.flat[1] = 0.0
+    weights = np.asarray(np.random.default_rng(3).uniform(0.2, 2.0, rows))
+    if weights.size > 1:
+        weights.flat[1] = 0.0
     for reduction in ("mean", "sum", "none", "weighted_mean", "batch_sum"):
         yield reduction, {"reduction": reduction}
         yield f"{reduction}, weighted", {"reduction": reduction, "weights": weights}
     yield "mean, normalized", {"normalizer": 7.0, "weights": weights}
-    if pair.takes_axis:
+    if pair.takes_axis and rows:
         yield "weighted mean over an axis", {"reduction": "weighted_mean", "axis": -1, "weights": weights[:1]}
         yield "sum over an axis", {"reduction": "sum", "axis": (0,)}
 
@@ -167,8 +168,8 @@ def _segmentation(pair: Pair, arrays: Arrays, generator: np.random.Generator) ->
     if pair.name in ("dice_loss", "focal_tversky_loss"):
         masks = {name: generator.uniform(0.05, 0.95, (3, 2, 4)) for name in arrays}
         yield "per class", masks, {"class_axis": 1, "smooth": 0.0}
-        labels = {**masks, "targets": generator.integers(0, 2, (3, 4))}
-        yield "labels", labels, {"class_axis": 1, "class_weights": np.array([0.5, 2.0]), "ignore_index": 1}
+        labels = {**masks, "targets": generator.choice([0, 1, 255], (3, 4))}
+        yield "labels", labels, {"class_axis": 1, "class_weights": np.array([0.5, 2.0]), "ignore_index": 255}
     elif pair.name == "lovasz_softmax_loss":
         yield "all classes", arrays, {"classes": "all", "class_weights": np.array([0.5, 2.0, 1.0])}
         classes_first = {**arrays, "predictions": np.moveaxis(arrays["predictions"], -1, 1)}
