@@ -32,7 +32,7 @@ from mithril_losses.templates.lovasz import (
     lovasz_losses,
     tied_errors,
 )
-from mithril_losses.templates.masks import Layout, Masks, check_targets, read_targets
+from mithril_losses.templates.masks import Layout, Masks, check_targets, mask_masses, read_targets
 from mithril_losses.templates.overlap import overlap_losses, pooled_losses
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
@@ -74,7 +74,7 @@ def _check(predictions: Array, targets: Array, **options: Any) -> None:
     check_targets(predictions, targets, axis, ignored, exclusive=False, name="predictions")
 
 
-@unreduced(check=_check, **_MASKS, **_OPTIONS)
+@unreduced(check=_check, mass=mask_masses, **_MASKS, **_OPTIONS)
 def _dice(
     predictions: Array,
     targets: Array,
@@ -167,7 +167,7 @@ def dice_loss_gradient(
 dice_loss_value_and_gradient = both_of(dice_loss_gradient)
 
 
-@unreduced(check=_check, **_MASKS, **_OPTIONS)
+@unreduced(check=_check, mass=mask_masses, **_MASKS, **_OPTIONS)
 def _jaccard(
     predictions: Array,
     targets: Array,
@@ -262,7 +262,7 @@ def jaccard_loss_gradient(
 jaccard_loss_value_and_gradient = both_of(jaccard_loss_gradient)
 
 
-@unreduced(check=_check, **_MASKS, **_COSTS, **_OPTIONS)
+@unreduced(check=_check, mass=mask_masses, **_MASKS, **_COSTS, **_OPTIONS)
 def _tversky(
     predictions: Array,
     targets: Array,
@@ -376,7 +376,7 @@ def _focal_tversky_kinks(predictions: Array, targets: Array, **options: Any) -> 
     return (xp.broadcast_to(values, tuple(predictions.shape)),)
 
 
-@unreduced(kinks=_focal_tversky_kinks, check=_check, **_MASKS, gamma=POSITIVE, **_COSTS, **_OPTIONS)
+@unreduced(kinks=_focal_tversky_kinks, check=_check, mass=mask_masses, **_MASKS, gamma=POSITIVE, **_COSTS, **_OPTIONS)
 def _focal_tversky(
     predictions: Array,
     targets: Array,

@@ -23,7 +23,7 @@ from mithril_losses.domains import (
 from mithril_losses.losses.segmentation import Classes
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.templates.lovasz import Pixels, check_label_maps, lovasz_losses, tied_errors
-from mithril_losses.templates.masks import Masks, Softmax, check_targets
+from mithril_losses.templates.masks import Masks, Softmax, check_targets, mask_masses
 from mithril_losses.templates.overlap import compound_losses, overlap_losses, pooled_losses
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
@@ -73,7 +73,7 @@ def _check(logits: Array, targets: Array, **options: Any) -> None:
 _SHIFTED = given("translation_invariant", class_axis=(-1, 1), multilabel=False)
 
 
-@unreduced(check=_check, **_LOGITS, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, mass=mask_masses, **_LOGITS, **_OPTIONS, multilabel=FLAG)
 def _dice_with_logits(
     logits: Array,
     targets: Array,
@@ -174,7 +174,7 @@ def dice_loss_with_logits_gradient(
 dice_loss_with_logits_value_and_gradient = both_of(dice_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, **_LOGITS, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, mass=mask_masses, **_LOGITS, **_OPTIONS, multilabel=FLAG)
 def _jaccard_with_logits(
     logits: Array,
     targets: Array,
@@ -275,7 +275,7 @@ def jaccard_loss_with_logits_gradient(
 jaccard_loss_with_logits_value_and_gradient = both_of(jaccard_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, **_LOGITS, **_COSTS, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, mass=mask_masses, **_LOGITS, **_COSTS, **_OPTIONS, multilabel=FLAG)
 def _tversky_with_logits(
     logits: Array,
     targets: Array,
@@ -404,7 +404,7 @@ def tversky_loss_with_logits_gradient(
 tversky_loss_with_logits_value_and_gradient = both_of(tversky_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, **_LOGITS, gamma=POSITIVE, **_COSTS, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **_COSTS, **_OPTIONS, multilabel=FLAG)
 def _focal_tversky_with_logits(
     logits: Array,
     targets: Array,

@@ -104,12 +104,7 @@ class Pixels(NamedTuple):
 
     def pull(self, slopes: Array) -> Array:
         """Return slopes wrt the predictions from slopes wrt the probabilities, which are 0 at ignored pixels."""
-        pulled = self.predicted.pull(self.back(slopes))
-        if self.kept is None:
-            return pulled
-        xp = self.xp
-        kept = xp.broadcast_to(xp.expand_dims(self.kept, axis=1), tuple(slopes.shape))
-        return xp.where(self.back(kept), pulled, 0.0)
+        return self.predicted.pull(self.back(slopes))
 
 
 def _read_label_maps(

@@ -30,6 +30,42 @@ class Layout(NamedTuple):
         one_mask = pool_batch or len(others) == 1
         return Layout(classes, None if one_mask else others[0], others if one_mask else others[1:])
 
+    def weights(self, xp: Any, like: Array, class_weights: Array | Sequence[float] | None) -> Array | None:
+        """Return the weights of the classes of `like`, in a shape that broadcasts along their axis.
+
+        Raises:
+            ValueError: there is no axis of classes, there is not one weight per class, or a weight is negative.
+            TypeError: they are neither an array nor a sequence.
+        """
+        if class_weights is None:
+            return None
+        if self.classes is None:
+            raise ValueError("class_weights need a class_axis")
+        return read_class_weights(xp, class_weights, like.shape[self.classes], len(like.shape) - self.classes, like)
+
+    def masses(self, xp: Any, weights: Array, shape: tuple[int, ...]) -> Array:
+        """Return what the loss of each mask of an array of this shape contributes to the divisor of a mean."""
+        kept = tuple(1 if axis in self.mask else size for axis, size in enumerate(shape))
+        return xp.squeeze(xp.broadcast_to(weights, kept), axis=self.mask)
+
+
+def mask_masses(
+    predictions: Array,
+    targets: Array,
+    *,
+    class_axis: int | None,
+    class_weights: Array | Sequence[float] | None,
+    pool_batch: bool,
+    **_: Any,
+) -> Array | None:
+    """Return what the loss of each mask contributes to the divisor of a mean: the weight of its class; None for 1."""
+    if class_weights is None:
+        return None
+    xp, shape = array_namespace(predictions=predictions), tuple(predictions.shape)
+    layout = Layout.of(len(shape), class_axis, pool_batch)
+    weights = layout.weights(xp, as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype)), class_weights)
+    return None if weights is None else layout.masses(xp, weights, shape)
+
 
 # --- targets ----------------------------------------------------------------------------------------------------
 
@@ -219,11 +255,7 @@ class Masks(NamedTuple):
         layout = Layout.of(len(x.shape), class_axis, pool_batch)
         axis = layout.classes
         t, kept = read_targets(xp, x, targets, axis, ignore_index, exclusive=activation.exclusive, name=name)
-        weights = None
-        if class_weights is not None:
-            if axis is None:
-                raise ValueError("class_weights need a class_axis")
-            weights = read_class_weights(xp, class_weights, x.shape[axis], len(x.shape) - axis, x)
+        weights = layout.weights(xp, x, class_weights)
         return Masks(xp, name, layout, activation(xp, x, axis), t, kept, weights)
 
     @staticmethod
@@ -261,19 +293,15 @@ class Masks(NamedTuple):
         zero, one = (bounded(xp, x, x.dtype) for x in (at_zero, at_one))  # masks of subnormal numbers overflow
         return self.only_kept(zero + one * self.targets)
 
-    def pull(self, slopes: Array) -> Array:
-        """Return slopes wrt the predictions from slopes wrt p."""
-        return self.only_kept(self.predicted.pull(slopes))
-
     def losses(self, values: Array, at_zero: Array, at_one: Array) -> Losses:
         """Return one loss for each mask, times the weight of its class."""
         xp, w, summed = self.xp, self.weights, self.layout.mask
         mass = None
         if w is not None:
             values, at_zero, at_one = (product(xp, w, x) for x in (values, at_zero, at_one))
-            mass = xp.squeeze(xp.broadcast_to(w, tuple(values.shape)), axis=summed)
+            mass = self.layout.masses(xp, w, tuple(values.shape))
         # a logit belongs to the losses of all classes, so slopes are weighted before they are pulled back
-        pull = None if type(self.predicted) is Probabilities else self.pull
+        pull = None if type(self.predicted) is Probabilities else self.predicted.pull
         values = xp.squeeze(values, axis=summed)
         return Losses(values, lambda: {self.name: self.slopes(at_zero, at_one)}, summed, mass, pull=pull)
 
@@ -282,4 +310,4 @@ class Masks(NamedTuple):
         classes = self.layout.classes
         summed = tuple(sorted((*self.layout.mask, *(() if classes is None else (classes,)))))
         values = self.xp.squeeze(values, axis=summed)
-        return Losses(values, lambda: {self.name: self.pull(self.slopes(at_zero, at_one))}, summed)
+        return Losses(values, lambda: {self.name: self.predicted.pull(self.slopes(at_zero, at_one))}, summed)

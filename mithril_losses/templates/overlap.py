@@ -63,13 +63,13 @@ def pooled_losses(masks: Masks, smooth: float) -> Losses:
     present = size > 0
     smallest = xp.min(xp.where(present, size, float("inf")), axis=axis, keepdims=True)
     weights = xp.where(present, smallest / xp.where(present, size, 1.0), 1.0) ** 2
-    if masks.weights is not None:
-        weights = masks.weights * weights
-    hits, false_positives, false_negatives = (
-        xp.sum(product(xp, weights, x), axis=axis, keepdims=True) for x in masks.sums()
-    )
+
+    def weighted(x: Array) -> Array:  # a class of infinite size has the weight 0, and its sums must not vanish
+        return weights * x if masks.weights is None else product(xp, masks.weights, weights * x)
+
+    hits, false_positives, false_negatives = (xp.sum(weighted(x), axis=axis, keepdims=True) for x in masks.sums())
     ratio, at_zero, at_one = _ratio(xp, (hits, false_positives, false_negatives), 2.0, 1.0, 1.0, smooth)
-    return masks.of_samples(ratio, product(xp, weights, at_zero), product(xp, weights, at_one))
+    return masks.of_samples(ratio, weighted(at_zero), weighted(at_one))
 
 
 # --- with the cross-entropy of the pixels ---------------------------------------------------------------------------
@@ -141,9 +141,7 @@ def compound_losses(masks: Masks, smooth: Any, dice_weight: Any, pixel_weight: A
     def slopes() -> dict[str, Array]:
         overlap, pointwise = masks.slopes(at_zero, at_one), masks.only_kept(share * pixels.slopes)
         if isinstance(masks.predicted, Softmax):
-            found = masks.predicted.pull_logs(product(xp, overlap, masks.predicted.p) + pointwise)
-        else:
-            found = masks.predicted.pull(overlap) + pointwise
-        return {masks.name: masks.only_kept(found)}
+            return {masks.name: masks.predicted.pull_logs(product(xp, overlap, masks.predicted.p) + pointwise)}
+        return {masks.name: masks.predicted.pull(overlap) + pointwise}
 
     return Losses(xp.squeeze(dice + values, axis=axes), slopes, axes)
