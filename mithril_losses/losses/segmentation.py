@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
-from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
@@ -747,8 +747,10 @@ def _hinge_errors(logits: Array, targets: Array, ignore_index: int | None) -> tu
 def _read_binary(xp: Any, like: Array, targets: Array, ignore_index: int | None) -> tuple[Array, Array | None]:
     """Return targets that are 0 or 1, NaN where they are not and this cannot be seen, and which are not ignored."""
     t, kept = read_targets(xp, like, targets, None, ignore_index, exclusive=False, name="logits")
-    BINARY.check("targets", t)
-    return BINARY.or_nan(xp, t), kept
+    if not is_dtype(xp, targets.dtype, "integral"):  # which have been checked
+        BINARY.check("targets", t)
+        t = BINARY.or_nan(xp, t)
+    return t, kept
 
 
 def _check_binary(logits: Array, targets: Array, ignore_index: int | None, **_: Any) -> None:

@@ -59,7 +59,8 @@ def pooled_losses(masks: Masks, smooth: float) -> Losses:
     xp, axis, dtype = masks.xp, masks.layout.classes, masks.targets.dtype
     assert axis is not None
     smooth = require_one_number(xp, "smooth", smooth, dtype)
-    size = xp.sum(masks.targets, axis=masks.layout.mask, keepdims=True)
+    sums = masks.sums()
+    size = sums[0] + sums[2]
     present = size > 0
     smallest = xp.min(xp.where(present, size, float("inf")), axis=axis, keepdims=True)
     weights = xp.where(present, smallest / xp.where(present, size, 1.0), 1.0) ** 2
@@ -67,7 +68,7 @@ def pooled_losses(masks: Masks, smooth: float) -> Losses:
     def weighted(x: Array) -> Array:  # a class of infinite size has the weight 0, and its sums must not vanish
         return weights * x if masks.weights is None else product(xp, masks.weights, weights * x)
 
-    hits, false_positives, false_negatives = (xp.sum(weighted(x), axis=axis, keepdims=True) for x in masks.sums())
+    hits, false_positives, false_negatives = (xp.sum(weighted(x), axis=axis, keepdims=True) for x in sums)
     ratio, at_zero, at_one = _ratio(xp, (hits, false_positives, false_negatives), 2.0, 1.0, 1.0, smooth)
     return masks.of_samples(ratio, weighted(at_zero), weighted(at_one))
 

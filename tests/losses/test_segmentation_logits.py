@@ -201,6 +201,18 @@ class Pixels(unittest.TestCase):
         np.testing.assert_allclose(np.moveaxis(gradient, 1, -1)[kept], slopes, rtol=1e-12, atol=1e-16)
         self.assertFalse(np.any(np.moveaxis(gradient, 1, -1)[~kept]))
 
+    @parameterized.expand(list(product(("numpy", "jax"), (np.int64, np.float64))))
+    def test_ignored_pixels_of_one_foreground(self, mode: str, dtype: Any) -> None:
+        z, t = Z[0, 0], (Y[0] % 2).astype(dtype)
+        t[1, 2:] = 255
+        kept = t[None] != 255
+        for loss in (lovasz_hinge_loss, dice_loss_with_logits):
+            value, gradient = evaluate_pair(mode, loss, z[None], t[None], ignore_index=255)
+            expected, slopes = value_and_gradient(loss)(z[kept[0]], t[kept[0]])
+            np.testing.assert_allclose(value, expected, rtol=1e-13)
+            np.testing.assert_allclose(gradient[kept], slopes, rtol=1e-12)
+            self.assertFalse(np.any(gradient[~kept]))
+
     @parameterized.expand([(loss,) for loss in (*OVERLAPS, generalized_dice_loss_with_logits, *COMPOUNDS)])
     def test_class_indices_are_one_hot_masks(self, loss: Any) -> None:
         one_hot = np.stack([c == Y for c in range(3)], 1)
