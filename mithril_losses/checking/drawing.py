@@ -174,6 +174,9 @@ def _segmentation(pair: Pair, arrays: Arrays, generator: np.random.Generator) ->
         yield "all classes", arrays, {"classes": "all", "class_weights": np.array([0.5, 2.0, 1.0])}
         classes_first = {**arrays, "predictions": np.moveaxis(arrays["predictions"], -1, 1)}
         yield "classes first, ignoring", classes_first, {"class_axis": 1, "ignore_index": 0}
+    elif pair.name == "lovasz_hinge_loss":
+        void = generator.random(np.shape(arrays["targets"])) < 0.3
+        yield "ignoring", {**arrays, "targets": np.where(void, 255.0, arrays["targets"])}, {"ignore_index": 255}
 
 
 def _segmentation_logits(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
