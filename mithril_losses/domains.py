@@ -113,6 +113,18 @@ class ClipWidth(Interval):
 
 
 @dataclass(frozen=True)
+class Scale(Interval):
+    """A positive number that elements are divided by; if it is below the normal numbers of a dtype, it is raised."""
+
+    low: float = 0.0
+
+    def for_dtype(self, scale: Any, xp: Any, dtype: Any) -> Any:
+        """Return the scale, a number or an array of `dtype`, raised to the smallest normal number of `dtype`."""
+        smallest = float(xp.finfo(dtype).smallest_normal)
+        return max(scale, smallest) if isinstance(scale, float) else xp.maximum(scale, smallest)
+
+
+@dataclass(frozen=True)
 class Count(Interval):
     """Integers from `low` on: they decide which code runs."""
 
@@ -430,6 +442,7 @@ POSITIVE = Interval(0.0)
 NON_NEGATIVE = Interval(0.0, closed=True)
 FRACTION = Interval(0.0, 1.0, closed=True)
 CLIP_WIDTH = ClipWidth()
+SCALE = Scale()
 FLAG = Flag()
 
 
@@ -596,6 +609,17 @@ class ProbabilityMaps(_Fixed):
         return generator.dirichlet(np.full(3, 2.0), (*shape[:-1], 5))
 
 
+class ScoreMaps(Elements):
+    """Scores of the classes of every pixel: (batch, …, classes)."""
+
+    def __str__(self) -> str:
+        return "scores of the classes of every pixel"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a map of five pixels and three classes for every row of `shape`."""
+        return 1.5 * generator.standard_normal((*shape[:-1], 5, 3))
+
+
 class LabelMaps(_Fixed):
     """Class indices of every pixel: (batch, …)."""
 
@@ -603,7 +627,7 @@ class LabelMaps(_Fixed):
         return "class indices of every pixel"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw labels that fit a sample of `ProbabilityMaps`."""
+        """Draw labels that fit a sample of `ProbabilityMaps` or `ScoreMaps`."""
         return generator.integers(0, 3, (*shape[:-1], 5))
 
 

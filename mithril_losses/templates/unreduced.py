@@ -16,10 +16,10 @@ import numpy as np
 
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.domains import Choice, array_names, checked
+from mithril_losses.domains import array_names, checked
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
-from mithril_losses.numerics.validation import as_dtype, quiet
+from mithril_losses.numerics.validation import quiet
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Loop
 
@@ -154,7 +154,6 @@ class Unreduced(Template):
         self._arrays = len(array_names(losses.__name__, domain))
         self._options = dict(list(domain.items())[self._arrays :])
         self._settled: tuple[Any, ...] = (object(),)  # the checked options of a call, if they never change
-        self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
         if pairwise:  # replaces the method of this one object, which mypy does not expect
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
             self.both = differentiable_on_demand(self.both)  # type: ignore[method-assign]
@@ -174,7 +173,7 @@ class Unreduced(Template):
         if reduction:
             self.require_known(reduction)
         with quiet_for(arguments[0]):
-            found = self.losses(*self.checked(arguments), wanted=SlopesAlone(self._wanted(wrt)))
+            found = self.losses(*self.checked(arguments), wanted=SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, plan_of(xp, found, reduction), arguments, wrt)
 
@@ -184,7 +183,7 @@ class Unreduced(Template):
             self.require_known(reduction)
         first = first_array(arguments[0])
         with quiet_for(first):
-            wanted = self._all if wrt is None else Wanted(self._wanted(wrt))
+            wanted = self._all if wrt is None else Wanted(self.requested(wrt))
             found = self.losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = plan_of(xp, found, reduction)
@@ -211,15 +210,6 @@ class Unreduced(Template):
         if is_usual and _PLAIN.issuperset(map(type, found)):  # in a trace, this would be a side effect
             self._settled = found
         return (*arguments[: self._arrays], *found)
-
-    def _wanted(self, wrt: Any) -> tuple[str, ...]:
-        """Check the names in `wrt`, and return them in the order of the arguments."""
-        if wrt is None:
-            return self.wrt
-        if not self.on_request:
-            self.require_known({"wrt": wrt})
-        names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
-        return tuple(name for name in self._choice.names if name in names)
 
     def _spread(self, xp: Any, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         """Return the gradients of what was found: an array, or a dict of them where several are asked for."""
@@ -257,13 +247,13 @@ class Reduced(Unreduced):
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
-        return self._asked(self._evaluate(arguments, reduction, SlopesAlone(self._wanted(wrt)))[1], wrt)
+        return self._asked(self._evaluate(arguments, reduction, SlopesAlone(self.requested(wrt)))[1], wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
-        value, gradients = self._evaluate(arguments, reduction, Wanted(self._wanted(wrt)))
+        value, gradients = self._evaluate(arguments, reduction, Wanted(self.requested(wrt)))
         return value, self._asked(gradients, wrt)
 
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
@@ -283,7 +273,7 @@ def spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) -> 
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
     if found.pull is None:
         return closing.spread(xp, slope, like, summed)
-    return as_dtype(xp, found.pull(closing.spread(xp, slope, slope, summed)), like.dtype)
+    return closing.finish(xp, found.pull(closing.spread(xp, slope, slope, summed)), like)
 
 
 def by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
