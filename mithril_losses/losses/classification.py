@@ -628,6 +628,11 @@ def _squared_hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, 
     return violation * violation, -2.0 * targets * violation
 
 
+@_squared_hinge.curvature(bound=2.0)
+def _squared_hinge_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    return xp.where(1.0 - targets * predictions > 0.0, 2.0, xp.zeros_like(predictions))
+
+
 def squared_hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of max(0, 1 − t p)², t ∈ {−1, +1}.
 
@@ -679,6 +684,12 @@ def _modified_huber(xp: Any, predictions: Array, targets: Array) -> tuple[Array,
     violation = xp.maximum(1.0 - targets * predictions, 0.0)
     bounded = xp.minimum(violation, 2.0)
     return bounded * (2.0 * violation - bounded), -2.0 * targets * bounded
+
+
+@_modified_huber.curvature(bound=2.0)
+def _modified_huber_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    margin = targets * predictions
+    return xp.where((margin > -1.0) & (margin < 1.0), 2.0, xp.zeros_like(predictions))
 
 
 def modified_huber_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -734,6 +745,11 @@ def _logistic(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
     return xp.maximum(-margin, 0.0) + xp.log1p(tail), -targets * wrong
 
 
+@_logistic.curvature
+def _logistic_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    return logistic_density(xp, targets * predictions)
+
+
 def logistic_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of log(1 + e^(−t p)), t ∈ {−1, +1}.
 
@@ -784,6 +800,11 @@ def logistic_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unp
 def _exponential(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     value = xp.exp(-targets * predictions)
     return value, -targets * value
+
+
+@_exponential.curvature
+def _exponential_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    return xp.exp(-targets * predictions)
 
 
 def exponential_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:

@@ -335,6 +335,11 @@ def _gamma(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, Array]:
     return value, 1.0 - ratio
 
 
+@_gamma.curvature(fisher=1.0)
+def _gamma_curvature(xp: Any, log_mean: Array, targets: Array) -> Array:
+    return product(xp, targets, xp.exp(-log_mean))
+
+
 def gamma_negative_log_likelihood(log_mean: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of log μ + x/μ, x = targets, log μ = log_mean.
 
@@ -386,6 +391,16 @@ def _inverse_gaussian(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, 
     rate = xp.exp(-log_mean)
     ratio = product(xp, targets, rate)
     return rate * (0.5 * ratio - 1.0), rate * (1.0 - ratio)
+
+
+def _inverse_gaussian_information(xp: Any, log_mean: Array, targets: Array) -> Array:
+    return xp.exp(-log_mean)
+
+
+@_inverse_gaussian.curvature(fisher=_inverse_gaussian_information)
+def _inverse_gaussian_curvature(xp: Any, log_mean: Array, targets: Array) -> Array:
+    rate = xp.exp(-log_mean)
+    return rate * (2.0 * product(xp, targets, rate) - 1.0)
 
 
 def inverse_gaussian_negative_log_likelihood(log_mean: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -442,6 +457,16 @@ def _tweedie(xp: Any, log_mean: Array, targets: Array, power: float) -> tuple[Ar
     below = product(xp, targets, xp.exp((1.0 - power) * log_mean))
     above = xp.exp((2.0 - power) * log_mean)
     return below / (power - 1.0) + above / (2.0 - power), above - below
+
+
+def _tweedie_information(xp: Any, log_mean: Array, targets: Array, power: float) -> Array:
+    return xp.exp((2.0 - power) * log_mean)
+
+
+@_tweedie.curvature(fisher=_tweedie_information)
+def _tweedie_curvature(xp: Any, log_mean: Array, targets: Array, power: float) -> Array:
+    below = product(xp, targets, xp.exp((1.0 - power) * log_mean))
+    return (power - 1.0) * below + (2.0 - power) * xp.exp((2.0 - power) * log_mean)
 
 
 def tweedie_negative_log_likelihood(

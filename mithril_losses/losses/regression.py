@@ -417,6 +417,15 @@ def _smooth_l1(xp: Any, predictions: Array, targets: Array, beta: float) -> tupl
     return slope * (error - 0.5 * (beta * slope)), slope
 
 
+def _smooth_l1_bound(xp: Any, predictions: Array, targets: Array, beta: float) -> Array:
+    return xp.ones_like(predictions) / beta
+
+
+@_smooth_l1.curvature(bound=_smooth_l1_bound)
+def _smooth_l1_curvature(xp: Any, predictions: Array, targets: Array, beta: float) -> Array:
+    return xp.where(xp.abs(predictions - targets) < beta, xp.ones_like(predictions) / beta, 0.0)
+
+
 def smooth_l1_loss(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
     """Mean of ½e²/β where |e| ≤ β and |e| − ½β elsewhere, e = predictions − targets: the Huber loss, divided by β.
 
@@ -477,6 +486,11 @@ def _pinball(xp: Any, predictions: Array, targets: Array, quantile: float) -> tu
     return slope * error, slope
 
 
+@_pinball.curvature(bound=1.0)
+def _pinball_curvature(xp: Any, predictions: Array, targets: Array, quantile: float) -> float:
+    return 0.0
+
+
 def pinball_loss(
     predictions: Array, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[Reduction]
 ) -> Array:
@@ -517,7 +531,14 @@ def pinball_loss(
 @gradient_of(
     pinball_loss,
     terms=_pinball,
-    properties=("convex", "non_negative", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "convex",
+        "non_negative",
+        "translation_invariant",
+        "zero_at_equality",
+        "constant_curvature",
+        "zero_curvature",
+    ),
 )
 def pinball_loss_gradient(
     predictions: ArrayT, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[GradientReduction]
@@ -542,6 +563,12 @@ def _expectile(xp: Any, predictions: Array, targets: Array, expectile: float) ->
     error = predictions - targets
     weighted = (1.0 - expectile) * xp.maximum(error, 0.0) + expectile * xp.minimum(error, 0.0)
     return weighted * error, 2.0 * weighted
+
+
+@_expectile.curvature
+def _expectile_curvature(xp: Any, predictions: Array, targets: Array, expectile: float) -> Array:
+    above = xp.where(predictions > targets, xp.ones_like(predictions), 0.0)
+    return 2.0 * (expectile + (1.0 - 2.0 * expectile) * above)
 
 
 def expectile_loss(
@@ -603,6 +630,16 @@ def _squared_logarithmic(xp: Any, predictions: Array, targets: Array) -> tuple[A
     return difference * difference, 2.0 * difference / (1.0 + predictions)
 
 
+def _squared_logarithmic_gauss_newton(xp: Any, predictions: Array, targets: Array) -> Array:
+    return 2.0 / ((1.0 + predictions) * (1.0 + predictions))
+
+
+@_squared_logarithmic.curvature(fisher=_squared_logarithmic_gauss_newton)
+def _squared_logarithmic_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    difference = xp.log1p(predictions) - xp.log1p(targets)
+    return 2.0 * (1.0 - difference) / ((1.0 + predictions) * (1.0 + predictions))
+
+
 def msle_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of d², d = log(1 + p) − log(1 + t), p = predictions and t = targets.
 
@@ -657,6 +694,15 @@ def _absolute_percentage(xp: Any, predictions: Array, targets: Array, epsilon: f
     return xp.abs(error) / size, xp.sign(error) / size
 
 
+def _absolute_percentage_bound(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    return 1.0 / xp.maximum(xp.abs(targets), epsilon)
+
+
+@_absolute_percentage.curvature(bound=_absolute_percentage_bound)
+def _absolute_percentage_curvature(xp: Any, predictions: Array, targets: Array, epsilon: float) -> float:
+    return 0.0
+
+
 def mape_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:
     """Mean of |e| / max(|t|, ε), e = predictions − targets, t = targets: as a fraction, not in percent.
 
@@ -687,7 +733,11 @@ def mape_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **re
     return _absolute_percentage.value(predictions, targets, epsilon, **reduction)
 
 
-@gradient_of(mape_loss, terms=_absolute_percentage, properties=("convex", "non_negative", "zero_at_equality"))
+@gradient_of(
+    mape_loss,
+    terms=_absolute_percentage,
+    properties=("convex", "non_negative", "zero_at_equality", "constant_curvature", "zero_curvature"),
+)
 def mape_loss_gradient(
     predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[GradientReduction]
 ) -> ArrayT:
@@ -706,6 +756,12 @@ def _squared_percentage(xp: Any, predictions: Array, targets: Array, epsilon: fl
     size = xp.maximum(xp.abs(targets), epsilon)
     ratio = (predictions - targets) / size
     return ratio * ratio, 2.0 * ratio / size
+
+
+@_squared_percentage.curvature
+def _squared_percentage_curvature(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    size = xp.maximum(xp.abs(targets), epsilon)
+    return 2.0 / size / size
 
 
 def mspe_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:
@@ -737,7 +793,11 @@ def mspe_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **re
     return _squared_percentage.value(predictions, targets, epsilon, **reduction)
 
 
-@gradient_of(mspe_loss, terms=_squared_percentage, properties=("convex", "non_negative", "zero_at_equality"))
+@gradient_of(
+    mspe_loss,
+    terms=_squared_percentage,
+    properties=("convex", "non_negative", "zero_at_equality", "constant_curvature"),
+)
 def mspe_loss_gradient(
     predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[GradientReduction]
 ) -> ArrayT:
@@ -768,6 +828,16 @@ def _symmetric_percentage(xp: Any, predictions: Array, targets: Array, epsilon: 
     # if p and t have one sign, p grows in the error and in the size; else the ratio of the two is constant
     share = xp.where(total > epsilon, (1.0 + xp.sign(predictions) * xp.sign(targets)) * (magnitude / size), 1.0)
     return 2.0 * (xp.abs(error) / size), 2.0 * share * (xp.sign(error) / size)
+
+
+@_symmetric_percentage.curvature(steep=True)
+def _symmetric_percentage_curvature(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    sign, magnitude = xp.sign(predictions), xp.abs(targets)
+    total = xp.abs(predictions) + magnitude
+    size = xp.maximum(total, epsilon)
+    share = (1.0 + sign * xp.sign(targets)) * (magnitude / size)
+    # inside ε the size does not depend on p
+    return xp.where(total > epsilon, -4.0 * share * sign * xp.sign(predictions - targets) / size / size, 0.0)
 
 
 def smape_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:

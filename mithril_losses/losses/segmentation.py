@@ -712,7 +712,11 @@ def lovasz_softmax_loss(
     )
 
 
-@gradient_of(lovasz_softmax_loss, terms=_lovasz_softmax, properties=("convex", "non_negative"))
+@gradient_of(
+    lovasz_softmax_loss,
+    terms=_lovasz_softmax,
+    properties=("convex", "non_negative", "constant_curvature", "zero_curvature"),
+)
 def lovasz_softmax_loss_gradient(
     predictions: ArrayT,
     targets: Array,
@@ -851,7 +855,11 @@ def lovasz_hinge_loss(
     return _lovasz_hinge.value(logits, targets, ignore_index, pool_batch, **reduction)
 
 
-@gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"))
+@gradient_of(
+    lovasz_hinge_loss,
+    terms=_lovasz_hinge,
+    properties=("convex", "non_negative", "constant_curvature", "zero_curvature"),
+)
 def lovasz_hinge_loss_gradient(
     logits: ArrayT,
     targets: Array,
