@@ -43,36 +43,36 @@ class Draw:
     def normal(self, like: Array) -> Array:
         """Return standard normal numbers."""
         if self._library == "numpy":
-            return self._key.standard_normal(like.shape).astype(like.dtype)  # type: ignore[no-any-return]
+            return self._key.standard_normal(like.shape).astype(like.dtype)
         if self._library == "torch":
             return self._filled(like, "normal_")
-        return sys.modules["jax"].random.normal(self._next(), like.shape, like.dtype)  # type: ignore[no-any-return]
+        return sys.modules["jax"].random.normal(self._next(), like.shape, like.dtype)
 
     def uniform(self, like: Array) -> Array:
         """Return numbers in [0, 1)."""
         if self._library == "numpy":
-            return self._key.random(like.shape).astype(like.dtype)  # type: ignore[no-any-return]
+            return self._key.random(like.shape).astype(like.dtype)
         if self._library == "torch":
             return self._filled(like, "uniform_")
-        return sys.modules["jax"].random.uniform(self._next(), like.shape, like.dtype)  # type: ignore[no-any-return]
+        return sys.modules["jax"].random.uniform(self._next(), like.shape, like.dtype)
 
     def poisson(self, rate: Array) -> Array:
         """Return counts with these rates, in their dtype."""
         if self._library == "numpy":
-            return self._key.poisson(rate).astype(rate.dtype)  # type: ignore[no-any-return]
+            return self._key.poisson(rate).astype(rate.dtype)
         if self._library == "torch":
             torch = sys.modules["torch"]
-            return torch.poisson(rate.cpu(), generator=self._key).to(rate)  # type: ignore[no-any-return]
-        return sys.modules["jax"].random.poisson(self._next(), rate).astype(rate.dtype)  # type: ignore[no-any-return]
+            return torch.poisson(rate.cpu(), generator=self._key).to(rate)
+        return sys.modules["jax"].random.poisson(self._next(), rate).astype(rate.dtype)
 
     def gamma(self, shape: Array) -> Array:
         """Return numbers of the gamma distributions with these shapes and the scale 1."""
         if self._library == "numpy":
-            return self._key.standard_gamma(shape).astype(shape.dtype)  # type: ignore[no-any-return]
+            return self._key.standard_gamma(shape).astype(shape.dtype)
         if self._library == "torch":
             torch = sys.modules["torch"]
-            return torch._standard_gamma(shape.cpu(), generator=self._key).to(shape)  # type: ignore[no-any-return]
-        return sys.modules["jax"].random.gamma(self._next(), shape)  # type: ignore[no-any-return]
+            return torch._standard_gamma(shape.cpu(), generator=self._key).to(shape)
+        return sys.modules["jax"].random.gamma(self._next(), shape)
 
     def bernoulli(self, probability: Array) -> Array:
         """Return 1 with these probabilities and else 0, in their dtype."""

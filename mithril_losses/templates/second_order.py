@@ -76,20 +76,21 @@ class ElementwiseSecond(Elementwise):
         self.domain = arrays | {name: base.domain[name] for name in base.option_names}
         self.outputs = _outputs(base.wrt, order)
         self.is_factor = order in ("factor", "transposed")
+        self.on_request = ()
         self.has_value = order == "all"
         self.steep = base.steep and self.has_value
         self.row_mass = base.row_mass if self.has_value else None
         self._remember_settled()
 
-    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
+    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
         """Return what the order asks for."""
-        return self.both(*arguments, **reduction)[1]
+        return self.both(*arguments, wrt=wrt, **reduction)[1]
 
-    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Any, Any]:
+    def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
+        self.require_known(reduction if wrt is None else {"wrt": wrt})
         if self.has_value:
             return super().both(*arguments, **reduction)
-        self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             _, found = self.evaluate(xp, *arrays, *options)

@@ -439,6 +439,32 @@ class Information(unittest.TestCase):
             np.testing.assert_allclose(found, (probabilities * slope**2).sum(axis=0), rtol=1e-10)
 
 
+class Extremes(unittest.TestCase):
+    """Where a second derivative is infinite although the loss is finite, it is the largest finite number."""
+
+    @parameterized.expand([("blocks", False), ("compiled", None)], name_func=label)
+    def test_of_a_probability_of_0(self, way: str, compile: bool | None) -> None:
+        p, q = np.array([[0.0, 1.0]] * 3, np.float32), np.array([[0.5, 0.5]] * 3, np.float32)
+        with limits.changed(large=1 if compile is None else 1 << 20):
+            for loss in (ml.reverse_kl_divergence, ml.kl_divergence, ml.js_divergence):
+                diagonal = ml.hessian_diagonal(loss, compile=compile)(p, q, reduction="sum")
+                self.assertTrue(np.isfinite(diagonal).all(), loss.__name__)
+                self.assertGreater(diagonal[0, 0], 1e35)
+            self.assertEqual(
+                ml.hessian_diagonal(ml.reverse_kl_divergence, compile=compile)(p, q, reduction="sum")[0, 0],
+                np.finfo(np.float32).max,
+            )
+            times = ml.hessian_vector_product(ml.reverse_kl_divergence, compile=compile)
+            self.assertEqual(times(p, q, reduction="sum", vector=np.zeros_like(p)).tolist(), np.zeros((3, 2)).tolist())
+
+    def test_of_infinite_logits(self) -> None:
+        logits = np.array([np.inf, -np.inf, 0.0])
+        for loss in (ml.binary_cross_entropy_with_logits, ml.focal_loss_with_logits):
+            self.assertEqual(ml.hessian_diagonal(loss)(logits, np.array([1.0, 0.0, 1.0]))[:2].tolist(), [0.0, 0.0])
+        row = ml.hessian_diagonal(ml.cross_entropy_with_logits)(np.array([[np.inf, 0.0, -np.inf]]), np.array([0]))
+        self.assertEqual(row.tolist(), [[0.0, 0.0, 0.0]])
+
+
 class Refusals(unittest.TestCase):
     def test_a_loss_without_curvature(self) -> None:
         with self.assertRaisesRegex(
