@@ -16,6 +16,13 @@ from mithril_losses.catalogue import unregister as unregister
 from mithril_losses.catalogue import value_and_gradient_of as value_and_gradient_of
 from mithril_losses.checking import check_gradient as check_gradient
 from mithril_losses.execution import value_and_gradient as value_and_gradient
+from mithril_losses.execution.curvature import has_curvature as has_curvature
+from mithril_losses.execution.curvature import hessian_diagonal as hessian_diagonal
+from mithril_losses.execution.curvature import hessian_factor_product as hessian_factor_product
+from mithril_losses.execution.curvature import hessian_factor_transpose_product as hessian_factor_transpose_product
+from mithril_losses.execution.curvature import hessian_vector_product as hessian_vector_product
+from mithril_losses.execution.curvature import sample_gradient as sample_gradient
+from mithril_losses.execution.curvature import value_gradient_and_hessian as value_gradient_and_hessian
 from mithril_losses.losses import *
 from mithril_losses.models import CompiledModel as CompiledModel
 from mithril_losses.numerics.reduction import reduce_loss as reduce_loss

@@ -14,6 +14,7 @@ changes: a run that was interrupted goes on where it was.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import itertools
@@ -111,10 +112,14 @@ def wrong_factor(factor: float, argument: str = "", wrt: Any = "", fused: bool =
     return decorate
 
 
+@functools.cache
+def _functions(source: str) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
 def decorated(source: str, decorators: dict[str, str]) -> str:
     """Return `source` with a decorator on each of the named functions, and with `wrong_factor` above the first."""
-    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    lines = source.splitlines(keepends=True)
+    lines, functions = source.splitlines(keepends=True), _functions(source)
     places = sorted((functions[name].lineno - 1, f"@{text}\n") for name, text in decorators.items())
     for line, text in reversed(places):
         lines.insert(line, text)
@@ -157,6 +162,32 @@ def wrong_factors(pair: Pair) -> Iterator[Mutant]:
     )
 
 
+def wrong_curvatures(pair: Pair) -> Iterator[Mutant]:
+    """Yield a wrong factor, and a wrong summand where a factor would change nothing, in each function of curvature."""
+    for terms in pair.terms.elements.values():
+        for function in filter(callable, terms.curvatures.values()):
+            file = function.__module__.replace(".", "/") + ".py"
+            yield Mutant(
+                f"{pair.name}: {function.__name__} × {FACTOR} + {FACTOR - 1.0:.2f}",
+                file,
+                partial(with_other_results, name=function.__name__),
+                [["tests/laws/test_curvature.py", "-k", f"{pair.name} or Information"], EVERYTHING],
+            )
+
+
+def with_other_results(source: str, name: str) -> str:
+    """Return `source` with each number that a function returns times a wrong factor, plus a wrong summand."""
+    (function,) = (n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name)
+    lines = source.splitlines(keepends=True)
+    for node in reversed([node for node in ast.walk(function) if isinstance(node, ast.Return)]):
+        assert node.value is not None
+        assert node.end_lineno is not None
+        results = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+        wrong = ", ".join(f"{FACTOR} * ({ast.unparse(x)}) + {FACTOR - 1.0:.2f}" for x in results)
+        lines[node.lineno - 1 : node.end_lineno] = [f"{' ' * node.col_offset}return {wrong}\n"]
+    return "".join(lines)
+
+
 def by_hand(substitution: Substitution) -> Mutant:
     """Return the mutant of a substitution."""
     file = f"{PACKAGE}/{substitution.file}"
@@ -177,11 +208,13 @@ def tests_of(file: str) -> list[str]:
     return [file, *named_after(path.parent.name if path.stem == "__init__" else path.stem)]
 
 
+@functools.cache
 def named_after(name: str) -> list[str]:
     """Return the file of tests with this name, if there is one."""
     return [str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob(f"test_{name}.py")]
 
 
+@functools.cache
 def with_optimized_xla() -> list[str]:
     """Return the files with tests that `make test` runs with XLA's optimisations."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
@@ -191,9 +224,11 @@ def with_optimized_xla() -> list[str]:
 # --- the run ----------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def all_mutants() -> list[Mutant]:
     """Return every mutant: those of the registered losses, then those written by hand."""
-    generated = [mutant for pair in catalogue().values() for mutant in wrong_factors(pair)]
+    pairs = list(catalogue().values())
+    generated = [mutant for pair in pairs for mutant in (*wrong_factors(pair), *wrong_curvatures(pair))]
     return generated + [by_hand(substitution) for substitution in SUBSTITUTIONS]
 
 

@@ -720,8 +720,8 @@ SUBSTITUTIONS = [
         "losses/classification.py",
         "focal loss weights the wrong class",
         {
-            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma": (
-                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(gamma"
+            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))  #": (
+                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))  #"
             )
         },
     ),
@@ -729,15 +729,15 @@ SUBSTITUTIONS = [
         "losses/classification.py",
         "focal loss from logits weights the wrong class",
         {
-            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma": (
-                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(-gamma"
+            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma * xp": (
+                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(-gamma * xp"
             )
         },
     ),
     Substitution(
         "losses/classification.py",
         "focal loss ignores gamma",
-        {"xp.exp(gamma * xp.log(q_t))": "xp.exp(2.0 * xp.log(q_t))"},
+        {"xp.exp(gamma * xp.log(q_t))  #": "xp.exp(2.0 * xp.log(q_t))  #"},
     ),
     Substitution(
         "losses/classification.py",
@@ -772,7 +772,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/divergence.py",
         "the slope wrt q is not finite at 0",
-        {"xp.maximum(predictions, smallest)": "predictions"},
+        {"return value, -targets / xp.maximum(predictions, smallest)": "return value, -targets / predictions"},
         "Extremes and kl_divergence",
     ),
     Substitution(
@@ -887,6 +887,104 @@ SUBSTITUTIONS = [
         "a remainder of first order passes",
         {"if order < 1.5:": "if False:"},
         tests="checking",
+    ),
+    # masks: void pixels, class weights, logits, compound losses
+    Substitution(
+        "templates/masks.py",
+        "an ignored pixel keeps its slope",
+        {"return self.only_kept(zero + one * self.targets)": "return zero + one * self.targets"},
+        tests="segmentation_logits",
+        select="void",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "ignored pixels are in the sums of a mask",
+        {"xp.sum(self.only_kept(x), axis=self.layout.mask": "xp.sum(x, axis=self.layout.mask"},
+        tests="segmentation_logits",
+        select="ignored",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "class weights of masks do not enter the divisor",
+        {"mass = self.layout.masses(xp, w, tuple(values.shape))": "mass = None"},
+        tests="segmentation_logits",
+        select="other_libraries",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "class weights do not enter the divisor of masks in blocks",
+        {"return None if weights is None else layout.masses(xp, weights, shape)": "return None"},
+        tests="segmentation_logits",
+        select="blocks",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "masks of all samples are one for each sample",
+        {"one_mask = pool_batch or len(others) == 1": "one_mask = len(others) == 1"},
+        tests="segmentation_logits",
+        select="other_libraries",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "an illegal label is no class, out of sight",
+        {"return (t if illegal is None else xp.where(illegal, math.nan, t)), kept": "return t, kept"},
+        tests="segmentation_logits",
+        select="illegal_labels",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "1 − p of a mask is a difference",
+        {"xp.where(self._upper, low, high)": "1.0 - xp.where(self._upper, high, low)"},
+        tests="segmentation_logits",
+        select="digits",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "1 − p of the largest class is a difference",
+        {"self.q = xp.where(self._top, self._others, total - exponentials) / total": "self.q = 1.0 - self.p"},
+        tests="segmentation_logits",
+        select="digits",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "the slopes of a softmax forget the other classes",
+        {"product(xp, others, self.p), slopes - rest)": "product(xp, others, self.p), slopes)"},
+        tests="segmentation_logits",
+        select="other_libraries",
+    ),
+    Substitution(
+        "templates/overlap.py",
+        "the pixels of a compound loss are averaged over the ignored ones too",
+        {"mass = xp.sum(masks.only_kept(pixels.mass)": "mass = xp.sum((pixels.mass)"},
+        tests="segmentation_logits",
+        select="parts",
+    ),
+    Substitution(
+        "templates/overlap.py",
+        "the Dice loss of a compound loss is the sum over classes",
+        {"w = a * w / xp.where(total == 0, math.inf, total)": "w = a * w"},
+        tests="segmentation_logits",
+        select="parts",
+    ),
+    Substitution(
+        "templates/overlap.py",
+        "the slope of a focal loss forgets its factor",
+        {"return power * minus_log, -power * (1.0 + gamma * p * ratio)": "return power * minus_log, -power"},
+        tests="segmentation_logits",
+        select="other_libraries",
+    ),
+    Substitution(
+        "templates/overlap.py",
+        "a class of infinite size leaves the loss finite",
+        {"return weights * x if masks.weights": "return product(xp, weights, x) if masks.weights"},
+        "SpecialNumbers and generalized_dice_loss",
+    ),
+    Substitution(
+        "templates/lovasz.py",
+        "class weights do not count in a Lovász extension",
+        {"counted = counted * pixels.weights": "counted = 1.0 * counted"},
+        tests="segmentation_logits",
+        select="test_class_weights",
     ),
     # masks, tiles, loops, the ways of JAX and PyTorch, objectives, models
     Substitution(
@@ -1030,7 +1128,7 @@ SUBSTITUTIONS = [
     Substitution(
         "autodiff/jax.py",
         "losses that are not summed share a derivative",
-        {"if found.ndim == 0 and all(": "if all("},
+        {"if found.ndim == 0 and is_wide:": "if is_wide:"},
         tests="differentiable",
         select="not_summed",
     ),
@@ -1226,7 +1324,161 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/rows.py",
         "rows that are ignored count in the loop",
-        {"if classes.kept is not None:": "if False:"},
+        {"as loops\n\n        if classes.kept is not None:": "as loops\n\n        if False:"},
         tests="language",
+    ),
+    # curvature
+    Substitution(
+        "terms/second_order.py",
+        "a product with a Hessian of two slopes leaves out what is beside the diagonal",
+        {"at[min(i, j), max(i, j)] * vectors[j] for j in range(size)]": "at[i, i] * vectors[i] for j in [i]]"},
+        tests="curvature",
+        select="gaussian_negative",
+    ),
+    Substitution(
+        "terms/second_order.py",
+        "a bound is the absolute value of the diagonal",
+        {"_sum([at[i, i], *(": "_sum([at[i, i], *(0.0 * "},
+        tests="curvature",
+        select="gaussian_negative",
+    ),
+    Substitution(
+        "terms/second_order.py",
+        "a bound may be negative",
+        {"[xp.maximum(rows[i], 0.0) if i == j": "[rows[i] if i == j"},
+        tests="curvature",
+        select="focal or charbonnier",
+    ),
+    Substitution(
+        "terms/second_order.py",
+        "a factor of two slopes is not lower triangular",
+        {"[root * vectors[0] + below * vectors[1], last": "[root * vectors[0], last"},
+        tests="curvature",
+    ),
+    Substitution(
+        "terms/second_order.py",
+        "second derivatives are not bounded",
+        {"for x in h] if self.is_steep else h": "for x in h] if False else h"},
+        tests="curvature",
+        select="Extremes",
+    ),
+    Substitution(
+        "templates/second_order.py",
+        "a loop multiplies a factor with weights in place of their roots",
+        {'is_factor = order in ("factor", "trans': 'is_factor = order in ("no", "trans'},
+        tests="curvature",
+        select="Matrices",
+    ),
+    Substitution(
+        "numerics/reduction.py",
+        "a factor is multiplied with the upstream gradient in place of its root",
+        {"root = math.sqrt(self.factor) if type(self.factor) is float else xp.sqrt(self.factor)": "root = self.factor"},
+        tests="curvature",
+        select="Matrices",
+    ),
+    Substitution(
+        "templates/rows.py",
+        "the Hessian of softmax is that of independent classes",
+        {"named(mass * (p * (v - along(p, v))))": "named(mass * (p * v))"},
+        tests="curvature",
+        select="cross_entropy_with_logits",
+    ),
+    Substitution(
+        "templates/rows.py",
+        "the Hessian of softmax ignores the mass of the targets",
+        {"named(mass * (p * (v - along(p, v))))": "named(p * (v - along(p, v)))"},
+        tests="curvature",
+        select="cross_entropy_with_logits",
+    ),
+    Substitution(
+        "templates/rows.py",
+        "the bound of softmax is its diagonal",
+        {"named(2.0 * mass * (p * (1.0 - p)))": "named(mass * (p * (1.0 - p)))"},
+        tests="curvature",
+        select="cross_entropy_with_logits",
+    ),
+    Substitution(
+        "loops/kernels/rows.py",
+        "the loop over Hessian-vector products forgets the mean",
+        {"e[c] = scale * e[c] * (v[c] - mean)": "e[c] = scale * e[c] * v[c]"},
+        tests="curvature",
+        select="test_compiled",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "the derivative of a gradient by what flows in is lost",
+        {"return None, None, by_upstream, *(": "return None, None, None, *("},
+        tests="curvature",
+        select="Derivatives",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "a Hessian-vector product forgets the gradient that flows in",
+        {"times_hessian(tensors, vectors, upstream,": "times_hessian(tensors, vectors, 1.0,"},
+        tests="curvature",
+        select="Derivatives",
+    ),
+    Substitution(
+        "autodiff/jax.py",
+        "the gradient does not move with the arguments",
+        {"return (found, gradients), (along, second)": "return (found, gradients), (along, [0.0 * h for h in second])"},
+        tests="curvature",
+        select="Derivatives",
+    ),
+    Substitution(
+        "losses/adversarial.py",
+        "the Hessian of a relativistic average forgets the mean of the other batch",
+        {"return a - xp.mean(b), b - xp.mean(a)": "return a, b"},
+        tests="curvature",
+        select="relativistic",
+    ),
+    Substitution(
+        "losses/adversarial.py",
+        "the Hessian of the gradient penalty forgets the directions across the gradient",
+        {"back(2.0 * (part + across * (of(": "back(2.0 * (part + 0.0 * across * (of("},
+        tests="curvature",
+        select="gradient_penalty",
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the Hessian of PSNR has the wrong sign along the error",
+        {"v - 2.0 * unit * xp.sum(unit * v": "v + 2.0 * unit * xp.sum(unit * v"},
+        tests="curvature",
+        select="psnr",
+    ),
+    Substitution(
+        "losses/regularization.py",
+        "the Hessian of the orthogonal penalty lacks a term",
+        {"(moved + xp.matrix_transpose(moved)) @ matrix": "moved @ matrix"},
+        tests="curvature",
+        select="orthogonal",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "the Hessian of an overlap is not symmetric",
+        {"- first * (s * total(g * v) + g * along)": "- 2.0 * first * (s * total(g * v))"},
+        tests="curvature",
+        select="dice or tversky",
+    ),
+    Substitution(
+        "templates/stencil.py",
+        "the diagonal of total variation forgets that a pixel is in two differences",
+        {"lambda: at_both_ends(h_across, h_down) + 2.0 * h_both": "lambda: at_both_ends(h_across, h_down)"},
+        tests="curvature",
+        select="total_variation",
+    ),
+    Substitution(
+        "losses/perceptual.py",
+        "the Hessian of a style loss has half of a product rule",
+        {"(change + turn(change)) / size": "2.0 * change / size"},
+        tests="curvature",
+        select="style",
+    ),
+    Substitution(
+        "execution/curvature.py",
+        "a Hessian that may be negative counts as Fisher information",
+        {'is_needed = kind == "fisher" and not': 'is_needed = kind == "fishy" and not'},
+        tests="curvature",
+        select="Refusals",
     ),
 ]

@@ -49,11 +49,17 @@ def bench(
     csv: Annotated[Path | None, typer.Option("--csv", help="write every number here, as they come")] = None,
     chart: Annotated[Path | None, typer.Option("--chart", help="draw the times into this PNG file")] = None,
     page: Annotated[Path | None, typer.Option("--report", help="write a page of Markdown here")] = None,
+    curvature: Annotated[
+        bool, typer.Option("--curvature", help="time Hessian-vector products of some losses instead")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be measured")] = False,
 ) -> None:
     """Time values and gradients against what other libraries offer, and measure their memory."""
     plan = _plan(losses, sizes, candidates, threads, seconds, device, huge_pages)
     console = new_console()
+    if curvature:
+        _time_products(plan, page, console)
+        return
     if dry_run:
         _print_plan(plan, console)
         return
@@ -76,6 +82,22 @@ def bench(
     written = ", ".join(printable(path) for path in (csv, chart, page) if path is not None)
     if written:
         console.print(Text(f"written: {written}"), soft_wrap=True)
+
+
+def _time_products(plan: Plan, page: Path | None, console: Console) -> None:
+    """Time Hessian-vector products, print them, and write a page about them."""
+    from mithril_losses.benchmarks import curvature
+
+    if page is not None:
+        require_writable(page)
+    found = []
+    for case, times in curvature.measure(plan.setting, plan.seconds):
+        found.append((case, times))
+        shown = (f"{name} {x if isinstance(x, str) else f'{1e3 * x.median:.3g} ms'}" for name, x in times.items())
+        console.print(Text(f"{case.name}: {', '.join(shown)}"), soft_wrap=True)
+    if page is not None:
+        page.write_text(curvature.page(found, plan.setting), encoding="utf-8")
+        console.print(Text(f"written: {printable(page)}"), soft_wrap=True)
 
 
 def _plan(

@@ -32,7 +32,9 @@ class OnJax:
         # numbers that a compiled function takes as arguments; all other options are constants in it
         intervals = {name: x for name, x in pair.domain.items() if isinstance(x, Interval) and not x.static}
         self._numbers: dict[str, Interval | None] = intervals | {"upstream": None, "normalizer": None}
-        self._labels = {name: x for name, x in pair.domain.items() if isinstance(x, Labels)}
+        # a template with its own check knows which labels are ignored
+        domains = {} if pair.terms.check is not None else pair.domain
+        self._labels = {name: x for name, x in domains.items() if isinstance(x, Labels)}
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
@@ -70,7 +72,8 @@ class OnJax:
             self._check_values(given)
         value, gradient = found
         if type(gradient) is dict:  # `jax.jit` sorts the names
-            gradient = {name: gradient[name] for name in pair.parameters if name in gradient}
+            order = pair.terms.outputs or pair.parameters
+            gradient = {name: gradient[name] for name in order if name in gradient}
         return value, gradient
 
     def _check_values(self, given: Mapping[str, Any]) -> None:

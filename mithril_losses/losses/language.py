@@ -309,8 +309,8 @@ class _NextTokens(NamedTuple):
         targets = xp.concat([tokens[..., 1:], nothing], axis=-1)
         return _NextTokens(targets, options | {"ignore_index": ignored}, has_positions)
 
-    def value(self, of_all: Array) -> Array:
-        return of_all[..., :-1] if self.has_positions else of_all
+    def value(self, of_all: Any) -> Any:
+        return of_all[..., :-1] if self.has_positions and hasattr(of_all, "shape") else of_all  # 0 if none is wanted
 
 
 def _with_last(xp: Any, name: str, x: Array, positions: int) -> Array:
@@ -376,7 +376,7 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
         "tokens": ClassIndices(per_sample=(4,), classes=5),
         "ignore_index": Integer(),
     },
-    terms=Composed(_compose_next_tokens),
+    terms=Composed(_compose_next_tokens, curved=True),
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(

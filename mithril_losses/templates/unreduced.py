@@ -19,7 +19,7 @@ from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.domains import array_names, checked
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
-from mithril_losses.numerics.validation import as_dtype, quiet
+from mithril_losses.numerics.validation import quiet
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Loop
 
@@ -34,12 +34,37 @@ class Wanted(tuple[str, ...]):
     value = True
 
 
-class _SlopesAlone(Wanted):
+class SlopesAlone(Wanted):
+    """The same without the values."""
+
     value = False
 
 
 _NOTHING = Wanted()
 _PLAIN = {bool, float, int, str, type(None)}  # of options that never change
+
+
+Named = Mapping[str, Any]  # arrays by the names of the arguments
+
+
+class Curvature(NamedTuple):
+    """The second derivatives of unreduced losses: H of each loss, with the rows of its arguments as `slopes` have them.
+
+    Attributes:
+        product: returns H v, by the name of the argument, for vectors v by name.
+        diagonal: returns the diagonal of H.
+        bound: returns the diagonal matrix D ≥ 0 for which D − H has no negative eigenvalue; None if none is known.
+        factor: returns B w for a matrix with B Bᵀ = H; None if H has negative eigenvalues.
+        transposed: returns Bᵀ v.
+        fisher: the same for the Fisher information, if it differs from H.
+    """
+
+    product: Callable[[Named], Named]
+    diagonal: Callable[[], Named]
+    bound: Callable[[], Named] | None = None
+    factor: Callable[[Named], Named] | None = None
+    transposed: Callable[[Named], Named] | None = None
+    fisher: Curvature | None = None
 
 
 class Losses(NamedTuple):
@@ -53,6 +78,8 @@ class Losses(NamedTuple):
         scaled: returns the slopes times a number, in new arrays, if this needs no additional pass over them.
         pull: if slopes are wrt something computed from an argument (the edges of a mesh), turns weighted slopes into
             slopes wrt the argument. By default slopes are already wrt the argument.
+        curvature: returns the second derivatives, wrt the arguments that the gradient is taken with respect to by
+            default; called only for them.
     """
 
     values: Array
@@ -61,6 +88,32 @@ class Losses(NamedTuple):
     mass: Array | None = None
     scaled: Callable[[float], Mapping[str, Any]] | None = None
     pull: Callable[[Array], Array] | None = None
+    curvature: Callable[[], Curvature] | None = None
+
+
+def diagonal_curvature(xp: Any, diagonal: Callable[[], Named], bound: Callable[[], Named] | None = None) -> Curvature:
+    """Return the second derivatives of losses whose Hessian is diagonal."""
+
+    def times(vectors: Named) -> Named:
+        return {name: _products(h, vectors[name]) for name, h in diagonal().items()}
+
+    def times_root(vectors: Named) -> Named:
+        return {
+            name: _products(map_leaves(lambda _, x: xp.sqrt(x), h), vectors[name]) for name, h in diagonal().items()
+        }
+
+    return Curvature(times, diagonal, bound or diagonal, times_root, times_root)
+
+
+def _products(x: Any, y: Any) -> Any:
+    """Return the products of the arrays of two nestings."""
+    others = dict(leaves(y))
+    return map_leaves(lambda path, leaf: leaf * others[path], x)
+
+
+def no_curvature(xp: Any, likes: Named) -> Curvature:
+    """Return the second derivatives of losses that are linear around almost every point: 0."""
+    return diagonal_curvature(xp, lambda: {name: xp.zeros_like(x) for name, x in likes.items()})
 
 
 Closed = tuple[Array, dict[str, Array]]  # a reduced loss, and its gradients by name
@@ -80,9 +133,13 @@ class Unreduced(Template):
         on_request: tuple[str, ...],
         kinks: Callable[..., tuple[Any, ...]] | None,
         pairwise: bool,
+        curved: bool = False,
+        has_fisher: bool = False,
+        second_loop: Callable[..., Any] | None = None,
         **how: Any,
     ) -> None:
         super().__init__(**how)
+        self.curved, self.has_fisher, self.second_loop = curved, has_fisher, second_loop
         names = list(inspect.signature(losses).parameters)
         if names != [*domain, *self._further]:
             raise TypeError(f"{losses.__name__} takes {names}, but domains are declared for {list(domain)}")
@@ -105,33 +162,38 @@ class Unreduced(Template):
         """Return the reduced loss; arrays and options are given in the order of `domain`."""
         if reduction:
             self.require_known(reduction, gradient=False)
-        first = _first_array(arguments[0])
-        with _quiet(first):
+        first = first_array(arguments[0])
+        with quiet_for(first):
             found = self.losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
-            return _plan(xp, found, reduction).collect(xp, found.values, first)
+            return plan_of(xp, found, reduction).collect(xp, found.values, first)
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
         if reduction:
             self.require_known(reduction)
-        with _quiet(arguments[0]):
-            found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
+        with quiet_for(arguments[0]):
+            found = self.losses(*self.checked(arguments), wanted=SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
-            return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
+            return self._spread(xp, found, plan_of(xp, found, reduction), arguments, wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
         if reduction:
             self.require_known(reduction)
-        first = _first_array(arguments[0])
-        with _quiet(first):
+        first = first_array(arguments[0])
+        with quiet_for(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
             found = self.losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
-            closing = _plan(xp, found, reduction)
+            closing = plan_of(xp, found, reduction)
             value = closing.collect(xp, found.values, first)
             return value, self._spread(xp, found, closing, arguments, wrt)
+
+    @property
+    def array_names(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self.domain)[: self._arrays]
 
     def checked(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments, in the order of `domain`, with the options as their domains return them.
@@ -154,11 +216,11 @@ class Unreduced(Template):
         if found.scaled is not None and closing.is_a_number:
             slopes, close = found.scaled(closing.factor), functools.partial(closing.finish, xp)
         else:
-            slopes, close = found.slopes(), functools.partial(_spread, xp, closing, found)
+            slopes, close = found.slopes(), functools.partial(spread, xp, closing, found)
         asked = self._default if wrt is None else wrt
         if isinstance(asked, str):
-            return _by_array(close, slopes[asked], arguments[self._at[asked]])
-        return {name: _by_array(close, slope, arguments[self._at[name]]) for name, slope in slopes.items()}
+            return by_array(close, slopes[asked], arguments[self._at[asked]])
+        return {name: by_array(close, slope, arguments[self._at[name]]) for name, slope in slopes.items()}
 
     def _asked(self, gradients: dict[str, Any], wrt: Any) -> Any:
         asked = self._default if wrt is None else wrt
@@ -185,7 +247,7 @@ class Reduced(Unreduced):
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
-        return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self.requested(wrt)))[1], wrt)
+        return self._asked(self._evaluate(arguments, reduction, SlopesAlone(self.requested(wrt)))[1], wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """As in `Unreduced`."""
@@ -195,24 +257,26 @@ class Reduced(Unreduced):
         return value, self._asked(gradients, wrt)
 
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
-        with _quiet(arguments[0]):
+        with quiet_for(arguments[0]):
             return self.losses(*self.checked(arguments), reduction=reduction, wanted=wanted)
 
 
-def _plan(xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
+def plan_of(xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
+    """Return the reduction of unreduced losses."""
     return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
 
-def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) -> Array:
+def spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) -> Array:
+    """Return the gradient from the slope wrt one array."""
     summed = found.summed
     if summed is None:
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
     if found.pull is None:
         return closing.spread(xp, slope, like, summed)
-    return as_dtype(xp, found.pull(closing.spread(xp, slope, slope, summed)), like.dtype)
+    return closing.finish(xp, found.pull(closing.spread(xp, slope, slope, summed)), like)
 
 
-def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
+def by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
     """Return the gradient from a slope, which is an array or a nesting of arrays like its argument."""
     if hasattr(slope, "shape"):
         return close(slope, like)
@@ -220,15 +284,16 @@ def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> 
     return map_leaves(lambda path, x: close(x, likes[path]), slope)
 
 
-def _first_array(x: Any) -> Any:
+def first_array(x: Any) -> Any:
     """Return the first array of a nesting, or an object that is not an array and will be refused."""
     return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
 
 
-def _quiet(x: Any) -> Any:
+def quiet_for(x: Any) -> Any:
+    """Return a context without warnings for the library of an array, or of the first array of a nesting."""
     if type(x) is np.ndarray:  # the usual case
         return np.errstate(all="ignore")
-    return quiet(namespace_of(_first_array(x)) or np)  # the loss refuses an object that is not an array, by its name
+    return quiet(namespace_of(first_array(x)) or np)  # the loss refuses an object that is not an array, by its name
 
 
 def unreduced(
@@ -241,6 +306,9 @@ def unreduced(
     jitted: bool = True,
     by_numpy: bool = False,
     loop: Callable[..., Loop | None] | None = None,
+    second_loop: Callable[..., Any] | None = None,
+    curved: bool = False,
+    has_fisher: bool = False,
     check: Callable[..., Any] | None = None,
     mass: Callable[..., Any] | None = None,
     **domain: Any,
@@ -259,6 +327,10 @@ def unreduced(
         by_numpy: whether in `value_and_gradient` NumPy computes large JAX arrays in the memory of the host.
         loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop` over their rows, or None if none
             fits them.
+        second_loop: `second_loop(order, kind)` returns the same for second derivatives, with vectors after the arrays;
+            or None.
+        curved: whether the losses come with their second derivatives, `Losses.curvature`.
+        has_fisher: whether these have a Fisher information of their own.
         check: a function of the loss's arguments that raises for values which a trace cannot see.
         mass: a function of the loss's arguments that returns what each row contributes to the divisor, if not 1.
         **domain: what each argument may be, in their order.
@@ -275,7 +347,15 @@ def unreduced(
         >>> float(value), gradient.tolist()
         (15.0, [[1.0, 2.0], [3.0, 4.0]])
     """
-    how = {"separable": separable, "jitted": jitted, "by_numpy": by_numpy, "loop": loop, "check": check, "mass": mass}
+    how: dict[str, Any] = {
+        "separable": separable,
+        "jitted": jitted,
+        "by_numpy": by_numpy,
+        "loop": loop,
+        "check": check,
+        "mass": mass,
+    }
+    how |= {"curved": curved, "has_fisher": has_fisher, "second_loop": second_loop}
     return lambda losses: Unreduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
 
 
@@ -290,5 +370,5 @@ def reduced(
     **domain: Any,
 ) -> Callable[[Callable[..., Closed]], Reduced]:
     """Declare, like `unreduced`, the domains of the arguments of a function that reduces its losses by itself."""
-    how = {"separable": False, "by_numpy": by_numpy, "check": check}
+    how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check}
     return lambda losses: Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
