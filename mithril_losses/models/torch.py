@@ -84,6 +84,23 @@ class TorchModel(ModelAdapter):
             {name: fresh(gradient) for name, gradient in zip(leaves, gradients, strict=True)},
         )
 
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """As in `ModelAdapter`: the derivative of the vjp, which is linear, by the gradients that it takes."""
+        leaves = {name: x.detach().requires_grad_() for name, x in params.items()}
+        with torch.enable_grad():
+            outputs = {name: x for name, x in self._run(leaves, data).items() if x.requires_grad}
+            ones = {name: torch.zeros_like(x, requires_grad=True) for name, x in outputs.items()}
+            gradients = torch.autograd.grad(
+                list(outputs.values()), list(leaves.values()), list(ones.values()), create_graph=True,
+                materialize_grads=True,
+            )  # fmt: skip
+            found = torch.autograd.grad(
+                gradients, list(ones.values()), [directions[name] for name in leaves], materialize_grads=True
+            )
+        return {name: fresh(x) for name, x in zip(outputs, found, strict=True)}
+
     def _run(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         outputs = self._function(params, data)
         if not isinstance(outputs, Mapping):
