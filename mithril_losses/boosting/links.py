@@ -10,15 +10,16 @@ from scipy.special import expit, softmax
 
 from mithril_losses.catalogue import find_loss
 
-_LOGITS = (
+LOGITS = (
     "binary_cross_entropy_with_logits",
     "bernoulli_negative_log_likelihood",
     "focal_loss_with_logits",
     "logistic_loss",
 )
-_LOG_MEANS = (
+LOG_MEANS = (
     "gamma_negative_log_likelihood",
     "inverse_gaussian_negative_log_likelihood",
+    "poisson_negative_log_likelihood",
     "tweedie_negative_log_likelihood",
 )
 _CLASSES = ("cross_entropy_with_logits",)
@@ -42,11 +43,11 @@ def inverse_link(loss: str | Callable[..., Any], **options: Any) -> Callable[[An
         [3.0]
     """
     name = find_loss(loss).name
-    if name in _LOGITS:
+    if name in LOGITS:
         return lambda scores: expit(np.asarray(scores))
     if name == "exponential_loss":
         return lambda scores: expit(2.0 * np.asarray(scores))
-    if name in _LOG_MEANS or (name == "poisson_negative_log_likelihood" and options.get("log_input", True)):
+    if name in LOG_MEANS and options.get("log_input", True):
         return lambda scores: np.exp(np.asarray(scores))
     if name in _CLASSES:
         return lambda scores: softmax(np.asarray(scores), axis=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from mithril_losses.boosting.scored import Numbers, ScoredLoss
 from mithril_losses.domains import Choice
 from mithril_losses.templates.second_order import Kind
 
-Library = Literal["xgboost", "lightgbm", "catboost"]
-_LIBRARIES = Choice(("xgboost", "lightgbm", "catboost"))
+Library = Literal["xgboost", "lightgbm", "catboost", "scikit-learn"]
+_LIBRARIES = Choice(get_args(Library))
+_WITH_METRICS = Choice(get_args(Library)[:3])
 
 
 def objective(loss: str | Callable[..., Any], *, library: Library, curvature: Kind = "bound", **options: Any) -> Any:
@@ -23,8 +24,9 @@ def objective(loss: str | Callable[..., Any], *, library: Library, curvature: Ki
 
     Args:
         loss: a registered loss of one array of scores and one of labels, its name or its gradient.
-        library: "xgboost", for `xgboost.train(…, obj=…)`; "lightgbm", for `lightgbm.train({"objective": …}, …)`; or
-            "catboost", for `CatBoost({"loss_function": …})`.
+        library: "xgboost", for `xgboost.train(…, obj=…)`; "lightgbm", for `lightgbm.train({"objective": …}, …)`;
+            "catboost", for `CatBoost({"loss_function": …})`; or "scikit-learn", for
+            `HistGradientBoostingRegressor(loss=…)`, whose interface of losses is private there and may change.
         curvature: "bound", second derivatives that are never negative, as trees need them; "exact" or "fisher", see
             `hessian_diagonal`. CatBoost takes the whole matrix of several scores, of which there is no bound: "exact"
             is used for it.
@@ -44,7 +46,11 @@ def objective(loss: str | Callable[..., Any], *, library: Library, curvature: Ki
         ([-1.0, -6.0], [1.0, 3.0])
     """
     scored = ScoredLoss(loss, curvature, options)
-    if _LIBRARIES.check("library", library) == "catboost":
+    if _LIBRARIES.check("library", library) == "scikit-learn":
+        from mithril_losses.boosting.scikit_learn import ScikitLearnLoss
+
+        return ScikitLearnLoss(scored)
+    if library == "catboost":
         return CatBoostClasses(ScoredLoss(loss, "exact", options)) if scored.has_classes else CatBoostObjective(scored)
 
     def of_scores(scores: Any, data: Any) -> tuple[Numbers, Numbers]:
@@ -74,7 +80,7 @@ def metric(loss: str | Callable[..., Any], *, library: Library, name: str | None
     """
     scored = ScoredLoss(loss, "bound", options)
     called = name or scored.name
-    if _LIBRARIES.check("library", library) == "catboost":
+    if _WITH_METRICS.check("library", library) == "catboost":
         return CatBoostMetric(scored)
 
     def mean(scores: Any, data: Any) -> float:

@@ -64,14 +64,19 @@ class ScoredLoss:
         gradient, _ = self.derivatives(rows[:1], labels[:1], np.full(1, weight))
         return gradient[0], hessian
 
-    def total(self, scores: Numbers, labels: Any, weights: Any) -> tuple[float, float]:
-        """Return the sum of weighted losses, and the sum of the weights that a mean divides by."""
+    def losses(self, scores: Numbers, labels: Any, weights: Any) -> Numbers:
+        """Return the weighted loss of each score, or of each row of class scores."""
         targets, given = self._given(scores, labels, weights)
         own = {name: x for name, x in self.options.items() if name != "upstream"}
-        factor = float(self.options.get("upstream", 1.0))
-        losses = self.pair.value(scores, targets, reduction="none", **own)
-        shares = np.broadcast_to(given.get("weights", np.ones(())), losses.shape).astype(np.float64)
-        return factor * float(np.sum(losses * shares, dtype=np.float64)), float(np.sum(shares))
+        found: Numbers = self.pair.value(scores, targets, reduction="none", **given, **own)
+        return float(self.options.get("upstream", 1.0)) * found
+
+    def total(self, scores: Numbers, labels: Any, weights: Any) -> tuple[float, float]:
+        """Return the sum of weighted losses, and the sum of the weights that a mean divides by."""
+        losses = self.losses(scores, labels, weights)
+        _, given = self._given(scores, labels, weights)
+        shares = np.broadcast_to(given.get("weights", np.ones(())), losses.shape)
+        return float(np.sum(losses, dtype=np.float64)), float(np.sum(shares, dtype=np.float64))
 
     def _is_of_single_scores(self) -> bool:
         terms = self.pair.terms

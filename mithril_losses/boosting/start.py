@@ -49,11 +49,11 @@ def initial_score(
         return _best_row(scored, labels, weights, outputs or int(labels.max()) + 1)
     if labels.ndim == 2 or outputs is not None:
         count = labels.shape[1] if labels.ndim == 2 else int(outputs or 1)
-        return np.array([_best(scored, labels, weights, count, i) for i in range(count)])
-    return _best(scored, labels, weights)
+        return np.array([best_score(scored, labels, weights, count, i) for i in range(count)])
+    return best_score(scored, labels, weights)
 
 
-def _best(scored: ScoredLoss, labels: Numbers, weights: Any, outputs: int = 0, output: int = 0) -> float:
+def best_score(scored: ScoredLoss, labels: Numbers, weights: Any, outputs: int = 0, output: int = 0) -> float:
     """Return the best constant for one output; the others do not matter to it."""
     shape = (len(labels), outputs) if outputs else labels.shape
 

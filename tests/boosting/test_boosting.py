@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_linnerud, load_wine
+from sklearn.ensemble import HistGradientBoostingRegressor
 
 from mithril_losses import catalogue, has_curvature, pinball_loss
 from mithril_losses.boosting import initial_score, inverse_link, metric, objective
@@ -262,6 +263,39 @@ def test_catboost_with_classes(rounds: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=PREDICTIONS, atol=PREDICTIONS)
 
 
+# --- scikit-learn -----------------------------------------------------------------------------------------------------
+
+OF_SCIKIT_LEARN = [
+    ("squared_error", "mse_loss", {"upstream": 0.5}),
+    ("absolute_error", "mae_loss", {}),
+    ("poisson", "poisson_negative_log_likelihood", {}),
+    ("gamma", "gamma_negative_log_likelihood", {}),
+]
+GROWN = {"max_iter": ROUNDS, "learning_rate": 0.3, "max_leaf_nodes": 15, "early_stopping": False, "random_state": 0}
+
+
+@pytest.mark.parametrize(("name", "loss", "options"), OF_SCIKIT_LEARN, ids=lambda x: str(x)[:20])
+def test_scikit_learn(name: str, loss: str, options: Any) -> None:
+    own = objective(loss, library="scikit-learn", **options)
+    # of a weighted median there are several definitions
+    for weights in (None, WEIGHTS) if name != "absolute_error" else (None,):
+        expected = HistGradientBoostingRegressor(loss=name, **GROWN).fit(X, Y, weights).predict(X)
+        found = HistGradientBoostingRegressor(loss=own, **GROWN).fit(X, Y, weights).predict(X)
+        np.testing.assert_allclose(found, expected, rtol=PREDICTIONS)
+
+
+def test_scikit_learn_gives_leaves_the_quantile_of_their_residuals() -> None:
+    own = objective(pinball_loss, library="scikit-learn", quantile=0.8)
+    found = HistGradientBoostingRegressor(loss=own, **(GROWN | {"max_iter": 10})).fit(X, Y).predict(X)
+    assert (found >= Y).mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_scikit_learn_early_stopping_sees_the_loss() -> None:
+    own = objective("huber_loss", library="scikit-learn", delta=0.5)
+    model = HistGradientBoostingRegressor(loss=own, max_iter=20, early_stopping=True, random_state=0).fit(X, Y)
+    assert model.train_score_[-1] > model.train_score_[0]
+
+
 # --- without any library ----------------------------------------------------------------------------------------------
 
 
@@ -339,6 +373,8 @@ REFUSED = [
     ("two outputs", lambda: objective("gaussian_negative_log_likelihood", library="xgboost"), "mean, logvar, targets"),
     ("losses of rows", lambda: objective("kl_divergence", library="xgboost"), "of single scores, or of a row of class"),
     ("an unknown library", lambda: objective("mse_loss", library="sklearn"), "library must be one of 'xgboost'"),
+    ("no metric", lambda: metric("mse_loss", library="scikit-learn"), "library must be one of 'xgboost'"),
+    ("classes", lambda: objective(CLASS_LOSS, library="scikit-learn"), "one score per sample, but .* takes a row"),
     ("a reduction", lambda: objective("mse_loss", library="xgboost", reduction="mean"), "reduction is no option"),
     (
         "one score for classes",
