@@ -32,9 +32,21 @@ def test_robust_fit_by_levenberg_and_marquardt(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")  # by forward mode itself
+def test_gauss_newton_matrix_and_its_factors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("curvlinops")
+    exact, factors = load("gauss_newton", monkeypatch).main(tmp_path / "picture.png")
+    assert np.abs(factors).max() > 0.01
+    np.testing.assert_allclose(
+        factors[-2:, -2:], exact[-2:, -2:], rtol=1e-4, atol=1e-6
+    )  # of the last bias they are equal
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_picture_is_on_a_page_and_has_its_script() -> None:
-    pages = {name: (PICTURES.parent / f"{name}.md").read_text("utf-8") for name in ("boosting", "optimize")}
+    pages = {"boosting": "boosting", "gauss_newton": "curvlinops", "optimize": "optimize"}
     assert {path.stem for path in PICTURES.glob("*.py")} == {path.stem for path in PICTURES.glob("*.png")} == set(pages)
     for name, page in pages.items():
-        assert f"](pictures/{name}.png)" in page
-        assert f"](pictures/{name}.py)" in page
+        text = (PICTURES.parent / f"{page}.md").read_text("utf-8")
+        assert f"](pictures/{name}.png)" in text
+        assert f"](pictures/{name}.py)" in text
