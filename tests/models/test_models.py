@@ -475,7 +475,9 @@ def test_the_package_of_models_imports_neither_jax_nor_torch_nor_autograd():
     assert found.stdout.strip() == "[]"
 
 
-@parameterized.expand([("JaxModel", "jax", "jax"), ("TorchModel", "torch", "torch"), ("NumpyModel", "autograd", "numpy")])
+@parameterized.expand(
+    [("JaxModel", "jax", "jax"), ("TorchModel", "torch", "torch"), ("NumpyModel", "autograd", "numpy")]
+)
 def test_a_missing_library_names_the_extra_to_install(adapter, library, extra):
     code = f"import sys; sys.modules[{library!r}] = None\nfrom mithril_losses.models import {adapter}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
