@@ -13,7 +13,7 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
-from mithril_losses.domains import ClipWidth, Interval, Labels, SmallestNormal, array_names
+from mithril_losses.domains import ClipWidth, Interval, Labels, Scale, SmallestNormal, array_names
 from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses.numerics.stable import bounded, never_negative
 from mithril_losses.numerics.validation import (
@@ -258,13 +258,14 @@ class Elementwise(Template):
         if isinstance(domain, ClipWidth):
             option = domain.for_dtype(option, xp, predictions.dtype)
         if isinstance(option, (float, bool)):  # older versions of torch.compile do not know `float | bool`
-            return option
+            return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option
         require_library(xp, name, option)
         shape, full = tuple(option.shape), tuple(predictions.shape)
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
             first = self.array_names[0]
             raise ValueError(f"{name} of shape {shape} does not broadcast to {first} of shape {full}")
-        return as_dtype(xp, option, dtype, name)
+        option = as_dtype(xp, option, dtype, name)
+        return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option
 
 
 _PLAIN = {float, type(None)}
