@@ -281,8 +281,10 @@ def test_negative_weights_are_beside_the_promise() -> None:
 
 def is_applicable(pair: Pair, name: str) -> bool:
     """Whether a property says something of a loss: some compare two arguments of one domain, others move numbers."""
-    if name in ("psd", "constant_curvature", "zero_curvature"):  # a convex loss has no negative curvature
-        return pair.terms.curved and not (name == "psd" and "convex" in pair.properties)
+    if name in ("psd", "constant_curvature", "zero_curvature"):
+        convex = pair.properties.get("convex")  # which says more, unless under a condition
+        is_implied = name == "psd" and convex is not None and not (convex.options or convex.where)
+        return pair.terms.curved and not is_implied
     arrays = [pair.domain[array] for array in pair.array_arguments]
     if name in ("symmetric", "zero_at_equality"):
         return len(arrays) > 1 and arrays[0] == arrays[1]
