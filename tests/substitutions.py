@@ -1379,14 +1379,14 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/rows.py",
         "the Hessian of softmax is that of independent classes",
-        {"named(mass * (p * (v - along(p, v))))": "named(mass * (p * v))"},
+        {"centred = p * (v - along(p, v))": "centred = p * v"},
         tests="curvature",
         select="cross_entropy_with_logits",
     ),
     Substitution(
         "templates/rows.py",
         "the Hessian of softmax ignores the mass of the targets",
-        {"named(mass * (p * (v - along(p, v))))": "named(p * (v - along(p, v)))"},
+        {"named(centred if mass is ONE else mass * centred)": "named(centred)"},
         tests="curvature",
         select="cross_entropy_with_logits",
     ),

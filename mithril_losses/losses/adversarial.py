@@ -146,7 +146,7 @@ def vanilla_generator_loss(fake_scores: Array, *, epsilon: float = 1e-7, **reduc
 @gradient_of(
     vanilla_generator_loss,
     terms=_vanilla_generator,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vanilla_generator_loss_gradient(
     fake_scores: ArrayT, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
@@ -209,7 +209,7 @@ def vanilla_discriminator_loss(
 @gradient_of(
     vanilla_discriminator_loss,
     terms=_vanilla_discriminator,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vanilla_discriminator_loss_gradient(
     real_scores: ArrayT,

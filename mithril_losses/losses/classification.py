@@ -295,7 +295,7 @@ def cross_entropy_loss(
 @gradient_of(
     cross_entropy_loss,
     terms=_cross_entropy,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def cross_entropy_loss_gradient(
     predictions: ArrayT,
@@ -462,7 +462,7 @@ def binary_cross_entropy(
 @gradient_of(
     binary_cross_entropy,
     terms=_binary_cross_entropy,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def binary_cross_entropy_gradient(
     predictions: ArrayT, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
@@ -918,7 +918,7 @@ def focal_loss(
     return _focal.value(predictions, targets, gamma, alpha, epsilon, **reduction)
 
 
-@gradient_of(focal_loss, terms=_focal, properties=(given("convex", "no probability is clipped"), "non_negative"))
+@gradient_of(focal_loss, terms=_focal, properties=(given("convex", "no probability is clipped"), "non_negative", "psd"))
 def focal_loss_gradient(
     predictions: ArrayT,
     targets: Array,

@@ -199,7 +199,7 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     returns=_RETURNS,
     domain=_DOMAIN,
     terms=Composed(_compose(_vae), separable=False, curved=True),
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vae_loss_gradient(
     recon_x: ArrayT,
@@ -272,7 +272,7 @@ def beta_vae_loss(
     returns=_RETURNS,
     domain={**_DOMAIN, "beta": NON_NEGATIVE},
     terms=Composed(_compose(_beta_vae), separable=False, curved=True),
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def beta_vae_loss_gradient(
     recon_x: ArrayT,
@@ -351,7 +351,7 @@ def vae_loss_free_bits(
         (mu, logvar), {"free_bits": free_bits}
     ),
     terms=Composed(_compose(_free_bits_vae), separable=False, curved=True),
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vae_loss_free_bits_gradient(
     recon_x: ArrayT,

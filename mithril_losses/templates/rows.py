@@ -17,7 +17,7 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
+from mithril_losses.numerics.stable import dot, largest_number, with_axis, without_axis
 from mithril_losses.numerics.validation import require_same_shape
 from mithril_losses.templates.classes import ONE, Classes, Shares, classes_of, times
 from mithril_losses.templates.loop import Loop
@@ -165,14 +165,16 @@ def _curvature(xp: Any, classes: Classes, exponentials: Array, finished: Finishe
     root_mass = math.sqrt(mass) if type(mass) is float else xp.sqrt(mass)
 
     def along(weights: Array, x: Array) -> Array:
-        return with_axis(xp, xp.sum(weights * x, axis=axis), axis)
+        is_last = axis == len(p.shape) - 1
+        return with_axis(xp, dot(xp, weights, x) if is_last else xp.sum(weights * x, axis=axis), axis)
 
     def named(x: Array) -> Named:
         return {name: classes.legal(xp, x)}
 
     def product(vectors: Named) -> Named:
         v = vectors[name]
-        return named(mass * (p * (v - along(p, v))))
+        centred = p * (v - along(p, v))
+        return named(centred if mass is ONE else mass * centred)
 
     def factor(vectors: Named) -> Named:
         root, w = xp.sqrt(p), vectors[name]

@@ -210,18 +210,19 @@ def _vector(name: str, vector: Any, like: Any, dtype: Any) -> Any:
         ValueError: it has another shape or structure than its argument.
         TypeError: an array is of another library.
     """
+    if hasattr(vector, "shape") and hasattr(like, "shape"):
+        xp: Any = namespace_of(like)
+        require_library(xp, name, vector)
+        if vector.shape != like.shape:
+            raise ValueError(
+                f"{name} must have the shape {tuple(like.shape)} of its argument, got {tuple(vector.shape)}"
+            )
+        return as_dtype(xp, vector, dtype, name)
     wanted = dict(leaves(like, name))
     given = dict(leaves(vector, name))
     if wanted.keys() != given.keys():
         raise ValueError(f"{name} must have the structure of its argument, {', '.join(wanted)}, got {', '.join(given)}")
-    for path, x in given.items():
-        xp: Any = namespace_of(wanted[path])
-        require_library(xp, path, x)
-        if tuple(x.shape) != tuple(wanted[path].shape):
-            raise ValueError(
-                f"{path} must have the shape {tuple(wanted[path].shape)} of its argument, got {tuple(x.shape)}"
-            )
-    return map_leaves(lambda path, x: as_dtype(namespace_of(x), x, dtype, path), vector, name)
+    return map_leaves(lambda path, x: _vector(path, x, wanted[path], dtype), vector, name)
 
 
 @second_order.register

@@ -58,6 +58,7 @@ class SecondOrder:
         self.vectors = 0 if order in ("diagonal", "all") else slopes
         if order in ("factor", "transposed") and slopes > 2:
             raise TypeError(f"{terms.__name__} has {slopes} slopes: a factor is known for one or two")
+        self._is_one_product = slopes == 1 and order == "product" and not is_bound and not is_steep
         kind = f"{getattr(curvature, '__name__', curvature)}{' bound' * is_bound}"
         self.__module__, self.__qualname__ = terms.__module__, f"{terms.__qualname__} {kind} {order}"
         self.__name__ = self.__qualname__
@@ -69,8 +70,12 @@ class SecondOrder:
         first, last = self._arrays, self._arrays + self.vectors
         own, vectors = (*operands[:first], *operands[last:]), operands[first:last]
         found = self.curvature(xp, *own) if callable(self.curvature) else self.curvature
-        shape = operands[0].shape
-        h = [x if getattr(x, "shape", None) == shape else x + xp.zeros_like(operands[0]) for x in as_tuple(found)]
+        if self._is_one_product:  # the usual case, at half the cost of a small call
+            return 0.0, found * vectors[0]
+        h = list(as_tuple(found))
+        if self.order != "product" or self.is_bound or self.is_steep:  # a product takes numbers as they are
+            shape = operands[0].shape
+            h = [x if getattr(x, "shape", None) == shape else x + xp.zeros_like(operands[0]) for x in h]
         found = combined(xp, self.order, self._settled(xp, h, largest), vectors)
         if self.order != "all":
             return 0.0, _single(found)

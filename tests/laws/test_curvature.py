@@ -30,7 +30,7 @@ def case_of(pair: Pair, seed: int, shape: tuple[int, ...] = (4, 3)) -> Case:
     return with_every_option(pair, seed, shape)
 
 
-def keywords(case: Case, library: str) -> dict[str, Any]:
+def keywords(case: Case, library: str, dtype: str = "float64") -> dict[str, Any]:
     """Return the options, also those that are dicts of arrays, in a library."""
 
     def is_of_arrays(x: Any) -> bool:
@@ -38,7 +38,7 @@ def keywords(case: Case, library: str) -> dict[str, Any]:
             isinstance(x, dict) and isinstance(next(iter(x.values())), np.ndarray)
         )
 
-    return {name: convert(x, library) if is_of_arrays(x) else x for name, x in case.options.items()}
+    return {name: convert(x, library, dtype) if is_of_arrays(x) else x for name, x in case.options.items()}
 
 
 def along(pair: Pair, arrays: dict[str, Any], make: Any) -> Any:
@@ -158,6 +158,20 @@ class Libraries(unittest.TestCase):
         for path, x in flat(found):
             self.assertIsInstance(x, torch.Tensor, path)
         self._compare(found, times(*case.arguments("numpy"), **case.keywords("numpy"), vector=vector))
+
+    @parameterized.expand([(pair.name,) for pair in CURVED], name_func=label)
+    def test_types(self, name: str) -> None:
+        """A product has the type of its argument, and the standard's functions are all that it takes."""
+        pair, case = catalogue()[name], case_of(catalogue()[name], 1)
+        vector, times = vector_of(pair, case.arrays), ml.hessian_vector_product(pair)
+        expected = joined(times(*case.arguments("numpy"), **case.keywords("numpy"), vector=vector))
+        for library, dtype in (("array_api_strict", "float64"), ("numpy", "float16"), ("torch", "bfloat16")):
+            options = keywords(case, library, dtype)
+            found = times(*case.arguments(library, dtype), **options, vector=convert(vector, library, dtype))
+            for path, x in flat(found):
+                self.assertIn(dtype, str(x.dtype), path)
+            error = np.abs(joined(found) - expected).max() / max(np.abs(expected).max(), 1e-3)
+            self.assertLess(error, {"float64": 1e-9, "float16": 0.1, "bfloat16": 0.4}[dtype], (library, dtype))
 
     @parameterized.expand([(name,) for name in (*COMPILED, *STRUCTURED)], name_func=label)
     def test_jax(self, name: str) -> None:
