@@ -17,7 +17,7 @@ from mithril_losses.templates.second_order import Kind
 _REDUCTION = Choice(("mean", "sum"))
 
 
-class TorchLoss(torch.nn.Module):
+class TorchLoss(torch.nn.Module):  # type: ignore[misc]
     """A loss as a module of PyTorch, for `GGNLinearOperator`, `HessianLinearOperator` and `KFACOperator`.
 
     Args:
