@@ -332,8 +332,8 @@ def _general_robust(xp: Any, predictions: Array, targets: Array, alpha: float, s
     larger = xp.maximum(x, 1.0)
     log = 2.0 * xp.log(larger) + xp.log1p((xp.minimum(x, 1.0) / larger) ** 2)  # log(1 + x²), where x² could overflow
     exponent = 0.5 * alpha * log
-    curved = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))
-    value = xp.where(distance > 0.0, curved, 0.5 * ratio * ratio)
+    # for α = 2 the divisor 1 gives the limit, too
+    value = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))
     half = xp.exp(-0.25 * distance * log)  # the root of (1 + x²)^(−b/2), which could vanish where the slope does not
     return value, half * product(xp, half, ratio) / scale
 
