@@ -495,7 +495,7 @@ class Information(unittest.TestCase):
 
 
 class Bounds(unittest.TestCase):
-    """The declared bounds: the least curvature of a quadratic that touches the loss and is never below it; 1 / scale."""
+    """The declared bounds: the curvature of a quadratic that touches the loss and is never below it; 1 / scale."""
 
     @parameterized.expand([("cauchy_loss",), ("tukey_biweight_loss",), ("general_robust_loss",)], name_func=label)
     def test_of_a_robust_loss(self, name: str) -> None:
