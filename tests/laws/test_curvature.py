@@ -503,6 +503,14 @@ class Bounds(unittest.TestCase):
         bound = ml.hessian_diagonal(pair, curvature="bound")(X, targets, reduction="sum")
         np.testing.assert_allclose(bound, pair.gradient(X, targets, reduction="sum") / (X - targets), rtol=1e-12)
 
+    def test_of_a_negative_curvature(self) -> None:
+        exact, bound = (
+            ml.hessian_diagonal(ml.charbonnier_loss, curvature=kind)(X, np.zeros(3), alpha=0.5)
+            for kind in ("exact", "bound")
+        )
+        self.assertTrue((exact < 0.0).all())
+        self.assertEqual(bound.tolist(), [0.0] * 3)
+
     def test_of_scales(self) -> None:
         ones = np.ones(3)
         scaled = ml.hessian_diagonal(ml.smooth_l1_loss, curvature="bound")(X, ones, beta=4.0, reduction="sum")
