@@ -168,10 +168,10 @@ def wrong_curvatures(pair: Pair) -> Iterator[Mutant]:
         for function in filter(callable, terms.curvatures.values()):
             file = function.__module__.replace(".", "/") + ".py"
             yield Mutant(
-                f"{pair.name}: {function.__name__} × {FACTOR} + {FACTOR - 1.0:.2f}",
+                f"{pair.name}: {function.__name__} × {FACTOR} + {FACTOR - 1.0:.6f}",
                 file,
                 partial(with_other_results, name=function.__name__),
-                [["tests/laws/test_curvature.py", "-k", f"{pair.name} or Information"], EVERYTHING],
+                [["tests/laws/test_curvature.py", "-k", f"{pair.name} or Information or Bounds"], EVERYTHING],
             )
 
 
@@ -183,7 +183,7 @@ def with_other_results(source: str, name: str) -> str:
         assert node.value is not None
         assert node.end_lineno is not None
         results = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-        wrong = ", ".join(f"{FACTOR} * ({ast.unparse(x)}) + {FACTOR - 1.0:.2f}" for x in results)
+        wrong = ", ".join(f"{FACTOR} * ({ast.unparse(x)}) + {FACTOR - 1.0:.6f}" for x in results)
         lines[node.lineno - 1 : node.end_lineno] = [f"{' ' * node.col_offset}return {wrong}\n"]
     return "".join(lines)
 

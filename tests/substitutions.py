@@ -1398,13 +1398,13 @@ SUBSTITUTIONS = [
         "a bound may be negative",
         {"[xp.maximum(rows[i], 0.0) if i == j": "[rows[i] if i == j"},
         tests="curvature",
-        select="focal or charbonnier",
+        select="Bounds",
     ),
     Substitution(
         "terms/second_order.py",
         "a factor of two slopes is not lower triangular",
         {"[root * vectors[0] + below * vectors[1], last": "[root * vectors[0], last"},
-        tests="curvature",
+        tests="second_order",
     ),
     Substitution(
         "terms/second_order.py",

@@ -80,6 +80,7 @@ def _with_second_order(call: Call) -> Any:
     """Return the function of the arrays that returns the loss and its gradients, whose derivative is H v by hand."""
 
     def evaluate(*arrays: Any) -> tuple[Any, list[Any]]:
+        arrays = tuple(x if isinstance(x, jax.Array) else jnp.asarray(x) for x in arrays)  # JAX hands numbers on
         arguments, reduction = call.put(arrays)
         found, gradient = fastest(call.template)(*arguments, **reduction)
         gradients = call.by_array(gradient, {})

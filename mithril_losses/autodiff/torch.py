@@ -204,6 +204,8 @@ class _Gradient(torch.autograd.Function):  # type: ignore[misc]  # likewise
     def backward(ctx: Any, *flowing: Any) -> tuple[Any, ...]:
         """Return the derivative by the gradient that flowed into the loss, and by each tensor."""
         call, needed, (upstream, *tensors) = ctx.call, ctx.needed, ctx.saved_tensors
+        if all(v is None for v in flowing):
+            return (None,) * (3 + len(tensors))
         given = iter(flowing)
         vectors = [next(given) if needs else None for needs in needed]
         vectors = [torch.zeros_like(x) if v is None else v for v, x in zip(vectors, tensors, strict=True)]

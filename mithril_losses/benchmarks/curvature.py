@@ -57,7 +57,7 @@ def cases() -> list[Case]:
 def measure(setting: Setting, seconds: float) -> Iterator[tuple[Case, Times]]:
     """Yield each case with the times of all candidates, or the reasons why there are none."""
     for case in cases():
-        found = {c.name: f"{c.missing} is not installed" for c in CANDIDATES if c.missing}
+        found: Times = {c.name: f"{c.missing} is not installed" for c in CANDIDATES if c.missing}
         yield case, found | time_candidates(case, [c for c in CANDIDATES if not c.missing], setting, seconds)
 
 
@@ -121,11 +121,11 @@ def _jax(case: Case, arrays: Arrays, setting: Setting, *, loss: Callable[[Case],
     mean, vector = loss(case), jax.numpy.asarray(_vector(arrays))
     given = [jax.numpy.asarray(x) for x in arrays]
 
-    @jax.jit
     def product(first: Any, vector: Any, *others: Any) -> Any:
         return jax.jvp(lambda x: jax.grad(mean)(x, *others), (first,), (vector,))[1]
 
-    return lambda: (0.0, jax.block_until_ready(product(given[0], vector, *given[1:])))
+    compiled = jax.jit(product)
+    return lambda: (0.0, jax.block_until_ready(compiled(given[0], vector, *given[1:])))
 
 
 def _own(case: Case) -> Callable[..., Any]:

@@ -467,6 +467,21 @@ class Information(unittest.TestCase):
         targets, shares = X + nodes[:, None] * np.exp(X - 0.5), np.ones(3) * weights[:, None]
         self._check(catalogue()["laplace_negative_log_likelihood"], arrays, {}, targets, shares)
 
+    @parameterized.expand(
+        [
+            ("gamma_negative_log_likelihood", np.exp),
+            ("inverse_gaussian_negative_log_likelihood", np.exp),
+            ("tweedie_negative_log_likelihood", np.exp),
+            ("msle_loss", lambda x: x),
+        ],
+        name_func=label,
+    )
+    def test_at_the_mean_of(self, name: str, mean: Any) -> None:
+        """A Hessian that is linear in the targets, or in a residual, is its own mean where the targets are theirs."""
+        pair = catalogue()[name]
+        fisher = ml.hessian_diagonal(pair, curvature="fisher")(X, 0.5 * X, reduction="sum")
+        np.testing.assert_allclose(fisher, ml.hessian_diagonal(pair)(X, mean(X), reduction="sum"), rtol=1e-12)
+
     def _check(self, pair: Pair, arrays: Any, options: Any, targets: np.ndarray, probabilities: np.ndarray) -> None:
         fisher = ml.hessian_diagonal(pair, curvature="fisher")(*arrays.values(), targets[0], **options, reduction="sum")
         repeated = [np.broadcast_to(x, targets.shape).copy() for x in arrays.values()]
@@ -477,6 +492,34 @@ class Information(unittest.TestCase):
             strict=True,
         ):
             np.testing.assert_allclose(found, (probabilities * slope**2).sum(axis=0), rtol=1e-10)
+
+
+class Bounds(unittest.TestCase):
+    """The declared bounds: the curvature of a quadratic that touches the loss and is never below it; 1 / scale."""
+
+    @parameterized.expand([("cauchy_loss",), ("tukey_biweight_loss",), ("general_robust_loss",)], name_func=label)
+    def test_of_a_robust_loss(self, name: str) -> None:
+        pair, targets = catalogue()[name], np.array([0.0, 0.1, 2.0])
+        bound = ml.hessian_diagonal(pair, curvature="bound")(X, targets, reduction="sum")
+        np.testing.assert_allclose(bound, pair.gradient(X, targets, reduction="sum") / (X - targets), rtol=1e-12)
+
+    def test_of_a_negative_curvature(self) -> None:
+        exact, bound = (
+            ml.hessian_diagonal(ml.charbonnier_loss, curvature=kind)(X, np.zeros(3), alpha=0.5)
+            for kind in ("exact", "bound")
+        )
+        self.assertTrue((exact < 0.0).all())
+        self.assertEqual(bound.tolist(), [0.0] * 3)
+
+    def test_of_scales(self) -> None:
+        ones = np.ones(3)
+        scaled = ml.hessian_diagonal(ml.smooth_l1_loss, curvature="bound")(X, ones, beta=4.0, reduction="sum")
+        self.assertEqual(scaled.tolist(), [0.25] * 3)
+        shares = ml.hessian_diagonal(ml.mape_loss, curvature="bound")(X, 4.0 * ones, reduction="sum")
+        self.assertEqual(shares.tolist(), [0.25] * 3)
+        for loss in (ml.mae_loss, ml.huber_loss, ml.pinball_loss, ml.hinge_loss):
+            one = ml.hessian_diagonal(loss, curvature="bound")(X, ones, reduction="sum")
+            self.assertEqual(one.tolist(), [1.0] * 3, loss.__name__)
 
 
 class Extremes(unittest.TestCase):
