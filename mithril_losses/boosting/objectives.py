@@ -54,7 +54,7 @@ def objective(loss: str | Callable[..., Any], *, library: Library, curvature: Ki
         return CatBoostClasses(ScoredLoss(loss, "exact", options)) if scored.has_classes else CatBoostObjective(scored)
 
     def of_scores(scores: Any, data: Any) -> tuple[Numbers, Numbers]:
-        return scored.derivatives(np.asarray(scores), data.get_label(), data.get_weight())
+        return scored.derivatives(np.asarray(scores), *_labels_and_weights(data))
 
     return of_scores
 
@@ -84,9 +84,18 @@ def metric(loss: str | Callable[..., Any], *, library: Library, name: str | None
         return CatBoostMetric(scored)
 
     def mean(scores: Any, data: Any) -> float:
-        total, mass = scored.total(np.asarray(scores), data.get_label(), data.get_weight())
+        total, mass = scored.total(np.asarray(scores), *_labels_and_weights(data))
         return total / mass if mass else 0.0
 
     if library == "xgboost":
         return lambda scores, data: (called, mean(scores, data))
     return lambda scores, data: (called, mean(scores, data), False)  # lower is better
+
+
+def _labels_and_weights(data: Any) -> tuple[Any, Any]:
+    if not hasattr(data, "get_label"):
+        raise TypeError(
+            f"train() of XGBoost and LightGBM passes scores and a data set, got {type(data).__name__}: estimators with the "
+            "interface of scikit-learn pass labels and scores, and take no objective of this form"
+        )
+    return data.get_label(), data.get_weight()

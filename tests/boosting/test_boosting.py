@@ -416,6 +416,13 @@ def test_refused_in_one_line(name: str, call: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_estimator_that_passes_labels_and_scores_is_told() -> None:
+    lightgbm = pytest.importorskip("lightgbm")
+    model = lightgbm.LGBMRegressor(objective=objective("mse_loss", library="lightgbm"), n_estimators=1, verbose=-1)
+    with pytest.raises(TypeError, match="passes scores and a data set, got ndarray"):
+        model.fit(X, Y)
+
+
 def test_whole_hessian_of_a_row() -> None:
     scores, p = np.array([0.2, -1.0, 0.7]), softmax([0.2, -1.0, 0.7])
     gradient, hessian = ScoredLoss(CLASS_LOSS, "exact", {}).of_a_row(scores, 2, 1.5)
