@@ -95,7 +95,7 @@ def metric(loss: str | Callable[..., Any], *, library: Library, name: str | None
 def _labels_and_weights(data: Any) -> tuple[Any, Any]:
     if not hasattr(data, "get_label"):
         raise TypeError(
-            f"train() of XGBoost and LightGBM passes scores and a data set, got {type(data).__name__}: estimators with the "
-            "interface of scikit-learn pass labels and scores, and take no objective of this form"
+            f"train() of XGBoost and LightGBM passes scores and a data set, got {type(data).__name__}: estimators with "
+            "the interface of scikit-learn pass labels and scores, and take no objective of this form"
         )
     return data.get_label(), data.get_weight()
