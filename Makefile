@@ -111,8 +111,10 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 
+# The mode "compat" puts this folder on the path by a file, which type checkers read in other folders, too; by default
+# an import hook finds the package, which they do not run.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install -c constraints.txt -e ".[$*]"
+	$(BIN)/pip install -c constraints.txt --config-settings editable_mode=compat -e ".[$*]"
 	touch "$@"
 
 # Which build of PyTorch a machine gets is left to that machine here, too: uv reads UV_TORCH_BACKEND (cpu, …).

@@ -17,7 +17,7 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, library_name, namespace_of
 from mithril_losses.backends.threads import asked, thread_count
-from mithril_losses.catalogue import find_loss
+from mithril_losses.catalogue import Pair, find_loss, require_call
 from mithril_losses.execution.host import OnHost
 from mithril_losses.execution.jax import OnJax, as_jax, jax_views
 from mithril_losses.execution.torch import as_tensors, compiled_by_torch, numpy_views
@@ -77,13 +77,11 @@ def value_and_gradient(
     thread_count(threads)
     if pair.terms.compose is not None:  # each of its losses takes its own fast path
         fast = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
-        composed: Callable[..., tuple[Any, Any]] = pair.terms.compose(fast)
-        return composed
+        return _as_both(pair, _told(pair, pair.terms.compose(fast)))
     plain = pair.plain if threads is None else _with_threads(pair.plain, threads)
     on_host = OnHost(pair, threads, compile, plain)
     on_jax = OnJax(pair, donate)
 
-    @functools.wraps(pair.value)
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         first: Any = arguments[0] if arguments else keywords.get(pair.wrt[0])
         if type(first) is np.ndarray:
@@ -100,9 +98,37 @@ def value_and_gradient(
             if views is not None:  # NumPy's calls are cheaper, and so is its memory
                 return as_tensors((plain if first.numel() < limits.current.large else on_host)(*views[0], **views[1]))
             if compile:
+                require_call(
+                    pair.gradient, pair.terms, arguments, keywords
+                )  # an error would come with the trace of the compiler
                 compiled: tuple[Any, Any] = compiled_by_torch(pair)(*arguments, **keywords)
                 return compiled
         return plain(*arguments, **keywords)
+
+    return _as_both(pair, both)
+
+
+def _as_both(pair: Pair, both: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Give a function the documentation and the signature of value and gradient."""
+    functools.update_wrapper(both, pair.value)
+    both.__qualname__ = f"value_and_gradient({pair.name})"
+    both.__signature__ = pair.signature_of_both  # type: ignore[attr-defined]
+    return both
+
+
+def _told(pair: Pair, composed: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Return a composed function that takes what the gradient takes; its messages name the loss, not its parts."""
+    known = pair.signature_of_both.parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        if not (takes_any or known.keys() >= keywords.keys()):
+            require_call(pair.gradient, pair.terms, arguments, keywords)  # a part may take what the loss does not
+        try:
+            return composed(*arguments, **keywords)
+        except TypeError:
+            require_call(pair.gradient, pair.terms, arguments, keywords)
+            raise
 
     return both
 

@@ -24,7 +24,7 @@ from mithril_losses.domains import (
     Interval,
 )
 from mithril_losses.numerics.flattening import Flattening
-from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.reduction import GradientReduction, NoOthers, Reduction
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.apart import Apart
@@ -724,7 +724,9 @@ def _relativistic_discriminator(real_scores: Array, fake_scores: Array, wanted: 
     return _relativistic(_relative, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
-def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
+def relativistic_average_discriminator_loss(
+    real_scores: Array, fake_scores: Array, **others: Unpack[NoOthers]
+) -> Array:
     """E softplus(−(x − ȳ)) + E softplus(y − x̄), x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     The discriminator estimates how much more real the real data are than the generated data on average. Every score is
@@ -753,7 +755,7 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_discriminator.value(real_scores, fake_scores)
+    return _relativistic_discriminator.value(real_scores, fake_scores, **others)
 
 
 @gradient_of(
@@ -762,7 +764,7 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_discriminator_loss_gradient(
-    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0
+    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0, **others: Unpack[NoOthers]
 ) -> dict[str, ArrayT]:
     """real_scores: −(σ(ȳ − x) + E σ(y − x̄)) / n, fake_scores: (σ(y − x̄) + E σ(ȳ − x)) / m.
 
@@ -775,7 +777,7 @@ def relativistic_average_discriminator_loss_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'real_scores': [-0.5], 'fake_scores': [0.25, 0.25]}
     """
-    return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream)
+    return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream, **others)
 
 
 @unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
@@ -783,7 +785,7 @@ def _relativistic_generator(fake_scores: Array, real_scores: Array, wanted: Want
     return _relativistic(_relative, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
-def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
+def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array, **others: Unpack[NoOthers]) -> Array:
     """E softplus(−(y − x̄)) + E softplus(x − ȳ), x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     This is the loss of the discriminator with the two batches exchanged: generated data should look more real.
@@ -811,7 +813,7 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_generator.value(fake_scores, real_scores)
+    return _relativistic_generator.value(fake_scores, real_scores, **others)
 
 
 @gradient_of(
@@ -825,6 +827,7 @@ def relativistic_average_generator_loss_gradient(
     *,
     wrt: Argument | tuple[Argument, ...] = "fake_scores",
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """−(σ(x̄ − y) + E σ(x − ȳ)) / m; wrt real_scores (σ(x − ȳ) + E σ(x̄ − y)) / n.
 
@@ -839,7 +842,7 @@ def relativistic_average_generator_loss_gradient(
         >>> relativistic_average_generator_loss_gradient(y, x).round(12).tolist()
         [-0.75, -0.75]
     """
-    return _relativistic_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream)
+    return _relativistic_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream, **others)
 
 
 @unreduced(separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
@@ -847,7 +850,9 @@ def _relativistic_least_squares_discriminator(real_scores: Array, fake_scores: A
     return _relativistic(_relative_squared, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
-def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
+def relativistic_average_least_squares_discriminator_loss(
+    real_scores: Array, fake_scores: Array, **others: Unpack[NoOthers]
+) -> Array:
     """E (x − ȳ − 1)² + E (y − x̄ + 1)², x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     Args:
@@ -872,7 +877,7 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_least_squares_discriminator.value(real_scores, fake_scores)
+    return _relativistic_least_squares_discriminator.value(real_scores, fake_scores, **others)
 
 
 @gradient_of(
@@ -881,7 +886,7 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
-    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0
+    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0, **others: Unpack[NoOthers]
 ) -> dict[str, ArrayT]:
     """real_scores: 2 (x − x̄ − 2 + 2 (x̄ − ȳ)) / n, fake_scores: 2 (y − ȳ + 2 − 2 (x̄ − ȳ)) / m.
 
@@ -894,7 +899,7 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'real_scores': [4.0], 'fake_scores': [-3.0, -1.0]}
     """
-    return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream)
+    return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream, **others)
 
 
 @unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
@@ -902,7 +907,9 @@ def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array
     return _relativistic(_relative_squared, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
-def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
+def relativistic_average_least_squares_generator_loss(
+    fake_scores: Array, real_scores: Array, **others: Unpack[NoOthers]
+) -> Array:
     """E (y − x̄ − 1)² + E (x − ȳ + 1)², x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     This is the loss of the discriminator with the two batches exchanged.
@@ -929,7 +936,7 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_least_squares_generator.value(fake_scores, real_scores)
+    return _relativistic_least_squares_generator.value(fake_scores, real_scores, **others)
 
 
 @gradient_of(
@@ -943,6 +950,7 @@ def relativistic_average_least_squares_generator_loss_gradient(
     *,
     wrt: Argument | tuple[Argument, ...] = "fake_scores",
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """2 (y − ȳ − 2 − 2 (x̄ − ȳ)) / m; wrt real_scores 2 (x − x̄ + 2 + 2 (x̄ − ȳ)) / n.
 
@@ -957,7 +965,9 @@ def relativistic_average_least_squares_generator_loss_gradient(
         >>> relativistic_average_least_squares_generator_loss_gradient(y, x).tolist()
         [-7.0, -5.0]
     """
-    return _relativistic_least_squares_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream)
+    return _relativistic_least_squares_generator.gradient(
+        fake_scores, real_scores, wrt=wrt, upstream=upstream, **others
+    )
 
 
 # --- the critic's gradient ------------------------------------------------------------------------------------------

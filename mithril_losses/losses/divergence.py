@@ -166,6 +166,8 @@ def kl_divergence_gradient(
         >>> kl_divergence_gradient(np.array([0.5, 0.5]), np.array([0.25, 0.5]), wrt="targets").tolist()
         [-2.0, -1.0]
     """
+    if reduction:
+        _kl.require_known(reduction)
     gradients = {
         "predictions": lambda: _kl.gradient(predictions, targets, **reduction),
         "targets": lambda: _reverse_kl.gradient(targets, predictions, **reduction),
@@ -231,6 +233,8 @@ def reverse_kl_divergence_gradient(
         >>> reverse_kl_divergence_gradient(np.array([0.25, 0.5]), np.array([0.5, 0.5])).tolist()
         [-2.0, -1.0]
     """
+    if reduction:
+        _reverse_kl.require_known(reduction)
     gradients = {
         "predictions": lambda: _reverse_kl.gradient(predictions, targets, **reduction),
         "targets": lambda: _kl.gradient(targets, predictions, **reduction),

@@ -355,6 +355,7 @@ def next_token_cross_entropy(
     Source:
         Y. Bengio et al., A Neural Probabilistic Language Model, 2003. https://www.jmlr.org/papers/v3/bengio03a.html
     """
+    _NEXT_TOKEN.require_known(reduction, gradient=False)
     shifted = _NextTokens.of(logits, tokens, ignore_index, reduction)
     return shifted.value(cross_entropy_with_logits(logits, shifted.targets, **shifted.options))
 
@@ -370,6 +371,9 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
     return both
 
 
+_NEXT_TOKEN = Composed(_compose_next_tokens)
+
+
 @gradient_of(
     next_token_cross_entropy,
     domain={
@@ -377,7 +381,7 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
         "tokens": ClassIndices(per_sample=(4,), classes=5),
         "ignore_index": Integer(),
     },
-    terms=Composed(_compose_next_tokens),
+    terms=_NEXT_TOKEN,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(
@@ -393,5 +397,6 @@ def next_token_cross_entropy_gradient(
         >>> next_token_cross_entropy_gradient(logits, np.array([0, 1, 0])).round(12).tolist()
         [[0.125, -0.125], [-0.25, 0.25], [0.0, 0.0]]
     """
+    _NEXT_TOKEN.require_known(reduction)
     shifted = _NextTokens.of(logits, tokens, ignore_index, reduction)
     return cross_entropy_with_logits_gradient(logits, shifted.targets, **shifted.options)

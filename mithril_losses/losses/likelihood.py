@@ -250,6 +250,9 @@ def poisson_negative_log_likelihood_gradient(
     return _poisson.gradient(predictions, targets, log_input, full, **reduction)
 
 
+_BERNOULLI = Composed(lambda fast: fast(binary_cross_entropy_with_logits))
+
+
 def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
     """Mean of softplus(z) − x z, x = targets, z = logits: binary cross-entropy with logits by another name.
 
@@ -278,13 +281,14 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
         D. R. Cox, The Regression Analysis of Binary Sequences, 1958.
         https://doi.org/10.1111/j.2517-6161.1958.tb00292.x
     """
+    _BERNOULLI.require_known(reduction, gradient=False)
     return binary_cross_entropy_with_logits(logits, targets, **reduction)
 
 
 @gradient_of(
     bernoulli_negative_log_likelihood,
     domain={"logits": REAL, "targets": PROBABILITY},
-    terms=Composed(lambda fast: fast(binary_cross_entropy_with_logits)),
+    terms=_BERNOULLI,
     properties=("convex", "non_negative"),
 )
 def bernoulli_negative_log_likelihood_gradient(
@@ -297,6 +301,7 @@ def bernoulli_negative_log_likelihood_gradient(
         >>> bernoulli_negative_log_likelihood_gradient(np.array([0.0, 0.0]), np.array([1.0, 0.0])).tolist()
         [-0.25, 0.25]
     """
+    _BERNOULLI.require_known(reduction)
     return binary_cross_entropy_with_logits_gradient(logits, targets, **reduction)
 
 

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import Pair, find_loss, given, gradient_of
@@ -19,6 +19,7 @@ from mithril_losses.execution import value_and_gradient
 from mithril_losses.losses.classification import binary_cross_entropy
 from mithril_losses.losses.divergence import gaussian_kl_divergence
 from mithril_losses.losses.regression import mse_loss
+from mithril_losses.numerics.reduction import NoOthers
 from mithril_losses.numerics.validation import as_dtype, quiet, require_one_number
 from mithril_losses.templates.composed import Composed
 
@@ -134,7 +135,12 @@ def _vae(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: str = "s
     return _Bound(recon_x, x, mu, logvar, reduction)
 
 
-def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: ReductionName = "sum") -> Parts:
+_VAE_LOSS = Composed(_compose(_vae), separable=False)
+
+
+def vae_loss(
+    recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: ReductionName = "sum", **others: Unpack[NoOthers]
+) -> Parts:
     """BCE(x̂, x) + KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
@@ -165,6 +171,7 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     Source:
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, 2014. https://arxiv.org/abs/1312.6114
     """
+    _VAE_LOSS.require_known(others, gradient=False)
     return _vae(recon_x, x, mu, logvar, reduction).value()
 
 
@@ -173,7 +180,7 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     wrt=_WRT,
     returns=_RETURNS,
     domain=_DOMAIN,
-    terms=Composed(_compose(_vae), separable=False),
+    terms=_VAE_LOSS,
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_gradient(
@@ -184,6 +191,7 @@ def vae_loss_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> dict[str, ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
@@ -199,6 +207,7 @@ def vae_loss_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'recon_x': [[-2.0]], 'mu': [[1.0]], 'logvar': [[0.0]]}
     """
+    _VAE_LOSS.require_known(others)
     return _vae(recon_x, x, mu, logvar, reduction).gradient(upstream)
 
 
@@ -206,8 +215,17 @@ def _beta_vae(recon_x: Array, x: Array, mu: Array, logvar: Array, beta: Any = 4.
     return _Bound(recon_x, x, mu, logvar, reduction, beta=beta)
 
 
+_BETA_VAE_LOSS = Composed(_compose(_beta_vae), separable=False)
+
+
 def beta_vae_loss(
-    recon_x: Array, x: Array, mu: Array, logvar: Array, beta: float = 4.0, reduction: ReductionName = "sum"
+    recon_x: Array,
+    x: Array,
+    mu: Array,
+    logvar: Array,
+    beta: float = 4.0,
+    reduction: ReductionName = "sum",
+    **others: Unpack[NoOthers],
 ) -> Parts:
     """BCE(x̂, x) + β KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
@@ -238,6 +256,7 @@ def beta_vae_loss(
         I. Higgins et al., beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework, 2017.
         https://openreview.net/forum?id=Sy2fzU9gl
     """
+    _BETA_VAE_LOSS.require_known(others, gradient=False)
     return _beta_vae(recon_x, x, mu, logvar, beta, reduction).value()
 
 
@@ -246,7 +265,7 @@ def beta_vae_loss(
     wrt=_WRT,
     returns=_RETURNS,
     domain={**_DOMAIN, "beta": NON_NEGATIVE},
-    terms=Composed(_compose(_beta_vae), separable=False),
+    terms=_BETA_VAE_LOSS,
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def beta_vae_loss_gradient(
@@ -258,6 +277,7 @@ def beta_vae_loss_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> dict[str, ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, β μ / M and ½ β (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
@@ -271,6 +291,7 @@ def beta_vae_loss_gradient(
         >>> beta_vae_loss_gradient(*np.array([[[0.5]], [[1.0]], [[1.0]], [[0.0]]]), beta=3.0)["mu"].tolist()
         [[3.0]]
     """
+    _BETA_VAE_LOSS.require_known(others)
     return _beta_vae(recon_x, x, mu, logvar, beta, reduction).gradient(upstream)
 
 
@@ -280,8 +301,17 @@ def _free_bits_vae(
     return _Bound(recon_x, x, mu, logvar, reduction, free_bits=free_bits)
 
 
+_VAE_LOSS_FREE_BITS = Composed(_compose(_free_bits_vae), separable=False)
+
+
 def vae_loss_free_bits(
-    recon_x: Array, x: Array, mu: Array, logvar: Array, free_bits: float = 0.1, reduction: ReductionName = "sum"
+    recon_x: Array,
+    x: Array,
+    mu: Array,
+    logvar: Array,
+    free_bits: float = 0.1,
+    reduction: ReductionName = "sum",
+    **others: Unpack[NoOthers],
 ) -> Parts:
     """BCE(x̂, x) + Σ max(λ, ½ (μ² + e^ℓ − 1 − ℓ)), x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, ℓ = logvar, λ = free_bits.
 
@@ -314,6 +344,7 @@ def vae_loss_free_bits(
         maximum of λ and the mean over the minibatch: with one for each sample the loss is at least as large.
         https://arxiv.org/abs/1606.04934
     """
+    _VAE_LOSS_FREE_BITS.require_known(others, gradient=False)
     return _free_bits_vae(recon_x, x, mu, logvar, free_bits, reduction).value()
 
 
@@ -325,7 +356,7 @@ def vae_loss_free_bits(
     kinks=lambda recon_x, x, mu, logvar, free_bits, reduction: find_loss(gaussian_kl_divergence).kinks_at(
         (mu, logvar), {"free_bits": free_bits}
     ),
-    terms=Composed(_compose(_free_bits_vae), separable=False),
+    terms=_VAE_LOSS_FREE_BITS,
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_free_bits_gradient(
@@ -337,6 +368,7 @@ def vae_loss_free_bits_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> dict[str, ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M, the last two 0 where the KL is below the free bits.
 
@@ -352,6 +384,7 @@ def vae_loss_free_bits_gradient(
         >>> vae_loss_free_bits_gradient(*arrays)["mu"].tolist()
         [[1.0, 0.0]]
     """
+    _VAE_LOSS_FREE_BITS.require_known(others)
     return _free_bits_vae(recon_x, x, mu, logvar, free_bits, reduction).gradient(upstream)
 
 

@@ -24,7 +24,6 @@ from mithril_losses.objectives.terms import (
     is_built_in,
     named,
     option_names,
-    passes_reduction_on,
     scheduled_weight,
     weighted,
 )
@@ -411,7 +410,7 @@ def _signature(parts: Sequence[_Part]) -> inspect.Signature:
         ordered.append(parameter.replace(kind=Parameter.KEYWORD_ONLY if by_name else Parameter.POSITIONAL_OR_KEYWORD))
     if "step" not in merged and any(callable(factor) for part in parts for factor in part.factors):
         ordered.append(Parameter("step", Parameter.KEYWORD_ONLY))
-    if any(passes_reduction_on(part.pair) for part in parts):
+    if any(part.pair.passes_reduction_on for part in parts):
         ordered.append(Parameter("keywords", Parameter.VAR_KEYWORD))
     return inspect.Signature(sorted(ordered, key=lambda p: (p.kind, p.default is not _EMPTY)))
 

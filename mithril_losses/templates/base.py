@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from mithril_losses.elsewhere import no_such_option
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.validation import did_you_mean
+from mithril_losses.numerics.signatures import keywords_of
 from mithril_losses.templates.loop import Call, Loop
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -39,6 +40,9 @@ class Template:
         has_loop: whether `loop` may return a loop.
         check: a function of the loss's arguments that raises for illegal values, which a trace cannot read.
         mass: a function of the loss's arguments that returns the mass of each row: what it contributes to the divisor.
+        options: the arguments that are no arrays.
+        passed_on: the keywords that the loss passes on to its reduction.
+        passed_on_by_gradient: those that its gradient passes on.
     """
 
     name = "the loss"
@@ -55,6 +59,9 @@ class Template:
     has_loop = False
     check: Callable[..., Any] | None = None
     mass: Callable[..., Any] | None = None
+    options: tuple[str, ...] = ()
+    passed_on: tuple[str, ...] = keywords_of(Reduction)
+    passed_on_by_gradient: tuple[str, ...] = keywords_of(GradientReduction)
     _loop: Callable[..., Loop | None] | None = None
 
     def __init__(
@@ -74,19 +81,21 @@ class Template:
 
     def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
         """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""
-        known = GradientReduction.__annotations__ if gradient else Reduction.__annotations__
+        known = self.passed_on_by_gradient if gradient else self.passed_on
         for name in keywords:
             if name not in known:
-                raise TypeError(self._refusal(name, known))
+                raise TypeError(self.refusal(name, known))
 
-    def _refusal(self, name: str, known: Iterable[str]) -> str:
+    def refusal(self, name: str, known: Iterable[str]) -> str:
+        """Return the message about an unknown keyword, for a loss with options of its own and those in `known`."""
         if name in self.domain:
             return f"{self.name}() got multiple values for argument {name!r}"
         if name == "upstream":
-            return f"{self.name}() takes no upstream: that is the gradient which flows into it, for its own gradient"
-        meant = [*self.domain, *known, *(("wrt",) if self.on_request else ())]
-        hint = f": the gradient is wrt {', '.join(self.wrt)}" if name == "wrt" else did_you_mean(name, meant)
-        return f"{self.name}() got an unexpected keyword argument {name!r}{hint}"
+            return f"{self.name} takes no upstream: that is the gradient which flows into it, for its own gradient"
+        if name == "wrt":
+            return f"{self.name} has no option 'wrt': the gradient is wrt {', '.join(self.wrt)}"
+        of_gradient = ("wrt",) if self.on_request and "upstream" in known else ()
+        return no_such_option(self.name, name, [*self.options, *of_gradient, *known])
 
     @property
     def elements(self) -> Mapping[str, Any]:

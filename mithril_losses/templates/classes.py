@@ -76,7 +76,12 @@ def read_class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Arr
         weights = xp.asarray(list(weights), dtype=like.dtype, **placement(like))
     array_namespace(predictions=like, class_weights=weights)
     if tuple(weights.shape) != (classes,):
-        raise ValueError(f"class_weights must have shape ({classes},), got {tuple(weights.shape)}")
+        wrong = f"class_weights must have shape ({classes},), got {tuple(weights.shape)}"
+        axes = range(
+            1, len(like.shape) if len(like.shape) > 2 else 0
+        )  # logits of rows alone, or a layer, have no others
+        fitting = [axis for axis in axes if (like.shape[axis],) == tuple(weights.shape)]
+        raise ValueError(f"{wrong}{_on_axis(fitting, like)}")
     NON_NEGATIVE.check("class_weights", weights)
     return xp.reshape(as_dtype(xp, weights, like.dtype, "class_weights"), (classes,) + (1,) * (rank - 1))
 
@@ -292,10 +297,19 @@ def classes_of(
             return Classes(scores, axis, AtLabel(labels), None)
         shares, mass = by_label(xp, scores, classes, labels, kept, illegal, weights, smoothing)
         return Classes(scores, axis, shares, mass, kept, illegal)
+    fitting = [other for other in range(len(shape)) if given == shape[:other] + shape[other + 1 :]]
     raise ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
-        f"shape {shape}, got {given} for {name} of shape {shape}"
+        f"shape {shape}, got {given} for {name} of shape {shape}{_on_axis(fitting, scores)}"
     )
+
+
+def _on_axis(fitting: Sequence[int], scores: Array) -> str:
+    """Return the hint that the classes may be on another axis of the scores, on which everything would fit."""
+    if not fitting:
+        return ""
+    axis = 1 if 1 in fitting else fitting[0]
+    return f"; for {scores.shape[axis]} classes on axis {axis}, pass class_axis={axis}"
 
 
 def by_label(
