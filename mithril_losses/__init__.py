@@ -9,6 +9,7 @@ import typing
 __version__ = "0.1.0"
 
 from mithril_losses.backends import get_backend as get_backend
+from mithril_losses.backends.named import NamedArrays as NamedArrays
 from mithril_losses.catalogue import both_of as both_of
 from mithril_losses.catalogue import catalogue as catalogue
 from mithril_losses.catalogue import find_loss as find_loss

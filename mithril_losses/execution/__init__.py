@@ -15,7 +15,8 @@ from typing import Any, ParamSpec, TypeVar, overload
 import numpy as np
 
 from mithril_losses import limits
-from mithril_losses.backends.namespaces import Array, library_name, namespace_of
+from mithril_losses.backends.named import NamedArrays
+from mithril_losses.backends.namespaces import ArrayT, library_name, namespace_of
 from mithril_losses.backends.threads import asked, thread_count
 from mithril_losses.catalogue import Pair, find_loss, require_call
 from mithril_losses.execution.host import OnHost
@@ -23,29 +24,33 @@ from mithril_losses.execution.jax import OnJax, as_jax, jax_views
 from mithril_losses.execution.torch import as_tensors, compiled_by_torch, numpy_views
 
 P = ParamSpec("P")
-G = TypeVar("G")
+N = TypeVar("N", bound=NamedArrays[Any])  # what gradients of several arguments return
 V = TypeVar("V", bound=float | np.floating[Any] | tuple[Any, ...])  # no gradient is a number or a tuple
 
 
+@overload
+def value_and_gradient(
+    loss: Callable[P, N], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
+) -> Callable[P, tuple[Any, N]]: ...
 @overload
 def value_and_gradient(
     loss: Callable[P, V], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
 ) -> Callable[P, tuple[V, Any]]: ...
 @overload
 def value_and_gradient(
-    loss: Callable[P, G], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
-) -> Callable[P, tuple[Array, G]]: ...
+    loss: Callable[P, ArrayT], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
+) -> Callable[P, tuple[ArrayT, Any]]: ...
 def value_and_gradient(
     loss: Callable[..., Any], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
     """Return a function with the arguments of the loss that returns its value and its gradient in one call.
 
     The function takes all arguments of the gradient: also `upstream`, which scales the gradient but not the value, and
-    `wrt` if the loss has it. The gradient is an array, or a dict of arrays by argument name if the loss has several
+    `wrt` if the loss has it. The gradient is an array, or `NamedArrays` by argument if the loss has several
     differentiable arguments.
 
-    Either half of a pair may be given. A type checker learns from the gradient which keywords there are and what is
-    returned: `value_and_gradient(huber_loss_gradient)`.
+    Either half of a pair may be given. A type checker learns from the loss what type its value has, and from the
+    gradient which keywords there are, such as `upstream`.
 
     With the extra `fast`, large arrays on the CPU, of any of the three libraries, are computed in one fused loop.
     Without it, arrays of NumPy and PyTorch are computed in blocks that fit the cache. Threads share the work; their

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mithril_losses import limits
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import Pair
 from mithril_losses.domains import checked
@@ -75,13 +76,13 @@ class OnHost:
         if call is None or parts is None:
             return None
         total: Any = None
-        gradients: dict[str, Any] = {}
+        gradients = NamedArrays[Any]()
         for template, part in parts:
             found = self._part(template, part)
             if found is None:
                 return None
             total = found[0] if total is None else total + found[0]
-            gradients |= found[1]
+            gradients.update(found[1])
         wrt = self._pair.wrt
         value = as_dtype(np, total, call.arrays[wrt[0]].dtype)
         return value, gradients if len(wrt) > 1 else gradients[wrt[0]]

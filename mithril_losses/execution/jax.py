@@ -68,10 +68,7 @@ class OnJax:
         found: tuple[Any, Any] = both(wrt, rest)
         if not self._donate:  # JAX goes on computing while the values are checked
             self._check_values(given)
-        value, gradient = found
-        if type(gradient) is dict:  # `jax.jit` sorts the names
-            gradient = {name: gradient[name] for name in pair.parameters if name in gradient}
-        return value, gradient
+        return found
 
     def _check_values(self, given: Mapping[str, Any]) -> None:
         """Raise for illegal values, which a trace could not read."""

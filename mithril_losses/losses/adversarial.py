@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import Pair, both_of, find_loss, given, gradient_of
 from mithril_losses.domains import (
@@ -94,7 +95,7 @@ def _vanilla_fake(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Array, A
 _vanilla_discriminator = Apart(real_scores=_vanilla_real, fake_scores=_vanilla_fake)
 
 
-def vanilla_generator_loss(fake_scores: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]) -> Array:
+def vanilla_generator_loss(fake_scores: ArrayT, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of −log p̂, p̂ = clip(D(G(z)), ε, 1 − ε).
 
     Prefer `non_saturating_generator_loss` where the discriminator can return logits: it needs no clipping.
@@ -146,13 +147,13 @@ def vanilla_generator_loss_gradient(
 
 
 def vanilla_discriminator_loss(
-    real_scores: Array,
-    fake_scores: Array,
+    real_scores: ArrayT,
+    fake_scores: ArrayT,
     *,
     epsilon: float = 1e-7,
     label_smoothing: float = 0.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of −(1 − s) log p̂ − s log(1 − p̂) over real data plus mean of −log(1 − p̂) over generated ones.
 
     p̂ = clip(D, ε, 1 − ε). Prefer `non_saturating_discriminator_loss` where the discriminator can return logits.
@@ -199,7 +200,7 @@ def vanilla_discriminator_loss_gradient(
     epsilon: float = 1e-7,
     label_smoothing: float = 0.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: (−(1 − s) / p̂ + s / (1 − p̂)) / n, fake_scores: 1 / (1 − p̂) / m; at p̂ also where clipped.
 
     Example:
@@ -242,7 +243,7 @@ def _non_saturating_fake(xp: Any, fake_scores: Array) -> tuple[Array, Array]:
 _non_saturating_discriminator = Apart(real_scores=_non_saturating_real, fake_scores=_non_saturating_fake)
 
 
-def non_saturating_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def non_saturating_generator_loss(fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of softplus(−x) = −log σ(x), x = fake_scores.
 
     Args:
@@ -282,8 +283,8 @@ def non_saturating_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unp
 
 
 def non_saturating_discriminator_loss(
-    real_scores: Array, fake_scores: Array, *, label_smoothing: float = 0.0, **reduction: Unpack[Reduction]
-) -> Array:
+    real_scores: ArrayT, fake_scores: ArrayT, *, label_smoothing: float = 0.0, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of softplus(−x) + s x over real data plus mean of softplus(x) over generated ones, x the scores.
 
     Args:
@@ -320,7 +321,7 @@ def non_saturating_discriminator_loss(
 )
 def non_saturating_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, *, label_smoothing: float = 0.0, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: (s − σ(−x)) / n, fake_scores: σ(x) / m.
 
     Example:
@@ -349,8 +350,8 @@ _least_squares_discriminator = Apart(
 
 
 def least_squares_generator_loss(
-    fake_scores: Array, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[Reduction]
-) -> Array:
+    fake_scores: ArrayT, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of k (x − c)², x = fake_scores, c = target_real, k = scale.
 
     Args:
@@ -395,14 +396,14 @@ def least_squares_generator_loss_gradient(
 
 
 def least_squares_discriminator_loss(
-    real_scores: Array,
-    fake_scores: Array,
+    real_scores: ArrayT,
+    fake_scores: ArrayT,
     *,
     target_real: float = 1.0,
     target_fake: float = 0.0,
     scale: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of k (x − b)² over real data plus mean of k (x − a)² over generated ones, b = target_real, a = target_fake.
 
     Args:
@@ -446,7 +447,7 @@ def least_squares_discriminator_loss_gradient(
     target_fake: float = 0.0,
     scale: float = 1.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: 2 k (x − b) / n, fake_scores: 2 k (x − a) / m.
 
     Example:
@@ -490,7 +491,7 @@ _wasserstein_discriminator = Apart(
 _hinge_discriminator = Apart(real_scores=_hinge_real, fake_scores=_hinge_fake)
 
 
-def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def wasserstein_generator_loss(fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of −x, x = fake_scores.
 
     The function is the same as `hinge_generator_loss`; only the losses of the discriminators differ. Use this one with
@@ -532,7 +533,7 @@ def wasserstein_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack
     return _wasserstein_generator.gradient(fake_scores, **reduction)
 
 
-def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def wasserstein_discriminator_loss(real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of x over generated data − mean of x over real ones, x the scores.
 
     This is the negative of a lower bound of the Wasserstein distance times the critic's Lipschitz constant. To bound
@@ -574,7 +575,7 @@ def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **red
 )
 def wasserstein_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: −1 / n, fake_scores: 1 / m.
 
     Example:
@@ -589,7 +590,7 @@ def wasserstein_discriminator_loss_gradient(
 _hinge_generator = _negated.named(scores="fake_scores")
 
 
-def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def hinge_generator_loss(fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of −x, x = fake_scores.
 
     The function is the same as `wasserstein_generator_loss`; only the losses of the discriminators differ. Use this one
@@ -631,7 +632,7 @@ def hinge_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[Gradi
     return _hinge_generator.gradient(fake_scores, **reduction)
 
 
-def hinge_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def hinge_discriminator_loss(real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − x) over real data plus mean of max(0, 1 + x) over generated ones, x the scores.
 
     Args:
@@ -663,7 +664,7 @@ def hinge_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction
 @gradient_of(hinge_discriminator_loss, terms=_hinge_discriminator, properties=("convex", "non_negative"))
 def hinge_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: −1 / n where x < 1, fake_scores: 1 / m where x > −1; 0 elsewhere, the corners included.
 
     Example:
@@ -725,8 +726,8 @@ def _relativistic_discriminator(real_scores: Array, fake_scores: Array, wanted: 
 
 
 def relativistic_average_discriminator_loss(
-    real_scores: Array, fake_scores: Array, **others: Unpack[NoOthers]
-) -> Array:
+    real_scores: ArrayT, fake_scores: ArrayT, **others: Unpack[NoOthers]
+) -> ArrayT:
     """E softplus(−(x − ȳ)) + E softplus(y − x̄), x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     The discriminator estimates how much more real the real data are than the generated data on average. Every score is
@@ -765,7 +766,7 @@ def relativistic_average_discriminator_loss(
 )
 def relativistic_average_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0, **others: Unpack[NoOthers]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: −(σ(ȳ − x) + E σ(y − x̄)) / n, fake_scores: (σ(y − x̄) + E σ(ȳ − x)) / m.
 
     Example:
@@ -785,7 +786,7 @@ def _relativistic_generator(fake_scores: Array, real_scores: Array, wanted: Want
     return _relativistic(_relative, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
-def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array, **others: Unpack[NoOthers]) -> Array:
+def relativistic_average_generator_loss(fake_scores: ArrayT, real_scores: Array, **others: Unpack[NoOthers]) -> ArrayT:
     """E softplus(−(y − x̄)) + E softplus(x − ȳ), x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     This is the loss of the discriminator with the two batches exchanged: generated data should look more real.
@@ -851,8 +852,8 @@ def _relativistic_least_squares_discriminator(real_scores: Array, fake_scores: A
 
 
 def relativistic_average_least_squares_discriminator_loss(
-    real_scores: Array, fake_scores: Array, **others: Unpack[NoOthers]
-) -> Array:
+    real_scores: ArrayT, fake_scores: ArrayT, **others: Unpack[NoOthers]
+) -> ArrayT:
     """E (x − ȳ − 1)² + E (y − x̄ + 1)², x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     Args:
@@ -887,7 +888,7 @@ def relativistic_average_least_squares_discriminator_loss(
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0, **others: Unpack[NoOthers]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: 2 (x − x̄ − 2 + 2 (x̄ − ȳ)) / n, fake_scores: 2 (y − ȳ + 2 − 2 (x̄ − ȳ)) / m.
 
     Example:
@@ -908,8 +909,8 @@ def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array
 
 
 def relativistic_average_least_squares_generator_loss(
-    fake_scores: Array, real_scores: Array, **others: Unpack[NoOthers]
-) -> Array:
+    fake_scores: ArrayT, real_scores: Array, **others: Unpack[NoOthers]
+) -> ArrayT:
     """E (y − x̄ − 1)² + E (x − ȳ + 1)², x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     This is the loss of the discriminator with the two batches exchanged.
@@ -999,7 +1000,7 @@ def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Loss
     )
 
 
-def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def gradient_penalty(input_gradients: ArrayT, *, target_norm: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over the batch of (‖g‖ − k)², g = input_gradients.
 
     The penalty keeps the slope of the critic of a Wasserstein GAN close to k. The paper adds it with the weight 10, at

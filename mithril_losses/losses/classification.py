@@ -85,7 +85,7 @@ def _cross_entropy_with_logits(
 
 
 def cross_entropy_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -93,7 +93,7 @@ def cross_entropy_with_logits(
     label_smoothing: float = 0.0,
     ignore_index: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −Σ_c w_c y′_c log softmax(z)_c, with y′ = (1 − a) y + a / C.
 
     Args:
@@ -198,7 +198,7 @@ def _cross_entropy(
 
 
 def cross_entropy_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -207,7 +207,7 @@ def cross_entropy_loss(
     ignore_index: int | None = None,
     epsilon: float = 1e-7,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −Σ_c w_c y′_c log p̂_c, with p̂ = clip(p, ε, 1 − ε) and y′ = (1 − a) y + a / C.
 
     Prefer `cross_entropy_with_logits` where the model can return logits: it needs no clipping.
@@ -301,7 +301,7 @@ def _list_net_rows(scores: Array, relevance: Array) -> Classes:
     return Classes(z, len(z.shape) - 1, Given(q), None)
 
 
-def list_net_loss(scores: Array, relevance: Array, **reduction: Unpack[Reduction]) -> Array:
+def list_net_loss(scores: ArrayT, relevance: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over lists of −Σ_i q_i log p_i, q = softmax(y), p = softmax(z), z = scores and y = relevance.
 
     The cross-entropy of two distributions: the probabilities of each item to be ranked first, by the relevance and by
@@ -358,8 +358,8 @@ def _binary_cross_entropy(xp: Any, predictions: Array, targets: Array, epsilon: 
 
 
 def binary_cross_entropy(
-    predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of −t log p̂ − (1 − t) log(1 − p̂), with p̂ = clip(p, ε, 1 − ε).
 
     Prefer `binary_cross_entropy_with_logits` where the model can return logits: it needs no clipping.
@@ -426,12 +426,12 @@ def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, po
 
 
 def binary_cross_entropy_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     pos_weight: float | Array | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of w t softplus(−z) + (1 − t) softplus(z), which is max(z, 0) − z t + log1p(e^(−|z|)) for w = 1.
 
     An infinite logit that agrees with its target contributes exactly 0.
@@ -495,7 +495,7 @@ def _hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     return xp.maximum(violation, 0.0), xp.where(violation > 0.0, -targets, targets - targets)
 
 
-def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def hinge_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − t p), t ∈ {−1, +1}.
 
     Args:
@@ -552,14 +552,14 @@ def _focal(
 
 
 def focal_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     gamma: float = 2.0,
     alpha: float = 0.25,
     epsilon: float = 1e-7,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of −α_t (1 − p_t)^γ log p_t, with p_t = p̂ for t = 1 and 1 − p̂ for t = 0, p̂ = clip(p, ε, 1 − ε).
 
     Prefer `focal_loss_with_logits` where the model can return logits: it needs no clipping.
@@ -631,13 +631,13 @@ def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alp
 
 
 def focal_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     gamma: float = 2.0,
     alpha: float = 0.25,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of −α_t (1 − p_t)^γ log p_t, with p_t = σ(s), s = (2t − 1) z.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, NON_NEGATIVE_REAL, PROBABILITY, REAL, Choice, Elements, SmallestNormal
@@ -50,8 +51,8 @@ def _gaussian(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -
 
 
 def gaussian_negative_log_likelihood(
-    mean: Array, logvar: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
-) -> Array:
+    mean: ArrayT, logvar: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of ½ ((x − μ)² e^(−ℓ) + ℓ), x = targets, μ = mean, ℓ = logvar; plus ½ log 2π if full.
 
     Args:
@@ -86,7 +87,7 @@ def gaussian_negative_log_likelihood(
 @gradient_of(gaussian_negative_log_likelihood, terms=_gaussian)
 def gaussian_negative_log_likelihood_gradient(
     mean: ArrayT, logvar: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """(μ − x) e^(−ℓ) / n and ½ (1 − (x − μ)² e^(−ℓ)) / n.
 
     Example:
@@ -121,8 +122,8 @@ def _laplace(xp: Any, location: Array, log_scale: Array, targets: Array, full: b
 
 
 def laplace_negative_log_likelihood(
-    location: Array, log_scale: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
-) -> Array:
+    location: ArrayT, log_scale: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of |x − μ| e^(−s) + s, x = targets, μ = location, s = log_scale; plus log 2 if full.
 
     Args:
@@ -156,7 +157,7 @@ def laplace_negative_log_likelihood(
 @gradient_of(laplace_negative_log_likelihood, terms=_laplace)
 def laplace_negative_log_likelihood_gradient(
     location: ArrayT, log_scale: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """sign(μ − x) e^(−s) / n, with sign(0) = 0, and (1 − |x − μ| e^(−s)) / n.
 
     Example:
@@ -189,13 +190,13 @@ def _poisson(
 
 
 def poisson_negative_log_likelihood(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     log_input: bool = True,
     full: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of λ − x log λ, x = targets, log λ = predictions; plus log x! if full.
 
     Args:
@@ -253,7 +254,7 @@ def poisson_negative_log_likelihood_gradient(
 _BERNOULLI = Composed(lambda fast: fast(binary_cross_entropy_with_logits))
 
 
-def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def bernoulli_negative_log_likelihood(logits: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of softplus(z) − x z, x = targets, z = logits: binary cross-entropy with logits by another name.
 
     An infinite logit that agrees with its target contributes exactly 0.
@@ -333,8 +334,8 @@ def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
 
 
 def flow_negative_log_likelihood(
-    z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[Reduction]
-) -> Array:
+    z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean over samples of −Σ log p(z) − log |det ∂z/∂x|, p standard normal or standard logistic.
 
     Args:
@@ -368,7 +369,7 @@ def flow_negative_log_likelihood(
 @gradient_of(flow_negative_log_likelihood, terms=_flow, properties=("convex",))
 def flow_negative_log_likelihood_gradient(
     z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """z / B (normal) or tanh(½ z) / B (logistic), and −1 / B.
 
     Example:

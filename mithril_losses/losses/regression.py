@@ -38,7 +38,7 @@ def _squared_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array, 
     return error * error, 2.0 * error
 
 
-def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def mse_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of e², e = predictions − targets.
 
     Args:
@@ -89,7 +89,7 @@ def _absolute_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array,
     return xp.abs(error), xp.sign(error)
 
 
-def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def mae_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of |e|, e = predictions − targets.
 
     Args:
@@ -145,7 +145,7 @@ def _huber(xp: Any, predictions: Array, targets: Array, delta: float) -> tuple[A
     return slope * (error - 0.5 * slope), slope
 
 
-def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def huber_loss(predictions: ArrayT, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of ½e² where |e| ≤ δ and δ(|e| − ½δ) elsewhere, e = predictions − targets.
 
     Args:
@@ -202,7 +202,7 @@ def _log_cosh(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
     return xp.where(magnitude < 1.0, near, far), xp.tanh(error)
 
 
-def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def log_cosh_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log cosh e, e = predictions − targets.
 
     The loss is about e² / 2 for small errors and |e| − log 2 for large ones, and has derivatives of every order.
@@ -265,13 +265,13 @@ def _charbonnier(
 
 
 def charbonnier_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     epsilon: float = 1e-3,
     alpha: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of (e² + ε²)^(α/2), e = predictions − targets.
 
     Args:
@@ -370,13 +370,13 @@ def _psnr(
 
 
 def psnr_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     max_value: float = 1.0,
     axis: int | tuple[int, ...] | None = None,
     **reduction: Unpack[RowReduction],
-) -> Array:
+) -> ArrayT:
     """Negative peak signal-to-noise ratio, −20 log₁₀(max / √MSE), in decibels.
 
     Args:

@@ -169,13 +169,13 @@ def _dice(predictions: Array, targets: Array, smooth: float, class_axis: int | N
 
 
 def dice_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (2 Σ p t + s) / (Σ p + Σ t + s).
 
     Args:
@@ -238,13 +238,13 @@ def _jaccard(predictions: Array, targets: Array, smooth: float, class_axis: int 
 
 
 def jaccard_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (Σ p t + s) / (Σ p + Σ t − Σ p t + s).
 
     Args:
@@ -315,7 +315,7 @@ def _tversky(
 
 
 def tversky_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     alpha: float = 0.3,
@@ -323,7 +323,7 @@ def tversky_loss(
     smooth: float = 1.0,
     class_axis: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (I + s) / (I + a FP + b FN + s), I = Σ p t, FP = Σ p (1 − t), FN = Σ (1 − p) t.
 
     a = b = ½ is Dice (with 2 s for s), a = b = 1 Jaccard.
@@ -412,7 +412,7 @@ def _focal_tversky(
 
 
 def focal_tversky_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     gamma: float = 0.75,
@@ -421,7 +421,7 @@ def focal_tversky_loss(
     smooth: float = 1.0,
     class_axis: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of (1 − (I + s) / (I + a FP + b FN + s))^γ, I = Σ p t, FP = Σ p (1 − t), FN = Σ (1 − p) t.
 
     The paper writes 1/γ for γ, and recommends ¾.
@@ -506,13 +506,13 @@ def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_a
 
 
 def generalized_dice_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int = -1,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples of 1 − (2 Σ_c w_c Σ p t + s) / (Σ_c w_c (Σ p + Σ t) + s), w_c = (min_k n_k / n_c)², n_c = Σ t.
 
     The weight of a class is the inverse square of its size, as in the paper. Sizes are relative to the smallest class
@@ -711,14 +711,14 @@ def _lovasz_softmax(
 
 
 def lovasz_softmax_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
     classes: Classes = "present",
     ignore_index: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples and their classes of Σ_k |[y = c] − p_c|₍ₖ₎ (J_k − J_{k−1}), errors in descending order.
 
     J_k is the Jaccard loss of a mask that is wrong at exactly the k pixels with the largest errors. If all predictions
@@ -821,7 +821,7 @@ def _lovasz_hinge(logits: Array, targets: Array, wanted: Wanted) -> Losses:
     return Losses(values, lambda: {"logits": xp.where(errors > 0, -signs * steps, 0.0 * steps)}, layout.mask)
 
 
-def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def lovasz_hinge_loss(logits: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over masks of Σ_k max(0, 1 − s z)₍ₖ₎ (J_k − J_{k−1}), s = 2 t − 1, errors in descending order.
 
     J_k is the Jaccard loss of a mask that is wrong at the k pixels with the largest errors.

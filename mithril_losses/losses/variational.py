@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import Pair, find_loss, given, gradient_of
 from mithril_losses.domains import NON_NEGATIVE, PROBABILITY, Choice, Elements
@@ -81,7 +82,7 @@ class _Bound:
             gaussian_kl_divergence(*self._latents, **self._latent_options),
         )
 
-    def gradient(self, upstream: Any) -> dict[str, Array]:
+    def gradient(self, upstream: Any) -> NamedArrays[Array]:
         return self._joined(
             find_loss(self._reconstruction).gradient(*self._images, **self._image_options, upstream=upstream),
             find_loss(gaussian_kl_divergence).gradient(
@@ -89,7 +90,7 @@ class _Bound:
             ),
         )
 
-    def both(self, fast: Callable[..., Any], upstream: Any) -> tuple[Parts, dict[str, Array]]:
+    def both(self, fast: Callable[..., Any], upstream: Any) -> tuple[Parts, NamedArrays[Array]]:
         """Return the value and the gradient, from what `fast` makes of each of the two losses."""
         reconstruction, by_image = fast(self._reconstruction)(*self._images, **self._image_options, upstream=upstream)
         kl, by_latent = fast(gaussian_kl_divergence)(
@@ -102,8 +103,8 @@ class _Bound:
             total = reconstruction + self._beta * kl
         return as_dtype(self._xp, total, reconstruction.dtype), reconstruction, kl
 
-    def _joined(self, by_image: Array, by_latent: dict[str, Array]) -> dict[str, Array]:
-        return {"recon_x": by_image, "mu": by_latent["mean"], "logvar": by_latent["logvar"]}
+    def _joined(self, by_image: Array, by_latent: Mapping[str, Array]) -> NamedArrays[Array]:
+        return NamedArrays(recon_x=by_image, mu=by_latent["mean"], logvar=by_latent["logvar"])
 
 
 def _kl_options(mu: Array, reduction: str, free_bits: Any, per_element: bool) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _compose(bound_of: Callable[..., _Bound]) -> Callable[[Callable[..., Any]], 
     def compose(fast: Callable[..., Any]) -> Callable[..., Any]:
         fast = functools.cache(fast)
 
-        def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Parts, dict[str, Array]]:
+        def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Parts, NamedArrays[Array]]:
             return bound_of(*arguments, **options).both(fast, upstream)
 
         return both
@@ -139,8 +140,8 @@ _VAE_LOSS = Composed(_compose(_vae), separable=False)
 
 
 def vae_loss(
-    recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: ReductionName = "sum", **others: Unpack[NoOthers]
-) -> Parts:
+    recon_x: ArrayT, x: Array, mu: ArrayT, logvar: ArrayT, reduction: ReductionName = "sum", **others: Unpack[NoOthers]
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
@@ -192,7 +193,7 @@ def vae_loss_gradient(
     *,
     upstream: float | Array = 1.0,
     **others: Unpack[NoOthers],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
     N and M are 1 for "sum", the numbers of elements of x and of samples for "mean", and the number of samples for
@@ -219,14 +220,14 @@ _BETA_VAE_LOSS = Composed(_compose(_beta_vae), separable=False)
 
 
 def beta_vae_loss(
-    recon_x: Array,
+    recon_x: ArrayT,
     x: Array,
-    mu: Array,
-    logvar: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
     beta: float = 4.0,
     reduction: ReductionName = "sum",
     **others: Unpack[NoOthers],
-) -> Parts:
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + β KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
@@ -278,7 +279,7 @@ def beta_vae_loss_gradient(
     *,
     upstream: float | Array = 1.0,
     **others: Unpack[NoOthers],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, β μ / M and ½ β (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`.
@@ -305,14 +306,14 @@ _VAE_LOSS_FREE_BITS = Composed(_compose(_free_bits_vae), separable=False)
 
 
 def vae_loss_free_bits(
-    recon_x: Array,
+    recon_x: ArrayT,
     x: Array,
-    mu: Array,
-    logvar: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
     free_bits: float = 0.1,
     reduction: ReductionName = "sum",
     **others: Unpack[NoOthers],
-) -> Parts:
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + Σ max(λ, ½ (μ² + e^ℓ − 1 − ℓ)), x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, ℓ = logvar, λ = free_bits.
 
     Args:
@@ -369,7 +370,7 @@ def vae_loss_free_bits_gradient(
     *,
     upstream: float | Array = 1.0,
     **others: Unpack[NoOthers],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M, the last two 0 where the KL is below the free bits.
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`. The first is taken at x̂ also where recon_x was
@@ -446,13 +447,13 @@ class VAELoss:
 
     def gradient(
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
-    ) -> dict[str, Array]:
+    ) -> NamedArrays[Array]:
         """Return the gradient of the total: new arrays under "recon_x", "mu" and "logvar"."""
         return self._bound(recon_x, x, mu, logvar).gradient(upstream)
 
     def value_and_gradient(
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
-    ) -> tuple[Parts, dict[str, Array]]:
+    ) -> tuple[Parts, NamedArrays[Array]]:
         """Return the results of the call and of `gradient`, each part of the loss evaluated once."""
         return self._bound(recon_x, x, mu, logvar).both(_fast, upstream)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.execution import value_and_gradient
@@ -241,7 +242,7 @@ class _Sum:
                 known = (*self.pair.wrt, *self.pair.on_request)
                 raise ValueError(f"wrt must be one of {', '.join(map(repr, known))}, got {name!r}")
         values: list[Any] = []
-        total: dict[str, Any] = {}
+        total = NamedArrays[Any]()
         for part, function, weight in zip(self._parts, functions, weights, strict=True):
             asked = part.asked(wanted)
             if asked is None:

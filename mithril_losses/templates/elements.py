@@ -11,6 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from mithril_losses import limits
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
 from mithril_losses.domains import ClipWidth, Interval, Labels, SmallestNormal, array_names
@@ -148,10 +149,10 @@ class Elementwise(Template):
         if len(self.wrt) == 1 and type(slopes) is not tuple:
             return closing.spread(xp, slopes, arguments[0], self._summed(slopes), self.steep)
         self.require_slopes(slopes)
-        return {
-            name: closing.spread(xp, slope, like, self._summed(slope), self.steep)
+        return NamedArrays(
+            (name, closing.spread(xp, slope, like, self._summed(slope), self.steep))
             for name, slope, like in zip(self.wrt, slopes, arguments, strict=False)
-        }
+        )
 
     def require_slopes(self, slopes: Any) -> None:
         """Raise a TypeError unless the terms returned what they are declared to return."""

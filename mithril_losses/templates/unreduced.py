@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.domains import Choice, array_names, checked
 from mithril_losses.numerics.graph import differentiable_on_demand
@@ -167,11 +168,11 @@ class Unreduced(Template):
         asked = self._default if wrt is None else wrt
         if isinstance(asked, str):
             return _by_array(close, slopes[asked], arguments[self._at[asked]])
-        return {name: _by_array(close, slope, arguments[self._at[name]]) for name, slope in slopes.items()}
+        return NamedArrays((name, _by_array(close, slope, arguments[self._at[name]])) for name, slope in slopes.items())
 
     def _asked(self, gradients: dict[str, Any], wrt: Any) -> Any:
         asked = self._default if wrt is None else wrt
-        return gradients if isinstance(asked, tuple) else gradients[asked]
+        return NamedArrays(gradients) if isinstance(asked, tuple) else gradients[asked]
 
 
 class Reduced(Unreduced):

@@ -12,7 +12,17 @@ from typing import Any, assert_type
 import numpy as np
 from numpy.typing import NDArray
 
-from mithril_losses import gaussian_kl_divergence_gradient, huber_loss, huber_loss_gradient, value_and_gradient
+from mithril_losses import (
+    NamedArrays,
+    gaussian_kl_divergence,
+    gaussian_kl_divergence_gradient,
+    huber_loss,
+    huber_loss_gradient,
+    kl_divergence,
+    l1_regularization,
+    vae_loss,
+    value_and_gradient,
+)
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -32,11 +42,19 @@ def own_loss(predictions: Floats) -> float:
 def check(p: Floats, t: Ints, x: Tensor) -> None:
     assert_type(huber_loss_gradient(p, t, delta=2.0), Floats)
     assert_type(huber_loss_gradient(x, x), Tensor)
-    assert_type(gaussian_kl_divergence_gradient(x, x), dict[str, Tensor])
-    assert_type(value_and_gradient(huber_loss)(p, t, delta=2.0), tuple[Any, Any])
-    assert_type(value_and_gradient(huber_loss_gradient)(p, t, delta=2.0, upstream=0.5), tuple[Any, Floats])
-    assert_type(value_and_gradient(gaussian_kl_divergence_gradient, threads=1)(x, x), tuple[Any, dict[str, Tensor]])
+    assert_type(huber_loss(p, t, delta=2.0), Floats)
+    assert_type(huber_loss(x, x, reduction="sum"), Tensor)
+    assert_type(kl_divergence(p, p), Floats)
+    assert_type(vae_loss(p, p, p, p), tuple[Floats, Floats, Floats])
+    assert_type(gaussian_kl_divergence_gradient(x, x), NamedArrays[Tensor])
+    assert_type(gaussian_kl_divergence_gradient(x, x).mean, Tensor)
+    assert_type(value_and_gradient(huber_loss)(p, t, delta=2.0), tuple[Floats, Any])
+    assert_type(value_and_gradient(huber_loss_gradient)(p, t, delta=2.0, upstream=0.5), tuple[Floats, Any])
+    assert_type(value_and_gradient(gaussian_kl_divergence)(p, p), tuple[Floats, Any])
+    assert_type(value_and_gradient(gaussian_kl_divergence_gradient, threads=1)(x, x), tuple[Any, NamedArrays[Tensor]])
+    assert_type(value_and_gradient(l1_regularization)(p), tuple[Any, Any])
     assert_type(value_and_gradient(own_loss)(p), tuple[float, Any])
+    huber_loss(p, t, beta=0.5)  # type: ignore[call-arg]
     huber_loss_gradient(p, t, upstrem=0.5)  # type: ignore[call-arg]
     huber_loss_gradient([1.0], p)  # type: ignore[type-var]
     value_and_gradient(huber_loss_gradient)(p, t, wrt="targets")  # type: ignore[call-arg]
