@@ -134,7 +134,17 @@ class OnHost:
                 pass
         if loop.blocked is not None:
             return loop.blocked(*given)
-        return self._in_blocks(call, reduction, loop.shape, values, gradients, threads)
+        try:
+            return self._in_blocks(call, reduction, loop.shape, values, gradients, threads)
+        except ValueError:  # about a block: the whole arrays tell where the value is
+            self._check(call)
+            raise
+
+    def _check(self, call: Call) -> None:
+        terms = self._pair.terms
+        terms.check_arrays(call.arrays)
+        if terms.check is not None:
+            terms.check(*call.arrays.values(), **call.options)
 
     def _rows(self, call: Call) -> Loop | None:
         """Return the description of rows for the plain functions, or None if the call has no independent rows."""
@@ -142,8 +152,6 @@ class OnHost:
         batch = arrays[0].shape[0] if arrays[0].ndim else 0
         if batch < 2 or any(x.ndim == 0 or x.shape[0] != batch for x in arrays):
             return None
-        if terms.check is not None:
-            terms.check(*arrays, **call.options)
         row = _row_shape(self._pair, self._row_shapes, arrays, call.options)
         if row is None:
             return None

@@ -73,20 +73,24 @@ _NUMBER = Interval()
 # --- vanilla: probabilities ---------------------------------------------------------------------------------------
 
 
-@elementwise(fake_scores=PROBABILITY, epsilon=CLIP_WIDTH)
+_OF_GENERATOR = PROBABILITY.suggesting("of logits is non_saturating_generator_loss")
+_OF_DISCRIMINATOR = PROBABILITY.suggesting("of logits is non_saturating_discriminator_loss")
+
+
+@elementwise(fake_scores=_OF_GENERATOR, epsilon=CLIP_WIDTH)
 def _vanilla_generator(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
     return -xp.log(p), -1.0 / p
 
 
-@elementwise(real_scores=PROBABILITY, epsilon=CLIP_WIDTH, label_smoothing=FRACTION)
+@elementwise(real_scores=_OF_DISCRIMINATOR, epsilon=CLIP_WIDTH, label_smoothing=FRACTION)
 def _vanilla_real(xp: Any, real_scores: Array, epsilon: float, label_smoothing: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(real_scores, epsilon), 1.0 - epsilon)
     value = (label_smoothing - 1.0) * xp.log(p) - label_smoothing * xp.log1p(-p)
     return value, (label_smoothing - 1.0) / p + label_smoothing / (1.0 - p)
 
 
-@elementwise(fake_scores=PROBABILITY, epsilon=CLIP_WIDTH)
+@elementwise(fake_scores=_OF_DISCRIMINATOR, epsilon=CLIP_WIDTH)
 def _vanilla_fake(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
     return -xp.log1p(-p), 1.0 / (1.0 - p)

@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 
-_DOMAIN = {"predictions": Boxes(), "targets": Boxes()}
+_BOXES = Boxes("of x, y, width and height the second corner is (x + width, y + height)")
+_DOMAIN = {"predictions": _BOXES, "targets": _BOXES}
 
 
 # --- sides in the unit in which the box around both has sides of at most 1 ----------------------------------------

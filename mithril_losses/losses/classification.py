@@ -10,6 +10,7 @@ from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, n
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
+    CLASS_DISTRIBUTION,
     CLIP_WIDTH,
     FRACTION,
     NON_NEGATIVE,
@@ -19,14 +20,13 @@ from mithril_losses.domains import (
     ClassAxis,
     ClassNumbers,
     ClassTargets,
-    Distributions,
     Integer,
     Interval,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import log_softmax
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_same_shape
-from mithril_losses.templates.classes import Classes, Given, classes_of
+from mithril_losses.templates.classes import Classes, Given, class_distributions, classes_of
 from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.rows import softmax_loop, softmax_losses, whole_rows_loop
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
@@ -63,10 +63,14 @@ _CLASS_OPTIONS: dict[str, Any] = {
 }
 
 
+def _mass(scores: Array, targets: Array, **options: Any) -> Any:
+    return classes_of(scores, targets, **options, trusted=True).mass
+
+
 @unreduced(
     loop=softmax_loop,
     check=functools.partial(classes_of, name="logits"),
-    mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
+    mass=_mass,
     logits=REAL,
     targets=ClassTargets(),
     **_CLASS_OPTIONS,
@@ -166,10 +170,18 @@ def cross_entropy_with_logits_gradient(
 cross_entropy_with_logits_value_and_gradient = both_of(cross_entropy_with_logits_gradient)
 
 
+_OF_CLASSES = CLASS_DISTRIBUTION.suggesting("of logits is cross_entropy_with_logits")
+
+
+def _check_cross_entropy(predictions: Array, targets: Array, epsilon: Any, **options: Any) -> None:
+    axis = classes_of(predictions, targets, **options).axis
+    _OF_CLASSES.check_along("predictions", predictions, axis)
+
+
 @unreduced(
-    check=lambda *arguments, epsilon, **options: classes_of(*arguments, **options),
-    mass=lambda *arguments, epsilon, **options: classes_of(*arguments, **options).mass,
-    predictions=Distributions(),
+    check=_check_cross_entropy,
+    mass=lambda *arguments, epsilon, **options: _mass(*arguments, **options),
+    predictions=_OF_CLASSES,
     targets=ClassTargets(),
     **_CLASS_OPTIONS,
     epsilon=CLIP_WIDTH,
@@ -188,7 +200,8 @@ def _cross_entropy(
     xp: Any = namespace_of(predictions)
     shares, axis = classes.shares, classes.axis
     width = CLIP_WIDTH.for_dtype(epsilon, xp, predictions.dtype)
-    p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)
+    scores = class_distributions(xp, "predictions", classes.scores, predictions, axis, _OF_CLASSES)
+    p = xp.minimum(xp.maximum(scores, width), 1.0 - width)
     values = -shares.dot(xp, xp.log(p), axis)
 
     def slopes() -> dict[str, Array]:
@@ -350,7 +363,11 @@ def list_net_loss_gradient(scores: ArrayT, relevance: Array, **reduction: Unpack
 # --- binary cross-entropy ---------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=PROBABILITY, targets=PROBABILITY, epsilon=CLIP_WIDTH)
+_OF_LOGITS = "of logits is binary_cross_entropy_with_logits"
+_SIGNS = "for labels −1 and +1, pass (targets + 1) / 2; for class indices there is cross_entropy_with_logits"
+
+
+@elementwise(predictions=PROBABILITY.suggesting(_OF_LOGITS), targets=PROBABILITY.suggesting(_SIGNS), epsilon=CLIP_WIDTH)
 def _binary_cross_entropy(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
     value = -targets * xp.log(p) - (1.0 - targets) * xp.log1p(-p)
@@ -412,7 +429,7 @@ def binary_cross_entropy_gradient(
     return _binary_cross_entropy.gradient(predictions, targets, epsilon, **reduction)
 
 
-@elementwise(logits=REAL, targets=PROBABILITY, pos_weight=Interval(0.0, closed=True, for_none=1.0))
+@elementwise(logits=REAL, targets=PROBABILITY.suggesting(_SIGNS), pos_weight=Interval(0.0, closed=True, for_none=1.0))
 def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, pos_weight: float) -> tuple[Array, Array]:
     magnitude = xp.abs(logits)
     tail = xp.exp(-magnitude)
@@ -488,7 +505,10 @@ def binary_cross_entropy_with_logits_gradient(
 # --- hinge ------------------------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=REAL, targets=SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
+_SIGN = SIGN.suggesting("for labels 0 and 1, pass 2 * targets - 1")
+
+
+@elementwise(predictions=REAL, targets=_SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
 def _hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     violation = 1.0 - targets * predictions
     # t − t is 0, or NaN where t marks an illegal label
@@ -539,7 +559,11 @@ def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack
 # --- focal ------------------------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=PROBABILITY, targets=BINARY, gamma=NON_NEGATIVE, alpha=FRACTION, epsilon=CLIP_WIDTH)
+_OF_FOCAL = PROBABILITY.suggesting("of logits is focal_loss_with_logits")
+_HARD = BINARY.suggesting("for labels −1 and +1, pass (targets + 1) / 2")
+
+
+@elementwise(predictions=_OF_FOCAL, targets=_HARD, gamma=NON_NEGATIVE, alpha=FRACTION, epsilon=CLIP_WIDTH)
 def _focal(
     xp: Any, predictions: Array, targets: Array, gamma: float, alpha: float, epsilon: float
 ) -> tuple[Array, Array]:
@@ -615,7 +639,7 @@ def focal_loss_gradient(
     return _focal.gradient(predictions, targets, gamma, alpha, epsilon, **reduction)
 
 
-@elementwise(logits=REAL, targets=BINARY, gamma=NON_NEGATIVE, alpha=FRACTION)
+@elementwise(logits=REAL, targets=_HARD, gamma=NON_NEGATIVE, alpha=FRACTION)
 def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alpha: float) -> tuple[Array, Array]:
     sign = 2.0 * targets - 1.0
     score = sign * logits

@@ -78,9 +78,12 @@ GaussianArgument = Literal["mean", "logvar", "other_mean", "other_logvar"]
 _GAUSSIAN_ARGUMENT = Choice(("mean", "logvar", "other_mean", "other_logvar"))
 
 
+_ROWS = Distributions("take the softmax of logits, and the exponential of log-probabilities")
+
+
 @elementwise(
-    predictions=Distributions(),
-    targets=Distributions(),
+    predictions=_ROWS,
+    targets=_ROWS,
     log_smallest=SmallestNormal(logarithm=True),
     rows=-1,
     row_mass="predictions",
@@ -91,12 +94,15 @@ def _kl(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> tup
     return value, xp.maximum(log_p, log_smallest) - xp.maximum(log_q, log_smallest) + 1.0
 
 
-@elementwise(
-    predictions=Distributions(), targets=Distributions(), smallest=SmallestNormal(), rows=-1, row_mass="targets"
-)
+@elementwise(predictions=_ROWS, targets=_ROWS, smallest=SmallestNormal(), rows=-1, row_mass="targets")
 def _reverse_kl(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
     value = xp.where(targets == 0.0, 0.0, targets * (xp.log(targets) - xp.log(predictions)))
     return value, -targets / xp.maximum(predictions, smallest)
+
+
+# the same terms, whose messages call the first argument the targets
+_KL_EXCHANGED = _kl.named(predictions="targets", targets="predictions")
+_REVERSE_KL_EXCHANGED = _reverse_kl.named(predictions="targets", targets="predictions")
 
 
 def kl_divergence(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -174,7 +180,7 @@ def kl_divergence_gradient(
         _kl.require_known(reduction)
     gradients = {
         "predictions": lambda: _kl.gradient(predictions, targets, **reduction),
-        "targets": lambda: _reverse_kl.gradient(targets, predictions, **reduction),
+        "targets": lambda: _REVERSE_KL_EXCHANGED.gradient(targets, predictions, **reduction),
     }
     return _gradients(wrt, gradients)
 
@@ -241,14 +247,14 @@ def reverse_kl_divergence_gradient(
         _reverse_kl.require_known(reduction)
     gradients = {
         "predictions": lambda: _reverse_kl.gradient(predictions, targets, **reduction),
-        "targets": lambda: _kl.gradient(targets, predictions, **reduction),
+        "targets": lambda: _KL_EXCHANGED.gradient(targets, predictions, **reduction),
     }
     return _gradients(wrt, gradients)
 
 
 @elementwise(
-    predictions=Distributions(),
-    targets=Distributions(),
+    predictions=_ROWS,
+    targets=_ROWS,
     smallest=SmallestNormal(computed=True),
     rows=-1,
     row_mass="predictions",

@@ -170,8 +170,16 @@ def laplace_negative_log_likelihood_gradient(
     return _laplace.gradient(location, log_scale, targets, full, **reduction)
 
 
+_COUNTS = NON_NEGATIVE_REAL.suggesting("of any real numbers are gaussian_negative_log_likelihood and mse_loss")
+
+
 @elementwise(
-    predictions=REAL, targets=NON_NEGATIVE_REAL, log_input=FLAG, full=FLAG, smallest=SmallestNormal(), steep=True
+    predictions=REAL,
+    targets=_COUNTS,
+    log_input=FLAG,
+    full=FLAG,
+    smallest=SmallestNormal(),
+    steep=True,
 )
 def _poisson(
     xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float

@@ -159,7 +159,13 @@ def _overlap_losses(
     return overlap.losses(power, factor * at_zero, factor * at_one)
 
 
-_MASKS: dict[str, Any] = {"predictions": PROBABILITY, "targets": PROBABILITY}
+_OF_LOGITS = "take the sigmoid of logits, or lovasz_hinge_loss, which takes logits"
+_MASKS: dict[str, Any] = {
+    "predictions": PROBABILITY.suggesting(_OF_LOGITS),
+    "targets": PROBABILITY.suggesting("masks hold 0 and 1; of labels from 0 on, take the one-hot masks"),
+}
+_MAPS = ProbabilityMaps(instead="take the softmax of logits")
+_TARGET_MAPS = ProbabilityMaps(instead="of labels, take the one-hot maps")
 _SMOOTH: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True)}
 
 
@@ -491,7 +497,12 @@ focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
 # --- generalized Dice -------------------------------------------------------------------------------------------
 
 
-@unreduced(predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis=ClassAxis())
+@unreduced(
+    predictions=_MAPS,
+    targets=_TARGET_MAPS,
+    smooth=NON_NEGATIVE,
+    class_axis=ClassAxis(),
+)
 def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_axis: int, wanted: Wanted) -> Losses:
     overlap = _Overlap.of(predictions, targets, class_axis)
     xp, axis = overlap.xp, overlap.layout.classes
@@ -674,7 +685,7 @@ def _gap(xp: Any, errors: Array) -> Array:
         predictions, targets, class_axis, ignore_index
     ),
     kinks=_lovasz_softmax_kinks,
-    predictions=ProbabilityMaps(),
+    predictions=_MAPS,
     targets=LabelMaps(),
     class_axis=ClassAxis(),
     classes=_CLASSES,

@@ -45,7 +45,12 @@ _WRT = ("recon_x", "mu", "logvar")
 _fast = functools.cache(value_and_gradient)
 _RETURNS = ("total", "reconstruction", "kl")
 _LATENT = Elements(per_sample=(3,))
-_DOMAIN = {"recon_x": PROBABILITY, "x": PROBABILITY, "mu": _LATENT, "logvar": _LATENT, "reduction": _REDUCTION}
+_MSE = 'of any real numbers is VAELoss(reconstruction_type="mse")'
+_IMAGES = {
+    "recon_x": PROBABILITY.suggesting(f"take the sigmoid of logits; {_MSE}"),
+    "x": PROBABILITY.suggesting(f"scale the data; {_MSE}"),
+}
+_DOMAIN = {**_IMAGES, "mu": _LATENT, "logvar": _LATENT, "reduction": _REDUCTION}
 
 
 class _Bound:
@@ -78,13 +83,13 @@ class _Bound:
 
     def value(self) -> Parts:
         return self._parts(
-            self._reconstruction(*self._images, **self._image_options),
+            self._of_images(self._reconstruction, **self._image_options),
             gaussian_kl_divergence(*self._latents, **self._latent_options),
         )
 
     def gradient(self, upstream: Any) -> NamedArrays[Array]:
         return self._joined(
-            find_loss(self._reconstruction).gradient(*self._images, **self._image_options, upstream=upstream),
+            self._of_images(find_loss(self._reconstruction).gradient, **self._image_options, upstream=upstream),
             find_loss(gaussian_kl_divergence).gradient(
                 *self._latents, **self._latent_options, upstream=self._beta * upstream
             ),
@@ -92,11 +97,22 @@ class _Bound:
 
     def both(self, fast: Callable[..., Any], upstream: Any) -> tuple[Parts, NamedArrays[Array]]:
         """Return the value and the gradient, from what `fast` makes of each of the two losses."""
-        reconstruction, by_image = fast(self._reconstruction)(*self._images, **self._image_options, upstream=upstream)
+        both = fast(self._reconstruction)
+        reconstruction, by_image = self._of_images(both, **self._image_options, upstream=upstream)
         kl, by_latent = fast(gaussian_kl_divergence)(
             *self._latents, **self._latent_options, upstream=self._beta * upstream
         )
         return self._parts(reconstruction, kl), self._joined(by_image, by_latent)
+
+    def _of_images(self, function: Callable[..., Any], **options: Any) -> Any:
+        """Call a function of the reconstruction loss; what it says about its arguments is said about those given."""
+        try:
+            return function(*self._images, **options)
+        except ValueError:
+            if self._reconstruction is binary_cross_entropy:
+                for (name, domain), x in zip(_IMAGES.items(), self._images, strict=True):
+                    domain.check(name, x)
+            raise
 
     def _parts(self, reconstruction: Array, kl: Array) -> Parts:
         with quiet(self._xp):

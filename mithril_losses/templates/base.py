@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from mithril_losses.domains import Enforced, Labels
 from mithril_losses.elsewhere import no_such_option
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.signatures import keywords_of
@@ -96,6 +97,12 @@ class Template:
             return f"{self.name} has no option 'wrt': the gradient is wrt {', '.join(self.wrt)}"
         of_gradient = ("wrt",) if self.on_request and "upstream" in known else ()
         return no_such_option(self.name, name, [*self.options, *of_gradient, *known])
+
+    def check_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a value of an array is seen to lie outside of its domain."""
+        for name, domain in self.domain.items():
+            if name in arrays and (isinstance(domain, Labels) or (isinstance(domain, Enforced) and domain.is_bounded)):
+                domain.check(name, arrays[name])
 
     @property
     def elements(self) -> Mapping[str, Any]:

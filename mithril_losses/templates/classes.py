@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, namespace_of, placement
-from mithril_losses.domains import NON_NEGATIVE
+from mithril_losses.domains import CLASS_DISTRIBUTION, NON_NEGATIVE, Distributions
 from mithril_losses.numerics.stable import one_hot, product, subtract_at, take_at, with_axis
 from mithril_losses.numerics.validation import (
     as_dtype,
@@ -224,6 +224,10 @@ def _along(xp: Any, rows: Any, axis: int) -> Any:
     return rows if type(rows) is float else with_axis(xp, rows, axis)
 
 
+CLASS_TARGETS = CLASS_DISTRIBUTION.suggesting(
+    "rows with several classes are targets of binary_cross_entropy_with_logits"
+)
+
 # --- the targets of a classification --------------------------------------------------------------------------------
 
 
@@ -265,11 +269,15 @@ def classes_of(
     label_smoothing: float,
     ignore_index: int | None,
     name: str = "predictions",
+    trusted: bool = False,
 ) -> Classes:
     """Return the targets of predictions, checked; messages call them by their `name`.
 
+    Target probabilities are not checked if they are `trusted`, because they are checked elsewhere.
+
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain.
+        ValueError: the shapes do not fit, a label lies outside the classes, rows of probabilities do not sum to 1, or
+            an option lies outside its domain.
         TypeError: predictions are not floating point, or class indices not integers.
     """
     xp = array_namespace(**{name: predictions, "targets": targets})
@@ -289,6 +297,8 @@ def classes_of(
         if ignore_index is not None:
             raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
         probabilities = as_dtype(xp, targets, scores.dtype, "targets")
+        if not trusted:
+            probabilities = class_distributions(xp, "targets", probabilities, targets, axis, CLASS_TARGETS)
         mass = None if weights is None else xp.sum(weights * probabilities, axis=axis)
         return Classes(scores, axis, Given(probabilities, smoothing, weights), mass)
     if given == shape[:axis] + shape[axis + 1 :]:
@@ -302,6 +312,14 @@ def classes_of(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
         f"shape {shape}, got {given} for {name} of shape {shape}{_on_axis(fitting, scores)}"
     )
+
+
+def class_distributions(
+    xp: Any, name: str, x: Array, given: Array, axis: int, domain: Distributions = CLASS_DISTRIBUTION
+) -> Array:
+    """Return `x`, which is `given` in the dtype to compute in, checked along the axis of the classes."""
+    domain.check_along(name, given, axis)
+    return domain.or_nan_along(xp, x, given, axis)
 
 
 def _on_axis(fitting: Sequence[int], scores: Array) -> str:

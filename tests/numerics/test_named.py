@@ -59,7 +59,7 @@ def test_it_is_a_dict() -> None:
     assert gradients == dict(gradients)
     assert (gradients | {"more": 1}).keys() == {*gradients, "more"}
     assert {*gradients} <= {*dir(gradients)}
-    with pytest.raises(AttributeError, match="^there is no 'ancor' among anchor, positive, negative$"):
+    with pytest.raises(AttributeError, match=r"^there is no 'ancor' among anchor, positive, negative$"):
         _ = gradients.ancor
     for again in (pickle.loads(pickle.dumps(gradients)), copy.copy(gradients), copy.deepcopy(gradients)):
         assert type(again) is NamedArrays
@@ -77,7 +77,7 @@ def test_jax_takes_it_for_a_nesting() -> None:
     assert type(doubled) is NamedArrays
     assert list(doubled) == list(gradients)
     np.testing.assert_array_equal(doubled.negative, 2.0 * gradients.negative)
-    value, traced = jax.jit(value_and_gradient(ml.triplet_loss))(*arguments)
+    _, traced = jax.jit(value_and_gradient(ml.triplet_loss))(*arguments)
     np.testing.assert_allclose(traced.anchor, gradients.anchor, rtol=1e-5)
     _, pull = jax.vjp(lambda x: {"anchor": x, "positive": 2.0 * x, "negative": 3.0 * x}, arguments[0])
     pull(dict(gradients))

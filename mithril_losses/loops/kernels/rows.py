@@ -185,6 +185,17 @@ def mass_of(t, w, own, share):
 
 
 @njit(**OPTIONS)
+def total_and_least(t):
+    """The sum of the probabilities of a row, and the least of them."""
+    total, least = T(0), T(0)
+    for c in range(t.size):
+        x = T(t[c])
+        total += x
+        least = xp.minimum(least, x)
+    return total, least
+
+
+@njit(**OPTIONS)
 def cross_total(t, w, own, share, z, m, log_total):
     """-Σ q log p with 0 times infinity = 0."""
     total = T(0)
@@ -203,7 +214,24 @@ def subtract(g, by, f, t, w, own, share):
 @kept
 @njit(**OPTIONS)
 def by_probability(
-    first, last, per_chunk, z, t, own, share, w, uniform, weights, factors, factor, values, gradient, partials
+    first,
+    last,
+    per_chunk,
+    z,
+    t,
+    own,
+    share,
+    w,
+    uniform,
+    weights,
+    factors,
+    factor,
+    values,
+    gradient,
+    below,
+    apart,
+    partials,
+    illegal,
 ):
     rows, classes = z.shape
     room = np.empty((3, per_chunk), T)
@@ -214,6 +242,12 @@ def by_probability(
         total = 0.0
         for r in range(start, stop):
             i = r - start
+            whole, least = 0.0, T(0)
+            for c in range(0, classes, STRIP):
+                part_total, part_least = total_and_least(t[r, c : c + STRIP])
+                whole, least = whole + part_total, xp.minimum(least, part_least)
+            if least < -below or (abs(whole - 1.0) > apart and whole != 0.0):
+                illegal[chunk] = 1.0
             omega = weights[r] if weights.size else T(1)
             f = factors[r] if factors.size else factor
             if omega == T(0):
