@@ -469,7 +469,7 @@ def _of_object(loss: Any, gradient: Any, both: Any, name: str, wrt: tuple[str, .
 def _settled(loss: functools.partial[Any]) -> Pair:
     pair, options = find_loss(loss.func), loss.keywords
     own = {name: option for name, option in options.items() if name not in GRADIENT_KEYWORDS}
-    terms = Composed(lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable)
+    terms = Composed(lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable, takes_out=True)
     terms.name, terms.options = pair.terms.name, pair.terms.options
     terms.passed_on, terms.passed_on_by_gradient = pair.terms.passed_on, pair.terms.passed_on_by_gradient
     return replace(

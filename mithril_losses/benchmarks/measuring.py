@@ -7,10 +7,11 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses.backends.memory import release_kept_memory
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.benchmarks.candidates import Call, Candidate, Device, Setting, to_numpy
 from mithril_losses.benchmarks.problems import Case
@@ -20,7 +21,6 @@ _LEAST_CALLS, _LEAST_SLOW_CALLS = 5, 3
 _SLOW = 0.1  # seconds from which a call needs no earlier call that wakes its threads
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
-Pages = Literal["default", "huge"]
 Stopwatch = Callable[[Call], float]
 
 
@@ -176,7 +176,8 @@ def _extra_device_memory(call: Call) -> int:
 
 
 def _return_freed_memory() -> None:
-    """Return the memory that the allocator keeps to the system; otherwise the next call would use it unmeasured."""
+    """Return the memory that is kept to the system; otherwise the next call would use it unmeasured."""
+    release_kept_memory()
     trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # a function of glibc
     if trim is not None:
         trim(0)

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mithril_losses.benchmarks.candidates import Setting
+from mithril_losses.benchmarks.candidates import Memory, Setting
 from mithril_losses.benchmarks.families import TARGETS
-from mithril_losses.benchmarks.measuring import Pages
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results, Row, ratio
 from mithril_losses.benchmarks.tables import groups, mebibytes, number, time
@@ -22,19 +21,30 @@ _HOW = """\
 The times of a case are taken in a process of its own, and so is its memory. Arrays are float32. A call gives the mean
 loss and its gradient, and counts only where both agree with ours. Candidates take turns: in each turn, one call that
 does not count, then several that do. Times are medians. Preparation (tensors, compilation) is outside of them, and so
-is the freeing of results; the allocation of results is inside."""
+is the freeing of results; the allocation of results is inside.
+
+The results of a call are dropped before the next one. Their memory is not kept (`MITHRIL_LOSSES_KEPT_MEMORY=0`), so
+results are written into fresh pages, and so is the copy. Large losses that stream are measured once more, into warm
+memory: ours keep that of the dropped results, as they do by default, and the copy and scikit-learn write into arrays
+that exist before the call. The other libraries allocate as always."""
 
 _CANDIDATES = {
     ("copy",): "reads the same inputs once and writes as many bytes as the gradient has: the bound that memory sets.",
     ("ours-numpy-fused", "ours-numpy-blocked", "ours-numpy"): (
         "`value_and_gradient` with the extra `fast`, without it, and where there is no difference."
     ),
-    ("ours-torch", "ours-jax", "ours-torch-compile"): (
-        "the same function on tensors, on JAX arrays, and on tensors with `compile=True`."
+    ("ours-torch", "ours-jax"): "the same function on tensors, and on JAX arrays.",
+    ("ours-torch-eager",): "the same on tensors with `compile=False`.",
+    ("ours-backward",): (
+        "what a training loop of PyTorch calls: `loss(z).backward()` with a loss of this package. `z` is a leaf of the "
+        "graph whose gradient was dropped before. Autograd gets the hand-derived gradient from the loss."
+    ),
+    ("ours-jax-grad",): (
+        "`jax.jit(jax.value_and_grad(loss))` with a loss of this package. JAX gets the hand-derived gradient from it."
     ),
     ("numpy-plain",): "the loss and its gradient, one after the other.",
     ("torch-eager",): (
-        "`torch.autograd.grad` of the loss in `torch.nn.functional`, or of the textbook expression where it has none."
+        "`loss(z).backward()` with the loss in `torch.nn.functional`, or the textbook expression where it has none."
     ),
     ("torch-compile",): "`torch.compile` of value and gradient in one graph.",
     (
@@ -43,6 +53,9 @@ _CANDIDATES = {
     ): "`jax.jit(jax.value_and_grad(…))` of the textbook expression, and of the loss in optax.",
     ("scikit-learn",): "`loss_gradient` of its private losses, then the mean.",
 }
+
+_OWN = """\
+Small losses without such an expression are compared with the automatic differentiation of their own plain functions."""
 
 _MEMORY = {
     "cpu": """\
@@ -65,14 +78,17 @@ def markdown(results: Results, setting: Setting, seconds: float, chart: str | No
         "## How it is measured",
         _HOW,
         _candidates(results),
+        *([_OWN] if any(case.problem.drawn for case in results.cases) else []),
         _MEMORY[setting.device],
     ]
     if on_cpu:  # the targets speak of CPU arrays
         sections += ["## Targets", _targets(results), *_missed(results)]
     if chart is not None:
         sections += ["## Chart", f"![Time per call of each candidate at each case]({chart})"]
-    sections += ["## Time per call", *_times(results, "default")]
-    if results.has_huge_pages:
+    sections += ["## Time per call", *_times(results, "fresh")]
+    if results.has("warm"):
+        sections += ["## Time per call, into warm memory", *_times(results, "warm")]
+    if results.has("huge"):
         sections += ["## Time per call, with huge pages", *_times(results, "huge")]
     sections += _memory(results)
     return "\n\n".join(sections) + "\n"
@@ -130,13 +146,13 @@ def _left_out(results: Results) -> Iterator[str]:
 
 
 def _targets(results: Results) -> str:
-    headers = ["case", "", "must be", "measured", *(["with huge pages"] if results.has_huge_pages else []), "met"]
+    headers = ["case", "", "must be", "measured", *(["with huge pages"] if results.has("huge") else []), "met"]
     lines, label = [], ""
     for target in TARGETS:
         outcomes = [outcome for outcome in target.outcomes(results) if outcome.number is not None]
         cells = ["" if target.where.label == label else target.where.label, target.what, _bound(target)]
         cells.append(_outcomes(target, outcomes))
-        if results.has_huge_pages:
+        if results.has("huge"):
             cells.append("<br>".join(number(outcome.huge) for outcome in outcomes if len(outcomes) <= _MANY))
         lines.append([*cells, _verdict(target, outcomes)])
         label = target.where.label
@@ -186,7 +202,8 @@ def _bound(target: Target) -> str:
 
 
 def _why(results: Results, target: Target, outcome: Outcome) -> str:
-    copy = ratio(results.fastest(outcome.case, target.over), results.row(outcome.case, "copy"))
+    memory = target.memory
+    copy = ratio(results.fastest(outcome.case, target.over, memory), results.row(outcome.case, "copy", memory))
     beside = "" if copy is None else f" A copy of the same bytes would be {number(copy)} times as fast."
     return beside + (f" {target.why_missed}" if target.why_missed else "")
 
@@ -194,21 +211,23 @@ def _why(results: Results, target: Target, outcome: Outcome) -> str:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _times(results: Results, pages: Pages) -> Iterator[str]:
+def _times(results: Results, memory: Memory) -> Iterator[str]:
     yield (
         "The last two columns are for the fastest of ours: how many times as fast as the best peer, and how many\n"
         "times as long as the copy."
     )
-    if pages == "huge":
+    if memory == "huge":
         yield "The allocator asks the system for huge pages: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`."
-    for title, cases in groups(results):
-        names = results.candidates(cases)
+    if memory == "warm":
+        yield "Results use the memory of earlier ones; so does the copy."
+    for title, cases in groups(results, memory):
+        names = results.candidates(cases, memory)
         lines = []
         for case in cases:
             ours = [row.candidate.name for row in results.of(case) if row.candidate.kind == "ours"]
-            best = results.fastest(case, ours, pages)
+            best = results.fastest(case, ours, memory)
             comparison = [None, None] if best is None else [results.speed_up(best), results.over_copy(best)]
-            cells = [_median(results.row(case, name, pages)) for name in names]
+            cells = [_median(results.row(case, name, memory)) for name in names]
             lines.append([case.name, *cells, *map(number, comparison)])
         yield f"### {title.capitalize()}"
         yield table(["case", *names, "× best peer", "× copy"], lines)

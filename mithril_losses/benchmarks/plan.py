@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mithril_losses.benchmarks.candidates import Candidate, Setting, candidates_for
-from mithril_losses.benchmarks.measuring import Pages, Timing
+from mithril_losses.benchmarks.candidates import Candidate, Memory, Setting, candidates_for
+from mithril_losses.benchmarks.measuring import Timing
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results, Row
 from mithril_losses.benchmarks.worker import memory_apart, time_apart
+
+_IN_WORDS: dict[Memory, str] = {"fresh": "", "warm": ", warm memory", "huge": ", huge pages"}
 
 
 @dataclass(frozen=True)
@@ -31,25 +33,26 @@ class Plan:
         """Return the candidates of a case that can run."""
         return [candidate for candidate in self.candidates(case) if not candidate.missing]
 
-    def pages(self, case: Case) -> tuple[Pages, ...]:
-        """The settings of the allocator under which times are measured: huge pages only if results fill many pages."""
-        return (
-            ("default", "huge") if self.huge_pages and case.size == "large" and case.problem.streams else ("default",)
-        )
+    def memory(self, case: Case) -> tuple[Memory, ...]:
+        """What results are written into when times are measured: fresh memory alone where that takes little time."""
+        if case.size != "large" or not case.problem.streams or self.setting.device != "cpu":
+            return ("fresh",)
+        return ("fresh", "warm", "huge") if self.huge_pages else ("fresh", "warm")
 
     @property
     def steps(self) -> int:
         """How many steps `measure` takes."""
-        return sum(len(self.pages(case)) + (case.size != "small") for case in self.cases)
+        return sum(len(self.memory(case)) + (case.size != "small") for case in self.cases)
 
     def measure(self, results: Results) -> Iterator[str]:
         """Add to the results step by step, and yield before each step what it is."""
         for case in self.cases:
-            for pages in self.pages(case):
-                yield f"{case.name}: time" + (", huge pages" if pages == "huge" else "")
-                found = time_apart(case, self.installed(case), self.setting, self.seconds, pages)
+            for memory in self.memory(case):
+                yield f"{case.name}: time" + _IN_WORDS[memory]
+                setting = self.setting._replace(memory=memory)
+                found = time_apart(case, self.installed(case), setting, self.seconds)
                 for candidate in self.candidates(case):
-                    results.rows.append(_row(case, candidate, pages, found.get(candidate.name)))
+                    results.rows.append(_row(case, candidate, memory, found.get(candidate.name)))
             if case.size != "small":
                 yield f"{case.name}: memory"
                 self._measure_memory(case, results)
@@ -62,8 +65,8 @@ class Plan:
             row.extra_bytes, row.note = (None, extra) if isinstance(extra, str) else (extra, "")
 
 
-def _row(case: Case, candidate: Candidate, pages: Pages, found: Timing | str | None) -> Row:
-    row = Row(case, candidate, pages)
+def _row(case: Case, candidate: Candidate, memory: Memory, found: Timing | str | None) -> Row:
+    row = Row(case, candidate, memory)
     if isinstance(found, Timing):
         row.timing = found
     else:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate
-from mithril_losses.benchmarks.measuring import Pages, Timing
+from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate, Memory
+from mithril_losses.benchmarks.measuring import Timing
 from mithril_losses.benchmarks.problems import Case
 
 
@@ -20,7 +20,7 @@ class Row:
     Attributes:
         case: the loss and the shape.
         candidate: the name of the candidate.
-        pages: "default", or "huge" if the allocator asked the system for huge pages.
+        memory: what results were written into, as in `Setting`.
         timing: the time per call, if it was measured.
         extra_bytes: the peak of the extra memory of a call, its results included, if it was measured.
         note: why something is missing.
@@ -28,7 +28,7 @@ class Row:
 
     case: Case
     candidate: Candidate
-    pages: Pages = "default"
+    memory: Memory = "fresh"
     timing: Timing | None = None
     extra_bytes: int | None = None
     note: str = ""
@@ -57,40 +57,39 @@ class Results:
         """The cases that have rows, in order."""
         return list({row.case.name: row.case for row in self.rows}.values())
 
-    @property
-    def has_huge_pages(self) -> bool:
-        """Whether times were taken with huge pages as well."""
-        return any(row.pages == "huge" for row in self.rows)
+    def has(self, memory: Memory) -> bool:
+        """Whether times were taken with this kind of memory."""
+        return any(row.memory == memory for row in self.rows)
 
-    def candidates(self, cases: Iterable[Case]) -> list[str]:
+    def candidates(self, cases: Iterable[Case], memory: Memory = "fresh") -> list[str]:
         """Return the names of the candidates that have a time at one of the cases, in the order of `CANDIDATES`."""
-        timed = {row.candidate.name for case in cases for row in self.of(case) if row.timing is not None}
+        timed = {row.candidate.name for case in cases for row in self.of(case, memory) if row.timing}
         return [candidate.name for candidate in CANDIDATES if candidate.name in timed]
 
-    def of(self, case: Case, pages: Pages = "default") -> list[Row]:
+    def of(self, case: Case, memory: Memory = "fresh") -> list[Row]:
         """Return the rows of a case."""
-        return [row for row in self.rows if row.case.name == case.name and row.pages == pages]
+        return [row for row in self.rows if row.case.name == case.name and row.memory == memory]
 
-    def row(self, case: Case, candidate: str, pages: Pages = "default") -> Row | None:
+    def row(self, case: Case, candidate: str, memory: Memory = "fresh") -> Row | None:
         """Return the row of a candidate by name."""
-        return next((row for row in self.of(case, pages) if row.candidate.name == candidate), None)
+        return next((row for row in self.of(case, memory) if row.candidate.name == candidate), None)
 
-    def fastest(self, case: Case, candidates: Iterable[str], pages: Pages = "default") -> Row | None:
+    def fastest(self, case: Case, candidates: Iterable[str], memory: Memory = "fresh") -> Row | None:
         """Return the fastest of some candidates."""
-        timed = [row for row in self.of(case, pages) if row.median is not None and row.candidate.name in candidates]
+        timed = [row for row in self.of(case, memory) if row.median is not None and row.candidate.name in candidates]
         return min(timed, key=lambda row: row.median or 0.0, default=None)
 
-    def best_peer(self, case: Case, pages: Pages = "default") -> Row | None:
+    def best_peer(self, case: Case, memory: Memory = "fresh") -> Row | None:
         """Return the fastest peer."""
-        return self.fastest(case, {row.candidate.name for row in self.of(case) if row.candidate.kind == "peer"}, pages)
+        return self.fastest(case, {row.candidate.name for row in self.of(case) if row.candidate.kind == "peer"}, memory)
 
     def speed_up(self, row: Row) -> float | None:
         """Return the speed of a candidate divided by the speed of the best peer."""
-        return ratio(self.best_peer(row.case, row.pages), row)
+        return ratio(self.best_peer(row.case, row.memory), row)
 
     def over_copy(self, row: Row) -> float | None:
         """Return the time of a candidate divided by the time of a copy of the same bytes."""
-        return ratio(row, self.row(row.case, "copy", row.pages))
+        return ratio(row, self.row(row.case, "copy", row.memory))
 
     def write_csv(self, path: Path) -> None:
         """Write all rows, with full precision."""
@@ -107,7 +106,7 @@ class Results:
             "x".join(map(str, row.case.shape)),
             row.candidate.name,
             row.candidate.kind,
-            row.pages,
+            row.memory,
             timing and timing.median,
             timing and timing.tenth,
             timing and timing.calls,
@@ -126,7 +125,7 @@ _COLUMNS = (
     "shape",
     "candidate",
     "kind",
-    "pages",
+    "memory",
     "median_seconds",
     "tenth_percentile_seconds",
     "calls",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from rich.table import Table
 from rich.text import Text
 
+from mithril_losses.benchmarks.candidates import Memory
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results, Row
 from mithril_losses.training.config import printable
@@ -18,12 +19,15 @@ _GROUPS: dict[str, Callable[[Case], bool]] = {
     "large, ours alone": lambda case: case.ours_alone,
 }
 
+_OTHERS: dict[Memory, str] = {"warm": "warm memory", "huge": "huge pages"}
+
 
 def tables(results: Results) -> Iterator[Table]:
     """Yield one table for each group of cases that has rows."""
+    others = [(memory, title) for memory, title in _OTHERS.items() if results.has(memory)]
     headers = ["median", "10 %", "× best peer", "× copy"]
-    if results.has_huge_pages:
-        headers += ["huge pages", "× best peer"]
+    for memory, title in others:
+        headers += [title, "× best peer"] + ["× copy"] * (memory == "warm")
     for title, cases in groups(results):
         table = Table(title=title, title_justify="left")
         table.add_column("case", no_wrap=True)
@@ -44,18 +48,20 @@ def _cells(results: Results, row: Row) -> Iterator[str]:
     yield time(row.timing and row.timing.tenth)
     yield number(results.speed_up(row))
     yield number(results.over_copy(row))
-    if results.has_huge_pages:
-        huge = results.row(row.case, row.candidate.name, "huge")
-        yield time(None if huge is None else huge.median)
-        yield number(None if huge is None else results.speed_up(huge))
+    for memory in filter(results.has, _OTHERS):
+        other = results.row(row.case, row.candidate.name, memory)
+        yield time(None if other is None else other.median)
+        yield number(None if other is None else results.speed_up(other))
+        if memory == "warm":
+            yield number(None if other is None else results.over_copy(other))
     yield mebibytes(row)
     yield number(row.extra_gradients)
 
 
-def groups(results: Results) -> Iterator[tuple[str, list[Case]]]:
-    """Yield the title and the cases of each group that has any."""
+def groups(results: Results, memory: Memory = "fresh") -> Iterator[tuple[str, list[Case]]]:
+    """Yield the title and the cases of each group that has any with this kind of memory."""
     for title, contains in _GROUPS.items():
-        cases = list(filter(contains, results.cases))
+        cases = [case for case in results.cases if contains(case) and results.of(case, memory)]
         if cases:
             yield title, cases
 

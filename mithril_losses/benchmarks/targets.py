@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mithril_losses.benchmarks.measuring import Pages
+from mithril_losses.benchmarks.candidates import Memory
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results, Row, ratio
 
 Names = tuple[str, ...]
-Measure = Callable[[Results, Case, Pages], float | None]
+Measure = Callable[[Results, Case, Memory], float | None]
 
 FUSED: Names = ("ours-numpy-fused",)
 BLOCKED: Names = ("ours-numpy-blocked",)
 NUMPY: Names = (*FUSED, *BLOCKED, "ours-numpy")
 TORCH: Names = ("ours-torch",)
+BACKWARD: Names = ("ours-backward",)
+JAX_GRAD: Names = ("ours-jax-grad",)
 BEST: Names = (*NUMPY, *TORCH, "ours-jax")
 EAGER: Names = ("torch-eager",)
 COMPILE: Names = ("torch-compile",)
@@ -50,6 +52,7 @@ class Target:
         most: the largest accepted number, or None.
         why_missed: the reason, if the bound is known to be out of reach; shown if it is missed.
         over: the candidates that ours must be faster than; if they are faster, the page also shows a copy of the bytes.
+        memory: what results are written into, as in `Setting`.
     """
 
     where: Where
@@ -59,6 +62,7 @@ class Target:
     most: float | None = None
     why_missed: str = ""
     over: Names = ()
+    memory: Memory = "fresh"
 
     def is_met(self, number: float) -> bool:
         """Whether the number lies within the bounds."""
@@ -67,7 +71,8 @@ class Target:
     def outcomes(self, results: Results) -> Iterator[Outcome]:
         """Yield the outcome at each of the cases that were measured."""
         for case in filter(self.where.contains, results.cases):
-            yield Outcome(case, self.measure(results, case, "default"), self.measure(results, case, "huge"))
+            huge = self.measure(results, case, "huge") if self.memory == "fresh" else None
+            yield Outcome(case, self.measure(results, case, self.memory), huge)
 
 
 class Outcome(NamedTuple):
@@ -101,8 +106,8 @@ def is_large(case: Case) -> bool:
 def speed_up(ours: Names, over: Names) -> Measure:
     """The speed of the fastest of ours divided by the speed of the fastest of the others."""
 
-    def measure(results: Results, case: Case, pages: Pages) -> float | None:
-        return ratio(results.fastest(case, over, pages), results.fastest(case, ours, pages))
+    def measure(results: Results, case: Case, memory: Memory) -> float | None:
+        return ratio(results.fastest(case, over, memory), results.fastest(case, ours, memory))
 
     return measure
 
@@ -110,10 +115,10 @@ def speed_up(ours: Names, over: Names) -> Measure:
 def saving(ours: Names, over: Names, *, beyond_gradients: bool = False) -> Measure:
     """The least extra memory of the others divided by the extra memory of the fastest of ours."""
 
-    def measure(results: Results, case: Case, pages: Pages) -> float | None:
+    def measure(results: Results, case: Case, memory: Memory) -> float | None:
         mine = results.fastest(case, ours)
         others = [row.extra_bytes for row in _rows(results, case, over) if row.extra_bytes is not None]
-        if pages == "huge" or not others or mine is None or mine.timing is None or mine.extra_bytes is None:
+        if memory != "fresh" or not others or mine is None or mine.timing is None or mine.extra_bytes is None:
             return None
         unavoidable = mine.timing.gradient_bytes if beyond_gradients else 0
         return (min(others) - unavoidable) / max(mine.extra_bytes - unavoidable, 1)
@@ -124,9 +129,9 @@ def saving(ours: Names, over: Names, *, beyond_gradients: bool = False) -> Measu
 def most_memory(ours: Names, unit: Callable[[Row], float | None]) -> Measure:
     """The most extra memory that one of ours takes."""
 
-    def measure(results: Results, case: Case, pages: Pages) -> float | None:
+    def measure(results: Results, case: Case, memory: Memory) -> float | None:
         amounts = [amount for amount in map(unit, _rows(results, case, ours)) if amount is not None]
-        return max(amounts) if amounts and pages == "default" else None
+        return max(amounts) if amounts and memory == "fresh" else None
 
     return measure
 
@@ -151,6 +156,13 @@ def faster(where: Where, label: str, ours: Names, bounds: Mapping[Names, float],
         )
         for over, bound in bounds.items()
     ]
+
+
+def warm(where: Where, bounds: Mapping[Names, float]) -> list[Target]:
+    """Return targets for times into warm memory: over that of a warm copy, and as a fraction of those of others."""
+    targets = faster(where, "warm, fused", FUSED, {over: bound for over, bound in bounds.items() if over != COPY})
+    targets.append(time_over(where, "warm, fused", FUSED, COPY, most=bounds[COPY]))
+    return [replace(target, memory="warm") for target in targets]
 
 
 def blocked(where: Where) -> list[Target]:
@@ -181,6 +193,9 @@ def on_many_points(*losses: str) -> Target:
     return Target(where, "NumPy and torch: extra memory in MB", measure, most=200.0)
 
 
+_LOOPS = Where(
+    "every loss with a fused loop, medium and large", lambda case: case.size != "small" and case.problem.streams
+)
 _SEPARABLE = Where("every separable loss, large", lambda case: is_large(case) and case.problem.streams)
 _CALLS = Where(
     "mse, bce, cross-entropy 32×10",
@@ -191,11 +206,14 @@ _CALLS = Where(
 )
 
 OF_ALL_LOSSES = [
-    Target(
-        _SEPARABLE,
-        "NumPy and torch: extra memory in gradients",
-        most_memory((*NUMPY, *TORCH), lambda row: row.extra_gradients),
-        most=1.15,
+    *(
+        Target(
+            _SEPARABLE,
+            f"{label}: extra memory in gradients",
+            most_memory(names, lambda row: row.extra_gradients),
+            most=1.15,
+        )
+        for label, names in {"NumPy and torch": (*NUMPY, *TORCH), "backward": BACKWARD}.items()
     ),
     time_over(
         _CALLS,
@@ -205,5 +223,12 @@ OF_ALL_LOSSES = [
         most=1.0,
         why_missed="Of every call, 3 µs turn tensors into NumPy's views and back.",
     ),
+    time_over(_CALLS, "backward", BACKWARD, EAGER, most=1.0),
     time_over(Where("every loss, large", is_large), "torch tensors", TORCH, NUMPY, most=1.2),
+    *faster(_LOOPS, "backward", BACKWARD, {EAGER: 2.5}),
+    time_over(_LOOPS, "backward", BACKWARD, TORCH, most=1.3),
+    time_over(
+        Where("every loss, medium and large", lambda case: case.size != "small"), "backward", BACKWARD, EAGER, most=1.0
+    ),
+    time_over(Where("every loss", lambda case: True), "jax.grad", JAX_GRAD, JAX, most=1.1),
 ]

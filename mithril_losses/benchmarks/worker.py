@@ -8,10 +8,11 @@ import subprocess
 import sys
 from typing import Any
 
+from mithril_losses.backends.memory import VARIABLE as KEPT_MEMORY
 from mithril_losses.backends.threads import VARIABLE
 from mithril_losses.benchmarks import families, measuring
 from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate, Setting
-from mithril_losses.benchmarks.measuring import Pages, Timing
+from mithril_losses.benchmarks.measuring import Timing
 from mithril_losses.benchmarks.problems import Case
 
 # the last two are read by XLA
@@ -20,12 +21,10 @@ _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _MAPPED_FROM = str(1 << 16)  # bytes from which glibc returns freed memory to the system, when memory is measured
 
 
-def time_apart(
-    case: Case, candidates: list[Candidate], setting: Setting, seconds: float, pages: Pages = "default"
-) -> dict[str, Timing | str]:
+def time_apart(case: Case, candidates: list[Candidate], setting: Setting, seconds: float) -> dict[str, Timing | str]:
     """Return the result of `time_candidates` in a separate process."""
     names = [candidate.name for candidate in candidates]
-    found = _run({"case": case.name, "candidates": names, "setting": setting, "seconds": seconds}, setting, pages)
+    found = _run({"case": case.name, "candidates": names, "setting": setting, "seconds": seconds}, setting)
     if isinstance(found, str):
         return dict.fromkeys(names, found)
     return {name: x if isinstance(x, str) else Timing(*x) for name, x in found.items()}
@@ -38,11 +37,11 @@ def memory_apart(case: Case, candidates: list[Candidate], setting: Setting) -> d
     return dict.fromkeys(names, found) if isinstance(found, str) else found
 
 
-def _run(request: dict[str, Any], setting: Setting, pages: Pages = "default", *, memory: bool = False) -> Any:
+def _run(request: dict[str, Any], setting: Setting, *, memory: bool = False) -> Any:
     """Return the answer of the process, or the reason why there is none."""
     done = subprocess.run(
         [sys.executable, "-m", "mithril_losses.benchmarks.worker", json.dumps(request)],
-        env=_environment(setting, pages, memory=memory),
+        env=_environment(setting, memory=memory),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
@@ -55,11 +54,15 @@ def _run(request: dict[str, Any], setting: Setting, pages: Pages = "default", *,
     return (done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"])[-1]
 
 
-def _environment(setting: Setting, pages: Pages, *, memory: bool = False) -> dict[str, str]:
+def _environment(setting: Setting, *, memory: bool = False) -> dict[str, str]:
     environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(setting.threads))}
     if setting.device == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
-    if pages == "huge":
+    if setting.memory == "warm":
+        environment.pop(KEPT_MEMORY, None)
+    else:
+        environment[KEPT_MEMORY] = "0"
+    if setting.memory == "huge":
         known = environment.get("GLIBC_TUNABLES")
         environment["GLIBC_TUNABLES"] = f"{known}:{_HUGE_PAGES}" if known else _HUGE_PAGES
     if memory:

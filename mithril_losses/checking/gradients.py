@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mithril_losses.autodiff import plain_functions
 from mithril_losses.backends.namespaces import Array, is_dtype, library_name, namespace_of, placement
 from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.checking.drawing import draw_arguments
@@ -63,9 +64,9 @@ def check_gradient(
 ) -> GradientCheck:
     """Check the gradient of a loss at the given arguments, in float64, away from the loss's declared kinks.
 
-    The gradient is compared with the library's autodiff if it has one (`jax.grad`, `torch.autograd`), and element by
-    element with central differences. The Taylor remainder |L(x + h d) − L(x) − h g·d| along a random direction d must
-    vanish like h².
+    The gradient is compared with the library's autodiff of the plain function if it has one (`jax.grad`,
+    `torch.autograd`), and element by element with central differences. The Taylor remainder
+    |L(x + h d) − L(x) − h g·d| along a random direction d must vanish like h².
 
     Args:
         loss: a registered loss, its name, or, with `gradient=`, any function.
@@ -278,7 +279,13 @@ def _compare(problem: _Problem, path: str, method: str, expected: np.ndarray, to
     return float(errors[worst])
 
 
-def _autodiff(problem: _Problem) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _autodiff(problem: _Problem) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Return what the library's autodiff makes of the plain function; it is given the gradient of the public one."""
+    with plain_functions():
+        return list(_derivatives(problem))
+
+
+def _derivatives(problem: _Problem) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     paths = list(problem.gradients)
     variables = {path: problem.leaf(path) for path in paths}
     library = library_name(namespace_of(variables[paths[0]]))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mithril_losses import limits
+from mithril_losses.backends.memory import empty
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import Pair
@@ -18,7 +20,7 @@ from mithril_losses.loops.compiling import COMPILED, NotFusable, has_numba
 from mithril_losses.numerics.reduction import GradientReduction, Plan, plan
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.base import Template
-from mithril_losses.templates.loop import Call, Loop, empty, over_blocks, rows_of
+from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
 # the most bytes of the temporary arrays of a block
 _KEPT = 1 << 24
@@ -68,8 +70,16 @@ class OnHost:
         found = self.attempt(*arguments, **keywords)
         return self._plain(*arguments, **keywords) if found is None else found
 
-    def attempt(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any] | None:
-        """Return value and gradient, or None if the plain functions must compute them or raise an error."""
+    def attempt(
+        self, *arguments: Any, buffers: Mapping[str, Any] = MappingProxyType({}), **keywords: Any
+    ) -> tuple[Any, Any] | None:
+        """Return value and gradient, or None if the plain functions must compute them or raise an error.
+
+        Args:
+            *arguments: of the loss.
+            buffers: where to write the gradients, by argument; new arrays otherwise.
+            **keywords: of the gradient.
+        """
         keep_freed_memory()
         call = self._call(arguments, keywords) if self._applies else None
         parts = None if call is None else self._pair.terms.parts(call)
@@ -78,7 +88,7 @@ class OnHost:
         total: Any = None
         gradients = NamedArrays[Any]()
         for template, part in parts:
-            found = self._part(template, part)
+            found = self._part(template, part, buffers)
             if found is None:
                 return None
             total = found[0] if total is None else total + found[0]
@@ -100,7 +110,7 @@ class OnHost:
             return None  # `wrt`, or what the loss does not take
         return Call(arrays, self._defaults | checked(self._pair.domain, options), given)
 
-    def _part(self, template: Template, call: Call) -> tuple[Any, dict[str, Any]] | None:
+    def _part(self, template: Template, call: Call, buffers: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """Return the value of one reduced loss and its gradients by name, or None if the plain functions must run."""
         loop = template.loop(call) or self._rows(call)
         if loop is None:
@@ -117,7 +127,7 @@ class OnHost:
             return None
         like = next(iter(wrt.values()))
         values = empty(loop.shape, like.dtype) if keeps_values else None
-        gradients = {name: empty(x.shape, x.dtype) for name, x in wrt.items()}
+        gradients = {n: buffers[n] if n in buffers else empty(x.shape, x.dtype) for n, x in wrt.items()}
         total = self._run(loop, call, reduction, values, gradients)
         value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
         return value, gradients

@@ -41,8 +41,12 @@ class Chunks(NamedTuple):
 
     def share(self, work: Callable[[int, int], None], threads: int) -> None:
         """Call `work(first, last)` for groups of chunks in several threads."""
+        parts = -(-self.number // self.group)
+        if threads == 1 or parts == 1:
+            work(0, self.number)
+            return
         share(
-            -(-self.number // self.group),
+            parts,
             lambda part: work(part * self.group, min((part + 1) * self.group, self.number)),
             threads,
         )

@@ -104,21 +104,21 @@ def run(
     kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
     key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.type.__name__, bounded)
     chunks = Chunks.of(size, 1, group)
-    partials, illegal = np.zeros(chunks.number), np.zeros(chunks.number)
+    partials = np.zeros((2, chunks.number))  # of the losses, and of the illegal labels
     fixed = (
         size,
-        *(x.reshape(-1) for x in arrays),
-        *(o.values for o in operands),
-        *(o.inner for o in operands if o.kind == "periodic"),
-        *(x.reshape(-1) for x in gradients),
+        *[x.reshape(-1) for x in arrays],
+        *[o.values for o in operands],
+        *[o.inner for o in operands if o.kind == "periodic"],
+        *[x.reshape(-1) for x in gradients],
         *(() if values is None else (values.reshape(-1),)),
-        partials,
-        illegal,
+        *partials,
     )
-    given_arrays = types_of(*arrays, *(o.values for o in operands if o.kind != "scalar"))
+    given_arrays = types_of(*arrays, *[o.values for o in operands if o.kind != "scalar"])
     kernel = _kernels(terms, key, given_arrays, lambda kernel: kernel(0, 0, *fixed))
     chunks.share(lambda first, last: kernel(first, last, *fixed), threads)
-    return float(np.add.reduce(partials)), not illegal.any()
+    total, illegal = np.add.reduce(partials, axis=1).tolist()
+    return total, not illegal
 
 
 # --- writing and compiling the module -------------------------------------------------------------------------------

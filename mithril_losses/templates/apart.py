@@ -46,7 +46,7 @@ class Apart(Template):
             for distance in part.kinks(x, *(options[name] for name in part.option_names))
         )
 
-    def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
+    def plain_value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the loss of arrays and options given in the order of `domain`."""
         return self._close(arguments, reduction, value=True, slopes=False)[0]
 

@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
+from mithril_losses.autodiff import differentiable
+from mithril_losses.backends.namespaces import Array
 from mithril_losses.domains import Enforced, Labels
 from mithril_losses.elsewhere import no_such_option
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -28,11 +32,14 @@ class Template:
         wrt: the arguments that the gradient is taken with respect to by default.
         on_request: further arguments that `wrt=` accepts.
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
-        both: a function of the arguments, in the order of `domain`, that returns value and gradient; shared work is
-            done once.
+        plain_value: a function of the arguments, in the order of `domain`, that returns the reduced loss; autodiff
+            frameworks differentiate what it computes.
+        gradient: a function of the same arguments that returns the hand-derived gradient.
+        both: a function of the same arguments that returns value and gradient; shared work is done once.
         takes_wrt: whether `both` takes `wrt=`.
         compose: for a loss of other losses: a function that takes `value_and_gradient` (with its settings), and returns
             the function of value and gradient of this loss.
+        takes_out: whether that function takes `out`.
         separable: whether different rows have independent unreduced losses, so that rows may be computed separately.
         jitted: whether the pair is compiled for JAX. A loss that compiles its parts by itself may have to read values
             between them.
@@ -51,9 +58,12 @@ class Template:
     wrt: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
     kinks: Any = None
+    plain_value: Any = None
+    gradient: Any = None
     both: Any = None
     takes_wrt = False
     compose: Callable[..., Any] | None = None
+    takes_out = False
     separable = True
     jitted = True
     by_numpy = False
@@ -79,6 +89,17 @@ class Template:
         self.has_loop = loop is not None
         self.check, self.mass = check, mass
         self._loop = loop
+
+    def value(self, *arguments: Any, **reduction: Any) -> Array:
+        """Return the reduced loss of arrays and options given in the order of `domain`.
+
+        PyTorch and JAX differentiate it by `gradient`.
+        """
+        if type(arguments[0]) is np.ndarray:
+            return self.plain_value(*arguments, **reduction)
+        if reduction:
+            self.require_known(reduction, gradient=False)  # the gradient, computed together with it, takes more
+        return differentiable(self, arguments, reduction)
 
     def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
         """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""

@@ -7,13 +7,14 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from mithril_losses.backends.memory import empty
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import first_axis
 from mithril_losses.numerics.validation import require_same_shape
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.elements import Elementwise
-from mithril_losses.templates.loop import Call, Loop, empty
+from mithril_losses.templates.loop import Call, Loop
 
 
 class ByColumn(Template):
@@ -31,10 +32,10 @@ class ByColumn(Template):
         self._meaning = columns
         self._count = len(terms.wrt)
 
-    def value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
+    def plain_value(self, *arrays: Array, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss."""
         self.require_known(reduction, gradient=False)
-        return self.terms.value(*self.split(arrays).values(), **reduction)
+        return self.terms.plain_value(*self.split(arrays).values(), **reduction)
 
     def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
         """Return the gradient of `value` wrt the first array."""

@@ -17,6 +17,7 @@ class Composed(Template):
         compose: a function that takes `fast`, which is `value_and_gradient` with its settings, and returns the
             function of value and gradient of this loss.
         separable: whether the unreduced losses of different rows are independent.
+        takes_out: whether the composed function hands `out` on to a function that `fast` returned.
 
     Example:
         >>> from mithril_losses import gradient_of, mse_loss, mse_loss_gradient, unregister
@@ -33,6 +34,9 @@ class Composed(Template):
         >>> unregister("doubled_loss")
     """
 
-    def __init__(self, compose: Callable[[Callable[..., Both]], Both], separable: bool = True) -> None:
+    def __init__(
+        self, compose: Callable[[Callable[..., Both]], Both], separable: bool = True, *, takes_out: bool = False
+    ) -> None:
         self.compose = compose
         self.separable = separable
+        self.takes_out = takes_out

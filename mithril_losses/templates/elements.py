@@ -110,7 +110,7 @@ class Elementwise(Template):
         compiled = loop.compiled if loop.can_be_compiled else None
         return Loop(self.shape(loop.like), None, compiled, loop.blocked, dtype)
 
-    def value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
+    def plain_value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss; arrays and options are given in the order of the terms."""
         if reduction:
             self.require_known(reduction, gradient=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,9 +9,6 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.threads import share
-
-# bytes of a cache line
-_LINE = 64
 
 
 class Call(NamedTuple):
@@ -63,13 +59,3 @@ def rows_of(x: Any, shape: tuple[int, ...], rows: slice) -> Any:
     if isinstance(x, np.ndarray) and x.ndim == len(shape) and x.shape[0] > 1:
         return x[rows]
     return x
-
-
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-    """Return an uninitialized array that begins on a cache line, so that loops are fast and JAX need not copy it."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _LINE, np.uint8)
-    start = -memory.ctypes.data % _LINE
-    array: np.ndarray[Any, Any] = memory[start : start + size].view(dtype).reshape(shape)
-    return array

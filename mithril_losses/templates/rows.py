@@ -64,13 +64,12 @@ def statistics(
     """
     axis = axis % len(logits.shape)
     info = xp.finfo(logits.dtype)
-    if capped:
-        z = xp.minimum(logits, float(info.max), **({"out": logits} if in_place else {}))
-        largest = largest_number(xp, z, axis)
-    else:
-        z, largest = logits, xp.maximum(largest_number(xp, logits, axis), float(info.min))
-    over = {"out": z} if in_place or (xp is np and capped) else {}
-    shifted = xp.subtract(z, largest, **over)
+    largest = largest_number(xp, logits, axis)
+    largest = xp.minimum(largest, float(info.max)) if capped else xp.maximum(largest, float(info.min))
+    shifted = xp.subtract(logits, largest, **({"out": logits} if in_place else {}))
+    over = {"out": shifted} if in_place or xp is np else {}
+    if capped:  # +∞ is as far above the largest number as this is
+        shifted = xp.minimum(shifted, 0.0, **over)
     match, mass = shares.dot(xp, shifted, axis), shares.mass(xp, shifted, axis)
     exponentials = xp.exp(shifted, **over)
     total = np.add.reduce(exponentials, axis=axis) if xp is np else xp.sum(exponentials, axis=axis)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, namespace_of
 from mithril_losses.domains import Choice, array_names, checked, enforced
-from mithril_losses.numerics.graph import differentiable_on_demand
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -105,7 +105,7 @@ class Unreduced(Template):
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
             self.both = differentiable_on_demand(self.both)  # type: ignore[method-assign]
 
-    def value(self, *arguments: Any, **reduction: Any) -> Array:
+    def plain_value(self, *arguments: Any, **reduction: Any) -> Array:
         """Return the reduced loss; arrays and options are given in the order of `domain`."""
         if reduction:
             self.require_known(reduction, gradient=False)
@@ -149,10 +149,11 @@ class Unreduced(Template):
         if self._held:
             arguments = self._within_domains(arguments)
         options = arguments[self._arrays :]
-        if not options or (type(arguments[0]) is np.ndarray and all(map(is_, options, self._settled))):
+        is_usual = type(arguments[0]) is np.ndarray
+        if not options or (is_usual and all(map(is_, options, self._settled))):
             return arguments  # with the very options of another call, at a fifth of the cost
         found = tuple(checked(self._options, dict(zip(self._options, options, strict=True))).values())
-        if _PLAIN.issuperset(map(type, found)):
+        if is_usual and _PLAIN.issuperset(map(type, found)):  # in a trace, this would be a side effect
             self._settled = found
         return (*arguments[: self._arrays], *found)
 
@@ -204,7 +205,7 @@ class Reduced(Unreduced):
 
     _further = ("reduction", "wanted")
 
-    def value(self, *arguments: Any, **reduction: Any) -> Array:
+    def plain_value(self, *arguments: Any, **reduction: Any) -> Array:
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction, gradient=False)

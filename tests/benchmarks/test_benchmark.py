@@ -27,6 +27,7 @@ from mithril_losses.benchmarks.page import markdown
 from mithril_losses.benchmarks.plan import Plan
 from mithril_losses.benchmarks.problems import Case, Problem
 from mithril_losses.benchmarks.results import Results, Row
+from mithril_losses.benchmarks.tables import tables
 from mithril_losses.cli.commands import app
 
 SETTING = Setting(threads=1)
@@ -53,7 +54,7 @@ COMPILED_BY_JAX = ("mse_loss", "cross_entropy_with_logits", "chamfer_distance")
 
 def tier(candidate: Candidate, case: Case) -> list[pytest.MarkDecorator]:
     """Leave to the exhaustive tier what JAX compiles of our own functions: the laws compare that with NumPy, too."""
-    is_compiled = candidate.name in ("ours-jax", "jax-jit")
+    is_compiled = candidate.name in ("ours-jax", "ours-jax-grad", "jax-jit")
     return [pytest.mark.exhaustive] if is_compiled and case.problem.loss not in COMPILED_BY_JAX else []
 
 
@@ -84,6 +85,27 @@ class TestCandidates:
 
         with torch.compiler.set_stance("force_eager"):  # the same expressions, without a minute of compiling
             return candidate.prepare(case, arrays, SETTING)()
+
+    def test_a_framework_differentiates_ours_by_hand_and_the_plain_function_of_a_drawn_problem_by_itself(self) -> None:
+        case = next(case for case in all_cases() if case.problem.loss == "log_cosh_loss")
+        assert case.problem.drawn
+        arrays, pair = case.draw(), find_loss("log_cosh_loss")
+        never = {"side_effect": AssertionError("by hand")}
+        with mock.patch.object(pair.terms, "gradient", **never), mock.patch.object(pair.terms, "both", **never):
+            for peer in ("torch-eager", "jax-jit"):
+                BY_NAME[peer].prepare(case, arrays, SETTING)()
+            for ours in ("ours-backward", "ours-jax-grad"):
+                call = BY_NAME[ours].prepare(case, arrays, SETTING)
+                with pytest.raises(AssertionError, match="by hand"):
+                    call()
+
+    @pytest.mark.parametrize("name", ["ours-backward", "torch-eager"])
+    def test_backward_finds_no_gradient_of_the_call_before(self, name: str) -> None:
+        case = Case(MSE, "small", (6, 4))
+        call = BY_NAME[name].prepare(case, case.draw(), SETTING)
+        _, (first,) = to_numpy(call())
+        _, (second,) = to_numpy(call())
+        np.testing.assert_array_equal(second, first)
 
     @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.streams], ids=lambda p: p.loss)
     @pytest.mark.parametrize("name", ["ours-numpy-fused", "ours-numpy-blocked"])
@@ -234,6 +256,14 @@ class TestTargets(unittest.TestCase):
         self.assertEqual(self.outcome(found, "mse", "fused: times as fast as jax-jit"), (None, None))
         self.assertEqual(self.outcome(found, "mse", "fused: time over that of the copy"), (1.25, True))
 
+    def test_warm_memory_is_compared_with_a_warm_copy(self) -> None:
+        found = self.results("mse_loss", "large", copy=3.0, ours_numpy_fused=3.0, torch_eager=10.0)
+        rows = self.results("mse_loss", "large", copy=1.0, ours_numpy_fused=1.25, torch_eager=25.0).rows
+        found.rows += [dataclasses.replace(row, memory="warm") for row in rows]
+        self.assertEqual(self.outcome(found, "mse", "warm, fused: time over that of the copy"), (1.25, False))
+        self.assertEqual(self.outcome(found, "mse", "warm, fused: times as fast as torch-eager"), (20.0, True))
+        self.assertEqual(self.outcome(found, "mse", "fused: time over that of the copy"), (1.0, True))
+
     def test_the_faster_of_two_jax_expressions_counts(self) -> None:
         found = self.results("huber_loss", "large", ours_numpy_fused=1.0, jax_jit=8.0, jax_jit_optax=3.0)
         self.assertEqual(self.outcome(found, "mse", "fused: times as fast as jax-jit"), (3.0, False))
@@ -249,6 +279,20 @@ class TestTargets(unittest.TestCase):
         )
         self.assertEqual(self.outcome(found, "chamfer 8,000", "best of ours: times as fast"), (20.0, True))
         self.assertEqual(self.outcome(found, "chamfer 8,000", "best of ours: times less memory"), (20.0, False))
+
+    def test_backward_and_jax_grad(self) -> None:
+        found = self.results("mse_loss", "medium", ours_backward=1.4, ours_torch=1.0, torch_eager=2.8)
+        label = "every loss with a fused loop"
+        self.assertEqual(self.outcome(found, label, "backward: times as fast as torch-eager"), (2.0, False))
+        self.assertEqual(self.outcome(found, label, "backward: time over that of ours-torch"), (1.4, False))
+        number, is_met = self.outcome(found, "every loss, medium and large", "backward: time over that of torch-eager")
+        self.assertEqual((round(number or 0.0, 9), is_met), (0.5, True))
+        found = self.results("huber_loss", "small", ours_jax_grad=1.2, jax_jit=1.5, jax_jit_optax=1.0)
+        (target,) = [t for t in TARGETS if t.what.startswith("jax.grad")]
+        (outcome,) = target.outcomes(found)
+        self.assertEqual((outcome.number, target.is_met(1.2)), (1.2, False))
+        found = self.results("mse_loss", "large", ours_backward=0.12, ours_torch=0.1)
+        self.assertEqual(self.outcome(found, "every separable", "backward: extra memory"), (1.2, False))
 
     def test_every_target_has_cases_and_the_page_shows_it(self) -> None:
         for target in TARGETS:
@@ -292,7 +336,7 @@ class TestTargets(unittest.TestCase):
                 self.assertEqual(said in markdown(found, SETTING, 1.0).splitlines(), missed)
 
 
-def in_this_process(case: Case, candidates: list[Candidate], setting: Setting, seconds: float, pages: Any) -> Any:
+def in_this_process(case: Case, candidates: list[Candidate], setting: Setting, seconds: float) -> Any:
     return time_candidates(case, candidates, setting, seconds)
 
 
@@ -420,24 +464,49 @@ class TestCommand(unittest.TestCase):
         self.assertEqual(len(steps), run.steps)
         self.assertEqual([row.extra_gradients for row in found.rows], [None, None, None, 2.0])
 
-    def test_huge_pages_are_measured_beside_the_default(self) -> None:
+    def test_warm_memory_and_huge_pages_are_measured_beside_fresh_memory(self) -> None:
         asked = []
 
-        def apart(case: Case, candidates: Any, setting: Setting, seconds: float, pages: Any) -> Any:
-            asked.append(pages)
-            return in_this_process(case, candidates, setting, seconds, pages)
+        def apart(case: Case, candidates: Any, setting: Setting, seconds: float) -> Any:
+            asked.append(setting.memory)
+            return in_this_process(case, candidates, setting, seconds)
 
         self.replace(time_apart=apart, memory_apart=lambda case, candidates, setting: {"numpy-plain": 1})
-        found = Results()
-        cases = [Case(MSE, "small", (3, 2)), Case(MSE, "large", (6, 4))]
-        run = Plan(cases, SETTING, 0.0, ("numpy-plain",), huge_pages=True)
-        self.assertEqual(len(list(run.measure(found))), run.steps)
-        self.assertEqual(asked, ["default", "default", "huge"])
-        self.assertIn("with huge pages", markdown(found, SETTING, 0.0))
-        environment = worker._environment(Setting(3), "huge")
-        self.assertIn("glibc.malloc.hugetlb=1", environment["GLIBC_TUNABLES"])
-        self.assertEqual({environment[name] for name in ("OMP_NUM_THREADS", "NPROC")}, {"3"})
-        self.assertNotIn("hugetlb", worker._environment(Setting(3), "default").get("GLIBC_TUNABLES", ""))
+        for huge_pages, expected in ((False, ["fresh", "fresh", "warm"]), (True, ["fresh", "fresh", "warm", "huge"])):
+            asked.clear()
+            found = Results()
+            cases = [Case(MSE, "small", (3, 2)), Case(MSE, "large", (6, 4))]
+            run = Plan(cases, SETTING, 0.0, ("numpy-plain", "copy"), huge_pages=huge_pages)
+            self.assertEqual(len(list(run.measure(found))), run.steps)
+            self.assertEqual(asked, expected)
+            page = markdown(found, SETTING, 0.0)
+            self.assertIn("into warm memory\n", page)
+            self.assertEqual("with huge pages\n" in page, huge_pages)
+            _, warm, *_ = page.split("\n## Time per call")[1:]
+            self.assertIn("mse_loss 6×4", warm)
+            self.assertNotIn("mse_loss 3×2", warm)
+            headers = [str(column.header) for table in tables(found) for column in table.columns]
+            self.assertIn("warm memory", headers)
+            self.assertEqual("huge pages" in headers, huge_pages)
+
+    def test_the_environment_of_a_measurement(self) -> None:
+        with mock.patch.dict(worker.os.environ, MITHRIL_LOSSES_KEPT_MEMORY="1K"):
+            fresh, warm, huge = (worker._environment(Setting(3, memory=m)) for m in ("fresh", "warm", "huge"))
+        self.assertEqual({fresh[name] for name in ("OMP_NUM_THREADS", "NPROC")}, {"3"})
+        self.assertIn("glibc.malloc.hugetlb=1", huge["GLIBC_TUNABLES"])
+        self.assertNotIn("hugetlb", fresh.get("GLIBC_TUNABLES", ""))
+        self.assertEqual(fresh["MITHRIL_LOSSES_KEPT_MEMORY"], "0")
+        self.assertNotIn("MITHRIL_LOSSES_KEPT_MEMORY", warm)
+
+    def test_warm_results_use_the_memory_of_earlier_ones(self) -> None:
+        case = Case(MSE, "large", (400_000,))
+        arrays = case.draw()
+        for name in ("copy", "ours-numpy-fused", "ours-torch", "scikit-learn"):
+            if BY_NAME[name].missing:
+                continue
+            call = BY_NAME[name].prepare(case, arrays, Setting(threads=1, memory="warm"))
+            places = {to_numpy(call())[1][0].ctypes.data for _ in range(5)}
+            self.assertEqual(len(places), 1, name)
 
     def test_a_process_that_dies_is_a_reason(self) -> None:
         with mock.patch.object(worker.sys, "executable", "false"):

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import CASES, DRAWN, Case, flat, label
+from cases import CASES, Case, flat, label
 from parameterized import parameterized
 
-from mithril_losses import info_nce_loss_gradient, mse_loss_gradient, sinkhorn_divergence_gradient, value_and_gradient
+from mithril_losses import info_nce_loss_gradient, mse_loss_gradient, sinkhorn_divergence_gradient
 from mithril_losses.numerics.trees import map_leaves
 
 # gradients that do not change with the arguments: away from their kinks, the second derivative is 0
@@ -54,25 +54,6 @@ class SecondDerivatives(unittest.TestCase):
         h = 1e-5
         expected = (8.0 * (moved(h) - moved(-h)) - (moved(2.0 * h) - moved(-2.0 * h))) / (12.0 * h)
         np.testing.assert_allclose(second, expected, rtol=1e-6, atol=1e-6)
-
-    @parameterized.expand([(case,) for case in DRAWN if case.pair.name not in CONSTANT | IMPLICIT], name_func=label)
-    def test_of_both_in_one_call(self, case: Case) -> None:
-        """`value_and_gradient` gives a value and a gradient with the derivatives of the two functions."""
-        found = []
-        for both in (value_and_gradient(case.pair.value), None):
-            arguments, at = _in_graph(case)
-            keywords = case.keywords("torch")
-            if both is None:
-                value = case.pair.value(*arguments, **keywords)
-                gradient = case.pair.gradient(*arguments, **keywords)
-            else:
-                value, gradient = both(*arguments, **keywords)
-            total = case.pair.total_of(value).sum() + sum((x * x).sum() for _, x in flat(gradient) if x.requires_grad)
-            found.append(torch.autograd.grad(total, at, allow_unused=True))
-        for one, other in zip(*found, strict=True):
-            self.assertEqual(one is None, other is None)
-            if one is not None:
-                torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
     def test_of_one_argument_that_is_made_of_another(self) -> None:
         """The derivative of a step takes each of its arguments by itself."""

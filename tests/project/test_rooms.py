@@ -27,6 +27,7 @@ ROOMS = (
     "models",
     "domains",
     "elsewhere",
+    "autodiff",
     "limits",
     "loops",
     "terms",

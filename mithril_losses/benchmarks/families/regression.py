@@ -16,6 +16,7 @@ from mithril_losses.benchmarks.targets import (
     faster,
     large,
     time_over,
+    warm,
 )
 
 
@@ -67,4 +68,5 @@ TARGETS = [
     *faster(_LARGE, "fused", FUSED, {EAGER: 6.0, COMPILE: 3.5, JAX: 3.5, SCIKIT: 2.5}),
     time_over(_LARGE, "fused", FUSED, COPY, most=1.5),
     *blocked(_LARGE),
+    *warm(_LARGE, {EAGER: 12.0, JAX: 6.0, SCIKIT: 1.8, COPY: 1.2}),
 ]

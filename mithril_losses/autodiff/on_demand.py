@@ -22,7 +22,7 @@ def differentiable_on_demand(gradient: F) -> F:
         torch = sys.modules.get("torch")
         if torch is None or not any(isinstance(x, torch.Tensor) for x in (*arguments, *keywords.values())):
             return gradient(*arguments, **keywords)
-        from mithril_losses.numerics.torch_graph import on_demand
+        from mithril_losses.autodiff.on_demand_torch import on_demand
 
         return on_demand(gradient, arguments, keywords)
 

@@ -1,0 +1,44 @@
+"""The hand-derived gradient of a loss as its derivative, wherever PyTorch or JAX differentiates the loss.
+
+A template computes a loss by `plain_value`, which is plain array code. `value`, which a public loss calls, gives arrays
+that an autodiff framework may differentiate to `differentiable`: value and gradient are then computed together by the
+fastest way, and the framework keeps the gradient instead of the steps that led to the loss.
+
+An argument that no hand-derived gradient covers, such as `weights` or an option that is learned, keeps its derivative:
+the framework then differentiates the plain function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mithril_losses.autodiff.call import Differentiable, compute_by, first_array, plain_functions
+from mithril_losses.backends.namespaces import library_name, namespace_of
+
+__all__ = ["Differentiable", "compute_by", "differentiable", "plain_functions"]
+
+
+def differentiable(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the reduced loss; a framework that differentiates it gets the hand-derived gradient."""
+    xp = namespace_of(first_array(arguments[0]))
+    by = None if xp is None else _FRAMEWORKS.get(library_name(xp))
+    return template.plain_value(*arguments, **reduction) if by is None else by(template, arguments, reduction)
+
+
+def _by_torch(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    from mithril_losses.autodiff.torch import value
+
+    _FRAMEWORKS["torch"] = value
+    return value(template, arguments, reduction)
+
+
+def _by_jax(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    from mithril_losses.autodiff.jax import value
+
+    _FRAMEWORKS["jax"] = value
+    return value(template, arguments, reduction)
+
+
+# a framework is imported when the first of its arrays has come
+_FRAMEWORKS: dict[str, Callable[..., Any]] = {"torch": _by_torch, "jax": _by_jax}

@@ -1,0 +1,146 @@
+"""One call of a template, in which other arrays can be put in the place of the caller's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from mithril_losses.backends.namespaces import namespace_of
+from mithril_losses.numerics.trees import leaves, map_leaves
+
+
+class Differentiable(Protocol):
+    """What a template must answer; `plain_value`, `gradient` and `both` take the arguments in the order of `domain`."""
+
+    domain: Mapping[str, Any]
+    wrt: tuple[str, ...]
+    on_request: tuple[str, ...]
+    plain_value: Callable[..., Any]
+    gradient: Callable[..., Any]
+    both: Callable[..., Any]
+
+
+Both = Callable[..., tuple[Any, Any]]
+_ways: list[Callable[[Any], Both]] = [lambda template: template.both]
+
+
+def compute_by(way: Callable[[Any], Both]) -> None:
+    """Let `way(template)` return what computes value and gradient at once, in place of the template's own `both`.
+
+    Faster ways live above this room and know templates by their losses.
+    """
+    _ways[0] = way
+
+
+def fastest(template: Differentiable) -> Both:
+    """Return the fastest function of the template's arguments and keywords that returns value and gradient."""
+    return _ways[0](template)
+
+
+_PLACE: Any = object()
+is_plain: ContextVar[bool] = ContextVar("is_plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_functions() -> Iterator[None]:
+    """Let the frameworks differentiate the plain functions themselves, inside a `with` block.
+
+    This is for those who compare a hand-derived gradient with one that does not come from it.
+
+    Example:
+        >>> import torch
+        >>> from mithril_losses import mae_loss
+        >>> x = torch.tensor([3.0, 1.0], requires_grad=True)
+        >>> with plain_functions():
+        ...     loss = mae_loss(x, torch.tensor([1.0, 1.0]))
+        >>> type(loss.grad_fn).__name__
+        'DivBackward0'
+    """
+    before = is_plain.set(True)
+    try:
+        yield
+    finally:
+        is_plain.reset(before)
+
+
+class Call:
+    """The arguments of one call with a place for each array of a framework, at any depth of the arguments.
+
+    Only `arrays` refers to the arrays themselves: whoever keeps the call may empty it.
+
+    Attributes:
+        template: of the loss.
+        arrays: the framework's arrays.
+        names: the name of the argument, or of the keyword, that each of them belongs to.
+        is_mixed: whether there are arrays of other libraries among the arguments.
+    """
+
+    def __init__(
+        self, template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any], kind: type
+    ) -> None:
+        self.template = template
+        self._keywords = tuple(reduction)
+        self._is_flat, self.is_mixed = True, False
+        self.arrays: list[Any] = []
+        self.names: list[str] = []
+        self._given: list[Any] = []
+        for name, x in zip((*template.domain, *reduction), (*arguments, *reduction.values()), strict=True):
+            if isinstance(x, kind):
+                self.arrays.append(x)
+                self.names.append(name)
+                self._given.append(_PLACE)
+            elif isinstance(x, (Mapping, list, tuple)):
+                found = [leaf for _, leaf in leaves(x) if isinstance(leaf, kind)]
+                self._is_flat = self._is_flat and not found
+                self.arrays += found
+                self.names += [name] * len(found)
+                self._given.append(map_leaves(lambda _, leaf: _PLACE if isinstance(leaf, kind) else leaf, x))
+            else:
+                self.is_mixed |= x is not None and type(x) is not float and namespace_of(x) is not None
+                self._given.append(x)
+
+    def put(self, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments and the keywords of the reduction, with these arrays in their places."""
+        remaining = iter(arrays)
+        if self._is_flat:
+            given = [next(remaining) if x is _PLACE else x for x in self._given]
+        else:
+            given = [
+                map_leaves(lambda _, leaf: next(remaining) if leaf is _PLACE else leaf, x)
+                if x is _PLACE or isinstance(x, (Mapping, list, tuple))
+                else x
+                for x in self._given
+            ]
+        count = len(given) - len(self._keywords)
+        return tuple(given[:count]), dict(zip(self._keywords, given[count:], strict=True))
+
+    def covers(self, names: Iterable[str]) -> bool:
+        """Whether the hand-derived gradient is one with respect to all these arguments."""
+        template = self.template
+        return all(name in template.wrt or name in template.on_request for name in names)
+
+    def wrt(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the keyword that asks for the gradients wrt these arguments: none if they are the usual ones."""
+        wanted = dict.fromkeys(names)
+        return {} if all(name in self.template.wrt for name in wanted) else {"wrt": tuple(wanted)}
+
+    def by_array(self, gradient: Any, wrt: Mapping[str, Any]) -> list[Any]:
+        """Return the gradient with respect to each array, None where there is none, from what the template returned."""
+        is_single = not wrt and len(self.template.wrt) == 1
+        by_name = {self.template.wrt[0]: gradient} if is_single else gradient
+        if self._is_flat:
+            return [by_name.get(name) for name in self.names]
+        remaining = {name: iter([leaf for _, leaf in leaves(by_name[name])]) for name in by_name}
+        return [next(remaining[name]) if name in remaining else None for name in self.names]
+
+
+def first_array(x: Any) -> Any:
+    """Return the first array of a nesting; an object that is no nesting, as it is."""
+    return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
+
+
+def is_reduced_to_a_number(reduction: Mapping[str, Any]) -> bool:
+    """Whether the keywords leave one number, whatever the arguments are."""
+    return reduction.get("reduction") != "none" and reduction.get("axis") is None

@@ -1,0 +1,66 @@
+"""JAX: the hand-derived gradient as the derivative of a loss, in forward and in reverse mode."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain
+
+
+def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the loss of JAX arrays, with its own rule of differentiation inside a trace."""
+    call = Call(template, arguments, reduction, jax.Array)
+    if is_plain.get() or not any(isinstance(x, jax.core.Tracer) for x in call.arrays):
+        return template.plain_value(*arguments, **reduction)
+
+    def plain(*arrays: Any) -> Any:
+        own, keywords = call.put(arrays)
+        return template.plain_value(*own, **keywords)
+
+    loss = jax.custom_jvp(plain)
+
+    @functools.partial(loss.defjvp, symbolic_zeros=True)
+    def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        moved = {i: t for i, t in enumerate(tangents) if not _is_zero(t)}
+        names = [call.names[i] for i in moved]
+        if call.covers(names):
+            return _by_hand(call, primals, moved)
+
+        def of_moved(*arrays: Any) -> Any:
+            all_arrays = list(primals)
+            for i, x in zip(moved, arrays, strict=True):
+                all_arrays[i] = x
+            return plain(*all_arrays)
+
+        return jax.jvp(of_moved, tuple(primals[i] for i in moved), tuple(moved.values()))  # type: ignore[no-any-return]
+
+    return loss(*call.arrays)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
+
+
+def _by_hand(call: Call, primals: Sequence[Any], moved: Mapping[int, Any]) -> tuple[Any, Any]:
+    """Return the loss and its derivative along the tangents of some arrays."""
+    arguments, reduction = call.put(primals)
+    wrt = call.wrt(call.names[i] for i in moved)
+    both = functools.partial(fastest(call.template), *arguments, **reduction, **wrt)
+    found, gradient = both()
+    if found.ndim == 0 and all(t.dtype.itemsize > 2 for t in moved.values()):
+        gradients = call.by_array(gradient, wrt)
+        return found, sum(jnp.sum(gradients[i] * t) for i, t in moved.items()).astype(found.dtype)
+
+    # a gradient is linear in `upstream`; the transpose of this map takes tangents to the derivative of every loss
+    def pull(upstream: Any) -> tuple[Any, ...]:
+        gradients = call.by_array(both(upstream=upstream)[1], wrt)
+        return tuple(gradients[i] for i in moved)
+
+    (tangent,) = jax.vjp(pull, jnp.ones_like(found))[1](tuple(moved.values()))
+    return found, tangent

@@ -1,0 +1,190 @@
+"""PyTorch: the hand-derived gradient as the derivative of a loss in autograd's graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from mithril_losses import limits
+from mithril_losses.autodiff.call import Call, Differentiable, fastest, first_array, is_plain, is_reduced_to_a_number
+from mithril_losses.numerics.torch_views import as_tensors
+
+
+def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the loss of tensors: one step in the graph if they are in one."""
+    if torch.is_autocast_enabled(_device_of(arguments[0])):
+        return _without_autocast(template, arguments, reduction)
+    step, is_traced = _step(reduction)
+    if step is not None:
+        call = _TorchCall(template, arguments, reduction, is_traced)
+        if call.wanted and call.covers(call.wanted):
+            arrays, call.arrays = call.arrays, []  # the graph frees its own references after a backward pass
+            return step(call, *arrays)
+    return template.plain_value(*arguments, **reduction)
+
+
+def _device_of(x: Any) -> str:
+    name: str = first_array(x).device.type
+    return name
+
+
+def _without_autocast(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the loss in float32, as autocast has PyTorch's own losses; the gradient is in the type of its argument."""
+    call = _TorchCall(template, arguments, reduction, is_traced=True)
+    wide = [x.float() if x.is_floating_point() and x.dtype.itemsize <= 2 else x for x in call.arrays]
+    own, keywords = call.put(wide)
+    with torch.autocast(_device_of(own[0]), enabled=False):
+        return value(template, own, keywords)
+
+
+def _step(reduction: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, bool]:
+    """Return what takes a loss into the graph, None for the plain function; and whether a transform traces it."""
+    if torch.compiler.is_compiling():  # first, because the compiler does not know the other questions
+        # an exported program has no place for a derivative of its own
+        return None if torch.compiler.is_exporting() else HandDerived.apply, True
+    if is_plain.get() or torch.jit.is_tracing():
+        return None, False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        # in forward mode, every loss of an array would need a gradient of its own
+        is_forward = forward_ad._current_level >= 0 and not is_reduced_to_a_number(reduction)
+        return None if is_forward else _Transformed.apply, True
+    return _apply if torch.is_grad_enabled() else None, False
+
+
+class _TorchCall(Call):
+    """A call whose arguments are tensors.
+
+    Attributes:
+        wanted: the names of the arguments that are in a graph.
+        ready: the gradients that were computed together with the value, until a backward pass takes them.
+    """
+
+    def __init__(
+        self, template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any], is_traced: bool
+    ) -> None:
+        super().__init__(template, arguments, reduction, torch.Tensor)
+        self._is_traced = is_traced
+        self.wanted = [name for name, x in zip(self.names, self.arrays, strict=True) if _is_in_graph(x, is_traced)]
+        self.ready: list[list[Any]] = []
+
+    def evaluate(self, tensors: Sequence[Any]) -> Any:
+        """Return the loss, and keep the gradient if it can be scaled later by the gradient that flows in."""
+        if not self._is_traced and all(x.dtype in _WIDE or not x.is_floating_point() for x in tensors):
+            wrt = self.wrt(self.wanted)
+            found, gradient = self._both(tensors, wrt)
+            if found.ndim == 0:
+                self.ready.append(self.by_array(gradient, wrt))
+            return found
+        arguments, reduction = self.put(tensors)
+        return self.template.plain_value(*arguments, **reduction)
+
+    def gradients(self, tensors: Sequence[Any], upstream: Any, needed: Sequence[bool]) -> list[Any]:
+        """Return the gradient with respect to each tensor; in a graph where one is recorded."""
+        keywords = self.wrt(name for name, needs in zip(self.names, needed, strict=True) if needs)
+        if self._is_traced or torch.is_grad_enabled():
+            arguments, reduction = self.put(tensors)
+            gradient = self.template.gradient(*arguments, **reduction, **keywords, upstream=upstream)
+        else:
+            is_a_number = upstream.ndim == 0 and upstream.is_cpu
+            _, gradient = self._both(tensors, keywords | {"upstream": upstream.item() if is_a_number else upstream})
+        return self.by_array(gradient, keywords)
+
+    def _both(self, tensors: Sequence[Any], keywords: dict[str, Any]) -> tuple[Any, Any]:
+        """Return value and gradient, which are in no graph."""
+        on_host = not self.is_mixed and all(
+            x.is_cpu and type(x) in _OWN_MEMORY and x.dtype is not torch.bfloat16 for x in tensors
+        )
+        # NumPy's calls are cheaper, and so is its memory
+        arguments, reduction = self.put([x.numpy(force=True) for x in tensors] if on_host else tensors)
+        is_small = on_host and tensors[0].numel() < limits.current.large
+        both = self.template.both if is_small else fastest(self.template)
+        if on_host and isinstance(keywords.get("upstream"), torch.Tensor):
+            keywords = keywords | {"upstream": keywords["upstream"].numpy()}
+        found = both(*arguments, **reduction, **keywords)
+        return as_tensors(found) if on_host else found
+
+
+_OWN_MEMORY = (torch.Tensor, torch.nn.Parameter)  # other kinds of tensors may have none
+# in half precision, a gradient is rounded and capped when it is returned: it cannot be scaled after that
+_WIDE = (torch.float32, torch.float64)
+
+
+def _is_in_graph(x: torch.Tensor, is_traced: bool) -> bool:
+    """Whether a framework may ask for the derivative with respect to a tensor, at any level of its transforms."""
+    is_leaf_or_node: bool = x.requires_grad
+    if not is_traced or is_leaf_or_node or torch.compiler.is_compiling():
+        return is_leaf_or_node
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_gradtrackingtensor(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return bool(x.requires_grad) or forward_ad.unpack_dual(x).tangent is not None
+
+
+class HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no types here
+    """A loss, whose derivative is its hand-derived gradient.
+
+    The first backward pass gives the gradient away, so that a leaf of the graph takes it over without a copy. Another
+    pass computes it again; so does one that may be differentiated in turn.
+    """
+
+    @staticmethod
+    def forward(call: _TorchCall, *tensors: Any) -> Any:
+        """Return the loss."""
+        return call.evaluate(tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep the call, and the arguments as long as the graph keeps them."""
+        ctx.call, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Any) -> tuple[Any, ...]:
+        """Return the gradient with respect to each tensor that is in the graph."""
+        call, (_, *needed) = ctx.call, ctx.needs_input_grad
+        if upstream is None:
+            return None, *(None for _ in needed)
+        found = None if torch.is_grad_enabled() or not call.ready else _scaled(call.ready.pop(), upstream)
+        if found is None:
+            found = call.gradients(ctx.saved_tensors, upstream, needed)
+        return None, *(x if needs else None for x, needs in zip(found, needed, strict=True))
+
+
+class _Transformed(HandDerived):
+    """The same for `torch.func` and for forward mode, which PyTorch's compiler does not know."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        HandDerived.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, *tangents: Any) -> Any:
+        tensors, moved = ctx.saved_tensors, [t is not None for t in tangents]
+        gradients = ctx.call.gradients(tensors, tensors[0].new_ones(()), moved)
+        return sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True) if t is not None)
+
+
+# what `apply` ends in outside of transforms; it first looks for the defaults of `forward`, which takes longer
+_apply = super(torch.autograd.Function, HandDerived).apply
+
+
+def _scaled(gradients: list[Any], upstream: Any) -> list[Any] | None:
+    """Return the gradients times the gradient that flows in, in their own memory; None for an infinite factor.
+
+    An infinite factor would turn the 0 of an element of weight 0 into NaN.
+    """
+    if not upstream.is_cpu:  # its value would be waited for
+        return [x if x is None else x.mul_(upstream) for x in gradients]
+    factor = upstream.item()
+    if not math.isfinite(factor):
+        return None
+    return gradients if factor == 1.0 else [x if x is None else x.mul_(factor) for x in gradients]
