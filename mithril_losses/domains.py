@@ -758,7 +758,8 @@ class Boxes(_Fixed, Enforced):
         """As in `Enforced`."""
         seen = host_values(x)
         if seen is not None and seen.size and not self.are_ordered([seen[..., k] for k in range(4)]):
-            inverted = self._inverted(np, seen, x.dtype)
+            with np.errstate(all="ignore"):
+                inverted = self._inverted(np, seen, x.dtype)
             if inverted.any():
                 index = np.unravel_index(int(inverted.argmax()), inverted.shape)
                 box = ", ".join(f"{float(number):.6g}" for number in seen[index])
@@ -783,7 +784,7 @@ class Boxes(_Fixed, Enforced):
         """Return which boxes have corners in the wrong order, by more than rounding of their coordinates."""
         low, high = x[..., :2], x[..., 2:]
         rounding = Rounding.of(dtype).element
-        return xp.any(low - high > rounding * (xp.abs(low) + xp.abs(high)), axis=-1)
+        return xp.any(low > high + (rounding * xp.abs(low) + rounding * xp.abs(high)), axis=-1)
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw a box for every row of `shape`, all near each other."""

@@ -24,11 +24,9 @@ def run(
     gradient: np.ndarray[Any, Any],
     threads: int,
     group: int,
-    rounding: tuple[float, float] = (0.0, 0.0),
+    least: float = 0.0,
 ) -> tuple[float, bool]:
     """Fill `gradient` with slope · weight · factor, and return Σ weight · ℓ and whether all probabilities are legal.
-
-    Probabilities t are legal if they are not negative and those of a row sum to 1 (or are all 0), each up to rounding.
 
     Args:
         scores: z, rows × classes, C-contiguous.
@@ -41,7 +39,7 @@ def run(
         gradient: where to write the gradient, like `scores`.
         threads: how many threads share the work.
         group: how many scores a thread takes at a time.
-        rounding: by how much a probability may be negative, and by how much the sum of a row may differ from 1.
+        least: the smallest legal probability: 0, or a little less, which rounding explains.
     """
     targets, own, share, each = shares
     rows, classes = scores.shape
@@ -56,7 +54,7 @@ def run(
         by_row = np.full(rows, weights, dtype)
     kept = np.zeros(0, dtype) if values is None else values
     q = (one_own, *((owns,) if targets.ndim == 1 else ()), dtype.type(share), w, each is None)
-    found = (partials,) if targets.ndim == 1 else (*map(dtype.type, rounding), partials, illegal)
+    found = (partials,) if targets.ndim == 1 else (dtype.type(least), partials, illegal)
     fixed = (scores, targets, *q, by_row, factors, one_factor, kept, gradient, *found)
     function = _kernels(
         run,

@@ -26,7 +26,7 @@ from mithril_losses.domains import (
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import log_softmax
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_same_shape
-from mithril_losses.templates.classes import Classes, Given, class_distributions, classes_of
+from mithril_losses.templates.classes import Classes, Given, classes_of
 from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.rows import softmax_loop, softmax_losses, whole_rows_loop
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
@@ -200,7 +200,8 @@ def _cross_entropy(
     xp: Any = namespace_of(predictions)
     shares, axis = classes.shares, classes.axis
     width = CLIP_WIDTH.for_dtype(epsilon, xp, predictions.dtype)
-    scores = class_distributions(xp, "predictions", classes.scores, predictions, axis, _OF_CLASSES)
+    _OF_CLASSES.check_along("predictions", predictions, axis)
+    scores = _OF_CLASSES.or_nan_along(xp, classes.scores, predictions, axis)
     p = xp.minimum(xp.maximum(scores, width), 1.0 - width)
     values = -shares.dot(xp, xp.log(p), axis)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, namespace_of, placement
-from mithril_losses.domains import CLASS_DISTRIBUTION, NON_NEGATIVE, Distributions
+from mithril_losses.domains import NON_NEGATIVE, NON_NEGATIVE_REAL
 from mithril_losses.numerics.stable import one_hot, product, subtract_at, take_at, with_axis
 from mithril_losses.numerics.validation import (
     as_dtype,
@@ -224,9 +224,9 @@ def _along(xp: Any, rows: Any, axis: int) -> Any:
     return rows if type(rows) is float else with_axis(xp, rows, axis)
 
 
-CLASS_TARGETS = CLASS_DISTRIBUTION.suggesting(
-    "rows with several classes are targets of binary_cross_entropy_with_logits"
-)
+# the sum of a row may be any mass
+CLASS_MASSES = NON_NEGATIVE_REAL.suggesting("take the softmax of logits, and the exponential of log-probabilities")
+
 
 # --- the targets of a classification --------------------------------------------------------------------------------
 
@@ -273,11 +273,11 @@ def classes_of(
 ) -> Classes:
     """Return the targets of predictions, checked; messages call them by their `name`.
 
-    Target probabilities are not checked if they are `trusted`, because they are checked elsewhere.
+    Target probabilities are not checked if they are `trusted`, because a loop checks them.
 
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, rows of probabilities do not sum to 1, or
-            an option lies outside its domain.
+        ValueError: the shapes do not fit, a label lies outside the classes, a target probability is negative, or an
+            option lies outside its domain.
         TypeError: predictions are not floating point, or class indices not integers.
     """
     xp = array_namespace(**{name: predictions, "targets": targets})
@@ -298,7 +298,8 @@ def classes_of(
             raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
         probabilities = as_dtype(xp, targets, scores.dtype, "targets")
         if not trusted:
-            probabilities = class_distributions(xp, "targets", probabilities, targets, axis, CLASS_TARGETS)
+            CLASS_MASSES.check("targets", targets)
+            probabilities = CLASS_MASSES.or_nan(xp, probabilities, targets)
         mass = None if weights is None else xp.sum(weights * probabilities, axis=axis)
         return Classes(scores, axis, Given(probabilities, smoothing, weights), mass)
     if given == shape[:axis] + shape[axis + 1 :]:
@@ -312,14 +313,6 @@ def classes_of(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
         f"shape {shape}, got {given} for {name} of shape {shape}{_on_axis(fitting, scores)}"
     )
-
-
-def class_distributions(
-    xp: Any, name: str, x: Array, given: Array, axis: int, domain: Distributions = CLASS_DISTRIBUTION
-) -> Array:
-    """Return `x`, which is `given` in the dtype to compute in, checked along the axis of the classes."""
-    domain.check_along(name, given, axis)
-    return domain.or_nan_along(xp, x, given, axis)
 
 
 def _on_axis(fitting: Sequence[int], scores: Array) -> str:

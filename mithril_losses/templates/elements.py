@@ -351,6 +351,7 @@ class _ElementLoop:
     def blocked(self, weights: Any, factor: Any, values: Any, gradients: list[Any], threads: int) -> float:
         """As in `Loop`."""
         terms, shape, arrays = self._template, self.like.shape, self._arrays
+        terms.check_arrays(self._call.arrays)  # before they are cut: a block may be half a row
         operands = [*self._options, self._over_terms(factor), self._over_terms(weights)]
         flat = all(x.flags.c_contiguous for x in arrays) and all(
             not isinstance(x, np.ndarray) or x.size == 1 or (x.shape == shape and x.flags.c_contiguous)
@@ -364,7 +365,7 @@ class _ElementLoop:
 
         def work(rows: slice) -> float:
             *own, factor, weights = (rows_of(x, shape, rows) for x in operands)
-            block = terms.convert({n: x[rows] for n, x in zip(terms.array_names, arrays, strict=True)}, self._dtype)
+            block = [as_dtype(np, x[rows], self._dtype) for x in arrays]
             with quiet(np):
                 value, slopes = terms.evaluate(np, *block, *own)
                 terms.require_slopes(slopes)
@@ -376,11 +377,7 @@ class _ElementLoop:
                     kept[rows] = value
                 return float(np.sum(value))
 
-        try:
-            return self._not_negative(over_blocks(shape, work, threads))
-        except ValueError:
-            terms.check_arrays(self._call.arrays)  # which knows where in the whole array the value is
-            raise
+        return self._not_negative(over_blocks(shape, work, threads))
 
     def _write(self, out: Any, slope: Any, factor: Any, weights: Any) -> None:
         """Write slope · factor · weight."""

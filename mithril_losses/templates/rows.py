@@ -16,9 +16,8 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.domains import Rounding
 from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
-from mithril_losses.templates.classes import CLASS_TARGETS, ONE, Classes, Shares, classes_of, times
+from mithril_losses.templates.classes import CLASS_MASSES, ONE, Classes, Shares, classes_of, times
 from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Losses
 from mithril_losses.templates.vectors import by_row
@@ -150,13 +149,13 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
 def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
     """Return the loop over NumPy logits for the targets of a classification; see `whole_rows_loop`."""
     classes = classes_of(logits, targets, **options, name="logits", trusted=True)
-    return whole_rows_loop(logits, classes, lambda: CLASS_TARGETS.check_along("targets", targets, classes.axis))
+    return whole_rows_loop(logits, classes, lambda: CLASS_MASSES.check("targets", targets))
 
 
 def whole_rows_loop(logits: Any, classes: Classes, check: Callable[[], None] = lambda: None) -> Loop | None:
     """Return the fused loop over the rows of NumPy logits, or None if it does not fit their layout or dtype.
 
-    The function `check` is called if the loop finds that target probabilities are negative, or do not sum to 1.
+    The function `check` is called if the loop finds that a target probability is negative.
     """
     last = logits.ndim - 1
     if classes.axis != last or classes.scores is not logits or not logits.flags.c_contiguous:
@@ -165,7 +164,7 @@ def whole_rows_loop(logits: Any, classes: Classes, check: Callable[[], None] = l
     if arguments is None:
         return None
     shape, rows = logits.shape[:-1], (-1, logits.shape[-1])
-    dtype = arguments[0].dtype if arguments[0].ndim > 1 else logits.dtype  # of the target probabilities
+    least = CLASS_MASSES.bounds(arguments[0].dtype)[0]
 
     def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
         from mithril_losses.loops import rows as loops
@@ -181,7 +180,7 @@ def whole_rows_loop(logits: Any, classes: Classes, check: Callable[[], None] = l
             gradient=gradients[0].reshape(rows),
             threads=threads if logits.size >= limits.current.shared_rows else 1,
             group=limits.current.row_group,
-            rounding=Rounding.of(dtype),
+            least=least,
         )
         if not legal:
             check()
