@@ -40,7 +40,11 @@ def calls(n: int) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
         "columns": (ml.generalized_iou_loss, (boxes(p), boxes(t)), {}),
         "several gradients": (ml.gaussian_kl_divergence, (p, t), {}),
         "losses apart": (ml.hinge_discriminator_loss, (p, t), {}),
-        "on request": (ml.kl_divergence, (scipy.special.softmax(p, -1), scipy.special.softmax(t, -1)), {"wrt": ("targets", "predictions")}),
+        "on request": (
+            ml.kl_divergence,
+            (scipy.special.softmax(p, -1), scipy.special.softmax(t, -1)),
+            {"wrt": ("targets", "predictions")},
+        ),
         "without a loop": (ml.dice_loss, (scipy.special.expit(p), scipy.special.expit(t)), {}),
         "without a bias": (ml.linear_cross_entropy, (p, numbers(4, 4), labels), {}),
         "a partial": (partial(ml.mse_loss, reduction="sum"), (p, t), {}),
