@@ -174,12 +174,12 @@ def no_such_option(loss: str, option: str, options: Iterable[str]) -> str:
         >>> no_such_option("huber_loss", "beta", ["delta", "reduction"])
         "huber_loss has no option 'beta'; did you mean 'delta'? (options: delta, reduction)"
         >>> no_such_option("focal_loss", "from_logits", ["gamma"])
-        "focal_loss has no option 'from_logits': it takes probabilities; of logits is focal_loss_with_logits"
+        "focal_loss has no option 'from_logits': it takes probabilities; for logits there is focal_loss_with_logits"
     """
     options = list(dict.fromkeys(options))
     told = f"{loss} has no option {option!r}"
     if option == "from_logits" and loss in ON_LOGITS:
-        return f"{told}: it takes probabilities; of logits is {ON_LOGITS[loss]}"
+        return f"{told}: it takes probabilities; for logits there is {ON_LOGITS[loss]}"
     if option == "from_logits" and loss in ON_LOGITS.values():
         return f"{told}: it takes logits"
     meant = next((name for name in KEYWORDS.get(option, ()) if name in options), None)

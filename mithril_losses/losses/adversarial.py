@@ -73,8 +73,8 @@ _NUMBER = Interval()
 # --- vanilla: probabilities ---------------------------------------------------------------------------------------
 
 
-_OF_GENERATOR = PROBABILITY.suggesting("of logits is non_saturating_generator_loss")
-_OF_DISCRIMINATOR = PROBABILITY.suggesting("of logits is non_saturating_discriminator_loss")
+_OF_GENERATOR = PROBABILITY.suggesting("for logits there is non_saturating_generator_loss")
+_OF_DISCRIMINATOR = PROBABILITY.suggesting("for logits there is non_saturating_discriminator_loss")
 
 
 @elementwise(fake_scores=_OF_GENERATOR, epsilon=CLIP_WIDTH)

@@ -90,7 +90,7 @@ def _door(embeddings: Array, weight: Array, targets: Array) -> Any:
 
 def _check_values(embeddings: Array, weight: Array, targets: Array, **_: Any) -> None:
     """Raise for illegal labels, where their values can be read."""
-    read_labels(_door(embeddings, weight, targets), targets, weight.shape[0], None)
+    read_labels(_door(embeddings, weight, targets), targets, weight.shape[0], None, may_ignore=False)
 
 
 def _angular(
@@ -112,7 +112,7 @@ def _angular(
     )
     margin = require_one_number(own, "margin", margin, dtype)
     scale = require_one_number(own, "scale", scale, dtype)
-    labels, _, illegal = read_labels(own, targets, classes, None)
+    labels, _, illegal = read_labels(own, targets, classes, None, may_ignore=False)
     labels = as_dtype(own, own.minimum(own.maximum(labels, 0), classes - 1), own.arange(1).dtype)
     count = math.prod(shape)
     given = {"embeddings": own.reshape(embeddings, (count, weight.shape[1])), "weight": weight}

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-_BOXES = Boxes("of x, y, width and height the second corner is (x + width, y + height)")
+_BOXES = Boxes("the second corner of (x, y, width, height) is (x + width, y + height)")
 _DOMAIN = {"predictions": _BOXES, "targets": _BOXES}
 
 

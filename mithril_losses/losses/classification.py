@@ -170,7 +170,7 @@ def cross_entropy_with_logits_gradient(
 cross_entropy_with_logits_value_and_gradient = both_of(cross_entropy_with_logits_gradient)
 
 
-_OF_CLASSES = CLASS_DISTRIBUTION.suggesting("of logits is cross_entropy_with_logits")
+_OF_CLASSES = CLASS_DISTRIBUTION.suggesting("for logits there is cross_entropy_with_logits")
 
 
 def _check_cross_entropy(predictions: Array, targets: Array, epsilon: Any, **options: Any) -> None:
@@ -364,7 +364,7 @@ def list_net_loss_gradient(scores: ArrayT, relevance: Array, **reduction: Unpack
 # --- binary cross-entropy ---------------------------------------------------------------------------------------
 
 
-_OF_LOGITS = "of logits is binary_cross_entropy_with_logits"
+_OF_LOGITS = "for logits there is binary_cross_entropy_with_logits"
 _SIGNS = "for labels −1 and +1, pass (targets + 1) / 2; for class indices there is cross_entropy_with_logits"
 
 
@@ -560,7 +560,7 @@ def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack
 # --- focal ------------------------------------------------------------------------------------------------------
 
 
-_OF_FOCAL = PROBABILITY.suggesting("of logits is focal_loss_with_logits")
+_OF_FOCAL = PROBABILITY.suggesting("for logits there is focal_loss_with_logits")
 _HARD = BINARY.suggesting("for labels −1 and +1, pass (targets + 1) / 2")
 
 

@@ -79,10 +79,11 @@ _GAUSSIAN_ARGUMENT = Choice(("mean", "logvar", "other_mean", "other_logvar"))
 
 
 _ROWS = Distributions("take the softmax of logits, and the exponential of log-probabilities")
+_ROWS_OF_KL = _ROWS.suggesting(f"{_ROWS.instead}; what torch and optax call KL is reverse_kl_divergence")
 
 
 @elementwise(
-    predictions=_ROWS,
+    predictions=_ROWS_OF_KL,
     targets=_ROWS,
     log_smallest=SmallestNormal(logarithm=True),
     rows=-1,

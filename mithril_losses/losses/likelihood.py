@@ -170,7 +170,7 @@ def laplace_negative_log_likelihood_gradient(
     return _laplace.gradient(location, log_scale, targets, full, **reduction)
 
 
-_COUNTS = NON_NEGATIVE_REAL.suggesting("of any real numbers are gaussian_negative_log_likelihood and mse_loss")
+_COUNTS = NON_NEGATIVE_REAL.suggesting("for any real numbers there are gaussian_negative_log_likelihood and mse_loss")
 
 
 @elementwise(

@@ -45,7 +45,7 @@ _WRT = ("recon_x", "mu", "logvar")
 _fast = functools.cache(value_and_gradient)
 _RETURNS = ("total", "reconstruction", "kl")
 _LATENT = Elements(per_sample=(3,))
-_MSE = 'of any real numbers is VAELoss(reconstruction_type="mse")'
+_MSE = 'for any real numbers there is VAELoss(reconstruction_type="mse")'
 _IMAGES = {
     "recon_x": PROBABILITY.suggesting(f"take the sigmoid of logits; {_MSE}"),
     "x": PROBABILITY.suggesting(f"scale the data; {_MSE}"),

@@ -24,7 +24,7 @@ _UNSIGNED = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}  # a 
 
 
 def read_labels(
-    xp: Any, labels: Array, classes: int, ignore_index: int | None
+    xp: Any, labels: Array, classes: int, ignore_index: int | None, *, may_ignore: bool = True
 ) -> tuple[Array, Array | None, Array | None]:
     """Return the labels, which of them are not ignored, and, if values cannot be read, which of them are illegal.
 
@@ -57,8 +57,17 @@ def read_labels(
         return labels, kept, illegal if kept is None else illegal & kept
     wrong = (seen < 0) | (seen >= classes)
     if wrong.any() and (wrong := wrong & (seen != ignore_index)).any():
-        raise ValueError(f"label {seen[wrong][0]} is outside the {classes} classes 0 … {classes - 1}")
+        index = tuple(map(int, np.unravel_index(int(wrong.argmax()), wrong.shape)))
+        raise ValueError(_says_no_class(seen[index], index, classes, may_ignore))
     return labels, kept, None
+
+
+def _says_no_class(label: Any, index: tuple[int, ...], classes: int, may_ignore: bool) -> str:
+    where = f" (index {index})" if index else ""
+    told = f"label {label} is outside the {classes} classes 0 … {classes - 1}{where}"
+    if may_ignore and (label < 0 or label == 255):
+        return f"{told}; to ignore it, pass ignore_index={label}"
+    return f"{told}; labels count from 0" if label == classes else told
 
 
 def read_class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Array) -> Array | None:

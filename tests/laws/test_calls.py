@@ -105,6 +105,6 @@ def test_a_reduction_of_another_library() -> None:
 def test_from_logits_names_the_loss_of_logits() -> None:
     x = np.full(3, 0.5)
     message = told(TypeError, ml.binary_cross_entropy, x, x, from_logits=True)
-    assert message.endswith("it takes probabilities; of logits is binary_cross_entropy_with_logits")
+    assert message.endswith("it takes probabilities; for logits there is binary_cross_entropy_with_logits")
     message = told(TypeError, ml.binary_cross_entropy_with_logits, x, x, from_logits=True)
     assert message.endswith("it takes logits")
