@@ -434,8 +434,6 @@ FLAG = Flag()
 
 # --- arrays -----------------------------------------------------------------------------------------------------
 
-# the distance from 1 to the next number
-_SPACINGS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _is_enforced: ContextVar[bool] = ContextVar("is_enforced", default=True)
 
 
@@ -445,19 +443,21 @@ class Rounding(NamedTuple):
     Attributes:
         element: how far an element may lie beyond its bounds: 10⁻⁶, which allows for numbers that were computed in
             float32, or four units in the last place of 1 if that is more: 0.004 in float16, 0.03 in bfloat16.
-        total: how far the sum of a row may be from 1: 10⁻⁴, or the root of a unit in the last place of 1 if that is
-            more: 0.0003 in float32, 0.03 in float16, 0.09 in bfloat16.
+        total: how far the sum of a row may be from 1: 0.004, which allows for rows that were computed in bfloat16, or
+            the root of a unit in the last place of 1 if that is more: 0.03 in float16, 0.09 in bfloat16.
     """
 
     element: float
     total: float
 
     @staticmethod
-    @functools.cache
     def of(dtype: Any) -> Rounding:
         """Return the bounds for a dtype of any library."""
-        spacing = _SPACINGS.get(str(dtype).rpartition(".")[2], 0.0)
-        return Rounding(max(1e-6, 4.0 * spacing), max(1e-4, math.sqrt(spacing)))
+        return _HALVES.get(str(dtype).rpartition(".")[2], _USUAL)
+
+
+_USUAL = Rounding(1e-6, 2.0**-8)
+_HALVES = {"float16": Rounding(2.0**-8, 2.0**-5), "bfloat16": Rounding(2.0**-5, 2.0**-3.5)}
 
 
 @contextlib.contextmanager
@@ -495,6 +495,10 @@ class Enforced:
     def or_nan(self, xp: Any, x: Array, given: Array) -> Array:
         """Return `x`, which is `given` in the dtype to compute in, with NaN in place of what lies outside unseen."""
         raise NotImplementedError
+
+    def are_legal(self, columns: Sequence[np.ndarray[Any, Any]]) -> bool:
+        """Whether an array, given by the columns of its last axis, is seen to lie inside, at the least cost."""
+        return False
 
     def refuse(self, name: str, what: str, index: tuple[Any, ...]) -> None:
         """Raise the ValueError, unless nothing is enforced at present."""
@@ -672,9 +676,9 @@ class Distributions(_Fixed, Enforced):
 
     def sums_are_legal(self, x: np.ndarray[Any, Any]) -> bool:
         """Whether all sums over the last axis are seen to be 1, up to rounding, at the least cost."""
-        totals, rounding = x.dot(_ones(x.shape[-1], x.dtype)), Rounding.of(x.dtype).total
+        totals = x.dot(_ones(x.shape[-1], x.dtype))
         least, largest = totals.item(totals.argmin()), totals.item(totals.argmax())
-        return bool(least >= 1.0 - rounding and largest <= 1.0 + rounding)
+        return bool(least >= 1.0 - _USUAL.total and largest <= 1.0 + _USUAL.total)
 
     def or_nan_along(self, xp: Any, x: Array, given: Array, axis: int) -> Array:
         """As `or_nan`, of rows along any axis: the whole row becomes NaN."""
@@ -757,7 +761,7 @@ class Boxes(_Fixed, Enforced):
     def check(self, name: str, x: Array) -> None:
         """As in `Enforced`."""
         seen = host_values(x)
-        if seen is not None and seen.size and not self.are_ordered([seen[..., k] for k in range(4)]):
+        if seen is not None and seen.size and not self.are_legal([seen[..., k] for k in range(4)]):
             with np.errstate(all="ignore"):
                 inverted = self._inverted(np, seen, x.dtype)
             if inverted.any():
@@ -765,9 +769,8 @@ class Boxes(_Fixed, Enforced):
                 box = ", ".join(f"{float(number):.6g}" for number in seen[index])
                 self.refuse(name, f"({box})", index)
 
-    @staticmethod
-    def are_ordered(columns: Sequence[np.ndarray[Any, Any]]) -> bool:
-        """Whether the corners of boxes, given by their four columns, are seen to be in order, without rounding."""
+    def are_legal(self, columns: Sequence[np.ndarray[Any, Any]]) -> bool:
+        """As in `Enforced`: whether the corners are in order, without rounding."""
         for low, high in zip(columns[:2], columns[2:], strict=True):
             inverted = np.less(high, low)
             if inverted.size and inverted.item(inverted.argmax()):

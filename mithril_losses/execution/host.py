@@ -86,7 +86,7 @@ class OnHost:
         if call is None or parts is None:
             return None
         total: Any = None
-        gradients = NamedArrays[Any]()
+        gradients: NamedArrays[Any] = NamedArrays()
         for template, part in parts:
             found = self._part(template, part, buffers)
             if found is None:

@@ -518,7 +518,7 @@ def gaussian_kl_divergence_between_gradient(
         [[-0.125]]
     """
     wanted = requested(wrt, _GAUSSIAN_ARGUMENT)
-    found = NamedArrays[Array]()
+    found: NamedArrays[Array] = NamedArrays()
     if not {"mean", "logvar"}.isdisjoint(wanted):
         found |= _from_gaussian.gradient(mean, logvar, other_mean, other_logvar, **reduction)
     if not {"other_mean", "other_logvar"}.isdisjoint(wanted):

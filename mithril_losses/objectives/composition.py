@@ -242,7 +242,7 @@ class _Sum:
                 known = (*self.pair.wrt, *self.pair.on_request)
                 raise ValueError(f"wrt must be one of {', '.join(map(repr, known))}, got {name!r}")
         values: list[Any] = []
-        total = NamedArrays[Any]()
+        total: NamedArrays[Any] = NamedArrays()
         for part, function, weight in zip(self._parts, functions, weights, strict=True):
             asked = part.asked(wanted)
             if asked is None:

@@ -64,7 +64,8 @@ class Apart(Template):
         self.require_known(reduction, gradient=slopes)
         given = dict(zip(self.domain, arguments, strict=True))
         xp = array_namespace(**{name: given[name] for name in self._parts})
-        total, gradients, left = None, NamedArrays[Array](), {}
+        gradients: NamedArrays[Array] = NamedArrays()
+        total, left = None, {}
         with quiet(xp):
             for name, part, own in self.split(reduction):
                 _, (x,), options = part.prepare((given[name], *(given[option] for option in part.option_names)))
