@@ -80,9 +80,7 @@ def _blocks_of(page: str, folder: Path) -> Path:
 
 
 @pytest.mark.exhaustive
-def test_gradients_have_the_type_of_the_arrays_and_pages_are_typed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_types_of_gradients_and_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api = pytest.importorskip("mypy.api")
     monkeypatch.setenv("MYPYPATH", str(Path(mithril_losses.__file__).parents[1]))
     code = tmp_path / "user_code.py"
