@@ -70,7 +70,7 @@ def cost(pair: Pair, shape: tuple[int, ...], rounds: int = _ROUNDS) -> Cost:
 
 def _checks(pair: Pair, arrays: Mapping[str, Any], in_loop: bool) -> Iterator[Callable[[], Any]]:
     for name, x in arrays.items():
-        domain = pair.domain.get(name)
+        domain: Any = pair.domain.get(name)
         if not _has_bounds(domain):
             continue
         if in_loop and isinstance(domain, Distributions):
