@@ -121,6 +121,18 @@ class ClipWidth(Interval):
 
 
 @dataclass(frozen=True)
+class Scale(Interval):
+    """A positive number that elements are divided by; if it is below the normal numbers of a dtype, it is raised."""
+
+    low: float = 0.0
+
+    def for_dtype(self, scale: Any, xp: Any, dtype: Any) -> Any:
+        """Return the scale, a number or an array of `dtype`, raised to the smallest normal number of `dtype`."""
+        smallest = float(xp.finfo(dtype).smallest_normal)
+        return max(scale, smallest) if isinstance(scale, float) else xp.maximum(scale, smallest)
+
+
+@dataclass(frozen=True)
 class Count(Interval):
     """Integers from `low` on: they decide which code runs."""
 
@@ -429,6 +441,7 @@ POSITIVE = Interval(0.0)
 NON_NEGATIVE = Interval(0.0, closed=True)
 FRACTION = Interval(0.0, 1.0, closed=True)
 CLIP_WIDTH = ClipWidth()
+SCALE = Scale()
 FLAG = Flag()
 
 
@@ -478,6 +491,7 @@ class Enforced:
     """
 
     instead: str
+    held_by_loss: ClassVar[bool] = False  # the loss knows what an array means, and checks it by itself
 
     @property
     def is_bounded(self) -> bool:
@@ -514,8 +528,9 @@ class Enforced:
 
 
 def enforced(domain: Mapping[str, Any]) -> dict[str, Enforced]:
-    """Return the domains that calls are held to, by the name of the array."""
-    return {name: x for name, x in domain.items() if isinstance(x, Enforced) and x.is_bounded}
+    """Return the domains that the template of a loss holds calls to, by the name of the array."""
+    held = {name: x for name, x in domain.items() if isinstance(x, Enforced) and x.is_bounded}
+    return {name: x for name, x in held.items() if not x.held_by_loss}
 
 
 # as unsigned integers of the same bits, numbers that are not negative keep their order, and all others are larger
@@ -631,7 +646,7 @@ class Labels:
             where, instead = f" at index {index}" if index else "", "; " * bool(self.instead) + self.instead
             raise ValueError(f"{name} must be {self}, got {seen[index]}{where}{instead}")
 
-    def or_nan(self, xp: Any, labels: Array) -> Array:
+    def or_nan(self, xp: Any, labels: Array, given: Array | None = None) -> Array:
         """Return the labels with NaN in place of illegal ones, for traces, where values cannot be read."""
         return xp.where(self._legal(labels), labels, math.nan) if host_values(labels) is None else labels
 
@@ -697,9 +712,9 @@ class Distributions(_Fixed, Enforced):
 
 
 class ClassDistributions(Distributions):
-    """Rows of probabilities over the axis of the classes, which the loss knows, and along which it checks them."""
+    """Rows of probabilities over the axis of the classes."""
 
-    is_bounded = False
+    held_by_loss = True
 
     def __str__(self) -> str:
         return "distributions over the axis of the classes"
@@ -826,6 +841,32 @@ class ProbabilityMaps(Elements):
         return generator.dirichlet(np.full(3, 2.0), (*shape[:-1], 5))
 
 
+class ScoreMaps(Elements):
+    """Scores of the classes of every pixel: (batch, …, classes)."""
+
+    def __str__(self) -> str:
+        return "scores of the classes of every pixel"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a map of five pixels and three classes for every row of `shape`."""
+        return 1.5 * generator.standard_normal((*shape[:-1], 5, 3))
+
+
+class MaskTargets(Elements):
+    """Masks, or class indices of every pixel; some labels may be ignored."""
+
+    held_by_loss = True
+
+
+class TargetMaps(ProbabilityMaps):
+    """Class probabilities of every pixel, or class indices; some labels may be ignored."""
+
+    held_by_loss = True
+
+    def __str__(self) -> str:
+        return Elements.__str__(self)
+
+
 class LabelMaps(_Fixed):
     """Class indices of every pixel: (batch, …)."""
 
@@ -833,7 +874,7 @@ class LabelMaps(_Fixed):
         return "class indices of every pixel"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw labels that fit a sample of `ProbabilityMaps`."""
+        """Draw labels that fit a sample of `ProbabilityMaps` or `ScoreMaps`."""
         return generator.integers(0, 3, (*shape[:-1], 5))
 
 
@@ -941,6 +982,7 @@ SAMPLES = Samples()
 NON_NEGATIVE_REAL = Elements(0.0)
 PROBABILITY = Elements(0.0, 1.0)
 CLASS_DISTRIBUTION = ClassDistributions()
+MASK_TARGETS = MaskTargets(0.0, 1.0, instead="masks hold 0 and 1, and class indices need class_axis")
 BINARY = Labels((0, 1))
 SIGN = Labels((-1, 1))
 

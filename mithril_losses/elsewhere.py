@@ -21,7 +21,7 @@ LOSSES: Mapping[str, str] = MappingProxyType(
             ("l1_loss L1Loss", "mae_loss"),
             ("MSELoss", "mse_loss"),
             ("HuberLoss", "huber_loss"),
-            ("smooth_l1_loss SmoothL1Loss", "huber_loss(predictions, targets, delta=beta) / beta"),
+            ("SmoothL1Loss", "smooth_l1_loss"),
             (
                 "cross_entropy CrossEntropyLoss",
                 "cross_entropy_with_logits; weight= is class_weights=, and classes on axis 1 need class_axis=1",
@@ -32,7 +32,7 @@ LOSSES: Mapping[str, str] = MappingProxyType(
             ),
             ("BCELoss", "binary_cross_entropy"),
             ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"),
-            ("soft_margin_loss SoftMarginLoss", "binary_cross_entropy_with_logits(logits, (signs + 1) / 2)"),
+            ("soft_margin_loss SoftMarginLoss", "logistic_loss"),
             (
                 "kl_div KLDivLoss",
                 "reverse_kl_divergence(exp(log_predictions), targets), which takes probabilities, not their logarithms",
@@ -86,6 +86,11 @@ LOSSES: Mapping[str, str] = MappingProxyType(
             ),
             # scikit-learn, SciPy and scikit-image
             ("mean_squared_error", "mse_loss(predictions, targets)"),
+            ("mean_pinball_loss", "pinball_loss(predictions, targets, quantile=alpha)"),
+            ("mean_absolute_percentage_error MeanAbsolutePercentageError", "mape_loss(predictions, targets)"),
+            ("mean_squared_log_error MeanSquaredLogarithmicError", "msle_loss(predictions, targets)"),
+            ("mean_gamma_deviance", "2 * gamma_negative_log_likelihood of log-means, up to a constant"),
+            ("pseudo_huber", "pseudo_huber_loss(predictions, targets)"),
             ("mean_absolute_error", "mae_loss(predictions, targets)"),
             ("log_loss", "cross_entropy_loss(predictions, targets), or cross_entropy_with_logits of logits"),
             ("entropy", "kl_divergence"),
@@ -132,6 +137,12 @@ ON_LOGITS: Mapping[str, str] = MappingProxyType(
         "cross_entropy_loss": "cross_entropy_with_logits",
         "binary_cross_entropy": "binary_cross_entropy_with_logits",
         "focal_loss": "focal_loss_with_logits",
+        "dice_loss": "dice_loss_with_logits",
+        "generalized_dice_loss": "generalized_dice_loss_with_logits",
+        "jaccard_loss": "jaccard_loss_with_logits",
+        "tversky_loss": "tversky_loss_with_logits",
+        "focal_tversky_loss": "focal_tversky_loss_with_logits",
+        "lovasz_softmax_loss": "lovasz_softmax_loss_with_logits",
         "vanilla_generator_loss": "non_saturating_generator_loss",
         "vanilla_discriminator_loss": "non_saturating_discriminator_loss",
     }

@@ -10,7 +10,7 @@ import numpy as np
 
 from mithril_losses.autodiff import differentiable
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.domains import Enforced, Labels
+from mithril_losses.domains import Choice, Labels, enforced
 from mithril_losses.elsewhere import no_such_option
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.signatures import keywords_of
@@ -97,8 +97,6 @@ class Template:
         """
         if type(arguments[0]) is np.ndarray:
             return self.plain_value(*arguments, **reduction)
-        if reduction:
-            self.require_known(reduction, gradient=False)  # the gradient, computed together with it, takes more
         return differentiable(self, arguments, reduction)
 
     def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
@@ -107,6 +105,19 @@ class Template:
         for name in keywords:
             if name not in known:
                 raise TypeError(self.refusal(name, known))
+
+    def requested(self, wrt: Any) -> tuple[str, ...]:
+        """Check the names in `wrt`, a name or a tuple of names, and return them in the order of the arguments.
+
+        None asks for the usual arguments.
+        """
+        if wrt is None:
+            return self.wrt
+        if not self.on_request:
+            self.require_known({"wrt": wrt})
+        choice = Choice(tuple(name for name in self.domain if name in (*self.wrt, *self.on_request)))
+        names = {choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
+        return tuple(name for name in choice.names if name in names)
 
     def refusal(self, name: str, known: Iterable[str]) -> str:
         """Return the message about an unknown keyword, for a loss with options of its own and those in `known`."""
@@ -121,8 +132,10 @@ class Template:
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Raise a ValueError if a value of an array is seen to lie outside of its domain."""
+        held = enforced(self.domain)
         for name, domain in self.domain.items():
-            if name in arrays and (isinstance(domain, Labels) or (isinstance(domain, Enforced) and domain.is_bounded)):
+            # a template with its own check knows which labels are ignored
+            if name in arrays and (name in held or (isinstance(domain, Labels) and self.check is None)):
                 domain.check(name, arrays[name])
 
     @property

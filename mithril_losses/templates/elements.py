@@ -21,6 +21,7 @@ from mithril_losses.domains import (
     Elements,
     Interval,
     Labels,
+    Scale,
     SmallestNormal,
     array_names,
     enforced,
@@ -74,6 +75,7 @@ class Elementwise(Template):
         self.array_names = array_names(terms.__name__, self.domain)
         self.option_names = list(self.domain)[len(self.array_names) :]
         self.wrt = tuple(self.array_names[:slopes])
+        self._others: tuple[Elementwise, ...] = ()
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
         self._remember()
 
@@ -87,6 +89,18 @@ class Elementwise(Template):
         renamed.row_mass = names.get(str(self.row_mass), self.row_mass)
         renamed._remember()
         return renamed
+
+    def completed_by(self, *others: Elementwise) -> Elementwise:
+        """Return the same terms, whose gradient with respect to further arguments other terms give on request.
+
+        The other terms have the same value, and arguments of the same names in any order.
+        """
+        completed = copy.copy(self)
+        completed._others = others
+        completed.on_request = tuple(name for terms in others for name in terms.wrt)
+        completed.takes_wrt = True
+        completed._remember()
+        return completed
 
     def _remember(self) -> None:
         """Keep the domains that calls are held to, and the results of `settle` for numbers and a dtype of NumPy."""
@@ -119,8 +133,10 @@ class Elementwise(Template):
             value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays)
             return plan(xp, tuple(value.shape), value.dtype, **reduction).collect(xp, value, arguments[0])
 
-    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
+    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few arrays."""
+        if wrt is not None:
+            return self._on_request(arguments, wrt, reduction)
         if reduction:
             self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
@@ -129,8 +145,11 @@ class Elementwise(Template):
             closing = plan(xp, self.shape(arrays[0]), arrays[0].dtype, **reduction)
             return self._spread(xp, closing, slopes, arguments)
 
-    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
+    def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if wrt is not None:
+            own: Any = {name: x for name, x in reduction.items() if name in Reduction.__annotations__}
+            return self.plain_value(*arguments, **own), self._on_request(arguments, wrt, reduction)
         if reduction:
             self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
@@ -139,6 +158,17 @@ class Elementwise(Template):
             value = self._unreduced(xp, value, arrays)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
             return closing.collect(xp, value, arguments[0]), self._spread(xp, closing, slopes, arguments)
+
+    def _on_request(self, arguments: tuple[Any, ...], wrt: Any, reduction: GradientReduction) -> Any:
+        """Return the gradient wrt the named argument, or a dict of gradients for a tuple of names."""
+        wanted = self.requested(wrt)
+        by_name = dict(zip(self.domain, arguments, strict=True))
+        found: dict[str, Array] = {}
+        for terms in (self, *self._others):
+            if not set(wanted).isdisjoint(terms.wrt):
+                gradient = terms.gradient(*(by_name[name] for name in terms.domain), **reduction)
+                found |= gradient if len(terms.wrt) > 1 else {terms.wrt[0]: gradient}
+        return {name: found[name] for name in wanted} if isinstance(wrt, tuple) else found[wrt]
 
     def evaluate(self, xp: Any, *operands: Any) -> tuple[Array, Any]:
         """Return the value and the slopes of each element, from arrays and options as `prepare` returns them."""
@@ -239,13 +269,14 @@ class Elementwise(Template):
         if isinstance(domain, ClipWidth):
             option = domain.for_dtype(option, xp, predictions.dtype)
         if isinstance(option, (float, bool)):  # older versions of torch.compile do not know `float | bool`
-            return option
+            return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option
         require_library(xp, name, option)
         shape, full = tuple(option.shape), tuple(predictions.shape)
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
             first = self.array_names[0]
             raise ValueError(f"{name} of shape {shape} does not broadcast to {first} of shape {full}")
-        return as_dtype(xp, option, dtype, name)
+        option = as_dtype(xp, option, dtype, name)
+        return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option
 
 
 _PLAIN = {float, type(None)}

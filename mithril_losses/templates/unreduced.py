@@ -17,7 +17,7 @@ import numpy as np
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, namespace_of
-from mithril_losses.domains import Choice, array_names, checked, enforced
+from mithril_losses.domains import array_names, checked, enforced
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -100,7 +100,6 @@ class Unreduced(Template):
         self._options = dict(list(domain.items())[self._arrays :])
         self._held = [(self._at[name], name, domain) for name, domain in enforced(domain).items()]
         self._settled: tuple[Any, ...] = (object(),)  # the checked options of a call, if they never change
-        self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
         if pairwise:  # replaces the method of this one object, which mypy does not expect
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
             self.both = differentiable_on_demand(self.both)  # type: ignore[method-assign]
@@ -120,7 +119,7 @@ class Unreduced(Template):
         if reduction:
             self.require_known(reduction)
         with _quiet(arguments[0]):
-            found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self._wanted(wrt)))
+            found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
 
@@ -130,7 +129,7 @@ class Unreduced(Template):
             self.require_known(reduction)
         first = _first_array(arguments[0])
         with _quiet(first):
-            wanted = self._all if wrt is None else Wanted(self._wanted(wrt))
+            wanted = self._all if wrt is None else Wanted(self.requested(wrt))
             found = self.losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = _plan(xp, found, reduction)
@@ -171,15 +170,6 @@ class Unreduced(Template):
                     found[position] = domain.or_nan(xp, x, arguments[position])
         return tuple(found)
 
-    def _wanted(self, wrt: Any) -> tuple[str, ...]:
-        """Check the names in `wrt`, and return them in the order of the arguments."""
-        if wrt is None:
-            return self.wrt
-        if not self.on_request:
-            self.require_known({"wrt": wrt})
-        names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
-        return tuple(name for name in self._choice.names if name in names)
-
     def _spread(self, xp: Any, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         """Return the gradients of what was found: an array, or a dict of them where several are asked for."""
         if found.scaled is not None and closing.is_a_number:
@@ -216,13 +206,13 @@ class Reduced(Unreduced):
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
-        return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self._wanted(wrt)))[1], wrt)
+        return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self.requested(wrt)))[1], wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
-        value, gradients = self._evaluate(arguments, reduction, Wanted(self._wanted(wrt)))
+        value, gradients = self._evaluate(arguments, reduction, Wanted(self.requested(wrt)))
         return value, self._asked(gradients, wrt)
 
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
@@ -240,7 +230,7 @@ def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) ->
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
     if found.pull is None:
         return closing.spread(xp, slope, like, summed)
-    return as_dtype(xp, found.pull(closing.spread(xp, slope, slope, summed)), like.dtype)
+    return closing.finish(xp, found.pull(closing.spread(xp, slope, slope, summed)), like)
 
 
 def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:

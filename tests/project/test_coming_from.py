@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.spatial
+import scipy.special
 import scipy.stats
 import skimage.metrics
 import sklearn.metrics
@@ -53,6 +54,7 @@ def test_both_sides_are_equal(section: str, there: str, here: str) -> None:
         "F": torch.nn.functional,
         "jnp": jnp,
         "ml": ml,
+        "np": np,
         "optax": optax,
         "scipy": scipy,
         "skimage": skimage,
@@ -93,6 +95,8 @@ def test_a_name_elsewhere_is_answered_with_ours(name: str) -> None:
 
 @pytest.mark.parametrize(("section", "there", "here"), ROWS, ids=[f"{there} · {here}" for _, there, here in ROWS])
 def test_every_row_is_among_the_names(section: str, there: str, here: str) -> None:
-    name, loss = (re.findall(r"(?:F|optax|metrics|stats|distance|ml)\.(\w+)\(", call)[0] for call in (there, here))
+    name, loss = (
+        re.findall(r"(?:F|optax|metrics|stats|distance|special|ml)\.(\w+)\(", call)[0] for call in (there, here)
+    )
     if name not in ml.catalogue():
         assert loss in LOSSES[name]
