@@ -396,7 +396,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/unreduced.py",
         "a name in wrt gives a dict",
-        {"gradients if isinstance(asked, tuple) else gradients[asked]": "gradients"},
+        {"NamedArrays(gradients) if isinstance(asked, tuple) else gradients[asked]": "gradients"},
         "chamfer_distance",
     ),
     Substitution(
@@ -649,9 +649,33 @@ SUBSTITUTIONS = [
         "class_axis and central",
     ),
     Substitution(
+        "domains.py",
+        "values outside of a domain pass where they can be seen",
+        {"        if _is_enforced.get():\n": "        if False:\n"},
+        "can_be_seen_is_refused and binary_cross_entropy",
+    ),
+    Substitution(
+        "domains.py",
+        "values outside of a domain pass where they cannot be seen",
+        {"return xp.where((x >= low) & (x <= high), x, math.nan)": "return x"},
+        "inside_a_trace and binary_cross_entropy",
+    ),
+    Substitution(
+        "domains.py",
+        "rows of any sum are distributions where they can be seen",
+        {"return bool(least >= 1.0 - _USUAL.total and largest <= 1.0 + _USUAL.total)": "return True"},
+        "can_be_seen_is_refused and kl_divergence",
+    ),
+    Substitution(
+        "loops/elements.py",
+        "a loop lets elements outside of an interval pass",
+        {"illegal += T(1) if {' | '.join(sides)} else T(0)": "illegal += T(0)"},
+        "in_a_large_array_is_refused and binary_cross_entropy",
+    ),
+    Substitution(
         "losses/classification.py",
         "cross-entropy does not clip probabilities",
-        {"p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)": "p = classes.scores"},
+        {"p = xp.minimum(xp.maximum(scores, width), 1.0 - width)": "p = scores"},
     ),
     Substitution(
         "templates/rows.py",
