@@ -23,7 +23,7 @@ from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import tables
 from mithril_losses.cli.console import new_console
 from mithril_losses.numerics.validation import unknown
-from mithril_losses.training.config import UserError, printable, require_writable, user_error
+from mithril_losses.training.errors import UserError, printable, require_writable, user_error
 
 _SIZES = ("small", "medium", "large")
 _DEVICES: tuple[Device, ...] = ("cpu", "cuda")

@@ -25,7 +25,8 @@ from mithril_losses.cli.bench import bench
 from mithril_losses.cli.console import new_console
 from mithril_losses.numerics.reduction import REDUCTIONS
 from mithril_losses.numerics.validation import unknown
-from mithril_losses.training.config import UserError, printable, read_config, require_writable, user_error
+from mithril_losses.training.config import read_config
+from mithril_losses.training.errors import UserError, printable, require_writable, user_error
 
 UsageError: Any = typer.BadParameter.__base__  # typer exports only this one of its usage errors
 
@@ -121,43 +122,6 @@ def train(
     for output, accuracy in result.accuracy.items():
         console.print(Text(f"test accuracy ({printable(output)}): {100.0 * accuracy:.2f} %"))
     console.print(Text("written: " + ", ".join(map(printable, result.files))), soft_wrap=True)
-
-
-class Interruption:
-    """A Ctrl-C that waits for the end of the batch, when no file is half written and no library can lose it.
-
-    Python drops a `KeyboardInterrupt` that arrives while a finalizer or a callback of another library runs. If it came
-    between a checkpoint and the line that reports it, the report would be wrong. A second Ctrl-C does not wait, nor
-    does a Ctrl-C before the first batch is done.
-    """
-
-    def __init__(self) -> None:
-        self._waits = False
-        self._pending = False
-
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handle Ctrl-C inside the block, unless the process ignores it or the caller has its own handler."""
-        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._handle)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def arrive(self) -> None:
-        """Raise an interruption that has waited; from now on a first Ctrl-C waits for the next call."""
-        self._waits = True
-        if self._pending:
-            raise KeyboardInterrupt
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        urgent = self._pending or not self._waits
-        self._pending = True
-        if urgent:
-            raise KeyboardInterrupt
 
 
 class EpochTable:

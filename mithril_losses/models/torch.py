@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.func import functional_call
 
 from mithril_losses.backends.namespaces import Array, fresh
-from mithril_losses.models.adapter import ModelAdapter, substitute, variables_of
+from mithril_losses.models.adapter import ModelAdapter, Pullback, substitute, variables_of
 from mithril_losses.models.checks import check_output_gradients, check_outputs
 from mithril_losses.numerics.validation import unknown
 
@@ -50,6 +51,7 @@ class TorchModel(ModelAdapter):
     def __init__(
         self, module: torch.nn.Module | Callable[[Any, Any], Any], output_names: Sequence[str] | None = None
     ) -> None:
+        self._module = module if isinstance(module, torch.nn.Module) else None
         self._function = _Functional(module) if isinstance(module, torch.nn.Module) else module
         self._output_names = output_names
 
@@ -65,24 +67,52 @@ class TorchModel(ModelAdapter):
         output_gradients: Mapping[str, Array],
         wrt: Sequence[str] | None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
+        outputs, pullback = self.outputs_and_pullback(params, data, wrt)
+        return outputs, pullback(output_gradients)
+
+    def outputs_and_pullback(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], wrt: Sequence[str] | None = None
+    ) -> tuple[dict[str, Array], Pullback]:
+        """Return the outputs, and the function from their gradients to those of the parameters, or those of `wrt`.
+
+        Both come from one forward pass, so dropout has one mask, and running statistics are updated once.
+        """
         leaves = {name: x.detach().requires_grad_() for name, x in variables_of(params, data, wrt).items()}
         with torch.enable_grad():
             outputs = self._run(*substitute(params, data, wrt, leaves))
-        check_output_gradients(outputs, output_gradients)
-        reached = [name for name in output_gradients if outputs[name].requires_grad]
-        if reached:
-            gradients = torch.autograd.grad(
-                outputs=[outputs[name] for name in reached],
-                inputs=list(leaves.values()),
-                grad_outputs=[output_gradients[name] for name in reached],
-                materialize_grads=True,
-            )
-        else:  # none of these outputs depends on a variable
-            gradients = tuple(torch.zeros_like(leaf) for leaf in leaves.values())
-        return (
-            {name: fresh(output) for name, output in outputs.items()},
-            {name: fresh(gradient) for name, gradient in zip(leaves, gradients, strict=True)},
-        )
+
+        def pullback(output_gradients: Mapping[str, Array]) -> dict[str, Any]:
+            check_output_gradients(outputs, output_gradients)
+            reached = [name for name in output_gradients if outputs[name].requires_grad]
+            if reached:
+                gradients = torch.autograd.grad(
+                    outputs=[outputs[name] for name in reached],
+                    inputs=list(leaves.values()),
+                    grad_outputs=[output_gradients[name] for name in reached],
+                    materialize_grads=True,
+                )
+            else:  # none of these outputs depends on a variable
+                gradients = tuple(torch.zeros_like(leaf) for leaf in leaves.values())
+            return {name: fresh(gradient) for name, gradient in zip(leaves, gradients, strict=True)}
+
+        return {name: fresh(output) for name, output in outputs.items()}, pullback
+
+    @contextmanager
+    def mode(self, training: bool) -> Iterator[None]:
+        """Set `module.train(training)` for all parts of the module inside the block."""
+        parts = list(self._module.modules()) if self._module is not None else []
+        before = [part.training for part in parts]
+        try:
+            for part in parts:
+                part.training = training
+            yield
+        finally:
+            for part, was in zip(parts, before, strict=True):
+                part.training = was
+
+    def state(self) -> dict[str, Array]:
+        """Return the buffers of the module themselves, by name."""
+        return {} if self._module is None else dict(self._module.named_buffers())
 
     def _run(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         outputs = self._function(params, data)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from mithril_losses.backends.toml import parse_toml, require_shallow
 from mithril_losses.numerics.validation import unknown
 from mithril_losses.objectives.config import Name, ObjectiveConfig, Section, check_keys, error_lines, problem, read_toml
+from mithril_losses.training.errors import UserError, user_error
 from mithril_losses.training.optimizers import Adam, Optimizer, Sgd
 from mithril_losses.training.perceptron import Perceptron
 
@@ -22,57 +22,6 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 OutputName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
-
-
-def printable(text: object) -> str:
-    r"""Return the text with control characters, which a terminal would obey, in the notation of Python's strings.
-
-    Names in files may come from other people: each name passes through this function before it is printed.
-
-    Example:
-        >>> print(printable("a\x1b[2Jb"), printable("Größe"))
-        a\x1b[2Jb Größe
-    """
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
-
-
-class UserError(Exception):
-    """The user's input cannot be used. The message says why, and is all that the user needs to see.
-
-    Args:
-        lines: the message. Names in it may contain anything, because the lines are made `printable` here.
-    """
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__(*map(printable, lines))
-
-    def __str__(self) -> str:
-        return "\n".join(self.args)
-
-
-def require_writable(path: Path) -> None:
-    """Raise a `UserError` unless a file can be written at `path`, before minutes of work are spent on its content."""
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"{path} cannot be written")
-
-
-@contextmanager
-def user_error(origin: str = "", *kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors that occur while user input is read into a `UserError` of one line that begins with `origin`.
-
-    `kinds` are the exceptions that are turned, by default those that this package and the libraries raise.
-
-    Use such a block only around code that reads or first uses the user's input: an exception from any other code is a
-    defect of this package and keeps its traceback.
-    """
-    kinds = kinds or (ValueError, TypeError, OSError, ImportError)
-    try:
-        yield
-    except kinds as error:
-        reason = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            reason = error.strerror if origin else f"{error.filename}: {error.strerror}"
-        raise UserError(": ".join(filter(None, [origin, " ".join(reason.split())]))) from error
 
 
 class DataConfig(Section):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.training.config import printable
+from mithril_losses.training.errors import printable
 
 _COLUMNS, _ROWS = 5, 6
 _RIGHT, _WRONG = "black", "tab:red"

@@ -20,8 +20,9 @@ from mithril_losses.domains import ClassTargets
 from mithril_losses.models import compile_model
 from mithril_losses.objectives import Objective, Term
 from mithril_losses.training.checkpoints import Checkpoint, fingerprint, join, load_checkpoint, split
-from mithril_losses.training.config import TrainingConfig, UserError, user_error
+from mithril_losses.training.config import TrainingConfig
 from mithril_losses.training.data import DIGITS, DIGITS_SHAPE, PARAMETERS, batches, generator, load_dataset
+from mithril_losses.training.errors import UserError, user_error
 from mithril_losses.training.files import Write, owned, write_atomically
 from mithril_losses.training.optimizers import State
 from mithril_losses.training.plotting import Examples, draw_training

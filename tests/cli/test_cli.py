@@ -18,7 +18,8 @@ from mithril_losses import catalogue, gradient_of, unregister
 from mithril_losses.backends import BackendNotInstalledError
 from mithril_losses.backends.namespaces import array_namespace
 from mithril_losses.domains import REAL
-from mithril_losses.training.config import UserError, read_config
+from mithril_losses.training.config import read_config
+from mithril_losses.training.errors import UserError
 from mithril_losses.training.run import Trainer
 
 

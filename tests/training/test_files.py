@@ -38,7 +38,8 @@ from mithril_losses.checking.trust import Evidence
 from mithril_losses.cli import bench as command
 from mithril_losses.training import data, files
 from mithril_losses.training.checkpoints import Checkpoint, load_checkpoint
-from mithril_losses.training.config import UserError, read_config, require_writable
+from mithril_losses.training.config import read_config
+from mithril_losses.training.errors import UserError, require_writable
 from mithril_losses.training.files import owned, write_atomically
 from mithril_losses.training.plotting import draw_training
 from mithril_losses.training.run import FILES, Trainer, train

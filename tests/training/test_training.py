@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from parameterized import parameterized
 
-from mithril_losses.training.config import TrainingConfig, UserError, read_config
+from mithril_losses.training.config import TrainingConfig, read_config
 from mithril_losses.training.data import batches, generator
+from mithril_losses.training.errors import UserError
 from mithril_losses.training.files import write_atomically
 from mithril_losses.training.optimizers import Adam, Sgd
 from mithril_losses.training.perceptron import Perceptron
