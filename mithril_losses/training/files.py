@@ -24,7 +24,7 @@ Write = Callable[[BinaryIO], Any]  # fills a file
 
 
 @contextmanager
-def owned(folder: Path, names: Collection[str], lock: str = ".lock") -> Iterator[None]:
+def owned(folder: Path, names: Collection[str], lock: str = ".lock", key: str = "") -> Iterator[None]:
     """Own the output folder inside the block: create it, keep other runs out, and remove files that a killed run left.
 
     The operating system locks a hidden file, so that the lock ends with the process that holds it.
@@ -33,18 +33,19 @@ def owned(folder: Path, names: Collection[str], lock: str = ".lock") -> Iterator
         folder: the folder, which is created if it is missing.
         names: the files that are written into it inside the block.
         lock: the name of the hidden file.
+        key: the beginning of messages.
 
     Raises:
         UserError: another run owns the folder, or no file can be written into it.
     """
     path = folder / lock
-    with user_error(f"cannot write into {folder}", OSError, ValueError):
+    with user_error(f"{key}cannot write into {folder}", OSError, ValueError):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path)
     if descriptor is None:
-        raise UserError(f"another run is writing into {folder}; wait until it ends or choose another folder")
+        raise UserError(f"{key}another run is writing into {folder}; wait until it ends or choose another folder")
     try:
-        with user_error(f"cannot write into {folder}", OSError):
+        with user_error(f"{key}cannot write into {folder}", OSError):
             for name in names:
                 _partial(folder / name).unlink(missing_ok=True)
         yield

@@ -35,6 +35,7 @@ class FitResult:
         history: one record per epoch: `epoch`, `train_loss`, `train_<component>`; `<set>_loss`, `<set>_<component>` and
             `<set>_<metric>` for each set of `evaluate_on`. Training losses are means over the examples, computed
             during the epoch; those of other sets are computed at its end.
+        steps: the number of steps.
         stopped: why the run ended: "epochs", "patience" or "callback".
     """
 
@@ -42,6 +43,7 @@ class FitResult:
     best_params: Any
     best_epoch: int
     history: list[Record]
+    steps: int
     stopped: str
 
 
@@ -82,6 +84,7 @@ def fit(
     optimizer: Any,
     epochs: int,
     batch_size: int | None = 32,
+    evaluation_batch_size: int | None = None,
     shuffle: bool = True,
     seed: int = 0,
     batch_names: Sequence[str] = (),
@@ -122,13 +125,13 @@ def fit(
             `functools.partial(torch.optim.AdamW, lr=1e-3)`.
         epochs: the number of epochs, those before a resumed run included.
         batch_size: the examples of a batch, if `data` is a dict of arrays; None is all.
+        evaluation_batch_size: the same for the sets of `evaluate_on`.
         shuffle: whether such arrays get another order in each epoch.
         seed: decides these orders.
         batch_names: the names of the entries of batches that are tuples.
         steps_per_epoch: the number of batches that count as an epoch, for an iterator that does not begin anew.
         inputs: for each input of the model the name of the entry; by default the model gets the whole batch.
-        evaluate_on: further data by name, such as `{"validation": …}`, evaluated after each epoch; a dict of arrays is
-            one batch.
+        evaluate_on: further data by name, such as `{"validation": …}`, evaluated after each epoch.
         metrics: functions `metric(outputs, batch)` that return a number, computed on the sets of `evaluate_on`.
         schedule: the factor of the learning rate, a function of the step, such as `cosine(steps=1000)`.
         clip_norm: the largest norm of all gradients together; larger gradients are scaled to it.
@@ -171,11 +174,16 @@ def fit(
         >>> round(float(result.params["slope"]), 6)
         3.0
     """
-    _check(epochs, batch_size, steps_per_epoch, patience, clip_norm)
+    _require_counts(
+        epochs=epochs, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size,
+        steps_per_epoch=steps_per_epoch, patience=patience,
+    )  # fmt: skip
+    if clip_norm is not None and not clip_norm > 0.0:
+        raise ValueError(f"clip_norm must be positive, got {clip_norm!r}")
     tree = Tree(params)
     named = {name: fresh(x) for name, x in tree.named(params).items()}
     sets = {
-        name: Source(found, tree.backend, Order(None, shuffle=False), batch_names)
+        name: Source(found, tree.backend, Order(evaluation_batch_size, shuffle=False), batch_names)
         for name, found in (evaluate_on or {}).items()
     }
     source = Source(data, tree.backend, Order(batch_size, shuffle, seed), batch_names, steps_per_epoch)
@@ -200,15 +208,10 @@ def fit(
     return run(resume, overwrite)
 
 
-def _check(
-    epochs: int, batch_size: int | None, steps_per_epoch: int | None, patience: int | None, clip_norm: float | None
-) -> None:
-    counts = {"epochs": epochs, "batch_size": batch_size, "steps_per_epoch": steps_per_epoch, "patience": patience}
+def _require_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name} must be a positive number, got {count!r}")
-    if clip_norm is not None and not clip_norm > 0.0:
-        raise ValueError(f"clip_norm must be positive, got {clip_norm!r}")
 
 
 @dataclass
@@ -283,4 +286,4 @@ class _Run:
     def _result(self, state: State, stopped: str) -> FitResult:
         best = self.loop.monitor.best_epoch(state.history)
         nested = self.loop.tree.nested
-        return FitResult(nested(state.params), nested(state.best), best, state.history, stopped)
+        return FitResult(nested(state.params), nested(state.best), best, state.history, state.step, stopped)

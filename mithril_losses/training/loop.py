@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from mithril_losses.backends.namespaces import Array, fresh
 from mithril_losses.models import CompiledModel
+from mithril_losses.numerics.validation import unknown
 from mithril_losses.objectives import Objective, Schedule
 from mithril_losses.training.checkpoints import Checkpoint, load_checkpoint
 from mithril_losses.training.errors import DivergedError, UserError
@@ -155,32 +156,17 @@ class Loop:
     def gradients(self, params: Mapping[str, Array], batch: Batch, step: int) -> tuple[Batch, Batch]:
         """Return the losses on a batch, and the gradients: through the model's outputs, and of the regularizers."""
         nested = self.tree.nested(params)
-        outputs, pullback = _outputs_and_pullback(self.model, nested, self._inputs(batch))
-        result = self.objective.evaluate(outputs, batch, self._for_regularizers(nested), step)
+        outputs, pullback = outputs_and_pullback(self.model, nested, inputs_of(batch, self.inputs))
+        result = self.objective.evaluate(outputs, batch, _params_for(self.objective, nested), step)
         gradients = pullback(result.output_gradients)
         if result.parameter_gradients:
             gradients = self._added(gradients, result.parameter_gradients)
         return {"loss": result.loss} | result.components, self.tree.named(gradients)
 
     def evaluate(self, params: Mapping[str, Array], source: Source, step: int) -> dict[str, float]:
-        """Return the losses and metrics on a set: means over its batches, weighted by the numbers of examples."""
-        values, sizes = [], []
+        """Return the losses and metrics on a set; see `evaluated`."""
         nested = self.tree.nested(params)
-        with mode(self.model, training=False):
-            for batch in source.epoch(1):
-                outputs = self.model.evaluate(nested, self._inputs(batch))
-                params_too = self._for_regularizers(nested)
-                result = self.objective.evaluate(outputs, batch, params_too, step, gradients=False)
-                found = {name: metric(outputs, batch) for name, metric in self.metrics.items()}
-                values.append({"loss": result.loss} | result.components | found)
-                sizes.append(size_of(batch))
-        return weighted_means(values, sizes)
-
-    def _inputs(self, batch: Batch) -> Batch:
-        return batch if self.inputs is None else {name: batch[entry] for name, entry in self.inputs.items()}
-
-    def _for_regularizers(self, nested: Any) -> Any:
-        return nested if self.objective.regularizers else None
+        return evaluated(self.model, self.objective, nested, source, step, self.inputs, self.metrics)
 
     def _added(self, gradients: Any, others: Mapping[str, Any]) -> Any:
         missing = {name: part for name, part in gradients.items() if name not in others}
@@ -261,13 +247,55 @@ class Loop:
             yield "data", generator.get_state(), generator.set_state
 
 
+def evaluated(
+    model: CompiledModel,
+    objective: Objective,
+    params: Any,
+    source: Source,
+    step: int,
+    inputs: Mapping[str, str] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    check_finite: bool = False,
+) -> dict[str, float]:
+    """Return losses and metrics on a set: means over its batches, weighted by the numbers of examples."""
+    values, sizes = [], []
+    with mode(model, training=False):
+        for batch in source.epoch(1):
+            outputs = model.evaluate(params, inputs_of(batch, inputs))
+            result = objective.evaluate(
+                outputs, batch, _params_for(objective, params), step, gradients=False, check_finite=check_finite
+            )
+            found = {name: metric(outputs, batch) for name, metric in (metrics or {}).items()}
+            values.append({"loss": result.loss} | result.components | found)
+            sizes.append(size_of(batch))
+    return weighted_means(values, sizes)
+
+
+def inputs_of(batch: Mapping[str, Array], inputs: Mapping[str, str] | None) -> dict[str, Array]:
+    """Return the inputs of a model in a batch: the entries that `inputs` names, or all.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    if inputs is None:
+        return dict(batch)
+    for entry in inputs.values():
+        if entry not in batch:
+            raise ValueError(unknown("data entry", entry, batch))
+    return {name: batch[entry] for name, entry in inputs.items()}
+
+
+def _params_for(objective: Objective, params: Any) -> Any:
+    return params if objective.regularizers else None
+
+
 def mode(model: CompiledModel, training: bool) -> AbstractContextManager[None]:
     """Compute inside the block as in training or as in evaluation, where the model makes a difference."""
     enter = getattr(model, "mode", None)
     return nullcontext() if enter is None else enter(training)
 
 
-def _outputs_and_pullback(model: CompiledModel, params: Any, data: Batch) -> tuple[Batch, Callable[[Any], Any]]:
+def outputs_and_pullback(model: CompiledModel, params: Any, data: Batch) -> tuple[Batch, Callable[[Any], Any]]:
     """Return the outputs, and the function from their gradients to those of the parameters."""
     both = getattr(model, "outputs_and_pullback", None)
     if both is not None:

@@ -179,7 +179,7 @@ def _take(array: Array, rows: Array, backend: Backend) -> Array:
 def _common_length(arrays: Mapping[str, Array]) -> int:
     lengths = {}
     for name, array in arrays.items():
-        if namespace_of(array) is None or not array.shape:
+        if (namespace_of(array) is None and not hasattr(array, "__getitem__")) or not getattr(array, "shape", ()):
             raise TypeError(f"data: {name!r} must be an array with a row for each example, got {type(array).__name__}")
         lengths[name] = int(array.shape[0])
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
