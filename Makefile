@@ -20,7 +20,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-quick test-exhaustive test-lowest lint docs check serve-docs examples mutants trust fuzz faults bench constraints clean
+.PHONY: help demo test test-quick test-exhaustive test-lowest lint docs check serve-docs examples mutants trust fuzz faults bench bench-device constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
@@ -93,6 +93,10 @@ faults: $(EVERYTHING)  ## kill, damage, fork and interrupt at random for some mi
 bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md and profiles.md
 	$(BIN)/mithril-losses bench $(BENCH) --csv docs/benchmarks.csv --chart docs/benchmarks.png --report docs/benchmarks.md
 	$(BIN)/python -m mithril_losses.benchmarks.profile docs/profiles.md
+
+# Without an accelerator this says so and changes nothing. JAX sees one only if a build for it was installed.
+bench-device: $(EVERYTHING)  ## check all gradients and measure speed on a GPU, if there is one, and write docs/benchmarks-gpu.md
+	$(BIN)/python -m mithril_losses.benchmarks.device docs/benchmarks-gpu.md
 
 # PyTorch pins the CUDA packages of its own build; which build a machine gets (+cpu, …) is left to that machine.
 constraints:  ## pin the newest versions that pyproject.toml allows

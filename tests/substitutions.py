@@ -263,7 +263,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/rows.py",
         "a logit of +inf is NaN",
-        {"xp.minimum(logits, float(info.max)": 'xp.minimum(logits, float("inf")'},
+        {"        shifted = xp.minimum(shifted, 0.0, **over)\n": "        pass\n"},
     ),
     Substitution(
         "templates/rows.py",
@@ -786,13 +786,13 @@ SUBSTITUTIONS = [
     Substitution(
         "loops/elements.py",
         "the first chunk of a loop is not in the sum",
-        {"return float(np.add.reduce(partials)), ": "return float(np.add.reduce(partials[len(partials) > 1 :])), "},
+        {"np.add.reduce(partials, axis=1)": "np.add.reduce(partials[:, partials.shape[1] > 1 :], axis=1)"},
         tests="execution",
     ),
     Substitution(
         "loops/elements.py",
         "illegal labels pass through a loop",
-        {"not illegal.any()": "True"},
+        {"return total, not illegal": "return total, True"},
         tests="execution",
         select="illegal_labels",
     ),
@@ -835,10 +835,87 @@ SUBSTITUTIONS = [
     ),
     Substitution(
         "execution/torch.py",
-        "tensors in a graph are computed by NumPy",
-        {"if x.requires_grad or not x.is_cpu or": "if not x.is_cpu or"},
-        tests="execution",
-        select="graph",
+        "value and gradient are in a graph",
+        {"if is_transformed else torch.no_grad()": "if True else torch.no_grad()"},
+        tests="differentiable",
+        select="no_graph",
+    ),
+    # the derivative of the frameworks
+    Substitution(
+        "autodiff/torch.py",
+        "the gradient that flows in is forgotten",
+        {"return gradients if factor == 1.0 else": "return gradients if True else"},
+        tests="differentiable",
+        select="InTheGraph",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "a second pass gives the same memory away",
+        {"_scaled(call.ready.pop(), upstream)": "_scaled(call.ready[0], upstream)"},
+        tests="differentiable",
+        select="InTheGraph",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "a gradient in half precision is scaled after it was rounded",
+        {"(torch.float32, torch.float64)": "(torch.float32, torch.float64, torch.float16, torch.bfloat16)"},
+        tests="differentiable",
+        select="half_precision",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "the gradient has no derivative",
+        {"None if torch.is_grad_enabled() or not call.ready": "None if not call.ready"},
+        tests="differentiable",
+        select="test_second_derivatives",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "an option that is learned loses its derivative",
+        {"if call.wanted and call.covers(call.wanted):": "if call.wanted:"},
+        tests="differentiable",
+        select="learned",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "what a transform wraps is not differentiated",
+        {"        if torch._C._functorch.is_gradtrackingtensor(x):\n            return True\n": ""},
+        tests="differentiable",
+        select="learned_in_a_batch",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "an infinite gradient that flows in meets elements of weight 0",
+        {"if not math.isfinite(factor):": "if False:"},
+        tests="differentiable",
+        select="masked_elements",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "autocast computes a loss in half precision",
+        {"x.float() if x.is_floating_point() and": "x if x.is_floating_point() and"},
+        tests="differentiable",
+        select="autocast",
+    ),
+    Substitution(
+        "autodiff/jax.py",
+        "an option that is learned loses its derivative in JAX",
+        {"        if call.covers(names):\n": "        if True:\n"},
+        tests="differentiable",
+    ),
+    Substitution(
+        "autodiff/jax.py",
+        "losses that are not summed share a derivative",
+        {"if found.ndim == 0 and all(": "if all("},
+        tests="differentiable",
+        select="not_summed",
+    ),
+    Substitution(
+        "checking/gradients.py",
+        "the checker compares a gradient with itself",
+        {"    with plain_functions():\n        return list(": "    if True:\n        return list("},
+        tests="differentiable",
+        select="wrong_gradient",
     ),
     Substitution(
         "execution/jax.py",
@@ -929,6 +1006,65 @@ SUBSTITUTIONS = [
         "loops/compiling.py",
         "edited terms are compiled forever",
         {"len(texts) > DEFINITIONS": "False"},
+    ),
+    # memory that is used again, and arrays of the caller
+    Substitution(
+        "backends/memory.py",
+        "memory is handed out that is too small",
+        {"if size <= block.size <= 2 * size and": "if block.size <= 2 * size and"},
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "memory that is in use is handed out again",
+        {"2 * size and self._remove(block)": "2 * size and block in self._kept"},
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "two threads may get the same memory",
+        {
+            "        except ValueError:  # another thread was faster\n            return False\n": (
+                "        except ValueError:  # another thread was faster\n            return True\n"
+            )
+        },
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "more memory is kept than the limit says",
+        {"self._kept.copy()]) - self._limit": "self._kept.copy()]) - 2 * self._limit"},
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "unused memory never goes back",
+        {"if self._period - block.since > 1:": "if self._period - block.since > 10**9:"},
+        tests="memory",
+    ),
+    Substitution(
+        "backends/memory.py",
+        "a forked child believes in the thread of its parent",
+        {"after_in_child=_pool.reset": "after_in_child=_pool.clear"},
+        tests="memory",
+    ),
+    Substitution(
+        "execution/host.py",
+        "a loop does not write into the array of the caller",
+        {"buffers[n] if n in buffers else empty(": "empty("},
+        tests="output",
+    ),
+    Substitution(
+        "execution/output.py",
+        "an array of the caller may be an argument",
+        {"and _share_memory(buffer, x):": "and x is None:"},
+        tests="output",
+    ),
+    Substitution(
+        "execution/torch.py",
+        "autograd does not learn that a tensor was written",
+        {"torch.autograd.graph.increment_version([": "list(["},
+        tests="output",
     ),
     Substitution(
         "backends/threads.py",

@@ -39,6 +39,7 @@ def fastest(template: Differentiable) -> Both:
     return _ways[0](template)
 
 
+_PLACE: Any = object()
 is_plain: ContextVar[bool] = ContextVar("is_plain", default=False)
 
 
@@ -65,11 +66,13 @@ def plain_functions() -> Iterator[None]:
 
 
 class Call:
-    """The arguments of one call, and which of them are arrays of a framework.
+    """The arguments of one call with a place for each array of a framework, at any depth of the arguments.
+
+    Only `arrays` refers to the arrays themselves: whoever keeps the call may empty it.
 
     Attributes:
         template: of the loss.
-        arrays: the framework's arrays, at any depth of the arguments.
+        arrays: the framework's arrays.
         names: the name of the argument, or of the keyword, that each of them belongs to.
         is_mixed: whether there are arrays of other libraries among the arguments.
     """
@@ -78,34 +81,35 @@ class Call:
         self, template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any], kind: type
     ) -> None:
         self.template = template
-        self._given = (*arguments, *reduction.values())
         self._keywords = tuple(reduction)
-        self._kind = kind
         self._is_flat, self.is_mixed = True, False
         self.arrays: list[Any] = []
         self.names: list[str] = []
-        for name, x in zip((*template.domain, *reduction), self._given, strict=True):
+        self._given: list[Any] = []
+        for name, x in zip((*template.domain, *reduction), (*arguments, *reduction.values()), strict=True):
             if isinstance(x, kind):
                 self.arrays.append(x)
                 self.names.append(name)
+                self._given.append(_PLACE)
             elif isinstance(x, (Mapping, list, tuple)):
                 found = [leaf for _, leaf in leaves(x) if isinstance(leaf, kind)]
                 self._is_flat = self._is_flat and not found
                 self.arrays += found
                 self.names += [name] * len(found)
-            elif x is not None and type(x) is not float and namespace_of(x) is not None:
-                self.is_mixed = True
+                self._given.append(map_leaves(lambda _, leaf: _PLACE if isinstance(leaf, kind) else leaf, x))
+            else:
+                self.is_mixed |= x is not None and type(x) is not float and namespace_of(x) is not None
+                self._given.append(x)
 
     def put(self, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments and the keywords of the reduction, with these arrays in the place of the caller's."""
+        """Return the arguments and the keywords of the reduction, with these arrays in their places."""
         remaining = iter(arrays)
-        kind = self._kind
         if self._is_flat:
-            given = [next(remaining) if isinstance(x, kind) else x for x in self._given]
+            given = [next(remaining) if x is _PLACE else x for x in self._given]
         else:
             given = [
-                map_leaves(lambda _, leaf: next(remaining) if isinstance(leaf, kind) else leaf, x)
-                if isinstance(x, (kind, Mapping, list, tuple))
+                map_leaves(lambda _, leaf: next(remaining) if leaf is _PLACE else leaf, x)
+                if x is _PLACE or isinstance(x, (Mapping, list, tuple))
                 else x
                 for x in self._given
             ]

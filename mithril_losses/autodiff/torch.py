@@ -22,7 +22,8 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
     if step is not None:
         call = _TorchCall(template, arguments, reduction, is_traced)
         if call.wanted and call.covers(call.wanted):
-            return step(call, *call.arrays)
+            arrays, call.arrays = call.arrays, []  # the graph frees its own references after a backward pass
+            return step(call, *arrays)
     return template.plain_value(*arguments, **reduction)
 
 
@@ -44,8 +45,8 @@ def _step(reduction: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, bool
     """Return what takes a loss into the graph, None for the plain function; and whether a transform traces it."""
     if torch.compiler.is_compiling():  # first, because the compiler does not know the other questions
         # an exported program has no place for a derivative of its own
-        return None if torch.compiler.is_exporting() else _HandDerived.apply, True
-    if is_plain.get():
+        return None if torch.compiler.is_exporting() else HandDerived.apply, True
+    if is_plain.get() or torch.jit.is_tracing():
         return None, False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         # in forward mode, every loss of an array would need a gradient of its own
@@ -124,7 +125,7 @@ def _is_in_graph(x: torch.Tensor, is_traced: bool) -> bool:
     return bool(x.requires_grad) or forward_ad.unpack_dual(x).tangent is not None
 
 
-class _HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no types here
+class HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no types here
     """A loss, whose derivative is its hand-derived gradient.
 
     The first backward pass gives the gradient away, so that a leaf of the graph takes it over without a copy. Another
@@ -133,16 +134,19 @@ class _HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch ha
 
     @staticmethod
     def forward(call: _TorchCall, *tensors: Any) -> Any:
+        """Return the loss."""
         return call.evaluate(tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep the call, and the arguments as long as the graph keeps them."""
         ctx.call, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, upstream: Any) -> tuple[Any, ...]:
+        """Return the gradient with respect to each tensor that is in the graph."""
         call, (_, *needed) = ctx.call, ctx.needs_input_grad
         if upstream is None:
             return None, *(None for _ in needed)
@@ -152,14 +156,14 @@ class _HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch ha
         return None, *(x if needs else None for x, needs in zip(found, needed, strict=True))
 
 
-class _Transformed(_HandDerived):
+class _Transformed(HandDerived):
     """The same for `torch.func` and for forward mode, which PyTorch's compiler does not know."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _HandDerived.setup_context(ctx, inputs, output)
+        HandDerived.setup_context(ctx, inputs, output)
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
@@ -170,7 +174,7 @@ class _Transformed(_HandDerived):
 
 
 # what `apply` ends in outside of transforms; it first looks for the defaults of `forward`, which takes longer
-_apply = super(torch.autograd.Function, _HandDerived).apply
+_apply = super(torch.autograd.Function, HandDerived).apply
 
 
 def _scaled(gradients: list[Any], upstream: Any) -> list[Any] | None:

@@ -109,6 +109,20 @@ def _ours_jax(case: Case, arrays: Arrays, setting: Setting) -> Call:
     return in_order
 
 
+def _ours_backward(case: Case, arrays: Arrays, setting: Setting) -> Call:
+    return _backward(_own_loss(case), case, arrays, setting)
+
+
+def _ours_jax_grad(case: Case, arrays: Arrays, setting: Setting) -> Call:
+    return _jax_grad(_own_loss(case), case, arrays)
+
+
+def _own_loss(case: Case) -> Callable[..., Any]:
+    """Return the public function, as a framework differentiates it."""
+    pair = find_loss(case.problem.loss)
+    return lambda *arrays: pair.total_of(pair.value(*arrays, **case.problem.options))
+
+
 def _numpy_plain(case: Case, arrays: Arrays, setting: Setting) -> Call:
     pair, options = find_loss(case.problem.loss), case.problem.options
     return lambda: (pair.value(*arrays, **options), pair.gradient(*arrays, **options))
@@ -120,15 +134,7 @@ def _numpy_plain(case: Case, arrays: Arrays, setting: Setting) -> Call:
 def _torch_eager(case: Case, arrays: Arrays, setting: Setting) -> Call:
     import torch
 
-    tensors = _tensors(arrays, setting)
-    wrt = [tensors[i].requires_grad_() for i in case.wrt]
-    mean = functools.partial(case.problem.torch, torch, *tensors, **case.problem.options)
-
-    def call() -> tuple[Any, Any]:
-        value = mean()
-        return value.detach(), torch.autograd.grad(value, wrt)
-
-    return call
+    return _backward(functools.partial(case.problem.torch, torch, **case.problem.options), case, arrays, setting)
 
 
 def _torch_compile(case: Case, arrays: Arrays, setting: Setting) -> Call:
@@ -149,11 +155,9 @@ def _torch_compile(case: Case, arrays: Arrays, setting: Setting) -> Call:
 def _jax_jit(case: Case, arrays: Arrays, setting: Setting, *, library: str = "jax") -> Call:
     import importlib
 
-    import jax
-
     expression: Any = getattr(case.problem, library)
     mean = functools.partial(expression, importlib.import_module(library), **case.problem.options)
-    return _finished(functools.partial(jax.jit(jax.value_and_grad(mean, argnums=case.wrt)), *_jax_arrays(arrays)))
+    return _jax_grad(mean, case, arrays)
 
 
 def _scikit_learn(case: Case, arrays: Arrays, setting: Setting) -> Call:
@@ -235,6 +239,31 @@ def _jax_arrays(arrays: Arrays) -> list[Any]:
     return [jax.numpy.asarray(x) for x in arrays]
 
 
+def _backward(mean: Callable[..., Any], case: Case, arrays: Arrays, setting: Setting) -> Call:
+    """Return the call that a training loop makes: `backward()` puts the gradients of a loss into leaves of its graph.
+
+    The gradients are taken away from the leaves, so that no call finds one to add to; they are freed like all results.
+    """
+    tensors = _tensors(arrays, setting)
+    leaves = [tensors[i].requires_grad_() for i in case.wrt]
+
+    def call() -> tuple[Any, Any]:
+        value = mean(*tensors)
+        value.backward()
+        gradients = [x.grad for x in leaves]
+        for x in leaves:
+            x.grad = None
+        return value.detach(), gradients
+
+    return call
+
+
+def _jax_grad(mean: Callable[..., Any], case: Case, arrays: Arrays) -> Call:
+    import jax
+
+    return _finished(functools.partial(jax.jit(jax.value_and_grad(mean, argnums=case.wrt)), *_jax_arrays(arrays)))
+
+
 def _finished(call: Call) -> Call:
     """Return the call that waits for its results, which JAX computes asynchronously."""
     import jax
@@ -253,16 +282,27 @@ CANDIDATES = (
     Candidate("ours-numpy", "ours", _ours_numpy, applies=lambda case: not _in_tiers(case)),
     Candidate("ours-torch", "ours", _ours_torch, needs=("torch",), devices=("cpu", "cuda")),
     Candidate(
-        "ours-torch-compile",
+        "ours-torch-eager",
         "ours",
-        functools.partial(_ours_torch, compile=True),
+        functools.partial(_ours_torch, compile=False),
         needs=("torch",),
         devices=("cuda",),
     ),
+    Candidate("ours-backward", "ours", _ours_backward, needs=("torch",), devices=("cpu", "cuda")),
     Candidate("ours-jax", "ours", _ours_jax, needs=("jax",)),
+    Candidate("ours-jax-grad", "ours", _ours_jax_grad, needs=("jax",)),
     Candidate("numpy-plain", "plain", _numpy_plain),
     Candidate("torch-eager", "peer", _torch_eager, needs=("torch",), devices=("cpu", "cuda")),
-    Candidate("torch-compile", "peer", _torch_compile, needs=("torch",), devices=("cpu", "cuda")),
+    Candidate(
+        "torch-compile",
+        "peer",
+        _torch_compile,
+        needs=("torch",),
+        devices=("cpu", "cuda"),
+        applies=lambda case: (
+            not case.problem.drawn
+        ),  # PyTorch's compiler would be given our gradient, not the plain loss
+    ),
     Candidate("jax-jit", "peer", _jax_jit, needs=("jax",)),
     Candidate(
         "jax-jit-optax",

@@ -33,12 +33,18 @@ _CANDIDATES = {
     ("ours-numpy-fused", "ours-numpy-blocked", "ours-numpy"): (
         "`value_and_gradient` with the extra `fast`, without it, and where there is no difference."
     ),
-    ("ours-torch", "ours-jax", "ours-torch-compile"): (
-        "the same function on tensors, on JAX arrays, and on tensors with `compile=True`."
+    ("ours-torch", "ours-jax"): "the same function on tensors, and on JAX arrays.",
+    ("ours-torch-eager",): "the same on tensors with `compile=False`.",
+    ("ours-backward",): (
+        "what a training loop of PyTorch calls: `loss(z).backward()` with a loss of this package. `z` is a leaf of the "
+        "graph whose gradient was dropped before. Autograd gets the hand-derived gradient from the loss."
+    ),
+    ("ours-jax-grad",): (
+        "`jax.jit(jax.value_and_grad(loss))` with a loss of this package. JAX gets the hand-derived gradient from it."
     ),
     ("numpy-plain",): "the loss and its gradient, one after the other.",
     ("torch-eager",): (
-        "`torch.autograd.grad` of the loss in `torch.nn.functional`, or of the textbook expression where it has none."
+        "`loss(z).backward()` with the loss in `torch.nn.functional`, or the textbook expression where it has none."
     ),
     ("torch-compile",): "`torch.compile` of value and gradient in one graph.",
     (
@@ -47,6 +53,9 @@ _CANDIDATES = {
     ): "`jax.jit(jax.value_and_grad(…))` of the textbook expression, and of the loss in optax.",
     ("scikit-learn",): "`loss_gradient` of its private losses, then the mean.",
 }
+
+_OWN = """\
+Small losses without such an expression are compared with the automatic differentiation of their own plain functions."""
 
 _MEMORY = {
     "cpu": """\
@@ -69,6 +78,7 @@ def markdown(results: Results, setting: Setting, seconds: float, chart: str | No
         "## How it is measured",
         _HOW,
         _candidates(results),
+        *([_OWN] if any(case.problem.drawn for case in results.cases) else []),
         _MEMORY[setting.device],
     ]
     if on_cpu:  # the targets speak of CPU arrays

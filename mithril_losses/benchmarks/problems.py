@@ -1,9 +1,9 @@
 """What is measured for a loss: its arrays, and the same mean loss in other libraries.
 
 The benchmark finds every loss by itself, draws arrays from its domains, and compares it with automatic differentiation
-of its own value. With a `Problem` in the module of its family, in `families`, a loss is measured at several sizes and
-compared with other libraries: expressions take the library, then the arrays and options, and return the mean, which is
-differentiated automatically.
+of its own plain function. With a `Problem` in the module of its family, in `families`, a loss is measured at several
+sizes and compared with other libraries: expressions take the library, then the arrays and options, and return the mean,
+which is differentiated automatically.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mithril_losses.autodiff import plain_functions
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.checking import draw_arguments
@@ -77,7 +78,8 @@ def drawn_problem(pair: Pair) -> Problem | None:
         return tuple(x.astype(np.float32) if x.dtype == np.float64 else x for x in arrays)
 
     def own(_: Any, *arrays: Array) -> Array:
-        return pair.total_of(pair.value(*arrays))
+        with plain_functions():
+            return pair.total_of(pair.value(*arrays))
 
     return Problem(pair.name, draw, {"small": ((32, 10),)}, own, own, streams=False, drawn=True)
 

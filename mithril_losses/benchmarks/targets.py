@@ -17,6 +17,8 @@ FUSED: Names = ("ours-numpy-fused",)
 BLOCKED: Names = ("ours-numpy-blocked",)
 NUMPY: Names = (*FUSED, *BLOCKED, "ours-numpy")
 TORCH: Names = ("ours-torch",)
+BACKWARD: Names = ("ours-backward",)
+JAX_GRAD: Names = ("ours-jax-grad",)
 BEST: Names = (*NUMPY, *TORCH, "ours-jax")
 EAGER: Names = ("torch-eager",)
 COMPILE: Names = ("torch-compile",)
@@ -191,6 +193,9 @@ def on_many_points(*losses: str) -> Target:
     return Target(where, "NumPy and torch: extra memory in MB", measure, most=200.0)
 
 
+_LOOPS = Where(
+    "every loss with a fused loop, medium and large", lambda case: case.size != "small" and case.problem.streams
+)
 _SEPARABLE = Where("every separable loss, large", lambda case: is_large(case) and case.problem.streams)
 _CALLS = Where(
     "mse, bce, cross-entropy 32×10",
@@ -201,11 +206,14 @@ _CALLS = Where(
 )
 
 OF_ALL_LOSSES = [
-    Target(
-        _SEPARABLE,
-        "NumPy and torch: extra memory in gradients",
-        most_memory((*NUMPY, *TORCH), lambda row: row.extra_gradients),
-        most=1.15,
+    *(
+        Target(
+            _SEPARABLE,
+            f"{label}: extra memory in gradients",
+            most_memory(names, lambda row: row.extra_gradients),
+            most=1.15,
+        )
+        for label, names in {"NumPy and torch": (*NUMPY, *TORCH), "backward": BACKWARD}.items()
     ),
     time_over(
         _CALLS,
@@ -215,5 +223,12 @@ OF_ALL_LOSSES = [
         most=1.0,
         why_missed="Of every call, 3 µs turn tensors into NumPy's views and back.",
     ),
+    time_over(_CALLS, "backward", BACKWARD, EAGER, most=1.0),
     time_over(Where("every loss, large", is_large), "torch tensors", TORCH, NUMPY, most=1.2),
+    *faster(_LOOPS, "backward", BACKWARD, {EAGER: 2.5}),
+    time_over(_LOOPS, "backward", BACKWARD, TORCH, most=1.3),
+    time_over(
+        Where("every loss, medium and large", lambda case: case.size != "small"), "backward", BACKWARD, EAGER, most=1.0
+    ),
+    time_over(Where("every loss", lambda case: True), "jax.grad", JAX_GRAD, JAX, most=1.1),
 ]

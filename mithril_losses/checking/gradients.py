@@ -63,9 +63,9 @@ def check_gradient(
 ) -> GradientCheck:
     """Check the gradient of a loss at the given arguments, in float64, away from the loss's declared kinks.
 
-    The gradient is compared with the library's autodiff if it has one (`jax.grad`, `torch.autograd`), and element by
-    element with central differences. The Taylor remainder |L(x + h d) − L(x) − h g·d| along a random direction d must
-    vanish like h².
+    The gradient is compared with the library's autodiff of the plain function if it has one (`jax.grad`,
+    `torch.autograd`), and element by element with central differences. The Taylor remainder
+    |L(x + h d) − L(x) − h g·d| along a random direction d must vanish like h².
 
     Args:
         loss: a registered loss, its name, or, with `gradient=`, any function.

@@ -40,10 +40,10 @@ What is known of every gradient, as `make trust` (`mithril-losses check --all --
   over NaN and infinities, nothing left, empty batches, labels outside the classes and of every integer type. A finite
   loss has a finite gradient, a loss that cannot be negative is not, nothing warns, value and gradient refuse alike.
 
-On every backend the gradient also agrees with the library's autodiff where it has one, with central differences, and
-with a Taylor remainder along a random direction. [Mutants](mutants.md) are the mistakes that are put into the library
-on purpose, and the test that noticed each. [Faults](faults.md) are what is broken around it on purpose (processes,
-files, disks, threads, memory), and how often the numbers and the runs held.
+On every backend the gradient also agrees with the library's autodiff of the plain function where it has one, with
+central differences, and with a Taylor remainder along a random direction. [Mutants](mutants.md) are the mistakes that
+are put into the library on purpose, and the test that noticed each. [Faults](faults.md) are what is broken around it on
+purpose (processes, files, disks, threads, memory), and how often the numbers and the runs held.
 
 {summary}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -125,6 +126,9 @@ def value_and_gradient(
             with in_no_graph():
                 is_compiled = can_compile(first) if compile is None else compile
                 return (compiled_by_torch(pair) if is_compiled else plain)(*arguments, **keywords)
+        if xp is None and "torch" in sys.modules:  # a nesting, perhaps of tensors
+            with in_no_graph():
+                return plain(*arguments, **keywords)
         return plain(*arguments, **keywords)
 
     return both

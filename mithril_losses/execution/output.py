@@ -14,16 +14,22 @@ from mithril_losses.numerics.trees import leaves
 
 P = ParamSpec("P")
 V_co = TypeVar("V_co", covariant=True)
-G = TypeVar("G")
+G_co = TypeVar("G_co", covariant=True)
+Out = TypeVar("Out")
 
 
-class Both(Protocol[P, V_co, G]):
-    """What `value_and_gradient` returns: a function with the arguments of the loss, and `out`."""
+class Both(Protocol[P, V_co, G_co]):
+    """What `value_and_gradient` returns: a function with the arguments of the gradient, and `out`.
+
+    With `out`, a type checker knows what is returned, but not the arguments: nothing can be added to a `ParamSpec`.
+    """
 
     @overload
-    def __call__(self, *arguments: P.args, **keywords: P.kwargs) -> tuple[V_co, G]: ...
+    def __call__(self, *arguments: P.args, **keywords: P.kwargs) -> tuple[V_co, G_co]: ...
     @overload
-    def __call__(self, *arguments: Any, out: G | None, **keywords: Any) -> tuple[V_co, G]: ...
+    def __call__(self, *arguments: Any, out: None, **keywords: Any) -> tuple[V_co, Any]: ...
+    @overload
+    def __call__(self, *arguments: Any, out: Out, **keywords: Any) -> tuple[V_co, Out]: ...
 
 
 def require_buffers(out: Any, like: Any, given: Mapping[str, Any]) -> None:

@@ -240,8 +240,7 @@ def linear_cross_entropy_gradient(
     """G W, Gᵀ h and Σ G over rows, with G = (softmax(z) (Σ_c q_c + 2 ζ log Σ_c e^{z_c}) − q) / M, q_c = w_c y′_c.
 
     M is the number of rows that are not ignored, or, with class weights, the sum of w_y over these rows. With a soft
-    cap, z are the capped logits, and G has the additional factor 1 − (z / c)². In PyTorch the gradient is never part of
-    the autograd graph, even if an argument requires a gradient.
+    cap, z are the capped logits, and G has the additional factor 1 − (z / c)².
 
     Example:
         G = softmax(0, log 3) − (0, 1) = (¼, −¼), and Gᵀ h for h = (1, 0).

@@ -622,7 +622,6 @@ def sliced_wasserstein_distance_gradient(
     """mean_θ |e|^(p−1) sign(e) θ / n / S^(p−1) / B, e = θ·xᵢ − θ·y of the same rank; 0 where the distance S is 0.
 
     If the mass of a point is divided, its slope is the mean over the parts. Points with the same θ·x keep their order.
-    The gradient is computed outside PyTorch's autograd graph.
 
     Args:
         wrt: "pred_points", "target_points", or a tuple of both.

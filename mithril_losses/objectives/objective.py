@@ -19,15 +19,15 @@ from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_
 class ObjectiveResult(NamedTuple):
     """The result of an objective at one step: a named tuple, so that it can be returned from `jax.jit`.
 
+    Its arrays are in no graph of PyTorch, even if the outputs are. Only a weight that is a tensor in a graph keeps the
+    loss in this graph.
+
     Attributes:
         loss: the weighted total.
         components: the unweighted value of each term and regularizer, by name.
         output_gradients: the gradient of the total wrt each output that a term uses. It has exactly the shape, dtype
             and device of the output, is new and writable, and shares memory with no other gradient.
-            It is a constant to PyTorch, because a backward pass consumes it: only the loss and its components stay in
-            the graph.
-        parameter_gradients: the gradient of the regularizers wrt each parameter that one of them selects. It is
-            a constant, too.
+        parameter_gradients: the gradient of the regularizers wrt each parameter that one of them selects.
     """
 
     loss: Array

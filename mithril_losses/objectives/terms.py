@@ -178,8 +178,6 @@ class Term(_ObjectivePart):
             known, fed = set(wrt), set(self.output_of)  # an optional argument may be in neither
             if not isinstance(by_argument, Mapping) or not fed <= by_argument.keys() <= known:
                 raise ValueError(f"the gradient must be a dict of {', '.join(wrt)}, got {by_argument!r}")
-            if self._is_built_in:
-                by_argument = _out_of_graph(by_argument, value, weight)
             found = [(output, by_argument[argument]) for argument, output in self.output_of.items()]
             if not self._is_built_in:
                 found = [(output, _fit_output(output, part, outputs[output])) for output, part in found]
@@ -252,9 +250,7 @@ class Regularizer(_ObjectivePart):
             selected = self._select(params)
             returned, gradients = self._weighted(weight, selected, **self._keywords(step))
             value = self.pair.total_of(returned)
-            if self._is_built_in:
-                gradients = _out_of_graph(gradients, value, weight)
-            else:
+            if not self._is_built_in:
                 gradients = _fit_parameters(gradients, selected)
             return one_number(value), gradients
 
@@ -267,13 +263,6 @@ class Regularizer(_ObjectivePart):
             for name, param in params.items()
             if any(fnmatchcase(name, pattern) for pattern in self.parameters)
         }
-
-
-def _out_of_graph(gradients: Any, value: Any, weight: Any) -> Any:
-    """Return the gradients, as copies where they are in PyTorch's graph, which may need the originals."""
-    if not (getattr(value, "requires_grad", False) or getattr(weight, "requires_grad", False)):
-        return gradients  # no array is in a graph of PyTorch
-    return map_leaves(lambda path, x: fresh(x) if x.requires_grad else x, gradients)
 
 
 def _fit_output(name: str, gradient: Array, output: Array) -> Array:

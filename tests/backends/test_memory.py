@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -28,9 +29,11 @@ MEBIBYTE = 1 << 20
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A pool for each test, whose blocks also outlast a pause of a machine that is busy."""
     monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(memory, "_PERIOD", 5.0)
+    monkeypatch.setattr(memory, "_pool", memory._Pool())
     gc.collect()
-    release_kept_memory()
     yield
     release_kept_memory()
 
@@ -217,8 +220,10 @@ def test_a_wrong_limit_is_refused_by_the_first_large_call(monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("_tracing")
 def test_unused_memory_goes_back() -> None:
+    threads = set(threading.enumerate())
+
     def ended() -> bool:
-        return all(thread.name != "mithril_losses_memory" for thread in threading.enumerate())
+        return threads.issuperset(threading.enumerate())
 
     def wait(condition: Callable[[], bool]) -> None:
         end = time.monotonic() + 20
@@ -226,8 +231,7 @@ def test_unused_memory_goes_back() -> None:
             assert time.monotonic() < end
             time.sleep(0.005)
 
-    with mock.patch.object(memory, "_PERIOD", 0.02):
-        wait(ended)  # the thread of another test, which sleeps for longer
+    with mock.patch.object(memory, "_PERIOD", 0.2):
         held = array(3)
         array(8)
         assert traced() == pytest.approx(11, abs=0.1)
@@ -249,7 +253,6 @@ def test_unused_memory_goes_back() -> None:
 
 @pytest.mark.usefixtures("_tracing")
 def test_nothing_is_kept_if_no_thread_can_be_started() -> None:
-    memory._pool.reset()
     with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError):
         for value in (1, 2):
             assert (array(2, value) == value).all()
@@ -308,6 +311,20 @@ def test_threads_never_share_memory() -> None:
     for thread in running:
         thread.join()
     assert not wrong
+
+
+def test_a_block_that_another_thread_takes_first() -> None:
+    place = address_of_a_dropped_array()
+    (block,) = memory._pool._kept
+
+    class Late(deque[Any]):
+        def copy(self) -> Any:  # what this thread saw before the other thread took the block
+            return deque([block])
+
+    taken = array()
+    assert address(taken) == place
+    with mock.patch.object(memory._pool, "_kept", Late()):
+        assert address(array()) != place
 
 
 def converted(library: str, x: Any) -> Any:
@@ -436,7 +453,7 @@ def test_memory_does_not_grow_over_calls_of_changing_sizes(calls: int) -> None:
         for n in random.integers(1_000, 4_000_000, {calls}):
             value, gradient = both(p[:n], t[:n])
             peak = max(peak, resident())
-        # two gradients at a time, of at most 15 MiB, and for each of them blocks of halving sizes
-        assert peak - before < 4.5 * 15, (before, peak)
+        # two gradients at a time, of at most 15 MiB, for each of them blocks of halving sizes, and the allocator's own
+        assert peak - before < 4 * 15 + 32, (before, peak)
         """
     )

@@ -54,7 +54,7 @@ COMPILED_BY_JAX = ("mse_loss", "cross_entropy_with_logits", "chamfer_distance")
 
 def tier(candidate: Candidate, case: Case) -> list[pytest.MarkDecorator]:
     """Leave to the exhaustive tier what JAX compiles of our own functions: the laws compare that with NumPy, too."""
-    is_compiled = candidate.name in ("ours-jax", "jax-jit")
+    is_compiled = candidate.name in ("ours-jax", "ours-jax-grad", "jax-jit")
     return [pytest.mark.exhaustive] if is_compiled and case.problem.loss not in COMPILED_BY_JAX else []
 
 
@@ -85,6 +85,27 @@ class TestCandidates:
 
         with torch.compiler.set_stance("force_eager"):  # the same expressions, without a minute of compiling
             return candidate.prepare(case, arrays, SETTING)()
+
+    def test_a_framework_differentiates_ours_by_hand_and_the_plain_function_of_a_drawn_problem_by_itself(self) -> None:
+        case = next(case for case in all_cases() if case.problem.loss == "log_cosh_loss")
+        assert case.problem.drawn
+        arrays, pair = case.draw(), find_loss("log_cosh_loss")
+        never = {"side_effect": AssertionError("by hand")}
+        with mock.patch.object(pair.terms, "gradient", **never), mock.patch.object(pair.terms, "both", **never):
+            for peer in ("torch-eager", "jax-jit"):
+                BY_NAME[peer].prepare(case, arrays, SETTING)()
+            for ours in ("ours-backward", "ours-jax-grad"):
+                call = BY_NAME[ours].prepare(case, arrays, SETTING)
+                with pytest.raises(AssertionError, match="by hand"):
+                    call()
+
+    @pytest.mark.parametrize("name", ["ours-backward", "torch-eager"])
+    def test_backward_finds_no_gradient_of_the_call_before(self, name: str) -> None:
+        case = Case(MSE, "small", (6, 4))
+        call = BY_NAME[name].prepare(case, case.draw(), SETTING)
+        _, (first,) = to_numpy(call())
+        _, (second,) = to_numpy(call())
+        np.testing.assert_array_equal(second, first)
 
     @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.streams], ids=lambda p: p.loss)
     @pytest.mark.parametrize("name", ["ours-numpy-fused", "ours-numpy-blocked"])
@@ -258,6 +279,20 @@ class TestTargets(unittest.TestCase):
         )
         self.assertEqual(self.outcome(found, "chamfer 8,000", "best of ours: times as fast"), (20.0, True))
         self.assertEqual(self.outcome(found, "chamfer 8,000", "best of ours: times less memory"), (20.0, False))
+
+    def test_backward_and_jax_grad(self) -> None:
+        found = self.results("mse_loss", "medium", ours_backward=1.4, ours_torch=1.0, torch_eager=2.8)
+        label = "every loss with a fused loop"
+        self.assertEqual(self.outcome(found, label, "backward: times as fast as torch-eager"), (2.0, False))
+        self.assertEqual(self.outcome(found, label, "backward: time over that of ours-torch"), (1.4, False))
+        number, is_met = self.outcome(found, "every loss, medium and large", "backward: time over that of torch-eager")
+        self.assertEqual((round(number or 0.0, 9), is_met), (0.5, True))
+        found = self.results("huber_loss", "small", ours_jax_grad=1.2, jax_jit=1.5, jax_jit_optax=1.0)
+        (target,) = [t for t in TARGETS if t.what.startswith("jax.grad")]
+        (outcome,) = target.outcomes(found)
+        self.assertEqual((outcome.number, target.is_met(1.2)), (1.2, False))
+        found = self.results("mse_loss", "large", ours_backward=0.12, ours_torch=0.1)
+        self.assertEqual(self.outcome(found, "every separable", "backward: extra memory"), (1.2, False))
 
     def test_every_target_has_cases_and_the_page_shows_it(self) -> None:
         for target in TARGETS:

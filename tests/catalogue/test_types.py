@@ -37,9 +37,13 @@ def check(p: Floats, t: Ints, x: Tensor) -> None:
     assert_type(value_and_gradient(huber_loss_gradient)(p, t, delta=2.0, upstream=0.5), tuple[Any, Floats])
     assert_type(value_and_gradient(gaussian_kl_divergence_gradient, threads=1)(x, x), tuple[Any, dict[str, Tensor]])
     assert_type(value_and_gradient(own_loss)(p), tuple[float, Any])
+    assert_type(value_and_gradient(huber_loss_gradient)(p, t, delta=2.0, out=p), tuple[Any, Floats])
+    both = value_and_gradient(gaussian_kl_divergence_gradient)
+    assert_type(both(x, x, out={"mean": x, "logvar": x}), tuple[Any, dict[str, Tensor]])
+    assert_type(value_and_gradient(huber_loss_gradient)(p, t, out=None), tuple[Any, Any])
     huber_loss_gradient(p, t, upstrem=0.5)  # type: ignore[call-arg]
     huber_loss_gradient([1.0], p)  # type: ignore[type-var]
-    value_and_gradient(huber_loss_gradient)(p, t, wrt="targets")  # type: ignore[call-arg]
+    value_and_gradient(huber_loss_gradient)(p, t, wrt="targets")  # type: ignore[call-overload]
 """
 
 

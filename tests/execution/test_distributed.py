@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import socket
 import unittest
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +16,8 @@ import torch
 import mithril_losses as ml
 
 RANKS = 2
-IGNORED = -1
+IGNORED = -100
+PAGE = Path(__file__).parents[2] / "docs/pytorch.md"
 
 
 def _problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,8 +59,22 @@ def _train(rank: int) -> dict[str, Any]:
         summed = gradient.T @ inputs[own]
         torch.distributed.all_reduce(summed)
         found[f"{name}, added"] = summed.numpy()
+
+        parallel.zero_grad()
+        ml.cross_entropy_with_logits(parallel(inputs[own]), labels[own], ignore_index=IGNORED, **options).backward()
+        found[f"{name}, by the loss"] = model.weight.grad.numpy().copy()
     found["class indices"] = _of_class_indices(logits.detach(), labels[own])
+    _step_on_the_page()(parallel, torch.optim.SGD(parallel.parameters(), lr=1.0), inputs[own], labels[own])
+    found["step"] = (weight - model.weight.detach()).numpy()
     return found
+
+
+def _step_on_the_page() -> Callable[..., None]:
+    """Return the last function on the page about PyTorch."""
+    *_, block = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"torch": torch, "ml": ml}
+    exec(compile(block, PAGE, "exec"), names)
+    return cast(Callable[..., None], names["train_step"])
 
 
 def _of_class_indices(logits: torch.Tensor, labels: torch.Tensor) -> str:
@@ -97,6 +115,16 @@ class TwoProcesses(unittest.TestCase):
         for found in self.found.values():
             np.testing.assert_allclose(found["count / ranks"], self.whole, rtol=1e-12)
             np.testing.assert_allclose(found["count"], self.whole / RANKS, rtol=1e-12)
+
+    def test_a_backward_pass_from_the_loss_gives_the_same(self) -> None:
+        for found in self.found.values():
+            np.testing.assert_allclose(found["count / ranks, by the loss"], self.whole, rtol=1e-12)
+            for name in ("count", "own count"):
+                np.testing.assert_allclose(found[f"{name}, by the loss"], found[name], rtol=1e-12)
+
+    def test_the_step_on_the_page_is_that_of_the_whole_batch(self) -> None:
+        for found in self.found.values():
+            np.testing.assert_allclose(found["step"], self.whole, rtol=1e-12, atol=1e-15)
 
     def test_added_gradients_take_the_count_of_all_ranks(self) -> None:
         for found in self.found.values():

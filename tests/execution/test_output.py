@@ -130,8 +130,8 @@ def test_a_graph_that_needs_the_old_values_raises() -> None:
 def refusals(n: int) -> dict[str, tuple[Any, Any, type[Exception], str]]:
     """What is passed as `out` for which arguments (p, t), and what is said."""
     p, t = numbers(2, n)
-    good, wide = np.empty_like(p), np.empty(2 * n, np.float32)
-    read_only = np.empty_like(p)
+    good, wide = np.zeros_like(p), np.zeros(2 * n, np.float32)
+    read_only = np.zeros_like(p)
     read_only.flags.writeable = False
     tensors, jax_arrays = (torch.from_numpy(p), torch.from_numpy(t)), (jax.numpy.asarray(p), jax.numpy.asarray(t))
     return {
@@ -150,10 +150,10 @@ def refusals(n: int) -> dict[str, tuple[Any, Any, type[Exception], str]]:
         "a tensor": ((p, t), tensors[0], TypeError, "out must be an array of numpy, as the gradient is, got Tensor"),
         "an array": (tensors, good, TypeError, "out must be an array of torch, as the gradient is, got ndarray"),
         "an argument, torch": (tensors, tensors[0], ValueError, "out shares memory with predictions"),
-        "gaps, torch": (tensors, torch.empty(2 * n)[::2], ValueError, "out must be C-contiguous"),
+        "gaps, torch": (tensors, torch.zeros(2 * n)[::2], ValueError, "out must be C-contiguous"),
         "a leaf": (
             tensors,
-            torch.empty(n, requires_grad=True),
+            torch.zeros(n, requires_grad=True),
             TypeError,
             "out requires a gradient itself, so it cannot be written to: pass out.detach()",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import functools
 import importlib.util
 import io
 import math
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import mithril_losses
 from mithril_losses import catalogue, unregister
@@ -31,7 +33,15 @@ def own_catalogue(monkeypatch, tmp_path):
         unregister(name)
 
 
-@pytest.mark.usefixtures("own_catalogue")
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    """PyTorch's compiler traces, but does not call a compiler of C++, which takes ten seconds."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+@pytest.mark.usefixtures("own_catalogue", "quick_compiler")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by PyTorch's compiler itself
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")  # by PyTorch's forward mode itself
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
 def test_python_on_page_runs_and_prints_what_it_says(page: Path) -> None:
     text = page.read_text()
