@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -238,6 +239,7 @@ def read_config(
         table = read_toml(Path(path)) if text is None else read_toml(text + "\n")
     for change in changes:
         with user_error(f"--set {change[:200]}"):
+            change.encode()  # bytes of the command line that are no text can be in no file
             apply_change(table, change)
             require_shallow(table)
     if own_model:
@@ -247,7 +249,10 @@ def read_config(
     except ValidationError as error:
         raise UserError(*(f"{path}: {line}" for line in error_lines(error))) from error
     if own_model and config.model.outputs:
-        raise UserError(f"{path}: model.outputs: this key describes a perceptron, but --model names another model")
+        raise UserError(
+            f"{path}: model.outputs: this key describes a perceptron, but --model names another model; take the table "
+            "out of the file, or add --set model={}"
+        )
     if not own_model and not config.model.outputs:
         raise UserError(f"{path}: model.outputs: Field required, unless --model names a model")
     if backend is None and os.environ.get("MITHRIL_LOSSES_BACKEND"):
@@ -311,16 +316,54 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def resolved(config: TrainingConfig) -> dict[str, Any]:
+    """Return the table of a configuration with its defaults written out, which `read_config` reads as the same run."""
+    table = config.model_dump(exclude_unset=True)
+    for name, section in (("data", config.data), ("optimizer", config.optimizer), ("run", config.run)):
+        table[name] = section.model_dump(exclude={"schedule"}) | table.get(name, {})
+    for one, other in (("validation_file", "validation_fraction"), ("test_file", "test_fraction")):
+        if table["data"][one] is not None:
+            del table["data"][other]
+    own = {field.name for field in fields(_OPTIMIZERS[config.optimizer.kind])} | {"kind", "clip_norm", "schedule"}
+    table["optimizer"] = {key: value for key, value in table["optimizer"].items() if key in own}
+    order = [key for key in TrainingConfig.model_fields if key in {*table, "seed", "dtype"}]
+    return {key: table.get(key, getattr(config, key)) for key in order}
+
+
 def to_toml(table: Mapping[str, Any]) -> str:
     """Return a table as the text of a TOML file; keys whose value is None are left out.
 
     Example:
-        >>> print(to_toml({"seed": 0, "data": {"file": "a.csv", "input": None}, "terms": [{"weight": 1.0}]}))
+        >>> table = {"seed": 0, "data": {"file": "a.csv", "input": None}, "objective": {"terms": [{"weight": 1.0}]}}
+        >>> print(to_toml(table))
         seed = 0
-        data = {file = "a.csv"}
-        terms = [{weight = 1.0}]
+        <BLANKLINE>
+        [data]
+        file = "a.csv"
+        <BLANKLINE>
+        [[objective.terms]]
+        weight = 1.0
         <BLANKLINE>
     """
+    flat = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    parts = [_lines(flat)] if flat else []
+    for name, section in table.items():
+        if not isinstance(section, Mapping):
+            continue
+        lists = {key: value for key, value in section.items() if _is_list_of_tables(value)}
+        own = {key: value for key, value in section.items() if key not in lists}
+        if own or not lists:
+            parts.append(f"[{_key(name)}]\n{_lines(own)}")
+        for key, entries in lists.items():
+            parts += [f"[[{_key(name)}.{_key(key)}]]\n{_lines(entry)}" for entry in entries]
+    return "\n".join(parts)
+
+
+def _is_list_of_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
+
+
+def _lines(table: Mapping[str, Any]) -> str:
     return "".join(f"{_key(key)} = {_literal(value)}\n" for key, value in table.items() if value is not None)
 
 
@@ -331,7 +374,9 @@ def _literal(value: Any) -> str:
         return "[" + ", ".join(map(_literal, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(value).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return value.isoformat() if isinstance(value, (date, time)) else repr(value)
 
 
 def _key(key: str) -> str:
