@@ -16,6 +16,7 @@ def main() -> None:
 
         app(prog_name="mithril-losses")
     except KeyboardInterrupt:  # before a command began
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "mithril_losses":

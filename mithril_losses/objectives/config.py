@@ -194,7 +194,9 @@ def _check_wiring(value: Any) -> Any:
     """Check by hand what is a name or a table of names: pydantic would report an error for each of the two."""
     for key, name in value.items() if isinstance(value, dict) else [("", value)]:
         if not isinstance(name, str) or not name:
-            raise problem(f"give a name, or a table of names by argument, got {reprlib.repr(value)}", *filter(None, [key]))
+            raise problem(
+                f"give a name, or a table of names by argument, got {reprlib.repr(value)}", *filter(None, [key])
+            )
     return value
 
 

@@ -364,12 +364,13 @@ def _is_list_of_tables(value: Any) -> bool:
 
 
 def _lines(table: Mapping[str, Any]) -> str:
-    return "".join(f"{_key(key)} = {_literal(value)}\n" for key, value in table.items() if value is not None)
+    return "".join(f"{_key(key)} = {literal(value)}\n" for key, value in table.items() if value is not None)
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """Return a value as it is written in a TOML file."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(key)} = {_literal(x)}" for key, x in value.items() if x is not None) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {literal(x)}" for key, x in value.items() if x is not None) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_literal, value)) + "]"
     if isinstance(value, bool):
@@ -380,7 +381,7 @@ def _literal(value: Any) -> str:
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _literal(key)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else literal(key)
 
 
 # Keys that may change when a run is resumed: none of them changes what a finished epoch computed.

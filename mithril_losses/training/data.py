@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -11,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.validation import unknown
 from mithril_losses.training.arrays import open_arrays
 from mithril_losses.training.config import TABLES, DataConfig
-from mithril_losses.training.errors import UserError
+from mithril_losses.training.errors import UserError, user_error
 from mithril_losses.training.sources import SPLIT, generator
-from mithril_losses.training.tables import Folder, Rows, changed, chunks, read_table
+from mithril_losses.training.tables import Folder, Rows, Table, changed, chunks, read_table
 
 DIGITS = "scikit-learn's digits"
 DIGITS_SHAPE = (8, 8)
+MOST_CATEGORIES = 1000  # a column of more texts is a name rather than a feature
 
 Arrays = dict[str, Any]  # arrays or `Rows` by name
 
@@ -31,6 +34,8 @@ class Preparation:
     """How columns became the arrays of the run, learnt from the training set.
 
     Attributes:
+        digest: identifies the data.
+        width: the number of columns of the input; 0 if nothing uses it.
         features: the columns that are the input, in order; None if the input is one array.
         categories: for each feature that is text, its values; each becomes a column of zeros and ones.
         classes: for each other column that is text, its values; their positions are the labels.
@@ -38,6 +43,8 @@ class Preparation:
         deviation: the standard deviation of each feature; 1 where it is 0.
     """
 
+    digest: str = ""
+    width: int = 0
     features: list[str] | None = None
     categories: dict[str, list[str]] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
@@ -55,10 +62,12 @@ class Preparation:
         Raises:
             UserError: it is no such file.
         """
+        with user_error(str(path), OSError):
+            content = path.read_bytes()
         try:
-            found = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: this is not the preparation of a run ({error})") from error
+            found = TypeAdapter(cls).validate_json(content, strict=True)
+        except ValidationError as error:
+            raise UserError(f"{path}: this is not the preparation of a run") from error
         return found
 
 
@@ -68,51 +77,52 @@ class Dataset:
 
     Attributes:
         sets: "train", "test" and perhaps "validation".
-        digest: identifies the data.
         preparation: how columns became arrays.
     """
 
     sets: dict[str, Arrays]
-    digest: str
     preparation: Preparation
 
 
-def load_dataset(config: DataConfig, entries: Collection[str], seed: int, dtype: str) -> Dataset:
-    """Return the model's inputs and the arrays that `entries` names, shuffled and split; all are finite in `dtype`.
+def load_dataset(config: DataConfig, entries: Collection[str] | None, seed: int, dtype: str) -> Dataset:
+    """Return the arrays that `entries` names, shuffled and split; all are finite in `dtype`. None is all arrays.
 
     Raises:
         UserError: a file cannot be read or lacks an array, or an array is not numeric, not finite or has another
-            length than the input.
+            length than the others.
     """
-    wanted = {config.input_name, *entries} | ({config.stratify} if config.stratify else set())
-    raw, features = _read(config, config.file, wanted, None, dtype)
+    raw, features = _read(config, config.file, entries, None, dtype)
     digest = hashlib.sha256()
     _hash(raw, digest)
     sets = _split(raw, config, seed)
     for name, path in (("validation", config.validation_file), ("test", config.test_file)):
         if path is not None:
-            other, _ = _read(config, path, wanted, features, dtype)
+            other, _ = _read(config, path, entries, features, dtype)
             _hash(other, digest)
             sets[name] = {key: Rows(array, np.arange(len(array))) for key, array in other.items()}
-    preparation = _learn(config, sets["train"], features, entries)
-    prepared = {name: _prepare(config, rows, preparation, entries) for name, rows in sets.items()}
-    _check_inputs(config, prepared["train"][config.input_name])
+    preparation = _learn(config, raw, sets["train"], features, digest.hexdigest()[:16])
+    prepared = {name: _prepare(config, rows, preparation) for name, rows in sets.items()}
+    if config.input_name in prepared["train"]:
+        shape = prepared["train"][config.input_name].shape
+        preparation = replace(preparation, width=shape[1] if len(shape) == 2 else 0)
+    _check_image_shape(config, preparation.width)
     if not isinstance(raw, _Lazy):
         prepared = {name: {key: array[:] for key, array in rows.items()} for name, rows in prepared.items()}
-    return Dataset(prepared, digest.hexdigest()[:16], preparation)
+    return Dataset(prepared, preparation)
 
 
 def load_examples(
-    config: DataConfig, path: str, entries: Collection[str], preparation: Preparation, dtype: str
+    config: DataConfig, path: str, entries: Collection[str] | None, preparation: Preparation, dtype: str
 ) -> Arrays:
     """Return the arrays of another file, prepared as those of the run were.
 
     Raises:
-        UserError: as in `load_dataset`, or a text that the training set does not have.
+        UserError: as in `load_dataset`, or a text that the data of the run do not have.
     """
-    raw, _ = _read(config, path, {config.input_name, *entries}, preparation.features, dtype)
+    config = config.model_copy(update={"stratify": None})
+    raw, _ = _read(config, path, entries, preparation.features, dtype)
     rows = {key: Rows(array, np.arange(len(array))) for key, array in raw.items()}
-    prepared = _prepare(config, rows, preparation, entries)
+    prepared = _prepare(config, rows, preparation)
     return prepared if isinstance(raw, _Lazy) else {key: array[:] for key, array in prepared.items()}
 
 
@@ -124,34 +134,45 @@ class _Lazy(dict[str, Array]):
 
 
 def _read(
-    config: DataConfig, path: str | None, wanted: Collection[str], features: list[str] | None, dtype: str
+    config: DataConfig, path: str | None, entries: Collection[str] | None, features: list[str] | None, dtype: str
 ) -> tuple[dict[str, Array], list[str] | None]:
     """Return the arrays of a file that are wanted, and the columns of a table that are the features."""
     origin = path or DIGITS
-    with _opened(path) as found:
-        is_table = path is not None and path.lower().endswith(TABLES)
-        others = {name for name in wanted if not is_table or name != config.input_name}
-        if is_table:
-            features = features or config.features or [name for name in found if name not in others]
-            others |= set(features)
+    with opened(path) as found:
+        wanted = set(found if entries is None else entries) | ({config.stratify} if config.stratify else set())
+        is_table = isinstance(found, Table)
+        if is_table and config.input_name in wanted:
+            wanted.remove(config.input_name)
+            features = features or config.features or [name for name in found if name not in wanted]
+            _check_features(origin, features, (wanted - {config.stratify}) & set(entries or ()))
+            wanted |= set(features)
         arrays: dict[str, Array] = _Lazy() if isinstance(found, Folder) else {}
-        for name in sorted(others):
+        for name in sorted(wanted):
             if name not in found:
                 raise UserError(f"{origin}: {unknown('column' if is_table else 'data entry', name, found)}")
             arrays[name] = found[name]
             if not (is_table and arrays[name].dtype.kind == "U"):
                 _check_numbers(f"{origin}: {'column' if is_table else 'array'} {name!r}", arrays[name], dtype)
-    count = len(arrays[config.input_name if not is_table else next(iter(arrays))])
+    if not arrays:
+        raise UserError(f"{origin}: the run uses no {'column' if is_table else 'array'} of it")
+    first = config.input_name if config.input_name in arrays else next(iter(arrays))
     for name, array in arrays.items():
-        if len(array) != count:
-            raise UserError(
-                f"{origin}: {name!r} has {len(array)} rows, but the input {config.input_name!r} has {count}"
-            )
+        if len(array) != len(arrays[first]):
+            raise UserError(f"{origin}: {name!r} has {len(array)} rows, but {first!r} has {len(arrays[first])}")
     return arrays, features
 
 
+def _check_features(origin: str, features: list[str], targets: Collection[str]) -> None:
+    if not features:
+        raise UserError(f"{origin}: no column is left that could be the input")
+    for name in features:
+        if name in targets:
+            raise UserError(f"data.features: {name!r} is a target of the objective, too, so the model would be told it")
+
+
 @contextmanager
-def _opened(path: str | None) -> Iterator[Mapping[str, Array]]:
+def opened(path: str | None) -> Iterator[Mapping[str, Array]]:
+    """Open what a configuration may name as data; None is the digits. An array is read when it is accessed."""
     if path is None:
         yield _digits()
     elif path.lower().endswith(TABLES):
@@ -236,38 +257,56 @@ def _split(arrays: Mapping[str, Array], config: DataConfig, seed: int) -> dict[s
 
 
 def _learn(
-    config: DataConfig, train: Mapping[str, Rows], features: list[str] | None, entries: Collection[str]
+    config: DataConfig,
+    raw: Mapping[str, Array],
+    train: Mapping[str, Rows],
+    features: list[str] | None,
+    digest: str,
 ) -> Preparation:
-    """Return how columns become arrays, from the rows of the training set."""
-    texts = {name: np.unique(rows[:]).tolist() for name, rows in train.items() if rows.dtype.kind == "U"}
+    """Return how columns become arrays: texts from all rows, so that no set has one that is new; scales from some."""
+    texts = {name: np.unique(array).tolist() for name, array in raw.items() if array.dtype.kind == "U"}
+    for name in features or ():
+        if len(texts.get(name, ())) > MOST_CATEGORIES:
+            raise UserError(
+                f"{config.file}: column {name!r} has {len(texts[name]):,} different texts, each of which would be a "
+                "column of the input; choose others in data.features"
+            )
     preparation = Preparation(
-        features,
+        digest,
+        features=features,
         categories={name: values for name, values in texts.items() if name in (features or ())},
-        classes={name: values for name, values in texts.items() if name in entries},
+        classes={name: values for name, values in texts.items() if name not in (features or ())},
     )
     if config.scale == "none":
         return preparation
-    inputs = _prepare(config, train, preparation, entries)[config.input_name]
-    _check_inputs(config, inputs)
+    prepared = _prepare(config, train, preparation)
+    if config.input_name not in prepared:
+        raise UserError(f"data.scale: nothing uses the input {config.input_name!r}, which would be scaled")
+    inputs = prepared[config.input_name]
     mean = sum(part.sum(axis=0, dtype=np.float64) for part in chunks(inputs)) / len(inputs)
     variance = sum(((part - mean) ** 2).sum(axis=0) for part in chunks(inputs)) / len(inputs)
     deviation = np.where(variance > 0.0, np.sqrt(variance), 1.0)
-    return replace(preparation, mean=mean.tolist(), deviation=deviation.tolist())
+    return replace(preparation, mean=mean.ravel().tolist(), deviation=deviation.ravel().tolist())
 
 
-def _prepare(
-    config: DataConfig, rows: Mapping[str, Rows], preparation: Preparation, entries: Collection[str]
-) -> Arrays:
+def _prepare(config: DataConfig, rows: Mapping[str, Rows], preparation: Preparation) -> Arrays:
     """Return the arrays that the run uses: features in one array, labels for classes, scaled inputs."""
-    found: Arrays = {name: rows[name] for name in rows if name in {*entries, config.input_name}}
+    features = preparation.features or []
+    found: Arrays = {name: rows[name] for name in rows if name not in features}
     for name, classes in preparation.classes.items():
         if name in found:
             found[name] = _labels(name, rows[name][:], classes)
-    if preparation.features is not None:
-        columns = [_columns(name, rows[name][:], preparation.categories.get(name)) for name in preparation.features]
+    if features:
+        columns = [_columns(name, rows[name][:], preparation.categories.get(name)) for name in features]
         found[config.input_name] = np.concatenate(columns, axis=1)
     if preparation.mean is not None:
-        mean, deviation = np.array(preparation.mean), np.array(preparation.deviation)
+        shape = found[config.input_name].shape[1:]
+        if math.prod(shape) != len(preparation.mean):
+            raise UserError(
+                f"the input {config.input_name!r} has {math.prod(shape)} columns, and {len(preparation.mean)} in the "
+                "training set"
+            )
+        mean, deviation = np.reshape(preparation.mean, shape), np.reshape(preparation.deviation or (), shape)
         found[config.input_name] = changed(found[config.input_name], lambda x: (x - mean) / deviation)
     return found
 
@@ -278,7 +317,7 @@ def _labels(name: str, texts: Array, classes: list[str]) -> Array:
     for text in texts:
         if str(text) not in positions:
             raise UserError(
-                f"column {name!r}: {unknown('value', str(text), classes)}; the training set has no such row"
+                f"column {name!r}: {unknown('value', str(text), classes)}; the data of the run have no such row"
             )
     return np.array([positions[str(text)] for text in texts])
 
@@ -286,20 +325,23 @@ def _labels(name: str, texts: Array, classes: list[str]) -> Array:
 def _columns(name: str, values: Array, categories: list[str] | None) -> Array:
     """Return the columns of a feature: itself, or zeros and ones for each of its categories."""
     if categories is None:
-        if values.ndim != 1 or values.dtype.kind == "U":
+        if values.dtype.kind == "U":
             raise UserError(f"column {name!r} must hold numbers, as in the training set")
         return values[:, None].astype(np.float64)
     return np.eye(len(categories))[_labels(name, values.astype(str), categories)]
 
 
-def _check_inputs(config: DataConfig, inputs: Any) -> None:
-    if inputs.ndim != 2 or not np.issubdtype(inputs.dtype, np.floating):
+def require_rows(config: DataConfig, inputs: Any) -> None:
+    """Raise a `UserError` unless a perceptron can take these inputs."""
+    if len(inputs.shape) != 2 or "float" not in str(inputs.dtype):
         raise UserError(
             f"{config.file or DIGITS}: the input {config.input_name!r} must be floating point with the shape "
-            f"(examples, features), got {inputs.dtype} with the shape {inputs.shape}"
+            f"(examples, features), got {inputs.dtype} with the shape {tuple(inputs.shape)}"
         )
-    if config.image_shape is not None and np.prod(config.image_shape) != inputs.shape[1]:
+
+
+def _check_image_shape(config: DataConfig, width: int) -> None:
+    if config.image_shape is not None and math.prod(config.image_shape) != width:
         raise UserError(
-            f"data.image_shape: {config.image_shape} does not fit the {inputs.shape[1]} features of "
-            f"{config.input_name!r}"
+            f"data.image_shape: {config.image_shape} does not fit the {width} features of {config.input_name!r}"
         )

@@ -12,13 +12,17 @@ import importlib.util
 import inspect
 import io
 import logging
+import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mithril_losses.backends import Backend, get_backend
 from mithril_losses.backends.namespaces import Array
@@ -26,7 +30,7 @@ from mithril_losses.models import CompiledModel, compile_model
 from mithril_losses.models.portable import adapter_named
 from mithril_losses.numerics.validation import unknown
 from mithril_losses.training.arrays import open_arrays
-from mithril_losses.training.config import ModelConfig
+from mithril_losses.training.config import ModelConfig, TrainingConfig
 from mithril_losses.training.errors import UserError, user_error
 from mithril_losses.training.loop import outputs_and_pullback
 from mithril_losses.training.trees import Tree, like_array
@@ -40,32 +44,36 @@ class Program:
         model: the compiled model.
         params: its starting parameters, in its own nesting; they decide library and dtype.
         inputs: the names of its inputs, if they are known.
-        digest: identifies the file that it comes from.
+        identity: the name in the file, and what identifies the content of the file.
     """
 
     model: CompiledModel
     params: Any
     inputs: list[str] | None = None
-    digest: str = ""
+    identity: str = ""
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The structure of the parameters."""
+        return Tree(self.params)
 
 
-def load_program(name: str, config: ModelConfig, backend: str | None, dtype: str) -> Program:
+def load_program(name: str, config: TrainingConfig) -> Program:
     """Return the model that is named on the command line.
 
     Args:
         name: `FILE.py:NAME` or `PACKAGE.MODULE:NAME`; the path of a JAX program (`.bin`) or of a program of
             `torch.export` (`.pt2`).
-        config: names of outputs, and the file of the starting parameters.
-        backend: the name of the backend, if the user chose one.
-        dtype: of the parameters, unless a program has settled it.
+        config: of the run: the backend, if the user chose one; the dtype of the parameters, unless a program has
+            settled it; the names of outputs, and the file of starting parameters.
 
     Raises:
         UserError: there is no such file or name, what it names is no model, or it belongs to another backend.
     """
     if name.endswith(".bin"):
-        return _jax_program(name, config, backend)
+        return _jax_program(name, config.model, config.backend)
     if name.endswith(".pt2"):
-        return _torch_program(name, config, backend)
+        return _torch_program(name, config.model, config.backend)
     where, _, member = name.rpartition(":")
     if not where or not member:
         raise UserError(
@@ -79,11 +87,22 @@ def load_program(name: str, config: ModelConfig, backend: str | None, dtype: str
     found = getattr(module, member)
     if _is_factory(found):
         with user_code(name):
+            _seed(config.seed)
             found = found()
     model, params = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-    library, model = _adapted(name, model, config, backend, dtype)
-    params = _starting_parameters(name, model, params, config, library)
-    return Program(model, params, getattr(model, "input_names", None), _digest(where) if where.endswith(".py") else "")
+    library, model = _adapted(name, model, config)
+    params = _starting_parameters(name, model, params, config.model, library)
+    return Program(model, params, getattr(model, "input_names", None), f"{member} {_digest(module.__file__)}")
+
+
+def _seed(seed: int) -> None:
+    """Let the functions of libraries that draw starting parameters depend on the seed of the run."""
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(seed % 2**63)
 
 
 # --- Python ---------------------------------------------------------------------------------------------------------
@@ -143,14 +162,13 @@ def _is_torch_module(found: Any) -> bool:
     return torch is not None and isinstance(found, torch.nn.Module)
 
 
-def _adapted(
-    name: str, model: Any, config: ModelConfig, backend: str | None, dtype: str
-) -> tuple[Backend, CompiledModel]:
+def _adapted(name: str, model: Any, config: TrainingConfig) -> tuple[Backend, CompiledModel]:
     """Return the backend of a model, and the model as a compiled one."""
+    backend, dtype, output_names = config.backend, config.dtype, config.model.output_names
     with user_error(f"--model {name}"):
         if _is_torch_module(model):
             library = _backend_for("torch", backend, dtype)
-            return library, adapter_named("TorchModel")(model.to(library.dtype), config.output_names)
+            return library, adapter_named("TorchModel")(model.to(library.dtype), output_names)
         if callable(getattr(model, "evaluate", None)):
             own = {"JaxModel": "jax", "ExportedJaxModel": "jax", "TorchModel": "torch", "NumpyModel": "numpy"}
             return _backend_for(own.get(type(model).__name__), backend, dtype), model
@@ -163,7 +181,7 @@ def _adapted(
         if len(_needed_arguments(model)) == 3:
             return library, compile_model(model, library.name)
         kinds = {"numpy": "NumpyModel", "jax": "JaxModel", "torch": "TorchModel"}
-        options = {"output_names": config.output_names} if library.name == "torch" else {}
+        options = {"output_names": output_names} if library.name == "torch" else {}
         adapted: CompiledModel = adapter_named(kinds[library.name])(model, **options)
         return library, adapted
 
@@ -228,8 +246,8 @@ def _nested(arrays: dict[str, Array]) -> dict[str, Any]:
     return nested
 
 
-def _digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+def _digest(path: str | None) -> str:
+    return "" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 # --- exported programs ----------------------------------------------------------------------------------------------
