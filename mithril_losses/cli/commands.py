@@ -76,8 +76,11 @@ def _root(
         typer.echo(context.get_help())
 
 
-for command in (init, train, evaluate, predict):
-    app.command()(command)
+app.command()(init)
+app.command()(train)
+app.command()(evaluate)
+app.command()(predict)
 app.command("list")(list_losses)
-for command in (show, check, bench):
-    app.command()(command)
+app.command()(show)
+app.command()(check)
+app.command()(bench)

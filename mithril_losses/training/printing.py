@@ -1,4 +1,4 @@
-"""The progress of `fit` as text: a table that grows by a line for each epoch, and a counter of batches on a terminal."""
+"""The progress of `fit` as text: a table with a line for each epoch, and a counter of batches on a terminal."""
 
 from __future__ import annotations
 

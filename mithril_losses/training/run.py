@@ -76,9 +76,9 @@ def train(
     """Train the model of a configuration, and write parameters, history, configuration, picture and checkpoint.
 
     No file of an earlier run is changed before the first epoch is complete. After each epoch `checkpoint.npz`,
-    `parameters.npz`, `history.csv`, `config.toml` and `preparation.json` are replaced, so that an interrupted run leaves
-    the files of its last complete epoch. The files beside a checkpoint always belong to the same epoch. If the process
-    is killed, some may be missing; then `resume` writes them first. One run at a time owns the folder.
+    `parameters.npz`, `history.csv`, `config.toml` and `preparation.json` are replaced, so that an interrupted run
+    leaves the files of its last complete epoch. The files beside a checkpoint always belong to the same epoch. If the
+    process is killed, some may be missing; then `resume` writes them first. One run at a time owns the folder.
 
     Args:
         config: see `read_config`.

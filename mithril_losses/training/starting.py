@@ -85,9 +85,7 @@ def _of_arrays(path: str, arrays: Mapping[str, Array], goal: _Goal) -> list[str]
         array = arrays[name] if name != goal.target else None
         if array is not None and array.ndim == 2 and array.dtype.kind == "f":
             return [f"input = {literal(name)}  # examples × features", *_scaled(goal)]
-    raise UserError(
-        f"{path}: there is no array of floating-point numbers, examples × features, that could be the input"
-    )
+    raise UserError(f"{path}: no array is floating point of shape examples × features, so that it could be the input")
 
 
 def _scaled(goal: _Goal) -> list[str]:
