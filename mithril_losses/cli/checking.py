@@ -182,17 +182,12 @@ def _with_all(pairs: list[Pair], report: Path | None, tell: bool) -> Checks:
         facts = [evidence.symbols, evidence.exact, f"{passed} of {run} edge cases"]
         if worst is not None:
             facts.append(f"{worst.units:.1f} units in the last place ({worst.dtype}, {worst.library})")
+        facts = list(filter(None, facts))
         failures = [f"{name}: {fault}" for name, faults in evidence.failed.items() for fault in faults]
-        records.append(
-            {
-                "loss": evidence.loss,
-                "right": evidence.is_right,
-                "facts": list(filter(None, facts)),
-                "failures": failures,
-            }
-        )
+        right = evidence.is_right
+        records.append({"loss": evidence.loss, "right": right, "facts": facts, "failures": failures})
         if tell:
-            typer.echo(f"{evidence.loss}: " + "; ".join(records[-1]["facts"]))
+            typer.echo(f"{evidence.loss}: " + "; ".join(facts))
             for failure in failures:
                 typer.echo(f"    {printable(failure)}")
     if report is not None:

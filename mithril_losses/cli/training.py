@@ -193,11 +193,12 @@ def predict(
     with _explained(verbose), _named_file(file) as path:
         saved = finished.FinishedRun(run, model, backend)
         outputs = saved.predict(str(path))
+    if to == Path("-"):
+        finished.write_columns(saved.columns(outputs), sys.stdout)
+        return
     with user_error(f"--to {to}", OSError):
         if to.suffix == ".npz":
             finished.write_outputs(outputs, to)
-        elif to == Path("-"):
-            finished.write_columns(saved.columns(outputs), sys.stdout)
         else:
             columns = saved.columns(outputs)
             with to.open("w", encoding="utf-8", newline="") as opened:

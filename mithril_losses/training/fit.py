@@ -153,7 +153,7 @@ def fit(
 
     Raises:
         UserError: there is a run in the checkpoint already, or one that does not fit, or its folder cannot be written.
-        DivergedError: a loss is no longer finite, or out of all proportion to what it was in the first batch.
+        DivergedError: a loss is no longer finite, or out of all proportion to what it was at the start.
         FitInterrupted: Ctrl-C, at the end of a batch. Its `result` is the run up to the last complete epoch.
         ValueError: an argument has an impossible value, or the parts do not fit together.
         TypeError: data or optimizer are of a kind that `fit` does not know.

@@ -23,8 +23,8 @@ from mithril_losses.training.trees import Tree, like_array
 Record = dict[str, float]  # one epoch: "epoch", "train_loss", "train_<component>", "<set>_loss", "<set>_<metric>", …
 Metric = Callable[[Mapping[str, Array], Mapping[str, Array]], Any]  # of outputs and batch
 
-# A component that is this many times as large as in the first batch (plus one) counts as diverged, though it is finite.
-OUT_OF_PROPORTION = 1e6
+# A component that is this many times as large as at the start (plus one) counts as diverged, though it is finite.
+OUT_OF_PROPORTION = 1e4
 
 
 class Progress(NamedTuple):
@@ -109,7 +109,6 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.mover = mover_of(self.optimizer, self.tree, self.clip_norm)
-        self._first: dict[str, float] | None = None  # the losses of the first batch
 
     @property
     def columns(self) -> list[str]:
@@ -128,7 +127,7 @@ class Loop:
         """Return the state after one more epoch.
 
         Raises:
-            DivergedError: a loss is no longer finite, or out of all proportion to what it was in the first batch.
+            DivergedError: a loss is no longer finite, or out of all proportion to what it was at the start.
         """
         epoch, step, params, optimizer = state.epoch + 1, state.step, state.params, state.optimizer
         total = self.data.batches_per_epoch
@@ -148,7 +147,8 @@ class Loop:
         record |= {f"train_{name}": value for name, value in weighted_means(values, sizes).items()}
         for name, source in self.evaluate_on.items():
             record |= {f"{name}_{key}": value for key, value in self.evaluate(params, source, step).items()}
-        self._require_sound(record, {name: float(x) for name, x in values[0].items()})
+        start = {f"train_{name}": float(x) for name, x in values[0].items()} if epoch == 1 else state.history[0]
+        _require_sound(record, start)
         history = [*state.history, record]
         best = params if self.monitor.best_epoch(history) == epoch else state.best
         return State(epoch, step, params, optimizer, history, best)
@@ -173,20 +173,6 @@ class Loop:
         total, more = self.tree.named(gradients), self.tree.named({**gradients, **others})
         unchanged = {name for name in total if name.partition("/")[0] in missing or name in missing}
         return self.tree.nested({name: g if name in unchanged else g + more[name] for name, g in total.items()})
-
-    def _require_sound(self, record: Record, first: dict[str, float]) -> None:
-        self._first = self._first or first
-        for name, value in record.items():
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"training diverged: {name} is {value} in epoch {record['epoch']}; try a smaller learning rate"
-                )
-            before = self._first.get(name.removeprefix("train_"), math.inf) if name.startswith("train_") else math.inf
-            if value > OUT_OF_PROPORTION * (1.0 + abs(before)):
-                raise DivergedError(
-                    f"training diverged: {name} is {value:.4g} in epoch {record['epoch']}, and was {before:.4g} in the "
-                    "first batch; try a smaller learning rate"
-                )
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -245,6 +231,21 @@ class Loop:
         generator = getattr(self.data.origin, "generator", None)  # of a DataLoader
         if isinstance(generator, torch.Generator):
             yield "data", generator.get_state(), generator.set_state
+
+
+def _require_sound(record: Record, start: Mapping[str, float]) -> None:
+    """Raise if a value is not finite, or out of proportion to the first batch (in epoch 1) or to the first epoch."""
+    for name, value in record.items():
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"training diverged: {name} is {value} in epoch {record['epoch']}; try a smaller learning rate"
+            )
+        before = start[name] if name.startswith("train_") else math.inf
+        if value > OUT_OF_PROPORTION * (1.0 + abs(before)):
+            raise DivergedError(
+                f"training diverged: {name} is {value:.4g} in epoch {record['epoch']}, and was {before:.4g} at the "
+                "start; try a smaller learning rate"
+            )
 
 
 def evaluated(

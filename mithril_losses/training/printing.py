@@ -88,11 +88,9 @@ def _header(key: str) -> str:
 def _ordered(record: Mapping[str, float]) -> list[str]:
     """Return the keys of the table: those of training, then losses and metrics of other sets without the components."""
     components = [key.removeprefix("train_") for key in record if key.startswith("train_") and key != "train_loss"]
-    return [
-        key
-        for key in record
-        if key.startswith("train_") or not any(key.endswith(f"_{component}") for component in components)
-    ]
+    sets = [key.removesuffix("_loss") for key in record if key.endswith("_loss") and key != "train_loss"]
+    hidden = {f"{name}_{component}" for name in sets for component in components}
+    return [key for key in record if key not in hidden]
 
 
 def _shown(record: Mapping[str, float], limit: int | None) -> list[str]:

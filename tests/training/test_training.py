@@ -12,7 +12,7 @@ import numpy as np
 from parameterized import parameterized
 
 from mithril_losses.training.config import TrainingConfig, read_config
-from mithril_losses.training.data import batches, generator
+from mithril_losses.training.sources import batches, generator
 from mithril_losses.training.errors import UserError
 from mithril_losses.training.files import write_atomically
 from mithril_losses.training.optimizers import Adam, Sgd
