@@ -98,7 +98,8 @@ def _settings(
     config: Path | None, config_of: Path | None, changes: list[str], backend: str | None, model: str | None
 ) -> TrainingConfig:
     if (config is None) == (config_of is None):
-        raise UserError("name one configuration: a file, - for stdin, or the run of --config-of; see train --help")
+        kinds = "a file, - for stdin, or the run of --config-of"
+        raise UserError(f"name one configuration, which is {kinds}; see mithril-losses train --help")
     from_stdin = config == Path("-")
     with user_error("stdin"):
         text = sys.stdin.read() if from_stdin else None

@@ -333,7 +333,7 @@ def _columns(name: str, values: Array, categories: list[str] | None) -> Array:
 
 def require_rows(config: DataConfig, inputs: Any) -> None:
     """Raise a `UserError` unless a perceptron can take these inputs."""
-    if len(inputs.shape) != 2 or "float" not in str(inputs.dtype):
+    if len(inputs.shape) != 2 or inputs.dtype.kind != "f":
         raise UserError(
             f"{config.file or DIGITS}: the input {config.input_name!r} must be floating point with the shape "
             f"(examples, features), got {inputs.dtype} with the shape {tuple(inputs.shape)}"

@@ -124,7 +124,7 @@ class Experiment:
                 continue
             if len(fitted[entry].shape) == 1 and len(output.shape) == 2 and output.shape[1] == 1:
                 fitted[entry] = changed(fitted[entry], lambda x: x.reshape(-1, 1))
-            if self.config.data.is_table and "int" in str(fitted[entry].dtype):
+            if self.config.data.is_table and _are_integers(fitted[entry]):
                 fitted[entry] = changed(fitted[entry], self._real)
         return fitted
 
@@ -154,7 +154,7 @@ class Experiment:
         return {
             f"accuracy_{output}": self._accuracy(term, output, target)
             for term, output, target in self.classifiers()
-            if len(examples[target].shape) == 1 and "int" in str(examples[target].dtype)
+            if len(examples[target].shape) == 1 and _are_integers(examples[target])
         }
 
     def _accuracy(self, term: Term, output: str, target: str) -> Metric:
@@ -198,6 +198,10 @@ class _UsersObjective(Objective):
     def evaluate(self, *arguments: Any, **keywords: Any) -> ObjectiveResult:
         with user_error("objective"):
             return super().evaluate(*arguments, **keywords)
+
+
+def _are_integers(array: Any) -> bool:
+    return getattr(array.dtype, "kind", "") in ("i", "u") or "int" in str(array.dtype)
 
 
 def _are_labels(term: Term, argument: str) -> bool:

@@ -103,10 +103,11 @@ def train(
             f"{folder / CHECKPOINT}: there is no checkpoint to resume from; leave out --resume to start a new run"
         )
     if has_run and not resume and not overwrite:
-        raise UserError(
-            f"run.output: {folder} holds a run already: --resume continues it, --overwrite replaces it, "
-            "--set run.output=FOLDER keeps it"
-        )
+        with owned(folder, FILES, key="run.output: "):  # if that run is not over, this is the error
+            raise UserError(
+                f"run.output: {folder} holds a run already: --resume continues it, --overwrite replaces it, "
+                "--set run.output=FOLDER keeps it"
+            )
     trainer = Trainer(config, model)
     if on_start is not None:
         on_start(trainer)

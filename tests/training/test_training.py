@@ -12,13 +12,13 @@ import numpy as np
 from parameterized import parameterized
 
 from mithril_losses.training.config import TrainingConfig, read_config
-from mithril_losses.training.sources import batches, generator
 from mithril_losses.training.errors import UserError
 from mithril_losses.training.files import write_atomically
 from mithril_losses.training.optimizers import Adam, Sgd
 from mithril_losses.training.perceptron import Perceptron
 from mithril_losses.training.plotting import Examples, draw_training
 from mithril_losses.training.run import Trainer, train
+from mithril_losses.training.sources import batches, generator
 
 DEMO = Path(__file__).parents[2] / "docs" / "examples" / "digits.toml"
 
