@@ -8,10 +8,17 @@ import sys
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # pipes and terminals may not support Greek letters in formulas
+    from mithril_losses.training.interruption import interruptions
+
+    with interruptions():
+        _run()
+
+
+def _run() -> None:
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # pipes and terminals may not support Greek letters in formulas
         from mithril_losses.cli.commands import app
 
         app(prog_name="mithril-losses")

@@ -21,7 +21,7 @@ from mithril_losses.benchmarks.page import markdown
 from mithril_losses.benchmarks.plan import Plan
 from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import tables
-from mithril_losses.cli.console import Json, new_console, print_json, print_table
+from mithril_losses.cli.console import Interrupted, Json, new_console, print_json, print_table
 from mithril_losses.numerics.validation import unknown
 from mithril_losses.training.errors import UserError, printable, require_writable, user_error
 
@@ -68,8 +68,7 @@ def bench(
         for table in tables(results):
             print_table(table)
     if interrupted:
-        typer.echo("interrupted" + (f": what was measured is kept in {printable(csv)}" if csv else ""), err=True)
-        raise typer.Exit(130)
+        raise Interrupted(f"what was measured is kept in {printable(csv)}" if csv else "nothing is kept without --csv")
     if chart is not None:
         from mithril_losses.benchmarks.chart import draw_chart  # matplotlib takes a second to import
 

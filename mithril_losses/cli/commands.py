@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from mithril_losses.cli.bench import bench
 from mithril_losses.cli.catalogue import list_losses, show
 from mithril_losses.cli.checking import check
+from mithril_losses.cli.console import Interrupted
 from mithril_losses.cli.starting import init
 from mithril_losses.cli.training import evaluate, predict, train
 from mithril_losses.training.errors import DivergedError, UserError
@@ -38,9 +39,13 @@ class Group(TyperGroup):
         except UsageError as error:
             command = error.ctx.command_path if error.ctx else "mithril-losses"
             _fail(UserError(f"{' '.join(error.format_message().split()).rstrip('.')}; see {command} --help"))
+        except Interrupted as interruption:
+            typer.echo(f"interrupted: {interruption}", err=True)
+            sys.exit(130)
         except (KeyboardInterrupt, typer.Abort):
-            typer.echo("interrupted", err=True)
             code = 130
+        if code == 130:  # Typer turns an interruption that no command handled into this code
+            typer.echo("interrupted", err=True)
         sys.exit(code)
 
 

@@ -19,6 +19,10 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON document in p
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="print less")]
 
 
+class Interrupted(Exception):  # noqa: N818  (it is no error)
+    """Ctrl-C during a command that says what is kept."""
+
+
 def new_console() -> Console:
     """Return a console for stdout. A pipe is as wide as the environment variable `COLUMNS` says, or as is needed."""
     console = Console(highlight=False, soft_wrap=False)

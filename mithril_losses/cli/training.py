@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from mithril_losses.cli.completion import backends
-from mithril_losses.cli.console import Json, Quiet, print_json
+from mithril_losses.cli.console import Interrupted, Json, Quiet, print_json
 from mithril_losses.training.config import TrainingConfig, read_config
 from mithril_losses.training.errors import UserError, printable, require_writable, user_error
 
@@ -89,8 +89,7 @@ def train(
             )  # fmt: skip
     except KeyboardInterrupt as error:
         kept = f"epoch {epochs} is kept in {printable(settings.run.output)}; --resume continues from there"
-        typer.echo(f"interrupted: {kept if epochs else 'no epoch was complete'}", err=True)
-        raise typer.Exit(130) from error
+        raise Interrupted(kept if epochs else "no epoch was complete") from error
     _report(settings, result, as_json, quiet)
 
 

@@ -17,7 +17,7 @@ from mithril_losses.numerics.validation import unknown
 from mithril_losses.objectives import Objective, Schedule
 from mithril_losses.training.checkpoints import CheckpointFile
 from mithril_losses.training.errors import UserError
-from mithril_losses.training.interruption import Interruption
+from mithril_losses.training.interruption import interruptions
 from mithril_losses.training.loop import Loop, Metric, Monitor, Progress, Record, State
 from mithril_losses.training.printing import PrintedProgress
 from mithril_losses.training.sources import Data, Order, Source
@@ -227,15 +227,14 @@ class _Run:
     on_batch: Sequence[Callable[[Progress], object]]
 
     def __call__(self, resume: bool, overwrite: bool) -> FitResult:
-        interruption = Interruption()
-
-        def on_batch(progress: Progress) -> None:
-            for call in self.on_batch:
-                call(progress)
-            interruption.arrive()
-
         state = None
-        with interruption.handled(), self._owned():
+        with interruptions() as interruption, self._owned():
+
+            def on_batch(progress: Progress) -> None:
+                for call in self.on_batch:
+                    call(progress)
+                interruption.arrive()
+
             try:
                 state = self._begin(resume, overwrite)
                 stopped = self._impatience(state) if state.epoch else ""

@@ -65,7 +65,7 @@ class PrintedProgress:
         self._replace("")
         if not self._columns:
             shown = _shown(record, _width(self._table))
-            self._columns = {key: max(len(_header(key)), _NUMBER if key != "epoch" else 0) for key in shown}
+            self._columns = {key: _column(key) for key in shown}
             more = "  …" if len(shown) < len(_ordered(record)) else ""
             print("  ".join(_header(key).rjust(width) for key, width in self._columns.items()) + more, file=self._table)
         cells = [f"{record[key]:.5g}".rjust(width) for key, width in self._columns.items()]
@@ -85,6 +85,11 @@ def _header(key: str) -> str:
     return printable(key.replace("_", " ", 1))
 
 
+def _column(key: str) -> int:
+    """Return the width of a column."""
+    return max(len(_header(key)), 0 if key == "epoch" else _NUMBER)
+
+
 def _ordered(record: Mapping[str, float]) -> list[str]:
     """Return the keys of the table: those of training, then losses and metrics of other sets without the components."""
     components = [key.removeprefix("train_") for key in record if key.startswith("train_") and key != "train_loss"]
@@ -98,7 +103,7 @@ def _shown(record: Mapping[str, float], limit: int | None) -> list[str]:
     keys = _ordered(record)
     spare = [key for key in reversed(keys) if key.startswith("train_") and key != "train_loss"]
     spare += [key for key in reversed(keys) if key not in (*spare, "epoch", "train_loss")]
-    while limit is not None and spare and sum(max(len(_header(key)), _NUMBER) + 2 for key in keys) > limit:
+    while limit is not None and spare and sum(map(_column, keys)) + 2 * len(keys) + 1 > limit:
         keys.remove(spare.pop(0))
     return keys
 
