@@ -43,7 +43,7 @@ class Preparation:
         deviation: the standard deviation of each feature; 1 where it is 0.
     """
 
-    digest: str = ""
+    digest: str
     width: int = 0
     features: list[str] | None = None
     categories: dict[str, list[str]] = field(default_factory=dict)
