@@ -141,6 +141,8 @@ def _read(
     with opened(path) as found:
         wanted = set(found if entries is None else entries) | ({config.stratify} if config.stratify else set())
         is_table = isinstance(found, Table)
+        if is_table and config.stratify == config.input_name:
+            raise UserError(f"data.stratify: {config.stratify!r} stands for all features together; name a column")
         if is_table and config.input_name in wanted:
             wanted.remove(config.input_name)
             features = features or config.features or [name for name in found if name not in wanted]

@@ -300,7 +300,7 @@ def _program_of(library: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except MemoryError:
+    except (MemoryError, ImportError):  # JAX reads programs with flatbuffers, and says what to install
         raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]

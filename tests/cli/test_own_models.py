@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -306,6 +307,11 @@ class TestMessages(OwnModelTestCase):
         self.configure(f"model = {{ parameters = '{(self.folder / 'params.npz').as_posix()}' }}")
         library = "JAX" if name.endswith("bin") else "torch.export"
         self.assert_fails(self.train(model=(self.folder / name).as_posix()), name, f"no program of {library}")
+
+    def test_the_library_that_reads_programs_of_jax_is_missing(self) -> None:
+        (self.folder / "x.bin").write_bytes(b"program")
+        with mock.patch("jax.export.deserialize", side_effect=ImportError("Please install 'flatbuffers'")):
+            self.assert_fails(self.train(model=(self.folder / "x.bin").as_posix()), "Please install 'flatbuffers'")
 
     def test_a_syntax_error(self) -> None:
         self.models.write_text("def network(:\n", encoding="utf-8")
