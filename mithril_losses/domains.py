@@ -113,6 +113,18 @@ class ClipWidth(Interval):
 
 
 @dataclass(frozen=True)
+class Scale(Interval):
+    """A positive number that elements are divided by; if it is below the normal numbers of a dtype, it is raised."""
+
+    low: float = 0.0
+
+    def for_dtype(self, scale: Any, xp: Any, dtype: Any) -> Any:
+        """Return the scale, a number or an array of `dtype`, raised to the smallest normal number of `dtype`."""
+        smallest = float(xp.finfo(dtype).smallest_normal)
+        return max(scale, smallest) if isinstance(scale, float) else xp.maximum(scale, smallest)
+
+
+@dataclass(frozen=True)
 class Count(Interval):
     """Integers from `low` on: they decide which code runs."""
 
@@ -421,6 +433,7 @@ POSITIVE = Interval(0.0)
 NON_NEGATIVE = Interval(0.0, closed=True)
 FRACTION = Interval(0.0, 1.0, closed=True)
 CLIP_WIDTH = ClipWidth()
+SCALE = Scale()
 FLAG = Flag()
 
 

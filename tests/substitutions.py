@@ -453,7 +453,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/regression.py",
         "sign(0) is 1",
-        {"xp.sign(error)": "xp.where(error >= 0.0, 1.0, -1.0)"},
+        {"xp.abs(error), xp.sign(error)\n": "xp.abs(error), xp.where(error >= 0.0, 1.0 + 0.0 * error, -1.0)\n"},
     ),
     Substitution(
         "losses/regression.py",
@@ -464,6 +464,125 @@ SUBSTITUTIONS = [
         "losses/regression.py",
         "Huber's slope is bounded on one side only",
         {"xp.minimum(xp.maximum(error, -delta), delta)": "xp.minimum(error, delta)"},
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the pinball loss weighs the wrong side",
+        {
+            "(1.0 - quantile) * xp.maximum(side, 0.0) + quantile * xp.minimum": (
+                "quantile * xp.maximum(side, 0.0) + (1.0 - quantile) * xp.minimum"
+            )
+        },
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the pinball loss has a slope where there is no error",
+        {"side = xp.sign(error)": "side = xp.where(error >= 0.0, 1.0 + 0.0 * error, -1.0)"},
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the expectile loss weighs the wrong side",
+        {
+            "(1.0 - expectile) * xp.maximum(error, 0.0) + expectile * xp.minimum": (
+                "expectile * xp.maximum(error, 0.0) + (1.0 - expectile) * xp.minimum"
+            )
+        },
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the percentage error is by the prediction",
+        {
+            "error, size = predictions - targets, xp.maximum(xp.abs(targets), epsilon)": (
+                "error, size = predictions - targets, xp.maximum(xp.abs(predictions), epsilon)"
+            )
+        },
+    ),
+    Substitution(
+        "losses/regression.py",
+        "a prediction of 0 has no slope by the symmetric percentage error",
+        {
+            "(1.0 + xp.sign(predictions) * xp.sign(targets)) * (magnitude": (
+                "2.0 * xp.maximum(xp.sign(predictions) * xp.sign(targets), 0.0) * (magnitude"
+            )
+        },
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the slope of the squared logarithmic error forgets the inner derivative",
+        {"2.0 * difference / (1.0 + predictions)": "2.0 * difference"},
+    ),
+    # robust
+    Substitution(
+        "losses/robust.py",
+        "the pseudo-Huber loss cancels for small errors",
+        {"near = clipped * (clipped / (1.0 + root))": "near = delta * (delta * (root - 1.0))"},
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the Cauchy loss squares errors that overflow",
+        {
+            "log = 2.0 * xp.log(xp.maximum(magnitude / scale, 1.0)) + xp.log1p(ratio * ratio)": (
+                "log = xp.log1p((magnitude / scale) ** 2)"
+            )
+        },
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the biweight of Tukey has no end",
+        {
+            "clipped = xp.minimum(xp.maximum(predictions - targets, -scale), scale)\n    ratio = clipped": (
+                "clipped = predictions - targets\n    ratio = clipped"
+            )
+        },
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the general loss is not defined for α = 0",
+        {
+            "curved = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))": (
+                "curved = divisor / alpha * xp.expm1(exponent)"
+            )
+        },
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the general loss is not quadratic for α = 2",
+        {"value = xp.where(distance > 0.0, curved, 0.5 * ratio * ratio)": "value = curved"},
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the power in the slope of the general loss vanishes too early",
+        {
+            "power = xp.exp((1.0 - distance) * far - 0.5 * distance * near)": (
+                "power = xp.exp(-0.5 * distance * log) * larger"
+            )
+        },
+    ),
+    Substitution(
+        "templates/elements.py",
+        "a scale may round to 0",
+        {
+            "return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option\n        req": (
+                "return option\n        req"
+            )
+        },
+        tests="robust",
+    ),
+    # likelihood
+    Substitution(
+        "losses/likelihood.py",
+        "a size of 0 and a mean of 0 make the gamma likelihood NaN",
+        {"ratio = product(xp, targets, xp.exp(-log_mean))\n    #": "ratio = targets * xp.exp(-log_mean)\n    #"},
+    ),
+    Substitution(
+        "losses/likelihood.py",
+        "the gamma likelihood of a mean of 0 takes ∞ from ∞",
+        {"ratio + xp.where(ratio > 0.0, xp.maximum(log_mean, -1000.0), log_mean)": "ratio + log_mean"},
+    ),
+    Substitution(
+        "losses/likelihood.py",
+        "the two powers of the Tweedie likelihood are mixed up",
+        {"above / (2.0 - power), above - below": "above / (power - 1.0), above - below"},
     ),
     # classification
     Substitution(
@@ -593,6 +712,16 @@ SUBSTITUTIONS = [
     ),
     Substitution(
         "losses/classification.py",
+        "the modified Huber loss never turns linear",
+        {"bounded = xp.minimum(violation, 2.0)": "bounded = violation"},
+    ),
+    Substitution(
+        "losses/classification.py",
+        "the logistic loss overflows",
+        {"xp.maximum(-margin, 0.0) + xp.log1p(tail)": "xp.log1p(xp.exp(-margin))"},
+    ),
+    Substitution(
+        "losses/classification.py",
         "focal loss weights the wrong class",
         {
             "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma": (
@@ -624,15 +753,14 @@ SUBSTITUTIONS = [
         "losses/divergence.py",
         "predictions and targets are swapped in value and gradient",
         {
-            "return _kl.value(predictions": "return _reverse_kl.value(predictions",
-            "lambda: _kl.gradient(predictions": "lambda: _reverse_kl.gradient(predictions",
-            "lambda: _reverse_kl.gradient(targets": "lambda: _kl.gradient(targets",
+            "return _kl_by_both.value(predictions": "return _reverse_kl_by_both.value(predictions",
+            "return _kl_by_both.gradient(predictions": "return _reverse_kl_by_both.gradient(predictions",
         },
     ),
     Substitution(
         "losses/divergence.py",
         "predictions and targets are swapped in the value",
-        {"return _kl.value(predictions, targets,": "return _kl.value(targets, predictions,"},
+        {"return _kl_by_both.value(predictions, targets,": "return _kl_by_both.value(targets, predictions,"},
     ),
     Substitution(
         "losses/divergence.py",
@@ -865,7 +993,7 @@ SUBSTITUTIONS = [
     Substitution(
         "autodiff/torch.py",
         "the gradient has no derivative",
-        {"None if torch.is_grad_enabled() or not call.ready": "None if not call.ready"},
+        {"call.ready and not torch.is_grad_enabled()": "call.ready"},
         tests="differentiable",
         select="test_second_derivatives",
     ),

@@ -21,6 +21,7 @@ __all__ = ["Differentiable", "compute_by", "differentiable", "plain_functions"]
 
 def differentiable(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
     """Return the reduced loss; a framework that differentiates it gets the hand-derived gradient."""
+    template.require_known(reduction, gradient=False)
     xp = namespace_of(first_array(arguments[0]))
     by = None if xp is None else _FRAMEWORKS.get(library_name(xp))
     return template.plain_value(*arguments, **reduction) if by is None else by(template, arguments, reduction)

@@ -21,6 +21,9 @@ class Differentiable(Protocol):
     gradient: Callable[..., Any]
     both: Callable[..., Any]
 
+    def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
+        """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""
+
 
 Both = Callable[..., tuple[Any, Any]]
 _ways: list[Callable[[Any], Both]] = [lambda template: template.both]

@@ -20,7 +20,7 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
         return template.plain_value(*arguments, **reduction)
 
     def plain(*arrays: Any) -> Any:
-        own, keywords = call.put(arrays)
+        own, keywords = call.put(map(_as_array, arrays))
         return template.plain_value(*own, **keywords)
 
     loss = jax.custom_jvp(plain)
@@ -43,13 +43,18 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
     return loss(*call.arrays)
 
 
+def _as_array(x: Any) -> jax.Array:
+    """Return an array, for which JAX may put a number that it knows."""
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+
+
 def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
 
 
 def _by_hand(call: Call, primals: Sequence[Any], moved: Mapping[int, Any]) -> tuple[Any, Any]:
     """Return the loss and its derivative along the tangents of some arrays."""
-    arguments, reduction = call.put(primals)
+    arguments, reduction = call.put(map(_as_array, primals))
     wrt = call.wrt(call.names[i] for i in moved)
     both = functools.partial(fastest(call.template), *arguments, **reduction, **wrt)
     found, gradient = both()

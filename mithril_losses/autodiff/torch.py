@@ -16,7 +16,7 @@ from mithril_losses.numerics.torch_views import as_tensors
 
 def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
     """Return the loss of tensors: one step in the graph if they are in one."""
-    if torch.is_autocast_enabled(_device_of(arguments[0])):
+    if torch._C._is_any_autocast_enabled() and _is_under_autocast(_device_of(arguments[0])):
         return _without_autocast(template, arguments, reduction)
     step, is_traced = _step(reduction)
     if step is not None:
@@ -30,6 +30,10 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
 def _device_of(x: Any) -> str:
     name: str = first_array(x).device.type
     return name
+
+
+def _is_under_autocast(device: str) -> bool:
+    return bool(torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device))
 
 
 def _without_autocast(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
@@ -68,16 +72,16 @@ class _TorchCall(Call):
     ) -> None:
         super().__init__(template, arguments, reduction, torch.Tensor)
         self._is_traced = is_traced
+        self._keeps_gradient = not is_traced and is_reduced_to_a_number(reduction)
         self.wanted = [name for name, x in zip(self.names, self.arrays, strict=True) if _is_in_graph(x, is_traced)]
         self.ready: list[list[Any]] = []
 
     def evaluate(self, tensors: Sequence[Any]) -> Any:
         """Return the loss, and keep the gradient if it can be scaled later by the gradient that flows in."""
-        if not self._is_traced and all(x.dtype in _WIDE or not x.is_floating_point() for x in tensors):
+        if self._keeps_gradient and all(x.dtype in _WIDE or not x.is_floating_point() for x in tensors):
             wrt = self.wrt(self.wanted)
             found, gradient = self._both(tensors, wrt)
-            if found.ndim == 0:
-                self.ready.append(self.by_array(gradient, wrt))
+            self.ready.append(self.by_array(gradient, wrt))
             return found
         arguments, reduction = self.put(tensors)
         return self.template.plain_value(*arguments, **reduction)
@@ -85,19 +89,17 @@ class _TorchCall(Call):
     def gradients(self, tensors: Sequence[Any], upstream: Any, needed: Sequence[bool]) -> list[Any]:
         """Return the gradient with respect to each tensor; in a graph where one is recorded."""
         keywords = self.wrt(name for name, needs in zip(self.names, needed, strict=True) if needs)
-        if self._is_traced or torch.is_grad_enabled():
+        if self._is_traced or torch.is_grad_enabled() or _is_batched(upstream):
             arguments, reduction = self.put(tensors)
             gradient = self.template.gradient(*arguments, **reduction, **keywords, upstream=upstream)
         else:
-            is_a_number = upstream.ndim == 0 and upstream.is_cpu
-            _, gradient = self._both(tensors, keywords | {"upstream": upstream.item() if is_a_number else upstream})
+            factor = upstream.item() if upstream.ndim == 0 and _is_on_host(upstream) else upstream
+            _, gradient = self._both(tensors, keywords | {"upstream": factor})
         return self.by_array(gradient, keywords)
 
     def _both(self, tensors: Sequence[Any], keywords: dict[str, Any]) -> tuple[Any, Any]:
         """Return value and gradient, which are in no graph."""
-        on_host = not self.is_mixed and all(
-            x.is_cpu and type(x) in _OWN_MEMORY and x.dtype is not torch.bfloat16 for x in tensors
-        )
+        on_host = not self.is_mixed and all(_is_on_host(x) and x.dtype is not torch.bfloat16 for x in tensors)
         # NumPy's calls are cheaper, and so is its memory
         arguments, reduction = self.put([x.numpy(force=True) for x in tensors] if on_host else tensors)
         is_small = on_host and tensors[0].numel() < limits.current.large
@@ -109,6 +111,19 @@ class _TorchCall(Call):
 
 
 _OWN_MEMORY = (torch.Tensor, torch.nn.Parameter)  # other kinds of tensors may have none
+
+
+def _is_on_host(x: torch.Tensor) -> bool:
+    """Whether the values of a tensor can be read without waiting for a device."""
+    return x.is_cpu and type(x) in _OWN_MEMORY
+
+
+def _is_batched(upstream: torch.Tensor) -> bool:
+    """Whether a backward pass is given several gradients at once, whose values nobody can read."""
+    functorch = torch._C._functorch
+    return bool(functorch.is_legacy_batchedtensor(upstream) or functorch.is_batchedtensor(upstream))
+
+
 # in half precision, a gradient is rounded and capped when it is returned: it cannot be scaled after that
 _WIDE = (torch.float32, torch.float64)
 
@@ -150,7 +165,8 @@ class HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has
         call, (_, *needed) = ctx.call, ctx.needs_input_grad
         if upstream is None:
             return None, *(None for _ in needed)
-        found = None if torch.is_grad_enabled() or not call.ready else _scaled(call.ready.pop(), upstream)
+        is_ready = call.ready and not torch.is_grad_enabled() and not _is_batched(upstream)
+        found = _scaled(call.ready.pop(), upstream) if is_ready else None
         if found is None:
             found = call.gradients(ctx.saved_tensors, upstream, needed)
         return None, *(x if needs else None for x, needs in zip(found, needed, strict=True))
@@ -182,7 +198,7 @@ def _scaled(gradients: list[Any], upstream: Any) -> list[Any] | None:
 
     An infinite factor would turn the 0 of an element of weight 0 into NaN.
     """
-    if not upstream.is_cpu:  # its value would be waited for
+    if not _is_on_host(upstream):
         return [x if x is None else x.mul_(upstream) for x in gradients]
     factor = upstream.item()
     if not math.isfinite(factor):

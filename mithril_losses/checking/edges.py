@@ -22,7 +22,9 @@ __all__ = ["Edge", "edges", "failures"]
 SIGNED = frozenset(
     {
         "flow_negative_log_likelihood",
+        "gamma_negative_log_likelihood",
         "gaussian_negative_log_likelihood",
+        "inverse_gaussian_negative_log_likelihood",
         "laplace_negative_log_likelihood",
         "poisson_negative_log_likelihood",
         "psnr_loss",

@@ -41,6 +41,8 @@ __all__ = [
     "cross_entropy_with_logits",
     "cross_entropy_with_logits_gradient",
     "cross_entropy_with_logits_value_and_gradient",
+    "exponential_loss",
+    "exponential_loss_gradient",
     "focal_loss",
     "focal_loss_gradient",
     "focal_loss_with_logits",
@@ -49,6 +51,12 @@ __all__ = [
     "hinge_loss_gradient",
     "list_net_loss",
     "list_net_loss_gradient",
+    "logistic_loss",
+    "logistic_loss_gradient",
+    "modified_huber_loss",
+    "modified_huber_loss_gradient",
+    "squared_hinge_loss",
+    "squared_hinge_loss_gradient",
 ]
 
 
@@ -534,6 +542,214 @@ def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack
         [-0.25, 0.25, 0.0, 0.0]
     """
     return _hinge.gradient(predictions, targets, **reduction)
+
+
+@elementwise(predictions=REAL, targets=SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
+def _squared_hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    violation = xp.maximum(1.0 - targets * predictions, 0.0)
+    return violation * violation, -2.0 * targets * violation
+
+
+def squared_hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean of max(0, 1 − t p)², t ∈ {−1, +1}.
+
+    Args:
+        predictions: scores p, any shape.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        ((1 − 0.5)² + (1 + 2)²) / 2 = 4.625.
+
+        >>> import numpy as np
+        >>> float(squared_hinge_loss(np.array([0.5, 2.0]), np.array([1.0, -1.0])))
+        4.625
+
+    Source:
+        K.-W. Chang, C.-J. Hsieh and C.-J. Lin, Coordinate Descent Method for Large-Scale L2-Loss Linear Support Vector
+        Machines, 2008. https://www.jmlr.org/papers/v9/chang08a.html
+    """
+    return _squared_hinge.value(predictions, targets, **reduction)
+
+
+@gradient_of(squared_hinge_loss, terms=_squared_hinge, properties=("convex", "non_negative"))
+def squared_hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """−2t max(0, 1 − t p) / n.
+
+    Example:
+        >>> import numpy as np
+        >>> squared_hinge_loss_gradient(np.array([0.5, 2.0]), np.array([1.0, -1.0])).tolist()
+        [-0.5, 3.0]
+    """
+    return _squared_hinge.gradient(predictions, targets, **reduction)
+
+
+@elementwise(
+    predictions=REAL,
+    targets=SIGN,
+    kinks=lambda predictions, targets: (1.0 - targets * predictions, 1.0 + targets * predictions),
+)
+def _modified_huber(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    violation = xp.maximum(1.0 - targets * predictions, 0.0)
+    bounded = xp.minimum(violation, 2.0)
+    return bounded * (2.0 * violation - bounded), -2.0 * targets * bounded
+
+
+def modified_huber_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean of max(0, 1 − t p)² where t p ≥ −1 and −4t p elsewhere, t ∈ {−1, +1}.
+
+    Args:
+        predictions: scores p, any shape.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        ((1 − 0.5)² + 4 · 2) / 2 = 4.125.
+
+        >>> import numpy as np
+        >>> float(modified_huber_loss(np.array([0.5, 2.0]), np.array([1.0, -1.0])))
+        4.125
+
+    Source:
+        T. Zhang, Solving Large Scale Linear Prediction Problems Using Stochastic Gradient Descent Algorithms, 2004.
+        https://doi.org/10.1145/1015330.1015332
+    """
+    return _modified_huber.value(predictions, targets, **reduction)
+
+
+@gradient_of(modified_huber_loss, terms=_modified_huber, properties=("convex", "non_negative"))
+def modified_huber_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """−2t min(max(0, 1 − t p), 2) / n.
+
+    Example:
+        >>> import numpy as np
+        >>> modified_huber_loss_gradient(np.array([0.5, 2.0]), np.array([1.0, -1.0])).tolist()
+        [-0.5, 2.0]
+    """
+    return _modified_huber.gradient(predictions, targets, **reduction)
+
+
+# --- margins without a corner -----------------------------------------------------------------------------------
+
+
+@elementwise(predictions=REAL, targets=SIGN)
+def _logistic(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    margin = targets * predictions
+    tail = xp.exp(-xp.abs(margin))
+    wrong = xp.where(margin >= 0.0, tail, 1.0) / (1.0 + tail)  # σ(−t p), the probability of the other class
+    return xp.maximum(-margin, 0.0) + xp.log1p(tail), -targets * wrong
+
+
+def logistic_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean of log(1 + e^(−t p)), t ∈ {−1, +1}.
+
+    The loss is the binary cross-entropy with logits, for labels −1 and +1.
+
+    Args:
+        predictions: scores p, the logits of the class +1, any shape.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        log(1 + ⅓) = log 4/3 = 0.287682…
+
+        >>> import numpy as np
+        >>> round(float(logistic_loss(np.log(np.array([3.0])), np.array([1.0]))), 6)
+        0.287682
+
+    Source:
+        J. Friedman, T. Hastie and R. Tibshirani, Additive Logistic Regression: A Statistical View of Boosting, 2000.
+        https://doi.org/10.1214/aos/1016218223
+    """
+    return _logistic.value(predictions, targets, **reduction)
+
+
+@gradient_of(logistic_loss, terms=_logistic, properties=("convex", "non_negative"))
+def logistic_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """−t σ(−t p) / n, σ(x) = 1 / (1 + e^(−x)).
+
+    Example:
+        σ(−log 3) = ¼.
+
+        >>> import numpy as np
+        >>> logistic_loss_gradient(np.log(np.array([3.0])), np.array([1.0])).round(12).tolist()
+        [-0.25]
+    """
+    return _logistic.gradient(predictions, targets, **reduction)
+
+
+@elementwise(predictions=REAL, targets=SIGN)
+def _exponential(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    value = xp.exp(-targets * predictions)
+    return value, -targets * value
+
+
+def exponential_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+    """Mean of e^(−t p), t ∈ {−1, +1}: the loss of AdaBoost.
+
+    The best score is half of the logit, so that 1 / (1 + e^(−2p)) is the probability of the class +1.
+
+    Args:
+        predictions: scores p, any shape.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        (e^(−log 2) + e^(log 4)) / 2 = 2.25.
+
+        >>> import numpy as np
+        >>> round(float(exponential_loss(np.log(np.array([2.0, 4.0])), np.array([1.0, -1.0]))), 12)
+        2.25
+
+    Source:
+        Y. Freund and R. E. Schapire, A Decision-Theoretic Generalization of On-Line Learning and an Application to
+        Boosting, 1997. https://doi.org/10.1006/jcss.1997.1504
+    """
+    return _exponential.value(predictions, targets, **reduction)
+
+
+@gradient_of(exponential_loss, terms=_exponential, properties=("convex", "non_negative"))
+def exponential_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """−t e^(−t p) / n.
+
+    Example:
+        >>> import numpy as np
+        >>> exponential_loss_gradient(np.log(np.array([2.0, 4.0])), np.array([1.0, -1.0])).round(12).tolist()
+        [-0.25, 2.0]
+    """
+    return _exponential.gradient(predictions, targets, **reduction)
 
 
 # --- focal ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -45,7 +44,7 @@ from mithril_losses.numerics.stable import (
 )
 from mithril_losses.numerics.validation import as_dtype, normalize_axis, widest_dtype
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.points import Kernel, Sets, distance_kernel, product_kernel, requested, two_sample_sums
+from mithril_losses.templates.points import Kernel, Sets, distance_kernel, product_kernel, two_sample_sums
 from mithril_losses.templates.transport import matching
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
@@ -72,9 +71,7 @@ __all__ = [
 ]
 
 Argument = Literal["predictions", "targets"]
-_ARGUMENT = Choice(("predictions", "targets"))
 GaussianArgument = Literal["mean", "logvar", "other_mean", "other_logvar"]
-_GAUSSIAN_ARGUMENT = Choice(("mean", "logvar", "other_mean", "other_logvar"))
 
 
 @elementwise(
@@ -96,6 +93,11 @@ def _kl(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> tup
 def _reverse_kl(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
     value = xp.where(targets == 0.0, 0.0, targets * (xp.log(targets) - xp.log(predictions)))
     return value, -targets / xp.maximum(predictions, smallest)
+
+
+_SWAPPED = {"predictions": "targets", "targets": "predictions"}
+_kl_by_both = _kl.completed_by(_reverse_kl.named(**_SWAPPED))
+_reverse_kl_by_both = _reverse_kl.completed_by(_kl.named(**_SWAPPED))
 
 
 def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]) -> Array:
@@ -126,7 +128,7 @@ def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]
     """
     if namespace_of(predictions) is None and (values := _between_distributions(predictions, targets)) is not None:
         return reduce_loss(values, **reduction)
-    return _kl.value(predictions, targets, **reduction)
+    return _kl_by_both.value(predictions, targets, **reduction)
 
 
 def _between_distributions(p: Any, q: Any) -> Array | None:
@@ -141,8 +143,7 @@ def _between_distributions(p: Any, q: Any) -> Array | None:
 
 @gradient_of(
     kl_divergence,
-    terms=_kl,
-    on_request=("targets",),
+    terms=_kl_by_both,
     properties=("convex", "non_negative", "zero_at_equality"),
 )
 def kl_divergence_gradient(
@@ -166,11 +167,7 @@ def kl_divergence_gradient(
         >>> kl_divergence_gradient(np.array([0.5, 0.5]), np.array([0.25, 0.5]), wrt="targets").tolist()
         [-2.0, -1.0]
     """
-    gradients = {
-        "predictions": lambda: _kl.gradient(predictions, targets, **reduction),
-        "targets": lambda: _reverse_kl.gradient(targets, predictions, **reduction),
-    }
-    return _gradients(wrt, gradients)
+    return _kl_by_both.gradient(predictions, targets, wrt=wrt, **reduction)
 
 
 def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -203,13 +200,12 @@ def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpac
     """
     if namespace_of(predictions) is None and (values := _between_distributions(targets, predictions)) is not None:
         return reduce_loss(values, **reduction)
-    return _reverse_kl.value(predictions, targets, **reduction)
+    return _reverse_kl_by_both.value(predictions, targets, **reduction)
 
 
 @gradient_of(
     reverse_kl_divergence,
-    terms=_reverse_kl,
-    on_request=("targets",),
+    terms=_reverse_kl_by_both,
     properties=("convex", "non_negative", "zero_at_equality"),
 )
 def reverse_kl_divergence_gradient(
@@ -231,11 +227,7 @@ def reverse_kl_divergence_gradient(
         >>> reverse_kl_divergence_gradient(np.array([0.25, 0.5]), np.array([0.5, 0.5])).tolist()
         [-2.0, -1.0]
     """
-    gradients = {
-        "predictions": lambda: _reverse_kl.gradient(predictions, targets, **reduction),
-        "targets": lambda: _kl.gradient(targets, predictions, **reduction),
-    }
-    return _gradients(wrt, gradients)
+    return _reverse_kl_by_both.gradient(predictions, targets, wrt=wrt, **reduction)
 
 
 @elementwise(
@@ -259,6 +251,9 @@ def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[A
     near = xp.log1p(-near * near) + d * ratio
     value = 0.25 * total * xp.where(d < 0.5, near, far)
     return value, 0.5 * (over_mean - xp.where(predictions < targets, ratio, 0.0))
+
+
+_js_by_both = _js.completed_by(_js.named(**_SWAPPED))
 
 
 def js_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
@@ -290,13 +285,12 @@ def js_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduct
         M. Endres and J. E. Schindelin, A New Metric for Probability Distributions, 2003.
         https://doi.org/10.1109/TIT.2003.813506
     """
-    return _js.value(predictions, targets, **reduction)
+    return _js_by_both.value(predictions, targets, **reduction)
 
 
 @gradient_of(
     js_divergence,
-    terms=_js,
-    on_request=("targets",),
+    terms=_js_by_both,
     properties=("convex", "non_negative", "symmetric", "zero_at_equality"),
 )
 def js_divergence_gradient(
@@ -320,17 +314,7 @@ def js_divergence_gradient(
         >>> js_divergence_gradient(np.array([0.5, 0.5]), np.array([1.0, 0.0])).round(6).tolist()
         [-0.202733, 0.346574]
     """
-    gradients = {
-        "predictions": lambda: _js.gradient(predictions, targets, **reduction),
-        "targets": lambda: _js.gradient(targets, predictions, **reduction),
-    }
-    return _gradients(wrt, gradients)
-
-
-def _gradients(wrt: Any, gradients: Mapping[str, Callable[[], Array]]) -> Any:
-    """Return the gradient wrt one argument, or a dict of gradients for a tuple of arguments."""
-    found = {name: gradients[name]() for name in requested(wrt, _ARGUMENT)}
-    return found if isinstance(wrt, tuple) else found[wrt]
+    return _js_by_both.gradient(predictions, targets, wrt=wrt, **reduction)
 
 
 # --- between two Gaussians --------------------------------------------------------------------------------------------
@@ -433,6 +417,9 @@ def _to_gaussian(
     return value, (-by_mean, by_other_logvar)
 
 
+_between = _from_gaussian.completed_by(_to_gaussian)
+
+
 def gaussian_kl_divergence_between(
     mean: Array, logvar: Array, other_mean: Array, other_logvar: Array, **reduction: Unpack[Reduction]
 ) -> Array:
@@ -465,13 +452,12 @@ def gaussian_kl_divergence_between(
     Source:
         S. Kullback, Information Theory and Statistics, 1959, chapter 9.
     """
-    return _from_gaussian.value(mean, logvar, other_mean, other_logvar, **reduction)
+    return _between.value(mean, logvar, other_mean, other_logvar, **reduction)
 
 
 @gradient_of(
     gaussian_kl_divergence_between,
-    terms=_from_gaussian,
-    on_request=("other_mean", "other_logvar"),
+    terms=_between,
     properties=("convex", "non_negative"),
 )
 def gaussian_kl_divergence_between_gradient(
@@ -502,13 +488,7 @@ def gaussian_kl_divergence_between_gradient(
         >>> gaussian_kl_divergence_between_gradient(*gaussians, wrt="other_logvar").round(12).tolist()
         [[-0.125]]
     """
-    wanted = requested(wrt, _GAUSSIAN_ARGUMENT)
-    found: dict[str, Array] = {}
-    if not {"mean", "logvar"}.isdisjoint(wanted):
-        found |= _from_gaussian.gradient(mean, logvar, other_mean, other_logvar, **reduction)
-    if not {"other_mean", "other_logvar"}.isdisjoint(wanted):
-        found |= _to_gaussian.gradient(other_mean, other_logvar, mean, logvar, **reduction)
-    return {name: found[name] for name in wanted} if isinstance(wrt, tuple) else found[wrt]
+    return _between.gradient(mean, logvar, other_mean, other_logvar, wrt=wrt, **reduction)
 
 
 # --- between two sets of numbers --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 
 from mithril_losses.autodiff import differentiable
 from mithril_losses.backends.namespaces import Array
+from mithril_losses.domains import Choice
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.templates.loop import Call, Loop
@@ -97,6 +98,19 @@ class Template:
         for name in keywords:
             if name not in known:
                 raise TypeError(self._refusal(name, known))
+
+    def requested(self, wrt: Any) -> tuple[str, ...]:
+        """Check the names in `wrt`, a name or a tuple of names, and return them in the order of the arguments.
+
+        None asks for the usual arguments.
+        """
+        if wrt is None:
+            return self.wrt
+        if not self.on_request:
+            self.require_known({"wrt": wrt})
+        choice = Choice(tuple(name for name in self.domain if name in (*self.wrt, *self.on_request)))
+        names = {choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
+        return tuple(name for name in choice.names if name in names)
 
     def _refusal(self, name: str, known: Iterable[str]) -> str:
         if name in self.domain:

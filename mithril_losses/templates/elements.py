@@ -13,7 +13,7 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
-from mithril_losses.domains import ClipWidth, Interval, Labels, SmallestNormal, array_names
+from mithril_losses.domains import ClipWidth, Interval, Labels, Scale, SmallestNormal, array_names
 from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses.numerics.stable import bounded, never_negative
 from mithril_losses.numerics.validation import (
@@ -63,6 +63,7 @@ class Elementwise(Template):
         self.array_names = array_names(terms.__name__, self.domain)
         self.option_names = list(self.domain)[len(self.array_names) :]
         self.wrt = tuple(self.array_names[:slopes])
+        self._others: tuple[Elementwise, ...] = ()
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
         self._remember_settled()
 
@@ -73,8 +74,21 @@ class Elementwise(Template):
         renamed.array_names = [names.get(name, name) for name in self.array_names]
         renamed.option_names = [names.get(name, name) for name in self.option_names]
         renamed.wrt = tuple(renamed.array_names[: len(self.wrt)])
+        renamed.row_mass = None if self.row_mass is None else names.get(self.row_mass, self.row_mass)
         renamed._remember_settled()
         return renamed
+
+    def completed_by(self, *others: Elementwise) -> Elementwise:
+        """Return the same terms, whose gradient with respect to further arguments other terms give on request.
+
+        The other terms have the same value, and arguments of the same names in any order.
+        """
+        completed = copy.copy(self)
+        completed._others = others
+        completed.on_request = tuple(name for terms in others for name in terms.wrt)
+        completed.takes_wrt = True
+        completed._remember_settled()
+        return completed
 
     def _remember_settled(self) -> None:
         """Cache the results of `settle` for plain numbers and a dtype of NumPy arrays in `_settled`."""
@@ -105,8 +119,10 @@ class Elementwise(Template):
             value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays)
             return plan(xp, tuple(value.shape), value.dtype, **reduction).collect(xp, value, arguments[0])
 
-    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> Any:
+    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few arrays."""
+        if wrt is not None:
+            return self._on_request(arguments, wrt, reduction)
         if reduction:
             self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
@@ -115,8 +131,11 @@ class Elementwise(Template):
             closing = plan(xp, self.shape(arrays[0]), arrays[0].dtype, **reduction)
             return self._spread(xp, closing, slopes, arguments)
 
-    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
+    def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if wrt is not None:
+            own: Any = {name: x for name, x in reduction.items() if name in Reduction.__annotations__}
+            return self.plain_value(*arguments, **own), self._on_request(arguments, wrt, reduction)
         if reduction:
             self.require_known(reduction)
         xp, arrays, options = self.prepare(arguments)
@@ -125,6 +144,17 @@ class Elementwise(Template):
             value = self._unreduced(xp, value, arrays)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
             return closing.collect(xp, value, arguments[0]), self._spread(xp, closing, slopes, arguments)
+
+    def _on_request(self, arguments: tuple[Any, ...], wrt: Any, reduction: GradientReduction) -> Any:
+        """Return the gradient wrt the named argument, or a dict of gradients for a tuple of names."""
+        wanted = self.requested(wrt)
+        by_name = dict(zip(self.domain, arguments, strict=True))
+        found: dict[str, Array] = {}
+        for terms in (self, *self._others):
+            if not set(wanted).isdisjoint(terms.wrt):
+                gradient = terms.gradient(*(by_name[name] for name in terms.domain), **reduction)
+                found |= gradient if len(terms.wrt) > 1 else {terms.wrt[0]: gradient}
+        return {name: found[name] for name in wanted} if isinstance(wrt, tuple) else found[wrt]
 
     def evaluate(self, xp: Any, *operands: Any) -> tuple[Array, Any]:
         """Return the value and the slopes of each element, from arrays and options as `prepare` returns them."""
@@ -228,13 +258,14 @@ class Elementwise(Template):
         if isinstance(domain, ClipWidth):
             option = domain.for_dtype(option, xp, predictions.dtype)
         if isinstance(option, (float, bool)):  # older versions of torch.compile do not know `float | bool`
-            return option
+            return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option
         require_library(xp, name, option)
         shape, full = tuple(option.shape), tuple(predictions.shape)
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
             first = self.array_names[0]
             raise ValueError(f"{name} of shape {shape} does not broadcast to {first} of shape {full}")
-        return as_dtype(xp, option, dtype, name)
+        option = as_dtype(xp, option, dtype, name)
+        return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option
 
 
 _PLAIN = {float, type(None)}

@@ -27,7 +27,6 @@ from mithril_losses.backends.namespaces import (
     require_library,
 )
 from mithril_losses.backends.threads import thread_count
-from mithril_losses.domains import Choice
 from mithril_losses.loops.compiling import has_numba
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.unreduced import Losses, Wanted
@@ -163,12 +162,6 @@ def shares(xp: Any, points: Array, weights: Array | None, mask: Array | None, ot
         shares = xp.where(xp.any(other_mask, axis=-1, keepdims=True), shares, 0.0)
     total = xp.sum(shares, axis=-1, keepdims=True)
     return shares / xp.where(total == 0, 1.0, total)
-
-
-def requested(wrt: Any, choice: Choice) -> tuple[str, ...]:
-    """Check the names in `wrt`, a name or a tuple of names, and return them in the order of the arguments."""
-    names = {choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
-    return tuple(name for name in choice.names if name in names)
 
 
 def is_transformed(x: Array) -> bool:

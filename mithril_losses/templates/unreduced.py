@@ -16,7 +16,7 @@ import numpy as np
 
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.domains import Choice, array_names, checked
+from mithril_losses.domains import array_names, checked
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -97,7 +97,6 @@ class Unreduced(Template):
         self._arrays = len(array_names(losses.__name__, domain))
         self._options = dict(list(domain.items())[self._arrays :])
         self._settled: tuple[Any, ...] = (object(),)  # the checked options of a call, if they never change
-        self._choice = Choice(tuple(name for name in domain if name in (*self.wrt, *on_request)))
         if pairwise:  # replaces the method of this one object, which mypy does not expect
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
             self.both = differentiable_on_demand(self.both)  # type: ignore[method-assign]
@@ -117,7 +116,7 @@ class Unreduced(Template):
         if reduction:
             self.require_known(reduction)
         with _quiet(arguments[0]):
-            found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self._wanted(wrt)))
+            found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
 
@@ -127,7 +126,7 @@ class Unreduced(Template):
             self.require_known(reduction)
         first = _first_array(arguments[0])
         with _quiet(first):
-            wanted = self._all if wrt is None else Wanted(self._wanted(wrt))
+            wanted = self._all if wrt is None else Wanted(self.requested(wrt))
             found = self.losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = _plan(xp, found, reduction)
@@ -149,15 +148,6 @@ class Unreduced(Template):
         if is_usual and _PLAIN.issuperset(map(type, found)):  # in a trace, this would be a side effect
             self._settled = found
         return (*arguments[: self._arrays], *found)
-
-    def _wanted(self, wrt: Any) -> tuple[str, ...]:
-        """Check the names in `wrt`, and return them in the order of the arguments."""
-        if wrt is None:
-            return self.wrt
-        if not self.on_request:
-            self.require_known({"wrt": wrt})
-        names = {self._choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
-        return tuple(name for name in self._choice.names if name in names)
 
     def _spread(self, xp: Any, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         """Return the gradients of what was found: an array, or a dict of them where several are asked for."""
@@ -195,13 +185,13 @@ class Reduced(Unreduced):
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
-        return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self._wanted(wrt)))[1], wrt)
+        return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self.requested(wrt)))[1], wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
-        value, gradients = self._evaluate(arguments, reduction, Wanted(self._wanted(wrt)))
+        value, gradients = self._evaluate(arguments, reduction, Wanted(self.requested(wrt)))
         return value, self._asked(gradients, wrt)
 
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:

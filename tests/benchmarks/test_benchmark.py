@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -91,7 +92,13 @@ class TestCandidates:
         assert case.problem.drawn
         arrays, pair = case.draw(), find_loss("log_cosh_loss")
         never = {"side_effect": AssertionError("by hand")}
-        with mock.patch.object(pair.terms, "gradient", **never), mock.patch.object(pair.terms, "both", **never):
+        by_hand = [mock.patch.object(pair.terms, name, **never) for name in ("gradient", "both")]
+        by_hand += [
+            mock.patch(f"mithril_losses.autodiff.{framework}.fastest", **never) for framework in ("torch", "jax")
+        ]
+        with contextlib.ExitStack() as patches:
+            for patch in by_hand:
+                patches.enter_context(patch)
             for peer in ("torch-eager", "jax-jit"):
                 BY_NAME[peer].prepare(case, arrays, SETTING)()
             for ours in ("ours-backward", "ours-jax-grad"):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.spatial
+import scipy.special
 import scipy.stats
 import skimage.metrics
 import sklearn.metrics
@@ -52,6 +53,7 @@ def test_both_sides_are_equal(section: str, there: str, here: str) -> None:
         "F": torch.nn.functional,
         "jnp": jnp,
         "ml": ml,
+        "np": np,
         "optax": optax,
         "scipy": scipy,
         "skimage": skimage,

@@ -130,14 +130,15 @@ def solve(x: Any, y: Any, a: Any, b: Any, settings: Settings) -> Solution:
 def slopes(x: Any, y: Any, a: Any, b: Any, potentials: tuple[Any, Any, Any], settings: Settings) -> Any:
     """`transport.slopes`, which have no derivative of their own."""
     arguments = (x, y, a, b, *potentials, settings.epsilon, settings.power)
-    if any(array.requires_grad and not is_transformed(array) for array in (x, y, a, b)):
+    is_in_graph = any(array.requires_grad and not is_transformed(array) for array in (x, y, a, b))
+    if is_in_graph and not torch.compiler.is_compiling():  # the compiler knows no derivative inside a derivative
         return _Slopes.apply(*arguments)
     return _slopes_operator(*(array.detach() for array in arguments[:4]), *arguments[4:])
 
 
 def divergence(x: Any, y: Any, a: Any, b: Any, settings: Settings) -> tuple[Any, Any, Any]:
     """`transport.divergence`."""
-    if not any(array.requires_grad or is_transformed(array) for array in (x, y, a, b)):
+    if not any((array.requires_grad and torch.is_grad_enabled()) or is_transformed(array) for array in (x, y, a, b)):
         found = solve(x, y, a, b, settings)
         return found.values, found.error, found.limit
     values, *_, error, limit, _ = _Divergence.apply(x, y, a, b, *settings)
