@@ -12,8 +12,12 @@ from mithril_losses.training.errors import UserError, printable, user_error
 
 def init(
     data: Annotated[
-        str, typer.Argument(help="a .csv, .parquet or .npz file, or a folder of .npy files", show_default=False)
-    ],
+        str | None,
+        typer.Argument(
+            help="a .csv, .parquet or .npz file, or a folder of .npy files; by default handwritten digits",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", help="the column or array to predict; by default the last", show_default=False),
@@ -23,13 +27,15 @@ def init(
         typer.Option("--to", help="the file to write, - for stdout; by default NAME.toml", show_default=False),
     ] = None,
 ) -> None:
-    """Write a starting configuration for a file of your own; no file is replaced."""
-    from mithril_losses.training.starting import starting_configuration
+    """Write a starting configuration for a file of your own, or the one of the demonstration; no file is replaced."""
+    from mithril_losses.training.starting import DIGITS, starting_configuration
 
-    path = to or Path(f"{Path(data).stem}.toml")
+    path = to or Path(f"{'digits' if data is None else Path(data).stem}.toml")
     if path != Path("-") and path.exists():
         raise UserError(f"{path} is there already; name another file with --to")
-    text = starting_configuration(data, target)
+    if data is None and target is not None:
+        raise UserError("--target: name the file that it is in, too")
+    text = DIGITS.read_text(encoding="utf-8") if data is None else starting_configuration(data, target)
     if path == Path("-"):
         typer.echo(text, nl=False)
         return

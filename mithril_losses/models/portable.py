@@ -48,7 +48,7 @@ ADAPTERS = {  # adapter: (its module, the extra that installs its library)
     "ExportedJaxModel": ("jax", "jax"),
     "ExportedTorchModel": ("torch", "torch"),
     "JaxModel": ("jax", "jax"),
-    "NumpyModel": ("numpy", "cli"),
+    "NumpyModel": ("numpy", "numpy"),
     "TorchModel": ("torch", "torch"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from mithril_losses.training.config import literal
 from mithril_losses.training.data import opened
 from mithril_losses.training.errors import UserError, printable
 from mithril_losses.training.tables import Table
+
+DIGITS = resources.files("mithril_losses.training").joinpath("digits.toml")  # the configuration of the demonstration
 
 # An integer column of few small values is taken as labels; a text of more than these values as a name.
 _MOST_LABELS, _LARGEST_LABEL, _MOST_TEXTS = 10, 20, 50
