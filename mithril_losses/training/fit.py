@@ -201,7 +201,7 @@ def fit(
     printed = PrintedProgress() if progress else None
     run = _Run(
         loop, epochs, patience, storage,
-        callbacks=[*callbacks, printed.epoch] if printed else callbacks,
+        callbacks=[*callbacks, lambda epoch: printed.record(epoch.record)] if printed else callbacks,
         on_resume=[call for call in (on_resume, printed and printed.resumed) if call],
         on_batch=[call for call in (on_batch, printed and printed.batch) if call],
     )  # fmt: skip

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TextIO
 from mithril_losses.training.errors import printable
 
 if TYPE_CHECKING:
-    from mithril_losses.training.fit import Epoch
     from mithril_losses.training.loop import Progress
 
 _PAUSE = 0.1  # seconds between two counters
@@ -55,10 +54,6 @@ class PrintedProgress:
         """Print the lines of epochs that are done."""
         for record in history:
             self.record(record)
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Print the line of an epoch."""
-        self.record(epoch.record)
 
     def record(self, record: Mapping[str, float]) -> None:
         """Print the line of a record; the first one has a header."""

@@ -348,7 +348,7 @@ class TestOptions(FolderTestCase):
         table, counter = io.StringIO(), Terminal()
         with mock.patch("mithril_losses.training.printing._PAUSE", -1.0):
             progress = PrintedProgress(table, counter)
-            line(on_batch=progress.batch, callbacks=[progress.epoch], epochs=2)
+            line(on_batch=progress.batch, callbacks=[lambda epoch: progress.record(epoch.record)], epochs=2)
         self.assertRegex(counter.getvalue(), r"\rbatch 2 of 8, \d+ s left")
         self.assertNotIn("batch", table.getvalue())
 
