@@ -5,23 +5,14 @@ from __future__ import annotations
 import io
 import sys
 
+from mithril_losses.training.interruption import interruptions
+
 
 def main() -> None:
     """Run the command line."""
-    from mithril_losses.training.interruption import interruptions
-
-    with interruptions():
-        _run()
-
-
-def _run() -> None:
     try:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # pipes and terminals may not support Greek letters in formulas
-        from mithril_losses.cli.commands import app
-
-        app(prog_name="mithril-losses")
+        with interruptions():
+            run()
     except KeyboardInterrupt:  # before a command began
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -30,3 +21,13 @@ def _run() -> None:
             raise
         print(f"error: the command line needs {error.name}: pip install 'mithril-losses[cli]'", file=sys.stderr)
         sys.exit(2)
+
+
+def run() -> None:
+    """Load the libraries of the command line, and run the command that was typed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # pipes and terminals may not support Greek letters in formulas
+    from mithril_losses.cli.commands import app
+
+    app(prog_name="mithril-losses")

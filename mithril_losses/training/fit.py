@@ -193,8 +193,6 @@ def fit(
         model, objective, tree, named, source, optimizer, sets, metrics or {}, inputs, schedule, clip_norm,
         Monitor(column, maximize), facts,
     )  # fmt: skip
-    if len(set(loop.columns)) < len(loop.columns):
-        raise ValueError(f"two columns of the history would have the same name: {', '.join(loop.columns)}")
     if column not in loop.columns[1:]:
         raise ValueError(unknown("column to monitor", column, loop.columns[1:]))
     storage = CheckpointFile(Path(checkpoint)) if isinstance(checkpoint, (str, os.PathLike)) else checkpoint

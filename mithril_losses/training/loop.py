@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +113,7 @@ class Loop:
     @property
     def columns(self) -> list[str]:
         """The keys of a record."""
-        parts = ["loss", *(part.name for part in (*self.objective.terms, *self.objective.regularizers))]
-        train = [f"train_{part}" for part in parts]
-        return ["epoch", *train, *(f"{name}_{part}" for name in self.evaluate_on for part in (*parts, *self.metrics))]
+        return columns_of(self.objective, self.evaluate_on, self.metrics)
 
     # --- the course of a run -----------------------------------------------------------------------------------------
 
@@ -231,6 +229,20 @@ class Loop:
         generator = getattr(self.data.origin, "generator", None)  # of a DataLoader
         if isinstance(generator, torch.Generator):
             yield "data", generator.get_state(), generator.set_state
+
+
+def columns_of(objective: Objective, sets: Iterable[str], metrics: Iterable[str]) -> list[str]:
+    """Return the keys of a record.
+
+    Raises:
+        ValueError: two of them are the same.
+    """
+    parts = ["loss", *(part.name for part in (*objective.terms, *objective.regularizers))]
+    train = [f"train_{part}" for part in parts]
+    columns = ["epoch", *train, *(f"{name}_{part}" for name in sets for part in (*parts, *metrics))]
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"two columns of the history would have the same name: {', '.join(columns)}")
+    return columns
 
 
 def _require_sound(record: Record, start: Mapping[str, float]) -> None:

@@ -293,9 +293,8 @@ def _torch_program(path: str, config: ModelConfig, backend: str | None) -> Progr
 @contextmanager
 def _program_of(library: str) -> Iterator[None]:
     """Turn what a library raises for a file into one line, and its warnings and notes into nothing."""
-    logger = logging.getLogger("torch")
-    before = logger.disabled
-    logger.disabled = True
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -306,7 +305,7 @@ def _program_of(library: str) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"this is no program of {library} ({type(error).__name__}: {reason})") from error
     finally:
-        logger.disabled = before
+        logging.disable(before)
 
 
 class Guarded:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import expit
 
 from mithril_losses.backends.namespaces import Array
+from mithril_losses.numerics.validation import unknown
 from mithril_losses.training.checkpoints import Checkpoint, CheckpointFile
 from mithril_losses.training.config import TrainingConfig, fingerprint, resolved, to_toml
 from mithril_losses.training.data import DIGITS_SHAPE, load_dataset, require_rows
@@ -22,7 +23,7 @@ from mithril_losses.training.errors import UserError, printable, user_error
 from mithril_losses.training.experiment import Experiment
 from mithril_losses.training.files import Write, owned, write_atomically
 from mithril_losses.training.fit import fit
-from mithril_losses.training.loop import Progress, Record
+from mithril_losses.training.loop import Progress, Record, columns_of
 from mithril_losses.training.plotting import Examples, draw_training
 
 # The files that a run writes into its folder.
@@ -196,8 +197,16 @@ class Trainer(Experiment):
         if model is not None:
             facts["--model"] = self.program.identity
         self.fingerprint = fingerprint(described.model_dump(), facts)
+        self._check_columns()
         for examples in self.sets.values():
             self.evaluate(self.program.params, examples, check_finite=True)
+
+    def _check_columns(self) -> None:
+        held_out, monitor = self.held_out, self.config.run.monitor
+        with user_error("objective"):
+            columns = columns_of(self.objective, [held_out], self.metrics(self.sets[held_out]))
+        if monitor is not None and monitor not in columns[1:]:
+            raise UserError(f"run.monitor: {unknown('column of the history', monitor, columns[1:])}")
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `fit`."""

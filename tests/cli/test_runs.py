@@ -137,7 +137,8 @@ class TestInterruptions(CommandLineTestCase):
     def test_of_a_process_whose_libraries_load_is_one_line(self) -> None:
         program = (
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            "from mithril_losses.cli import main; print('ready', flush=True); main()"
+            "from mithril_losses import cli; run = cli.run; "
+            "cli.run = lambda: (print('ready', flush=True), run()); cli.main()"
         )
         command = [sys.executable, "-c", program, "train", str(self.file), "--set", "run.epochs=1000000"]
         for pause in (0.0, 0.1, 0.4):
