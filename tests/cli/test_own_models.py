@@ -231,6 +231,7 @@ class TestTheSameLosses(OwnModelTestCase):
         self.configure()
         self.assert_the_same(history)
 
+    @pytest.mark.exhaustive
     def test_with_an_exported_program_of_torch(self) -> None:
         self.export("torch")
         self.assert_the_same(self.losses((self.folder / "program.pt2").as_posix()))

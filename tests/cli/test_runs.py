@@ -1,12 +1,15 @@
 """Runs of the command line: none is lost, none is misread; evaluation and prediction; JSON, pipes and completion."""
 
+import contextlib
 import csv
+import functools
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -260,36 +263,46 @@ class TestOutput(CommandLineTestCase):
         self.assertIn("complete", result.stdout + script.stdout)
 
 
+def rows_of_a_table() -> list[dict[str, str]]:
+    draw = np.random.default_rng(0)
+    return [
+        {"width": f"{kind + draw.normal(0, 0.1):.4f}", "color": "rg"[kind % 2], "kind": "abc"[kind]}
+        for kind in draw.integers(0, 3, 90)
+    ]
+
+
+@functools.cache
+def trained() -> dict[str, bytes]:
+    """Return the files of a run on the table, which is trained once, and its result as JSON."""
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        write_table(Path("table.csv"), rows_of_a_table())
+        run = CliRunner().invoke
+        run(app, ["init", "table.csv"])
+        options = [part for change in ("run.picture=false", "run.epochs=25") for part in ("--set", change)]
+        result = run(app, ["train", "table.toml", *options, "--json", "--quiet"])
+        assert result.exit_code == 0, result.output
+        return {path.name: path.read_bytes() for path in Path("runs/table").iterdir()} | {"": result.stdout.encode()}
+
+
+def write_table(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 class TestFinishedRuns(CommandLineTestCase):
     def setUp(self) -> None:
         super().setUp()
-        draw = np.random.default_rng(0)
-        self.table = self.folder / "table.csv"
-        kinds = draw.integers(0, 3, 90)
-        self.rows = [
-            {"width": f"{kind + draw.normal(0, 0.1):.4f}", "color": "rg"[kind % 2], "kind": "abc"[kind]}
-            for kind in kinds
-        ]
-        self.write(self.table, self.rows)
-        self.file = self.folder / "table.toml"
-        self.run_app("init", self.table, "--to", self.file)
-        options = [
-            "--set",
-            f"run.output={self.output.as_posix()}",
-            "--set",
-            "run.picture=false",
-            "--set",
-            "run.epochs=25",
-        ]
-        result = self.run_app("train", self.file, *options, "--json", "--quiet")
-        self.assertEqual(result.exit_code, 0, result.output)
-        self.result = json.loads(result.stdout)
-
-    def write(self, path: Path, rows: list[dict[str, str]]) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        self.enterContext(contextlib.chdir(self.folder))
+        self.table = Path("table.csv")
+        self.rows = rows_of_a_table()
+        write_table(self.table, self.rows)
+        files = dict(trained())
+        self.result = json.loads(files.pop(""))
+        self.output.mkdir()
+        for name, content in files.items():
+            (self.output / name).write_bytes(content)
 
     def test_evaluation_repeats_the_result(self) -> None:
         found = json.loads(self.run_app("evaluate", self.output, "--json").stdout)
@@ -302,13 +315,13 @@ class TestFinishedRuns(CommandLineTestCase):
         self.assertNotEqual(whole["loss"], found["loss"])
 
     def test_evaluation_does_not_guess_a_test_set(self) -> None:
-        self.write(self.table, self.rows[:80])
+        write_table(self.table, self.rows[:80])
         self.assert_fails(self.run_app("evaluate", self.output), "the data have changed since the run", "name a file")
         self.assertEqual(self.run_app("evaluate", self.output, self.table).exit_code, 0)
 
     def test_predictions_are_classes_by_name(self) -> None:
         others = self.folder / "others.csv"
-        self.write(others, [{"width": row["width"], "color": row["color"]} for row in self.rows])
+        write_table(others, [{"width": row["width"], "color": row["color"]} for row in self.rows])
         text = self.run_app("predict", self.output, others).stdout
         found = [row["kind"] for row in csv.DictReader(io.StringIO(text))]
         right = sum(one == row["kind"] for one, row in zip(found, self.rows, strict=True))
@@ -343,11 +356,11 @@ class TestFinishedRuns(CommandLineTestCase):
     )
     def test_what_does_not_fit_is_one_line(self, case: str, arguments: list[str], words: list[str]) -> None:
         good = [{"width": row["width"], "color": row["color"]} for row in self.rows]
-        self.write(self.folder / "blank.csv", good)
-        self.write(self.folder / "narrow.csv", [{"color": row["color"]} for row in good])
-        self.write(self.folder / "blue.csv", [row | {"color": "b"} for row in good])
-        self.write(self.folder / "text.csv", [row | {"width": "wide"} for row in good])
-        self.write(self.folder / "gap.csv", [good[0], good[1] | {"width": ""}, *good[2:]])
+        write_table(self.folder / "blank.csv", good)
+        write_table(self.folder / "narrow.csv", [{"color": row["color"]} for row in good])
+        write_table(self.folder / "blue.csv", [row | {"color": "b"} for row in good])
+        write_table(self.folder / "text.csv", [row | {"width": "wide"} for row in good])
+        write_table(self.folder / "gap.csv", [good[0], good[1] | {"width": ""}, *good[2:]])
         place = {"run": self.output, "none": self.folder / "none"}
         paths = [place.get(each, self.folder / each if "." in each or "/" in each else each) for each in arguments[1:]]
         self.assert_fails(self.run_app(arguments[0], *paths), *words)

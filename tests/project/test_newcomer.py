@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from mithril_losses.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -104,8 +107,17 @@ def play(run: Run, folder: Path) -> None:
     assert right > 900
 
 
-def test_a_newcomer_with_a_table(tmp_path: Path) -> None:
-    play(command(os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), tmp_path), tmp_path)
+def test_a_newcomer_with_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    in_a_process = command(os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), tmp_path)
+
+    def run(*arguments: str, interrupt_after: Path | None = None) -> subprocess.CompletedProcess[str]:
+        if interrupt_after is not None:
+            return in_a_process(*arguments, interrupt_after=interrupt_after)
+        done = CliRunner().invoke(app, arguments, prog_name="mithril-losses")
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+    play(run, tmp_path)
 
 
 @pytest.fixture(scope="module")
