@@ -195,7 +195,7 @@ def _check_wiring(value: Any) -> Any:
     for key, name in value.items() if isinstance(value, dict) else [("", value)]:
         if not isinstance(name, str) or not name:
             raise problem(
-                f"give a name, or a table of names by argument, got {reprlib.repr(value)}", *filter(None, [key])
+                f"give a name, or a table of names by argument, got {reprlib.repr(name)}", *filter(None, [key])
             )
     return value
 
