@@ -600,6 +600,17 @@ class ProbabilityMaps(_Fixed):
         return generator.dirichlet(np.full(3, 2.0), (*shape[:-1], 5))
 
 
+class ScoreMaps(Elements):
+    """Scores of the classes of every pixel: (batch, …, classes)."""
+
+    def __str__(self) -> str:
+        return "scores of the classes of every pixel"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a map of five pixels and three classes for every row of `shape`."""
+        return 1.5 * generator.standard_normal((*shape[:-1], 5, 3))
+
+
 class LabelMaps(_Fixed):
     """Class indices of every pixel: (batch, …)."""
 
@@ -607,7 +618,7 @@ class LabelMaps(_Fixed):
         return "class indices of every pixel"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw labels that fit a sample of `ProbabilityMaps`."""
+        """Draw labels that fit a sample of `ProbabilityMaps` or `ScoreMaps`."""
         return generator.integers(0, 3, (*shape[:-1], 5))
 
 

@@ -32,7 +32,9 @@ class OnJax:
         # numbers that a compiled function takes as arguments; all other options are constants in it
         intervals = {name: x for name, x in pair.domain.items() if isinstance(x, Interval) and not x.static}
         self._numbers: dict[str, Interval | None] = intervals | {"upstream": None, "normalizer": None}
-        self._labels = {name: x for name, x in pair.domain.items() if isinstance(x, Labels)}
+        # a template with its own check knows which labels are ignored
+        domains = {} if pair.terms.check is not None else pair.domain
+        self._labels = {name: x for name, x in domains.items() if isinstance(x, Labels)}
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.domains import array_names, checked
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
-from mithril_losses.numerics.validation import as_dtype, quiet
+from mithril_losses.numerics.validation import quiet
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Loop
 
@@ -209,7 +209,7 @@ def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) ->
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
     if found.pull is None:
         return closing.spread(xp, slope, like, summed)
-    return as_dtype(xp, found.pull(closing.spread(xp, slope, slope, summed)), like.dtype)
+    return closing.finish(xp, found.pull(closing.spread(xp, slope, slope, summed)), like)
 
 
 def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
