@@ -403,7 +403,7 @@ class TestCheckpoints(FolderTestCase):
 
     def test_a_diverged_run_is_an_error_and_keeps_the_epochs_before(self) -> None:
         with self.assertRaisesRegex(DivergedError, r"train_loss is [\d.]+e\+0\d in epoch \d+, and was .* at the start"):
-            line(optimizer=Sgd(0.7), epochs=50, checkpoint=self.file)
+            line(optimizer=Sgd(1.0), epochs=50, checkpoint=self.file)
         with self.assertRaisesRegex(DivergedError, "is (nan|inf) in epoch 1"):
             line(optimizer=Sgd(1e300))
         self.assertTrue(self.file.exists())
