@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import sys
 import tempfile
@@ -63,8 +64,9 @@ def train(
     Exit code 1: the run diverged. 2: the input is wrong. 130: it was interrupted.
     """
     settings = _settings(config, config_of, changes or [], backend, model)
-    if config_of is not None and not (resume or overwrite or _sets_output(changes)):
-        settings = _numbered(settings)
+    if config_of is not None and not _sets_output(changes):
+        output = config_of if resume or overwrite else _numbered(config_of)
+        settings = settings.model_copy(update={"run": settings.run.model_copy(update={"output": str(output)})})
     from mithril_losses.training.printing import PrintedProgress
     from mithril_losses.training.run import train as run  # its libraries take a second to import
 
@@ -111,11 +113,12 @@ def _sets_output(changes: list[str] | None) -> bool:
     return any(change.partition("=")[0].strip() in ("run.output", "run") for change in changes or ())
 
 
-def _numbered(settings: TrainingConfig) -> TrainingConfig:
-    """Return the settings with the first output folder `NAME-2`, `NAME-3`, … that does not exist."""
-    base = settings.run.output.rstrip("/")
-    output = next(name for name in (f"{base}-{number}" for number in itertools.count(2)) if not Path(name).exists())
-    return settings.model_copy(update={"run": settings.run.model_copy(update={"output": output})})
+def _numbered(folder: Path) -> Path:
+    """Return the first folder `NAME-2`, `NAME-3`, … that does not exist."""
+    folder = Path(os.path.normpath(folder))
+    return next(
+        path for path in (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2)) if not path.exists()
+    )
 
 
 def _report(settings: TrainingConfig, result: Any, as_json: bool, quiet: bool) -> None:

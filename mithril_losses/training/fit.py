@@ -174,12 +174,10 @@ def fit(
         >>> round(float(result.params["slope"]), 6)
         3.0
     """
-    _require_counts(
-        epochs=epochs, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size,
+    _require_positive(
+        clip_norm, epochs=epochs, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size,
         steps_per_epoch=steps_per_epoch, patience=patience,
     )  # fmt: skip
-    if clip_norm is not None and not clip_norm > 0.0:
-        raise ValueError(f"clip_norm must be positive, got {clip_norm!r}")
     tree = Tree(params)
     named = {name: fresh(x) for name, x in tree.named(params).items()}
     sets = {
@@ -206,7 +204,9 @@ def fit(
     return run(resume, overwrite)
 
 
-def _require_counts(**counts: int | None) -> None:
+def _require_positive(clip_norm: float | None, **counts: int | None) -> None:
+    if clip_norm is not None and not clip_norm > 0.0:
+        raise ValueError(f"clip_norm must be positive, got {clip_norm!r}")
     for name, count in counts.items():
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name} must be a positive number, got {count!r}")

@@ -66,6 +66,14 @@ class TestNoRunIsLost(CommandLineTestCase):
         self.assertTrue(Path(elsewhere, "checkpoint.npz").exists())
         self.assert_fails(self.run_app("train", "--config-of", self.folder / "none"), "No such file")
 
+    def test_a_folder_that_was_moved_is_resumed_where_it_is(self) -> None:
+        self.train("run.epochs=1")
+        moved = self.output.rename(self.folder / "moved")
+        result = self.run_app("train", "--config-of", moved, "--resume", "--set", "run.epochs=2")
+        self.assertEqual(result.exit_code, 0, result.output)
+        self.assertEqual(len((moved / "history.csv").read_text().splitlines()), 3)
+        self.assertFalse(self.output.exists())
+
     def test_the_resolved_configuration_is_written(self) -> None:
         self.train("optimizer.kind=adam", "optimizer.learning_rate=0.01", "data.examples=200", backend="torch")
         text = self.contents()["config.toml"].decode()
