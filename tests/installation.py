@@ -35,6 +35,11 @@ def supported_pythons() -> dict[str, Path]:
     return found
 
 
+def is_running(version: str) -> bool:
+    """Whether this is the version of the Python that runs this script."""
+    return version == f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
 def copy_of_repository(folder: Path) -> Path:
     """Copy the repository without what was made in it, which a build would take up again."""
     return Path(shutil.copytree(ROOT, folder / "repository", symlinks=True, ignore=shutil.ignore_patterns(*MADE_HERE)))
@@ -101,6 +106,12 @@ def blocks(page: str, language: str, title: str = "") -> list[str]:
     return found
 
 
+def examples(*, loops: bool) -> str:
+    """Return the Python of the README, with or without its training loops, which need JAX and PyTorch."""
+    in_loops = blocks("README.md", "python", "In a training loop")
+    return "".join(block for block in blocks("README.md", "python") if loops or block not in in_loops)
+
+
 def installs(message: str) -> list[str]:
     """Return the command with which an error says what to install."""
     found = re.search(r"pip install '([^']+)'", message)
@@ -108,11 +119,19 @@ def installs(message: str) -> list[str]:
     return ["pip", "install", "--quiet", found[1]]
 
 
-def check_wheel(wheel: Path, python: str | Path, folder: Path) -> None:
-    """Install the wheel alone, then what the errors ask for; at each step, run what the pages say."""
+def check_wheel(wheel: Path, python: str | Path, folder: Path, *, with_frameworks: bool) -> None:
+    """Install the wheel alone, then what the errors ask for; at each step, run what the pages say.
+
+    Args:
+        wheel: the file.
+        python: which Python makes the environment.
+        folder: an empty one, for the environment and for a folder in which the examples run.
+        with_frameworks: whether to install JAX and PyTorch at the end, which takes minutes, and to run what needs them.
+    """
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "readme.py").write_text("".join(blocks("README.md", "python")), "utf-8")
+    (elsewhere / "readme.py").write_text(examples(loops=False), "utf-8")
+    (elsewhere / "with_loops.py").write_text(examples(loops=True), "utf-8")
     environment = Environment(python, folder / "environment", elsewhere)
 
     environment.run("pip", "install", "--quiet", str(wheel.resolve()))
@@ -131,6 +150,13 @@ def check_wheel(wheel: Path, python: str | Path, folder: Path) -> None:
     environment.run("bash", "-e", "-c", first_run)
     require((elsewhere / "runs/digits/training.png").exists(), "the first run has no picture")
 
+    if with_frameworks:
+        pins = str(ROOT / "constraints.txt")
+        environment.run("pip", "install", "--quiet", "-c", pins, f"{wheel.resolve()}[jax,torch]")
+        environment.run("python", "with_loops.py")
+        for backend in ("jax", "torch"):
+            environment.run("mithril-losses", "train", "digits.toml", "--backend", backend, "--set", "run.epochs=1")
+
 
 def check_installation_from_clone(folder: Path) -> None:
     """Run what the README says of a clone: both ways to install, then `make demo` and the commands after it."""
@@ -140,7 +166,7 @@ def check_installation_from_clone(folder: Path) -> None:
         environment.run("bash", "-e", "-c", block)
         require(environment.installed() == {*NEEDED, "autograd"}, f"installed are {environment.installed()}")
     run(repository, "make", "demo", f"PYTHON={sys.executable}")
-    run(repository, "bash", "-e", "-c", blocks("README.md", "sh", "From the command line")[0])
+    run(repository, "bash", "-e", "-c", "".join(blocks("README.md", "sh", "From the command line")))
 
 
 def main() -> None:
@@ -148,12 +174,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if sys.argv[1:]:
-            check_wheel(Path(sys.argv[1]), sys.executable, folder)
+            check_wheel(Path(sys.argv[1]), sys.executable, folder, with_frameworks=True)
             return
         wheel, _ = build(folder)
         for version, python in supported_pythons().items():
             (folder / version).mkdir()
-            check_wheel(wheel, python, folder / version)
+            check_wheel(wheel, python, folder / version, with_frameworks=is_running(version))
             print(f"Python {version}: the wheel installs, and the README runs")
         (folder / "clone").mkdir()
         check_installation_from_clone(folder / "clone")

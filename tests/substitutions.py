@@ -396,7 +396,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/unreduced.py",
         "a name in wrt gives a dict",
-        {"gradients if isinstance(asked, tuple) else gradients[asked]": "gradients"},
+        {"NamedArrays(gradients) if isinstance(asked, tuple) else gradients[asked]": "gradients"},
         "chamfer_distance",
     ),
     Substitution(
@@ -427,7 +427,7 @@ SUBSTITUTIONS = [
     Substitution(
         "catalogue.py",
         "a gradient may take other arguments than its loss",
-        {"if list(shape(loss)) != list(shape(other)):": "if False:"},
+        {"if shape(loss) != shape(other):": "if False:"},
     ),
     Substitution(
         "numerics/trees.py",
@@ -651,7 +651,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/classification.py",
         "cross-entropy does not clip probabilities",
-        {"p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)": "p = classes.scores"},
+        {"p = xp.minimum(xp.maximum(scores, width), 1.0 - width)": "p = scores"},
     ),
     Substitution(
         "templates/rows.py",

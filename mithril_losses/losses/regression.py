@@ -54,7 +54,7 @@ def _squared_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array, 
     return error * error, 2.0 * error
 
 
-def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def mse_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of e², e = predictions − targets.
 
     Args:
@@ -105,7 +105,7 @@ def _absolute_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array,
     return xp.abs(error), xp.sign(error)
 
 
-def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def mae_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of |e|, e = predictions − targets.
 
     Args:
@@ -161,7 +161,7 @@ def _huber(xp: Any, predictions: Array, targets: Array, delta: float) -> tuple[A
     return slope * (error - 0.5 * slope), slope
 
 
-def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def huber_loss(predictions: ArrayT, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of ½e² where |e| ≤ δ and δ(|e| − ½δ) elsewhere, e = predictions − targets.
 
     Args:
@@ -218,7 +218,7 @@ def _log_cosh(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
     return xp.where(magnitude < 1.0, near, far), xp.tanh(error)
 
 
-def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def log_cosh_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log cosh e, e = predictions − targets.
 
     The loss is about e² / 2 for small errors and |e| − log 2 for large ones, and has derivatives of every order.
@@ -281,13 +281,13 @@ def _charbonnier(
 
 
 def charbonnier_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     epsilon: float = 1e-3,
     alpha: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of (e² + ε²)^(α/2), e = predictions − targets.
 
     Args:
@@ -361,7 +361,7 @@ def _smooth_l1(xp: Any, predictions: Array, targets: Array, beta: float) -> tupl
     return slope * (error - 0.5 * (beta * slope)), slope
 
 
-def smooth_l1_loss(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def smooth_l1_loss(predictions: ArrayT, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of ½e²/β where |e| ≤ β and |e| − ½β elsewhere, e = predictions − targets: the Huber loss, divided by β.
 
     Args:
@@ -422,8 +422,8 @@ def _pinball(xp: Any, predictions: Array, targets: Array, quantile: float) -> tu
 
 
 def pinball_loss(
-    predictions: Array, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of max((1 − q) e, −q e), e = predictions − targets, q = quantile.
 
     The constant of least mean loss is the q-quantile of the targets. For q = ½ the loss is half of the absolute error.
@@ -489,8 +489,8 @@ def _expectile(xp: Any, predictions: Array, targets: Array, expectile: float) ->
 
 
 def expectile_loss(
-    predictions: Array, targets: Array, *, expectile: float | Array = 0.5, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, expectile: float | Array = 0.5, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of (1 − τ) e² where e > 0 and τ e² elsewhere, e = predictions − targets, τ = expectile.
 
     The constant of least mean loss is the τ-expectile of the targets. For τ = ½ it is their mean, and the loss is half
@@ -547,7 +547,7 @@ def _squared_logarithmic(xp: Any, predictions: Array, targets: Array) -> tuple[A
     return difference * difference, 2.0 * difference / (1.0 + predictions)
 
 
-def msle_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def msle_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of d², d = log(1 + p) − log(1 + t), p = predictions and t = targets.
 
     Args:
@@ -601,7 +601,7 @@ def _absolute_percentage(xp: Any, predictions: Array, targets: Array, epsilon: f
     return xp.abs(error) / size, xp.sign(error) / size
 
 
-def mape_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:
+def mape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of |e| / max(|t|, ε), e = predictions − targets, t = targets: as a fraction, not in percent.
 
     Args:
@@ -652,7 +652,7 @@ def _squared_percentage(xp: Any, predictions: Array, targets: Array, epsilon: fl
     return ratio * ratio, 2.0 * ratio / size
 
 
-def mspe_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:
+def mspe_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of (e / max(|t|, ε))², e = predictions − targets, t = targets: as a fraction, not in percent.
 
     Args:
@@ -714,7 +714,7 @@ def _symmetric_percentage(xp: Any, predictions: Array, targets: Array, epsilon: 
     return 2.0 * (xp.abs(error) / size), 2.0 * share * (xp.sign(error) / size)
 
 
-def smape_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:
+def smape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of 2|e| / max(|p| + |t|, ε), e = p − t, p = predictions and t = targets: in [0, 2], not in percent.
 
     A prediction whose sign differs from that of the target costs 2, whatever its size, and has no gradient.
@@ -801,13 +801,13 @@ def _psnr(
 
 
 def psnr_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     max_value: float = 1.0,
     axis: int | tuple[int, ...] | None = None,
     **reduction: Unpack[RowReduction],
-) -> Array:
+) -> ArrayT:
     """Negative peak signal-to-noise ratio, −20 log₁₀(max / √MSE), in decibels.
 
     Args:

@@ -19,6 +19,7 @@ from installation import (
     build,
     check_installation_from_clone,
     check_wheel,
+    is_running,
     supported_pythons,
 )
 
@@ -39,7 +40,7 @@ def test_the_wheel_runs_in_a_bare_environment(built: tuple[Path, Path], tmp_path
     python = supported_pythons().get(version)
     if python is None:
         pytest.skip(f"Python {version} is not on this machine")
-    check_wheel(built[0], python, tmp_path)
+    check_wheel(built[0], python, tmp_path, with_frameworks=is_running(version))
 
 
 @pytest.mark.exhaustive
