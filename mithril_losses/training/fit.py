@@ -46,6 +46,11 @@ class FitResult:
     steps: int
     stopped: str
 
+    def __repr__(self) -> str:
+        """Return the numbers of the last epoch, without the parameters."""
+        last = ", ".join(f"{name} {value:.5g}" for name, value in self.history[-1].items())
+        return f"FitResult({last}; best epoch {self.best_epoch}, {self.steps} steps, stopped by {self.stopped})"
+
 
 @dataclass(frozen=True)
 class Epoch:
