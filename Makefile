@@ -26,7 +26,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
 
 demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints, picture
-	$(BIN)/mithril-losses train $(CONFIG)
+	$(BIN)/mithril-losses train $(CONFIG) --overwrite
 
 # One thread per library and worker: the workers share the cores among themselves. A worker takes neighbouring tests,
 # which use what it has compiled before.

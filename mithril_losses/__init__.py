@@ -36,6 +36,7 @@ from mithril_losses.templates.composed import Composed as Composed
 from mithril_losses.templates.elements import elementwise as elementwise
 from mithril_losses.templates.unreduced import Losses as Losses
 from mithril_losses.templates.unreduced import unreduced as unreduced
+from mithril_losses.training.fit import fit as fit
 
 if not typing.TYPE_CHECKING:  # `as` and star imports tell type checkers what is public
     __all__ = [name for name, x in globals().items() if name[0] != "_" and not isinstance(x, types.ModuleType)]

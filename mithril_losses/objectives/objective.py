@@ -183,6 +183,8 @@ class Objective:
     def from_config(cls, config: Mapping[str, Any]) -> Objective:
         """Return the objective that a nesting of dicts and lists describes, such as parsed TOML or JSON.
 
+        It has the keys `terms` and `regularizers`, or is the configuration of a run, whose table `objective` has them.
+
         Raises:
             ValueError: one line for each key that is unknown, missing or has an impossible value.
             ModuleNotFoundError: pydantic is not installed.
@@ -197,6 +199,8 @@ class Objective:
     @classmethod
     def from_toml(cls, source: str | os.PathLike[str]) -> Objective:
         """Return the objective that a TOML file describes: arrays of tables `terms` and `regularizers`.
+
+        In the configuration of a training run they are in the table `objective`; such a file is read, too.
 
         Args:
             source: the path of a file that ends in `.toml`, or the text itself.
