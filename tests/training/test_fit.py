@@ -268,9 +268,7 @@ class TestOptions(FolderTestCase):
 
     def test_a_result_is_shown_without_its_parameters(self) -> None:
         shown = repr(line(epochs=2, evaluate_on={}))
-        self.assertRegex(
-            shown, r"\AFitResult\(epoch 2, train_loss \d.*best epoch 2, 8 steps, stopped by epochs\)\Z"
-        )
+        self.assertRegex(shown, r"\AFitResult\(epoch 2, train_loss \d.*best epoch 2, 8 steps, stopped by epochs\)\Z")
 
     def test_the_first_is_the_best_of_equal_epochs(self) -> None:
         result = line(optimizer=Sgd(0.1), schedule=lambda step: 0.0)
