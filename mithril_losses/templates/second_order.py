@@ -13,7 +13,7 @@ from typing import Any, Literal, Unpack, get_args
 
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, namespace_of, require_library
-from mithril_losses.domains import REAL, LargestNumber
+from mithril_losses.domains import REAL, FeatureMaps, LargestNumber, Matrices, Parameters
 from mithril_losses.numerics.reduction import GradientReduction, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -136,7 +136,9 @@ class UnreducedSecond(Unreduced):
         self.vectors = {} if order in ("diagonal", "all") else vector_names(base.wrt)
         arrays = base.array_names
         self.domain = {name: base.domain[name] for name in arrays}
-        self.domain |= {vector: base.domain[name] for name, vector in self.vectors.items()}
+        nested = (FeatureMaps, Matrices, Parameters)  # a vector is of any numbers, in the structure of its argument
+        of_vectors = {name: base.domain[name] if isinstance(base.domain[name], nested) else REAL for name in self.wrt}
+        self.domain |= {vector: of_vectors[name] for name, vector in self.vectors.items()}
         self.domain |= base.domain
         self.outputs = _outputs(base.wrt, order)
         self.has_value, self.is_factor = order == "all", order in ("factor", "transposed")
