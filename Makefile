@@ -26,7 +26,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
 
 demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints, picture
-	$(BIN)/mithril-losses train $(CONFIG)
+	$(BIN)/mithril-losses train $(CONFIG) --overwrite
 
 # One thread per library and worker: the workers share the cores among themselves. A worker takes neighbouring tests,
 # which use what it has compiled before.
@@ -91,9 +91,10 @@ faults: $(EVERYTHING)  ## kill, damage, fork and interrupt at random for some mi
 	$(BIN)/python tests/faults.py $(FAULTS) --report docs/faults.md
 
 # Takes most of an hour, and wants the machine for itself.
-bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md and profiles.md
+bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md, profiles.md and domain-checks.md
 	$(BIN)/mithril-losses bench $(BENCH) --csv docs/benchmarks.csv --chart docs/benchmarks.png --report docs/benchmarks.md
 	$(BIN)/python -m mithril_losses.benchmarks.profile docs/profiles.md
+	$(BIN)/python -m mithril_losses.benchmarks.domains docs/domain-checks.md
 
 # Without an accelerator this says so and changes nothing. JAX sees one only if a build for it was installed.
 bench-device: $(EVERYTHING)  ## check all gradients and measure speed on a GPU, if there is one, and write docs/benchmarks-gpu.md
@@ -116,8 +117,10 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 
+# The mode "compat" puts this folder on the path by a file, which type checkers read in other folders, too; by default
+# an import hook finds the package, which they do not run.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install -c constraints.txt -e ".[$*]"
+	$(BIN)/pip install -c constraints.txt --config-settings editable_mode=compat -e ".[$*]"
 	touch "$@"
 
 # Which build of PyTorch a machine gets is left to that machine here, too: uv reads UV_TORCH_BACKEND (cpu, …).

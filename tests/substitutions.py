@@ -396,7 +396,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/unreduced.py",
         "a name in wrt gives a dict",
-        {"gradients if isinstance(asked, tuple) else gradients[asked]": "gradients"},
+        {"NamedArrays(gradients) if isinstance(asked, tuple) else gradients[asked]": "gradients"},
         "chamfer_distance",
     ),
     Substitution(
@@ -427,7 +427,7 @@ SUBSTITUTIONS = [
     Substitution(
         "catalogue.py",
         "a gradient may take other arguments than its loss",
-        {"if list(shape(loss)) != list(shape(other)):": "if False:"},
+        {"if shape(loss) != shape(other):": "if False:"},
     ),
     Substitution(
         "numerics/trees.py",
@@ -695,9 +695,33 @@ SUBSTITUTIONS = [
         "class_axis and central",
     ),
     Substitution(
+        "domains.py",
+        "values outside of a domain pass where they can be seen",
+        {"        if _is_enforced.get():\n": "        if False:\n"},
+        "can_be_seen_is_refused and binary_cross_entropy",
+    ),
+    Substitution(
+        "domains.py",
+        "values outside of a domain pass where they cannot be seen",
+        {"return xp.where((x >= low) & (x <= high), x, math.nan)": "return x"},
+        "inside_a_trace and binary_cross_entropy",
+    ),
+    Substitution(
+        "domains.py",
+        "rows of any sum are distributions where they can be seen",
+        {"return bool(least >= 1.0 - _USUAL.total and largest <= 1.0 + _USUAL.total)": "return True"},
+        "can_be_seen_is_refused and kl_divergence",
+    ),
+    Substitution(
+        "loops/elements.py",
+        "a loop lets elements outside of an interval pass",
+        {"illegal += T(1) if {' | '.join(sides)} else T(0)": "illegal += T(0)"},
+        "in_a_large_array_is_refused and binary_cross_entropy",
+    ),
+    Substitution(
         "losses/classification.py",
         "cross-entropy does not clip probabilities",
-        {"p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)": "p = classes.scores"},
+        {"p = xp.minimum(xp.maximum(scores, width), 1.0 - width)": "p = scores"},
     ),
     Substitution(
         "templates/rows.py",
@@ -1531,5 +1555,90 @@ SUBSTITUTIONS = [
         {'is_needed = kind == "fisher" and not': 'is_needed = kind == "fishy" and not'},
         tests="curvature",
         select="Refusals",
+    ),
+    # training
+    Substitution(
+        "training/loop.py",
+        "a resumed run begins the iterator anew",
+        {"        self.data.skip(found.epoch)\n": ""},
+        tests="fit",
+        select="passed_over",
+    ),
+    Substitution(
+        "training/loop.py",
+        "a resumed run draws other masks",
+        {"        self._set_random_states(found.arrays)\n": ""},
+        tests="fit",
+        select="same_masks",
+    ),
+    Substitution(
+        "training/loop.py",
+        "dropout is active in evaluation",
+        {"with mode(model, training=False):": "with mode(model, training=True):"},
+        tests="fit",
+        select="TestTorch",
+    ),
+    Substitution(
+        "training/loop.py",
+        "a loss that grows and grows is no divergence",
+        {"OUT_OF_PROPORTION = 1e4": "OUT_OF_PROPORTION = 1e40"},
+        tests="fit",
+        select="diverged",
+    ),
+    Substitution(
+        "training/loop.py",
+        "the last of equal epochs is the best",
+        {"return values.index(min(values)) + 1": "return len(values) - values[::-1].index(min(values))"},
+        tests="fit",
+        select="best_of_equal",
+    ),
+    Substitution(
+        "training/moving.py",
+        "small gradients are scaled up to the norm",
+        {"xp.where(found > norm, norm / found, xp.ones_like(found))": "norm / found"},
+        tests="fit",
+        select="clipped",
+    ),
+    Substitution(
+        "training/optimizers.py",
+        "weight decay follows no schedule",
+        {"decay = self.learning_rate * factor * self.weight_decay": "decay = self.learning_rate * self.weight_decay"},
+        tests="fit",
+        select="decay",
+    ),
+    Substitution(
+        "training/run.py",
+        "a run is overwritten unasked",
+        {"if has_run and not resume and not overwrite:": "if has_run and not resume and overwrite:"},
+        tests="runs",
+        select="overwritten_only",
+    ),
+    Substitution(
+        "training/data.py",
+        "features are scaled by all rows",
+        {'sets["train"], features': "raw, features"},
+        tests="own_data",
+        select="scaled",
+    ),
+    Substitution(
+        "training/data.py",
+        "labels decide no split",
+        {"    if config.stratify:\n": '    if config.stratify == "":\n'},
+        tests="own_data",
+        select="stratified",
+    ),
+    Substitution(
+        "training/printing.py",
+        "a column has room for eight characters",
+        {"_NUMBER = 10  #": "_NUMBER = 8  #", "2 * len(keys) + 1 > limit": "2 * len(keys) - 9 > limit"},
+        tests="runs",
+        select="beside_the_columns",
+    ),
+    Substitution(
+        "training/finished.py",
+        "a test set that has changed is evaluated",
+        {"if dataset.preparation.digest != self._preparation.digest:": "if not dataset.preparation.digest:"},
+        tests="runs",
+        select="guess",
     ),
 ]

@@ -20,7 +20,6 @@ from mithril_losses.execution.curvature import hessian_vector_product
 LOSSES = (
     "mse_loss",
     "huber_loss",
-    "log_cosh_loss",
     "binary_cross_entropy_with_logits",
     "focal_loss_with_logits",
     "poisson_negative_log_likelihood",

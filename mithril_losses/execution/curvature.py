@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mithril_losses.autodiff import multiply_by
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import array_namespace
 from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.domains import Choice
@@ -72,8 +73,8 @@ def value_gradient_and_hessian(
 
     def split(result: tuple[Any, Any]) -> tuple[Any, Any, Any]:
         value, found = result
-        gradients = {name: x for name, x in found.items() if name not in names}
-        hessians = {names[name]: x for name, x in found.items() if name in names}
+        gradients = NamedArrays((name, x) for name, x in found.items() if name not in names)
+        hessians = NamedArrays((names[name], x) for name, x in found.items() if name in names)
         if len(pair.wrt) == 1:
             return value, gradients[pair.wrt[0]], hessians[pair.wrt[0]]
         return value, gradients, hessians

@@ -10,6 +10,7 @@ from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, n
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
+    CLASS_DISTRIBUTION,
     CLIP_WIDTH,
     FRACTION,
     NON_NEGATIVE,
@@ -19,7 +20,6 @@ from mithril_losses.domains import (
     ClassAxis,
     ClassNumbers,
     ClassTargets,
-    Distributions,
     Integer,
     Interval,
 )
@@ -80,12 +80,16 @@ _CLASS_OPTIONS: dict[str, Any] = {
 }
 
 
+def _mass(scores: Array, targets: Array, **options: Any) -> Any:
+    return classes_of(scores, targets, **options, trusted=True).mass
+
+
 @unreduced(
     loop=softmax_loop,
     second_loop=softmax_second_loop,
     curved=True,
     check=functools.partial(classes_of, name="logits"),
-    mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
+    mass=_mass,
     logits=REAL,
     targets=ClassTargets(),
     **_CLASS_OPTIONS,
@@ -125,7 +129,7 @@ def _as_given(draw: Draw, labels: Array, targets: Array, scores: Array, axis: in
 
 
 def cross_entropy_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -133,7 +137,7 @@ def cross_entropy_with_logits(
     label_smoothing: float = 0.0,
     ignore_index: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −Σ_c w_c y′_c log softmax(z)_c, with y′ = (1 − a) y + a / C.
 
     Args:
@@ -206,11 +210,19 @@ def cross_entropy_with_logits_gradient(
 cross_entropy_with_logits_value_and_gradient = both_of(cross_entropy_with_logits_gradient)
 
 
+_OF_CLASSES = CLASS_DISTRIBUTION.suggesting("for logits there is cross_entropy_with_logits")
+
+
+def _check_cross_entropy(predictions: Array, targets: Array, epsilon: Any, **options: Any) -> None:
+    axis = classes_of(predictions, targets, **options).axis
+    _OF_CLASSES.check_along("predictions", predictions, axis)
+
+
 @unreduced(
     curved=True,
-    check=lambda *arguments, epsilon, **options: classes_of(*arguments, **options),
-    mass=lambda *arguments, epsilon, **options: classes_of(*arguments, **options).mass,
-    predictions=Distributions(),
+    check=_check_cross_entropy,
+    mass=lambda *arguments, epsilon, **options: _mass(*arguments, **options),
+    predictions=_OF_CLASSES,
     targets=ClassTargets(),
     **_CLASS_OPTIONS,
     epsilon=CLIP_WIDTH,
@@ -229,7 +241,9 @@ def _cross_entropy(
     xp: Any = namespace_of(predictions)
     shares, axis = classes.shares, classes.axis
     width = CLIP_WIDTH.for_dtype(epsilon, xp, predictions.dtype)
-    p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)
+    _OF_CLASSES.check_along("predictions", predictions, axis)
+    scores = _OF_CLASSES.or_nan_along(xp, classes.scores, predictions, axis)
+    p = xp.minimum(xp.maximum(scores, width), 1.0 - width)
     values = -shares.dot(xp, xp.log(p), axis)
 
     def slopes() -> dict[str, Array]:
@@ -242,7 +256,7 @@ def _cross_entropy(
 
 
 def cross_entropy_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -251,7 +265,7 @@ def cross_entropy_loss(
     ignore_index: int | None = None,
     epsilon: float = 1e-7,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −Σ_c w_c y′_c log p̂_c, with p̂ = clip(p, ε, 1 − ε) and y′ = (1 − a) y + a / C.
 
     Prefer `cross_entropy_with_logits` where the model can return logits: it needs no clipping.
@@ -353,7 +367,7 @@ def _list_net_rows(scores: Array, relevance: Array) -> Classes:
     return Classes(z, len(z.shape) - 1, Given(q), None)
 
 
-def list_net_loss(scores: Array, relevance: Array, **reduction: Unpack[Reduction]) -> Array:
+def list_net_loss(scores: ArrayT, relevance: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over lists of −Σ_i q_i log p_i, q = softmax(y), p = softmax(z), z = scores and y = relevance.
 
     The cross-entropy of two distributions: the probabilities of each item to be ranked first, by the relevance and by
@@ -402,7 +416,11 @@ def list_net_loss_gradient(scores: ArrayT, relevance: Array, **reduction: Unpack
 # --- binary cross-entropy ---------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=PROBABILITY, targets=PROBABILITY, epsilon=CLIP_WIDTH)
+_OF_LOGITS = "for logits there is binary_cross_entropy_with_logits"
+_SIGNS = "for labels −1 and +1, pass (targets + 1) / 2; for class indices there is cross_entropy_with_logits"
+
+
+@elementwise(predictions=PROBABILITY.suggesting(_OF_LOGITS), targets=PROBABILITY.suggesting(_SIGNS), epsilon=CLIP_WIDTH)
 def _binary_cross_entropy(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
     value = -targets * xp.log(p) - (1.0 - targets) * xp.log1p(-p)
@@ -427,8 +445,8 @@ def _binary_targets(draw: Draw, predictions: Array, **others: Any) -> Array:
 
 
 def binary_cross_entropy(
-    predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of −t log p̂ − (1 − t) log(1 − p̂), with p̂ = clip(p, ε, 1 − ε).
 
     Prefer `binary_cross_entropy_with_logits` where the model can return logits: it needs no clipping.
@@ -481,7 +499,7 @@ def binary_cross_entropy_gradient(
     return _binary_cross_entropy.gradient(predictions, targets, epsilon, **reduction)
 
 
-@elementwise(logits=REAL, targets=PROBABILITY, pos_weight=Interval(0.0, closed=True, for_none=1.0))
+@elementwise(logits=REAL, targets=PROBABILITY.suggesting(_SIGNS), pos_weight=Interval(0.0, closed=True, for_none=1.0))
 def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, pos_weight: float) -> tuple[Array, Array]:
     magnitude = xp.abs(logits)
     tail = xp.exp(-magnitude)
@@ -507,12 +525,12 @@ def _binary_targets_of_logits(draw: Draw, logits: Array, pos_weight: Any = None,
 
 
 def binary_cross_entropy_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     pos_weight: float | Array | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of w t softplus(−z) + (1 − t) softplus(z), which is max(z, 0) − z t + log1p(e^(−|z|)) for w = 1.
 
     An infinite logit that agrees with its target contributes exactly 0.
@@ -569,7 +587,10 @@ def binary_cross_entropy_with_logits_gradient(
 # --- hinge ------------------------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=REAL, targets=SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
+_SIGN = SIGN.suggesting("for labels 0 and 1, pass 2 * targets - 1")
+
+
+@elementwise(predictions=REAL, targets=_SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
 def _hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     violation = 1.0 - targets * predictions
     # t − t is 0, or NaN where t marks an illegal label
@@ -581,7 +602,7 @@ def _hinge_curvature(xp: Any, predictions: Array, targets: Array) -> float:
     return 0.0
 
 
-def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def hinge_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − t p), t ∈ {−1, +1}.
 
     Args:
@@ -633,7 +654,7 @@ def _squared_hinge_curvature(xp: Any, predictions: Array, targets: Array) -> Arr
     return xp.where(1.0 - targets * predictions > 0.0, 2.0, xp.zeros_like(predictions))
 
 
-def squared_hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def squared_hinge_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − t p)², t ∈ {−1, +1}.
 
     Args:
@@ -692,7 +713,7 @@ def _modified_huber_curvature(xp: Any, predictions: Array, targets: Array) -> Ar
     return xp.where((margin > -1.0) & (margin < 1.0), 2.0, xp.zeros_like(predictions))
 
 
-def modified_huber_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def modified_huber_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − t p)² where t p ≥ −1 and −4t p elsewhere, t ∈ {−1, +1}.
 
     Args:
@@ -750,7 +771,7 @@ def _logistic_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
     return logistic_density(xp, targets * predictions)
 
 
-def logistic_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def logistic_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log(1 + e^(−t p)), t ∈ {−1, +1}.
 
     The loss is the binary cross-entropy with logits, for labels −1 and +1.
@@ -807,7 +828,7 @@ def _exponential_curvature(xp: Any, predictions: Array, targets: Array) -> Array
     return xp.exp(-targets * predictions)
 
 
-def exponential_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def exponential_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of e^(−t p), t ∈ {−1, +1}: the loss of AdaBoost.
 
     The best score is half of the logit, so that 1 / (1 + e^(−2p)) is the probability of the class +1.
@@ -854,7 +875,11 @@ def exponential_loss_gradient(predictions: ArrayT, targets: Array, **reduction: 
 # --- focal ------------------------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=PROBABILITY, targets=BINARY, gamma=NON_NEGATIVE, alpha=FRACTION, epsilon=CLIP_WIDTH)
+_OF_FOCAL = PROBABILITY.suggesting("for logits there is focal_loss_with_logits")
+_HARD = BINARY.suggesting("for labels −1 and +1, pass (targets + 1) / 2")
+
+
+@elementwise(predictions=_OF_FOCAL, targets=_HARD, gamma=NON_NEGATIVE, alpha=FRACTION, epsilon=CLIP_WIDTH)
 def _focal(
     xp: Any, predictions: Array, targets: Array, gamma: float, alpha: float, epsilon: float
 ) -> tuple[Array, Array]:
@@ -877,14 +902,14 @@ def _focal_curvature(xp: Any, predictions: Array, targets: Array, gamma: float, 
 
 
 def focal_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     gamma: float = 2.0,
     alpha: float = 0.25,
     epsilon: float = 1e-7,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of −α_t (1 − p_t)^γ log p_t, with p_t = p̂ for t = 1 and 1 − p̂ for t = 0, p̂ = clip(p, ε, 1 − ε).
 
     Prefer `focal_loss_with_logits` where the model can return logits: it needs no clipping.
@@ -940,7 +965,7 @@ def focal_loss_gradient(
     return _focal.gradient(predictions, targets, gamma, alpha, epsilon, **reduction)
 
 
-@elementwise(logits=REAL, targets=BINARY, gamma=NON_NEGATIVE, alpha=FRACTION)
+@elementwise(logits=REAL, targets=_HARD, gamma=NON_NEGATIVE, alpha=FRACTION)
 def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alpha: float) -> tuple[Array, Array]:
     sign = 2.0 * targets - 1.0
     score = sign * logits
@@ -969,13 +994,13 @@ def _focal_with_logits_curvature(xp: Any, logits: Array, targets: Array, gamma: 
 
 
 def focal_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     gamma: float = 2.0,
     alpha: float = 0.25,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of −α_t (1 − p_t)^γ log p_t, with p_t = σ(s), s = (2t − 1) z.
 
     Args:

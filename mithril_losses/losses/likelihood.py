@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
@@ -82,8 +83,8 @@ def _gaussian_targets(draw: Draw, mean: Array, logvar: Array, **others: Any) -> 
 
 
 def gaussian_negative_log_likelihood(
-    mean: Array, logvar: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
-) -> Array:
+    mean: ArrayT, logvar: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of ½ ((x − μ)² e^(−ℓ) + ℓ), x = targets, μ = mean, ℓ = logvar; plus ½ log 2π if full.
 
     Args:
@@ -118,7 +119,7 @@ def gaussian_negative_log_likelihood(
 @gradient_of(gaussian_negative_log_likelihood, terms=_gaussian)
 def gaussian_negative_log_likelihood_gradient(
     mean: ArrayT, logvar: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """(μ − x) e^(−ℓ) / n and ½ (1 − (x − μ)² e^(−ℓ)) / n.
 
     Example:
@@ -172,8 +173,8 @@ def _laplace_targets(draw: Draw, location: Array, log_scale: Array, **others: An
 
 
 def laplace_negative_log_likelihood(
-    location: Array, log_scale: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
-) -> Array:
+    location: ArrayT, log_scale: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of |x − μ| e^(−s) + s, x = targets, μ = location, s = log_scale; plus log 2 if full.
 
     Args:
@@ -207,7 +208,7 @@ def laplace_negative_log_likelihood(
 @gradient_of(laplace_negative_log_likelihood, terms=_laplace)
 def laplace_negative_log_likelihood_gradient(
     location: ArrayT, log_scale: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """sign(μ − x) e^(−s) / n, with sign(0) = 0, and (1 − |x − μ| e^(−s)) / n.
 
     Example:
@@ -220,8 +221,16 @@ def laplace_negative_log_likelihood_gradient(
     return _laplace.gradient(location, log_scale, targets, full, **reduction)
 
 
+_COUNTS = NON_NEGATIVE_REAL.suggesting("for any real numbers there are gaussian_negative_log_likelihood and mse_loss")
+
+
 @elementwise(
-    predictions=REAL, targets=NON_NEGATIVE_REAL, log_input=FLAG, full=FLAG, smallest=SmallestNormal(), steep=True
+    predictions=REAL,
+    targets=_COUNTS,
+    log_input=FLAG,
+    full=FLAG,
+    smallest=SmallestNormal(),
+    steep=True,
 )
 def _poisson(
     xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
@@ -263,13 +272,13 @@ def _poisson_targets(draw: Draw, predictions: Array, log_input: bool = True, **o
 
 
 def poisson_negative_log_likelihood(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     log_input: bool = True,
     full: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of λ − x log λ, x = targets, log λ = predictions; plus log x! if full.
 
     Args:
@@ -340,7 +349,7 @@ def _gamma_curvature(xp: Any, log_mean: Array, targets: Array) -> Array:
     return product(xp, targets, xp.exp(-log_mean))
 
 
-def gamma_negative_log_likelihood(log_mean: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def gamma_negative_log_likelihood(log_mean: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log μ + x/μ, x = targets, log μ = log_mean.
 
     Up to a constant, this is −log of the density of a gamma distribution of mean μ, divided by its shape, and half of
@@ -403,7 +412,9 @@ def _inverse_gaussian_curvature(xp: Any, log_mean: Array, targets: Array) -> Arr
     return rate * (2.0 * product(xp, targets, rate) - 1.0)
 
 
-def inverse_gaussian_negative_log_likelihood(log_mean: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def inverse_gaussian_negative_log_likelihood(
+    log_mean: ArrayT, targets: Array, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of x/(2μ²) − 1/μ, x = targets, log μ = log_mean.
 
     Up to a constant, this is −log of the density of an inverse Gaussian distribution of mean μ, divided by its shape,
@@ -470,8 +481,8 @@ def _tweedie_curvature(xp: Any, log_mean: Array, targets: Array, power: float) -
 
 
 def tweedie_negative_log_likelihood(
-    log_mean: Array, targets: Array, *, power: float = 1.5, **reduction: Unpack[Reduction]
-) -> Array:
+    log_mean: ArrayT, targets: Array, *, power: float = 1.5, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of x μ^(1 − p)/(p − 1) + μ^(2 − p)/(2 − p), x = targets, log μ = log_mean, p = power.
 
     Up to a constant, this is −log of the density of a Tweedie distribution of mean μ and variance μ^p, and half of its
@@ -520,15 +531,15 @@ def tweedie_negative_log_likelihood_gradient(
     return _tweedie.gradient(log_mean, targets, power, **reduction)
 
 
-_bernoulli = Composed(lambda fast: fast(binary_cross_entropy_with_logits), curved=True)
+_BERNOULLI = Composed(lambda fast: fast(binary_cross_entropy_with_logits), curved=True)
 
 
-@_bernoulli.likelihood
+@_BERNOULLI.likelihood
 def _bernoulli_targets(draw: Draw, logits: Array, **others: Any) -> Array:
     return draw.bernoulli(1.0 / (1.0 + draw.xp.exp(-logits)))
 
 
-def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def bernoulli_negative_log_likelihood(logits: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of softplus(z) − x z, x = targets, z = logits: binary cross-entropy with logits by another name.
 
     An infinite logit that agrees with its target contributes exactly 0.
@@ -556,13 +567,14 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
         D. R. Cox, The Regression Analysis of Binary Sequences, 1958.
         https://doi.org/10.1111/j.2517-6161.1958.tb00292.x
     """
+    _BERNOULLI.require_known(reduction, gradient=False)
     return binary_cross_entropy_with_logits(logits, targets, **reduction)
 
 
 @gradient_of(
     bernoulli_negative_log_likelihood,
     domain={"logits": REAL, "targets": PROBABILITY},
-    terms=_bernoulli,
+    terms=_BERNOULLI,
     properties=("convex", "non_negative"),
 )
 def bernoulli_negative_log_likelihood_gradient(
@@ -575,6 +587,7 @@ def bernoulli_negative_log_likelihood_gradient(
         >>> bernoulli_negative_log_likelihood_gradient(np.array([0.0, 0.0]), np.array([1.0, 0.0])).tolist()
         [-0.25, 0.25]
     """
+    _BERNOULLI.require_known(reduction)
     return binary_cross_entropy_with_logits_gradient(logits, targets, **reduction)
 
 
@@ -612,8 +625,8 @@ def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
 
 
 def flow_negative_log_likelihood(
-    z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[Reduction]
-) -> Array:
+    z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean over samples of −Σ log p(z) − log |det ∂z/∂x|, p standard normal or standard logistic.
 
     Args:
@@ -649,7 +662,7 @@ def flow_negative_log_likelihood(
 )
 def flow_negative_log_likelihood_gradient(
     z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """z / B (normal) or tanh(½ z) / B (logistic), and −1 / B.
 
     Example:

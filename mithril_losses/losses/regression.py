@@ -65,7 +65,7 @@ def _normal_targets(draw: Draw, predictions: Array, **others: Any) -> Array:
     return predictions + math.sqrt(0.5) * draw.normal(predictions)  # e² is −log of a normal density of variance ½
 
 
-def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def mse_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of e², e = predictions − targets.
 
     Args:
@@ -128,7 +128,7 @@ def _absolute_error_curvature(xp: Any, predictions: Array, targets: Array) -> fl
     return 0.0
 
 
-def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def mae_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of |e|, e = predictions − targets.
 
     Args:
@@ -198,7 +198,7 @@ def _huber_curvature(xp: Any, predictions: Array, targets: Array, delta: float) 
     return xp.where(xp.abs(error) < delta, xp.ones_like(error), 0.0)
 
 
-def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def huber_loss(predictions: ArrayT, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of ½e² where |e| ≤ δ and δ(|e| − ½δ) elsewhere, e = predictions − targets.
 
     Args:
@@ -260,7 +260,7 @@ def _log_cosh_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
     return 4.0 * logistic_density(xp, 2.0 * (predictions - targets))  # sech² e
 
 
-def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def log_cosh_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log cosh e, e = predictions − targets.
 
     The loss is about e² / 2 for small errors and |e| − log 2 for large ones, and has derivatives of every order.
@@ -336,13 +336,13 @@ def _charbonnier_curvature(
 
 
 def charbonnier_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     epsilon: float = 1e-3,
     alpha: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of (e² + ε²)^(α/2), e = predictions − targets.
 
     Args:
@@ -426,7 +426,7 @@ def _smooth_l1_curvature(xp: Any, predictions: Array, targets: Array, beta: floa
     return xp.where(xp.abs(predictions - targets) < beta, xp.ones_like(predictions) / beta, 0.0)
 
 
-def smooth_l1_loss(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def smooth_l1_loss(predictions: ArrayT, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of ½e²/β where |e| ≤ β and |e| − ½β elsewhere, e = predictions − targets: the Huber loss, divided by β.
 
     Args:
@@ -492,8 +492,8 @@ def _pinball_curvature(xp: Any, predictions: Array, targets: Array, quantile: fl
 
 
 def pinball_loss(
-    predictions: Array, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of max((1 − q) e, −q e), e = predictions − targets, q = quantile.
 
     The constant of least mean loss is the q-quantile of the targets. For q = ½ the loss is half of the absolute error.
@@ -572,8 +572,8 @@ def _expectile_curvature(xp: Any, predictions: Array, targets: Array, expectile:
 
 
 def expectile_loss(
-    predictions: Array, targets: Array, *, expectile: float | Array = 0.5, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, expectile: float | Array = 0.5, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of (1 − τ) e² where e > 0 and τ e² elsewhere, e = predictions − targets, τ = expectile.
 
     The constant of least mean loss is the τ-expectile of the targets. For τ = ½ it is their mean, and the loss is half
@@ -640,7 +640,7 @@ def _squared_logarithmic_curvature(xp: Any, predictions: Array, targets: Array) 
     return 2.0 * (1.0 - difference) / ((1.0 + predictions) * (1.0 + predictions))
 
 
-def msle_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def msle_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of d², d = log(1 + p) − log(1 + t), p = predictions and t = targets.
 
     Args:
@@ -703,7 +703,7 @@ def _absolute_percentage_curvature(xp: Any, predictions: Array, targets: Array, 
     return 0.0
 
 
-def mape_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:
+def mape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of |e| / max(|t|, ε), e = predictions − targets, t = targets: as a fraction, not in percent.
 
     Args:
@@ -764,7 +764,7 @@ def _squared_percentage_curvature(xp: Any, predictions: Array, targets: Array, e
     return 2.0 / size / size
 
 
-def mspe_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:
+def mspe_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of (e / max(|t|, ε))², e = predictions − targets, t = targets: as a fraction, not in percent.
 
     Args:
@@ -840,7 +840,7 @@ def _symmetric_percentage_curvature(xp: Any, predictions: Array, targets: Array,
     return xp.where(total > epsilon, -4.0 * share * sign * xp.sign(predictions - targets) / size / size, 0.0)
 
 
-def smape_loss(predictions: Array, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> Array:
+def smape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of 2|e| / max(|p| + |t|, ε), e = p − t, p = predictions and t = targets: in [0, 2], not in percent.
 
     A prediction whose sign differs from that of the target costs 2, whatever its size, and has no gradient.
@@ -950,13 +950,13 @@ def _psnr(
 
 
 def psnr_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     max_value: float = 1.0,
     axis: int | tuple[int, ...] | None = None,
     **reduction: Unpack[RowReduction],
-) -> Array:
+) -> ArrayT:
     """Negative peak signal-to-noise ratio, −20 log₁₀(max / √MSE), in decibels.
 
     Args:

@@ -45,8 +45,8 @@ def _pseudo_huber_curvature(xp: Any, predictions: Array, targets: Array, delta: 
 
 
 def pseudo_huber_loss(
-    predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of δ² (√(1 + (e/δ)²) − 1), e = predictions − targets.
 
     The loss is about e² / 2 for errors below δ and δ|e| − δ² for those far above, and has derivatives of every order.
@@ -114,7 +114,7 @@ def _fair_curvature(xp: Any, predictions: Array, targets: Array, scale: float) -
     return inverse * inverse
 
 
-def fair_loss(predictions: Array, targets: Array, *, scale: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def fair_loss(predictions: ArrayT, targets: Array, *, scale: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of c² (|e|/c − log(1 + |e|/c)), e = predictions − targets, c = scale.
 
     The loss is about e² / 2 for errors far below c, and c|e| for those far above.
@@ -191,7 +191,7 @@ def _cauchy_curvature(xp: Any, predictions: Array, targets: Array, scale: float)
     return signed * (1.0 - square) / ((1.0 + square) * (1.0 + square))
 
 
-def cauchy_loss(predictions: Array, targets: Array, *, scale: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def cauchy_loss(predictions: ArrayT, targets: Array, *, scale: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of ½c² log(1 + (e/c)²), e = predictions − targets, c = scale.
 
     Up to a factor and a constant, the loss is −log of the density of a Cauchy distribution of scale c. The gradient of
@@ -269,8 +269,8 @@ def _tukey_biweight_curvature(xp: Any, predictions: Array, targets: Array, scale
 
 
 def tukey_biweight_loss(
-    predictions: Array, targets: Array, *, scale: float = 4.685, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, scale: float = 4.685, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of c²/6 (1 − (1 − (e/c)²)³) where |e| ≤ c and c²/6 elsewhere, e = predictions − targets, c = scale.
 
     An error beyond c has no influence: its gradient is 0. So start from a fit that is not too far off.
@@ -362,13 +362,13 @@ def _general_robust_curvature(xp: Any, predictions: Array, targets: Array, alpha
 
 
 def general_robust_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     alpha: float = 1.0,
     scale: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of |α − 2|/α ((u²/|α − 2| + 1)^(α/2) − 1), u = e/c, e = predictions − targets, c = scale, α = alpha.
 
     The limits are taken where the formula is not defined: ½u² for α = 2 and log(½u² + 1) for α = 0. The loss is that of

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
-from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
     FLAG,
+    MASK_TARGETS,
     NON_NEGATIVE,
     POSITIVE,
     PROBABILITY,
@@ -21,6 +22,7 @@ from mithril_losses.domains import (
     Integer,
     LabelMaps,
     ProbabilityMaps,
+    TargetMaps,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, quiet, require_same_shape
@@ -62,10 +64,14 @@ __all__ = [
 
 
 Classes = Literal["present", "all"]
-_MASKS: dict[str, Any] = {"predictions": PROBABILITY, "targets": PROBABILITY}
 _COSTS: dict[str, Any] = {"alpha": NON_NEGATIVE, "beta": NON_NEGATIVE}
 _OF_CLASSES: dict[str, Any] = {"class_weights": ClassNumbers(0.0), "ignore_index": Integer(), "pool_batch": FLAG}
 _OPTIONS: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True), **_OF_CLASSES}
+
+
+def _masks(on_logits: str) -> dict[str, Any]:
+    """Return the domains of masks, with the name of the loss on logits."""
+    return {"predictions": PROBABILITY.suggesting(f"for logits there is {on_logits}"), "targets": MASK_TARGETS}
 
 
 def _check(predictions: Array, targets: Array, **options: Any) -> None:
@@ -74,7 +80,7 @@ def _check(predictions: Array, targets: Array, **options: Any) -> None:
     check_targets(predictions, targets, axis, ignored, exclusive=False, name="predictions")
 
 
-@unreduced(curved=True, check=_check, mass=mask_masses, **_MASKS, **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("dice_loss_with_logits"), **_OPTIONS)
 def _dice(
     predictions: Array,
     targets: Array,
@@ -90,7 +96,7 @@ def _dice(
 
 
 def dice_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
@@ -99,7 +105,7 @@ def dice_loss(
     ignore_index: int | None = None,
     pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (2 Σ p t + s) / (Σ p + Σ t + s).
 
     Args:
@@ -167,7 +173,7 @@ def dice_loss_gradient(
 dice_loss_value_and_gradient = both_of(dice_loss_gradient)
 
 
-@unreduced(curved=True, check=_check, mass=mask_masses, **_MASKS, **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("jaccard_loss_with_logits"), **_OPTIONS)
 def _jaccard(
     predictions: Array,
     targets: Array,
@@ -183,7 +189,7 @@ def _jaccard(
 
 
 def jaccard_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
@@ -192,7 +198,7 @@ def jaccard_loss(
     ignore_index: int | None = None,
     pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (Σ p t + s) / (Σ p + Σ t − Σ p t + s).
 
     Args:
@@ -262,7 +268,7 @@ def jaccard_loss_gradient(
 jaccard_loss_value_and_gradient = both_of(jaccard_loss_gradient)
 
 
-@unreduced(curved=True, check=_check, mass=mask_masses, **_MASKS, **_COSTS, **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("tversky_loss_with_logits"), **_COSTS, **_OPTIONS)
 def _tversky(
     predictions: Array,
     targets: Array,
@@ -280,7 +286,7 @@ def _tversky(
 
 
 def tversky_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     alpha: float = 0.3,
@@ -291,7 +297,7 @@ def tversky_loss(
     ignore_index: int | None = None,
     pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (I + s) / (I + a FP + b FN + s), I = Σ p t, FP = Σ p (1 − t), FN = Σ (1 − p) t.
 
     a = b = ½ is Dice (with 2 s for s), a = b = 1 Jaccard.
@@ -381,7 +387,7 @@ def _focal_tversky_kinks(predictions: Array, targets: Array, **options: Any) -> 
     kinks=_focal_tversky_kinks,
     check=_check,
     mass=mask_masses,
-    **_MASKS,
+    **_masks("focal_tversky_loss_with_logits"),
     gamma=POSITIVE,
     **_COSTS,
     **_OPTIONS,
@@ -404,7 +410,7 @@ def _focal_tversky(
 
 
 def focal_tversky_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     gamma: float = 0.75,
@@ -416,7 +422,7 @@ def focal_tversky_loss(
     ignore_index: int | None = None,
     pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of (1 − (I + s) / (I + a FP + b FN + s))^γ, I = Σ p t, FP = Σ p (1 − t), FN = Σ (1 − p) t.
 
     The paper writes 1/γ for γ, and recommends ¾.
@@ -522,8 +528,8 @@ focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
 @unreduced(
     curved=True,
     check=_check,
-    predictions=ProbabilityMaps(),
-    targets=ProbabilityMaps(),
+    predictions=ProbabilityMaps(instead="for logits there is generalized_dice_loss_with_logits"),
+    targets=TargetMaps(),
     smooth=NON_NEGATIVE,
     class_axis=ClassAxis(),
     **_OF_CLASSES,
@@ -543,7 +549,7 @@ def _generalized_dice(
 
 
 def generalized_dice_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
@@ -552,7 +558,7 @@ def generalized_dice_loss(
     ignore_index: int | None = None,
     pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples of 1 − (2 Σ_c w_c Σ p t + s) / (Σ_c w_c (Σ p + Σ t) + s), w_c = (min_k n_k / n_c)², n_c = Σ t.
 
     The weight of a class is the inverse square of its size, as in the paper. Sizes are relative to the smallest class
@@ -639,7 +645,7 @@ def _lovasz_softmax_kinks(predictions: Array, targets: Array, classes: Classes, 
     by_numpy=True,
     check=check_label_maps,
     kinks=_lovasz_softmax_kinks,
-    predictions=ProbabilityMaps(),
+    predictions=ProbabilityMaps(instead="for logits there is lovasz_softmax_loss_with_logits"),
     targets=LabelMaps(),
     class_axis=ClassAxis(),
     classes=Choice(("present", "all")),
@@ -660,7 +666,7 @@ def _lovasz_softmax(
 
 
 def lovasz_softmax_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -669,7 +675,7 @@ def lovasz_softmax_loss(
     ignore_index: int | None = None,
     pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples and their classes of Σ_k |[y = c] − p_c|₍ₖ₎ (J_k − J_{k−1}), errors in descending order.
 
     J_k is the Jaccard loss of a mask that is wrong at exactly the k pixels with the largest errors. If all predictions
@@ -761,11 +767,7 @@ def _hinge_errors(logits: Array, targets: Array, ignore_index: int | None) -> tu
 
 def _read_binary(xp: Any, like: Array, targets: Array, ignore_index: int | None) -> tuple[Array, Array | None]:
     """Return targets that are 0 or 1, NaN where they are not and this cannot be seen, and which are not ignored."""
-    t, kept = read_targets(xp, like, targets, None, ignore_index, exclusive=False, name="logits")
-    if not is_dtype(xp, targets.dtype, "integral"):  # which have been checked
-        BINARY.check("targets", t)
-        t = BINARY.or_nan(xp, t)
-    return t, kept
+    return read_targets(xp, like, targets, None, ignore_index, exclusive=False, name="logits", domain=BINARY)
 
 
 def _check_binary(logits: Array, targets: Array, ignore_index: int | None, **_: Any) -> None:
@@ -815,13 +817,13 @@ def _lovasz_hinge(logits: Array, targets: Array, ignore_index: int | None, pool_
 
 
 def lovasz_hinge_loss(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     ignore_index: int | None = None,
     pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of Σ_k max(0, 1 − s z)₍ₖ₎ (J_k − J_{k−1}), s = 2 t − 1, errors in descending order.
 
     J_k is the Jaccard loss of a mask that is wrong at the k pixels with the largest errors.

@@ -9,9 +9,9 @@ from mithril_losses.backends.namespaces import Array, ArrayT
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     FLAG,
+    MASK_TARGETS,
     NON_NEGATIVE,
     POSITIVE,
-    PROBABILITY,
     REAL,
     Choice,
     ClassAxis,
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-_LOGITS: dict[str, Any] = {"logits": REAL, "targets": PROBABILITY}
+_LOGITS: dict[str, Any] = {"logits": REAL, "targets": MASK_TARGETS}
 _MAPS: dict[str, Any] = {"logits": ScoreMaps(), "targets": LabelMaps()}
 _COSTS: dict[str, Any] = {"alpha": NON_NEGATIVE, "beta": NON_NEGATIVE}
 _OF_CLASSES: dict[str, Any] = {"class_weights": ClassNumbers(0.0), "ignore_index": Integer(), "pool_batch": FLAG}
@@ -90,7 +90,7 @@ def _dice_with_logits(
 
 
 def dice_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
@@ -100,7 +100,7 @@ def dice_loss_with_logits(
     pool_batch: bool = False,
     multilabel: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (2 Σ p t + s) / (Σ p + Σ t + s).
 
     With p = σ(z), or softmax(z) over the classes, this is `dice_loss`; small losses and slopes keep their digits.
@@ -191,7 +191,7 @@ def _jaccard_with_logits(
 
 
 def jaccard_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
@@ -201,7 +201,7 @@ def jaccard_loss_with_logits(
     pool_batch: bool = False,
     multilabel: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (Σ p t + s) / (Σ p + Σ t − Σ p t + s).
 
     With p = σ(z), or softmax(z) over the classes, this is `jaccard_loss`; small losses and slopes keep their digits.
@@ -294,7 +294,7 @@ def _tversky_with_logits(
 
 
 def tversky_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     alpha: float = 0.3,
@@ -306,7 +306,7 @@ def tversky_loss_with_logits(
     pool_batch: bool = False,
     multilabel: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (I + s) / (I + a FP + b FN + s), I = Σ p t, FP = Σ p (1 − t), FN = Σ (1 − p) t.
 
     With p = σ(z), or softmax(z) over the classes, this is `tversky_loss`; small losses and slopes keep their digits.
@@ -424,7 +424,7 @@ def _focal_tversky_with_logits(
 
 
 def focal_tversky_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     gamma: float = 0.75,
@@ -437,7 +437,7 @@ def focal_tversky_loss_with_logits(
     pool_batch: bool = False,
     multilabel: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of (1 − (I + s) / (I + a FP + b FN + s))^γ, I = Σ p t, FP = Σ p (1 − t), FN = Σ (1 − p) t.
 
     With p = σ(z), or softmax(z) over the classes, this is `focal_tversky_loss`; small losses keep their digits.
@@ -566,7 +566,7 @@ def _generalized_dice_with_logits(
 
 
 def generalized_dice_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
@@ -576,7 +576,7 @@ def generalized_dice_loss_with_logits(
     pool_batch: bool = False,
     multilabel: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples of 1 − (2 Σ_c w_c Σ p t + s) / (Σ_c w_c (Σ p + Σ t) + s), w_c = (min_k n_k / n_c)², n_c = Σ t.
 
     With p = softmax(z), or σ(z), this is `generalized_dice_loss`; small losses and slopes keep all their digits.
@@ -688,7 +688,7 @@ def _lovasz_softmax_with_logits(
 
 
 def lovasz_softmax_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -697,7 +697,7 @@ def lovasz_softmax_loss_with_logits(
     ignore_index: int | None = None,
     pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples and their classes of Σ_k |[y = c] − p_c|₍ₖ₎ (J_k − J_{k−1}), errors in descending order.
 
     With p = softmax(z), this is `lovasz_softmax_loss`; small errors keep all their digits.
@@ -802,7 +802,7 @@ def _dice_cross_entropy_with_logits(
 
 
 def dice_cross_entropy_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     dice_weight: float = 1.0,
@@ -814,7 +814,7 @@ def dice_cross_entropy_with_logits(
     pool_batch: bool = False,
     multilabel: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples of a Dice + b CE, Dice = Σ_c w_c D_c / Σ_c w_c and CE = −Σ w_c t log p / M.
 
     One softmax serves both terms. D_c is the `dice_loss` of class c.
@@ -937,7 +937,7 @@ def _dice_focal_with_logits(
 
 
 def dice_focal_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     dice_weight: float = 1.0,
@@ -950,7 +950,7 @@ def dice_focal_loss_with_logits(
     pool_batch: bool = False,
     multilabel: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples of a Dice + b focal, Dice = Σ_c w_c D_c / Σ_c w_c, focal = −Σ w_c t (1 − p)^γ log p / M.
 
     One softmax serves both terms. D_c is the `dice_loss` of class c. With γ = 0 the second term is a cross-entropy, as

@@ -11,8 +11,9 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import Pair, find_loss, given, gradient_of
 from mithril_losses.domains import NON_NEGATIVE, PROBABILITY, Choice, Elements
@@ -20,6 +21,7 @@ from mithril_losses.execution import value_and_gradient
 from mithril_losses.losses.classification import binary_cross_entropy
 from mithril_losses.losses.divergence import gaussian_kl_divergence
 from mithril_losses.losses.regression import mse_loss
+from mithril_losses.numerics.reduction import NoOthers
 from mithril_losses.numerics.validation import as_dtype, quiet, require_one_number
 from mithril_losses.templates.composed import Composed
 
@@ -44,7 +46,12 @@ _WRT = ("recon_x", "mu", "logvar")
 _fast = functools.cache(value_and_gradient)
 _RETURNS = ("total", "reconstruction", "kl")
 _LATENT = Elements(per_sample=(3,))
-_DOMAIN = {"recon_x": PROBABILITY, "x": PROBABILITY, "mu": _LATENT, "logvar": _LATENT, "reduction": _REDUCTION}
+_MSE = 'for any real numbers there is VAELoss(reconstruction_type="mse")'
+_IMAGES = {
+    "recon_x": PROBABILITY.suggesting(f"take the sigmoid of logits; {_MSE}"),
+    "x": PROBABILITY.suggesting(f"scale the data; {_MSE}"),
+}
+_DOMAIN = {**_IMAGES, "mu": _LATENT, "logvar": _LATENT, "reduction": _REDUCTION}
 
 
 class _Bound:
@@ -77,43 +84,56 @@ class _Bound:
 
     def value(self) -> Parts:
         return self._parts(
-            self._reconstruction(*self._images, **self._image_options),
+            self._of_images(self._reconstruction, **self._image_options),
             gaussian_kl_divergence(*self._latents, **self._latent_options),
         )
 
-    def gradient(self, upstream: Any) -> dict[str, Array]:
+    def gradient(self, upstream: Any) -> NamedArrays[Array]:
         return self._joined(
-            find_loss(self._reconstruction).gradient(*self._images, **self._image_options, upstream=upstream),
+            self._of_images(find_loss(self._reconstruction).gradient, **self._image_options, upstream=upstream),
             find_loss(gaussian_kl_divergence).gradient(
                 *self._latents, **self._latent_options, upstream=self._beta * upstream
             ),
         )
 
-    def both(self, fast: Callable[..., Any], upstream: Any, vectors: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
+    def both(
+        self, fast: Callable[..., Any], upstream: Any, vectors: Mapping[str, Any]
+    ) -> tuple[Any, NamedArrays[Array]]:
         """Return the value and the gradient, from what `fast` makes of each of the two losses.
 
         It may make second derivatives of them: these take vectors, and the value is 0 if it is not wanted.
         """
         of_image = {"vector": vectors["recon_x_vector"]} if vectors else {}
         of_latent = {"mean_vector": vectors["mu_vector"], "logvar_vector": vectors["logvar_vector"]} if vectors else {}
-        reconstruction, by_image = fast(self._reconstruction)(
-            *self._images, **self._image_options, upstream=upstream, **of_image
-        )
+        both = fast(self._reconstruction)
+        reconstruction, by_image = self._of_images(both, **self._image_options, upstream=upstream, **of_image)
         kl, by_latent = fast(gaussian_kl_divergence)(
             *self._latents, **self._latent_options, upstream=self._beta * upstream, **of_latent
         )
         own = next(iter(inspect.signature(self._reconstruction).parameters))
         by_image = by_image if isinstance(by_image, Mapping) else {own: by_image}
-        found = _renamed(by_image, {own: "recon_x"}) | _renamed(by_latent, {"mean": "mu", "logvar": "logvar"})
+        found: NamedArrays[Array] = NamedArrays(
+            _renamed(by_image, {own: "recon_x"}) | _renamed(by_latent, {"mean": "mu", "logvar": "logvar"})
+        )
         return self._parts(reconstruction, kl) if hasattr(kl, "dtype") else 0.0, found
+
+    def _of_images(self, function: Callable[..., Any], **options: Any) -> Any:
+        """Call a function of the reconstruction loss; what it says about its arguments is said about those given."""
+        try:
+            return function(*self._images, **options)
+        except ValueError:
+            if self._reconstruction is binary_cross_entropy:
+                for (name, domain), x in zip(_IMAGES.items(), self._images, strict=True):
+                    domain.check(name, x)
+            raise
 
     def _parts(self, reconstruction: Array, kl: Array) -> Parts:
         with quiet(self._xp):
             total = reconstruction + self._beta * kl
         return as_dtype(self._xp, total, reconstruction.dtype), reconstruction, kl
 
-    def _joined(self, by_image: Array, by_latent: dict[str, Array]) -> dict[str, Array]:
-        return {"recon_x": by_image, "mu": by_latent["mean"], "logvar": by_latent["logvar"]}
+    def _joined(self, by_image: Array, by_latent: Mapping[str, Array]) -> NamedArrays[Array]:
+        return NamedArrays(recon_x=by_image, mu=by_latent["mean"], logvar=by_latent["logvar"])
 
 
 def _renamed(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -143,7 +163,7 @@ def _compose(bound_of: Callable[..., _Bound]) -> Callable[[Callable[..., Any]], 
     def compose(fast: Callable[..., Any]) -> Callable[..., Any]:
         fast = functools.cache(fast)
 
-        def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Any, dict[str, Array]]:
+        def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Any, NamedArrays[Array]]:
             vectors = {name: options.pop(name) for name in _VECTORS if name in options}
             return bound_of(*arguments, **options).both(fast, upstream, vectors)
 
@@ -159,7 +179,12 @@ def _vae(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: str = "s
     return _Bound(recon_x, x, mu, logvar, reduction)
 
 
-def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: ReductionName = "sum") -> Parts:
+_VAE_LOSS = Composed(_compose(_vae), separable=False, curved=True)
+
+
+def vae_loss(
+    recon_x: ArrayT, x: Array, mu: ArrayT, logvar: ArrayT, reduction: ReductionName = "sum", **others: Unpack[NoOthers]
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
@@ -190,6 +215,7 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     Source:
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, 2014. https://arxiv.org/abs/1312.6114
     """
+    _VAE_LOSS.require_known(others, gradient=False)
     return _vae(recon_x, x, mu, logvar, reduction).value()
 
 
@@ -198,7 +224,7 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     wrt=_WRT,
     returns=_RETURNS,
     domain=_DOMAIN,
-    terms=Composed(_compose(_vae), separable=False, curved=True),
+    terms=_VAE_LOSS,
     properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vae_loss_gradient(
@@ -209,7 +235,8 @@ def vae_loss_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, ArrayT]:
+    **others: Unpack[NoOthers],
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
     N and M are 1 for "sum", the numbers of elements of x and of samples for "mean", and the number of samples for
@@ -224,6 +251,7 @@ def vae_loss_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'recon_x': [[-2.0]], 'mu': [[1.0]], 'logvar': [[0.0]]}
     """
+    _VAE_LOSS.require_known(others)
     return _vae(recon_x, x, mu, logvar, reduction).gradient(upstream)
 
 
@@ -231,9 +259,18 @@ def _beta_vae(recon_x: Array, x: Array, mu: Array, logvar: Array, beta: Any = 4.
     return _Bound(recon_x, x, mu, logvar, reduction, beta=beta)
 
 
+_BETA_VAE_LOSS = Composed(_compose(_beta_vae), separable=False, curved=True)
+
+
 def beta_vae_loss(
-    recon_x: Array, x: Array, mu: Array, logvar: Array, beta: float = 4.0, reduction: ReductionName = "sum"
-) -> Parts:
+    recon_x: ArrayT,
+    x: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
+    beta: float = 4.0,
+    reduction: ReductionName = "sum",
+    **others: Unpack[NoOthers],
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + β KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
@@ -263,6 +300,7 @@ def beta_vae_loss(
         I. Higgins et al., beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework, 2017.
         https://openreview.net/forum?id=Sy2fzU9gl
     """
+    _BETA_VAE_LOSS.require_known(others, gradient=False)
     return _beta_vae(recon_x, x, mu, logvar, beta, reduction).value()
 
 
@@ -271,7 +309,7 @@ def beta_vae_loss(
     wrt=_WRT,
     returns=_RETURNS,
     domain={**_DOMAIN, "beta": NON_NEGATIVE},
-    terms=Composed(_compose(_beta_vae), separable=False, curved=True),
+    terms=_BETA_VAE_LOSS,
     properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def beta_vae_loss_gradient(
@@ -283,7 +321,8 @@ def beta_vae_loss_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, ArrayT]:
+    **others: Unpack[NoOthers],
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, β μ / M and ½ β (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`.
@@ -296,6 +335,7 @@ def beta_vae_loss_gradient(
         >>> beta_vae_loss_gradient(*np.array([[[0.5]], [[1.0]], [[1.0]], [[0.0]]]), beta=3.0)["mu"].tolist()
         [[3.0]]
     """
+    _BETA_VAE_LOSS.require_known(others)
     return _beta_vae(recon_x, x, mu, logvar, beta, reduction).gradient(upstream)
 
 
@@ -305,9 +345,18 @@ def _free_bits_vae(
     return _Bound(recon_x, x, mu, logvar, reduction, free_bits=free_bits)
 
 
+_VAE_LOSS_FREE_BITS = Composed(_compose(_free_bits_vae), separable=False, curved=True)
+
+
 def vae_loss_free_bits(
-    recon_x: Array, x: Array, mu: Array, logvar: Array, free_bits: float = 0.1, reduction: ReductionName = "sum"
-) -> Parts:
+    recon_x: ArrayT,
+    x: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
+    free_bits: float = 0.1,
+    reduction: ReductionName = "sum",
+    **others: Unpack[NoOthers],
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + Σ max(λ, ½ (μ² + e^ℓ − 1 − ℓ)), x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, ℓ = logvar, λ = free_bits.
 
     Args:
@@ -339,6 +388,7 @@ def vae_loss_free_bits(
         maximum of λ and the mean over the minibatch: with one for each sample the loss is at least as large.
         https://arxiv.org/abs/1606.04934
     """
+    _VAE_LOSS_FREE_BITS.require_known(others, gradient=False)
     return _free_bits_vae(recon_x, x, mu, logvar, free_bits, reduction).value()
 
 
@@ -350,7 +400,7 @@ def vae_loss_free_bits(
     kinks=lambda recon_x, x, mu, logvar, free_bits, reduction: find_loss(gaussian_kl_divergence).kinks_at(
         (mu, logvar), {"free_bits": free_bits}
     ),
-    terms=Composed(_compose(_free_bits_vae), separable=False, curved=True),
+    terms=_VAE_LOSS_FREE_BITS,
     properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vae_loss_free_bits_gradient(
@@ -362,7 +412,8 @@ def vae_loss_free_bits_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, ArrayT]:
+    **others: Unpack[NoOthers],
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M, the last two 0 where the KL is below the free bits.
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`. The first is taken at x̂ also where recon_x was
@@ -377,6 +428,7 @@ def vae_loss_free_bits_gradient(
         >>> vae_loss_free_bits_gradient(*arrays)["mu"].tolist()
         [[1.0, 0.0]]
     """
+    _VAE_LOSS_FREE_BITS.require_known(others)
     return _free_bits_vae(recon_x, x, mu, logvar, free_bits, reduction).gradient(upstream)
 
 
@@ -438,13 +490,13 @@ class VAELoss:
 
     def gradient(
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
-    ) -> dict[str, Array]:
+    ) -> NamedArrays[Array]:
         """Return the gradient of the total: new arrays under "recon_x", "mu" and "logvar"."""
         return self._bound(recon_x, x, mu, logvar).gradient(upstream)
 
     def value_and_gradient(
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
-    ) -> tuple[Parts, dict[str, Array]]:
+    ) -> tuple[Parts, NamedArrays[Array]]:
         """Return the results of the call and of `gradient`, each part of the loss evaluated once."""
         return self._bound(recon_x, x, mu, logvar).both(_fast, upstream, {})
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any
@@ -89,28 +88,45 @@ class Term(_ObjectivePart):
             `weights`) to data entry. None for a loss without a target.
         weight: a finite number, or a schedule: a function of the step.
         options: keyword options of the loss.
+        output: the same as `outputs`, where one output is meant.
+        target: the same as `targets`, where one entry is meant.
 
     Raises:
         ValueError: an unknown loss, argument or option (the message names the nearest one), an argument without an
-            output or data entry, or a weight that is not finite.
+            output or data entry, a weight that is not finite, or both of `output` and `outputs`.
         TypeError: `outputs` or `targets` is neither a name nor a mapping, or the loss refuses the type of an option.
 
     Example:
-        >>> Term("size", "mse_loss", outputs="size", targets="true_size", weight=0.5).output_of
+        >>> Term("size", "mse_loss", output="size", target="true_size", weight=0.5).output_of
         {'predictions': 'size'}
     """
 
     name: str
     loss: Loss
-    outputs: str | Mapping[str, str]
+    outputs: str | Mapping[str, str] | None = None
     targets: str | Mapping[str, str] | None = None
     weight: float | Schedule = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    _: KW_ONLY
+    output: InitVar[str | None] = None
+    target: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, output: str | None, target: str | None) -> None:
         with self._naming:
+            self._take("outputs", "output", output)
+            self._take("targets", "target", target)
             self._check()
             self._check_wiring()
+
+    def _take(self, several: str, one: str, given: str | None) -> None:
+        """Keep what is given by the other word."""
+        if given is None:
+            return
+        if getattr(self, several) is not None:
+            raise ValueError(f"give either {one} or {several}, not both")
+        if not isinstance(given, str):
+            raise TypeError(f"{one} must be a name, got {given!r}; {several} may be a dict of names by argument")
+        object.__setattr__(self, several, given)
 
     @cached_property
     def _positional(self) -> tuple[str, ...]:
@@ -132,7 +148,7 @@ class Term(_ObjectivePart):
         fixed = [name for name in self.pair.array_arguments if name not in (*self.pair.wrt, *self.output_of)]
         return {} if self.targets is None else self._by_argument("targets", self.targets, fixed)
 
-    def _by_argument(self, kind: str, given: str | Mapping[str, str], arguments: Sequence[str]) -> dict[str, str]:
+    def _by_argument(self, kind: str, given: Any, arguments: Sequence[str]) -> dict[str, str]:
         if not isinstance(given, str):
             require_mapping(kind, given, "a name, or a dict of names by argument")
             return dict(given)
@@ -381,12 +397,7 @@ def check_weight(weight: Any, schedules: bool = True) -> None:
 
 def option_names(pair: Pair) -> list[str]:
     """Return the names of the options that a loss takes, the reduction keywords included."""
-    return [*pair.options, *(Reduction.__annotations__ if passes_reduction_on(pair) else ())]
-
-
-def passes_reduction_on(pair: Pair) -> bool:
-    """Return whether a loss takes the keywords of the reduction without naming them."""
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(pair.value).parameters.values())
+    return [*pair.options, *(Reduction.__annotations__ if pair.passes_reduction_on else ())]
 
 
 def check_option(pair: Pair, option: str, value: Any) -> None:

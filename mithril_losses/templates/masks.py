@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype
+from mithril_losses.domains import MASK_TARGETS, Elements, Labels
 from mithril_losses.numerics.stable import bounded, largest_number, one_hot, product
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_same_shape
 from mithril_losses.templates.classes import read_class_weights, read_labels
@@ -72,7 +73,15 @@ def mask_masses(
 
 
 def read_targets(
-    xp: Any, like: Array, targets: Array, classes: int | None, ignore_index: int | None, *, exclusive: bool, name: str
+    xp: Any,
+    like: Array,
+    targets: Array,
+    classes: int | None,
+    ignore_index: int | None,
+    *,
+    exclusive: bool,
+    name: str,
+    domain: Elements | Labels = MASK_TARGETS,
 ) -> tuple[Array, Array | None]:
     """Return the targets in the shape and dtype of `like`, and which pixels are not ignored; None for all.
 
@@ -86,9 +95,10 @@ def read_targets(
         ignore_index: the label of ignored pixels.
         exclusive: whether the classes of a pixel share one mass, so that a pixel is ignored as a whole.
         name: of the predictions.
+        domain: what masks may hold.
 
     Raises:
-        ValueError: the shapes do not fit, or a label is illegal.
+        ValueError: the shapes do not fit, or a label or a value of a mask is illegal.
         TypeError: class indices are not integers.
     """
     shape, given = tuple(like.shape), tuple(targets.shape)
@@ -101,6 +111,9 @@ def read_targets(
         else:
             t, illegal = as_dtype(xp, targets, like.dtype, "targets"), None
             kept = None if ignore_index is None else t != float(ignore_index)
+            t = t if kept is None else xp.where(kept, t, 0.0)
+            domain.check("targets", t)
+            t = domain.or_nan(xp, t, t)
     elif classes is None:
         require_same_shape(**{name: like, "targets": targets})
     else:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any, Literal, Unpack, get_args
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, namespace_of, require_library
-from mithril_losses.domains import REAL, LargestNumber
+from mithril_losses.domains import REAL, FeatureMaps, LargestNumber, Matrices, Parameters
 from mithril_losses.numerics.reduction import GradientReduction, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -80,7 +81,7 @@ class ElementwiseSecond(Elementwise):
         self.has_value = order == "all"
         self.steep = base.steep and self.has_value
         self.row_mass = base.row_mass if self.has_value else None
-        self._remember_settled()
+        self._remember()
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
         """Return what the order asks for."""
@@ -113,10 +114,10 @@ class ApartSecond(Apart):
         self.outputs = _outputs(base.wrt, order)
         self.has_value = order == "all"
 
-    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Any, dict[str, Array]]:
+    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Any, NamedArrays[Array]]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         value, found = super().both(*arguments, **reduction)
-        return value if self.has_value else 0.0, {name: found[name] for name in self.outputs}
+        return value if self.has_value else 0.0, NamedArrays((name, found[name]) for name in self.outputs)
 
 
 @second_order.register
@@ -135,7 +136,9 @@ class UnreducedSecond(Unreduced):
         self.vectors = {} if order in ("diagonal", "all") else vector_names(base.wrt)
         arrays = base.array_names
         self.domain = {name: base.domain[name] for name in arrays}
-        self.domain |= {vector: base.domain[name] for name, vector in self.vectors.items()}
+        nested = (FeatureMaps, Matrices, Parameters)  # a vector is of any numbers, in the structure of its argument
+        of_vectors = {name: base.domain[name] if isinstance(base.domain[name], nested) else REAL for name in self.wrt}
+        self.domain |= {vector: of_vectors[name] for name, vector in self.vectors.items()}
         self.domain |= base.domain
         self.outputs = _outputs(base.wrt, order)
         self.has_value, self.is_factor = order == "all", order in ("factor", "transposed")
@@ -167,7 +170,9 @@ class UnreducedSecond(Unreduced):
             if self.has_value:
                 slopes = {**found.slopes(), **{HESSIAN.format(name): x for name, x in slopes.items()}}
             close = functools.partial(spread, xp, closing.root(xp) if self.is_factor else closing, found)
-            results = {name: by_array(close, slopes[name], likes[like]) for name, like in self.outputs.items()}
+            results: NamedArrays[Array] = NamedArrays(
+                (name, by_array(close, slopes[name], likes[like])) for name, like in self.outputs.items()
+            )
             value = closing.collect(xp, found.values, first) if self.has_value else 0.0
         return value, results if len(self.outputs) > 1 else results.popitem()[1]
 

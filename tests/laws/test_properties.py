@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from mithril_losses.domains import (
     Parameters,
     PointSets,
     ProbabilityMaps,
+    unenforced,
 )
 from mithril_losses.numerics.trees import map_leaves
 
@@ -214,6 +215,13 @@ def _elsewhere(arrays: dict[str, Any], generator: np.random.Generator) -> dict[s
 
 
 CHECKS: dict[str, Callable[[Case, int], None]] = {name: globals()[f"check_{name}"] for name in PROPERTIES}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def anywhere_in_space() -> Iterator[None]:
+    """Properties are claims about formulas, and hold, or fail, beside a domain as well."""
+    with unenforced():
+        yield
 
 
 @pytest.mark.parametrize(("pair", "name"), DECLARED, ids=ids)
