@@ -24,6 +24,7 @@ from mithril_losses.numerics.validation import (
     require_same_shape,
     widest_dtype,
 )
+from mithril_losses.shards import Shards, resolve
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
@@ -39,6 +40,7 @@ class Elementwise(Template):
     """
 
     has_loop = True
+    splits_classes = True
 
     def __init__(
         self,
@@ -116,7 +118,8 @@ class Elementwise(Template):
             self.require_known(reduction, gradient=False)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays)
+            columns, reduction = self._columns(xp, reduction)
+            value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays, columns)
             return plan(xp, tuple(value.shape), value.dtype, **reduction).collect(xp, value, arguments[0])
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
@@ -128,6 +131,7 @@ class Elementwise(Template):
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             _, slopes = self.evaluate(xp, *arrays, *options)
+            _, reduction = self._columns(xp, reduction)
             closing = plan(xp, self.shape(arrays[0]), arrays[0].dtype, **reduction)
             return self._spread(xp, closing, slopes, arguments)
 
@@ -141,7 +145,8 @@ class Elementwise(Template):
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
-            value = self._unreduced(xp, value, arrays)
+            columns, reduction = self._columns(xp, reduction)
+            value = self._unreduced(xp, value, arrays, columns)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
             return closing.collect(xp, value, arguments[0]), self._spread(xp, closing, slopes, arguments)
 
@@ -164,15 +169,25 @@ class Elementwise(Template):
         """Return the shape of the unreduced losses of arrays like `x`."""
         return tuple(x.shape)[: self.rows]
 
-    def _unreduced(self, xp: Any, value: Array, arrays: list[Array]) -> Array:
+    def _columns(self, xp: Any, reduction: Any) -> tuple[Shards | None, Any]:
+        """Return the shards over which the terms of a loss are summed, and the keywords of the reduction of losses."""
+        if self.rows is None or reduction.get("across") is None:
+            return None, reduction
+        split = resolve(xp, reduction["across"])
+        return split.classes, reduction | {"across": split.rows}
+
+    def _unreduced(self, xp: Any, value: Array, arrays: list[Array], columns: Shards | None) -> Array:
         summed = self._summed(value)
         if not summed:
             return value
         total = xp.sum(value, axis=summed)
-        if self.row_mass is None:
-            return total
-        mass = xp.sum(arrays[self.array_names.index(self.row_mass)], axis=summed)
-        return never_negative(xp, total, terms=value.shape[-1], scale=mass)
+        mass = None if self.row_mass is None else xp.sum(arrays[self.array_names.index(self.row_mass)], axis=summed)
+        terms = value.shape[-1]
+        if columns is not None:
+            terms = sum(columns.lengths(terms, f"{total.dtype} losses of shape {tuple(total.shape)}"))
+            parts = columns.sum(xp.stack([total] if mass is None else [total, mass]))
+            total, mass = parts[0, ...], None if mass is None else parts[1, ...]
+        return total if mass is None else never_negative(xp, total, terms=terms, scale=mass)
 
     def _spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
         if len(self.wrt) == 1 and type(slopes) is not tuple:

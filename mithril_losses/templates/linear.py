@@ -201,7 +201,10 @@ def _jitted_scan() -> Any:
 
 
 def _scan(rows: LayerRows, layer: Layer, size: int) -> Results:
-    jax = sys.modules["jax"]
+    import jax
+
+    from mithril_losses.shards.axes import varying_as
+
     xp: Any = namespace_of(rows.hidden)
     count = rows.hidden.shape[0]
     if count <= size:
@@ -225,5 +228,5 @@ def _scan(rows: LayerRows, layer: Layer, size: int) -> Results:
     shared = (layer.weight, layer.bias)
     zeros = tuple(None if x is None or rows.scale is None else xp.zeros_like(x) for x in shared)
     # autodiff of the value computes the logits of a chunk again instead of keeping all logits
-    sums, own = jax.lax.scan(jax.checkpoint(step), zeros, jax.tree.map(chunked, rows))
+    sums, own = jax.lax.scan(jax.checkpoint(step), varying_as(zeros, rows, layer), jax.tree.map(chunked, rows))
     return Results(*jax.tree.map(joined, own), *sums)

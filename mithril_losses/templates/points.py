@@ -331,11 +331,13 @@ def pieces(tile: Array) -> Iterator[tuple[int, int]]:
 def _distances_by_scan(x: Array, y: Array) -> Array:
     import jax
 
+    from mithril_losses.shards.axes import varying_as
+
     def add(squared: Array, coordinate: tuple[Array, Array]) -> tuple[Array, None]:
         difference = coordinate[0][..., :, None] - coordinate[1][..., None, :]
         return squared + difference * difference, None
 
-    start = jax.numpy.zeros((*x.shape[:-1], y.shape[-2]), x.dtype)
+    start = varying_as(jax.numpy.zeros((*x.shape[:-1], y.shape[-2]), x.dtype), x, y)
     coordinates = jax.numpy.moveaxis(x, -1, 0), jax.numpy.moveaxis(y, -1, 0)
     return jax.lax.scan(add, start, coordinates, unroll=8)[0]
 
@@ -724,6 +726,9 @@ def scan_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, rows: Any
     """Run `step` over blocks of rows: the full blocks in one scan, then the remaining rows."""
     import jax
 
+    from mithril_losses.shards.axes import varying_as
+
+    carry = varying_as(carry, rows, columns)
     step = jax.checkpoint(step)  # autodiff computes a tile again in the backward pass instead of keeping it
     count = jax.tree.leaves(rows)[0].shape[0]
     size = max(1, min(count, limits.current.wide_tile // (columns.shape[0] * max(1, columns.shape[1] // 64))))

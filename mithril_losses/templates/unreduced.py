@@ -16,7 +16,7 @@ import numpy as np
 
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.domains import array_names, checked
+from mithril_losses.domains import PointSets, array_names, checked
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -109,7 +109,7 @@ class Unreduced(Template):
         with _quiet(first):
             found = self.losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
-            return _plan(xp, found, reduction).collect(xp, found.values, first)
+            return self._plan(xp, found, reduction).collect(xp, found.values, first)
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
@@ -118,7 +118,7 @@ class Unreduced(Template):
         with _quiet(arguments[0]):
             found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
-            return self._spread(xp, found, _plan(xp, found, reduction), arguments, wrt)
+            return self._spread(xp, found, self._plan(xp, found, reduction), arguments, wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
@@ -129,9 +129,14 @@ class Unreduced(Template):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
             found = self.losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
-            closing = _plan(xp, found, reduction)
+            closing = self._plan(xp, found, reduction)
             value = closing.collect(xp, found.values, first)
             return value, self._spread(xp, found, closing, arguments, wrt)
+
+    @property
+    def splits_rows(self) -> bool:
+        """As in `Template`; also if rows are sets of points, each with a loss of its own."""
+        return self.separable or isinstance(next(iter(self.domain.values())), PointSets)
 
     def checked(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments, in the order of `domain`, with the options as their domains return them.
@@ -148,6 +153,11 @@ class Unreduced(Template):
         if is_usual and _PLAIN.issuperset(map(type, found)):  # in a trace, this would be a side effect
             self._settled = found
         return (*arguments[: self._arrays], *found)
+
+    def _plan(self, xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
+        if reduction.get("across") is not None and not self.separable and not found.values.shape:
+            raise ValueError(f"{self.name} of one set cannot be split: only a batch of sets may be, along its first axis")
+        return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
     def _spread(self, xp: Any, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         """Return the gradients of what was found: an array, or a dict of them where several are asked for."""
@@ -197,10 +207,6 @@ class Reduced(Unreduced):
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
         with _quiet(arguments[0]):
             return self.losses(*self.checked(arguments), reduction=reduction, wanted=wanted)
-
-
-def _plan(xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
-    return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
 
 def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) -> Array:

@@ -31,6 +31,7 @@ ROOMS = (
     "loops",
     "terms",
     "numerics",
+    "shards",
     "backends",
 )
 # mathematics knows nothing of how it is compiled, or of who trains with it; of backends it knows arrays alone

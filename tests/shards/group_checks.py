@@ -1,0 +1,202 @@
+"""Checks on the processes of a group: of tensors and of NumPy arrays, split unevenly."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from problems import REDUCTIONS, ROWS, batched, refuses, same
+from running import run
+
+import mithril_losses as ml
+
+CHECKS: dict[str, Callable[[], None]] = {}
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("RANKS", 1))
+
+
+def check(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function of a name a check for each of the names, "name of the function: name"."""
+
+    def record(function: Callable[..., None]) -> Callable[..., None]:
+        title = function.__name__.replace("_", " ")
+        for name in names or ("",):
+            CHECKS[f"{title}: {name}" if name else title] = functools.partial(function, *([name] if name else []))
+        return function
+
+    return record
+
+
+def world() -> Any:
+    return dist.group.WORLD
+
+
+def own(rows: int, uneven: bool = True) -> slice:
+    """Return the rows of this process: the first one has none if they are split unevenly."""
+    bounds = np.linspace(0, rows, RANKS + 1).astype(int)
+    if uneven and RANKS > 1:
+        bounds[1] = 0
+    return slice(int(bounds[RANK]), int(bounds[RANK + 1]))
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@check(*ROWS)
+def rows(name: str) -> None:
+    """The value, the gradient, both at once and `backward()` are those of all rows; one process has none of them."""
+    whole = batched(ROWS[name], 6)
+    uneven = name not in NEVER_EMPTY
+    at = own(6, uneven)
+    part = whole.cut(at)
+    value, gradient = whole.pair.plain(*whole.arrays.values(), **whole.options)
+    local = {n: g if n not in whole.batch else cut(g, at) for n, g in whole.by_argument().items()}
+    expected = local if len(local) > 1 else next(iter(local.values()))
+    for library in ("torch", "numpy"):
+        arguments, options = part.arguments(library), part.keywords(library, across=world())
+        same(part.pair.value(*arguments, **options), value)
+        same(part.pair.gradient(*arguments, **options), expected)
+        same(ml.value_and_gradient(part.pair)(*arguments, **options), (value, expected))
+    tensors = dict(zip(part.arrays, part.arguments("torch"), strict=True))
+    for argument in part.pair.wrt:
+        tensors[argument].requires_grad_()
+    loss = part.pair.value(*tensors.values(), **part.keywords("torch", across=world()))
+    loss.backward()
+    same(loss.detach(), value)
+    same({n: tensors[n].grad for n in local}, local)
+
+
+# these demand a row
+NEVER_EMPTY: tuple[str, ...] = ()
+
+
+def cut(x: Any, at: slice) -> Any:
+    return x[at]
+
+
+@check(*REDUCTIONS)
+def reductions(name: str) -> None:
+    """Every reduction, with weights."""
+    p, t = batched(ROWS["huber_loss"], 9).arrays.values()
+    w, at, given = np.random.default_rng(5).integers(0, 3, (9, 1)) / 2.0, own(9), REDUCTIONS[name]
+    value, gradient = ml.value_and_gradient(ml.huber_loss)(p, t, weights=w, **given)
+    found = ml.value_and_gradient(ml.huber_loss)(p[at], t[at], weights=w[at], across=world(), **given)
+    same(found, (value[at] if name == "none" else value, gradient[at]))
+
+
+@check()
+def all_rows_are_ignored() -> None:
+    logits, labels = torch.randn(4, 3), torch.full((4,), -100)
+    logits.requires_grad_()
+    loss = ml.cross_entropy_with_logits(logits, labels, ignore_index=-100, across=world())
+    loss.backward()
+    same(loss.detach(), np.float64(0.0))
+    same(logits.grad, np.zeros((4, 3)))
+
+
+@check()
+def the_derivative_by_weights_is_that_of_the_plain_function() -> None:
+    p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
+    w, at = torch.linspace(0.5, 2.0, 6, dtype=torch.float64)[:, None].requires_grad_(), own(6)
+    ml.mse_loss(p, t, weights=w, reduction="weighted_mean").backward()
+    mine = w.detach()[at].requires_grad_()
+    ml.mse_loss(p[at], t[at], weights=mine, reduction="weighted_mean", across=world()).backward()
+    same(mine.grad, w.grad[at])
+
+
+@check()
+def second_derivatives() -> None:
+    p, t = (torch.tensor(x) for x in batched(ROWS["log_cosh_loss"], 6).arrays.values())
+    at = own(6)
+    whole = p.clone().requires_grad_()
+    (first,) = torch.autograd.grad(ml.log_cosh_loss(whole, t), whole, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), whole)
+    mine = p[at].clone().requires_grad_()
+    (first,) = torch.autograd.grad(ml.log_cosh_loss(mine, t[at], across=world()), mine, create_graph=True)
+    (own_second,) = torch.autograd.grad((first**2).sum(), mine)
+    same(own_second, second[at])
+
+
+@check()
+def a_mesh_of_one_dimension() -> None:
+    mesh = dist.device_mesh.init_device_mesh("cpu", (RANKS,), mesh_dim_names=("data",))
+    p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
+    same(ml.mse_loss(p[own(6)], t[own(6)], across=mesh["data"]), ml.mse_loss(p, t))
+
+
+@check()
+def large_shards_go_the_same_way_as_small_ones() -> None:
+    """A compiled loop would need other collectives than the plain functions."""
+    rows = 200_000 if RANK else 2
+    p, t = torch.ones(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.float64)
+    value, gradient = ml.value_and_gradient(ml.mse_loss)(p, t, across=world())
+    assert float(value) == 1.0
+    same(gradient, np.full(rows, 2.0 / (200_000 * (RANKS - 1) + 2)))
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@check()
+def shards_that_do_not_fit() -> None:
+    """Every rank raises the same line; none waits."""
+    x = torch.ones(3, 2, dtype=torch.float32 if RANK else torch.float64)
+    refuses(lambda: ml.mse_loss(x, x, across=world()), ValueError, "do not fit together: reduction='mean' of float64")
+    x = torch.ones(3, 2 + RANK)
+    refuses(lambda: ml.mse_loss(x, x, axis=0, across=world()), ValueError, "to the shape (2,) on rank 0")
+    x = torch.ones(3, 2)
+    weights = {"weights": torch.ones(3, 1)} if RANK else {}
+    refuses(lambda: ml.mse_loss(x, x, across=world(), **weights), ValueError, "with weights on rank 1")
+
+
+@check()
+def groups_that_are_none() -> None:
+    x = torch.ones(3)
+    refuses(lambda: ml.mse_loss(x, x, across="data"), TypeError, "pass a process group")
+    refuses(lambda: ml.mse_loss(x, x, across=5), TypeError, "must be a process group or a mesh")
+    other = dist.new_group([0])
+    if RANK:
+        refuses(lambda: ml.mse_loss(x, x, across=other), ValueError, "a group that this process is not in")
+    dist.barrier()
+    if not RANK:
+        dist.destroy_process_group(other)
+        refuses(lambda: ml.mse_loss(x, x, across=other), ValueError, "does not exist any more")
+
+
+@check()
+def a_process_that_does_not_take_part() -> None:
+    """The others raise one line when the time-out of the group has passed."""
+    group = dist.new_group(timeout=timedelta(seconds=1))
+    x = torch.ones(3)
+    if RANK == 0:
+        refuses(lambda: ml.mse_loss(x, x, across=group), RuntimeError, "failed on rank 0 of")
+    dist.barrier()
+
+
+@check()
+def no_group() -> None:
+    """The last check: the group has ended."""
+    group = world()
+    dist.destroy_process_group()
+    refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
+
+
+USUAL = [name for name in CHECKS if not name.startswith(("rows:", "reductions:"))]
+USUAL = [
+    *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
+    *(f"reductions: {name}" for name in ("weighted_mean", "none")),
+    *USUAL,
+]
+
+if __name__ == "__main__":
+    dist.init_process_group(
+        "gloo", init_method=f"file://{os.environ['STORE']}", rank=RANK, world_size=RANKS, timeout=timedelta(seconds=60)
+    )
+    run(CHECKS)
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,226 @@
+"""Checks on eight devices of XLA: in `jax.shard_map`, and of arrays that are sharded over a mesh."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from problems import REDUCTIONS, ROWS, batched, refuses, same
+from running import run
+
+import mithril_losses as ml
+
+CHECKS: dict[str, Callable[[], None]] = {}
+
+
+def check(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function of a name a check for each of the names, "name of the function: name"."""
+
+    def record(function: Callable[..., None]) -> Callable[..., None]:
+        title = function.__name__.replace("_", " ")
+        CHECKS.update({f"{title}: {name}" if name else title: functools.partial(function, *([name] if name else [])) for name in names or ("",)})
+        return function
+
+    return record
+
+
+def mesh_of(kind: AxisType = AxisType.Auto, **axes: int) -> Any:
+    count = int(np.prod(list(axes.values())))
+    return jax.make_mesh(
+        tuple(axes.values()), tuple(axes), axis_types=(kind,) * len(axes), devices=jax.devices()[:count]
+    )
+
+
+def mapped(mesh: Any, function: Any, in_specs: Any, out_specs: Any, **options: Any) -> Any:
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, **options))
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def by_rows(case: Any) -> tuple[Any, Any]:
+    """Return the specifications of the arguments and of the gradient."""
+    specs = {name: P("data") if name in case.batch else P() for name in case.arrays}
+    wrt = {name: specs[name] for name in case.pair.wrt}
+    return tuple(specs.values()), wrt if len(wrt) > 1 else next(iter(wrt.values()))
+
+
+@check(*ROWS)
+def rows(name: str) -> None:
+    """The value, the gradient, both at once, and `jax.grad` inside and outside of the map are those of all rows."""
+    case = batched(ROWS[name], 8)
+    arguments, options = case.arguments("jax"), case.keywords("jax")
+    in_specs, by_argument = by_rows(case)
+    mesh = mesh_of(data=2)
+    wrt = tuple(i for i, argument in enumerate(case.arrays) if argument in case.pair.wrt)
+    outs = tuple(in_specs[i] for i in wrt)
+    value, gradient = case.pair.plain(*arguments, **options)
+    apart = tuple(case.by_argument()[argument] for argument in case.pair.wrt)
+
+    def all_ways(*own: Any) -> Any:
+        given = options | {"across": "data"}
+        return (
+            case.pair.value(*own, **given),
+            case.pair.gradient(*own, **given),
+            ml.value_and_gradient(case.pair)(*own, **given),
+            jax.grad(lambda *inner: case.pair.value(*inner, **given), wrt)(*own),
+        )
+
+    out_specs = (P(), by_argument, (P(), by_argument), outs)
+    found = mapped(mesh, all_ways, in_specs, out_specs)(*arguments)
+    same(found[0], value)
+    same(found[1], gradient)
+    same(found[2], (value, gradient))
+    same(found[3], apart)
+    loss = mapped(mesh, lambda *own: case.pair.value(*own, **options, across="data"), in_specs, P())
+    same(jax.grad(loss, wrt)(*arguments), apart)
+
+
+@check(*REDUCTIONS)
+def reductions(name: str) -> None:
+    """Every reduction, with weights, on 1, 2, 4 and 8 devices."""
+    case = batched(ROWS["huber_loss"], 16)
+    arguments = case.arguments("jax")
+    weights = jnp.asarray(np.random.default_rng(5).integers(0, 3, (16, 1)) / 2.0)
+    given = REDUCTIONS[name]
+    whole = ml.value_and_gradient(ml.huber_loss)(*arguments, weights=weights, **given)
+    rows_left = P("data") if name == "none" else P()
+    for size in (1, 2, 4, 8):
+        found = mapped(
+            mesh_of(data=size),
+            lambda p, t, w: ml.value_and_gradient(ml.huber_loss)(p, t, weights=w, across="data", **given),
+            (P("data"),) * 3,
+            (rows_left, P("data")),
+        )(*arguments, weights)
+        same(found, whole)
+
+
+@check()
+def losses_per_column_are_summed_over_the_shards() -> None:
+    case = batched(ROWS["mse_loss"], 16)
+    arguments = case.arguments("jax")
+    whole = ml.value_and_gradient(ml.mse_loss)(*arguments, axis=0)
+    found = mapped(
+        mesh_of(data=4),
+        lambda p, t: ml.value_and_gradient(ml.mse_loss)(p, t, axis=0, across="data"),
+        P("data"),
+        (P(), P("data")),
+    )(*arguments)
+    same(found, whole)
+    jacobian = jax.jacrev(mapped(mesh_of(data=4), lambda p, t: ml.mse_loss(p, t, axis=0, across="data"), P("data"), P()))
+    same(jacobian(*arguments), jax.jacrev(lambda p, t: ml.mse_loss(p, t, axis=0))(*arguments))
+
+
+@check()
+def two_axes_and_both_axes_of_an_element_wise_loss() -> None:
+    case = batched(ROWS["focal_loss_with_logits"], 8)
+    p, t = (jnp.asarray(np.tile(x, (1, 4))[:, :4]) for x in case.arrays.values())
+    whole = ml.value_and_gradient(ml.focal_loss_with_logits)(p, t)
+    for across, spec in (
+        (("data", "model"), P(("data", "model"))),
+        (ml.Split(rows="data", classes="model"), P("data", "model")),
+        (ml.Split(classes="model"), P(None, "model")),
+    ):
+        found = mapped(
+            mesh_of(data=2, model=2),
+            lambda p, t, across=across: ml.value_and_gradient(ml.focal_loss_with_logits)(p, t, across=across),
+            spec,
+            (P(), spec),
+        )(p, t)
+        same(found, whole)
+
+
+@check()
+def forward_mode_and_second_derivatives() -> None:
+    p, t = (jnp.asarray(x) for x in batched(ROWS["log_cosh_loss"], 8).arrays.values())
+    loss = mapped(mesh_of(data=4), lambda p, t: ml.log_cosh_loss(p, t, across="data"), P("data"), P())
+    same(jax.jvp(lambda p: loss(p, t), (p,), (t,)), jax.jvp(lambda p: ml.log_cosh_loss(p, t), (p,), (t,)))
+    same(jax.hessian(lambda p: loss(p, t))(p), jax.hessian(lambda p: ml.log_cosh_loss(p, t))(p))
+
+
+@check()
+def the_derivative_by_weights_is_that_of_the_plain_function() -> None:
+    p, t = (jnp.asarray(x) for x in batched(ROWS["mse_loss"], 8).arrays.values())
+    w = jnp.linspace(0.5, 2.0, 8)[:, None]
+
+    def loss(p: Any, t: Any, w: Any, **given: Any) -> Any:
+        return ml.mse_loss(p, t, weights=w, reduction="weighted_mean", **given)
+
+    split = mapped(mesh_of(data=4), functools.partial(loss, across="data"), P("data"), P())
+    same(jax.grad(split, 2)(p, t, w), jax.grad(loss, 2)(p, t, w))
+
+
+@check()
+def one_all_reduce_of_numbers() -> None:
+    """The sums of a weighted mean and its divisor travel together; nothing else does."""
+    p = t = w = jnp.ones((8, 5))
+    for loss, given in ((ml.huber_loss, {}), (ml.huber_loss, {"reduction": "weighted_mean", "weights": w})):
+        function = mapped(
+            mesh_of(data=8),
+            lambda p, t, loss=loss, given=given: ml.value_and_gradient(loss)(
+                p, t, across="data", **{k: v[:1] if k == "weights" else v for k, v in given.items()}
+            ),
+            P("data"),
+            (P(), P("data")),
+        )
+        assert collectives(function, p, t) == {"all-reduce": 1}, collectives(function, p, t)
+
+
+def collectives(function: Any, *arguments: Any) -> dict[str, int]:
+    """Return how many collectives of each kind the compiled function runs."""
+    text = function.lower(*arguments).compile().as_text()
+    found: dict[str, int] = {}
+    for kind in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        count = sum(f" {kind}(" in line or f" {kind}-start(" in line for line in text.splitlines())
+        if count:
+            found[kind] = count
+    return found
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@check()
+def refusals() -> None:
+    p = t = jnp.ones((8, 5))
+    refuses(lambda: ml.mse_loss(p, t, across="data"), ValueError, "no such axis is mapped here")
+    refuses(
+        lambda: mapped(mesh_of(data=2), lambda p, t: ml.mse_loss(p, t, across="date"), P("data"), P())(p, t),
+        ValueError,
+        "across names the axis 'date'",
+    )
+    refuses(lambda: ml.mse_loss(np.ones(3), np.ones(3), across="data"), TypeError, "pass a process group")
+    refuses(lambda: ml.mse_loss(p, t, across=3), TypeError, "the name of an axis of a mesh")
+    refuses(lambda: ml.mse_loss(np.ones(3), np.ones(3), across=3), ValueError, "call torch.distributed.init_process_group")
+    classes = ml.Split(classes="data")
+    refuses(
+        lambda: mapped(mesh_of(data=2), lambda p, t: ml.iou_loss(p, t, across=classes), P("data"), P())(p[:, :4], t[:, :4]),
+        ValueError,
+        "iou_loss has no axis that Split(classes=…) could split",
+    )
+    points = jnp.ones((8, 3))
+    refuses(
+        lambda: mapped(mesh_of(data=2), lambda x: ml.chamfer_distance(x, x, across="data"), P("data"), P())(points),
+        ValueError,
+        "of one set cannot be split",
+    )
+    unchecked = mapped(
+        mesh_of(data=2), jax.grad(lambda p, t: ml.mse_loss(p, t, across="data")), P("data"), P("data"), check_vma=False
+    )
+    refuses(lambda: unchecked(p, t), ValueError, "Leave check_vma at True")
+
+
+USUAL = [name for name in CHECKS if not name.startswith(("rows:", "reductions:"))] + [
+    *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
+    *(f"reductions: {name}" for name in ("weighted_mean", "none")),
+]
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    run(CHECKS)

@@ -1,0 +1,57 @@
+"""What the checks of shards compare: the call on whole arrays with the call on their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from cases import REDUCED_DRAWN, Case, flat, matched
+
+# losses of which every row depends on all others, or on a layer that all of them share
+RINGS = ("info_nce_loss", "n_pair_loss", "nt_xent_loss", "supervised_contrastive_loss", "clip_loss", "siglip_loss")
+LAYERS = ("linear_cross_entropy", "arcface_loss", "cosface_loss")
+
+# whose arrays are of different lengths, or hold their rows elsewhere
+ROWS = {case.pair.name: case for case in REDUCED_DRAWN if case.pair.name not in (*RINGS, *LAYERS)}
+
+REDUCTIONS: Mapping[str, dict[str, Any]] = {
+    "mean": {},
+    "sum": {"reduction": "sum"},
+    "batch_sum": {"reduction": "batch_sum"},
+    "weighted_mean": {"reduction": "weighted_mean"},
+    "normalized": {"normalizer": 3.0},
+    "upstream": {"upstream": 0.5},
+    "none": {"reduction": "none"},
+}
+
+
+def batched(case: Case, rows: int) -> Case:
+    """Return the case with so many rows: its own, one after the other."""
+
+    def repeated(x: Any) -> np.ndarray:
+        return np.take(x, np.arange(rows) % len(x), axis=0)
+
+    arrays = {name: repeated(x) if name in case.batch else x for name, x in case.arrays.items()}
+    return Case(case.pair, f"{rows} rows", arrays, case.options)
+
+
+def same(found: Any, expected: Any, rtol: float = 1e-12, atol: float = 1e-13) -> None:
+    """Raise an AssertionError unless two values, or two gradients, agree."""
+    for path, own, other in matched(found, expected):
+        np.testing.assert_allclose(np.asarray(own), np.asarray(other), rtol=rtol, atol=atol, err_msg=path)
+
+
+def refuses(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
+    """Raise an AssertionError unless a call raises an error of one line with these words."""
+    try:
+        call()
+    except kind as error:
+        message = str(error)
+        assert words in message, message
+        assert "\n" not in message, message
+    else:
+        raise AssertionError(f"nothing was raised, not {words!r}")
+
+
+__all__ = ["LAYERS", "REDUCTIONS", "RINGS", "ROWS", "batched", "flat", "refuses", "same"]
