@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mithril_losses.numerics.validation import (
     require_integer,
     require_one_number,
 )
+from mithril_losses.shards import Shards
 
 # --- labels and weights of classes ----------------------------------------------------------------------------------
 
@@ -161,19 +163,26 @@ class Given:
         smoothing: a.
         weights: w, in a shape that broadcasts along the class axis; None for 1.
         mass: Σ q of each row if it is known; None if it must be summed.
+        classes: C, if the probabilities are those of a part of the classes.
     """
 
     def __init__(
-        self, probabilities: Array, smoothing: Any = 0.0, weights: Array | None = None, mass: Array | None = None
+        self,
+        probabilities: Array,
+        smoothing: Any = 0.0,
+        weights: Array | None = None,
+        mass: Array | None = None,
+        classes: int | None = None,
     ) -> None:
         self._probabilities, self._smoothing, self._weights, self._mass = probabilities, smoothing, weights, mass
+        self._classes = classes
         self._q: Array | None = None
 
     def dense(self, xp: Any, x: Array, axis: int) -> Array:
         """As in `AtLabel`."""
         if self._q is None:
             q, a = self._probabilities, self._smoothing
-            q = q if is_exactly(a, 0.0) else (1.0 - a) * q + a / float(x.shape[axis])
+            q = q if is_exactly(a, 0.0) else (1.0 - a) * q + a / float(self._classes or x.shape[axis])
             self._q = q if self._weights is None else self._weights * q
         return self._q
 
@@ -219,6 +228,54 @@ def _along(xp: Any, rows: Any, axis: int) -> Any:
     return rows if type(rows) is float else with_axis(xp, rows, axis)
 
 
+# --- a part of the classes --------------------------------------------------------------------------------------------
+
+
+class Columns(NamedTuple):
+    """The classes that this shard has.
+
+    Attributes:
+        shards: all shards that the classes are split over.
+        first: the number of the first own class: a traced number for JAX.
+        own: how many classes this shard has.
+        count: how many all shards have.
+    """
+
+    shards: Shards
+    first: Any
+    own: int
+    count: int
+
+    @staticmethod
+    def of(shards: Shards, own: int, facts: str) -> Columns:
+        """Return the part of `own` classes of this shard, after all shards have compared their facts.
+
+        Raises:
+            ValueError: a shard has no class, or the shards do not fit together.
+        """
+        lengths = shards.lengths(own, facts)
+        if 0 in lengths:
+            raise ValueError(f"each shard must have a class, but they have {', '.join(map(str, lengths))}")
+        rank = shards.rank()
+        return Columns(shards, sum(lengths[:rank]) if isinstance(rank, int) else rank * own, own, sum(lengths))
+
+    def local(self, xp: Any, labels: Array) -> tuple[Array, Array]:
+        """Return the numbers of labels among the own classes, 0 if a label is another's, and which are own."""
+        labels = labels - self.first
+        mine = (labels >= 0) & (labels < self.own)
+        return xp.where(mine, labels, xp.zeros_like(labels)), mine
+
+    def sums(self, xp: Any, *parts: Array) -> list[Array]:
+        """Return the sums of arrays of any shapes over all shards, by one collective."""
+        flat = self.shards.sum(xp.concat([xp.reshape(x, (-1,)) for x in parts], axis=0))
+        found, at = [], 0
+        for x in parts:
+            size = math.prod(x.shape)
+            found.append(xp.reshape(flat[at : at + size], tuple(x.shape)))
+            at += size
+        return found
+
+
 # --- the targets of a classification --------------------------------------------------------------------------------
 
 
@@ -232,6 +289,8 @@ class Classes(NamedTuple):
         mass: what each row contributes to the divisor: Σ w_c y_c, 0 if it is ignored; None for 1.
         kept: the rows that are not ignored; None for all.
         illegal: the rows with an illegal label, if values cannot be read; None if they can.
+        across: the shards over which the classes are split, so that scores and shares are those of a part of them.
+        whole: Σ q of whole rows, if the classes are split.
     """
 
     scores: Array
@@ -240,6 +299,8 @@ class Classes(NamedTuple):
     mass: Array | None
     kept: Array | None = None
     illegal: Array | None = None
+    across: Shards | None = None
+    whole: Any = None
 
     def legal(self, xp: Any, x: Array) -> Array:
         """Return losses or slopes of the rows: 0 if a row is ignored, NaN if its label is illegal."""
@@ -260,8 +321,12 @@ def classes_of(
     label_smoothing: float,
     ignore_index: int | None,
     name: str = "predictions",
+    shards: Shards | None = None,
 ) -> Classes:
     """Return the targets of predictions, checked; messages call them by their `name`.
+
+    If the classes are split over shards, predictions, class weights and probabilities are the own part of them. Labels
+    are those of whole rows, and count the classes of all shards.
 
     Raises:
         ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain.
@@ -272,6 +337,10 @@ def classes_of(
     shape = tuple(scores.shape)
     axis = normalize_axis("class_axis", class_axis, len(shape))
     classes = shape[axis]
+    if shards is not None:
+        return _classes_of_part(
+            xp, scores, targets, axis, class_weights, label_smoothing, ignore_index, name, shards
+        )
     if classes == 0:
         raise ValueError(f"class_axis {class_axis} of {name} of shape {shape} holds no class")
     is_usual = class_weights is None and type(label_smoothing) is float and label_smoothing == 0.0
@@ -292,10 +361,48 @@ def classes_of(
             return Classes(scores, axis, AtLabel(labels), None)
         shares, mass = by_label(xp, scores, classes, labels, kept, illegal, weights, smoothing)
         return Classes(scores, axis, shares, mass, kept, illegal)
-    raise ValueError(
+    raise _no_targets(given, shape, axis, name)
+
+
+def _no_targets(given: tuple[int, ...], shape: tuple[int, ...], axis: int, name: str) -> ValueError:
+    return ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
         f"shape {shape}, got {given} for {name} of shape {shape}"
     )
+
+
+def _classes_of_part(
+    xp: Any,
+    scores: Array,
+    targets: Array,
+    axis: int,
+    class_weights: Any,
+    label_smoothing: Any,
+    ignore_index: int | None,
+    name: str,
+    shards: Shards,
+) -> Classes:
+    """`classes_of` for the own part of classes that are split over shards."""
+    shape = tuple(scores.shape)
+    given, rows = tuple(targets.shape), shape[:axis] + shape[axis + 1 :]
+    if given not in (shape, rows):
+        raise _no_targets(given, shape, axis, name)
+    a = require_one_number(xp, "label_smoothing", label_smoothing, scores.dtype)
+    weights = read_class_weights(xp, class_weights, shape[axis], len(shape) - axis, scores)
+    facts = f"{name} of {str(scores.dtype).split('.')[-1]} in {rows} rows, targets of {len(given)} dimensions"
+    columns = Columns.of(shards, shape[axis], facts + " with class_weights" * (weights is not None))
+    if given == rows:
+        labels, kept, illegal = read_labels(xp, targets, columns.count, ignore_index)
+        shares, mass, whole = by_label_of_part(xp, scores, columns, labels, kept, illegal, weights, a)
+        return Classes(scores, axis, shares, mass, kept, illegal, shards, whole)
+    if ignore_index is not None:
+        raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
+    probabilities = as_dtype(xp, targets, scores.dtype, "targets")
+    parts = [xp.sum(probabilities if weights is None else weights * probabilities, axis=axis)]
+    mass, *rest = columns.sums(xp, *parts, *([] if weights is None else [xp.sum(weights)]))
+    whole = (1.0 - a) * mass + a * (rest[0] / columns.count if rest else 1.0)
+    shares = Given(probabilities, a, weights, classes=columns.count)
+    return Classes(scores, axis, shares, None if weights is None else mass, across=shards, whole=whole)
 
 
 def by_label(
@@ -334,3 +441,35 @@ def by_label(
     if kept is not None:
         mass = as_dtype(xp, kept, like.dtype) if mass is None else xp.where(kept, mass, 0.0)
     return AtLabel(labels, own, even, each), mass
+
+
+def by_label_of_part(
+    xp: Any,
+    like: Array,
+    columns: Columns,
+    labels: Array,
+    kept: Array | None,
+    illegal: Array | None,
+    weights: Array | None,
+    smoothing: Any,
+) -> tuple[AtLabel, Array | None, Any]:
+    """Return the shares of the own classes, what each row contributes to the divisor, and Σ q of whole rows.
+
+    The arguments are those of `by_label`, but for the number of classes; the weights are those of the own classes.
+    """
+    usual = (labels >= 0) & (labels < columns.count)
+    labels = xp.where(usual, labels, xp.zeros_like(labels))
+    label, mine = columns.local(xp, labels)
+    mass, each, even, whole = None, None, smoothing * (columns.own / columns.count), ONE
+    own = (1.0 - smoothing) * as_dtype(xp, mine, like.dtype)
+    if weights is not None:
+        taken = xp.reshape(xp.take(xp.reshape(weights, (-1,)), xp.reshape(label, (-1,))), label.shape)
+        mass, total = columns.sums(xp, xp.where(mine, taken, 0.0), xp.sum(weights))
+        own, even = own * taken, 0.0
+        each = None if is_exactly(smoothing, 0.0) else smoothing / columns.count * weights
+        whole = (1.0 - smoothing) * mass + smoothing / columns.count * total
+    if illegal is not None and mass is not None:
+        mass = xp.where(illegal, 0.0, mass)
+    if kept is not None:
+        mass = as_dtype(xp, kept, like.dtype) if mass is None else xp.where(kept, mass, 0.0)
+    return AtLabel(label, own, even, each), mass, whole

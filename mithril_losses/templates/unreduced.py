@@ -20,6 +20,7 @@ from mithril_losses.domains import PointSets, array_names, checked
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
+from mithril_losses.shards import resolve
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Loop
 
@@ -84,7 +85,8 @@ class Unreduced(Template):
     ) -> None:
         super().__init__(**how)
         names = list(inspect.signature(losses).parameters)
-        if names != [*domain, *self._further]:
+        self.splits_classes = "shards" in names
+        if [name for name in names if name != "shards"] != [*domain, *self._further]:
             raise TypeError(f"{losses.__name__} takes {names}, but domains are declared for {list(domain)}")
         self.losses = losses
         self.domain = dict(domain)
@@ -107,7 +109,8 @@ class Unreduced(Template):
             self.require_known(reduction, gradient=False)
         first = _first_array(arguments[0])
         with _quiet(first):
-            found = self.losses(*self.checked(arguments), wanted=_NOTHING)
+            losses, reduction = self._split(first, reduction)
+            found = losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
             return self._plan(xp, found, reduction).collect(xp, found.values, first)
 
@@ -116,7 +119,8 @@ class Unreduced(Template):
         if reduction:
             self.require_known(reduction)
         with _quiet(arguments[0]):
-            found = self.losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
+            losses, reduction = self._split(arguments[0], reduction)
+            found = losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, self._plan(xp, found, reduction), arguments, wrt)
 
@@ -127,7 +131,8 @@ class Unreduced(Template):
         first = _first_array(arguments[0])
         with _quiet(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
-            found = self.losses(*self.checked(arguments), wanted=wanted)
+            losses, reduction = self._split(first, reduction)
+            found = losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = self._plan(xp, found, reduction)
             value = closing.collect(xp, found.values, first)
@@ -153,6 +158,13 @@ class Unreduced(Template):
         if is_usual and _PLAIN.issuperset(map(type, found)):  # in a trace, this would be a side effect
             self._settled = found
         return (*arguments[: self._arrays], *found)
+
+    def _split(self, like: Any, reduction: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""
+        if reduction.get("across") is None or not self.splits_classes:
+            return self.losses, reduction
+        split = resolve(namespace_of(like), reduction["across"])
+        return functools.partial(self.losses, shards=split.classes), {**reduction, "across": split.rows}
 
     def _plan(self, xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
         if reduction.get("across") is not None and not self.separable and not found.values.shape:

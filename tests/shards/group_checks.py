@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from problems import REDUCTIONS, ROWS, batched, refuses, same
+from problems import CLASS_OPTIONS, REDUCTIONS, ROWS, batched, of_classes, refuses, same
 from running import run
 
 import mithril_losses as ml
@@ -36,10 +36,10 @@ def world() -> Any:
     return dist.group.WORLD
 
 
-def own(rows: int, uneven: bool = True) -> slice:
-    """Return the rows of this process: the first one has none if they are split unevenly."""
+def own(rows: int) -> slice:
+    """Return the rows of this process: the first one has none."""
     bounds = np.linspace(0, rows, RANKS + 1).astype(int)
-    if uneven and RANKS > 1:
+    if RANKS > 1:
         bounds[1] = 0
     return slice(int(bounds[RANK]), int(bounds[RANK + 1]))
 
@@ -51,11 +51,10 @@ def own(rows: int, uneven: bool = True) -> slice:
 def rows(name: str) -> None:
     """The value, the gradient, both at once and `backward()` are those of all rows; one process has none of them."""
     whole = batched(ROWS[name], 6)
-    uneven = name not in NEVER_EMPTY
-    at = own(6, uneven)
+    at = own(6)
     part = whole.cut(at)
     value, gradient = whole.pair.plain(*whole.arrays.values(), **whole.options)
-    local = {n: g if n not in whole.batch else cut(g, at) for n, g in whole.by_argument().items()}
+    local = {n: g if n not in whole.batch else g[at] for n, g in whole.by_argument().items()}
     expected = local if len(local) > 1 else next(iter(local.values()))
     for library in ("torch", "numpy"):
         arguments, options = part.arguments(library), part.keywords(library, across=world())
@@ -69,14 +68,6 @@ def rows(name: str) -> None:
     loss.backward()
     same(loss.detach(), value)
     same({n: tensors[n].grad for n in local}, local)
-
-
-# these demand a row
-NEVER_EMPTY: tuple[str, ...] = ()
-
-
-def cut(x: Any, at: slice) -> Any:
-    return x[at]
 
 
 @check(*REDUCTIONS)
@@ -139,6 +130,60 @@ def large_shards_go_the_same_way_as_small_ones() -> None:
     same(gradient, np.full(rows, 2.0 / (200_000 * (RANKS - 1) + 2)))
 
 
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+def own_classes(count: int) -> slice:
+    """Return the classes of this process: the first one has one."""
+    bounds = [0, 1, *np.linspace(1, count, RANKS).astype(int)[1:]] if RANKS > 1 else [0, count]
+    return slice(int(bounds[RANK]), int(bounds[RANK + 1]))
+
+
+@check(*CLASS_OPTIONS)
+def classes(name: str) -> None:
+    """Cross-entropy with every option, of classes that are split unevenly."""
+    logits, labels, probabilities, weights = of_classes()
+    logits[0, 5] = logits[1, :4] = -np.inf
+    at, across = own_classes(8), ml.Split(classes=world())
+    targets = labels if name.startswith("labels") else probabilities
+    given = {n: x for n, x in CLASS_OPTIONS[name].items() if n != "class_weights"}
+    own_targets = targets if targets.ndim == 1 else targets[:, at]
+    whole, own = ({"class_weights": w} if "class_weights" in CLASS_OPTIONS[name] else {} for w in (weights, weights[at]))
+    for loss in (ml.cross_entropy_with_logits, ml.cross_entropy_loss):
+        scores = logits if loss is ml.cross_entropy_with_logits else np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        both = ml.value_and_gradient(loss)
+        value, gradient = both(scores, targets, **given, **whole)
+        same(both(scores[:, at], own_targets, **given, **own, across=across), (value, gradient[:, at]))
+        z = torch.tensor(scores[:, at], requires_grad=True)
+        tensors = {n: torch.tensor(x) for n, x in own.items()}
+        found = loss(z, torch.tensor(own_targets), **given, **tensors, across=across)
+        found.sum().backward()
+        same(found.detach(), value)
+        same(z.grad, gradient[:, at])
+
+
+@check()
+def divergences_of_classes_that_are_split() -> None:
+    _, _, p, _ = of_classes(1)
+    _, _, q, _ = of_classes(2)
+    at = own_classes(8)
+    for loss in (ml.kl_divergence, ml.js_divergence):
+        value, gradient = ml.value_and_gradient(loss)(p, q)
+        found = ml.value_and_gradient(loss)(p[:, at], q[:, at], across=ml.Split(classes=world()))
+        same(found, (value, gradient[:, at]))
+
+
+@check()
+def rows_that_do_not_fit_each_other() -> None:
+    """Every rank raises the same line, where a collective of different sizes would not return."""
+    logits, labels = torch.ones(3 + RANK, 2), torch.zeros(3 + RANK, dtype=torch.int64)
+    refuses(
+        lambda: ml.cross_entropy_with_logits(logits, labels, across=ml.Split(classes=world())),
+        ValueError,
+        "logits of float32 in (3,) rows, targets of 1 dimensions on rank 0",
+    )
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -186,10 +231,11 @@ def no_group() -> None:
     refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
 
 
-USUAL = [name for name in CHECKS if not name.startswith(("rows:", "reductions:"))]
+USUAL = [name for name in CHECKS if ":" not in name]
 USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
+    *(f"classes: {name}" for name in CLASS_OPTIONS),
     *USUAL,
 ]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import REDUCTIONS, ROWS, batched, refuses, same
+from problems import CLASS_OPTIONS, REDUCTIONS, ROWS, batched, of_classes, refuses, same
 from running import run
 
 import mithril_losses as ml
@@ -183,6 +183,93 @@ def collectives(function: Any, *arguments: Any) -> dict[str, int]:
     return found
 
 
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+GRID = ml.Split(rows="data", classes="model")
+
+
+@check(*CLASS_OPTIONS)
+def classes(name: str) -> None:
+    """Cross-entropy with every option: rows over two devices, classes over four, labels where others have their class."""
+    logits, labels, probabilities, weights = map(jnp.asarray, of_classes())
+    logits = logits.at[0, 5].set(-jnp.inf).at[1, :4].set(-jnp.inf)
+    targets = labels if name.startswith("labels") else probabilities
+    given = {n: x for n, x in CLASS_OPTIONS[name].items() if n != "class_weights"}
+    own = P("data", "model")
+    specs = (own, P("data") if targets.ndim == 1 else own, P("model"))
+    mesh = mesh_of(data=2, model=4)
+    for loss in (ml.cross_entropy_with_logits, ml.cross_entropy_loss):
+        scores = logits if loss is ml.cross_entropy_with_logits else jax.nn.softmax(logits)
+
+        def both(z: Any, t: Any, w: Any, loss: Any = loss, **more: Any) -> Any:
+            weighted = {"class_weights": w} if "class_weights" in CLASS_OPTIONS[name] else {}
+            return ml.value_and_gradient(loss)(z, t, **given, **weighted, **more)
+
+        def one(z: Any, t: Any, w: Any, loss: Any = loss, **more: Any) -> Any:
+            weighted = {"class_weights": w} if "class_weights" in CLASS_OPTIONS[name] else {}
+            return loss(z, t, **given, **weighted, **more).sum()
+
+        whole = both(scores, targets, weights)
+        value = P("data") if name.endswith("without mean") else P()
+        function = mapped(mesh, functools.partial(both, across=GRID), specs, (value, own))
+        same(function(scores, targets, weights), whole)
+        slope = mapped(mesh, jax.grad(functools.partial(one, across=GRID)), specs, own)
+        same(slope(scores, targets, weights), whole[1])
+
+
+@check()
+def two_collectives_for_a_vocabulary() -> None:
+    """No logits travel, and nothing in the backward pass: the largest logit of a row, and two sums for each."""
+    logits, labels, probabilities, weights = map(jnp.asarray, of_classes())
+
+    def loss(z: Any, t: Any) -> Any:
+        return ml.cross_entropy_with_logits(z, t, ignore_index=-100, across=ml.Split(classes="model"))
+
+    mesh, own = mesh_of(model=8), P(None, "model")
+    for function, outs in ((loss, P()), (jax.grad(loss), own), (jax.value_and_grad(loss), (P(), own))):
+        assert collectives(mapped(mesh, function, (own, P()), outs), logits, labels) == {"all-reduce": 2}
+    weighted = mapped(
+        mesh,
+        lambda z, t, w: ml.value_and_gradient(ml.cross_entropy_with_logits)(
+            z, t, class_weights=w, label_smoothing=0.1, across=ml.Split(classes="model")
+        ),
+        (own, own, P("model")),
+        (P(), own),
+    )
+    assert collectives(weighted, logits, probabilities, weights) == {"all-reduce": 2}
+
+
+@check()
+def a_label_that_no_shard_has_is_nan() -> None:
+    logits, labels, *_ = map(jnp.asarray, of_classes())
+    loss = mapped(
+        mesh_of(model=4),
+        lambda z, t: ml.cross_entropy_with_logits(z, t, reduction="none", across=ml.Split(classes="model")),
+        (P(None, "model"), P()),
+        P(),
+    )
+    found = loss(logits, labels.at[2].set(8))
+    assert np.isnan(found).tolist() == [False, False, True, False, False, True]
+
+
+@check("kl_divergence", "reverse_kl_divergence", "js_divergence", "gaussian_kl_divergence")
+def sums_over_the_last_axis(name: str) -> None:
+    """Divergences of rows, whose terms are summed over a split axis."""
+    _, _, p, _ = of_classes(1)
+    _, _, q, _ = of_classes(2)
+    pair, arguments, own = ml.catalogue()[name], (jnp.asarray(p), jnp.asarray(q)), P("data", "model")
+    gradient = own if len(pair.wrt) == 1 else dict.fromkeys(pair.wrt, own)
+    for given in ({}, {"reduction": "none"}):
+        value = P("data") if given else P()
+        found = mapped(
+            mesh_of(data=2, model=4),
+            lambda p, q, given=given: ml.value_and_gradient(pair)(p, q, **given, across=GRID),
+            own,
+            (value, gradient),
+        )(*arguments)
+        same(found, ml.value_and_gradient(pair)(*arguments, **given))
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -216,9 +303,11 @@ def refusals() -> None:
     refuses(lambda: unchecked(p, t), ValueError, "Leave check_vma at True")
 
 
-USUAL = [name for name in CHECKS if not name.startswith(("rows:", "reductions:"))] + [
+USUAL = [name for name in CHECKS if ":" not in name] + [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
+    *(f"classes: {name}" for name in ("labels smoothed and weighted", "probabilities")),
+    "sums over the last axis: js_divergence",
 ]
 
 if __name__ == "__main__":

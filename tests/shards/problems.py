@@ -36,6 +36,28 @@ def batched(case: Case, rows: int) -> Case:
     return Case(case.pair, f"{rows} rows", arrays, case.options)
 
 
+def of_classes(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return logits (6, 8), labels, of which some are to be ignored, probabilities, and class weights."""
+    generator = np.random.default_rng(seed)
+    logits = 3.0 * generator.standard_normal((6, 8))
+    labels = np.array([0, 7, -100, 3, 4, -100])
+    probabilities = generator.dirichlet(np.ones(8), 6)
+    return logits, labels, probabilities, generator.uniform(0.5, 2.0, 8)
+
+
+# options of cross-entropy, some of which are arrays with an entry per class
+CLASS_OPTIONS: Mapping[str, dict[str, Any]] = {
+    "labels": {"ignore_index": -100},
+    "labels smoothed": {"ignore_index": -100, "label_smoothing": 0.1},
+    "labels weighted": {"ignore_index": -100, "class_weights": True},
+    "labels smoothed and weighted": {"ignore_index": -100, "label_smoothing": 0.25, "class_weights": True},
+    "labels without mean": {"ignore_index": -100, "reduction": "none"},
+    "probabilities": {},
+    "probabilities smoothed": {"label_smoothing": 0.1},
+    "probabilities smoothed and weighted": {"label_smoothing": 0.25, "class_weights": True},
+}
+
+
 def same(found: Any, expected: Any, rtol: float = 1e-12, atol: float = 1e-13) -> None:
     """Raise an AssertionError unless two values, or two gradients, agree."""
     for path, own, other in matched(found, expected):
@@ -54,4 +76,4 @@ def refuses(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
         raise AssertionError(f"nothing was raised, not {words!r}")
 
 
-__all__ = ["LAYERS", "REDUCTIONS", "RINGS", "ROWS", "batched", "flat", "refuses", "same"]
+__all__ = ["CLASS_OPTIONS", "LAYERS", "REDUCTIONS", "RINGS", "ROWS", "batched", "flat", "of_classes", "refuses", "same"]
