@@ -239,12 +239,14 @@ class Columns(NamedTuple):
         first: the number of the first own class: a traced number for JAX.
         own: how many classes this shard has.
         count: how many all shards have.
+        most: how many that shard has which has most.
     """
 
     shards: Shards
     first: Any
     own: int
     count: int
+    most: int
 
     @staticmethod
     def of(shards: Shards, own: int, facts: str) -> Columns:
@@ -257,7 +259,8 @@ class Columns(NamedTuple):
         if 0 in lengths:
             raise ValueError(f"each shard must have a class, but they have {', '.join(map(str, lengths))}")
         rank = shards.rank()
-        return Columns(shards, sum(lengths[:rank]) if isinstance(rank, int) else rank * own, own, sum(lengths))
+        first = sum(lengths[:rank]) if isinstance(rank, int) else rank * own
+        return Columns(shards, first, own, sum(lengths), max(lengths))
 
     def local(self, xp: Any, labels: Array) -> tuple[Array, Array]:
         """Return the numbers of labels among the own classes, 0 if a label is another's, and which are own."""

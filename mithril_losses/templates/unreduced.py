@@ -195,6 +195,16 @@ class Reduced(Unreduced):
     """
 
     _further = ("reduction", "wanted")
+    _splits: tuple[str, ...] = ()
+
+    @property
+    def splits_rows(self) -> bool:
+        """As in `Template`."""
+        return "rows" in self._splits
+
+    def declare_splits(self, splits: tuple[str, ...]) -> None:
+        """Say whether the function takes shards of "rows", and of "classes"."""
+        self._splits, self.splits_classes = splits, "classes" in splits
 
     def plain_value(self, *arguments: Any, **reduction: Any) -> Array:
         """As in `Unreduced`."""
@@ -305,8 +315,18 @@ def reduced(
     pairwise: bool = False,
     by_numpy: bool = False,
     check: Callable[..., Any] | None = None,
+    splits: tuple[str, ...] = (),
     **domain: Any,
 ) -> Callable[[Callable[..., Closed]], Reduced]:
-    """Declare, like `unreduced`, the domains of the arguments of a function that reduces its losses by itself."""
+    """Declare, like `unreduced`, the domains of the arguments of a function that reduces its losses by itself.
+
+    `splits` says whether the function takes shards of "rows" and of "classes".
+    """
     how = {"separable": False, "by_numpy": by_numpy, "check": check}
-    return lambda losses: Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
+
+    def declare(losses: Callable[..., Closed]) -> Reduced:
+        template = Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
+        template.declare_splits(splits)
+        return template
+
+    return declare

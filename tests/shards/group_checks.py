@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from problems import CLASS_OPTIONS, REDUCTIONS, ROWS, batched, of_classes, refuses, same
+from problems import CLASS_OPTIONS, LAYER_OPTIONS, REDUCTIONS, ROWS, batched, of_classes, of_layer, refuses, same
 from running import run
 
 import mithril_losses as ml
@@ -162,6 +162,28 @@ def classes(name: str) -> None:
         same(z.grad, gradient[:, at])
 
 
+@check(*LAYER_OPTIONS)
+def a_layer(name: str) -> None:
+    """The weight split by classes, or the hidden layer by rows."""
+    arrays, options = of_layer(), {"ignore_index": -100} | LAYER_OPTIONS[name]
+    arrays = {n: x for n, x in arrays.items() if options.get(n, 0) is not None}
+    options = {n: x for n, x in options.items() if x is not None}
+    value, gradient = ml.value_and_gradient(ml.linear_cross_entropy)(**arrays, **options)
+    split_classes = dict.fromkeys(("weight", "bias", "class_weights"), own_classes(8))
+    for across, at in ((world(), dict.fromkeys(("hidden", "targets"), own(6))), (ml.Split(classes=world()), split_classes)):
+        expected = {n: g[at.get(n, slice(None))] for n, g in gradient.items()}
+        parts = {n: x[at.get(n, slice(None))] for n, x in arrays.items()}
+        found = ml.value_and_gradient(ml.linear_cross_entropy)(**parts, **options, across=across)
+        same(found, (value, expected))
+        tensors = {n: torch.tensor(x) for n, x in parts.items()}
+        for n in gradient:
+            tensors[n].requires_grad_()
+        loss = ml.linear_cross_entropy(**tensors, **options, across=across)
+        loss.backward()
+        same(loss.detach(), value)
+        same({n: tensors[n].grad for n in gradient}, expected)
+
+
 @check()
 def divergences_of_classes_that_are_split() -> None:
     _, _, p, _ = of_classes(1)
@@ -236,6 +258,7 @@ USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
     *(f"classes: {name}" for name in CLASS_OPTIONS),
+    *(f"a layer: {name}" for name in LAYER_OPTIONS),
     *USUAL,
 ]
 

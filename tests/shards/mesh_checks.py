@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import CLASS_OPTIONS, REDUCTIONS, ROWS, batched, of_classes, refuses, same
+from problems import CLASS_OPTIONS, LAYER_OPTIONS, REDUCTIONS, ROWS, batched, of_classes, of_layer, refuses, same
 from running import run
 
 import mithril_losses as ml
@@ -217,6 +217,53 @@ def classes(name: str) -> None:
         same(slope(scores, targets, weights), whole[1])
 
 
+@check(*LAYER_OPTIONS)
+def a_layer(name: str) -> None:
+    """The weight split by classes, the hidden layer by rows, or both."""
+    arrays = {n: jnp.asarray(x) for n, x in of_layer().items()}
+    options = {"ignore_index": -100} | LAYER_OPTIONS[name]
+    arrays = {n: x for n, x in arrays.items() if options.get(n, 0) is not None}
+    options = {n: x for n, x in options.items() if x is not None}
+    both = ml.value_and_gradient(ml.linear_cross_entropy)
+    whole = both(**arrays, **options)
+    wrt = tuple(whole[1])
+    for across, rows, classes in (
+        ("data", "data", None),
+        (ml.Split(classes="model"), None, "model"),
+        (GRID, "data", "model"),
+    ):
+        specs = {"hidden": P(rows), "targets": P(rows), "weight": P(classes), "bias": P(classes)}
+        specs["class_weights"] = P(classes)
+        ins, outs = {n: specs[n] for n in arrays}, {n: specs[n] for n in wrt}
+        mesh, options["across"] = mesh_of(data=2, model=4), across
+        found = mapped(mesh, lambda own: both(**own, **options), (ins,), (P(), outs))(arrays)
+        same(found[0], whole[0])
+        same(found[1], whole[1])
+
+        def loss(parts: Any, others: Any) -> Any:
+            return ml.linear_cross_entropy(**parts, **others, **options)
+
+        parts, others = ({n: x for n, x in arrays.items() if (n in wrt) == own} for own in (True, False))
+        own_ins = {n: specs[n] for n in parts}, {n: specs[n] for n in others}
+        same(mapped(mesh, jax.grad(loss), own_ins, outs)(parts, others), whole[1])
+        same(jax.grad(mapped(mesh, loss, own_ins, P()))(parts, others), whole[1])
+
+
+@check()
+def next_tokens() -> None:
+    logits, labels, *_ = map(jnp.asarray, of_classes())
+    z, tokens = logits.reshape(2, 3, 8), jnp.maximum(labels, 0).reshape(2, 3)
+    own = P("data", None, "model")
+    found = mapped(
+        mesh_of(data=2, model=4),
+        lambda z, x: ml.value_and_gradient(ml.next_token_cross_entropy)(z, x, 7, across=GRID),
+        (own, P("data")),
+        (P(), own),
+    )(z, tokens)
+    same(found, ml.value_and_gradient(ml.next_token_cross_entropy)(z, tokens, 7))
+    refuses(lambda: ml.next_token_cross_entropy(z[0], tokens[0], across="data"), ValueError, "of one sequence")
+
+
 @check()
 def two_collectives_for_a_vocabulary() -> None:
     """No logits travel, and nothing in the backward pass: the largest logit of a row, and two sums for each."""
@@ -308,6 +355,7 @@ USUAL = [name for name in CHECKS if ":" not in name] + [
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
     *(f"classes: {name}" for name in ("labels smoothed and weighted", "probabilities")),
     "sums over the last axis: js_divergence",
+    "a layer: all",
 ]
 
 if __name__ == "__main__":

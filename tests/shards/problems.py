@@ -58,6 +58,26 @@ CLASS_OPTIONS: Mapping[str, dict[str, Any]] = {
 }
 
 
+def of_layer() -> dict[str, np.ndarray]:
+    """Return the arrays of a layer of 8 classes over 3 features, and labels of 6 rows."""
+    generator = np.random.default_rng(7)
+    return {
+        "hidden": generator.standard_normal((6, 3)),
+        "weight": generator.standard_normal((8, 3)),
+        "targets": np.array([0, 7, -100, 3, 4, -100]),
+        "bias": generator.standard_normal(8),
+        "class_weights": generator.uniform(0.5, 2.0, 8),
+    }
+
+
+LAYER_OPTIONS: Mapping[str, dict[str, Any]] = {
+    "plain": {"bias": None, "class_weights": None},
+    "in chunks": {"class_weights": None, "chunk_rows": 2},
+    "all": {"label_smoothing": 0.1, "z_loss": 0.01, "soft_cap": 4.0, "chunk_rows": 2},
+    "added": {"reduction": "sum", "z_loss": 0.1},
+}
+
+
 def same(found: Any, expected: Any, rtol: float = 1e-12, atol: float = 1e-13) -> None:
     """Raise an AssertionError unless two values, or two gradients, agree."""
     for path, own, other in matched(found, expected):
@@ -76,4 +96,4 @@ def refuses(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
         raise AssertionError(f"nothing was raised, not {words!r}")
 
 
-__all__ = ["CLASS_OPTIONS", "LAYERS", "REDUCTIONS", "RINGS", "ROWS", "batched", "flat", "of_classes", "refuses", "same"]
+__all__ = ["CLASS_OPTIONS", "LAYERS", "LAYER_OPTIONS", "REDUCTIONS", "RINGS", "ROWS", "batched", "flat", "of_classes", "of_layer", "refuses", "same"]
