@@ -69,12 +69,12 @@ def _along(gradient: Any, tangent: Any, loss: Any) -> Any:
 
 
 def _require_types(across: Any) -> None:
-    """Raise where nothing tells which arrays differ between shards, so that JAX would transpose sums over them wrong."""
+    """Raise where types do not tell which arrays differ between shards: JAX would transpose their sums wrongly."""
     split = resolve(jnp, across)
     if any(x is not None and not knows_what_varies(x.names) for x in (split.rows, split.classes)):
         raise ValueError(
-            "a loss with across= cannot be differentiated under shard_map(check_vma=False): JAX would multiply or divide "
-            "its gradient by the number of shards. Leave check_vma at True, or call value_and_gradient"
+            "a loss with across= cannot be differentiated under shard_map(check_vma=False): JAX would multiply or "
+            "divide its gradient by the number of shards. Leave check_vma at True, or call value_and_gradient"
         )
 
 

@@ -186,9 +186,7 @@ def _cross_entropy(
     wanted: Wanted,
     shards: Any = None,
 ) -> Losses:
-    classes = classes_of(
-        predictions, targets, class_axis, class_weights, label_smoothing, ignore_index, shards=shards
-    )
+    classes = classes_of(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index, shards=shards)
     xp: Any = namespace_of(predictions)
     shares, axis = classes.shares, classes.axis
     width = CLIP_WIDTH.for_dtype(epsilon, xp, predictions.dtype)

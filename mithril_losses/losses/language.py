@@ -129,7 +129,7 @@ def _linear_cross_entropy(
     given, like = {"hidden": hidden, "weight": weight, "bias": bias}, as_dtype(xp, weight, dtype)
 
     per_class = read_class_weights(xp, class_weights, classes, 1, like)
-    labels, live, illegal = read_labels(xp, targets, classes if columns is None else columns.count, ignore_index)
+    labels, live, illegal = read_labels(xp, targets, classes if columns is None else columns.total, ignore_index)
     whole = None
     if columns is None:
         shares, mass = by_label(xp, like, classes, labels, live, illegal, per_class, a)
@@ -316,7 +316,9 @@ class _NextTokens(NamedTuple):
             raise TypeError(f"tokens must be integers, got {tokens.dtype}")
         across = reduction.get("across")
         if len(shape) == 1 and across is not None and not (isinstance(across, Split) and across.rows is None):
-            raise ValueError("the tokens of one sequence cannot be split: only a batch of them may be, by its first axis")
+            raise ValueError(
+                "the tokens of one sequence cannot be split: only a batch of them may be, by its first axis"
+            )
         tokens = as_dtype(xp, tokens, xp.arange(1).dtype)
         limits = xp.iinfo(tokens.dtype)
         ignored = limits.min if ignore_index is None else require_integer("ignore_index", ignore_index)

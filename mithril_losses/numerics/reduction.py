@@ -2,8 +2,8 @@
 
     collect:  L = Σᵢ wᵢ ℓᵢ / D        spread:  ∂L/∂ℓᵢ = wᵢ u / D,  times the slope ∂ℓᵢ/∂x
 
-This is the only place that knows about means, weights, normalizers, empty sets and upstream gradients. If the losses are
-split over shards, the sums Σ and D go over all of them.
+This is the only place that knows about means, weights, normalizers, empty sets and upstream gradients. If the losses
+are split over shards, the sums Σ and D go over all of them.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def reduce_loss(
     weights: Array | None = None,
     axis: int | tuple[int, ...] | None = None,
     normalizer: float | Array | None = None,
+    across: Any = None,
 ) -> Array:
     """L = Σᵢ wᵢ ℓᵢ / D over `axis`; D is 1, the number of elements, Σᵢ wᵢ or the batch size.
 
@@ -92,6 +93,8 @@ def reduce_loss(
             NaN and infinity included.
         axis: the axes to reduce over; all by default.
         normalizer: D, a number or an array of the shape of the result, in place of the usual divisor.
+        across: over what `values` are split, if they are the local part of a larger array: the name of an axis of a
+            mesh inside `jax.shard_map`, a process group of PyTorch, or `Split`. Σ and D are then those of all parts.
 
     Returns:
         A scalar, or an array with the axes that remain. If nothing remains to average, the loss is 0.
@@ -114,7 +117,13 @@ def reduce_loss(
     xp = array_namespace(values=values)
     wide = as_dtype(xp, values, compute_dtype(xp, values.dtype, "values"))
     with quiet(xp):
-        keywords: Reduction = {"reduction": reduction, "weights": weights, "axis": axis, "normalizer": normalizer}
+        keywords: Reduction = {
+            "reduction": reduction,
+            "weights": weights,
+            "axis": axis,
+            "normalizer": normalizer,
+            "across": across,
+        }
         return plan(xp, tuple(values.shape), wide.dtype, **keywords).collect(xp, wide, values)
 
 

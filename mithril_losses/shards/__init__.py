@@ -20,7 +20,7 @@ from mithril_losses.backends.namespaces import Array, library_name
 class Split:
     """Over what the arrays of a call are split: the names of mesh axes (JAX), or process groups (PyTorch).
 
-    The arguments of the call are the local parts. What is given directly as `across=`, without `Split`, splits the rows.
+    The arguments of the call are the local parts. What is given as `across=` without `Split` splits the rows.
 
     Attributes:
         rows: over what the first axis is split, the batch. JAX takes one name, or a tuple of names; PyTorch takes a
@@ -48,7 +48,8 @@ class Shards(Protocol):
     """
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of shards."""
 
     def rank(self) -> Any:
         """Return the place of this shard, from 0 on: a number, or a traced array."""

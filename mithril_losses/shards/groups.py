@@ -76,7 +76,9 @@ class Group:
         if self.size == 1:
             return list(blocks)
         are_numpy = [isinstance(x, np.ndarray) for x in blocks]
-        leaving = [torch.from_numpy(np.ascontiguousarray(x)) if n else x for x, n in zip(blocks, are_numpy, strict=True)]
+        leaving = [
+            torch.from_numpy(np.ascontiguousarray(x)) if n else x for x, n in zip(blocks, are_numpy, strict=True)
+        ]
         leaving = [x.detach().contiguous() for x in leaving]
         arriving = []
         for i, x in enumerate(leaving):
@@ -123,8 +125,8 @@ class Group:
         except RuntimeError as error:
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RuntimeError(
-                f"{what} failed on rank {self._rank} of {self.size}: another process has ended, raised an error, or did "
-                f"not make the same call within the time-out of the group ({cause[:200]})"
+                f"{what} failed on rank {self._rank} of {self.size}: another process has ended, raised an error, or "
+                f"did not make the same call within the time-out of the group ({cause[:200]})"
             ) from error
 
 

@@ -238,14 +238,14 @@ class Columns(NamedTuple):
         shards: all shards that the classes are split over.
         first: the number of the first own class: a traced number for JAX.
         own: how many classes this shard has.
-        count: how many all shards have.
+        total: how many all shards have.
         most: how many that shard has which has most.
     """
 
     shards: Shards
     first: Any
     own: int
-    count: int
+    total: int
     most: int
 
     @staticmethod
@@ -341,9 +341,7 @@ def classes_of(
     axis = normalize_axis("class_axis", class_axis, len(shape))
     classes = shape[axis]
     if shards is not None:
-        return _classes_of_part(
-            xp, scores, targets, axis, class_weights, label_smoothing, ignore_index, name, shards
-        )
+        return _classes_of_part(xp, scores, targets, axis, class_weights, label_smoothing, ignore_index, name, shards)
     if classes == 0:
         raise ValueError(f"class_axis {class_axis} of {name} of shape {shape} holds no class")
     is_usual = class_weights is None and type(label_smoothing) is float and label_smoothing == 0.0
@@ -395,7 +393,7 @@ def _classes_of_part(
     facts = f"{name} of {str(scores.dtype).split('.')[-1]} in {rows} rows, targets of {len(given)} dimensions"
     columns = Columns.of(shards, shape[axis], facts + " with class_weights" * (weights is not None))
     if given == rows:
-        labels, kept, illegal = read_labels(xp, targets, columns.count, ignore_index)
+        labels, kept, illegal = read_labels(xp, targets, columns.total, ignore_index)
         shares, mass, whole = by_label_of_part(xp, scores, columns, labels, kept, illegal, weights, a)
         return Classes(scores, axis, shares, mass, kept, illegal, shards, whole)
     if ignore_index is not None:
@@ -403,9 +401,9 @@ def _classes_of_part(
     probabilities = as_dtype(xp, targets, scores.dtype, "targets")
     parts = [xp.sum(probabilities if weights is None else weights * probabilities, axis=axis)]
     mass, *rest = columns.sums(xp, *parts, *([] if weights is None else [xp.sum(weights)]))
-    whole = (1.0 - a) * mass + a * (rest[0] / columns.count if rest else 1.0)
-    shares = Given(probabilities, a, weights, classes=columns.count)
-    return Classes(scores, axis, shares, None if weights is None else mass, across=shards, whole=whole)
+    whole = (1.0 - a) * mass + a * (rest[0] / columns.total if rest else 1.0)
+    given_shares = Given(probabilities, a, weights, classes=columns.total)
+    return Classes(scores, axis, given_shares, None if weights is None else mass, across=shards, whole=whole)
 
 
 def by_label(
@@ -460,17 +458,17 @@ def by_label_of_part(
 
     The arguments are those of `by_label`, but for the number of classes; the weights are those of the own classes.
     """
-    usual = (labels >= 0) & (labels < columns.count)
+    usual = (labels >= 0) & (labels < columns.total)
     labels = xp.where(usual, labels, xp.zeros_like(labels))
     label, mine = columns.local(xp, labels)
-    mass, each, even, whole = None, None, smoothing * (columns.own / columns.count), ONE
+    mass, each, even, whole = None, None, smoothing * (columns.own / columns.total), ONE
     own = (1.0 - smoothing) * as_dtype(xp, mine, like.dtype)
     if weights is not None:
         taken = xp.reshape(xp.take(xp.reshape(weights, (-1,)), xp.reshape(label, (-1,))), label.shape)
         mass, total = columns.sums(xp, xp.where(mine, taken, 0.0), xp.sum(weights))
         own, even = own * taken, 0.0
-        each = None if is_exactly(smoothing, 0.0) else smoothing / columns.count * weights
-        whole = (1.0 - smoothing) * mass + smoothing / columns.count * total
+        each = None if is_exactly(smoothing, 0.0) else smoothing / columns.total * weights
+        whole = (1.0 - smoothing) * mass + smoothing / columns.total * total
     if illegal is not None and mass is not None:
         mass = xp.where(illegal, 0.0, mass)
     if kept is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from operator import is_
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
-from mithril_losses.backends.namespaces import Array, namespace_of
+from mithril_losses.backends.namespaces import Array, library_name, namespace_of
 from mithril_losses.domains import PointSets, array_names, checked
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
@@ -107,6 +108,8 @@ class Unreduced(Template):
         """Return the reduced loss; arrays and options are given in the order of `domain`."""
         if reduction:
             self.require_known(reduction, gradient=False)
+        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
+            return self._on_automatic_axes(self.plain_value, arguments, reduction)
         first = _first_array(arguments[0])
         with _quiet(first):
             losses, reduction = self._split(first, reduction)
@@ -118,6 +121,8 @@ class Unreduced(Template):
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
         if reduction:
             self.require_known(reduction)
+        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
+            return self._on_automatic_axes(functools.partial(self.gradient, wrt=wrt), arguments, reduction)
         with _quiet(arguments[0]):
             losses, reduction = self._split(arguments[0], reduction)
             found = losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
@@ -128,6 +133,10 @@ class Unreduced(Template):
         """Return `value` and `gradient` from one evaluation."""
         if reduction:
             self.require_known(reduction)
+        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
+            both = functools.partial(self.both, wrt=wrt)
+            pair: tuple[Array, Any] = self._on_automatic_axes(both, arguments, reduction)
+            return pair
         first = _first_array(arguments[0])
         with _quiet(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
@@ -159,6 +168,13 @@ class Unreduced(Template):
             self._settled = found
         return (*arguments[: self._arrays], *found)
 
+    def _on_automatic_axes(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], reduction: Mapping[str, Any]
+    ) -> Any:
+        from mithril_losses.shards.explicit import on_automatic_axes
+
+        return on_automatic_axes(function, tuple(self.domain), arguments, reduction)
+
     def _split(self, like: Any, reduction: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""
         if reduction.get("across") is None or not self.splits_classes:
@@ -168,7 +184,9 @@ class Unreduced(Template):
 
     def _plan(self, xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
         if reduction.get("across") is not None and not self.separable and not found.values.shape:
-            raise ValueError(f"{self.name} of one set cannot be split: only a batch of sets may be, along its first axis")
+            raise ValueError(
+                f"{self.name} of one set cannot be split: only a batch of sets may be, along its first axis"
+            )
         return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
     def _spread(self, xp: Any, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
@@ -210,6 +228,8 @@ class Reduced(Unreduced):
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction, gradient=False)
+        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
+            return self._on_automatic_axes(self.plain_value, arguments, reduction)
         value: Array = self._evaluate(arguments, reduction, _NOTHING)[0]
         return value
 
@@ -217,12 +237,18 @@ class Reduced(Unreduced):
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
+        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
+            return self._on_automatic_axes(functools.partial(self.gradient, wrt=wrt), arguments, reduction)
         return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self.requested(wrt)))[1], wrt)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """As in `Unreduced`."""
         if reduction:
             self.require_known(reduction)
+        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
+            both = functools.partial(self.both, wrt=wrt)
+            pair: tuple[Array, Any] = self._on_automatic_axes(both, arguments, reduction)
+            return pair
         value, gradients = self._evaluate(arguments, reduction, Wanted(self.requested(wrt)))
         return value, self._asked(gradients, wrt)
 
@@ -246,6 +272,15 @@ def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> 
         return close(slope, like)
     likes = dict(leaves(like))
     return map_leaves(lambda path, x: close(x, likes[path]), slope)
+
+
+def _are_explicit(arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> bool:
+    """Whether arrays are JAX's, and their types say how they are sharded."""
+    if "jax" not in sys.modules or library_name(namespace_of(_first_array(arguments[0])) or np) != "jax":
+        return False
+    from mithril_losses.shards.explicit import are_explicit
+
+    return are_explicit((arguments, dict(reduction)))
 
 
 def _first_array(x: Any) -> Any:

@@ -53,7 +53,7 @@ def rows(name: str) -> None:
     whole = batched(ROWS[name], 6)
     at = own(6)
     part = whole.cut(at)
-    value, gradient = whole.pair.plain(*whole.arrays.values(), **whole.options)
+    value, _ = whole.pair.plain(*whole.arrays.values(), **whole.options)
     local = {n: g if n not in whole.batch else g[at] for n, g in whole.by_argument().items()}
     expected = local if len(local) > 1 else next(iter(local.values()))
     for library in ("torch", "numpy"):
@@ -148,9 +148,13 @@ def classes(name: str) -> None:
     targets = labels if name.startswith("labels") else probabilities
     given = {n: x for n, x in CLASS_OPTIONS[name].items() if n != "class_weights"}
     own_targets = targets if targets.ndim == 1 else targets[:, at]
-    whole, own = ({"class_weights": w} if "class_weights" in CLASS_OPTIONS[name] else {} for w in (weights, weights[at]))
+    whole, own = (
+        {"class_weights": w} if "class_weights" in CLASS_OPTIONS[name] else {} for w in (weights, weights[at])
+    )
     for loss in (ml.cross_entropy_with_logits, ml.cross_entropy_loss):
-        scores = logits if loss is ml.cross_entropy_with_logits else np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        scores = (
+            logits if loss is ml.cross_entropy_with_logits else np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        )
         both = ml.value_and_gradient(loss)
         value, gradient = both(scores, targets, **given, **whole)
         same(both(scores[:, at], own_targets, **given, **own, across=across), (value, gradient[:, at]))
@@ -170,7 +174,10 @@ def a_layer(name: str) -> None:
     options = {n: x for n, x in options.items() if x is not None}
     value, gradient = ml.value_and_gradient(ml.linear_cross_entropy)(**arrays, **options)
     split_classes = dict.fromkeys(("weight", "bias", "class_weights"), own_classes(8))
-    for across, at in ((world(), dict.fromkeys(("hidden", "targets"), own(6))), (ml.Split(classes=world()), split_classes)):
+    for across, at in (
+        (world(), dict.fromkeys(("hidden", "targets"), own(6))),
+        (ml.Split(classes=world()), split_classes),
+    ):
         expected = {n: g[at.get(n, slice(None))] for n, g in gradient.items()}
         parts = {n: x[at.get(n, slice(None))] for n, x in arrays.items()}
         found = ml.value_and_gradient(ml.linear_cross_entropy)(**parts, **options, across=across)

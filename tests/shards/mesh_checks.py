@@ -11,7 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import CLASS_OPTIONS, LAYER_OPTIONS, REDUCTIONS, ROWS, batched, of_classes, of_layer, refuses, same
+from problems import (
+    CLASS_OPTIONS,
+    EVERY,
+    LAYER_OPTIONS,
+    REDUCTIONS,
+    ROWS,
+    batched,
+    of_classes,
+    of_layer,
+    refuses,
+    same,
+)
 from running import run
 
 import mithril_losses as ml
@@ -24,7 +35,12 @@ def check(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
     def record(function: Callable[..., None]) -> Callable[..., None]:
         title = function.__name__.replace("_", " ")
-        CHECKS.update({f"{title}: {name}" if name else title: functools.partial(function, *([name] if name else [])) for name in names or ("",)})
+        CHECKS.update(
+            {
+                f"{title}: {name}" if name else title: functools.partial(function, *([name] if name else []))
+                for name in names or ("",)
+            }
+        )
         return function
 
     return record
@@ -113,7 +129,9 @@ def losses_per_column_are_summed_over_the_shards() -> None:
         (P(), P("data")),
     )(*arguments)
     same(found, whole)
-    jacobian = jax.jacrev(mapped(mesh_of(data=4), lambda p, t: ml.mse_loss(p, t, axis=0, across="data"), P("data"), P()))
+    jacobian = jax.jacrev(
+        mapped(mesh_of(data=4), lambda p, t: ml.mse_loss(p, t, axis=0, across="data"), P("data"), P())
+    )
     same(jacobian(*arguments), jax.jacrev(lambda p, t: ml.mse_loss(p, t, axis=0))(*arguments))
 
 
@@ -190,7 +208,7 @@ GRID = ml.Split(rows="data", classes="model")
 
 @check(*CLASS_OPTIONS)
 def classes(name: str) -> None:
-    """Cross-entropy with every option: rows over two devices, classes over four, labels where others have their class."""
+    """Cross-entropy with every option: rows over two devices, classes over four."""
     logits, labels, probabilities, weights = map(jnp.asarray, of_classes())
     logits = logits.at[0, 5].set(-jnp.inf).at[1, :4].set(-jnp.inf)
     targets = labels if name.startswith("labels") else probabilities
@@ -317,6 +335,71 @@ def sums_over_the_last_axis(name: str) -> None:
         same(found, ml.value_and_gradient(pair)(*arguments, **given))
 
 
+# --- arrays that are sharded, without a map ---------------------------------------------------------------------------
+
+KINDS = (AxisType.Auto, AxisType.Explicit)
+
+
+def placed(mesh: Any, arrays: Any, specs: Any) -> list[Any]:
+    return [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arrays, specs, strict=True)]
+
+
+def keeps_sharding(gradient: Any, wrt: tuple[str, ...], given: dict[str, Any]) -> None:
+    for name, x in (gradient if isinstance(gradient, dict) else {wrt[0]: gradient}).items():
+        assert x.sharding.is_equivalent_to(given[name].sharding, x.ndim), f"{name}: {x.sharding}"
+
+
+# XLA computes these gradients on all devices: it scatters along an axis that is not sharded any more
+WHOLE = ("wasserstein_distance", "sliced_wasserstein_distance", "hausdorff_distance", "mesh_edge_loss")
+WHOLE = (*WHOLE, "modified_hausdorff_distance", "mesh_laplacian_loss")
+
+
+@check(*EVERY)
+def sharded_arrays(name: str, kinds: tuple[AxisType, ...] = (AxisType.Explicit,)) -> None:
+    """Calls on arrays that are sharded by rows: `jax.jit` and `jax.grad` need nothing more."""
+    case = batched(EVERY[name], 8)
+    pair, options = case.pair, case.keywords("jax")
+    whole = pair.plain(*case.arguments("jax"), **options)
+    specs = [P("data") if argument in case.batch else P() for argument in case.arrays]
+    wrt = tuple(i for i, argument in enumerate(case.arrays) if argument in pair.wrt)
+    apart = case.by_argument()
+    for kind in kinds:
+        arguments = placed(mesh_of(kind, data=2), case.arguments("jax"), specs)
+
+        def all_ways(*own: Any) -> Any:
+            both = ml.value_and_gradient(pair)(*own, **options)
+            return both, jax.grad(lambda *inner: pair.value(*inner, **options), wrt)(*own)
+
+        found, slopes = jax.jit(all_ways)(*arguments)
+        same(found, whole, rtol=1e-11)
+        same(slopes, tuple(apart[list(case.arrays)[i]] for i in wrt), rtol=1e-11)
+        if kind is AxisType.Explicit or name not in WHOLE:
+            keeps_sharding(found[1], pair.wrt, dict(zip(case.arrays, arguments, strict=True)))
+
+
+@check("clip_loss", "cross_entropy_with_logits", "huber_loss", "mesh_edge_loss")
+def automatic_meshes(name: str) -> None:
+    sharded_arrays(name, (AxisType.Auto,))
+
+
+@check()
+def classes_of_sharded_arrays() -> None:
+    logits, labels, probabilities, weights = map(jnp.asarray, of_classes())
+    both = ml.value_and_gradient(ml.cross_entropy_with_logits)
+    for targets, given in (
+        (jnp.maximum(labels, 0), {"label_smoothing": 0.1}),
+        (probabilities, {"class_weights": weights}),
+    ):
+        whole = both(logits, targets, **given)
+        for kind in KINDS:
+            own = P("data", "model")
+            arguments = placed(mesh_of(kind, data=2, model=2), (logits, targets), (own, P("data")))
+            found = jax.jit(lambda z, t, given=given: both(z, t, **given))(*arguments)
+            same(found, whole)
+            keeps_sharding(found[1], ("logits",), {"logits": arguments[0]})
+            same(both(*arguments, **given), whole)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -331,10 +414,14 @@ def refusals() -> None:
     )
     refuses(lambda: ml.mse_loss(np.ones(3), np.ones(3), across="data"), TypeError, "pass a process group")
     refuses(lambda: ml.mse_loss(p, t, across=3), TypeError, "the name of an axis of a mesh")
-    refuses(lambda: ml.mse_loss(np.ones(3), np.ones(3), across=3), ValueError, "call torch.distributed.init_process_group")
+    refuses(
+        lambda: ml.mse_loss(np.ones(3), np.ones(3), across=3), ValueError, "call torch.distributed.init_process_group"
+    )
     classes = ml.Split(classes="data")
     refuses(
-        lambda: mapped(mesh_of(data=2), lambda p, t: ml.iou_loss(p, t, across=classes), P("data"), P())(p[:, :4], t[:, :4]),
+        lambda: mapped(mesh_of(data=2), lambda p, t: ml.iou_loss(p, t, across=classes), P("data"), P())(
+            p[:, :4], t[:, :4]
+        ),
         ValueError,
         "iou_loss has no axis that Split(classes=…) could split",
     )
@@ -356,6 +443,7 @@ USUAL = [name for name in CHECKS if ":" not in name] + [
     *(f"classes: {name}" for name in ("labels smoothed and weighted", "probabilities")),
     "sums over the last axis: js_divergence",
     "a layer: all",
+    "sharded arrays: clip_loss",
 ]
 
 if __name__ == "__main__":

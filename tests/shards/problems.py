@@ -12,7 +12,7 @@ from cases import REDUCED_DRAWN, Case, flat, matched
 RINGS = ("info_nce_loss", "n_pair_loss", "nt_xent_loss", "supervised_contrastive_loss", "clip_loss", "siglip_loss")
 LAYERS = ("linear_cross_entropy", "arcface_loss", "cosface_loss")
 
-# whose arrays are of different lengths, or hold their rows elsewhere
+EVERY = {case.pair.name: case for case in REDUCED_DRAWN}
 ROWS = {case.pair.name: case for case in REDUCED_DRAWN if case.pair.name not in (*RINGS, *LAYERS)}
 
 REDUCTIONS: Mapping[str, dict[str, Any]] = {
@@ -96,4 +96,18 @@ def refuses(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
         raise AssertionError(f"nothing was raised, not {words!r}")
 
 
-__all__ = ["CLASS_OPTIONS", "LAYERS", "LAYER_OPTIONS", "REDUCTIONS", "RINGS", "ROWS", "batched", "flat", "of_classes", "of_layer", "refuses", "same"]
+__all__ = [
+    "CLASS_OPTIONS",
+    "EVERY",
+    "LAYERS",
+    "LAYER_OPTIONS",
+    "REDUCTIONS",
+    "RINGS",
+    "ROWS",
+    "batched",
+    "flat",
+    "of_classes",
+    "of_layer",
+    "refuses",
+    "same",
+]
