@@ -143,6 +143,10 @@ def _linear_cross_entropy(
     if closing.weights is not None:
         weighted = xp.broadcast_to(closing.weights != 0, shape)
         live = weighted if live is None else live & weighted
+    if split.classes is not None:
+        hidden = split.classes.apart(hidden)
+    if split.rows is not None:
+        like, bias = split.rows.apart(like), None if bias is None else split.rows.apart(bias)
     flat = LayerRows(
         xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
         xp.reshape(shares.label, (count,)),

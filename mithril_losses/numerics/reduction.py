@@ -229,6 +229,8 @@ def plan(
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     factor = _fit_upstream(xp, upstream, shape, axes, kept, dtype)
     factor = factor / divisor if type(divisor) is float else _divide(xp, factor, xp.reshape(divisor, kept))
+    for shards in over:
+        factor = factor if type(factor) is float else shards.apart(factor)
     return Plan(axes, weights, divisor, factor, not (is_number(upstream) and upstream == 1.0), over)
 
 

@@ -57,6 +57,12 @@ class Shards(Protocol):
     def sum(self, x: Array) -> Array:
         """Return the sum of the arrays of all shards. The result is the same array on each of them."""
 
+    def apart(self, x: Array) -> Array:
+        """Return an array that is the same on all shards, and of which each goes on to compute something of its own.
+
+        Its derivative is the sum of what the shards contribute. JAX knows this from types.
+        """
+
     def largest(self, x: Array) -> Array:
         """Return the largest elements over all shards. The derivative is 0, because no result depends on it."""
 

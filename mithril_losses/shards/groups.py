@@ -64,6 +64,10 @@ class Group:
         """As in `Shards`."""
         return _as_tensor(x, lambda tensor: _Replicated.apply(tensor, self, dist.ReduceOp.MAX))
 
+    def apart(self, x: Array) -> Array:
+        """As in `Shards`."""
+        return _Apart.apply(x, self) if isinstance(x, torch.Tensor) and x.requires_grad else x
+
     def reduce(self, x: torch.Tensor, operation: Any) -> torch.Tensor:
         """Return the tensors of all processes reduced into one, in new memory."""
         found = x.detach().clone(memory_format=torch.contiguous_format)
@@ -98,10 +102,10 @@ class Group:
     def lengths(self, length: int, facts: str) -> tuple[int, ...]:
         """As in `Shards`."""
         own = torch.tensor([length, zlib.crc32(facts.encode())], dtype=torch.int64, device=self._device())
-        every = own.new_empty((self.size, 2))
+        every = [torch.empty_like(own) for _ in range(self.size)]
         with self._naming("comparison of the shards"):
-            dist.all_gather_into_tensor(every, own[None], group=self._group)
-            found = every.tolist()
+            dist.all_gather(every, own, group=self._group)
+            found = [x.tolist() for x in every]
             if len({code for _, code in found}) > 1:
                 said: list[Any] = [None] * self.size
                 dist.all_gather_object(said, facts, group=self._group)
@@ -145,6 +149,19 @@ class _Replicated(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[Any, ...]:
         return upstream if ctx.is_sum else torch.zeros_like(upstream), None, None
+
+
+class _Apart(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no types here
+    """The transpose of a sum over all processes, whose transpose is the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: Group) -> torch.Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[Any, ...]:
+        return ctx.group.sum(upstream), None
 
 
 def _as_tensor(x: Array, function: Callable[[torch.Tensor], torch.Tensor]) -> Array:

@@ -109,7 +109,7 @@ def _from_logits(
     finished = finish(xp, found, layer.z_loss)
     if rows.scale is None:
         return finished.losses, None
-    by_logits = slopes(xp, exponentials, finished, shares, scale=rows.scale, in_place=in_place)
+    by_logits = slopes(xp, exponentials, finished.apart(across), shares, scale=rows.scale, in_place=in_place)
     return finished.losses, by_logits if bend is None else xp.multiply(by_logits, bend, **over(by_logits))
 
 

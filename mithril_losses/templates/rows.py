@@ -53,6 +53,13 @@ class Finished(NamedTuple):
     mass: Any
     total: Array
 
+    def apart(self, across: Shards | None) -> Finished:
+        """Return the same results for slopes of the columns of this shard alone."""
+        if across is None:
+            return self
+        mass = self.mass if type(self.mass) is float else across.apart(self.mass)
+        return Finished(self.losses, mass, across.apart(self.total))
+
 
 def statistics(
     xp: Any,
@@ -156,7 +163,7 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
     finished = finish(xp, found)
 
     def scaled(factor: float = 1.0) -> Mapping[str, Array]:
-        of_rows = slopes(xp, exponentials, finished, shares, axis, scale=factor)
+        of_rows = slopes(xp, exponentials, finished.apart(classes.across), shares, axis, scale=factor)
         return {name: classes.legal(xp, of_rows)}
 
     return Losses(classes.legal(xp, finished.losses), scaled, (axis,), classes.mass, scaled)

@@ -192,6 +192,22 @@ def a_layer(name: str) -> None:
 
 
 @check()
+def second_derivatives_of_split_classes() -> None:
+    logits, labels, *_ = of_classes()
+    at, labels = own_classes(8), torch.tensor(labels)
+    found = {}
+    for name, z, given in (
+        ("whole", torch.tensor(logits), {}),
+        ("own", torch.tensor(logits[:, at]), {"across": ml.Split(classes=world())}),
+    ):
+        z.requires_grad_()
+        loss = ml.cross_entropy_with_logits(z, labels, ignore_index=-100, **given)
+        (first,) = torch.autograd.grad(loss, z, create_graph=True)
+        (found[name],) = torch.autograd.grad((first**2).sum(), z)
+    same(found["own"], found["whole"][:, at], atol=1e-12)
+
+
+@check()
 def divergences_of_classes_that_are_split() -> None:
     _, _, p, _ = of_classes(1)
     _, _, q, _ = of_classes(2)
