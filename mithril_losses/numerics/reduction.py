@@ -290,7 +290,7 @@ def _divisor(
     if normalizer is not None:
         return _fit_normalizer(xp, normalizer, [n for i, n in enumerate(shape) if i not in axes], dtype)
     if reduction == "batch_sum":
-        return float(max(count, 1))
+        return max(float(count), 1.0)
     share = mass
     if reduction == "weighted_mean" and weights is not None:
         share = weights if mass is None else weights * mass

@@ -437,11 +437,16 @@ def by_label(
         each = None if is_exactly(smoothing, 0.0) else smoothing / classes * weights
     if type(own) is not float:
         own = own * xp.ones(labels.shape, dtype=like.dtype, **placement(like))  # one per row
+    return AtLabel(labels, own, even, each), _counted(xp, mass, kept, illegal, like)
+
+
+def _counted(xp: Any, mass: Array | None, kept: Array | None, illegal: Array | None, like: Array) -> Array | None:
+    """Return what each row contributes to the divisor, None for 1: nothing if it is ignored or illegal."""
     if illegal is not None and mass is not None:
         mass = xp.where(illegal, 0.0, mass)
     if kept is not None:
         mass = as_dtype(xp, kept, like.dtype) if mass is None else xp.where(kept, mass, 0.0)
-    return AtLabel(labels, own, even, each), mass
+    return mass
 
 
 def by_label_of_part(
@@ -469,8 +474,4 @@ def by_label_of_part(
         own, even = own * taken, 0.0
         each = None if is_exactly(smoothing, 0.0) else smoothing / columns.total * weights
         whole = (1.0 - smoothing) * mass + smoothing / columns.total * total
-    if illegal is not None and mass is not None:
-        mass = xp.where(illegal, 0.0, mass)
-    if kept is not None:
-        mass = as_dtype(xp, kept, like.dtype) if mass is None else xp.where(kept, mass, 0.0)
-    return AtLabel(label, own, even, each), mass, whole
+    return AtLabel(label, own, even, each), _counted(xp, mass, kept, illegal, like), whole

@@ -20,7 +20,7 @@ def results(script: str, names: Iterable[str], ranks: int = 1, timeout: float = 
     names = list(names)
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
             "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])]),
             "OMP_NUM_THREADS": "1",
         }
