@@ -66,12 +66,12 @@ class Shards(Protocol):
     def largest(self, x: Array) -> Array:
         """Return the largest elements over all shards. The derivative is 0, because no result depends on it."""
 
-    def shift(self, blocks: Sequence[Array], lengths: Sequence[int] | None = None) -> list[Array]:
+    def shift(self, blocks: Sequence[Array], length: int | None = None) -> list[Array]:
         """Return the blocks of the shard before this one, and give it own ones to the shard after it, in a ring.
 
         Args:
             blocks: the arrays that travel.
-            lengths: how long the second-last axis of each block that arrives is; by default as long as what leaves.
+            length: how long the first axis of each block is that arrives; by default as long as what leaves.
         """
 
     def lengths(self, length: int, facts: str) -> tuple[int, ...]:

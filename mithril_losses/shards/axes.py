@@ -54,7 +54,7 @@ class MeshAxes(NamedTuple):
         """As in `Shards`."""
         return jax.lax.pmax(jax.lax.stop_gradient(x), self.names)
 
-    def shift(self, blocks: Sequence[Array], lengths: Sequence[int] | None = None) -> list[Array]:
+    def shift(self, blocks: Sequence[Array], length: int | None = None) -> list[Array]:
         """As in `Shards`."""
         around = [(i, (i + 1) % self.size) for i in range(self.size)]
         return [jax.lax.ppermute(x, self.names, around) for x in blocks]

@@ -75,7 +75,7 @@ class Group:
             dist.all_reduce(found, operation, group=self._group)
         return found
 
-    def shift(self, blocks: Sequence[Array], lengths: Sequence[int] | None = None) -> list[Array]:
+    def shift(self, blocks: Sequence[Array], length: int | None = None) -> list[Array]:
         """As in `Shards`."""
         if self.size == 1:
             return list(blocks)
@@ -85,11 +85,8 @@ class Group:
         ]
         leaving = [x.detach().contiguous() for x in leaving]
         arriving = []
-        for i, x in enumerate(leaving):
-            shape = list(x.shape)
-            if lengths is not None:
-                shape[-2 if len(shape) > 1 else 0] = lengths[i]
-            arriving.append(x.new_empty(shape))
+        for x in leaving:
+            arriving.append(x.new_empty((len(x) if length is None else length, *x.shape[1:])))
         after, before = ((self._rank + step) % self.size for step in (1, -1))
         peers = [dist.get_global_rank(self._group, rank) for rank in (after, before)]
         with self._naming(f"exchange of {_described(leaving[0])} with its neighbours"):

@@ -16,10 +16,12 @@ from problems import (
     EVERY,
     LAYER_OPTIONS,
     REDUCTIONS,
+    RINGS,
     ROWS,
     batched,
     of_classes,
     of_layer,
+    of_pairs,
     refuses,
     same,
 )
@@ -335,6 +337,75 @@ def sums_over_the_last_axis(name: str) -> None:
         same(found, ml.value_and_gradient(pair)(*arguments, **given))
 
 
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+@check(*RINGS)
+def ring(name: str) -> None:
+    """Contrastive losses of embeddings that are split: the value, the gradient, weights, and `jax.grad`."""
+    pair, arrays = ml.catalogue()[name], {n: jnp.asarray(x) for n, x in of_pairs(name).items()}
+    weights = jnp.asarray([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 0.0, 3.0])
+    specs = tuple(P("data") if x.ndim else P() for x in arrays.values())
+    by_name = dict(zip(arrays, specs, strict=True))
+    wrt = tuple(i for i, argument in enumerate(arrays) if argument in pair.wrt)
+    outs = tuple(specs[i] for i in wrt)
+    gradient = {argument: by_name[argument] for argument in pair.wrt}
+    shape = gradient if len(wrt) > 1 else outs[0]
+    for size, given in ((4, {}), (2, {"weights": weights, "reduction": "weighted_mean"})):
+        whole = ml.value_and_gradient(pair)(*arrays.values(), **given)
+        apart = whole[1] if len(wrt) > 1 else {pair.wrt[0]: whole[1]}
+
+        def both(w: Any, *own: Any, given: Any = given) -> Any:
+            more = given | ({"weights": w} if given else {})
+            return ml.value_and_gradient(pair)(*own, **more, across="data")
+
+        def loss(w: Any, *own: Any, given: Any = given) -> Any:
+            return pair.value(*own, **given | ({"weights": w} if given else {}), across="data")
+
+        mesh, ins = mesh_of(data=size), (P("data"), *specs)
+        found = mapped(mesh, both, ins, (P(), shape))(weights, *arrays.values())
+        same(found, whole)
+        at = tuple(i + 1 for i in wrt)
+        slopes = mapped(mesh, jax.grad(loss, at), ins, outs)(weights, *arrays.values())
+        same(slopes, tuple(apart[list(arrays)[i]] for i in wrt))
+    same(jax.grad(mapped(mesh, loss, ins, P()), at)(weights, *arrays.values()), slopes)
+
+
+@check("clip_loss", "info_nce_loss")
+def batches_of_sets(name: str) -> None:
+    """Sets that are split as wholes need no ring; what they share has one gradient."""
+    pair, arrays = ml.catalogue()[name], {n: jnp.asarray(x) for n, x in of_pairs(name).items()}
+    arguments = [x.reshape(2, 4, 3) if x.ndim else x for x in arrays.values()]
+    specs = tuple(P("data") if x.ndim else P() for x in arguments)
+    gradient = dict(zip(arrays, specs, strict=True))
+    function = mapped(
+        mesh_of(data=2), lambda *own: ml.value_and_gradient(pair)(*own, across="data"), specs, (P(), gradient)
+    )
+    assert "collective-permute" not in collectives(function, *arguments)
+    same(function(*arguments), ml.value_and_gradient(pair)(*arguments))
+
+
+@check()
+def embeddings_are_never_gathered() -> None:
+    """One permute of the block in the loop of a round; one more brings the derivatives home. The rest are numbers."""
+    for name, value, both in (("info_nce_loss", 1, 4), ("nt_xent_loss", 1, 4), ("siglip_loss", 1, 4)):
+        arguments = [jnp.asarray(x) for x in of_pairs(name).values()]
+        specs = tuple(P("data") if x.ndim else P() for x in arguments)
+        pair = ml.catalogue()[name]
+        outs = {n: spec for n, spec in zip(of_pairs(name), specs, strict=True) if n in pair.wrt}
+        alone = mapped(mesh_of(data=8), lambda *own, pair=pair: pair.value(*own, across="data"), specs, P())
+        found = collectives(alone, *arguments)
+        assert found == {"all-reduce": 1, "collective-permute": value}, found
+        together = mapped(
+            mesh_of(data=8),
+            lambda *own, pair=pair: ml.value_and_gradient(pair)(*own, across="data"),
+            specs,
+            (P(), outs),
+        )
+        found = collectives(together, *arguments)
+        assert found == {"all-reduce": 1, "collective-permute": both}, found
+
+
 # --- arrays that are sharded, without a map ---------------------------------------------------------------------------
 
 KINDS = (AxisType.Auto, AxisType.Explicit)
@@ -445,6 +516,8 @@ USUAL = (
     "two collectives for a vocabulary",
     "a label that no shard has is nan",
     "refusals",
+    "ring: clip_loss",
+    "embeddings are never gathered",
     "rows: huber_loss",
     "rows: cross_entropy_with_logits",
     "classes: labels smoothed and weighted",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from cases import REDUCED_DRAWN, Case, flat, matched
+from cases import REDUCED_DRAWN, Case, matched
 
 # losses of which every row depends on all others, or on a layer that all of them share
 RINGS = ("info_nce_loss", "n_pair_loss", "nt_xent_loss", "supervised_contrastive_loss", "clip_loss", "siglip_loss")
@@ -58,6 +58,20 @@ CLASS_OPTIONS: Mapping[str, dict[str, Any]] = {
 }
 
 
+def of_pairs(name: str) -> dict[str, Any]:
+    """Return the arguments of a contrastive loss of 8 rows."""
+    generator = np.random.default_rng(11)
+    first, second = generator.standard_normal((2, 8, 3))
+    scale, bias = np.array(1.5), np.array(-0.5)
+    if name == "supervised_contrastive_loss":
+        return {"embeddings": first, "labels": np.array([3, 1, 3, 7, 1, 3, 3, 1])}
+    if name in ("clip_loss", "siglip_loss"):
+        numbers = {"logit_scale": scale} | ({"logit_bias": bias} if name == "siglip_loss" else {})
+        return {"image_embeddings": first, "text_embeddings": second} | numbers
+    names = {"info_nce_loss": ("queries", "keys"), "n_pair_loss": ("anchor", "positive")}
+    return dict(zip(names.get(name, ("embedding1", "embedding2")), (first, second), strict=True))
+
+
 def of_layer() -> dict[str, np.ndarray]:
     """Return the arrays of a layer of 8 classes over 3 features, and labels of 6 rows."""
     generator = np.random.default_rng(7)
@@ -94,20 +108,3 @@ def refuses(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
         assert "\n" not in message, message
     else:
         raise AssertionError(f"nothing was raised, not {words!r}")
-
-
-__all__ = [
-    "CLASS_OPTIONS",
-    "EVERY",
-    "LAYERS",
-    "LAYER_OPTIONS",
-    "REDUCTIONS",
-    "RINGS",
-    "ROWS",
-    "batched",
-    "flat",
-    "of_classes",
-    "of_layer",
-    "refuses",
-    "same",
-]
