@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from problems import CLASS_OPTIONS, LAYER_OPTIONS, REDUCTIONS, ROWS, batched, of_classes, of_layer, refuses, same
+from problems import (
+    CLASS_OPTIONS,
+    LAYER_OPTIONS,
+    REDUCTIONS,
+    RINGS,
+    ROWS,
+    batched,
+    of_classes,
+    of_layer,
+    of_pairs,
+    refuses,
+    same,
+)
 from running import run
 
 import mithril_losses as ml
@@ -229,6 +241,56 @@ def rows_that_do_not_fit_each_other() -> None:
     )
 
 
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+@check(*RINGS)
+def ring(name: str) -> None:
+    """Contrastive losses of embeddings that are split unevenly: by value, gradient and `backward()`."""
+    pair, arrays = ml.catalogue()[name], of_pairs(name)
+    weights, at = np.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 0.0, 3.0]), own(8)
+    for given in ({}, {"weights": weights, "reduction": "weighted_mean"}):
+        value, gradient = ml.value_and_gradient(pair)(*arrays.values(), **given)
+        parts = {n: x[at] if x.ndim else x for n, x in arrays.items()}
+        apart = gradient if len(pair.wrt) > 1 else {pair.wrt[0]: gradient}
+        expected = {n: g[at] if g.ndim else g for n, g in apart.items()}
+        mine = given | ({"weights": weights[at]} if given else {})
+        both = expected if len(expected) > 1 else next(iter(expected.values()))
+        found = ml.value_and_gradient(pair)(*parts.values(), **mine, across=world())
+        same(found, (value, both))
+        tensors = {n: torch.tensor(x) for n, x in parts.items()}
+        for argument in pair.wrt:
+            tensors[argument].requires_grad_()
+        mine = {n: torch.tensor(x) if isinstance(x, np.ndarray) else x for n, x in mine.items()}
+        loss = pair.value(*tensors.values(), **mine, across=world())
+        loss.backward()
+        same(loss.detach(), value)
+        same({n: tensors[n].grad for n in expected}, expected)
+
+
+@check()
+def a_ring_is_differentiated_once() -> None:
+    queries, keys = (torch.tensor(x[own(8)], requires_grad=True) for x in of_pairs("info_nce_loss").values())
+    loss = ml.info_nce_loss(queries, keys, across=world())
+    refuses(
+        lambda: torch.autograd.grad(loss, queries, create_graph=True)[0].sum().backward(),
+        ValueError,
+        "a loss over pairs of shards can be differentiated once",
+    )
+    temperature = torch.tensor(0.1, requires_grad=True)
+    refuses(
+        lambda: ml.info_nce_loss(queries, keys, temperature=temperature, across=world()),
+        ValueError,
+        "a loss over pairs of shards can be differentiated once",
+    )
+
+
+@check()
+def embeddings_that_do_not_fit_each_other() -> None:
+    x = torch.ones(2, 3 + RANK)
+    refuses(lambda: ml.info_nce_loss(x, x, across=world()), ValueError, "3 coordinates of float32 on rank 0")
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +342,7 @@ USUAL = [name for name in CHECKS if ":" not in name]
 USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
+    *(f"ring: {name}" for name in RINGS),
     *(f"classes: {name}" for name in CLASS_OPTIONS),
     *(f"a layer: {name}" for name in LAYER_OPTIONS),
     *USUAL,
