@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from operator import is_
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.namespaces import Array, library_name, namespace_of
-from mithril_losses.domains import PointSets, array_names, checked
+from mithril_losses.domains import ClassNumbers, PerClass, PointSets, array_names, checked
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -108,8 +107,32 @@ class Unreduced(Template):
         """Return the reduced loss; arrays and options are given in the order of `domain`."""
         if reduction:
             self.require_known(reduction, gradient=False)
-        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
-            return self._on_automatic_axes(self.plain_value, arguments, reduction)
+        around = None if type(arguments[0]) is np.ndarray else self._around(arguments)
+        found: Array = (
+            self._value(arguments, reduction) if around is None else around(self.plain_value, reduction, "value")
+        )
+        return found
+
+    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
+        """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
+        if reduction:
+            self.require_known(reduction)
+        around = None if type(arguments[0]) is np.ndarray else self._around(arguments)
+        if around is not None:
+            return around(functools.partial(self.gradient, wrt=wrt), reduction, "gradient")
+        return self._gradient(arguments, wrt, reduction)
+
+    def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
+        """Return `value` and `gradient` from one evaluation."""
+        if reduction:
+            self.require_known(reduction)
+        around = None if type(arguments[0]) is np.ndarray else self._around(arguments)
+        if around is None:
+            return self._both(arguments, wrt, reduction)
+        found: tuple[Array, Any] = around(functools.partial(self.both, wrt=wrt), reduction, "both")
+        return found
+
+    def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
         first = _first_array(arguments[0])
         with _quiet(first):
             losses, reduction = self._split(first, reduction)
@@ -117,26 +140,14 @@ class Unreduced(Template):
             xp: Any = namespace_of(found.values)
             return self._plan(xp, found, reduction).collect(xp, found.values, first)
 
-    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
-        """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
-        if reduction:
-            self.require_known(reduction)
-        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
-            return self._on_automatic_axes(functools.partial(self.gradient, wrt=wrt), arguments, reduction)
+    def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
         with _quiet(arguments[0]):
             losses, reduction = self._split(arguments[0], reduction)
             found = losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, self._plan(xp, found, reduction), arguments, wrt)
 
-    def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
-        """Return `value` and `gradient` from one evaluation."""
-        if reduction:
-            self.require_known(reduction)
-        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
-            both = functools.partial(self.both, wrt=wrt)
-            pair: tuple[Array, Any] = self._on_automatic_axes(both, arguments, reduction)
-            return pair
+    def _both(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> tuple[Array, Any]:
         first = _first_array(arguments[0])
         with _quiet(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
@@ -146,6 +157,32 @@ class Unreduced(Template):
             closing = self._plan(xp, found, reduction)
             value = closing.collect(xp, found.values, first)
             return value, self._spread(xp, found, closing, arguments, wrt)
+
+    def _around(self, arguments: tuple[Any, ...]) -> Callable[[Callable[..., Any], Mapping[str, Any], str], Any] | None:
+        """Return what calls a method of this template for arrays that say themselves how they are sharded, or None.
+
+        It takes the method, the keywords of the reduction, and what the method returns.
+        """
+        xp = namespace_of(_first_array(arguments[0]))
+        library = "" if xp is None else library_name(xp)
+        if library == "jax":
+            from mithril_losses.shards.explicit import are_explicit, on_automatic_axes
+
+            if are_explicit(arguments):
+                return lambda method, reduction, _: on_automatic_axes(method, tuple(self.domain), arguments, reduction)
+        if library == "torch" and self._takes_parts and any(type(x).__name__ == "DTensor" for x in arguments):
+            from mithril_losses.shards.distributed_tensors import on_local_parts
+
+            given = dict(zip(self.domain, arguments, strict=True))
+            per_class = {n for n, x in self.domain.items() if isinstance(x, (PerClass, ClassNumbers))}
+            axis = given.get("class_axis", -1)
+            return lambda method, reduction, returns: on_local_parts(method, given, reduction, per_class, axis, returns)
+        return None
+
+    @property
+    def _takes_parts(self) -> bool:
+        """Whether distributed tensors are computed by their local parts: PyTorch cannot gather labels by itself."""
+        return self.splits_classes
 
     @property
     def splits_rows(self) -> bool:
@@ -168,14 +205,7 @@ class Unreduced(Template):
             self._settled = found
         return (*arguments[: self._arrays], *found)
 
-    def _on_automatic_axes(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...], reduction: Mapping[str, Any]
-    ) -> Any:
-        from mithril_losses.shards.explicit import on_automatic_axes
-
-        return on_automatic_axes(function, tuple(self.domain), arguments, reduction)
-
-    def _split(self, like: Any, reduction: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    def _split(self, like: Any, reduction: Mapping[str, Any]) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""
         if reduction.get("across") is None or not self.splits_classes:
             return self.losses, reduction
@@ -224,31 +254,18 @@ class Reduced(Unreduced):
         """Say whether the function takes shards of "rows", and of "classes"."""
         self._splits, self.splits_classes = splits, "classes" in splits
 
-    def plain_value(self, *arguments: Any, **reduction: Any) -> Array:
-        """As in `Unreduced`."""
-        if reduction:
-            self.require_known(reduction, gradient=False)
-        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
-            return self._on_automatic_axes(self.plain_value, arguments, reduction)
+    @property
+    def _takes_parts(self) -> bool:
+        return bool(self._splits)
+
+    def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
         value: Array = self._evaluate(arguments, reduction, _NOTHING)[0]
         return value
 
-    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
-        """As in `Unreduced`."""
-        if reduction:
-            self.require_known(reduction)
-        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
-            return self._on_automatic_axes(functools.partial(self.gradient, wrt=wrt), arguments, reduction)
+    def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
         return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self.requested(wrt)))[1], wrt)
 
-    def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
-        """As in `Unreduced`."""
-        if reduction:
-            self.require_known(reduction)
-        if type(arguments[0]) is not np.ndarray and _are_explicit(arguments, reduction):
-            both = functools.partial(self.both, wrt=wrt)
-            pair: tuple[Array, Any] = self._on_automatic_axes(both, arguments, reduction)
-            return pair
+    def _both(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> tuple[Array, Any]:
         value, gradients = self._evaluate(arguments, reduction, Wanted(self.requested(wrt)))
         return value, self._asked(gradients, wrt)
 
@@ -272,15 +289,6 @@ def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> 
         return close(slope, like)
     likes = dict(leaves(like))
     return map_leaves(lambda path, x: close(x, likes[path]), slope)
-
-
-def _are_explicit(arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> bool:
-    """Whether arrays are JAX's, and their types say how they are sharded."""
-    if "jax" not in sys.modules or library_name(namespace_of(_first_array(arguments[0])) or np) != "jax":
-        return False
-    from mithril_losses.shards.explicit import are_explicit
-
-    return are_explicit((arguments, dict(reduction)))
 
 
 def _first_array(x: Any) -> Any:

@@ -25,6 +25,7 @@ from problems import (
     same,
 )
 from running import run
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
 import mithril_losses as ml
 
@@ -291,6 +292,79 @@ def embeddings_that_do_not_fit_each_other() -> None:
     refuses(lambda: ml.info_nce_loss(x, x, across=world()), ValueError, "3 coordinates of float32 on rank 0")
 
 
+# --- distributed tensors ----------------------------------------------------------------------------------------------
+
+
+def distributed(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any], list[dict[str, int]]]:
+    """Return the arguments of a loss, its options, and by which axis each may be split in turn."""
+    logits, labels, probabilities, weights = of_classes()
+    layer = of_layer()
+    if name == "cross_entropy_with_logits":
+        by_row, by_class = {"logits": 0, "targets": 0}, {"logits": 1, "class_weights": 0}
+        options = {"ignore_index": -100, "label_smoothing": 0.1}
+        return {"logits": logits, "targets": labels, "class_weights": weights}, options, [by_row, by_class]
+    if name == "cross_entropy_loss":
+        return {"predictions": probabilities, "targets": np.abs(labels) % 8}, {}, [{"predictions": 0, "targets": 0}]
+    if name == "linear_cross_entropy":
+        by_class = {"weight": 0, "bias": 0, "class_weights": 0}
+        return layer, {"ignore_index": -100}, [{"hidden": 0, "targets": 0}, by_class]
+    if name == "mse_loss":
+        return {"predictions": logits, "targets": probabilities}, {}, [dict.fromkeys(("predictions", "targets"), 0)]
+    pairs = of_pairs(name)
+    return pairs, {}, [{n: 0 for n, x in pairs.items() if x.ndim}]
+
+
+@check(
+    "cross_entropy_with_logits", "cross_entropy_loss", "linear_cross_entropy", "mse_loss", "clip_loss", "nt_xent_loss"
+)
+def distributed_tensors(name: str) -> None:
+    """A `DTensor` says itself over what it is split; its gradient is split alike."""
+    pair, (arrays, options, splits) = ml.catalogue()[name], distributed(name)
+    value, gradient = ml.value_and_gradient(pair)(**arrays, **options)
+    expected = gradient if len(pair.wrt) > 1 else {pair.wrt[0]: gradient}
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for split in splits:
+        given: dict[str, Any] = {}
+        for n, x in arrays.items():
+            given[n] = distribute_tensor(torch.tensor(x), mesh, [Shard(split[n]) if n in split else Replicate()])
+        found = ml.value_and_gradient(pair)(**given, **options)
+        same(found[0].full_tensor(), value)
+        own = found[1] if len(pair.wrt) > 1 else {pair.wrt[0]: found[1]}
+        for n, x in expected.items():
+            given[n].requires_grad_()
+            assert own[n].placements == given[n].placements, n
+            same(own[n].full_tensor(), x)
+        loss = pair.value(**given, **options)
+        loss.backward()
+        same(loss.detach().full_tensor(), value)
+        for n, x in expected.items():
+            assert given[n].grad.placements == given[n].placements, n
+            same(given[n].grad.full_tensor(), x)
+
+
+@check()
+def distributed_tensors_by_rows_and_classes() -> None:
+    """A mesh of two dimensions, here of one row of shards."""
+    logits, labels, *_ = of_classes()
+    mesh = init_device_mesh("cpu", (1, RANKS))
+    z = distribute_tensor(torch.tensor(logits), mesh, [Shard(0), Shard(1)])
+    t = distribute_tensor(torch.tensor(labels), mesh, [Shard(0), Replicate()])
+    value, gradient = ml.value_and_gradient(ml.cross_entropy_with_logits)(z, t, ignore_index=-100)
+    expected = ml.value_and_gradient(ml.cross_entropy_with_logits)(logits, labels, ignore_index=-100)
+    same((value.full_tensor(), gradient.full_tensor()), expected)
+    each = ml.cross_entropy_with_logits(z, t, ignore_index=-100, reduction="none")
+    assert each.placements == (Shard(0), Replicate())
+    refuses(
+        lambda: ml.cross_entropy_with_logits(z, t, across=world()),
+        ValueError,
+        "a DTensor says itself over what it is split",
+    )
+    wrong = distribute_tensor(torch.ones(4, 3, 5), init_device_mesh("cpu", (RANKS,)), [Shard(1)])
+    refuses(
+        lambda: ml.clip_loss(wrong, wrong, torch.tensor(1.0)), ValueError, "is sharded along axis 1, which is neither"
+    )
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -343,6 +417,7 @@ USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
     *(f"ring: {name}" for name in RINGS),
+    "distributed tensors: cross_entropy_with_logits",
     *(f"classes: {name}" for name in CLASS_OPTIONS),
     *(f"a layer: {name}" for name in LAYER_OPTIONS),
     *USUAL,
