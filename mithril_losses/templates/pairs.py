@@ -399,15 +399,14 @@ def embeddings_of(
     seen = (*numbers, *(reduction.get(name) for name in ("weights", "normalizer", "upstream")))
     sets = Sets.of(numbers=seen, dtype=dtype, **embeddings)
     xp, x, y = sets.xp, sets.x, sets.y
-    layer, flat = shape is not None, tuple(x.shape[:2])
-    shape = tuple(first.shape[:-1]) if shape is None else shape
+    shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
     reducing = plan(own, shape, dtype, **reduction)
     norms = scale = None
     split = resolve(own, reduction.get("across")).rows
     if reducing.weights is not None:  # embeddings on which only losses of weight 0 depend may hold anything
         alive = sets.bring(own.reshape(own.broadcast_to(reducing.weights != 0, shape), (*flat, 1)))
         some = xp.any(alive, axis=1, keepdims=True)
-        if split is not None and not layer and not sets.shape:
+        if split is not None and not sets.shape:  # other shards may have rows of this set
             some = split.largest(as_dtype(xp, some, x.dtype)) > 0.0
         x, y = xp.where(alive if apart else some, x, 0.0), xp.where(some, y, 0.0)
     if wants_gradient:

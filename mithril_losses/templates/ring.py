@@ -27,12 +27,10 @@ from mithril_losses.templates.pairs import (
     softmax_both_ways,
     softmax_by_label,
 )
-from mithril_losses.templates.points import scan_rows
+from mithril_losses.templates.points import over_tiles
 from mithril_losses.templates.rows import Statistics, combine, finish, log_sum, statistics
 
 _NO_COLUMNS = PairColumns()
-# bytes of the logits of some rows with one block
-_TILE_BYTES = 8 * 2**20
 
 
 class Ring(NamedTuple):
@@ -252,7 +250,7 @@ def _statistics(
             found = part(xp, tile.x @ points.T, tile.given, others, own)
             return None, combine(xp, tile.whole, found)
 
-        return _over_tiles(xp, step, None, _Rows(x, rows, whole), points)[1], None
+        return over_tiles(xp, step, None, _Rows(x, rows, whole), points, whole)[1], None
 
     return _around(ring, visit, start, None, (y, columns))[0]  # type: ignore[no-any-return]
 
@@ -270,39 +268,10 @@ def _derivatives(
             return by_y + found.T @ tile.x, tile.whole[-1] + found @ points
 
         kept = rows._replace(whole=(*(rows.whole or ()), by_x))
-        by_y, by_x = _over_tiles(xp, step, by_y, kept, points, by_x)
+        by_y, by_x = over_tiles(xp, step, by_y, kept, points, by_x)
         return by_x, by_y
 
     return _around(ring, visit, xp.zeros_like(rows.x), xp.zeros_like(y), (y, columns))
-
-
-def _over_tiles(xp: Any, step: Any, carry: Any, rows: _Rows, columns: Array, empty: Any = None) -> tuple[Any, Any]:
-    """Run `step` over tiles of rows, and return what it carries, and its results joined."""
-    if rows.x.shape[0] == 0 or columns.shape[0] == 0:
-        return carry, rows.whole if empty is None else empty
-    if library_name(xp) == "jax":
-        return scan_rows(step, carry, rows, columns)
-    size = max(1, _TILE_BYTES // (columns.shape[0] * columns.dtype.itemsize))
-    results = []
-    for start in range(0, rows.x.shape[0], size):
-        carry, found = step(carry, _cut(rows, slice(start, start + size)))
-        results.append(found)
-    return carry, _joined(xp, results)
-
-
-def _cut(rows: Any, at: slice) -> Any:
-    if rows is None:
-        return None
-    if isinstance(rows, tuple):
-        parts = [_cut(x, at) for x in rows]
-        return type(rows)(*parts) if hasattr(rows, "_fields") else tuple(parts)
-    return rows[at]
-
-
-def _joined(xp: Any, results: list[Any]) -> Any:
-    if isinstance(results[0], tuple):
-        return type(results[0])(*(xp.concat(parts, axis=0) for parts in zip(*results, strict=True)))
-    return xp.concat(results, axis=0)
 
 
 def _around(ring: Ring, visit: Any, carry: Any, guest: Any, block: tuple[Array, PairColumns]) -> tuple[Any, Any]:

@@ -220,6 +220,28 @@ def second_derivatives_of_split_classes() -> None:
     same(found["own"], found["whole"][:, at], atol=1e-12)
 
 
+@check("arcface_loss", "cosface_loss")
+def angular_margins(name: str) -> None:
+    """The weight split by classes, or the embeddings by rows."""
+    pair, layer = ml.catalogue()[name], of_layer()
+    arrays = {"embeddings": layer["hidden"], "weight": layer["weight"], "targets": np.abs(layer["targets"]) % 8}
+    weights = np.ones(6)
+    weights[:3] = 0.0  # all those of a process
+    value, gradient = ml.value_and_gradient(pair)(**arrays, scale=8.0, weights=weights)
+    arrays["weights"] = weights
+    rows = dict.fromkeys(("embeddings", "targets", "weights"), own(6))
+    for across, at in ((world(), rows), (ml.Split(classes=world()), {"weight": own_classes(8)})):
+        expected = {n: g[at.get(n, slice(None))] for n, g in gradient.items()}
+        parts = {n: x[at.get(n, slice(None))] for n, x in arrays.items()}
+        found = ml.value_and_gradient(pair)(**parts, scale=8.0, across=across)
+        same(found, (value, expected), rtol=1e-11)
+        tensors = {n: torch.tensor(x) for n, x in parts.items()}
+        tensors["embeddings"].requires_grad_()
+        tensors["weight"].requires_grad_()
+        pair.value(**tensors, scale=8.0, across=across).backward()
+        same({n: tensors[n].grad for n in gradient}, expected, rtol=1e-11)
+
+
 @check()
 def divergences_of_classes_that_are_split() -> None:
     _, _, p, _ = of_classes(1)
@@ -417,6 +439,7 @@ USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
     *(f"ring: {name}" for name in RINGS),
+    "angular margins: arcface_loss",
     "distributed tensors: cross_entropy_with_logits",
     *(f"classes: {name}" for name in CLASS_OPTIONS),
     *(f"a layer: {name}" for name in LAYER_OPTIONS),

@@ -269,6 +269,33 @@ def a_layer(name: str) -> None:
         same(jax.grad(mapped(mesh, loss, own_ins, P()))(parts, others), whole[1])
 
 
+@check("arcface_loss", "cosface_loss")
+def angular_margins(name: str) -> None:
+    """The weight split by classes, the embeddings by rows, or both."""
+    pair, arrays = ml.catalogue()[name], of_layer()
+    arguments = [jnp.asarray(x) for x in (arrays["hidden"], arrays["weight"], np.abs(arrays["targets"]) % 8)]
+    given = {"scale": 8.0, "weights": jnp.asarray([1.0, 0.0, 2.0, 1.0, 0.5, 1.0])}
+    whole = ml.value_and_gradient(pair)(*arguments, **given)
+    for across, rows, classes in (
+        ("data", "data", None),
+        (ml.Split(classes="model"), None, "model"),
+        (GRID, "data", "model"),
+    ):
+        ins = (P(rows), P(classes), P(rows), P(rows))
+        outs = {"embeddings": P(rows), "weight": P(classes)}
+
+        def both(x: Any, w: Any, t: Any, weights: Any, across: Any = across) -> Any:
+            return ml.value_and_gradient(pair)(x, w, t, scale=8.0, weights=weights, across=across)
+
+        def loss(x: Any, w: Any, t: Any, weights: Any, across: Any = across) -> Any:
+            return pair.value(x, w, t, scale=8.0, weights=weights, across=across)
+
+        mesh = mesh_of(data=2, model=4)
+        same(mapped(mesh, both, ins, (P(), outs))(*arguments, given["weights"]), whole, rtol=1e-11)
+        slopes = mapped(mesh, jax.grad(loss, (0, 1)), ins, ins[:2])(*arguments, given["weights"])
+        same(slopes, tuple(whole[1].values()), rtol=1e-11)
+
+
 @check()
 def next_tokens() -> None:
     logits, labels, *_ = map(jnp.asarray, of_classes())
