@@ -78,7 +78,7 @@ mutants: $(EVERYTHING)  ## break the library on purpose, see that the tests noti
 	$(BIN)/python tests/mutants.py --report docs/mutants.md
 
 trust: export OMP_NUM_THREADS := 1
-trust: $(EVERYTHING)  ## prove and check every gradient on every backend, and write docs/trust.md
+trust: $(EVERYTHING)  ## check every gradient on every backend, prove what can be proved, and write docs/trust.md
 	$(BIN)/mithril-losses check --all --report docs/trust.md
 
 fuzz: export OMP_NUM_THREADS := 1
@@ -90,9 +90,10 @@ faults: $(EVERYTHING)  ## kill, damage, fork and interrupt at random for some mi
 	$(BIN)/python tests/faults.py $(FAULTS) --report docs/faults.md
 
 # Takes most of an hour, and wants the machine for itself.
-bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md and profiles.md
+bench: $(EVERYTHING)  ## measure speed and memory against other libraries, and write docs/benchmarks.md, profiles.md and domain-checks.md
 	$(BIN)/mithril-losses bench $(BENCH) --csv docs/benchmarks.csv --chart docs/benchmarks.png --report docs/benchmarks.md
 	$(BIN)/python -m mithril_losses.benchmarks.profile docs/profiles.md
+	$(BIN)/python -m mithril_losses.benchmarks.domains docs/domain-checks.md
 
 # Without an accelerator this says so and changes nothing. JAX sees one only if a build for it was installed.
 bench-device: $(EVERYTHING)  ## check all gradients and measure speed on a GPU, if there is one, and write docs/benchmarks-gpu.md
@@ -115,8 +116,10 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 
+# The mode "compat" puts this folder on the path by a file, which type checkers read in other folders, too; by default
+# an import hook finds the package, which they do not run.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install -c constraints.txt -e ".[$*]"
+	$(BIN)/pip install -c constraints.txt --config-settings editable_mode=compat -e ".[$*]"
 	touch "$@"
 
 # Which build of PyTorch a machine gets is left to that machine here, too: uv reads UV_TORCH_BACKEND (cpu, …).

@@ -6,7 +6,10 @@ Every loss comes as two functions, `name` and `name_gradient`; `value_and_gradie
 import types
 import typing
 
+__version__ = "0.1.0"
+
 from mithril_losses.backends import get_backend as get_backend
+from mithril_losses.backends.named import NamedArrays as NamedArrays
 from mithril_losses.catalogue import both_of as both_of
 from mithril_losses.catalogue import catalogue as catalogue
 from mithril_losses.catalogue import find_loss as find_loss
@@ -15,6 +18,7 @@ from mithril_losses.catalogue import gradient_of as gradient_of
 from mithril_losses.catalogue import unregister as unregister
 from mithril_losses.catalogue import value_and_gradient_of as value_and_gradient_of
 from mithril_losses.checking import check_gradient as check_gradient
+from mithril_losses.elsewhere import no_such_name as _no_such_name
 from mithril_losses.execution import value_and_gradient as value_and_gradient
 from mithril_losses.losses import *
 from mithril_losses.models import CompiledModel as CompiledModel
@@ -36,3 +40,8 @@ from mithril_losses.templates.unreduced import unreduced as unreduced
 
 if not typing.TYPE_CHECKING:  # `as` and star imports tell type checkers what is public
     __all__ = [name for name, x in globals().items() if name[0] != "_" and not isinstance(x, types.ModuleType)]
+
+    def __getattr__(name: str) -> typing.NoReturn:
+        """Say what a loss of another library is called here; type checkers should find no such attribute."""
+        told = "" if name.startswith("_") else _no_such_name(name, __all__)
+        raise AttributeError(f"mithril_losses has no {name!r}{told}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from mithril_losses.domains import checked
-from mithril_losses.numerics.reduction import Reduction
+from mithril_losses.elsewhere import no_such_name
+from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.signatures import PassedOn, keywords_of, signature_of
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.templates.base import Functions, Template
 from mithril_losses.templates.composed import Composed
@@ -111,6 +113,9 @@ class Pair:
     returns: tuple[str, ...] = ()
     prepared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Pair({self.name!r}, wrt={', '.join(self.wrt)!r})"
+
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Return the loss: an entry of the catalogue is accepted wherever a loss is."""
         return self.value(*arguments, **options)
@@ -133,9 +138,26 @@ class Pair:
         """The parameters of the loss, without the reduction keywords that it may pass on."""
         return {
             name: parameter
-            for name, parameter in inspect.signature(self.value).parameters.items()
+            for name, parameter in self._signature.parameters.items()
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            and not isinstance(parameter, PassedOn)
         }
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return signature_of(self.value)
+
+    @functools.cached_property
+    def signature_of_both(self) -> inspect.Signature:
+        """The signature of a function that returns value and gradient."""
+        found = signature_of(self.gradient)
+        returned = found.return_annotation
+        return found.replace(return_annotation=f"tuple[Array, {'Any' if returned is found.empty else returned}]")
+
+    @functools.cached_property
+    def passes_reduction_on(self) -> bool:
+        """Whether the loss takes the common reduction keywords without naming them."""
+        return any(p.kind is p.VAR_KEYWORD or isinstance(p, PassedOn) for p in self._signature.parameters.values())
 
     @functools.cached_property
     def array_arguments(self) -> tuple[str, ...]:
@@ -151,14 +173,12 @@ class Pair:
     @functools.cached_property
     def takes_reduction(self) -> bool:
         """Whether the loss takes the common reduction keywords."""
-        parameters = inspect.signature(self.value).parameters
-        passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return passes_on or parameters.keys() >= Reduction.__annotations__.keys()
+        return self.passes_reduction_on or self._signature.parameters.keys() >= Reduction.__annotations__.keys()
 
     @functools.cached_property
     def takes_upstream(self) -> bool:
         """Whether the gradient takes `upstream`."""
-        parameters = inspect.signature(self.gradient).parameters.values()
+        parameters = signature_of(self.gradient).parameters.values()
         return any(p.kind is p.VAR_KEYWORD or p.name == "upstream" for p in parameters)
 
     def kinks_at(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -216,7 +236,10 @@ def gradient_of(
     properties: tuple[str | Given, ...] = (),
     returns: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
-    """Record the decorated function as the hand-derived gradient of `loss`, and return it untouched.
+    """Record the decorated function as the hand-derived gradient of `loss`, and return it.
+
+    `inspect.signature` and `help` then show the keywords that both take by `**reduction: Unpack[…]` by name; nothing
+    else of the two functions changes.
 
     Args:
         loss: the value. Its name becomes the pair's name in the catalogue.
@@ -289,10 +312,22 @@ def gradient_of(
         if known is not None and not _is_redefinition(known.value, loss):
             raise ValueError(f"a loss named {pair.name!r} is registered already, from {known.value.__module__}")
         _PAIRS[pair.name] = replace(pair, wrt=tuple(names))
-        template.name = pair.name
+        template.name, template.options, template.on_request = pair.name, pair.options, pair.on_request
+        template.passed_on = _show_keywords(loss, template, Reduction)
+        template.passed_on_by_gradient = _show_keywords(gradient, template, GradientReduction)
         return gradient
 
     return record
+
+
+def _show_keywords(function: Callable[..., Any], template: Template, known: Any) -> tuple[str, ...]:
+    """Show the keywords that a function passes on to the reduction in its signature, and return their names."""
+    found = signature_of(function)
+    if any(p.kind is p.VAR_KEYWORD for p in found.parameters.values()):  # of a user, without `Unpack`
+        return keywords_of(known)
+    if inspect.isfunction(function):
+        function.__signature__ = found  # type: ignore[attr-defined]
+    return tuple(name for name in keywords_of(known) if name in found.parameters and name not in template.options)
 
 
 def _as_given(declared: str | Given) -> Given:
@@ -330,8 +365,8 @@ def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
     both = functools.wraps(gradient)(_through_terms(pair))
     both.__name__ = f"{pair.name}_value_and_gradient"
     both.__qualname__ = both.__name__
-    returned = gradient.__annotations__.get("return", "Any")
-    both.__annotations__ = {**gradient.__annotations__, "return": f"tuple[Array, {returned}]"}
+    both.__annotations__ = {**gradient.__annotations__, "return": pair.signature_of_both.return_annotation}
+    both.__signature__ = pair.signature_of_both  # type: ignore[attr-defined]
     both.__doc__ = f"""`{pair.name}` and its gradient; shared work is done once.
 
     Args and errors are those of `{pair.name}_gradient`. Returns the value and the gradient.
@@ -357,9 +392,10 @@ def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     usual = tuple(default for _, default in defaults[len(arrays) :])
     by_position = sum(p.kind is not p.KEYWORD_ONLY for p in pair.parameters.values())
     takes_wrt = terms.takes_wrt
-    known = frozenset(inspect.signature(pair.gradient).parameters)
+    known = frozenset(signature_of(pair.gradient).parameters)
     evaluate: Callable[..., tuple[Any, Any]] = terms.both
-    one_after_the_other = _one_after_the_other(pair.value, pair.gradient)
+    gradient = pair.gradient
+    one_after_the_other = _one_after_the_other(pair.value, gradient)
 
     def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         count = len(arguments)
@@ -368,6 +404,7 @@ def _through_terms(pair: Pair) -> Callable[..., tuple[Any, Any]]:
         complete = count == len(arrays) or (count <= by_position and keywords.keys() >= set(arrays[count:]))
         understood = takes_reduction or keywords.keys() <= known
         if not (complete and understood) or (not takes_wrt and "wrt" in keywords):
+            require_call(gradient, terms, arguments, keywords)
             return one_after_the_other(*arguments, **keywords)  # which raises if an argument is wrong
         others = [keywords.pop(name, default) for name, default in defaults[count:]]
         return evaluate(*arguments, *others, **keywords)
@@ -390,7 +427,7 @@ def find_loss(loss: str | Callable[..., Any]) -> Pair:
     if isinstance(loss, str):
         if loss not in _PAIRS:
             raise ValueError(
-                f"unknown loss {loss!r} (`mithril-losses list` shows them all){did_you_mean(loss, _PAIRS)}"
+                f"unknown loss {loss!r} (`mithril-losses list` shows them all){no_such_name(loss, _PAIRS)}"
             )
         return _PAIRS[loss]
     name = getattr(loss, "__name__", "")
@@ -432,15 +469,37 @@ def _of_object(loss: Any, gradient: Any, both: Any, name: str, wrt: tuple[str, .
 def _settled(loss: functools.partial[Any]) -> Pair:
     pair, options = find_loss(loss.func), loss.keywords
     own = {name: option for name, option in options.items() if name not in GRADIENT_KEYWORDS}
+    terms = Composed(lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable, takes_out=True)
+    terms.name, terms.options = pair.terms.name, pair.terms.options
+    terms.passed_on, terms.passed_on_by_gradient = pair.terms.passed_on, pair.terms.passed_on_by_gradient
     return replace(
         pair,
         value=functools.partial(pair.value, **own) if loss.func is pair.gradient else loss,
         gradient=functools.partial(pair.gradient, **options),
         both=None,
-        terms=Composed(
-            lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable, takes_out=True
-        ),
+        terms=terms,
     )
+
+
+def require_call(
+    gradient: Callable[..., Any], terms: Template, arguments: Sequence[Any], keywords: Mapping[str, Any]
+) -> None:
+    """Raise a TypeError if a call of a gradient has too many or too few arguments, or one that it does not know."""
+    parameters = signature_of(gradient).parameters
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values()):
+        return  # the function itself knows
+    for name in keywords:
+        if name not in parameters:
+            raise TypeError(terms.refusal(name, terms.passed_on_by_gradient))
+    by_position = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    call = f"{terms.name}({', '.join(by_position)})"
+    if len(arguments) > len(by_position):
+        by_name = ", ".join(name for name in parameters if name not in by_position)
+        raise TypeError(f"{call} got {len(arguments)} arguments by position; the others go by name: {by_name}")
+    given = {*by_position[: len(arguments)], *keywords}
+    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in given]
+    if missing:
+        raise TypeError(f"{call} was called without {' and '.join(missing)}")
 
 
 def unregister(name: str) -> None:
@@ -453,12 +512,11 @@ def unregister(name: str) -> None:
 
 
 def _require_same_signature(loss: Callable[..., Any], other: Callable[..., Any]) -> None:
-    def shape(function: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
-        for name, p in inspect.signature(function).parameters.items():
-            if name not in GRADIENT_KEYWORDS:
-                yield ("" if p.kind is p.VAR_KEYWORD else name), p.kind, p.default
+    def shape(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+        found = [p for name, p in signature_of(function).parameters.items() if name not in GRADIENT_KEYWORDS]
+        return [("" if p.kind is p.VAR_KEYWORD else p.name, p.kind, p.default) for p in found]
 
-    if list(shape(loss)) != list(shape(other)):
+    if shape(loss) != shape(other):
         raise TypeError(
             f"{getattr(other, '__name__', other)}{inspect.signature(other)} does not take the arguments of its loss, "
             f"{loss.__name__}{inspect.signature(loss)}"

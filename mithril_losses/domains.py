@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -16,7 +19,12 @@ from mithril_losses.numerics.validation import did_you_mean, is_number, require_
 
 @dataclass(frozen=True)
 class _Fixed:
-    """A domain with nothing to set: any two of one class are equal. To make a data class of each takes its time."""
+    """A domain with nothing to set: any two of one class are equal. To make a data class of each takes its time.
+
+    `instead` is what messages say about other values, such as which loss takes them.
+    """
+
+    instead: str = field(default="", compare=False)
 
 
 # --- options ----------------------------------------------------------------------------------------
@@ -110,6 +118,18 @@ class ClipWidth(Interval):
         if isinstance(epsilon, float):
             return epsilon if epsilon > resolution / 4 else resolution
         return xp.where(epsilon > resolution / 4, epsilon, resolution)
+
+
+@dataclass(frozen=True)
+class Scale(Interval):
+    """A positive number that elements are divided by; if it is below the normal numbers of a dtype, it is raised."""
+
+    low: float = 0.0
+
+    def for_dtype(self, scale: Any, xp: Any, dtype: Any) -> Any:
+        """Return the scale, a number or an array of `dtype`, raised to the smallest normal number of `dtype`."""
+        smallest = float(xp.finfo(dtype).smallest_normal)
+        return max(scale, smallest) if isinstance(scale, float) else xp.maximum(scale, smallest)
 
 
 @dataclass(frozen=True)
@@ -421,14 +441,116 @@ POSITIVE = Interval(0.0)
 NON_NEGATIVE = Interval(0.0, closed=True)
 FRACTION = Interval(0.0, 1.0, closed=True)
 CLIP_WIDTH = ClipWidth()
+SCALE = Scale()
 FLAG = Flag()
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------
 
+_is_enforced: ContextVar[bool] = ContextVar("is_enforced", default=True)
+
+
+class Rounding(NamedTuple):
+    """How far an array may leave its domain, because its numbers were rounded.
+
+    Attributes:
+        element: how far an element may lie beyond its bounds: 10⁻⁶, which allows for numbers that were computed in
+            float32, or four units in the last place of 1 if that is more: 0.004 in float16, 0.03 in bfloat16.
+        total: how far the sum of a row may be from 1: 0.004, which allows for rows that were computed in bfloat16, or
+            the root of a unit in the last place of 1 if that is more: 0.03 in float16, 0.09 in bfloat16.
+    """
+
+    element: float
+    total: float
+
+    @staticmethod
+    def of(dtype: Any) -> Rounding:
+        """Return the bounds for a dtype of any library."""
+        return _HALVES.get(str(dtype).rpartition(".")[2], _USUAL)
+
+
+_USUAL = Rounding(1e-6, 2.0**-8)
+_HALVES = {"float16": Rounding(2.0**-8, 2.0**-5), "bfloat16": Rounding(2.0**-5, 2.0**-3.5)}
+
+
+@contextlib.contextmanager
+def unenforced() -> Iterator[None]:
+    """Let arrays leave their domains: finite differences are taken beside a point, where rows do not sum to 1."""
+    token = _is_enforced.set(False)
+    try:
+        yield
+    finally:
+        _is_enforced.reset(token)
+
+
+class Enforced:
+    """A domain of an array that every call is held to.
+
+    A value that lies outside by more than rounding raises where it can be seen. Where it cannot (inside a trace, on an
+    accelerator) it becomes NaN, and so do the loss and the gradient of its row. NaN itself is in every domain.
+    """
+
+    instead: str
+    held_by_loss: ClassVar[bool] = False  # the loss knows what an array means, and checks it by itself
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether any numbers are outside."""
+        return True
+
+    def suggesting(self, instead: str) -> Any:
+        """Return the domain with what to do with other values, for messages."""
+        return replace(self, instead=instead)  # type: ignore[type-var]
+
+    def check(self, name: str, x: Array) -> None:
+        """Raise a ValueError that names the value and where it is, if it can be seen to lie outside."""
+        raise NotImplementedError
+
+    def or_nan(self, xp: Any, x: Array, given: Array) -> Array:
+        """Return `x`, which is `given` in the dtype to compute in, with NaN in place of what lies outside unseen."""
+        raise NotImplementedError
+
+    def are_legal(self, columns: Sequence[np.ndarray[Any, Any]]) -> bool:
+        """Whether an array, given by the columns of its last axis, is seen to lie inside, at the least cost."""
+        return False
+
+    def refuse(self, name: str, what: str, index: tuple[Any, ...]) -> None:
+        """Raise the ValueError, unless nothing is enforced at present."""
+        if _is_enforced.get():
+            where = f" at index {tuple(map(int, index))}" if index else ""
+            raise ValueError(f"{name} must be {self}, got {what}{where}{'; ' * bool(self.instead)}{self.instead}")
+
+    def refuse_first(self, name: str, x: np.ndarray[Any, Any], outside: np.ndarray[Any, Any]) -> None:
+        """Refuse the first element that lies outside, if there is one."""
+        if outside.any():
+            index = np.unravel_index(int(outside.argmax()), outside.shape)
+            self.refuse(name, f"{float(x[index]):.6g}", index)
+
+
+def enforced(domain: Mapping[str, Any]) -> dict[str, Enforced]:
+    """Return the domains that the template of a loss holds calls to, by the name of the array."""
+    held = {name: x for name, x in domain.items() if isinstance(x, Enforced) and x.is_bounded}
+    return {name: x for name, x in held.items() if not x.held_by_loss}
+
+
+# as unsigned integers of the same bits, numbers that are not negative keep their order, and all others are larger
+_BITS: dict[Any, Any] = {np.dtype(np.float32): np.dtype(np.uint32), np.dtype(np.float64): np.dtype(np.uint64)}
+
+
+class _Bits(NamedTuple):
+    """The largest number of a domain from 0 on, as an unsigned integer of the same bits."""
+
+    dtype: Any
+    largest: int
+
+
+@functools.cache
+def _bits_of(number: float) -> dict[Any, _Bits]:
+    return {dtype: _Bits(bits, int(np.asarray(number, dtype).view(bits))) for dtype, bits in _BITS.items()}
+
 
 @dataclass(frozen=True)
-class Elements:
+class Elements(Enforced):
     """Real elements between `low` and `high`.
 
     If `per_sample` is given, an array has this number of elements for each entry of the first axis, independent of the
@@ -438,6 +560,40 @@ class Elements:
     low: float = -math.inf
     high: float = math.inf
     per_sample: tuple[int, ...] | None = None
+    instead: str = field(default="", compare=False)
+
+    @property
+    def is_bounded(self) -> bool:
+        """As in `Enforced`."""
+        return self.low > -math.inf or self.high < math.inf
+
+    @functools.cached_property
+    def _largest_bits(self) -> dict[Any, Any]:
+        return _bits_of(self.high) if self.low == 0.0 else {}
+
+    def bounds(self, dtype: Any) -> tuple[float, float]:
+        """Return the lowest and the highest number that rounding explains."""
+        rounding = Rounding.of(dtype).element
+        return self.low - rounding, self.high + rounding
+
+    def check(self, name: str, x: Array) -> None:
+        """As in `Enforced`."""
+        if type(x) is np.ndarray and (known := self._largest_bits.get(x.dtype)) is not None and x.size:
+            bits = x.view(known[0])  # one pass, at a fifth of the cost of a minimum and a maximum
+            if bits.item(bits.argmax()) <= known[1]:
+                return
+        seen = host_values(x)
+        if seen is None or seen.dtype == np.bool_:
+            return
+        low, high = self.bounds(x.dtype)
+        self.refuse_first(name, seen, (seen < low) | (seen > high))
+
+    def or_nan(self, xp: Any, x: Array, given: Array) -> Array:
+        """As in `Enforced`."""
+        if host_values(given) is not None:
+            return x
+        low, high = self.bounds(given.dtype)
+        return xp.where((x >= low) & (x <= high), x, math.nan)
 
     def __str__(self) -> str:
         if self.high == math.inf:
@@ -469,6 +625,11 @@ class Labels:
 
     values: tuple[int, ...]
     per_row: bool = False
+    instead: str = field(default="", compare=False)
+
+    def suggesting(self, instead: str) -> Labels:
+        """Return the labels with what to do with other values, for messages."""
+        return replace(self, instead=instead)
 
     def __str__(self) -> str:
         return "in {" + ", ".join(f"{v:+d}" if min(self.values) < 0 else str(v) for v in self.values) + "}"
@@ -481,9 +642,11 @@ class Labels:
         """Raise a ValueError if a label is illegal and its value can be read (not inside a trace)."""
         seen = host_values(labels)
         if seen is not None and not (legal := self._legal(seen)).all():
-            raise ValueError(f"{name} must be {self}, got {seen[~legal][0]}")
+            index = tuple(map(int, np.unravel_index(int(legal.argmin()), legal.shape)))
+            where, instead = f" at index {index}" if index else "", "; " * bool(self.instead) + self.instead
+            raise ValueError(f"{name} must be {self}, got {seen[index]}{where}{instead}")
 
-    def or_nan(self, xp: Any, labels: Array) -> Array:
+    def or_nan(self, xp: Any, labels: Array, given: Array | None = None) -> Array:
         """Return the labels with NaN in place of illegal ones, for traces, where values cannot be read."""
         return xp.where(self._legal(labels), labels, math.nan) if host_values(labels) is None else labels
 
@@ -494,16 +657,72 @@ class Labels:
         return legal
 
 
-class Distributions(_Fixed):
-    """Rows of probabilities over the last axis."""
+class Distributions(_Fixed, Enforced):
+    """Rows of probabilities over the last axis. A row of zeros, such as padding, is accepted."""
 
     def __str__(self) -> str:
         return "distributions over the last axis"
+
+    def check(self, name: str, x: Array) -> None:
+        """As in `Enforced`."""
+        self.check_along(name, x, -1)
+
+    def or_nan(self, xp: Any, x: Array, given: Array) -> Array:
+        """As in `Enforced`."""
+        return self.or_nan_along(xp, x, given, -1)
+
+    def check_along(self, name: str, x: Array, axis: int) -> None:
+        """As `check`, of rows along any axis."""
+        if type(x) is np.ndarray and (known := _bits_of(1.0).get(x.dtype)) is not None and x.size and x.ndim:
+            bits = x.view(known[0])
+            on_last = axis == -1 or axis == x.ndim - 1
+            if bits.item(bits.argmax()) <= known[1] and on_last and self.sums_are_legal(x):
+                return
+        seen = host_values(x)
+        if seen is None or not seen.shape:
+            return
+        rounding = Rounding.of(x.dtype)
+        self.refuse_first(name, seen, (seen < -rounding.element) | (seen > 1.0 + rounding.total))
+        totals = np.add.reduce(seen, axis=axis, dtype=np.float64)
+        wrong = (abs(totals - 1.0) > rounding.total) & (totals != 0.0)
+        if wrong.any():
+            index = np.unravel_index(int(wrong.argmax()), wrong.shape)
+            self.refuse(name, f"a row with the sum {float(totals[index]):.6g}", index)
+
+    def sums_are_legal(self, x: np.ndarray[Any, Any]) -> bool:
+        """Whether all sums over the last axis are seen to be 1, up to rounding, at the least cost."""
+        totals = x.dot(_ones(x.shape[-1], x.dtype))
+        least, largest = totals.item(totals.argmin()), totals.item(totals.argmax())
+        return bool(least >= 1.0 - _USUAL.total and largest <= 1.0 + _USUAL.total)
+
+    def or_nan_along(self, xp: Any, x: Array, given: Array, axis: int) -> Array:
+        """As `or_nan`, of rows along any axis: the whole row becomes NaN."""
+        if host_values(given) is not None:
+            return x
+        rounding = Rounding.of(given.dtype)
+        totals = xp.sum(x, axis=axis, keepdims=True)
+        legal = (abs(totals - 1.0) <= rounding.total) | (totals == 0.0)
+        negative = xp.any(x < -rounding.element, axis=axis, keepdims=True)
+        return xp.where(legal & ~negative, x, math.nan)
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw strictly positive rows that sum to one."""
         rows: Array = generator.uniform(0.1, 1.0, shape)
         return rows / rows.sum(axis=-1, keepdims=True)
+
+
+class ClassDistributions(Distributions):
+    """Rows of probabilities over the axis of the classes."""
+
+    held_by_loss = True
+
+    def __str__(self) -> str:
+        return "distributions over the axis of the classes"
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(n: int, dtype: Any) -> np.ndarray[Any, Any]:
+    return np.ones(n, dtype)
 
 
 class ClassTargets(_Fixed):
@@ -548,11 +767,42 @@ class Edges:
         return np.sort(np.stack([ring, np.roll(ring, 1)], axis=-1), axis=-1)
 
 
-class Boxes(_Fixed):
+class Boxes(_Fixed, Enforced):
     """Boxes by two corners: (…, 4), the lower corner first."""
 
     def __str__(self) -> str:
-        return "boxes (…, 4): x₁, y₁, x₂, y₂"
+        return "boxes (…, 4): x₁ ≤ x₂ and y₁ ≤ y₂ of x₁, y₁, x₂, y₂"
+
+    def check(self, name: str, x: Array) -> None:
+        """As in `Enforced`."""
+        seen = host_values(x)
+        if seen is not None and seen.size and not self.are_legal([seen[..., k] for k in range(4)]):
+            with np.errstate(all="ignore"):
+                inverted = self._inverted(np, seen, x.dtype)
+            if inverted.any():
+                index = np.unravel_index(int(inverted.argmax()), inverted.shape)
+                box = ", ".join(f"{float(number):.6g}" for number in seen[index])
+                self.refuse(name, f"({box})", index)
+
+    def are_legal(self, columns: Sequence[np.ndarray[Any, Any]]) -> bool:
+        """As in `Enforced`: whether the corners are in order, without rounding."""
+        for low, high in zip(columns[:2], columns[2:], strict=True):
+            inverted = np.less(high, low)
+            if inverted.size and inverted.item(inverted.argmax()):
+                return False
+        return True
+
+    def or_nan(self, xp: Any, x: Array, given: Array) -> Array:
+        """As in `Enforced`; all corners of a box become NaN."""
+        if host_values(given) is not None:
+            return x
+        return xp.where(xp.expand_dims(self._inverted(xp, x, given.dtype), axis=-1), math.nan, x)
+
+    def _inverted(self, xp: Any, x: Array, dtype: Any) -> Array:
+        """Return which boxes have corners in the wrong order, by more than rounding of their coordinates."""
+        low, high = x[..., :2], x[..., 2:]
+        rounding = Rounding.of(dtype).element
+        return xp.any(low > high + (rounding * xp.abs(low) + rounding * xp.abs(high)), axis=-1)
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw a box for every row of `shape`, all near each other."""
@@ -576,8 +826,12 @@ class Images:
         return generator.standard_normal((*shape[:-1], self.rows, self.columns, self.channels))
 
 
-class ProbabilityMaps(_Fixed):
+@dataclass(frozen=True)
+class ProbabilityMaps(Elements):
     """Class probabilities of every pixel: (batch, …, classes)."""
+
+    low: float = 0.0
+    high: float = 1.0
 
     def __str__(self) -> str:
         return "class probabilities of every pixel"
@@ -587,6 +841,32 @@ class ProbabilityMaps(_Fixed):
         return generator.dirichlet(np.full(3, 2.0), (*shape[:-1], 5))
 
 
+class ScoreMaps(Elements):
+    """Scores of the classes of every pixel: (batch, …, classes)."""
+
+    def __str__(self) -> str:
+        return "scores of the classes of every pixel"
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Draw a map of five pixels and three classes for every row of `shape`."""
+        return 1.5 * generator.standard_normal((*shape[:-1], 5, 3))
+
+
+class MaskTargets(Elements):
+    """Masks, or class indices of every pixel; some labels may be ignored."""
+
+    held_by_loss = True
+
+
+class TargetMaps(ProbabilityMaps):
+    """Class probabilities of every pixel, or class indices; some labels may be ignored."""
+
+    held_by_loss = True
+
+    def __str__(self) -> str:
+        return Elements.__str__(self)
+
+
 class LabelMaps(_Fixed):
     """Class indices of every pixel: (batch, …)."""
 
@@ -594,7 +874,7 @@ class LabelMaps(_Fixed):
         return "class indices of every pixel"
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw labels that fit a sample of `ProbabilityMaps`."""
+        """Draw labels that fit a sample of `ProbabilityMaps` or `ScoreMaps`."""
         return generator.integers(0, 3, (*shape[:-1], 5))
 
 
@@ -701,6 +981,8 @@ REAL = Elements()
 SAMPLES = Samples()
 NON_NEGATIVE_REAL = Elements(0.0)
 PROBABILITY = Elements(0.0, 1.0)
+CLASS_DISTRIBUTION = ClassDistributions()
+MASK_TARGETS = MaskTargets(0.0, 1.0, instead="masks hold 0 and 1, and class indices need class_axis")
 BINARY = Labels((0, 1))
 SIGN = Labels((-1, 1))
 

@@ -172,6 +172,8 @@ def with_every_option(pair: Pair, seed: int, shape: tuple[int, ...] = (4, 3), **
     for name in pair.options:
         options[name] = settled[name] if name in settled else _option(pair, name, options.get(name), arrays, generator)
     arrays = _to_layout(pair, arrays, options, generator)
+    if "pool_batch" in options and "class_axis" in options:
+        _fit_masks(arrays, options, generator)
     for name in ("targets", "tokens"):
         if options.get("ignore_index") is not None and name in arrays:
             labels = arrays[name]
@@ -194,6 +196,18 @@ def with_every_option(pair: Pair, seed: int, shape: tuple[int, ...] = (4, 3), **
         common["normalizer"] = float(generator.uniform(0.5, 9.0))
     chosen = {name: settled[name] for name in ("reduction", "weights", "normalizer") if name in settled}
     return Case(pair, case.name, arrays, {**options, **common, **chosen})
+
+
+def _fit_masks(arrays: dict[str, Any], options: dict[str, Any], generator: np.random.Generator) -> None:
+    """Make class indices of some masks, and of those of a softmax in which pixels are ignored; fit options to them."""
+    scores, axis = next(iter(arrays.values())), options["class_axis"]
+    if axis is None:
+        options["class_weights"] = None
+        return
+    needs_indices = options.get("multilabel") is False and options["ignore_index"] is not None
+    if arrays["targets"].ndim == scores.ndim and (needs_indices or generator.random() < 0.5):
+        classes, shape = scores.shape[axis], np.delete(scores.shape, axis)
+        arrays["targets"] = generator.integers(0, classes, shape)
 
 
 def _settle(generator: np.random.Generator, values: Any) -> Any:

@@ -14,6 +14,7 @@ changes: a run that was interrupted goes on where it was.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import itertools
@@ -111,10 +112,14 @@ def wrong_factor(factor: float, argument: str = "", wrt: Any = "", fused: bool =
     return decorate
 
 
+@functools.cache
+def _functions(source: str) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
 def decorated(source: str, decorators: dict[str, str]) -> str:
     """Return `source` with a decorator on each of the named functions, and with `wrong_factor` above the first."""
-    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    lines = source.splitlines(keepends=True)
+    lines, functions = source.splitlines(keepends=True), _functions(source)
     places = sorted((functions[name].lineno - 1, f"@{text}\n") for name, text in decorators.items())
     for line, text in reversed(places):
         lines.insert(line, text)
@@ -177,11 +182,13 @@ def tests_of(file: str) -> list[str]:
     return [file, *named_after(path.parent.name if path.stem == "__init__" else path.stem)]
 
 
+@functools.cache
 def named_after(name: str) -> list[str]:
     """Return the file of tests with this name, if there is one."""
     return [str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob(f"test_{name}.py")]
 
 
+@functools.cache
 def with_optimized_xla() -> list[str]:
     """Return the files with tests that `make test` runs with XLA's optimisations."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
@@ -191,6 +198,7 @@ def with_optimized_xla() -> list[str]:
 # --- the run ----------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def all_mutants() -> list[Mutant]:
     """Return every mutant: those of the registered losses, then those written by hand."""
     generated = [mutant for pair in catalogue().values() for mutant in wrong_factors(pair)]

@@ -396,7 +396,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/unreduced.py",
         "a name in wrt gives a dict",
-        {"gradients if isinstance(asked, tuple) else gradients[asked]": "gradients"},
+        {"NamedArrays(gradients) if isinstance(asked, tuple) else gradients[asked]": "gradients"},
         "chamfer_distance",
     ),
     Substitution(
@@ -427,7 +427,7 @@ SUBSTITUTIONS = [
     Substitution(
         "catalogue.py",
         "a gradient may take other arguments than its loss",
-        {"if list(shape(loss)) != list(shape(other)):": "if False:"},
+        {"if shape(loss) != shape(other):": "if False:"},
     ),
     Substitution(
         "numerics/trees.py",
@@ -453,7 +453,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/regression.py",
         "sign(0) is 1",
-        {"xp.sign(error)": "xp.where(error >= 0.0, 1.0, -1.0)"},
+        {"xp.abs(error), xp.sign(error)\n": "xp.abs(error), xp.where(error >= 0.0, 1.0 + 0.0 * error, -1.0)\n"},
     ),
     Substitution(
         "losses/regression.py",
@@ -464,6 +464,125 @@ SUBSTITUTIONS = [
         "losses/regression.py",
         "Huber's slope is bounded on one side only",
         {"xp.minimum(xp.maximum(error, -delta), delta)": "xp.minimum(error, delta)"},
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the pinball loss weighs the wrong side",
+        {
+            "(1.0 - quantile) * xp.maximum(side, 0.0) + quantile * xp.minimum": (
+                "quantile * xp.maximum(side, 0.0) + (1.0 - quantile) * xp.minimum"
+            )
+        },
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the pinball loss has a slope where there is no error",
+        {"side = xp.sign(error)": "side = xp.where(error >= 0.0, 1.0 + 0.0 * error, -1.0)"},
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the expectile loss weighs the wrong side",
+        {
+            "(1.0 - expectile) * xp.maximum(error, 0.0) + expectile * xp.minimum": (
+                "expectile * xp.maximum(error, 0.0) + (1.0 - expectile) * xp.minimum"
+            )
+        },
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the percentage error is by the prediction",
+        {
+            "error, size = predictions - targets, xp.maximum(xp.abs(targets), epsilon)": (
+                "error, size = predictions - targets, xp.maximum(xp.abs(predictions), epsilon)"
+            )
+        },
+    ),
+    Substitution(
+        "losses/regression.py",
+        "a prediction of 0 has no slope by the symmetric percentage error",
+        {
+            "(1.0 + xp.sign(predictions) * xp.sign(targets)) * (magnitude": (
+                "2.0 * xp.maximum(xp.sign(predictions) * xp.sign(targets), 0.0) * (magnitude"
+            )
+        },
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the slope of the squared logarithmic error forgets the inner derivative",
+        {"2.0 * difference / (1.0 + predictions)": "2.0 * difference"},
+    ),
+    # robust
+    Substitution(
+        "losses/robust.py",
+        "the pseudo-Huber loss cancels for small errors",
+        {"near = clipped * (clipped / (1.0 + root))": "near = delta * (delta * (root - 1.0))"},
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the Cauchy loss squares errors that overflow",
+        {
+            "log = 2.0 * xp.log(xp.maximum(magnitude / scale, 1.0)) + xp.log1p(ratio * ratio)": (
+                "log = xp.log1p((magnitude / scale) ** 2)"
+            )
+        },
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the biweight of Tukey has no end",
+        {
+            "clipped = xp.minimum(xp.maximum(predictions - targets, -scale), scale)\n    ratio = clipped": (
+                "clipped = predictions - targets\n    ratio = clipped"
+            )
+        },
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the general loss is not defined for α = 0",
+        {
+            "curved = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))": (
+                "curved = divisor / alpha * xp.expm1(exponent)"
+            )
+        },
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the general loss is not quadratic for α = 2",
+        {"value = xp.where(distance > 0.0, curved, 0.5 * ratio * ratio)": "value = curved"},
+    ),
+    Substitution(
+        "losses/robust.py",
+        "the power in the slope of the general loss vanishes too early",
+        {
+            "power = xp.exp((1.0 - distance) * far - 0.5 * distance * near)": (
+                "power = xp.exp(-0.5 * distance * log) * larger"
+            )
+        },
+    ),
+    Substitution(
+        "templates/elements.py",
+        "a scale may round to 0",
+        {
+            "return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option\n        req": (
+                "return option\n        req"
+            )
+        },
+        tests="robust",
+    ),
+    # likelihood
+    Substitution(
+        "losses/likelihood.py",
+        "a size of 0 and a mean of 0 make the gamma likelihood NaN",
+        {"ratio = product(xp, targets, xp.exp(-log_mean))\n    #": "ratio = targets * xp.exp(-log_mean)\n    #"},
+    ),
+    Substitution(
+        "losses/likelihood.py",
+        "the gamma likelihood of a mean of 0 takes ∞ from ∞",
+        {"ratio + xp.where(ratio > 0.0, xp.maximum(log_mean, -1000.0), log_mean)": "ratio + log_mean"},
+    ),
+    Substitution(
+        "losses/likelihood.py",
+        "the two powers of the Tweedie likelihood are mixed up",
+        {"above / (2.0 - power), above - below": "above / (power - 1.0), above - below"},
     ),
     # classification
     Substitution(
@@ -532,7 +651,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/classification.py",
         "cross-entropy does not clip probabilities",
-        {"p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)": "p = classes.scores"},
+        {"p = xp.minimum(xp.maximum(scores, width), 1.0 - width)": "p = scores"},
     ),
     Substitution(
         "templates/rows.py",
@@ -590,6 +709,16 @@ SUBSTITUTIONS = [
         "losses/classification.py",
         "the hinge has a slope at its corner",
         {"violation > 0.0, -targets": "violation >= 0.0, -targets"},
+    ),
+    Substitution(
+        "losses/classification.py",
+        "the modified Huber loss never turns linear",
+        {"bounded = xp.minimum(violation, 2.0)": "bounded = violation"},
+    ),
+    Substitution(
+        "losses/classification.py",
+        "the logistic loss overflows",
+        {"xp.maximum(-margin, 0.0) + xp.log1p(tail)": "xp.log1p(xp.exp(-margin))"},
     ),
     Substitution(
         "losses/classification.py",
@@ -762,6 +891,104 @@ SUBSTITUTIONS = [
         "a remainder of first order passes",
         {"if order < 1.5:": "if False:"},
         tests="checking",
+    ),
+    # masks: void pixels, class weights, logits, compound losses
+    Substitution(
+        "templates/masks.py",
+        "an ignored pixel keeps its slope",
+        {"return self.only_kept(zero + one * self.targets)": "return zero + one * self.targets"},
+        tests="segmentation_logits",
+        select="void",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "ignored pixels are in the sums of a mask",
+        {"xp.sum(self.only_kept(x), axis=self.layout.mask": "xp.sum(x, axis=self.layout.mask"},
+        tests="segmentation_logits",
+        select="ignored",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "class weights of masks do not enter the divisor",
+        {"mass = self.layout.masses(xp, w, tuple(values.shape))": "mass = None"},
+        tests="segmentation_logits",
+        select="other_libraries",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "class weights do not enter the divisor of masks in blocks",
+        {"return None if weights is None else layout.masses(xp, weights, shape)": "return None"},
+        tests="segmentation_logits",
+        select="blocks",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "masks of all samples are one for each sample",
+        {"one_mask = pool_batch or len(others) == 1": "one_mask = len(others) == 1"},
+        tests="segmentation_logits",
+        select="other_libraries",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "an illegal label is no class, out of sight",
+        {"return (t if illegal is None else xp.where(illegal, math.nan, t)), kept": "return t, kept"},
+        tests="segmentation_logits",
+        select="illegal_labels",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "1 − p of a mask is a difference",
+        {"xp.where(self._upper, low, high)": "1.0 - xp.where(self._upper, high, low)"},
+        tests="segmentation_logits",
+        select="digits",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "1 − p of the largest class is a difference",
+        {"self.q = xp.where(self._top, self._others, total - exponentials) / total": "self.q = 1.0 - self.p"},
+        tests="segmentation_logits",
+        select="digits",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "the slopes of a softmax forget the other classes",
+        {"product(xp, others, self.p), slopes - rest)": "product(xp, others, self.p), slopes)"},
+        tests="segmentation_logits",
+        select="other_libraries",
+    ),
+    Substitution(
+        "templates/overlap.py",
+        "the pixels of a compound loss are averaged over the ignored ones too",
+        {"mass = xp.sum(masks.only_kept(pixels.mass)": "mass = xp.sum((pixels.mass)"},
+        tests="segmentation_logits",
+        select="parts",
+    ),
+    Substitution(
+        "templates/overlap.py",
+        "the Dice loss of a compound loss is the sum over classes",
+        {"w = a * w / xp.where(total == 0, math.inf, total)": "w = a * w"},
+        tests="segmentation_logits",
+        select="parts",
+    ),
+    Substitution(
+        "templates/overlap.py",
+        "the slope of a focal loss forgets its factor",
+        {"return power * minus_log, -power * (1.0 + gamma * p * ratio)": "return power * minus_log, -power"},
+        tests="segmentation_logits",
+        select="other_libraries",
+    ),
+    Substitution(
+        "templates/overlap.py",
+        "a class of infinite size leaves the loss finite",
+        {"return weights * x if masks.weights": "return product(xp, weights, x) if masks.weights"},
+        "SpecialNumbers and generalized_dice_loss",
+    ),
+    Substitution(
+        "templates/lovasz.py",
+        "class weights do not count in a Lovász extension",
+        {"counted = counted * pixels.weights": "counted = 1.0 * counted"},
+        tests="segmentation_logits",
+        select="test_class_weights",
     ),
     # masks, tiles, loops, the ways of JAX and PyTorch, objectives, models
     Substitution(

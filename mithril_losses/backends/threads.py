@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import re
 import threading
@@ -101,7 +102,7 @@ def _submit(run: Callable[[], None], helpers: int) -> list[Future[None]]:
     pool = _executor()
     try:
         for _ in range(helpers):
-            futures.append(pool.submit(run))
+            futures.append(pool.submit(contextvars.copy_context().run, run))  # the caller's context variables
     except RuntimeError:
         # tasks that could not start stay in the queue of the pool and keep the caller's arrays alive: discard the pool
         _forget(pool)

@@ -40,13 +40,14 @@ def reductions(pair: Pair, rows: tuple[int, ...]) -> Iterator[tuple[str, Options
     if not pair.takes_reduction:
         yield "plain", {}
         return
-    weights = np.random.default_rng(3).uniform(0.2, 2.0, rows)
-    weights.flat[1] = 0.0
+    weights = np.asarray(np.random.default_rng(3).uniform(0.2, 2.0, rows))
+    if weights.size > 1:
+        weights.flat[1] = 0.0
     for reduction in ("mean", "sum", "none", "weighted_mean", "batch_sum"):
         yield reduction, {"reduction": reduction}
         yield f"{reduction}, weighted", {"reduction": reduction, "weights": weights}
     yield "mean, normalized", {"normalizer": 7.0, "weights": weights}
-    if pair.takes_axis:
+    if pair.takes_axis and rows:
         yield "weighted mean over an axis", {"reduction": "weighted_mean", "axis": -1, "weights": weights[:1]}
         yield "sum over an axis", {"reduction": "sum", "axis": (0,)}
 
@@ -167,10 +168,29 @@ def _segmentation(pair: Pair, arrays: Arrays, generator: np.random.Generator) ->
     if pair.name in ("dice_loss", "focal_tversky_loss"):
         masks = {name: generator.uniform(0.05, 0.95, (3, 2, 4)) for name in arrays}
         yield "per class", masks, {"class_axis": 1, "smooth": 0.0}
+        labels = {**masks, "targets": generator.choice([0, 1, 255], (3, 4))}
+        yield "labels", labels, {"class_axis": 1, "class_weights": np.array([0.5, 2.0]), "ignore_index": 255}
     elif pair.name == "lovasz_softmax_loss":
+        yield "all classes", arrays, {"classes": "all", "class_weights": np.array([0.5, 2.0, 1.0])}
         classes_first = {**arrays, "predictions": np.moveaxis(arrays["predictions"], -1, 1)}
-        yield "all classes", arrays, {"classes": "all"}
         yield "classes first, ignoring", classes_first, {"class_axis": 1, "ignore_index": 0}
+    elif pair.name == "lovasz_hinge_loss":
+        void = generator.random(np.shape(arrays["targets"])) < 0.3
+        yield "ignoring", {**arrays, "targets": np.where(void, 255.0, arrays["targets"])}, {"ignore_index": 255}
+
+
+def _segmentation_logits(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
+    weights = np.array([0.5, 2.0, 1.0])
+    images = {"logits": generator.standard_normal((2, 3, 4, 2)), "targets": generator.integers(0, 3, (2, 4, 2))}
+    options = {"class_axis": 1, "class_weights": weights, "ignore_index": 2}
+    yield "labels, classes first, weighted, ignoring", images, options
+    if pair.name != "lovasz_softmax_loss_with_logits":
+        masks = {**images, "targets": generator.uniform(0.05, 0.95, (2, 3, 4, 2))}
+        yield "probabilities, weighted", masks, {"class_axis": 1, "class_weights": weights}
+        yield "several labels", masks, {"class_axis": 1, "class_weights": weights, "multilabel": True}
+    if pair.name.startswith("dice_") and pair.name != "dice_loss_with_logits":
+        foreground = {"logits": generator.standard_normal((3, 4)), "targets": generator.integers(0, 2, (3, 4))}
+        yield "one foreground", foreground, {"class_axis": None}
 
 
 def _metric_learning(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
@@ -197,6 +217,7 @@ _FAMILIES = {
     "perceptual": _perceptual,
     "image": _image,
     "segmentation": _segmentation,
+    "segmentation_logits": _segmentation_logits,
     "metric_learning": _metric_learning,
     "variational": _variational,
 }

@@ -13,7 +13,16 @@ import numpy as np
 from mithril_losses.catalogue import Pair
 from mithril_losses.checking.drawing import draw_arguments
 from mithril_losses.checking.gradients import as_double, double_precision, to_numpy
-from mithril_losses.domains import ClassIndices, ClassTargets, Distributions, Elements, Interval, LabelMaps, Labels
+from mithril_losses.domains import (
+    ClassIndices,
+    ClassTargets,
+    Distributions,
+    Elements,
+    Interval,
+    LabelMaps,
+    Labels,
+    enforced,
+)
 from mithril_losses.numerics.trees import leaves, map_leaves
 
 __all__ = ["Edge", "edges", "failures"]
@@ -22,7 +31,9 @@ __all__ = ["Edge", "edges", "failures"]
 SIGNED = frozenset(
     {
         "flow_negative_log_likelihood",
+        "gamma_negative_log_likelihood",
         "gaussian_negative_log_likelihood",
+        "inverse_gaussian_negative_log_likelihood",
         "laplace_negative_log_likelihood",
         "poisson_negative_log_likelihood",
         "psnr_loss",
@@ -185,7 +196,9 @@ def _masks(call: _Call, arrays: dict[str, Any], options: dict[str, Any]) -> Iter
         yield Edge(f"{reduction} of an empty batch", partial(call.zero, empty, kept, value_too=True))
     weights = np.ones(rows)
     weights[0] = 0.0
-    for poison in (np.nan, np.inf, -np.inf):
+    poisoned_domains = [pair.domain[name] for name in pair.wrt if name in batch]
+    may_be_infinite = not any(isinstance(x, Distributions) or enforced({"": x}) for x in poisoned_domains)
+    for poison in (np.nan, np.inf, -np.inf) if may_be_infinite else (np.nan,):
         poisoned = {name: x.copy() for name, x in arrays.items()}
         for name in set(pair.wrt) & set(batch):
             poisoned[name][0] = poison

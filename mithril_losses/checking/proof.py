@@ -209,8 +209,9 @@ def _settlements(terms: Elementwise) -> Iterator[dict[str, Any]]:
             choices[name] = list(map(Fraction, domain.values))
         elif isinstance(domain, Flag):
             choices[name] = [False, True]
-        elif isinstance(domain, Interval) and domain.closed:
-            choices[name] = [None, *(Fraction(end) for end in (domain.low, domain.high) if abs(end) < np.inf)]
+        elif isinstance(domain, Interval) and (domain.closed or domain.closed_above):
+            ends = (domain.low, domain.high) if domain.closed else (domain.high,)
+            choices[name] = [None, *(Fraction(end) for end in ends if abs(end) < np.inf)]
     for chosen in product(*choices.values()):
         yield {name: x for name, x in zip(choices, chosen, strict=True) if x is not None}
 

@@ -9,6 +9,7 @@ it is computed; nothing here knows a loss, or a template, by name.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -18,9 +19,10 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.autodiff import compute_by
-from mithril_losses.backends.namespaces import Array, library_name, namespace_of
+from mithril_losses.backends.named import NamedArrays
+from mithril_losses.backends.namespaces import ArrayT, library_name, namespace_of
 from mithril_losses.backends.threads import asked, thread_count
-from mithril_losses.catalogue import Pair, catalogue, find_loss
+from mithril_losses.catalogue import Pair, catalogue, find_loss, require_call
 from mithril_losses.execution.host import OnHost
 from mithril_losses.execution.jax import OnJax, as_jax, jax_views
 from mithril_losses.execution.output import Both, copy_into, require_buffers
@@ -28,25 +30,29 @@ from mithril_losses.execution.torch import can_compile, compiled_by_torch, in_no
 from mithril_losses.numerics.torch_views import as_tensors, numpy_views
 
 P = ParamSpec("P")
-G = TypeVar("G")
+N = TypeVar("N", bound=NamedArrays[Any])  # what gradients of several arguments return
 V = TypeVar("V", bound=float | np.floating[Any] | tuple[Any, ...])  # no gradient is a number or a tuple
 
 
+@overload
+def value_and_gradient(
+    loss: Callable[P, N], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
+) -> Both[P, Any, N]: ...
 @overload
 def value_and_gradient(
     loss: Callable[P, V], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
 ) -> Both[P, V, Any]: ...
 @overload
 def value_and_gradient(
-    loss: Callable[P, G], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
-) -> Both[P, Array, G]: ...
+    loss: Callable[P, ArrayT], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
+) -> Both[P, ArrayT, Any]: ...
 def value_and_gradient(
     loss: Callable[..., Any], *, threads: int | None = None, compile: bool | None = None, donate: bool = False
 ) -> Both[..., Any, Any]:
     """Return a function with the arguments of the loss that returns its value and its gradient in one call.
 
     The function takes all arguments of the gradient: also `upstream`, which scales the gradient but not the value, and
-    `wrt` if the loss has it. The gradient is an array, or a dict of arrays by argument name if the loss has several
+    `wrt` if the loss has it. The gradient is an array, or `NamedArrays` by argument if the loss has several
     differentiable arguments.
 
     The function also takes `out`: an array of NumPy or PyTorch for the gradient, or a nesting of arrays with the
@@ -57,8 +63,8 @@ def value_and_gradient(
     Large gradients that nobody refers to any more leave their memory to the next ones, for one or two seconds: the
     environment variable MITHRIL_LOSSES_KEPT_MEMORY bounds its size.
 
-    Either half of a pair may be given. A type checker learns from the gradient which keywords there are and what is
-    returned: `value_and_gradient(huber_loss_gradient)`.
+    Either half of a pair may be given. A type checker learns from the loss what type its value has, and from the
+    gradient which keywords there are, such as `upstream`.
 
     With the extra `fast`, large arrays on the CPU, of any of the three libraries, are computed in one fused loop.
     Without it, arrays of NumPy and PyTorch are computed in blocks that fit the cache. Threads share the work; their
@@ -100,12 +106,11 @@ def value_and_gradient(
     if pair.terms.compose is not None:  # each of its losses takes its own fast path
         fast = functools.partial(value_and_gradient, threads=threads, compile=compile, donate=donate)
         composed: Both[..., Any, Any] = pair.terms.compose(fast)
-        return composed if pair.terms.takes_out else _with_out(pair, composed)
+        return _as_both(pair, _told(pair, composed if pair.terms.takes_out else _with_out(pair, composed)))
     plain = pair.plain if threads is None else _with_threads(pair.plain, threads)
     on_host = OnHost(pair, threads, compile, plain)
     on_jax = OnJax(pair, donate)
 
-    @functools.wraps(pair.value)
     def both(*arguments: Any, out: Any = None, **keywords: Any) -> tuple[Any, Any]:
         if out is not None:
             return _into(out, pair, both, on_host, arguments, keywords)
@@ -123,13 +128,48 @@ def value_and_gradient(
             views = numpy_views(arguments, keywords)
             if views is not None:  # NumPy's calls are cheaper, and so is its memory
                 return as_tensors((plain if first.numel() < limits.current.large else on_host)(*views[0], **views[1]))
+            is_compiled = can_compile(first) if compile is None else compile
+            if is_compiled:  # an error would come with the trace of the compiler
+                require_call(pair.gradient, pair.terms, arguments, keywords)
             with in_no_graph():
-                is_compiled = can_compile(first) if compile is None else compile
                 return (compiled_by_torch(pair) if is_compiled else plain)(*arguments, **keywords)
         if xp is None and "torch" in sys.modules:  # a nesting, perhaps of tensors
             with in_no_graph():
                 return plain(*arguments, **keywords)
         return plain(*arguments, **keywords)
+
+    return _as_both(pair, both)
+
+
+def _as_both(pair: Pair, both: Both[..., Any, Any]) -> Both[..., Any, Any]:
+    """Give a function the documentation of the loss, and the signature of value and gradient with `out`."""
+    found = pair.signature_of_both
+    *known, last = found.parameters.values()
+    by_name = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Any")
+    after = (by_name, last) if last.kind is last.VAR_KEYWORD else (last, by_name)
+    functools.update_wrapper(both, pair.value)
+    both.__qualname__ = f"value_and_gradient({pair.name})"  # type: ignore[attr-defined]
+    both.__signature__ = found.replace(parameters=[*known, *after])  # type: ignore[attr-defined]
+    return both
+
+
+def _told(pair: Pair, composed: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Return a composed function that takes what the gradient takes; its messages name the loss, not its parts."""
+    parameters = pair.signature_of_both.parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = {*parameters, "out"}
+
+    def require(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        require_call(pair.gradient, pair.terms, arguments, {n: x for n, x in keywords.items() if n != "out"})
+
+    def both(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        if not (takes_any or known >= keywords.keys()):
+            require(arguments, keywords)  # a part may take what the loss does not
+        try:
+            return composed(*arguments, **keywords)
+        except TypeError:
+            require(arguments, keywords)
+            raise
 
     return both
 

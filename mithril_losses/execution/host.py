@@ -12,6 +12,7 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.memory import empty
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import Pair
 from mithril_losses.domains import checked
@@ -85,13 +86,13 @@ class OnHost:
         if call is None or parts is None:
             return None
         total: Any = None
-        gradients: dict[str, Any] = {}
+        gradients: NamedArrays[Any] = NamedArrays()
         for template, part in parts:
             found = self._part(template, part, buffers)
             if found is None:
                 return None
             total = found[0] if total is None else total + found[0]
-            gradients |= found[1]
+            gradients.update(found[1])
         wrt = self._pair.wrt
         value = as_dtype(np, total, call.arrays[wrt[0]].dtype)
         return value, gradients if len(wrt) > 1 else gradients[wrt[0]]
@@ -143,7 +144,17 @@ class OnHost:
                 pass
         if loop.blocked is not None:
             return loop.blocked(*given)
-        return self._in_blocks(call, reduction, loop.shape, values, gradients, threads)
+        try:
+            return self._in_blocks(call, reduction, loop.shape, values, gradients, threads)
+        except ValueError:  # about a block: the whole arrays tell where the value is
+            self._check(call)
+            raise
+
+    def _check(self, call: Call) -> None:
+        terms = self._pair.terms
+        terms.check_arrays(call.arrays)
+        if terms.check is not None:
+            terms.check(*call.arrays.values(), **call.options)
 
     def _rows(self, call: Call) -> Loop | None:
         """Return the description of rows for the plain functions, or None if the call has no independent rows."""
@@ -151,8 +162,6 @@ class OnHost:
         batch = arrays[0].shape[0] if arrays[0].ndim else 0
         if batch < 2 or any(x.ndim == 0 or x.shape[0] != batch for x in arrays):
             return None
-        if terms.check is not None:
-            terms.check(*arrays, **call.options)
         row = _row_shape(self._pair, self._row_shapes, arrays, call.options)
         if row is None:
             return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.catalogue import Pair
-from mithril_losses.domains import Interval, Labels, checked
+from mithril_losses.domains import Interval, checked
 from mithril_losses.loops.compiling import COMPILED
 from mithril_losses.numerics.reduction import require_divisor, require_shares
 from mithril_losses.numerics.trees import map_leaves
@@ -32,7 +32,6 @@ class OnJax:
         # numbers that a compiled function takes as arguments; all other options are constants in it
         intervals = {name: x for name, x in pair.domain.items() if isinstance(x, Interval) and not x.static}
         self._numbers: dict[str, Interval | None] = intervals | {"upstream": None, "normalizer": None}
-        self._labels = {name: x for name, x in pair.domain.items() if isinstance(x, Labels)}
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
@@ -68,16 +67,12 @@ class OnJax:
         found: tuple[Any, Any] = both(wrt, rest)
         if not self._donate:  # JAX goes on computing while the values are checked
             self._check_values(given)
-        value, gradient = found
-        if type(gradient) is dict:  # `jax.jit` sorts the names
-            gradient = {name: gradient[name] for name in pair.parameters if name in gradient}
-        return value, gradient
+        return found
 
     def _check_values(self, given: Mapping[str, Any]) -> None:
         """Raise for illegal values, which a trace could not read."""
         pair = self._pair
-        for name, domain in self._labels.items():
-            domain.check(name, given[name])
+        pair.terms.check_arrays({name: given[name] for name in pair.array_arguments})
         options = checked(pair.domain, {name: x for name, x in given.items() if name in self._defaults})
         if given.get("reduction") == "weighted_mean" and pair.takes_reduction:
             require_shares(given.get("weights"))

@@ -21,15 +21,16 @@ Out = TypeVar("Out")
 class Both(Protocol[P, V_co, G_co]):
     """What `value_and_gradient` returns: a function with the arguments of the gradient, and `out`.
 
-    With `out`, a type checker knows what is returned, but not the arguments: nothing can be added to a `ParamSpec`.
+    With `out`, a type checker knows the gradient, but neither the arguments nor the value: nothing can be added to a
+    `ParamSpec`.
     """
 
     @overload
     def __call__(self, *arguments: P.args, **keywords: P.kwargs) -> tuple[V_co, G_co]: ...
     @overload
-    def __call__(self, *arguments: Any, out: None, **keywords: Any) -> tuple[V_co, Any]: ...
+    def __call__(self, *arguments: Any, out: None, **keywords: Any) -> tuple[Any, Any]: ...
     @overload
-    def __call__(self, *arguments: Any, out: Out, **keywords: Any) -> tuple[V_co, Out]: ...
+    def __call__(self, *arguments: Any, out: Out, **keywords: Any) -> tuple[Any, Out]: ...
 
 
 def require_buffers(out: Any, like: Any, given: Mapping[str, Any]) -> None:

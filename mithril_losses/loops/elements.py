@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from string import Template
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,17 @@ STRIP = 1024  # elements: few enough for a float32 sum of equal terms to keep it
 _KEPT = 2048  # numbers that are kept between two stages: few enough to stay in the first-level cache with the arrays
 
 Kind = Literal["scalar", "full", "periodic"]
+
+
+class Between(NamedTuple):
+    """The numbers from `low` to `high`, and NaN."""
+
+    low: float
+    high: float
+
+
+Legal = tuple[float, ...] | Between | None  # labels, an interval, or any number
+
 _FLAGS = {"True": True, "False": False}
 
 
@@ -56,7 +68,7 @@ class Operand:
 def run(
     terms: Callable[..., Any],
     arrays: list[np.ndarray[Any, Any]],
-    legal: list[tuple[float, ...] | None],
+    legal: list[Legal],
     options: list[Any],
     weights: np.ndarray[Any, Any] | None,
     factor: Any,
@@ -67,12 +79,12 @@ def run(
     group: int,
     bounded: tuple[bool, bool] = (False, False),
 ) -> tuple[float, bool]:
-    """Fill `gradients` with slope · weight · factor, and return Σ weight · value and whether all labels were legal.
+    """Fill `gradients` with slope · weight · factor, and return Σ weight · value and whether all elements were legal.
 
     Args:
         terms: `(xp, *arrays, *options) → (value, slopes)`.
         arrays: C-contiguous, of one shape; the gradients are taken wrt the first of them.
-        legal: for each array the legal labels, or None if every value is legal.
+        legal: for each array the legal labels or the legal interval, or None if every value is legal.
         options: numbers, arrays that broadcast to the arrays' shape, or booleans: a loop is compiled for each.
         weights: broadcast to that shape.
         factor: a number, or an array that broadcasts to that shape.
@@ -171,7 +183,7 @@ $fills
 
 def _source(
     function: Callable[..., Any],
-    legal: tuple[tuple[float, ...] | None, ...],
+    legal: tuple[Legal, ...],
     kinds: tuple[str, ...],
     slopes: int,
     weighted: bool,
@@ -254,16 +266,24 @@ def _stages(stages: list[Stage], places: Mapping[str, str]) -> str:
     )
 
 
-def _labels(legal: Mapping[str, tuple[float, ...] | None]) -> str:
-    """Return the lines that count illegal labels, in a number of the arrays' width, so that they are vectorized.
+def _labels(legal: Mapping[str, Legal]) -> str:
+    """Return the lines that count illegal elements, in a number of the arrays' width, so that they are vectorized.
 
     Example:
         >>> print(_labels({"a0": None, "a1": (0.0, 1.0)}))
                 illegal += T(0) if (T(a1[i]) == T(0.0)) | (T(a1[i]) == T(1.0)) else T(1)
+        >>> print(_labels({"a0": Between(0.0, 1.0), "a1": Between(0.0, math.inf)}))
+                illegal += T(1) if (T(a0[i]) < T(0.0)) | (T(a0[i]) > T(1.0)) else T(0)
+                illegal += T(1) if (T(a1[i]) < T(0.0)) else T(0)
     """
     lines = []
     for name, labels in legal.items():
-        if labels is not None:
+        if isinstance(labels, Between):
+            sides = [
+                f"(T({name}[i]) {sign} T({x!r}))" for sign, x in zip("<>", labels, strict=True) if abs(x) < math.inf
+            ]
+            lines.append(f"        illegal += T(1) if {' | '.join(sides)} else T(0)")
+        elif labels is not None:
             tests = " | ".join(f"(T({name}[i]) == T({label!r}))" for label in labels)
             lines.append(f"        illegal += T(0) if {tests} else T(1)")
     return "\n".join(lines)

@@ -24,8 +24,9 @@ def run(
     gradient: np.ndarray[Any, Any],
     threads: int,
     group: int,
-) -> float:
-    """Fill `gradient` with slope · weight · factor, and return Σ weight · ℓ.
+    least: float = 0.0,
+) -> tuple[float, bool]:
+    """Fill `gradient` with slope · weight · factor, and return Σ weight · ℓ and whether all probabilities are legal.
 
     Args:
         scores: z, rows × classes, C-contiguous.
@@ -38,12 +39,13 @@ def run(
         gradient: where to write the gradient, like `scores`.
         threads: how many threads share the work.
         group: how many scores a thread takes at a time.
+        least: the smallest legal probability: 0, or a little less, which rounding explains.
     """
     targets, own, share, each = shares
     rows, classes = scores.shape
     dtype = scores.dtype
     chunks = Chunks.of(rows, classes, group)
-    partials = np.zeros(chunks.number)
+    partials, illegal = np.zeros(chunks.number), np.zeros(chunks.number)
     w = np.ones(classes, dtype) if each is None else np.ascontiguousarray(each, dtype)
     one_factor, factors = number_or_rows(factor, rows, dtype)
     one_own, owns = number_or_rows(own, rows, dtype)
@@ -52,7 +54,8 @@ def run(
         by_row = np.full(rows, weights, dtype)
     kept = np.zeros(0, dtype) if values is None else values
     q = (one_own, *((owns,) if targets.ndim == 1 else ()), dtype.type(share), w, each is None)
-    fixed = (scores, targets, *q, by_row, factors, one_factor, kept, gradient, partials)
+    found = (partials,) if targets.ndim == 1 else (dtype.type(least), partials, illegal)
+    fixed = (scores, targets, *q, by_row, factors, one_factor, kept, gradient, *found)
     function = _kernels(
         run,
         (dtype.name,),
@@ -61,7 +64,7 @@ def run(
         entry="by_index" if targets.ndim == 1 else "by_probability",
     )
     chunks.share(lambda first, last: function(first, last, chunks.size, *fixed), threads)
-    return float(partials.sum())
+    return float(partials.sum()), not illegal.any()
 
 
 _kernels = CompiledOnce(lambda _, dtype: kernel_text("rows", dtype))

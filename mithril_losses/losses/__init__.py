@@ -18,7 +18,9 @@ from mithril_losses.losses.metric_learning import *
 from mithril_losses.losses.perceptual import *
 from mithril_losses.losses.regression import *
 from mithril_losses.losses.regularization import *
+from mithril_losses.losses.robust import *
 from mithril_losses.losses.segmentation import *
+from mithril_losses.losses.segmentation_logits import *
 from mithril_losses.losses.transport import *
 from mithril_losses.losses.variational import *
 

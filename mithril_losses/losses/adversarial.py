@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import Pair, both_of, find_loss, given, gradient_of
 from mithril_losses.domains import (
@@ -24,7 +25,7 @@ from mithril_losses.domains import (
     Interval,
 )
 from mithril_losses.numerics.flattening import Flattening
-from mithril_losses.numerics.reduction import GradientReduction, Reduction
+from mithril_losses.numerics.reduction import GradientReduction, NoOthers, Reduction
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.apart import Apart
@@ -72,20 +73,24 @@ _NUMBER = Interval()
 # --- vanilla: probabilities ---------------------------------------------------------------------------------------
 
 
-@elementwise(fake_scores=PROBABILITY, epsilon=CLIP_WIDTH)
+_OF_GENERATOR = PROBABILITY.suggesting("for logits there is non_saturating_generator_loss")
+_OF_DISCRIMINATOR = PROBABILITY.suggesting("for logits there is non_saturating_discriminator_loss")
+
+
+@elementwise(fake_scores=_OF_GENERATOR, epsilon=CLIP_WIDTH)
 def _vanilla_generator(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
     return -xp.log(p), -1.0 / p
 
 
-@elementwise(real_scores=PROBABILITY, epsilon=CLIP_WIDTH, label_smoothing=FRACTION)
+@elementwise(real_scores=_OF_DISCRIMINATOR, epsilon=CLIP_WIDTH, label_smoothing=FRACTION)
 def _vanilla_real(xp: Any, real_scores: Array, epsilon: float, label_smoothing: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(real_scores, epsilon), 1.0 - epsilon)
     value = (label_smoothing - 1.0) * xp.log(p) - label_smoothing * xp.log1p(-p)
     return value, (label_smoothing - 1.0) / p + label_smoothing / (1.0 - p)
 
 
-@elementwise(fake_scores=PROBABILITY, epsilon=CLIP_WIDTH)
+@elementwise(fake_scores=_OF_DISCRIMINATOR, epsilon=CLIP_WIDTH)
 def _vanilla_fake(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
     return -xp.log1p(-p), 1.0 / (1.0 - p)
@@ -94,7 +99,7 @@ def _vanilla_fake(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Array, A
 _vanilla_discriminator = Apart(real_scores=_vanilla_real, fake_scores=_vanilla_fake)
 
 
-def vanilla_generator_loss(fake_scores: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]) -> Array:
+def vanilla_generator_loss(fake_scores: ArrayT, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of −log p̂, p̂ = clip(D(G(z)), ε, 1 − ε).
 
     Prefer `non_saturating_generator_loss` where the discriminator can return logits: it needs no clipping.
@@ -146,13 +151,13 @@ def vanilla_generator_loss_gradient(
 
 
 def vanilla_discriminator_loss(
-    real_scores: Array,
-    fake_scores: Array,
+    real_scores: ArrayT,
+    fake_scores: ArrayT,
     *,
     epsilon: float = 1e-7,
     label_smoothing: float = 0.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of −(1 − s) log p̂ − s log(1 − p̂) over real data plus mean of −log(1 − p̂) over generated ones.
 
     p̂ = clip(D, ε, 1 − ε). Prefer `non_saturating_discriminator_loss` where the discriminator can return logits.
@@ -199,7 +204,7 @@ def vanilla_discriminator_loss_gradient(
     epsilon: float = 1e-7,
     label_smoothing: float = 0.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: (−(1 − s) / p̂ + s / (1 − p̂)) / n, fake_scores: 1 / (1 − p̂) / m; at p̂ also where clipped.
 
     Example:
@@ -242,7 +247,7 @@ def _non_saturating_fake(xp: Any, fake_scores: Array) -> tuple[Array, Array]:
 _non_saturating_discriminator = Apart(real_scores=_non_saturating_real, fake_scores=_non_saturating_fake)
 
 
-def non_saturating_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def non_saturating_generator_loss(fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of softplus(−x) = −log σ(x), x = fake_scores.
 
     Args:
@@ -282,8 +287,8 @@ def non_saturating_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unp
 
 
 def non_saturating_discriminator_loss(
-    real_scores: Array, fake_scores: Array, *, label_smoothing: float = 0.0, **reduction: Unpack[Reduction]
-) -> Array:
+    real_scores: ArrayT, fake_scores: ArrayT, *, label_smoothing: float = 0.0, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of softplus(−x) + s x over real data plus mean of softplus(x) over generated ones, x the scores.
 
     Args:
@@ -320,7 +325,7 @@ def non_saturating_discriminator_loss(
 )
 def non_saturating_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, *, label_smoothing: float = 0.0, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: (s − σ(−x)) / n, fake_scores: σ(x) / m.
 
     Example:
@@ -349,8 +354,8 @@ _least_squares_discriminator = Apart(
 
 
 def least_squares_generator_loss(
-    fake_scores: Array, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[Reduction]
-) -> Array:
+    fake_scores: ArrayT, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of k (x − c)², x = fake_scores, c = target_real, k = scale.
 
     Args:
@@ -395,14 +400,14 @@ def least_squares_generator_loss_gradient(
 
 
 def least_squares_discriminator_loss(
-    real_scores: Array,
-    fake_scores: Array,
+    real_scores: ArrayT,
+    fake_scores: ArrayT,
     *,
     target_real: float = 1.0,
     target_fake: float = 0.0,
     scale: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of k (x − b)² over real data plus mean of k (x − a)² over generated ones, b = target_real, a = target_fake.
 
     Args:
@@ -446,7 +451,7 @@ def least_squares_discriminator_loss_gradient(
     target_fake: float = 0.0,
     scale: float = 1.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: 2 k (x − b) / n, fake_scores: 2 k (x − a) / m.
 
     Example:
@@ -490,7 +495,7 @@ _wasserstein_discriminator = Apart(
 _hinge_discriminator = Apart(real_scores=_hinge_real, fake_scores=_hinge_fake)
 
 
-def wasserstein_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def wasserstein_generator_loss(fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of −x, x = fake_scores.
 
     The function is the same as `hinge_generator_loss`; only the losses of the discriminators differ. Use this one with
@@ -532,7 +537,7 @@ def wasserstein_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack
     return _wasserstein_generator.gradient(fake_scores, **reduction)
 
 
-def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def wasserstein_discriminator_loss(real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of x over generated data − mean of x over real ones, x the scores.
 
     This is the negative of a lower bound of the Wasserstein distance times the critic's Lipschitz constant. To bound
@@ -574,7 +579,7 @@ def wasserstein_discriminator_loss(real_scores: Array, fake_scores: Array, **red
 )
 def wasserstein_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: −1 / n, fake_scores: 1 / m.
 
     Example:
@@ -589,7 +594,7 @@ def wasserstein_discriminator_loss_gradient(
 _hinge_generator = _negated.named(scores="fake_scores")
 
 
-def hinge_generator_loss(fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def hinge_generator_loss(fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of −x, x = fake_scores.
 
     The function is the same as `wasserstein_generator_loss`; only the losses of the discriminators differ. Use this one
@@ -631,7 +636,7 @@ def hinge_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[Gradi
     return _hinge_generator.gradient(fake_scores, **reduction)
 
 
-def hinge_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction: Unpack[Reduction]) -> Array:
+def hinge_discriminator_loss(real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − x) over real data plus mean of max(0, 1 + x) over generated ones, x the scores.
 
     Args:
@@ -663,7 +668,7 @@ def hinge_discriminator_loss(real_scores: Array, fake_scores: Array, **reduction
 @gradient_of(hinge_discriminator_loss, terms=_hinge_discriminator, properties=("convex", "non_negative"))
 def hinge_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """real_scores: −1 / n where x < 1, fake_scores: 1 / m where x > −1; 0 elsewhere, the corners included.
 
     Example:
@@ -724,7 +729,9 @@ def _relativistic_discriminator(real_scores: Array, fake_scores: Array, wanted: 
     return _relativistic(_relative, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
-def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
+def relativistic_average_discriminator_loss(
+    real_scores: ArrayT, fake_scores: ArrayT, **others: Unpack[NoOthers]
+) -> ArrayT:
     """E softplus(−(x − ȳ)) + E softplus(y − x̄), x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     The discriminator estimates how much more real the real data are than the generated data on average. Every score is
@@ -753,7 +760,7 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_discriminator.value(real_scores, fake_scores)
+    return _relativistic_discriminator.value(real_scores, fake_scores, **others)
 
 
 @gradient_of(
@@ -762,8 +769,8 @@ def relativistic_average_discriminator_loss(real_scores: Array, fake_scores: Arr
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_discriminator_loss_gradient(
-    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0
-) -> dict[str, ArrayT]:
+    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0, **others: Unpack[NoOthers]
+) -> NamedArrays[ArrayT]:
     """real_scores: −(σ(ȳ − x) + E σ(y − x̄)) / n, fake_scores: (σ(y − x̄) + E σ(ȳ − x)) / m.
 
     Example:
@@ -775,7 +782,7 @@ def relativistic_average_discriminator_loss_gradient(
         >>> {name: gradient.round(12).tolist() for name, gradient in gradients.items()}
         {'real_scores': [-0.5], 'fake_scores': [0.25, 0.25]}
     """
-    return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream)
+    return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream, **others)
 
 
 @unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
@@ -783,7 +790,7 @@ def _relativistic_generator(fake_scores: Array, real_scores: Array, wanted: Want
     return _relativistic(_relative, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
-def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
+def relativistic_average_generator_loss(fake_scores: ArrayT, real_scores: Array, **others: Unpack[NoOthers]) -> ArrayT:
     """E softplus(−(y − x̄)) + E softplus(x − ȳ), x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     This is the loss of the discriminator with the two batches exchanged: generated data should look more real.
@@ -811,7 +818,7 @@ def relativistic_average_generator_loss(fake_scores: Array, real_scores: Array) 
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_generator.value(fake_scores, real_scores)
+    return _relativistic_generator.value(fake_scores, real_scores, **others)
 
 
 @gradient_of(
@@ -825,6 +832,7 @@ def relativistic_average_generator_loss_gradient(
     *,
     wrt: Argument | tuple[Argument, ...] = "fake_scores",
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """−(σ(x̄ − y) + E σ(x − ȳ)) / m; wrt real_scores (σ(x − ȳ) + E σ(x̄ − y)) / n.
 
@@ -839,7 +847,7 @@ def relativistic_average_generator_loss_gradient(
         >>> relativistic_average_generator_loss_gradient(y, x).round(12).tolist()
         [-0.75, -0.75]
     """
-    return _relativistic_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream)
+    return _relativistic_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream, **others)
 
 
 @unreduced(separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
@@ -847,7 +855,9 @@ def _relativistic_least_squares_discriminator(real_scores: Array, fake_scores: A
     return _relativistic(_relative_squared, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
-def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
+def relativistic_average_least_squares_discriminator_loss(
+    real_scores: ArrayT, fake_scores: ArrayT, **others: Unpack[NoOthers]
+) -> ArrayT:
     """E (x − ȳ − 1)² + E (y − x̄ + 1)², x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     Args:
@@ -872,7 +882,7 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_least_squares_discriminator.value(real_scores, fake_scores)
+    return _relativistic_least_squares_discriminator.value(real_scores, fake_scores, **others)
 
 
 @gradient_of(
@@ -881,8 +891,8 @@ def relativistic_average_least_squares_discriminator_loss(real_scores: Array, fa
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
-    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0
-) -> dict[str, ArrayT]:
+    real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0, **others: Unpack[NoOthers]
+) -> NamedArrays[ArrayT]:
     """real_scores: 2 (x − x̄ − 2 + 2 (x̄ − ȳ)) / n, fake_scores: 2 (y − ȳ + 2 − 2 (x̄ − ȳ)) / m.
 
     Example:
@@ -894,7 +904,7 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'real_scores': [4.0], 'fake_scores': [-3.0, -1.0]}
     """
-    return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream)
+    return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream, **others)
 
 
 @unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
@@ -902,7 +912,9 @@ def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array
     return _relativistic(_relative_squared, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
-def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_scores: Array) -> Array:
+def relativistic_average_least_squares_generator_loss(
+    fake_scores: ArrayT, real_scores: Array, **others: Unpack[NoOthers]
+) -> ArrayT:
     """E (y − x̄ − 1)² + E (x − ȳ + 1)², x = real_scores, y = fake_scores; x̄ and ȳ are their means.
 
     This is the loss of the discriminator with the two batches exchanged.
@@ -929,7 +941,7 @@ def relativistic_average_least_squares_generator_loss(fake_scores: Array, real_s
         A. Jolicoeur-Martineau, The Relativistic Discriminator: A Key Element Missing from Standard GAN,
         2019. https://doi.org/10.48550/arXiv.1807.00734
     """
-    return _relativistic_least_squares_generator.value(fake_scores, real_scores)
+    return _relativistic_least_squares_generator.value(fake_scores, real_scores, **others)
 
 
 @gradient_of(
@@ -943,6 +955,7 @@ def relativistic_average_least_squares_generator_loss_gradient(
     *,
     wrt: Argument | tuple[Argument, ...] = "fake_scores",
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """2 (y − ȳ − 2 − 2 (x̄ − ȳ)) / m; wrt real_scores 2 (x − x̄ + 2 + 2 (x̄ − ȳ)) / n.
 
@@ -957,7 +970,9 @@ def relativistic_average_least_squares_generator_loss_gradient(
         >>> relativistic_average_least_squares_generator_loss_gradient(y, x).tolist()
         [-7.0, -5.0]
     """
-    return _relativistic_least_squares_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream)
+    return _relativistic_least_squares_generator.gradient(
+        fake_scores, real_scores, wrt=wrt, upstream=upstream, **others
+    )
 
 
 # --- the critic's gradient ------------------------------------------------------------------------------------------
@@ -989,7 +1004,7 @@ def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Loss
     )
 
 
-def gradient_penalty(input_gradients: Array, *, target_norm: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def gradient_penalty(input_gradients: ArrayT, *, target_norm: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over the batch of (‖g‖ − k)², g = input_gradients.
 
     The penalty keeps the slope of the critic of a Wasserstein GAN close to k. The paper adds it with the weight 10, at

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import POSITIVE, REAL, ClassIndices, Interval, PerClass
@@ -91,7 +92,7 @@ def _door(embeddings: Array, weight: Array, targets: Array) -> Any:
 
 def _check_values(embeddings: Array, weight: Array, targets: Array, **_: Any) -> None:
     """Raise for illegal labels, where their values can be read."""
-    read_labels(_door(embeddings, weight, targets), targets, weight.shape[0], None)
+    read_labels(_door(embeddings, weight, targets), targets, weight.shape[0], None, may_ignore=False)
 
 
 def _angular(
@@ -119,7 +120,7 @@ def _angular(
         columns = Columns.of(split.classes, classes, facts)
         reduction = {**reduction, "across": split.rows}
     total_classes = classes if columns is None else columns.total
-    labels, _, illegal = read_labels(own, targets, total_classes, None)
+    labels, _, illegal = read_labels(own, targets, total_classes, None, may_ignore=False)
     labels = as_dtype(own, own.minimum(own.maximum(labels, 0), total_classes - 1), own.arange(1).dtype)
     count = math.prod(shape)
     if columns is not None:
@@ -193,14 +194,14 @@ def _arcface(
 
 
 def arcface_loss(
-    embeddings: Array,
-    weight: Array,
+    embeddings: ArrayT,
+    weight: ArrayT,
     targets: Array,
     *,
     margin: float = 0.5,
     scale: float = 64.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −log softmax(z)_y, z_y = s cos(θ_y + m) and z_c = s cos θ_c, θ_c = ∠(x, w_c), x = embeddings.
 
     If θ_y ≥ π − m, the angle with the margin would exceed π and the logit would rise again. There the logit is
@@ -253,7 +254,7 @@ def arcface_loss_gradient(
     margin: float = 0.5,
     scale: float = 64.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """s J Σ_c G_c k_c ŵ_c and s J Σ G_c k_c x̂ over rows, G = (softmax(z) − [c = y]) / n, k_y = sin(θ_y + m) / sin θ_y.
 
     k_c = 1 for the other classes, and k_y = 1 if θ_y ≥ π − m. J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. If θ_y = 0 up
@@ -299,14 +300,14 @@ def _cosface(
 
 
 def cosface_loss(
-    embeddings: Array,
-    weight: Array,
+    embeddings: ArrayT,
+    weight: ArrayT,
     targets: Array,
     *,
     margin: float = 0.35,
     scale: float = 64.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −log softmax(z)_y, z_y = s (cos θ_y − m) and z_c = s cos θ_c, θ_c = ∠(x, w_c), x = embeddings.
 
     Logits are computed in tiles: memory grows with the number of rows and of classes, not with their product.
@@ -356,7 +357,7 @@ def cosface_loss_gradient(
     margin: float = 0.35,
     scale: float = 64.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """s J Σ_c G_c ŵ_c and s J Σ G_c x̂ over rows, with G = (softmax(z) − [c = y]) / n.
 
     J = (I − x̂ x̂ᵀ) / ‖x‖, and likewise for w. Zero vectors have the gradient 0.

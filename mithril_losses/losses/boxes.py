@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 
-_DOMAIN = {"predictions": Boxes(), "targets": Boxes()}
+_BOXES = Boxes("the second corner of (x, y, width, height) is (x + width, y + height)")
+_DOMAIN = {"predictions": _BOXES, "targets": _BOXES}
 
 
 # --- sides in the unit in which the box around both has sides of at most 1 ----------------------------------------
@@ -156,7 +157,7 @@ def _iou(
     return 1.0 - q, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
 
-def iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def iou_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over boxes of 1 − |A ∩ B| / |A ∪ B|, A = predictions, B = targets.
 
     Boxes that do not overlap have the loss 1 and the gradient 0, so nothing pulls them together. With the other losses
@@ -266,7 +267,7 @@ def _generalized(
     return 1.0 - q + empty, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
 
-def generalized_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def generalized_iou_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over boxes of 1 − |A ∩ B| / |A ∪ B| + (|C| − |A ∪ B|) / |C|, C = the smallest box around A and B.
 
     Args:
@@ -359,7 +360,7 @@ def _distance(
     return 1.0 - q + r, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
 
-def distance_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def distance_iou_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over boxes of 1 − |A ∩ B| / |A ∪ B| + ρ² / c², ρ between the centres, c the diagonal of the box around both.
 
     Args:
@@ -461,7 +462,7 @@ def _complete(
     return 1.0 - q + r + alpha * v, (low_x / unit, low_y / unit, high_x / unit, high_y / unit)
 
 
-def complete_iou_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def complete_iou_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over boxes of 1 − q + ρ² / c² + α v, v = 4/π² (arctan(w*/h*) − arctan(w/h))², α = v / (1 − q + v).
 
     q = |A ∩ B| / |A ∪ B|; ρ is the distance of the centres, c the diagonal of the box around both; w and h are the

@@ -10,6 +10,7 @@ from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, n
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
+    CLASS_DISTRIBUTION,
     CLIP_WIDTH,
     FRACTION,
     NON_NEGATIVE,
@@ -19,7 +20,6 @@ from mithril_losses.domains import (
     ClassAxis,
     ClassNumbers,
     ClassTargets,
-    Distributions,
     Integer,
     Interval,
 )
@@ -41,6 +41,8 @@ __all__ = [
     "cross_entropy_with_logits",
     "cross_entropy_with_logits_gradient",
     "cross_entropy_with_logits_value_and_gradient",
+    "exponential_loss",
+    "exponential_loss_gradient",
     "focal_loss",
     "focal_loss_gradient",
     "focal_loss_with_logits",
@@ -49,6 +51,12 @@ __all__ = [
     "hinge_loss_gradient",
     "list_net_loss",
     "list_net_loss_gradient",
+    "logistic_loss",
+    "logistic_loss_gradient",
+    "modified_huber_loss",
+    "modified_huber_loss_gradient",
+    "squared_hinge_loss",
+    "squared_hinge_loss_gradient",
 ]
 
 
@@ -63,10 +71,14 @@ _CLASS_OPTIONS: dict[str, Any] = {
 }
 
 
+def _mass(scores: Array, targets: Array, **options: Any) -> Any:
+    return classes_of(scores, targets, **options, trusted=True).mass
+
+
 @unreduced(
     loop=softmax_loop,
     check=functools.partial(classes_of, name="logits"),
-    mass=lambda *arguments, **options: classes_of(*arguments, **options).mass,
+    mass=_mass,
     logits=REAL,
     targets=ClassTargets(),
     **_CLASS_OPTIONS,
@@ -81,12 +93,14 @@ def _cross_entropy_with_logits(
     wanted: Wanted,
     shards: Any = None,
 ) -> Losses:
-    classes = classes_of(logits, targets, class_axis, class_weights, label_smoothing, ignore_index, "logits", shards)
+    classes = classes_of(
+        logits, targets, class_axis, class_weights, label_smoothing, ignore_index, "logits", shards=shards
+    )
     return softmax_losses(classes, "logits")
 
 
 def cross_entropy_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -94,7 +108,7 @@ def cross_entropy_with_logits(
     label_smoothing: float = 0.0,
     ignore_index: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −Σ_c w_c y′_c log softmax(z)_c, with y′ = (1 − a) y + a / C.
 
     Args:
@@ -167,10 +181,18 @@ def cross_entropy_with_logits_gradient(
 cross_entropy_with_logits_value_and_gradient = both_of(cross_entropy_with_logits_gradient)
 
 
+_OF_CLASSES = CLASS_DISTRIBUTION.suggesting("for logits there is cross_entropy_with_logits")
+
+
+def _check_cross_entropy(predictions: Array, targets: Array, epsilon: Any, **options: Any) -> None:
+    axis = classes_of(predictions, targets, **options).axis
+    _OF_CLASSES.check_along("predictions", predictions, axis)
+
+
 @unreduced(
-    check=lambda *arguments, epsilon, **options: classes_of(*arguments, **options),
-    mass=lambda *arguments, epsilon, **options: classes_of(*arguments, **options).mass,
-    predictions=Distributions(),
+    check=_check_cross_entropy,
+    mass=lambda *arguments, epsilon, **options: _mass(*arguments, **options),
+    predictions=_OF_CLASSES,
     targets=ClassTargets(),
     **_CLASS_OPTIONS,
     epsilon=CLIP_WIDTH,
@@ -190,7 +212,13 @@ def _cross_entropy(
     xp: Any = namespace_of(predictions)
     shares, axis = classes.shares, classes.axis
     width = CLIP_WIDTH.for_dtype(epsilon, xp, predictions.dtype)
-    p = xp.minimum(xp.maximum(classes.scores, width), 1.0 - width)
+    if shards is None:
+        _OF_CLASSES.check_along("predictions", predictions, axis)
+        scores = _OF_CLASSES.or_nan_along(xp, classes.scores, predictions, axis)
+    else:  # the sums of whole rows are not checked
+        PROBABILITY.check("predictions", predictions)
+        scores = PROBABILITY.or_nan(xp, classes.scores, predictions)
+    p = xp.minimum(xp.maximum(scores, width), 1.0 - width)
     values = -shares.dot(xp, xp.log(p), axis)
     values = values if shards is None else shards.sum(values)
 
@@ -201,7 +229,7 @@ def _cross_entropy(
 
 
 def cross_entropy_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
@@ -210,7 +238,7 @@ def cross_entropy_loss(
     ignore_index: int | None = None,
     epsilon: float = 1e-7,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −Σ_c w_c y′_c log p̂_c, with p̂ = clip(p, ε, 1 − ε) and y′ = (1 − a) y + a / C.
 
     Prefer `cross_entropy_with_logits` where the model can return logits: it needs no clipping.
@@ -304,7 +332,7 @@ def _list_net_rows(scores: Array, relevance: Array) -> Classes:
     return Classes(z, len(z.shape) - 1, Given(q), None)
 
 
-def list_net_loss(scores: Array, relevance: Array, **reduction: Unpack[Reduction]) -> Array:
+def list_net_loss(scores: ArrayT, relevance: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over lists of −Σ_i q_i log p_i, q = softmax(y), p = softmax(z), z = scores and y = relevance.
 
     The cross-entropy of two distributions: the probabilities of each item to be ranked first, by the relevance and by
@@ -353,7 +381,11 @@ def list_net_loss_gradient(scores: ArrayT, relevance: Array, **reduction: Unpack
 # --- binary cross-entropy ---------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=PROBABILITY, targets=PROBABILITY, epsilon=CLIP_WIDTH)
+_OF_LOGITS = "for logits there is binary_cross_entropy_with_logits"
+_SIGNS = "for labels −1 and +1, pass (targets + 1) / 2; for class indices there is cross_entropy_with_logits"
+
+
+@elementwise(predictions=PROBABILITY.suggesting(_OF_LOGITS), targets=PROBABILITY.suggesting(_SIGNS), epsilon=CLIP_WIDTH)
 def _binary_cross_entropy(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
     value = -targets * xp.log(p) - (1.0 - targets) * xp.log1p(-p)
@@ -361,8 +393,8 @@ def _binary_cross_entropy(xp: Any, predictions: Array, targets: Array, epsilon: 
 
 
 def binary_cross_entropy(
-    predictions: Array, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of −t log p̂ − (1 − t) log(1 − p̂), with p̂ = clip(p, ε, 1 − ε).
 
     Prefer `binary_cross_entropy_with_logits` where the model can return logits: it needs no clipping.
@@ -415,7 +447,7 @@ def binary_cross_entropy_gradient(
     return _binary_cross_entropy.gradient(predictions, targets, epsilon, **reduction)
 
 
-@elementwise(logits=REAL, targets=PROBABILITY, pos_weight=Interval(0.0, closed=True, for_none=1.0))
+@elementwise(logits=REAL, targets=PROBABILITY.suggesting(_SIGNS), pos_weight=Interval(0.0, closed=True, for_none=1.0))
 def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, pos_weight: float) -> tuple[Array, Array]:
     magnitude = xp.abs(logits)
     tail = xp.exp(-magnitude)
@@ -429,12 +461,12 @@ def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, po
 
 
 def binary_cross_entropy_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     pos_weight: float | Array | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of w t softplus(−z) + (1 − t) softplus(z), which is max(z, 0) − z t + log1p(e^(−|z|)) for w = 1.
 
     An infinite logit that agrees with its target contributes exactly 0.
@@ -491,14 +523,17 @@ def binary_cross_entropy_with_logits_gradient(
 # --- hinge ------------------------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=REAL, targets=SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
+_SIGN = SIGN.suggesting("for labels 0 and 1, pass 2 * targets - 1")
+
+
+@elementwise(predictions=REAL, targets=_SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
 def _hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     violation = 1.0 - targets * predictions
     # t − t is 0, or NaN where t marks an illegal label
     return xp.maximum(violation, 0.0), xp.where(violation > 0.0, -targets, targets - targets)
 
 
-def hinge_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def hinge_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − t p), t ∈ {−1, +1}.
 
     Args:
@@ -539,10 +574,222 @@ def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack
     return _hinge.gradient(predictions, targets, **reduction)
 
 
+@elementwise(predictions=REAL, targets=SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
+def _squared_hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    violation = xp.maximum(1.0 - targets * predictions, 0.0)
+    return violation * violation, -2.0 * targets * violation
+
+
+def squared_hinge_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of max(0, 1 − t p)², t ∈ {−1, +1}.
+
+    Args:
+        predictions: scores p, any shape.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        ((1 − 0.5)² + (1 + 2)²) / 2 = 4.625.
+
+        >>> import numpy as np
+        >>> float(squared_hinge_loss(np.array([0.5, 2.0]), np.array([1.0, -1.0])))
+        4.625
+
+    Source:
+        K.-W. Chang, C.-J. Hsieh and C.-J. Lin, Coordinate Descent Method for Large-Scale L2-Loss Linear Support Vector
+        Machines, 2008. https://www.jmlr.org/papers/v9/chang08a.html
+    """
+    return _squared_hinge.value(predictions, targets, **reduction)
+
+
+@gradient_of(squared_hinge_loss, terms=_squared_hinge, properties=("convex", "non_negative"))
+def squared_hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """−2t max(0, 1 − t p) / n.
+
+    Example:
+        >>> import numpy as np
+        >>> squared_hinge_loss_gradient(np.array([0.5, 2.0]), np.array([1.0, -1.0])).tolist()
+        [-0.5, 3.0]
+    """
+    return _squared_hinge.gradient(predictions, targets, **reduction)
+
+
+@elementwise(
+    predictions=REAL,
+    targets=SIGN,
+    kinks=lambda predictions, targets: (1.0 - targets * predictions, 1.0 + targets * predictions),
+)
+def _modified_huber(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    violation = xp.maximum(1.0 - targets * predictions, 0.0)
+    bounded = xp.minimum(violation, 2.0)
+    return bounded * (2.0 * violation - bounded), -2.0 * targets * bounded
+
+
+def modified_huber_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of max(0, 1 − t p)² where t p ≥ −1 and −4t p elsewhere, t ∈ {−1, +1}.
+
+    Args:
+        predictions: scores p, any shape.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        ((1 − 0.5)² + 4 · 2) / 2 = 4.125.
+
+        >>> import numpy as np
+        >>> float(modified_huber_loss(np.array([0.5, 2.0]), np.array([1.0, -1.0])))
+        4.125
+
+    Source:
+        T. Zhang, Solving Large Scale Linear Prediction Problems Using Stochastic Gradient Descent Algorithms, 2004.
+        https://doi.org/10.1145/1015330.1015332
+    """
+    return _modified_huber.value(predictions, targets, **reduction)
+
+
+@gradient_of(modified_huber_loss, terms=_modified_huber, properties=("convex", "non_negative"))
+def modified_huber_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """−2t min(max(0, 1 − t p), 2) / n.
+
+    Example:
+        >>> import numpy as np
+        >>> modified_huber_loss_gradient(np.array([0.5, 2.0]), np.array([1.0, -1.0])).tolist()
+        [-0.5, 2.0]
+    """
+    return _modified_huber.gradient(predictions, targets, **reduction)
+
+
+# --- margins without a corner -----------------------------------------------------------------------------------
+
+
+@elementwise(predictions=REAL, targets=SIGN)
+def _logistic(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    margin = targets * predictions
+    tail = xp.exp(-xp.abs(margin))
+    wrong = xp.where(margin >= 0.0, tail, 1.0) / (1.0 + tail)  # σ(−t p), the probability of the other class
+    return xp.maximum(-margin, 0.0) + xp.log1p(tail), -targets * wrong
+
+
+def logistic_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of log(1 + e^(−t p)), t ∈ {−1, +1}.
+
+    The loss is the binary cross-entropy with logits, for labels −1 and +1.
+
+    Args:
+        predictions: scores p, the logits of the class +1, any shape.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        log(1 + ⅓) = log 4/3 = 0.287682…
+
+        >>> import numpy as np
+        >>> round(float(logistic_loss(np.log(np.array([3.0])), np.array([1.0]))), 6)
+        0.287682
+
+    Source:
+        J. Friedman, T. Hastie and R. Tibshirani, Additive Logistic Regression: A Statistical View of Boosting, 2000.
+        https://doi.org/10.1214/aos/1016218223
+    """
+    return _logistic.value(predictions, targets, **reduction)
+
+
+@gradient_of(logistic_loss, terms=_logistic, properties=("convex", "non_negative"))
+def logistic_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """−t σ(−t p) / n, σ(x) = 1 / (1 + e^(−x)).
+
+    Example:
+        σ(−log 3) = ¼.
+
+        >>> import numpy as np
+        >>> logistic_loss_gradient(np.log(np.array([3.0])), np.array([1.0])).round(12).tolist()
+        [-0.25]
+    """
+    return _logistic.gradient(predictions, targets, **reduction)
+
+
+@elementwise(predictions=REAL, targets=SIGN)
+def _exponential(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    value = xp.exp(-targets * predictions)
+    return value, -targets * value
+
+
+def exponential_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of e^(−t p), t ∈ {−1, +1}: the loss of AdaBoost.
+
+    The best score is half of the logit, so that 1 / (1 + e^(−2p)) is the probability of the class +1.
+
+    Args:
+        predictions: scores p, any shape.
+        targets: t, −1 or +1, the same shape. Labels 0 and 1 raise; they are not converted.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, a target is neither −1 nor +1, or a reduction keyword does not fit. Inside
+            `jax.jit` and `torch.compile`, where values cannot be read, such a target gives NaN instead.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        (e^(−log 2) + e^(log 4)) / 2 = 2.25.
+
+        >>> import numpy as np
+        >>> round(float(exponential_loss(np.log(np.array([2.0, 4.0])), np.array([1.0, -1.0]))), 12)
+        2.25
+
+    Source:
+        Y. Freund and R. E. Schapire, A Decision-Theoretic Generalization of On-Line Learning and an Application to
+        Boosting, 1997. https://doi.org/10.1006/jcss.1997.1504
+    """
+    return _exponential.value(predictions, targets, **reduction)
+
+
+@gradient_of(exponential_loss, terms=_exponential, properties=("convex", "non_negative"))
+def exponential_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """−t e^(−t p) / n.
+
+    Example:
+        >>> import numpy as np
+        >>> exponential_loss_gradient(np.log(np.array([2.0, 4.0])), np.array([1.0, -1.0])).round(12).tolist()
+        [-0.25, 2.0]
+    """
+    return _exponential.gradient(predictions, targets, **reduction)
+
+
 # --- focal ------------------------------------------------------------------------------------------------------
 
 
-@elementwise(predictions=PROBABILITY, targets=BINARY, gamma=NON_NEGATIVE, alpha=FRACTION, epsilon=CLIP_WIDTH)
+_OF_FOCAL = PROBABILITY.suggesting("for logits there is focal_loss_with_logits")
+_HARD = BINARY.suggesting("for labels −1 and +1, pass (targets + 1) / 2")
+
+
+@elementwise(predictions=_OF_FOCAL, targets=_HARD, gamma=NON_NEGATIVE, alpha=FRACTION, epsilon=CLIP_WIDTH)
 def _focal(
     xp: Any, predictions: Array, targets: Array, gamma: float, alpha: float, epsilon: float
 ) -> tuple[Array, Array]:
@@ -555,14 +802,14 @@ def _focal(
 
 
 def focal_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     gamma: float = 2.0,
     alpha: float = 0.25,
     epsilon: float = 1e-7,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of −α_t (1 − p_t)^γ log p_t, with p_t = p̂ for t = 1 and 1 − p̂ for t = 0, p̂ = clip(p, ε, 1 − ε).
 
     Prefer `focal_loss_with_logits` where the model can return logits: it needs no clipping.
@@ -618,7 +865,7 @@ def focal_loss_gradient(
     return _focal.gradient(predictions, targets, gamma, alpha, epsilon, **reduction)
 
 
-@elementwise(logits=REAL, targets=BINARY, gamma=NON_NEGATIVE, alpha=FRACTION)
+@elementwise(logits=REAL, targets=_HARD, gamma=NON_NEGATIVE, alpha=FRACTION)
 def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alpha: float) -> tuple[Array, Array]:
     sign = 2.0 * targets - 1.0
     score = sign * logits
@@ -634,13 +881,13 @@ def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alp
 
 
 def focal_loss_with_logits(
-    logits: Array,
+    logits: ArrayT,
     targets: Array,
     *,
     gamma: float = 2.0,
     alpha: float = 0.25,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of −α_t (1 − p_t)^γ log p_t, with p_t = σ(s), s = (2t − 1) z.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, OneNumber, PointLabels, PointSets
@@ -136,13 +137,13 @@ def _info_nce(
 
 
 def info_nce_loss(
-    queries: Array,
-    keys: Array,
+    queries: ArrayT,
+    keys: ArrayT,
     *,
     temperature: float = 0.1,
     normalize: bool = True,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −log (e^(q_i·k_i/τ) / Σ_j e^(q_i·k_j/τ)), q and k divided by their norms.
 
     Key i belongs to query i; the other keys are negatives. Pairs are computed in tiles: memory grows with the number of
@@ -193,7 +194,7 @@ def info_nce_loss_gradient(
     temperature: float = 0.1,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """queries: J G k̂ / τ, keys: J Gᵀ q̂ / τ, with G_ij = (softmax_j(q̂_i·k̂_j/τ) − [i = j]) / n, J = (I − x̂ x̂ᵀ) / ‖x‖.
 
     n counts the queries of all sets.
@@ -216,7 +217,7 @@ def _n_pair(anchor: Array, positive: Array, reduction: Any, wanted: Wanted) -> C
     return _one_of_many(("anchor", "positive"), anchor, positive, 1.0, False, reduction, wanted)
 
 
-def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) -> Array:
+def n_pair_loss(anchor: ArrayT, positive: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over rows of log(1 + Σ_{j≠i} e^(a_i·p_j − a_i·p_i)), a = anchor, p = positive.
 
     The embeddings are not normalized: keep them short by an L2 regularization, as the paper does. Pairs are computed in
@@ -254,7 +255,9 @@ def n_pair_loss(anchor: Array, positive: Array, **reduction: Unpack[Reduction]) 
     terms=_n_pair,
     properties=("non_negative",),
 )
-def n_pair_loss_gradient(anchor: ArrayT, positive: ArrayT, **reduction: Unpack[GradientReduction]) -> dict[str, ArrayT]:
+def n_pair_loss_gradient(
+    anchor: ArrayT, positive: ArrayT, **reduction: Unpack[GradientReduction]
+) -> NamedArrays[ArrayT]:
     """anchor: G p, positive: Gᵀ a, with G_ij = (softmax_j(a_i·p_j) − [i = j]) / n.
 
     n counts the anchors of all sets.
@@ -308,13 +311,13 @@ def _nt_xent(
 
 
 def nt_xent_loss(
-    embedding1: Array,
-    embedding2: Array,
+    embedding1: ArrayT,
+    embedding2: ArrayT,
     *,
     temperature: float = 0.5,
     normalize: bool = True,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over pairs of ½ (ℓ(x_i, y_i) + ℓ(y_i, x_i)), ℓ(a, b) = −log (e^(a·b/τ) / Σ_{c≠a} e^(a·c/τ)).
 
     x = embedding1 and y = embedding2 are two views of the same n objects, divided by their norms; c runs over all 2n
@@ -361,7 +364,7 @@ def nt_xent_loss_gradient(
     temperature: float = 0.5,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """J (G + Gᵀ) ẑ / τ, the rows of z = (x, y), with G_ab = (softmax_{b≠a}(ẑ_a·ẑ_b/τ) − [b belongs to a]) / 2n.
 
     J = (I − ẑ ẑᵀ) / ‖z‖; n counts the pairs of all sets.
@@ -415,13 +418,13 @@ def _supervised(
 
 
 def supervised_contrastive_loss(
-    embeddings: Array,
+    embeddings: ArrayT,
     labels: Array,
     *,
     temperature: float = 0.1,
     normalize: bool = True,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −1/|P(i)| Σ_{p∈P(i)} log(e^(z_i·z_p/τ) / Σ_{a≠i} e^(z_i·z_a/τ)), P(i): the others of i's label.
 
     z are the embeddings divided by their norms. If no other row has the label of a row, that row contributes 0, but it
@@ -520,13 +523,13 @@ def _clip(
 
 
 def clip_loss(
-    image_embeddings: Array,
-    text_embeddings: Array,
+    image_embeddings: ArrayT,
+    text_embeddings: ArrayT,
     logit_scale: Array,
     *,
     normalize: bool = True,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over pairs of −½ (log softmax_j(z_ij)_i + log softmax_j(z_ji)_i), z_ij = e^s u_i·v_j, s = logit_scale.
 
     u and v are the embeddings of images and texts, divided by their norms: each image must find its text, and each text
@@ -574,7 +577,7 @@ def clip_loss_gradient(
     *,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """e^s J G v, e^s J Gᵀ u and Σ_ij G_ij z_ij, with G = (softmax of rows + softmax of columns − 2 I) / 2n.
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.
@@ -645,14 +648,14 @@ def _siglip(
 
 
 def siglip_loss(
-    image_embeddings: Array,
-    text_embeddings: Array,
+    image_embeddings: ArrayT,
+    text_embeddings: ArrayT,
     logit_scale: Array,
     logit_bias: Array,
     *,
     normalize: bool = True,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of Σ_j softplus(∓z_ij), − for j = i and + for j ≠ i, with z_ij = e^s u_i·v_j + b.
 
     u and v are the embeddings of images and texts, divided by their norms: every pair is a binary classification of its
@@ -702,7 +705,7 @@ def siglip_loss_gradient(
     *,
     normalize: bool = True,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """e^s J G v, e^s J Gᵀ u, Σ_ij G_ij (z_ij − b) and Σ_ij G_ij, with G_ij = (σ(z_ij) − [i = j]) / n.
 
     J = (I − u uᵀ) / ‖x‖ for the embedding x of u, and likewise for v; n counts the pairs of all sets.

@@ -8,6 +8,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, namespace_of
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
@@ -74,9 +75,13 @@ Argument = Literal["predictions", "targets"]
 GaussianArgument = Literal["mean", "logvar", "other_mean", "other_logvar"]
 
 
+_ROWS = Distributions("take the softmax of logits, and the exponential of log-probabilities")
+_ROWS_OF_KL = _ROWS.suggesting(f"{_ROWS.instead}; what torch and optax call KL is reverse_kl_divergence")
+
+
 @elementwise(
-    predictions=Distributions(),
-    targets=Distributions(),
+    predictions=_ROWS_OF_KL,
+    targets=_ROWS,
     log_smallest=SmallestNormal(logarithm=True),
     rows=-1,
     row_mass="predictions",
@@ -87,9 +92,7 @@ def _kl(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> tup
     return value, xp.maximum(log_p, log_smallest) - xp.maximum(log_q, log_smallest) + 1.0
 
 
-@elementwise(
-    predictions=Distributions(), targets=Distributions(), smallest=SmallestNormal(), rows=-1, row_mass="targets"
-)
+@elementwise(predictions=_ROWS, targets=_ROWS, smallest=SmallestNormal(), rows=-1, row_mass="targets")
 def _reverse_kl(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
     value = xp.where(targets == 0.0, 0.0, targets * (xp.log(targets) - xp.log(predictions)))
     return value, -targets / xp.maximum(predictions, smallest)
@@ -100,12 +103,15 @@ _kl_by_both = _kl.completed_by(_reverse_kl.named(**_SWAPPED))
 _reverse_kl_by_both = _reverse_kl.completed_by(_kl.named(**_SWAPPED))
 
 
-def kl_divergence(predictions: Any, targets: Any, **reduction: Unpack[Reduction]) -> Array:
-    """Mean over rows of KL(p‖q) = Σ p log(p/q), p = predictions, q = targets.
+def kl_divergence(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean over rows of KL(p‖q) = Σ p log(p/q), p = predictions, q = targets; `torch` and `optax` have KL(q‖p).
+
+    The order of the arguments is that of the mathematical notation. PyTorch's `kl_div`, Keras and optax compute the
+    divergence of the targets from the predictions: that is `reverse_kl_divergence(predictions, targets)` here.
 
     Args:
         predictions: p, probabilities over the last axis; or a distribution object with a method `kl_divergence`
-            (distrax), or a torch distribution.
+            (distrax), or a torch distribution, of which type checkers do not know.
         targets: q, the same shape; or a distribution of the same kind.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 
@@ -170,10 +176,10 @@ def kl_divergence_gradient(
     return _kl_by_both.gradient(predictions, targets, wrt=wrt, **reduction)
 
 
-def reverse_kl_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
-    """Mean over rows of KL(q‖p) = Σ q log(q/p), p = predictions, q = targets.
+def reverse_kl_divergence(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean over rows of KL(q‖p) = Σ q log(q/p), p = predictions, q = targets: as `torch`, keras and optax have it.
 
-    `torch.nn.functional.kl_div`, keras and optax compute the divergence in this direction.
+    `torch.nn.functional.kl_div(log(p), q, reduction="batchmean")` is the same number.
 
     Args:
         predictions: p, probabilities over the last axis; or a distribution object with a method `kl_divergence`
@@ -231,8 +237,8 @@ def reverse_kl_divergence_gradient(
 
 
 @elementwise(
-    predictions=Distributions(),
-    targets=Distributions(),
+    predictions=_ROWS,
+    targets=_ROWS,
     smallest=SmallestNormal(computed=True),
     rows=-1,
     row_mass="predictions",
@@ -256,7 +262,7 @@ def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[A
 _js_by_both = _js.completed_by(_js.named(**_SWAPPED))
 
 
-def js_divergence(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def js_divergence(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over rows of JS(p, q) = ½ KL(p‖m) + ½ KL(q‖m), m = ½ (p + q), p = predictions, q = targets; in nats.
 
     The divergence is symmetric and lies between 0 and log 2. Its square root is a metric.
@@ -338,8 +344,8 @@ def _gaussian_kl(xp: Any, mean: Array, logvar: Array, free_bits: float) -> tuple
 
 
 def gaussian_kl_divergence(
-    mean: Array, logvar: Array, *, free_bits: float = 0.0, **reduction: Unpack[Reduction]
-) -> Array:
+    mean: ArrayT, logvar: ArrayT, *, free_bits: float = 0.0, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean over samples of KL(N(μ, e^ℓ) ‖ N(0, 1)) = Σ ½ (μ² + e^ℓ − 1 − ℓ), μ = mean, ℓ = logvar.
 
     The terms are summed over all axes but the first. Each has full relative precision, also near μ = ℓ = 0, where the
@@ -378,7 +384,7 @@ def gaussian_kl_divergence(
 @gradient_of(gaussian_kl_divergence, terms=_gaussian_kl, properties=("convex", "non_negative"))
 def gaussian_kl_divergence_gradient(
     mean: ArrayT, logvar: ArrayT, *, free_bits: float = 0.0, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """μ / B and ½ (e^ℓ − 1) / B; 0 where the divergence lies below `free_bits`, not at the tie.
 
     Example:
@@ -421,8 +427,8 @@ _between = _from_gaussian.completed_by(_to_gaussian)
 
 
 def gaussian_kl_divergence_between(
-    mean: Array, logvar: Array, other_mean: Array, other_logvar: Array, **reduction: Unpack[Reduction]
-) -> Array:
+    mean: ArrayT, logvar: Array, other_mean: Array, other_logvar: Array, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean over samples of KL(N(μ, e^ℓ) ‖ N(m, e^s)) = Σ ½ ((μ − m)² e^(−s) + e^(ℓ − s) − 1 − (ℓ − s)).
 
     The terms are summed over all axes but the first.
@@ -560,8 +566,8 @@ def _wasserstein(predictions: Array, targets: Array, p: float, axis: int, wanted
 
 
 def wasserstein_distance(
-    predictions: Array, targets: Array, *, p: float = 1.0, axis: int = -1, **reduction: Unpack[RowReduction]
-) -> Array:
+    predictions: ArrayT, targets: Array, *, p: float = 1.0, axis: int = -1, **reduction: Unpack[RowReduction]
+) -> ArrayT:
     """Mean over rows of W_p = (∫₀¹ |F⁻¹(u) − G⁻¹(u)|^p du)^(1/p), F and G the distributions of two sets of numbers.
 
     In one dimension the best transport keeps the order. For sets of equal size W_p = (mean |x₍ᵢ₎ − y₍ᵢ₎|^p)^(1/p) with
@@ -783,7 +789,7 @@ def _mmd(
 
 
 def maximum_mean_discrepancy(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     kernel_type: KernelName = "rbf",
@@ -792,7 +798,7 @@ def maximum_mean_discrepancy(
     degree: int = 2,
     coef0: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over the batch of MMD² = E k(x, x′) + E k(y, y′) − 2 E k(x, y), x = predictions, y = targets.
 
     This is the squared discrepancy; E is the mean over all pairs of samples. Pairs are computed in tiles: memory grows
@@ -910,7 +916,9 @@ def _energy(predictions: Array, targets: Array, beta: float, wanted: Wanted) -> 
     return _of_equal_sets(sets, None if parts is None else _never_negative(sets, parts), found)
 
 
-def energy_distance(predictions: Array, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def energy_distance(
+    predictions: ArrayT, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean over the batch of 2 E‖x − y‖^β − E‖x − x′‖^β − E‖y − y′‖^β, x = predictions, y = targets.
 
     E is the mean over all pairs of samples (the V-statistic), so the distance is never negative, and 0 for equal sets.

@@ -6,6 +6,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, host_values
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import FLAG, PointMask, PointSets, PointWeights
@@ -132,7 +133,7 @@ def _chamfer(
 
 
 def chamfer_distance(
-    pred_points: Array,
+    pred_points: ArrayT,
     target_points: Array,
     *,
     squared: bool = True,
@@ -141,7 +142,7 @@ def chamfer_distance(
     pred_mask: Array | None = None,
     target_mask: Array | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over the batch of meanᵢ minⱼ ‖xᵢ − yⱼ‖² + meanⱼ minᵢ ‖xᵢ − yⱼ‖², x = pred_points, y = target_points.
 
     Nearest neighbours are found in tiles of pairs, or by a k-d tree (on the CPU, up to eight dimensions): memory grows
@@ -311,13 +312,13 @@ def _hausdorff(
 
 
 def hausdorff_distance(
-    pred_points: Array,
+    pred_points: ArrayT,
     target_points: Array,
     *,
     pred_mask: Array | None = None,
     target_mask: Array | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over the batch of max(maxᵢ minⱼ ‖xᵢ − yⱼ‖, maxⱼ minᵢ ‖xᵢ − yⱼ‖), x = pred_points, y = target_points.
 
     This is the largest distance from a point of either set to the other set. One pair of points decides, and only this
@@ -415,7 +416,7 @@ def _modified_hausdorff(pred_points: Array, target_points: Array, wanted: Wanted
     return sets.losses(xp.maximum(forward, backward), {"pred_points": by_x - of_x, "target_points": by_y - of_y})
 
 
-def modified_hausdorff_distance(pred_points: Array, target_points: Array, **reduction: Unpack[Reduction]) -> Array:
+def modified_hausdorff_distance(pred_points: ArrayT, target_points: ArrayT, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over the batch of max(meanᵢ minⱼ ‖xᵢ − yⱼ‖, meanⱼ minᵢ ‖xᵢ − yⱼ‖), x = pred_points, y = target_points.
 
     Args:
@@ -451,7 +452,7 @@ def modified_hausdorff_distance(pred_points: Array, target_points: Array, **redu
 )
 def modified_hausdorff_distance_gradient(
     pred_points: ArrayT, target_points: ArrayT, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """Σ (xᵢ − yⱼ) / ‖xᵢ − yⱼ‖ / (n B), over the pairs (i, j) of nearest points of the larger mean; −1 times that for y.
 
     Example:

@@ -104,8 +104,8 @@ def _variation(images: Array, norm_type: str, channels_first: bool, wanted: Want
 
 
 def total_variation_loss(
-    images: Array, *, norm_type: Norm = "l1", channels_first: bool = False, **reduction: Unpack[Reduction]
-) -> Array:
+    images: ArrayT, *, norm_type: Norm = "l1", channels_first: bool = False, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean over images of Σ |∂x| + |∂y|, with ∂x and ∂y the differences to the right and to the lower neighbour.
 
     The sum runs over all pixels and channels. A pixel without a right (lower) neighbour has ∂x = 0 (∂y = 0).
@@ -388,7 +388,7 @@ def _ssim(
 
 
 def ssim_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     max_value: float = 1.0,
@@ -398,7 +398,7 @@ def ssim_loss(
     k2: float = 0.03,
     channels_first: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over images of 1 − mean of (2 μ_x μ_y + c₁)(2 σ_xy + c₂) / ((μ_x² + μ_y² + c₁)(σ_x² + σ_y² + c₂)).
 
     The means μ, variances σ² and the covariance are those in a Gaussian window around a position. The outer mean runs
@@ -577,7 +577,7 @@ def _multi_scale(
 
 
 def multi_scale_ssim_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     scale_weights: tuple[float, ...] = WANG_WEIGHTS,
@@ -588,7 +588,7 @@ def multi_scale_ssim_loss(
     k2: float = 0.03,
     channels_first: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over images and channels of 1 − Π_j r_j^w_j, with r_j the mean of c s at scale j, at the last one of l c s.
 
     From scale to scale, both images are halved: each new pixel is the mean of two by two. An odd last row or column is

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype, placement, require_library
 from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import (
@@ -175,10 +176,10 @@ def _linear_cross_entropy(
 
 
 def linear_cross_entropy(
-    hidden: Array,
-    weight: Array,
+    hidden: ArrayT,
+    weight: ArrayT,
     targets: Array,
-    bias: Array | None = None,
+    bias: ArrayT | None = None,
     *,
     class_weights: Array | Sequence[float] | None = None,
     ignore_index: int | None = None,
@@ -187,7 +188,7 @@ def linear_cross_entropy(
     soft_cap: float | None = None,
     chunk_rows: int | None = None,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of −Σ_c w_c y′_c log softmax(z)_c + ζ (log Σ_c e^{z_c})², with z = W h + b.
 
     For ζ = 0 and without a soft cap this is the value of `cross_entropy_with_logits` at these logits, but the logits of
@@ -263,7 +264,7 @@ def linear_cross_entropy_gradient(
     soft_cap: float | None = None,
     chunk_rows: int | None = None,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """G W, Gᵀ h and Σ G over rows, with G = (softmax(z) (Σ_c q_c + 2 ζ log Σ_c e^{z_c}) − q) / M, q_c = w_c y′_c.
 
     M is the number of rows that are not ignored, or, with class weights, the sum of w_y over these rows. With a soft
@@ -356,8 +357,8 @@ def _with_last(xp: Any, name: str, x: Array, positions: int) -> Array:
 
 
 def next_token_cross_entropy(
-    logits: Array, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[Reduction]
-) -> Array:
+    logits: ArrayT, tokens: Array, ignore_index: int | None = None, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of −log softmax(z_t)_(x_(t+1)): how well the logits z at each position predict the next token x.
 
     Args:
@@ -386,6 +387,7 @@ def next_token_cross_entropy(
     Source:
         Y. Bengio et al., A Neural Probabilistic Language Model, 2003. https://www.jmlr.org/papers/v3/bengio03a.html
     """
+    _NEXT_TOKEN.require_known(reduction, gradient=False)
     shifted = _NextTokens.of(logits, tokens, ignore_index, reduction)
     return shifted.value(cross_entropy_with_logits(logits, shifted.targets, **shifted.options))
 
@@ -401,6 +403,9 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
     return both
 
 
+_NEXT_TOKEN = Composed(_compose_next_tokens)
+
+
 @gradient_of(
     next_token_cross_entropy,
     domain={
@@ -408,7 +413,7 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
         "tokens": ClassIndices(per_sample=(4,), classes=5),
         "ignore_index": Integer(),
     },
-    terms=Composed(_compose_next_tokens),
+    terms=_NEXT_TOKEN,
     properties=("convex", "non_negative", "translation_invariant"),
 )
 def next_token_cross_entropy_gradient(
@@ -424,5 +429,6 @@ def next_token_cross_entropy_gradient(
         >>> next_token_cross_entropy_gradient(logits, np.array([0, 1, 0])).round(12).tolist()
         [[0.125, -0.125], [-0.25, 0.25], [0.0, 0.0]]
     """
+    _NEXT_TOKEN.require_known(reduction)
     shifted = _NextTokens.of(logits, tokens, ignore_index, reduction)
     return cross_entropy_with_logits_gradient(logits, shifted.targets, **shifted.options)

@@ -9,9 +9,19 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, gradient_of
-from mithril_losses.domains import FLAG, NON_NEGATIVE_REAL, PROBABILITY, REAL, Choice, Elements, SmallestNormal
+from mithril_losses.domains import (
+    FLAG,
+    NON_NEGATIVE_REAL,
+    PROBABILITY,
+    REAL,
+    Choice,
+    Elements,
+    Interval,
+    SmallestNormal,
+)
 from mithril_losses.losses.classification import (
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_gradient,
@@ -29,12 +39,18 @@ __all__ = [
     "flow_negative_log_likelihood",
     "flow_negative_log_likelihood_gradient",
     "flow_negative_log_likelihood_value_and_gradient",
+    "gamma_negative_log_likelihood",
+    "gamma_negative_log_likelihood_gradient",
     "gaussian_negative_log_likelihood",
     "gaussian_negative_log_likelihood_gradient",
+    "inverse_gaussian_negative_log_likelihood",
+    "inverse_gaussian_negative_log_likelihood_gradient",
     "laplace_negative_log_likelihood",
     "laplace_negative_log_likelihood_gradient",
     "poisson_negative_log_likelihood",
     "poisson_negative_log_likelihood_gradient",
+    "tweedie_negative_log_likelihood",
+    "tweedie_negative_log_likelihood_gradient",
 ]
 
 
@@ -50,8 +66,8 @@ def _gaussian(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -
 
 
 def gaussian_negative_log_likelihood(
-    mean: Array, logvar: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
-) -> Array:
+    mean: ArrayT, logvar: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of ½ ((x − μ)² e^(−ℓ) + ℓ), x = targets, μ = mean, ℓ = logvar; plus ½ log 2π if full.
 
     Args:
@@ -86,7 +102,7 @@ def gaussian_negative_log_likelihood(
 @gradient_of(gaussian_negative_log_likelihood, terms=_gaussian)
 def gaussian_negative_log_likelihood_gradient(
     mean: ArrayT, logvar: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """(μ − x) e^(−ℓ) / n and ½ (1 − (x − μ)² e^(−ℓ)) / n.
 
     Example:
@@ -121,8 +137,8 @@ def _laplace(xp: Any, location: Array, log_scale: Array, targets: Array, full: b
 
 
 def laplace_negative_log_likelihood(
-    location: Array, log_scale: Array, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
-) -> Array:
+    location: ArrayT, log_scale: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean of |x − μ| e^(−s) + s, x = targets, μ = location, s = log_scale; plus log 2 if full.
 
     Args:
@@ -156,7 +172,7 @@ def laplace_negative_log_likelihood(
 @gradient_of(laplace_negative_log_likelihood, terms=_laplace)
 def laplace_negative_log_likelihood_gradient(
     location: ArrayT, log_scale: ArrayT, targets: Array, *, full: bool = False, **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """sign(μ − x) e^(−s) / n, with sign(0) = 0, and (1 − |x − μ| e^(−s)) / n.
 
     Example:
@@ -169,8 +185,16 @@ def laplace_negative_log_likelihood_gradient(
     return _laplace.gradient(location, log_scale, targets, full, **reduction)
 
 
+_COUNTS = NON_NEGATIVE_REAL.suggesting("for any real numbers there are gaussian_negative_log_likelihood and mse_loss")
+
+
 @elementwise(
-    predictions=REAL, targets=NON_NEGATIVE_REAL, log_input=FLAG, full=FLAG, smallest=SmallestNormal(), steep=True
+    predictions=REAL,
+    targets=_COUNTS,
+    log_input=FLAG,
+    full=FLAG,
+    smallest=SmallestNormal(),
+    steep=True,
 )
 def _poisson(
     xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
@@ -189,13 +213,13 @@ def _poisson(
 
 
 def poisson_negative_log_likelihood(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     log_input: bool = True,
     full: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of λ − x log λ, x = targets, log λ = predictions; plus log x! if full.
 
     Args:
@@ -250,7 +274,183 @@ def poisson_negative_log_likelihood_gradient(
     return _poisson.gradient(predictions, targets, log_input, full, **reduction)
 
 
-def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+# --- positive numbers, by the logarithm of their mean -----------------------------------------------------------------
+
+
+@elementwise(log_mean=REAL, targets=NON_NEGATIVE_REAL)
+def _gamma(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, Array]:
+    ratio = product(xp, targets, xp.exp(-log_mean))
+    # where the ratio overflows (in any case below −1000) its infinity is the loss: nothing is added
+    value = ratio + xp.where(ratio > 0.0, xp.maximum(log_mean, -1000.0), log_mean)
+    return value, 1.0 - ratio
+
+
+def gamma_negative_log_likelihood(log_mean: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of log μ + x/μ, x = targets, log μ = log_mean.
+
+    Up to a constant, this is −log of the density of a gamma distribution of mean μ, divided by its shape, and half of
+    its deviance. For the shape 1 (an exponential distribution) it is −log of the density itself. To give a shape, or
+    one for each element, use `weights`.
+
+    Args:
+        log_mean: log μ, any shape.
+        targets: x > 0, the same shape.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `log_mean` for reduction="none"). It may be negative, and is least at μ = x.
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or log_mean is not floating point.
+
+    Example:
+        log 2 + 3/2 = 2.193147…
+
+        >>> import numpy as np
+        >>> round(float(gamma_negative_log_likelihood(np.log(np.array([2.0])), np.array([3.0]))), 6)
+        2.193147
+
+    Source:
+        P. McCullagh and J. A. Nelder, Generalized Linear Models, 1989, chapter 8.
+    """
+    return _gamma.value(log_mean, targets, **reduction)
+
+
+@gradient_of(gamma_negative_log_likelihood, terms=_gamma, properties=("convex",))
+def gamma_negative_log_likelihood_gradient(
+    log_mean: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """(1 − x/μ) / n.
+
+    Example:
+        >>> import numpy as np
+        >>> gamma_negative_log_likelihood_gradient(np.log(np.array([2.0])), np.array([3.0])).round(12).tolist()
+        [-0.5]
+    """
+    return _gamma.gradient(log_mean, targets, **reduction)
+
+
+@elementwise(log_mean=REAL, targets=NON_NEGATIVE_REAL, steep=True)
+def _inverse_gaussian(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, Array]:
+    rate = xp.exp(-log_mean)
+    ratio = product(xp, targets, rate)
+    return rate * (0.5 * ratio - 1.0), rate * (1.0 - ratio)
+
+
+def inverse_gaussian_negative_log_likelihood(
+    log_mean: ArrayT, targets: Array, **reduction: Unpack[Reduction]
+) -> ArrayT:
+    """Mean of x/(2μ²) − 1/μ, x = targets, log μ = log_mean.
+
+    Up to a constant, this is −log of the density of an inverse Gaussian distribution of mean μ, divided by its shape,
+    and half of its deviance. To give a shape λ, or one for each element, use `weights`.
+
+    Args:
+        log_mean: log μ, any shape.
+        targets: x > 0, the same shape.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `log_mean` for reduction="none"). It may be negative, and is least at μ = x.
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or log_mean is not floating point.
+
+    Example:
+        3/8 − 1/2 = −⅛.
+
+        >>> import numpy as np
+        >>> round(float(inverse_gaussian_negative_log_likelihood(np.log(np.array([2.0])), np.array([3.0]))), 12)
+        -0.125
+
+    Source:
+        M. C. K. Tweedie, Statistical Properties of Inverse Gaussian Distributions, 1957.
+        https://doi.org/10.1214/aoms/1177706964
+    """
+    return _inverse_gaussian.value(log_mean, targets, **reduction)
+
+
+@gradient_of(inverse_gaussian_negative_log_likelihood, terms=_inverse_gaussian)
+def inverse_gaussian_negative_log_likelihood_gradient(
+    log_mean: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """(1/μ − x/μ²) / n.
+
+    Example:
+        1/2 − 3/4.
+
+        >>> import numpy as np
+        >>> log_mean, targets = np.log(np.array([2.0])), np.array([3.0])
+        >>> inverse_gaussian_negative_log_likelihood_gradient(log_mean, targets).round(12).tolist()
+        [-0.25]
+    """
+    return _inverse_gaussian.gradient(log_mean, targets, **reduction)
+
+
+@elementwise(log_mean=REAL, targets=NON_NEGATIVE_REAL, power=Interval(1.0, 2.0))
+def _tweedie(xp: Any, log_mean: Array, targets: Array, power: float) -> tuple[Array, Array]:
+    below = product(xp, targets, xp.exp((1.0 - power) * log_mean))
+    above = xp.exp((2.0 - power) * log_mean)
+    return below / (power - 1.0) + above / (2.0 - power), above - below
+
+
+def tweedie_negative_log_likelihood(
+    log_mean: ArrayT, targets: Array, *, power: float = 1.5, **reduction: Unpack[Reduction]
+) -> ArrayT:
+    """Mean of x μ^(1 − p)/(p − 1) + μ^(2 − p)/(2 − p), x = targets, log μ = log_mean, p = power.
+
+    Up to a constant, this is −log of the density of a Tweedie distribution of mean μ and variance μ^p, and half of its
+    deviance. A number of this distribution is the sum of a Poisson number of gamma variables, and may be exactly 0. For
+    a variance φ μ^p give the weights 1/φ.
+
+    Args:
+        log_mean: log μ, any shape.
+        targets: x ≥ 0, the same shape.
+        power: p in (1, 2): near 1 the distribution is like a Poisson distribution, near 2 like a gamma distribution.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `log_mean` for reduction="none"), least at μ = x.
+
+    Raises:
+        ValueError: the shapes differ, power lies outside (1, 2), or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or log_mean is not floating point.
+
+    Example:
+        μ = 4, x = 3 and p = 3/2: 3 · ½ · 2 + 2 · 2 = 7.
+
+        >>> import numpy as np
+        >>> round(float(tweedie_negative_log_likelihood(np.log(np.array([4.0])), np.array([3.0]))), 12)
+        7.0
+
+    Source:
+        B. Jørgensen, Exponential Dispersion Models, 1987. https://doi.org/10.1111/j.2517-6161.1987.tb01685.x
+    """
+    return _tweedie.value(log_mean, targets, power, **reduction)
+
+
+@gradient_of(tweedie_negative_log_likelihood, terms=_tweedie, properties=("convex", "non_negative"))
+def tweedie_negative_log_likelihood_gradient(
+    log_mean: ArrayT, targets: Array, *, power: float = 1.5, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """(μ^(2 − p) − x μ^(1 − p)) / n.
+
+    Example:
+        2 − 3 · ½ = ½.
+
+        >>> import numpy as np
+        >>> tweedie_negative_log_likelihood_gradient(np.log(np.array([4.0])), np.array([3.0])).round(12).tolist()
+        [0.5]
+    """
+    return _tweedie.gradient(log_mean, targets, power, **reduction)
+
+
+_BERNOULLI = Composed(lambda fast: fast(binary_cross_entropy_with_logits))
+
+
+def bernoulli_negative_log_likelihood(logits: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of softplus(z) − x z, x = targets, z = logits: binary cross-entropy with logits by another name.
 
     An infinite logit that agrees with its target contributes exactly 0.
@@ -278,13 +478,14 @@ def bernoulli_negative_log_likelihood(logits: Array, targets: Array, **reduction
         D. R. Cox, The Regression Analysis of Binary Sequences, 1958.
         https://doi.org/10.1111/j.2517-6161.1958.tb00292.x
     """
+    _BERNOULLI.require_known(reduction, gradient=False)
     return binary_cross_entropy_with_logits(logits, targets, **reduction)
 
 
 @gradient_of(
     bernoulli_negative_log_likelihood,
     domain={"logits": REAL, "targets": PROBABILITY},
-    terms=Composed(lambda fast: fast(binary_cross_entropy_with_logits)),
+    terms=_BERNOULLI,
     properties=("convex", "non_negative"),
 )
 def bernoulli_negative_log_likelihood_gradient(
@@ -297,6 +498,7 @@ def bernoulli_negative_log_likelihood_gradient(
         >>> bernoulli_negative_log_likelihood_gradient(np.array([0.0, 0.0]), np.array([1.0, 0.0])).tolist()
         [-0.25, 0.25]
     """
+    _BERNOULLI.require_known(reduction)
     return binary_cross_entropy_with_logits_gradient(logits, targets, **reduction)
 
 
@@ -328,8 +530,8 @@ def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
 
 
 def flow_negative_log_likelihood(
-    z: Array, log_det: Array, prior: PriorName = "normal", **reduction: Unpack[Reduction]
-) -> Array:
+    z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean over samples of −Σ log p(z) − log |det ∂z/∂x|, p standard normal or standard logistic.
 
     Args:
@@ -363,7 +565,7 @@ def flow_negative_log_likelihood(
 @gradient_of(flow_negative_log_likelihood, terms=_flow, properties=("convex",))
 def flow_negative_log_likelihood_gradient(
     z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """z / B (normal) or tanh(½ z) / B (logistic), and −1 / B.
 
     Example:

@@ -325,7 +325,7 @@ def _normal(pred_normals: Array, target_normals: Array, wanted: Wanted) -> Losse
     return Losses(values, slopes)
 
 
-def mesh_normal_loss(pred_normals: Array, target_normals: Array, **reduction: Unpack[Reduction]) -> Array:
+def mesh_normal_loss(pred_normals: ArrayT, target_normals: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over normals of 1 − cos(n, n*) = ½ ‖n/‖n‖ − n*/‖n*‖‖², n = pred_normals, n* = target_normals.
 
     Args:
@@ -461,7 +461,9 @@ def _edge(pred_vertices: Array, target_vertices: Array, edges: Array, wanted: Wa
     )
 
 
-def mesh_edge_loss(pred_vertices: Array, target_vertices: Array, edges: Array, **reduction: Unpack[Reduction]) -> Array:
+def mesh_edge_loss(
+    pred_vertices: ArrayT, target_vertices: Array, edges: Array, **reduction: Unpack[Reduction]
+) -> ArrayT:
     """Mean over edges (i, j) of (‖vᵢ − vⱼ‖ − ‖v*ᵢ − v*ⱼ‖)², v = pred_vertices, v* = target_vertices.
 
     Args:
@@ -566,7 +568,7 @@ def _laplacian(vertices: Array, edges: Array, wanted: Wanted) -> Losses:
     return Losses(values, lambda: {"vertices": 2.0 * moved}, pull=laplacian.transpose)
 
 
-def mesh_laplacian_loss(vertices: Array, edges: Array, **reduction: Unpack[Reduction]) -> Array:
+def mesh_laplacian_loss(vertices: ArrayT, edges: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over vertices of ‖(Lv)ᵢ‖², (Lv)ᵢ = mean of the neighbours of i − vᵢ.
 
     L is the uniform graph Laplacian: (Lv)ᵢ is the offset from a vertex to the mean of its neighbours. The loss
@@ -626,7 +628,8 @@ mesh_laplacian_loss_value_and_gradient = both_of(mesh_laplacian_loss_gradient)
 # --- all of them ----------------------------------------------------------------------------------------------------
 
 Mesh = Sequence[Any]
-_BOTH = {loss: value_and_gradient(loss) for loss in (mse_loss, mesh_normal_loss, mesh_edge_loss, mesh_laplacian_loss)}
+_LOSSES: tuple[Any, ...] = (mse_loss, mesh_normal_loss, mesh_edge_loss, mesh_laplacian_loss)
+_BOTH = {loss: value_and_gradient(loss) for loss in _LOSSES}
 
 
 @dataclass(frozen=True)

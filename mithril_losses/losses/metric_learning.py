@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, NON_NEGATIVE, POSITIVE, REAL, Interval, Labels
@@ -130,16 +131,16 @@ def _triplet(
 
 
 def triplet_loss(
-    anchor: Array,
-    positive: Array,
-    negative: Array,
+    anchor: ArrayT,
+    positive: ArrayT,
+    negative: ArrayT,
     *,
     margin: float = 1.0,
     p: float = 2.0,
     squared: bool = False,
     swap: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of max(0, d(a, p) − d(a, n) + m), with d(x, y) = ‖x − y‖ₚ.
 
     Args:
@@ -187,7 +188,7 @@ def triplet_loss_gradient(
     squared: bool = False,
     swap: bool = False,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """anchor: (u⁺ − u⁻) / B, positive: −u⁺ / B, negative: u⁻ / B, with u = ∂d/∂(x − y), where the loss is positive.
 
     The gradient is 0 where the loss is 0, the corner included; u is 0 at coincident points. With `swap`, d(a, n) is
@@ -249,13 +250,13 @@ def _contrastive(embedding1: Array, embedding2: Array, labels: Array, margin: fl
 
 
 def contrastive_loss(
-    embedding1: Array,
-    embedding2: Array,
+    embedding1: ArrayT,
+    embedding2: ArrayT,
     labels: Array,
     *,
     margin: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of y d² + (1 − y) max(0, m − d)², with d = ‖x₁ − x₂‖₂ and y = 1 for the same class.
 
     Args:
@@ -300,7 +301,7 @@ def contrastive_loss_gradient(
     *,
     margin: float = 1.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """embedding1: (2 y (x₁ − x₂) − 2 (1 − y) max(0, m − d) u) / B, embedding2: its negative; u = (x₁ − x₂) / d.
 
     u is 0 at coincident points.
@@ -359,13 +360,13 @@ def _cosine_embedding(embedding1: Array, embedding2: Array, labels: Array, margi
 
 
 def cosine_embedding_loss(
-    embedding1: Array,
-    embedding2: Array,
+    embedding1: ArrayT,
+    embedding2: ArrayT,
     labels: Array,
     *,
     margin: float = 0.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over rows of 1 − c for the label 1 and max(0, c − m) for −1, with c = x₁·x₂ / (‖x₁‖ ‖x₂‖).
 
     Args:
@@ -413,7 +414,7 @@ def cosine_embedding_loss_gradient(
     *,
     margin: float = 0.0,
     **reduction: Unpack[GradientReduction],
-) -> dict[str, ArrayT]:
+) -> NamedArrays[ArrayT]:
     """embedding1: k (x̂₂ − c x̂₁) / (‖x₁‖ B), embedding2: k (x̂₁ − c x̂₂) / (‖x₂‖ B), k = −1 for y = 1, [c > m] for −1.
 
     y is the label. If a vector of a pair is zero, both gradients of the pair are 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, array_namespace, library_name, placement
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, Count, FeatureMaps, Interval, LayerWeights
+from mithril_losses.numerics.reduction import NoOthers
 from mithril_losses.numerics.stable import log_softmax, norm_and_unit
 from mithril_losses.numerics.validation import (
     as_dtype,
@@ -179,7 +180,9 @@ def _feature_reconstruction(predictions: Features, targets: Features, weights: W
     return _over_layers(_reconstruction_layer, predictions, targets, weights, wanted)
 
 
-def feature_reconstruction_loss(predictions: Features, targets: Features, *, weights: Weights = None) -> Array:
+def feature_reconstruction_loss(
+    predictions: Features, targets: Features, *, weights: Weights = None, **others: Unpack[NoOthers]
+) -> Array:
     """Σ_l w_l · mean (F_l − F*_l)² over the layers l, with F = predictions and F* = targets.
 
     The mean runs over all elements of a layer, images included.
@@ -210,7 +213,7 @@ def feature_reconstruction_loss(predictions: Features, targets: Features, *, wei
         J. Johnson, A. Alahi and L. Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution, 2016.
         https://doi.org/10.1007/978-3-319-46475-6_43
     """
-    return _feature_reconstruction.value(predictions, targets, weights)
+    return _feature_reconstruction.value(predictions, targets, weights, **others)
 
 
 @gradient_of(
@@ -225,6 +228,7 @@ def feature_reconstruction_loss_gradient(
     weights: Weights = None,
     wrt: Argument | tuple[Argument, ...] = "predictions",
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """2 w_l (F_l − F*_l) / n_l, with n_l the number of elements of the layer.
 
@@ -240,7 +244,7 @@ def feature_reconstruction_loss_gradient(
         >>> feature_reconstruction_loss_gradient([np.array([1.0, 3.0])], [np.array([0.0, 0.0])], weights=[0.5])
         [array([0.5, 1.5])]
     """
-    return _feature_reconstruction.gradient(predictions, targets, weights, wrt=wrt, upstream=upstream)
+    return _feature_reconstruction.gradient(predictions, targets, weights, wrt=wrt, upstream=upstream, **others)
 
 
 feature_reconstruction_loss_value_and_gradient = both_of(feature_reconstruction_loss_gradient)
@@ -288,7 +292,12 @@ def _style(predictions: Features, targets: Features, weights: Weights, channels_
 
 
 def style_loss(
-    predictions: Features, targets: Features, *, weights: Weights = None, channels_first: bool = False
+    predictions: Features,
+    targets: Features,
+    *,
+    weights: Weights = None,
+    channels_first: bool = False,
+    **others: Unpack[NoOthers],
 ) -> Array:
     """Σ_l w_l · mean (G_l − G*_l)², with the Gram matrix of the channels G = Fᵀ F / (H W C) of each image.
 
@@ -324,7 +333,7 @@ def style_loss(
         https://doi.org/10.1007/978-3-319-46475-6_43. The mean over its entries is of neither: both papers add the
         squares of the entries.
     """
-    return _style.value(predictions, targets, weights, channels_first)
+    return _style.value(predictions, targets, weights, channels_first, **others)
 
 
 @gradient_of(style_loss, terms=_style, properties=("non_negative", "symmetric", "zero_at_equality"))
@@ -336,6 +345,7 @@ def style_loss_gradient(
     channels_first: bool = False,
     wrt: Argument | tuple[Argument, ...] = "predictions",
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """4 w_l F_l (G_l − G*_l) / (B C² · H W C), for each image of the batch of B.
 
@@ -354,7 +364,7 @@ def style_loss_gradient(
         >>> style_loss_gradient(predictions, targets).tolist()
         [[[[10.0, 20.0]]]]
     """
-    return _style.gradient(predictions, targets, weights, channels_first, wrt=wrt, upstream=upstream)
+    return _style.gradient(predictions, targets, weights, channels_first, wrt=wrt, upstream=upstream, **others)
 
 
 style_loss_value_and_gradient = both_of(style_loss_gradient)
@@ -563,6 +573,7 @@ def contextual_loss(
     band_width: float = 0.1,
     max_samples: int = 1024,
     channels_first: bool = False,
+    **others: Unpack[NoOthers],
 ) -> Array:
     """Σ_l w_l · mean over images of −log (Σ_j max_i CX_ij / m), with CX_ij the softmax over j of (1 − d̃_ij) / h.
 
@@ -601,7 +612,7 @@ def contextual_loss(
         R. Mechrez, I. Talmi and L. Zelnik-Manor, The Contextual Loss for Image Transformation with Non-Aligned Data,
         2018. https://arxiv.org/abs/1803.02077
     """
-    return _contextual.value(predictions, targets, weights, band_width, max_samples, channels_first)
+    return _contextual.value(predictions, targets, weights, band_width, max_samples, channels_first, **others)
 
 
 @gradient_of(
@@ -617,6 +628,7 @@ def contextual_loss_gradient(
     channels_first: bool = False,
     wrt: Argument | tuple[Argument, ...] = "predictions",
     upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """−Σ_j (u_ij − x̂_i (x̂_i · u_ij)) / ‖x_i − ȳ‖ · w_l / B, with u_ij = ŷ_j ∂ℓ/∂d_ij and x̂, ŷ the unit vectors.
 
@@ -644,7 +656,7 @@ def contextual_loss_gradient(
         [[[-0.24, 0.18], [0.4, 0.0]]]
     """
     options = (weights, band_width, max_samples, channels_first)
-    return _contextual.gradient(predictions, targets, *options, wrt=wrt, upstream=upstream)
+    return _contextual.gradient(predictions, targets, *options, wrt=wrt, upstream=upstream, **others)
 
 
 contextual_loss_value_and_gradient = both_of(contextual_loss_gradient)

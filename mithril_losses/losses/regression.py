@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import both_of, given, gradient_of
-from mithril_losses.domains import POSITIVE, REAL, Axes, Interval, SmallestNormal
+from mithril_losses.domains import NON_NEGATIVE_REAL, POSITIVE, REAL, SCALE, Axes, Interval, SmallestNormal
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, GradientRowReduction, Reduction, RowReduction
 from mithril_losses.numerics.stable import norm_and_unit
@@ -18,18 +18,34 @@ from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 __all__ = [
     "charbonnier_loss",
     "charbonnier_loss_gradient",
+    "expectile_loss",
+    "expectile_loss_gradient",
     "huber_loss",
     "huber_loss_gradient",
     "log_cosh_loss",
     "log_cosh_loss_gradient",
     "mae_loss",
     "mae_loss_gradient",
+    "mape_loss",
+    "mape_loss_gradient",
     "mse_loss",
     "mse_loss_gradient",
+    "msle_loss",
+    "msle_loss_gradient",
+    "mspe_loss",
+    "mspe_loss_gradient",
+    "pinball_loss",
+    "pinball_loss_gradient",
     "psnr_loss",
     "psnr_loss_gradient",
     "psnr_loss_value_and_gradient",
+    "smape_loss",
+    "smape_loss_gradient",
+    "smooth_l1_loss",
+    "smooth_l1_loss_gradient",
 ]
+
+_LEVEL = Interval(0.0, 1.0)  # of a quantile, or of an expectile
 
 
 @elementwise(predictions=REAL, targets=REAL)
@@ -38,7 +54,7 @@ def _squared_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array, 
     return error * error, 2.0 * error
 
 
-def mse_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def mse_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of e², e = predictions − targets.
 
     Args:
@@ -89,7 +105,7 @@ def _absolute_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array,
     return xp.abs(error), xp.sign(error)
 
 
-def mae_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def mae_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of |e|, e = predictions − targets.
 
     Args:
@@ -145,7 +161,7 @@ def _huber(xp: Any, predictions: Array, targets: Array, delta: float) -> tuple[A
     return slope * (error - 0.5 * slope), slope
 
 
-def huber_loss(predictions: Array, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> Array:
+def huber_loss(predictions: ArrayT, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of ½e² where |e| ≤ δ and δ(|e| − ½δ) elsewhere, e = predictions − targets.
 
     Args:
@@ -202,7 +218,7 @@ def _log_cosh(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
     return xp.where(magnitude < 1.0, near, far), xp.tanh(error)
 
 
-def log_cosh_loss(predictions: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def log_cosh_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log cosh e, e = predictions − targets.
 
     The loss is about e² / 2 for small errors and |e| − log 2 for large ones, and has derivatives of every order.
@@ -265,13 +281,13 @@ def _charbonnier(
 
 
 def charbonnier_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     epsilon: float = 1e-3,
     alpha: float = 1.0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean of (e² + ε²)^(α/2), e = predictions − targets.
 
     Args:
@@ -333,6 +349,421 @@ def charbonnier_loss_gradient(
     return _charbonnier.gradient(predictions, targets, epsilon, alpha, **reduction)
 
 
+@elementwise(
+    predictions=REAL,
+    targets=REAL,
+    beta=SCALE,
+    kinks=lambda predictions, targets, beta: (abs(predictions - targets) - beta,),  # the second derivative jumps
+)
+def _smooth_l1(xp: Any, predictions: Array, targets: Array, beta: float) -> tuple[Array, Array]:
+    error = predictions - targets
+    slope = xp.minimum(xp.maximum(error / beta, -1.0), 1.0)
+    return slope * (error - 0.5 * (beta * slope)), slope
+
+
+def smooth_l1_loss(predictions: ArrayT, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of ½e²/β where |e| ≤ β and |e| − ½β elsewhere, e = predictions − targets: the Huber loss, divided by β.
+
+    Args:
+        predictions: model outputs, any shape.
+        targets: ground truth, the same shape.
+        beta: β > 0, the size of the error at which the loss turns from quadratic to linear.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, beta is not positive, or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        e = (1, −3) and β = 2: (½·1/2 + 3 − 1) / 2 = 1.125.
+
+        >>> import numpy as np
+        >>> float(smooth_l1_loss(np.array([1.0, -3.0]), np.array([0.0, 0.0]), beta=2.0))
+        1.125
+
+    Source:
+        R. Girshick, Fast R-CNN, 2015. https://doi.org/10.1109/ICCV.2015.169
+    """
+    return _smooth_l1.value(predictions, targets, beta, **reduction)
+
+
+@gradient_of(
+    smooth_l1_loss,
+    terms=_smooth_l1,
+    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+)
+def smooth_l1_loss_gradient(
+    predictions: ArrayT, targets: Array, *, beta: float = 1.0, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """clip(e/β, −1, 1) / n.
+
+    Example:
+        >>> import numpy as np
+        >>> smooth_l1_loss_gradient(np.array([1.0, -3.0]), np.array([0.0, 0.0]), beta=2.0).tolist()
+        [0.25, -0.5]
+    """
+    return _smooth_l1.gradient(predictions, targets, beta, **reduction)
+
+
+@elementwise(
+    predictions=REAL,
+    targets=REAL,
+    quantile=_LEVEL,
+    kinks=lambda predictions, targets, quantile: (predictions - targets,),
+)
+def _pinball(xp: Any, predictions: Array, targets: Array, quantile: float) -> tuple[Array, Array]:
+    error = predictions - targets
+    side = xp.sign(error)
+    slope = (1.0 - quantile) * xp.maximum(side, 0.0) + quantile * xp.minimum(side, 0.0)
+    return slope * error, slope
+
+
+def pinball_loss(
+    predictions: ArrayT, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[Reduction]
+) -> ArrayT:
+    """Mean of max((1 − q) e, −q e), e = predictions − targets, q = quantile.
+
+    The constant of least mean loss is the q-quantile of the targets. For q = ½ the loss is half of the absolute error.
+
+    Args:
+        predictions: estimates of the quantile, any shape.
+        targets: ground truth, the same shape.
+        quantile: q in (0, 1), or an array of such numbers that broadcasts to the predictions. So for several quantiles
+            the predictions have a last axis with an entry for each, and the targets are repeated along it.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, quantile lies outside (0, 1), or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        e = (2, −4) and q = ¼: (¾ · 2 + ¼ · 4) / 2 = 1.25. With q = ¾ for the second, (¾ · 2 + ¾ · 4) / 2 = 2.25.
+
+        >>> import numpy as np
+        >>> predictions, targets = np.array([[12.0, 6.0]]), np.full((1, 2), 10.0)
+        >>> float(pinball_loss(predictions, targets, quantile=0.25))
+        1.25
+        >>> float(pinball_loss(predictions, targets, quantile=np.array([0.25, 0.75])))
+        2.25
+
+    Source:
+        R. Koenker and G. Bassett, Regression Quantiles, 1978. https://doi.org/10.2307/1913643
+    """
+    return _pinball.value(predictions, targets, quantile, **reduction)
+
+
+@gradient_of(
+    pinball_loss,
+    terms=_pinball,
+    properties=("convex", "non_negative", "translation_invariant", "zero_at_equality"),
+)
+def pinball_loss_gradient(
+    predictions: ArrayT, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """(1 − q) / n where e > 0, −q / n where e < 0, and 0 where e = 0.
+
+    Example:
+        >>> import numpy as np
+        >>> pinball_loss_gradient(np.array([2.0, -4.0, 0.0, -1.0]), np.zeros(4), quantile=0.25).tolist()
+        [0.1875, -0.0625, 0.0, -0.0625]
+    """
+    return _pinball.gradient(predictions, targets, quantile, **reduction)
+
+
+@elementwise(
+    predictions=REAL,
+    targets=REAL,
+    expectile=_LEVEL,
+    kinks=lambda predictions, targets, expectile: (predictions - targets,),  # the second derivative jumps
+)
+def _expectile(xp: Any, predictions: Array, targets: Array, expectile: float) -> tuple[Array, Array]:
+    error = predictions - targets
+    weighted = (1.0 - expectile) * xp.maximum(error, 0.0) + expectile * xp.minimum(error, 0.0)
+    return weighted * error, 2.0 * weighted
+
+
+def expectile_loss(
+    predictions: ArrayT, targets: Array, *, expectile: float | Array = 0.5, **reduction: Unpack[Reduction]
+) -> ArrayT:
+    """Mean of (1 − τ) e² where e > 0 and τ e² elsewhere, e = predictions − targets, τ = expectile.
+
+    The constant of least mean loss is the τ-expectile of the targets. For τ = ½ it is their mean, and the loss is half
+    of the squared error.
+
+    Args:
+        predictions: estimates of the expectile, any shape.
+        targets: ground truth, the same shape.
+        expectile: τ in (0, 1), or an array of such numbers that broadcasts to the predictions.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        A scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, expectile lies outside (0, 1), or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        e = (2, −4) and τ = ¼: (¾ · 4 + ¼ · 16) / 2 = 3.5.
+
+        >>> import numpy as np
+        >>> float(expectile_loss(np.array([2.0, -4.0]), np.array([0.0, 0.0]), expectile=0.25))
+        3.5
+
+    Source:
+        W. K. Newey and J. L. Powell, Asymmetric Least Squares Estimation and Testing, 1987.
+        https://doi.org/10.2307/1911031
+    """
+    return _expectile.value(predictions, targets, expectile, **reduction)
+
+
+@gradient_of(
+    expectile_loss,
+    terms=_expectile,
+    properties=("convex", "non_negative", "translation_invariant", "zero_at_equality"),
+)
+def expectile_loss_gradient(
+    predictions: ArrayT, targets: Array, *, expectile: float | Array = 0.5, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """2 (1 − τ) e / n where e > 0, and 2τe / n elsewhere.
+
+    Example:
+        >>> import numpy as np
+        >>> expectile_loss_gradient(np.array([2.0, -4.0]), np.array([0.0, 0.0]), expectile=0.25).tolist()
+        [1.5, -1.0]
+    """
+    return _expectile.gradient(predictions, targets, expectile, **reduction)
+
+
+@elementwise(predictions=NON_NEGATIVE_REAL, targets=NON_NEGATIVE_REAL)
+def _squared_logarithmic(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    difference = xp.log1p(predictions) - xp.log1p(targets)
+    return difference * difference, 2.0 * difference / (1.0 + predictions)
+
+
+def msle_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of d², d = log(1 + p) − log(1 + t), p = predictions and t = targets.
+
+    Args:
+        predictions: model outputs p ≥ 0 (at least above −1), any shape.
+        targets: t ≥ 0 (at least above −1), the same shape.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The mean squared logarithmic error, a scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        (log 4 − log 2)² = (log 2)² = 0.480453…
+
+        >>> import numpy as np
+        >>> round(float(msle_loss(np.array([3.0]), np.array([1.0]))), 6)
+        0.480453
+
+    Source:
+        L. Törnqvist, P. Vartia and Y. O. Vartia, How Should Relative Changes Be Measured?, 1985.
+        https://doi.org/10.1080/00031305.1985.10479385
+    """
+    return _squared_logarithmic.value(predictions, targets, **reduction)
+
+
+@gradient_of(msle_loss, terms=_squared_logarithmic, properties=("non_negative", "symmetric", "zero_at_equality"))
+def msle_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+    """2d / (1 + p) / n.
+
+    Example:
+        2 log 2 / 4 = 0.346573…
+
+        >>> import numpy as np
+        >>> msle_loss_gradient(np.array([3.0]), np.array([1.0])).round(6).tolist()
+        [0.346574]
+    """
+    return _squared_logarithmic.gradient(predictions, targets, **reduction)
+
+
+@elementwise(
+    predictions=REAL,
+    targets=REAL,
+    epsilon=SCALE,
+    kinks=lambda predictions, targets, epsilon: (predictions - targets,),
+)
+def _absolute_percentage(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
+    error, size = predictions - targets, xp.maximum(xp.abs(targets), epsilon)
+    return xp.abs(error) / size, xp.sign(error) / size
+
+
+def mape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of |e| / max(|t|, ε), e = predictions − targets, t = targets: as a fraction, not in percent.
+
+    Args:
+        predictions: model outputs, any shape.
+        targets: ground truth t, the same shape.
+        epsilon: ε > 0, in the unit of the targets. A target of smaller size counts as one of this size.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The mean absolute percentage error, a scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, epsilon is not positive, or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        (|3 − 2| / 2 + |3 − 4| / 4) / 2 = 0.375.
+
+        >>> import numpy as np
+        >>> float(mape_loss(np.array([3.0, 3.0]), np.array([2.0, 4.0])))
+        0.375
+
+    Source:
+        A. de Myttenaere et al., Mean Absolute Percentage Error for Regression Models, 2016.
+        https://doi.org/10.1016/j.neucom.2015.12.114
+    """
+    return _absolute_percentage.value(predictions, targets, epsilon, **reduction)
+
+
+@gradient_of(mape_loss, terms=_absolute_percentage, properties=("convex", "non_negative", "zero_at_equality"))
+def mape_loss_gradient(
+    predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """sign(e) / max(|t|, ε) / n, with sign(0) = 0.
+
+    Example:
+        >>> import numpy as np
+        >>> mape_loss_gradient(np.array([3.0, 3.0]), np.array([2.0, 4.0])).tolist()
+        [0.25, -0.125]
+    """
+    return _absolute_percentage.gradient(predictions, targets, epsilon, **reduction)
+
+
+@elementwise(predictions=REAL, targets=REAL, epsilon=SCALE, steep=True)
+def _squared_percentage(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
+    size = xp.maximum(xp.abs(targets), epsilon)
+    ratio = (predictions - targets) / size
+    return ratio * ratio, 2.0 * ratio / size
+
+
+def mspe_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of (e / max(|t|, ε))², e = predictions − targets, t = targets: as a fraction, not in percent.
+
+    Args:
+        predictions: model outputs, any shape.
+        targets: ground truth t, the same shape.
+        epsilon: ε > 0, in the unit of the targets. A target of smaller size counts as one of this size.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The mean squared percentage error, a scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, epsilon is not positive, or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        ((1 / 2)² + (1 / 4)²) / 2 = 5/32.
+
+        >>> import numpy as np
+        >>> float(mspe_loss(np.array([3.0, 3.0]), np.array([2.0, 4.0])))
+        0.15625
+
+    Source:
+        H. Park and L. A. Stefanski, Relative-Error Prediction, 1998. https://doi.org/10.1016/S0167-7152(98)00088-1
+    """
+    return _squared_percentage.value(predictions, targets, epsilon, **reduction)
+
+
+@gradient_of(mspe_loss, terms=_squared_percentage, properties=("convex", "non_negative", "zero_at_equality"))
+def mspe_loss_gradient(
+    predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """2e / max(|t|, ε)² / n.
+
+    Example:
+        >>> import numpy as np
+        >>> mspe_loss_gradient(np.array([3.0, 3.0]), np.array([2.0, 4.0])).tolist()
+        [0.25, -0.0625]
+    """
+    return _squared_percentage.gradient(predictions, targets, epsilon, **reduction)
+
+
+@elementwise(
+    predictions=REAL,
+    targets=REAL,
+    epsilon=SCALE,
+    kinks=lambda predictions, targets, epsilon: (
+        predictions - targets,
+        predictions,
+        abs(predictions) + abs(targets) - epsilon,
+    ),
+)
+def _symmetric_percentage(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
+    error, magnitude = predictions - targets, xp.abs(targets)
+    total = xp.abs(predictions) + magnitude
+    size = xp.maximum(total, epsilon)
+    # if p and t have one sign, p grows in the error and in the size; else the ratio of the two is constant
+    share = xp.where(total > epsilon, (1.0 + xp.sign(predictions) * xp.sign(targets)) * (magnitude / size), 1.0)
+    return 2.0 * (xp.abs(error) / size), 2.0 * share * (xp.sign(error) / size)
+
+
+def smape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
+    """Mean of 2|e| / max(|p| + |t|, ε), e = p − t, p = predictions and t = targets: in [0, 2], not in percent.
+
+    A prediction whose sign differs from that of the target costs 2, whatever its size, and has no gradient.
+
+    Args:
+        predictions: model outputs p, any shape.
+        targets: ground truth t, the same shape.
+        epsilon: ε > 0, in the unit of the targets. A sum |p| + |t| below ε counts as ε.
+        **reduction: see `reduce_loss`.
+
+    Returns:
+        The symmetric mean absolute percentage error, a scalar (the shape of `predictions` for reduction="none").
+
+    Raises:
+        ValueError: the shapes differ, epsilon is not positive, or a reduction keyword does not fit.
+        TypeError: an argument is not an array, or predictions are not floating point.
+
+    Example:
+        (2 · 2 / (3 + 1) + 2 · 4 / (1 + 3)) / 2 = 1.5.
+
+        >>> import numpy as np
+        >>> float(smape_loss(np.array([3.0, -1.0]), np.array([1.0, 3.0])))
+        1.5
+
+    Source:
+        S. Makridakis, Accuracy Measures: Theoretical and Practical Concerns, 1993.
+        https://doi.org/10.1016/0169-2070(93)90079-3
+    """
+    return _symmetric_percentage.value(predictions, targets, epsilon, **reduction)
+
+
+@gradient_of(smape_loss, terms=_symmetric_percentage, properties=("non_negative", "symmetric", "zero_at_equality"))
+def smape_loss_gradient(
+    predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[GradientReduction]
+) -> ArrayT:
+    """2 sign(e) (1 + sign(p t)) |t| / (|p| + |t|)² / n; below ε, 2 sign(e) / ε / n; with sign(0) = 0.
+
+    At p = 0, where the derivative jumps, this is the mean of both sides: a model that predicts 0 can still move.
+
+    Example:
+        4 · 1 / 4² / 2 = ⅛.
+
+        >>> import numpy as np
+        >>> smape_loss_gradient(np.array([3.0, -1.0]), np.array([1.0, 3.0])).tolist()
+        [0.125, -0.0]
+    """
+    return _symmetric_percentage.gradient(predictions, targets, epsilon, **reduction)
+
+
 _DECIBEL = 20.0 / math.log(10.0)
 
 
@@ -370,13 +801,13 @@ def _psnr(
 
 
 def psnr_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     max_value: float = 1.0,
     axis: int | tuple[int, ...] | None = None,
     **reduction: Unpack[RowReduction],
-) -> Array:
+) -> ArrayT:
     """Negative peak signal-to-noise ratio, −20 log₁₀(max / √MSE), in decibels.
 
     Args:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 from mithril_losses.backends.namespaces import Array, array_namespace, placement
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters, Predicate
 from mithril_losses.numerics.flattening import Flattening
+from mithril_losses.numerics.reduction import NoOthers
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_one_number
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
@@ -81,7 +82,9 @@ def _l2(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> 
     return _over_elements(lambda xp, w: 0.5 * w * w, lambda xp, w: w, params, lambda_reg, select)
 
 
-def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select | None = None) -> Array:
+def l1_regularization(
+    params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, **others: Unpack[NoOthers]
+) -> Array:
     """λ Σ |w|.
 
     Args:
@@ -108,12 +111,17 @@ def l1_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
         R. Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996.
         https://doi.org/10.1111/j.2517-6161.1996.tb02080.x
     """
-    return _l1.value(params, lambda_reg, select)
+    return _l1.value(params, lambda_reg, select, **others)
 
 
 @gradient_of(l1_regularization, terms=_l1, properties=("convex", "non_negative"))
 def l1_regularization_gradient(
-    params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
+    params: Any,
+    *,
+    lambda_reg: float = 0.01,
+    select: Select | None = None,
+    upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """λ sign(w), with sign(0) = 0.
 
@@ -125,10 +133,12 @@ def l1_regularization_gradient(
         >>> l1_regularization_gradient([np.array([1.0, -2.0, 0.0])], lambda_reg=0.5)
         [array([ 0.5, -0.5,  0. ])]
     """
-    return _l1.gradient(params, lambda_reg, select, upstream=upstream)
+    return _l1.gradient(params, lambda_reg, select, upstream=upstream, **others)
 
 
-def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select | None = None) -> Array:
+def l2_regularization(
+    params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, **others: Unpack[NoOthers]
+) -> Array:
     """½ λ Σ w².
 
     Args:
@@ -154,12 +164,17 @@ def l2_regularization(params: Any, *, lambda_reg: float = 0.01, select: Select |
     Source:
         A. E. Hoerl and R. W. Kennard, Ridge Regression: Biased Estimation for Nonorthogonal Problems, 1970. https://doi.org/10.1080/00401706.1970.10488634
     """
-    return _l2.value(params, lambda_reg, select)
+    return _l2.value(params, lambda_reg, select, **others)
 
 
 @gradient_of(l2_regularization, terms=_l2, properties=("convex", "non_negative"))
 def l2_regularization_gradient(
-    params: Any, *, lambda_reg: float = 0.01, select: Select | None = None, upstream: float | Array = 1.0
+    params: Any,
+    *,
+    lambda_reg: float = 0.01,
+    select: Select | None = None,
+    upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """λ w.
 
@@ -171,7 +186,7 @@ def l2_regularization_gradient(
         >>> l2_regularization_gradient({"w": np.array([1.0, -2.0])}, lambda_reg=0.5)
         {'w': array([ 0.5, -1. ])}
     """
-    return _l2.gradient(params, lambda_reg, select, upstream=upstream)
+    return _l2.gradient(params, lambda_reg, select, upstream=upstream, **others)
 
 
 # --- of matrices ------------------------------------------------------------------------------------------------------
@@ -219,7 +234,9 @@ def _orthogonal(params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) 
     return _over_matrices(_orthogonality, params, lambda_reg, output_axis, wanted)
 
 
-def orthogonal_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:
+def orthogonal_regularization(
+    params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, **others: Unpack[NoOthers]
+) -> Array:
     """λ Σ ‖WWᵀ − I‖², or ‖WᵀW − I‖² where W has more rows than columns; ‖·‖ is Frobenius' norm.
 
     The penalty is 0 if the rows of W, or its columns if there are fewer of them, are orthonormal.
@@ -251,12 +268,17 @@ def orthogonal_regularization(params: Any, *, lambda_reg: float = 0.01, output_a
         N. Bansal, X. Chen and Z. Wang, Can We Gain More from Orthogonality Regularizations in Training Deep CNNs?,
         2018. https://arxiv.org/abs/1810.09102
     """
-    return _orthogonal.value(params, lambda_reg, output_axis)
+    return _orthogonal.value(params, lambda_reg, output_axis, **others)
 
 
 @gradient_of(orthogonal_regularization, terms=_orthogonal, properties=("non_negative",))
 def orthogonal_regularization_gradient(
-    params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
+    params: Any,
+    *,
+    lambda_reg: float = 0.01,
+    output_axis: int = 0,
+    upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """4 λ (WWᵀ − I) W, which is 4 λ W (WᵀW − I).
 
@@ -270,7 +292,7 @@ def orthogonal_regularization_gradient(
         >>> orthogonal_regularization_gradient(np.array([[2.0, 0.0], [0.0, 1.0]]), lambda_reg=0.5).tolist()
         [[12.0, 0.0], [0.0, 0.0]]
     """
-    return _orthogonal.gradient(params, lambda_reg, output_axis, upstream=upstream)
+    return _orthogonal.gradient(params, lambda_reg, output_axis, upstream=upstream, **others)
 
 
 orthogonal_regularization_value_and_gradient = both_of(orthogonal_regularization_gradient)
@@ -323,7 +345,9 @@ def _spectral_norm(params: Any, lambda_reg: Any, output_axis: int, wanted: Wante
     return _over_matrices(_spectral, params, lambda_reg, output_axis, wanted)
 
 
-def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0) -> Array:
+def spectral_norm_regularization(
+    params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, **others: Unpack[NoOthers]
+) -> Array:
     """½ λ Σ σ(W)², with σ the largest singular value: how much a layer can stretch a difference between its inputs.
 
     σ is exact: it comes from an eigendecomposition of the smaller one of WWᵀ and WᵀW.
@@ -355,12 +379,17 @@ def spectral_norm_regularization(params: Any, *, lambda_reg: float = 0.01, outpu
         Y. Yoshida and T. Miyato, Spectral Norm Regularization for Improving the Generalizability of Deep Learning,
         2017. https://arxiv.org/abs/1705.10941
     """
-    return _spectral_norm.value(params, lambda_reg, output_axis)
+    return _spectral_norm.value(params, lambda_reg, output_axis, **others)
 
 
 @gradient_of(spectral_norm_regularization, terms=_spectral_norm, properties=("convex", "non_negative"))
 def spectral_norm_regularization_gradient(
-    params: Any, *, lambda_reg: float = 0.01, output_axis: int = 0, upstream: float | Array = 1.0
+    params: Any,
+    *,
+    lambda_reg: float = 0.01,
+    output_axis: int = 0,
+    upstream: float | Array = 1.0,
+    **others: Unpack[NoOthers],
 ) -> Any:
     """λ σ u vᵀ, with u and v the singular vectors of σ.
 
@@ -377,7 +406,7 @@ def spectral_norm_regularization_gradient(
         >>> abs(spectral_norm_regularization_gradient(w, lambda_reg=0.5).round(12)).tolist()
         [[1.5, 2.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    return _spectral_norm.gradient(params, lambda_reg, output_axis, upstream=upstream)
+    return _spectral_norm.gradient(params, lambda_reg, output_axis, upstream=upstream, **others)
 
 
 spectral_norm_regularization_value_and_gradient = both_of(spectral_norm_regularization_gradient)

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, Unpack
+from collections.abc import Sequence
+from typing import Any, Literal, Unpack
 
-from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement
-from mithril_losses.catalogue import both_of, gradient_of
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
+from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     BINARY,
+    FLAG,
+    MASK_TARGETS,
     NON_NEGATIVE,
     POSITIVE,
     PROBABILITY,
     REAL,
     Choice,
     ClassAxis,
+    ClassNumbers,
     Integer,
     LabelMaps,
     ProbabilityMaps,
+    TargetMaps,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import bounded, one_hot, put_back, stable_order, take_in_order
-from mithril_losses.numerics.validation import (
-    as_dtype,
-    compute_dtype,
-    normalize_axis,
-    quiet,
-    require_one_number,
-    require_same_shape,
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, quiet, require_same_shape
+from mithril_losses.templates.lovasz import (
+    Pixels,
+    check_label_maps,
+    error_gaps,
+    jaccard_steps,
+    lovasz_losses,
+    tied_errors,
 )
-from mithril_losses.templates.classes import read_labels
+from mithril_losses.templates.masks import Layout, Masks, check_targets, mask_masses, read_targets
+from mithril_losses.templates.overlap import overlap_losses, pooled_losses
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
 __all__ = [
@@ -57,133 +63,61 @@ __all__ = [
 ]
 
 
-class _Layout(NamedTuple):
-    """Where the axes of masks are."""
-
-    classes: int | None
-    batch: int | None  # the first axis beside that of the classes; None if it is the only one: there is one mask
-    mask: tuple[int, ...]
-
-    @staticmethod
-    def of(ndim: int, class_axis: int | None) -> _Layout:
-        classes = None if class_axis is None else normalize_axis("class_axis", class_axis, ndim)
-        others = tuple(axis for axis in range(ndim) if axis != classes)
-        if not others:
-            raise ValueError("masks need at least one axis beside that of the classes")
-        return _Layout(classes, others[0] if len(others) > 1 else None, others[1:] or others)
+Classes = Literal["present", "all"]
+_COSTS: dict[str, Any] = {"alpha": NON_NEGATIVE, "beta": NON_NEGATIVE}
+_OF_CLASSES: dict[str, Any] = {"class_weights": ClassNumbers(0.0), "ignore_index": Integer(), "pool_batch": FLAG}
+_OPTIONS: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True), **_OF_CLASSES}
 
 
-# --- overlap ----------------------------------------------------------------------------------------------------
-#
-# With I = Σ p t, FP = Σ p (1 − t) and FN = Σ (1 − p) t, all losses of this section are made of one ratio,
-#     r = E / (c I + E + s),   E = a FP + b FN:
-# Dice has c = 2 and a = b = 1, Jaccard c = a = b = 1, Tversky c = 1. The form 1 − … is avoided because it cancels.
+def _masks(on_logits: str) -> dict[str, Any]:
+    """Return the domains of masks, with the name of the loss on logits."""
+    return {"predictions": PROBABILITY.suggesting(f"for logits there is {on_logits}"), "targets": MASK_TARGETS}
 
 
-class _Overlap(NamedTuple):
-    """Masks and their sums; the axes that were summed over are kept with length 1."""
-
-    xp: Any
-    layout: _Layout
-    targets: Array
-    hits: Array
-    false_positives: Array
-    false_negatives: Array
-
-    @staticmethod
-    def of(predictions: Array, targets: Array, class_axis: int | None) -> _Overlap:
-        xp = array_namespace(predictions=predictions, targets=targets)
-        require_same_shape(predictions=predictions, targets=targets)
-        dtype = compute_dtype(xp, predictions.dtype)
-        layout = _Layout.of(len(predictions.shape), class_axis)
-        p, t = as_dtype(xp, predictions, dtype), as_dtype(xp, targets, dtype)
-        hits = p * t
-        sums = (xp.sum(x, axis=layout.mask, keepdims=True) for x in (hits, p - hits, t - hits))
-        return _Overlap(xp, layout, t, *sums)
-
-    def pooled(self, weights: Array, axis: int) -> tuple[Array, Array, Array]:
-        """Return weighted sums over an axis of hits, false positives and false negatives."""
-        sums = (self.hits, self.false_positives, self.false_negatives)
-        hits, false_positives, false_negatives = (self.xp.sum(weights * x, axis=axis, keepdims=True) for x in sums)
-        return hits, false_positives, false_negatives
-
-    def losses(self, values: Array, at_zero: Array, at_one: Array, pooled: tuple[int, ...] = ()) -> Losses:
-        """Return losses whose slope, the derivative wrt a prediction, is `at_zero` + t · `at_one`."""
-        summed = tuple(sorted(self.layout.mask + pooled))
-
-        def slopes() -> dict[str, Array]:
-            zero, one = (bounded(self.xp, x, x.dtype) for x in (at_zero, at_one))  # masks of subnormal numbers overflow
-            return {"predictions": zero + one * self.targets}
-
-        return Losses(self.xp.squeeze(values, axis=summed), slopes, summed)
+def _check(predictions: Array, targets: Array, **options: Any) -> None:
+    """Raise for an illegal label, which a trace cannot see."""
+    axis, ignored = options["class_axis"], options["ignore_index"]
+    check_targets(predictions, targets, axis, ignored, exclusive=False, name="predictions")
 
 
-def _ratio(
-    xp: Any, sums: tuple[Array, Array, Array], share: float, alpha: Any, beta: Any, smooth: Any
-) -> tuple[Array, Array, Array]:
-    """Return r, its derivative wrt p where t = 0, and what t = 1 adds to that derivative; all 0 for empty masks."""
-    hits, false_positives, false_negatives = sums
-    errors, agreement = alpha * false_positives + beta * false_negatives, share * hits + smooth
-    whole = errors + agreement
-    divisor = xp.where(whole == 0, math.inf, whole)
-    ratio, rest = errors / divisor, agreement / divisor
-    return ratio, alpha * rest / divisor, -(share * ratio + (alpha + beta) * rest) / divisor
-
-
-def _overlap_losses(
+@unreduced(check=_check, mass=mask_masses, **_masks("dice_loss_with_logits"), **_OPTIONS)
+def _dice(
     predictions: Array,
     targets: Array,
-    class_axis: int | None,
     smooth: float,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    share: float = 1.0,
-    gamma: float | None = None,
+    class_axis: int | None,
+    class_weights: Any,
+    ignore_index: int | None,
+    pool_batch: bool,
+    wanted: Wanted,
 ) -> Losses:
-    """r, or r^γ."""
-    overlap = _Overlap.of(predictions, targets, class_axis)
-    xp, dtype = overlap.xp, overlap.targets.dtype
-    smooth = require_one_number(xp, "smooth", smooth, dtype)
-    alpha, beta = require_one_number(xp, "alpha", alpha, dtype), require_one_number(xp, "beta", beta, dtype)
-    sums = (overlap.hits, overlap.false_positives, overlap.false_negatives)
-    ratio, at_zero, at_one = _ratio(xp, sums, share, alpha, beta, smooth)
-    if gamma is None:
-        return overlap.losses(ratio, at_zero, at_one)
-    gamma = require_one_number(xp, "gamma", gamma, dtype)
-    perfect = ratio == 0
-    positive = xp.where(perfect, 1.0, ratio)
-    power = xp.where(perfect, 0.0, positive**gamma)
-    # γ T^(γ−1) at T = 0 is 1 for γ = 1 and 0 for γ > 1; for γ < 1 there is no derivative, and 0 is used
-    at_perfect = float(gamma == 1.0) if isinstance(gamma, float) else as_dtype(xp, gamma == 1.0, dtype)
-    factor = xp.where(perfect, at_perfect, gamma * power / positive)
-    return overlap.losses(power, factor * at_zero, factor * at_one)
-
-
-_MASKS: dict[str, Any] = {"predictions": PROBABILITY, "targets": PROBABILITY}
-_SMOOTH: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True)}
-
-
-@unreduced(**_MASKS, **_SMOOTH)
-def _dice(predictions: Array, targets: Array, smooth: float, class_axis: int | None, wanted: Wanted) -> Losses:
-    return _overlap_losses(predictions, targets, class_axis, smooth, share=2.0)
+    masks = Masks.of(predictions, targets, class_axis, class_weights, ignore_index, pool_batch)
+    return overlap_losses(masks, smooth, share=2.0)
 
 
 def dice_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int | None = None,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (2 Σ p t + s) / (Σ p + Σ t + s).
 
     Args:
         predictions: p in [0, 1], masks (batch, …), samples on the first axis. An array of one axis is one mask.
-        targets: t in [0, 1], the same shape, of any real type.
+        targets: t in [0, 1], the same shape, of any real type; integers are 0 or 1. Or class indices (integers, the
+            shape without the class axis).
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes. There is then one mask, and one loss, for each sample and class. An array
             with only one other axis is one sample.
+        class_weights: w, shape (C,): the losses of a class count w times, also in the divisor of "mean".
+        ignore_index: pixels with this label are ignored.
+        pool_batch: whether each mask is that of all samples, so that there is one loss for each class.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -191,7 +125,9 @@ def dice_loss(
             loss 0.
 
     Raises:
-        ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
+        ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
+            does not fit. Inside `jax.jit` and `torch.compile`, where values cannot be read, the masks of a sample with
+            an illegal label become NaN instead.
         TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
@@ -205,16 +141,19 @@ def dice_loss(
         F. Milletari et al., V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, 2016,
         which has Σ p² + Σ t² in place of Σ p + Σ t. https://doi.org/10.1109/3DV.2016.79
     """
-    return _dice.value(predictions, targets, smooth, class_axis, **reduction)
+    return _dice.value(predictions, targets, smooth, class_axis, class_weights, ignore_index, pool_batch, **reduction)
 
 
-@gradient_of(dice_loss, terms=_dice, properties=("non_negative", "symmetric"))
+@gradient_of(dice_loss, terms=_dice, properties=("non_negative", given("symmetric", ignore_index=None)))
 def dice_loss_gradient(
     predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int | None = None,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[GradientReduction],
 ) -> ArrayT:
     """−(2 t (Σ p + Σ t + s) − (2 Σ p t + s)) / (Σ p + Σ t + s)² / B.
@@ -226,33 +165,52 @@ def dice_loss_gradient(
         >>> dice_loss_gradient(np.array([[1.0, 0.5, 0.5, 0.0]]), np.array([[1, 0, 0, 0]])).tolist()
         [[-0.3125, 0.1875, 0.1875, 0.1875]]
     """
-    return _dice.gradient(predictions, targets, smooth, class_axis, **reduction)
+    return _dice.gradient(
+        predictions, targets, smooth, class_axis, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
 dice_loss_value_and_gradient = both_of(dice_loss_gradient)
 
 
-@unreduced(**_MASKS, **_SMOOTH)
-def _jaccard(predictions: Array, targets: Array, smooth: float, class_axis: int | None, wanted: Wanted) -> Losses:
-    return _overlap_losses(predictions, targets, class_axis, smooth)
+@unreduced(check=_check, mass=mask_masses, **_masks("jaccard_loss_with_logits"), **_OPTIONS)
+def _jaccard(
+    predictions: Array,
+    targets: Array,
+    smooth: float,
+    class_axis: int | None,
+    class_weights: Any,
+    ignore_index: int | None,
+    pool_batch: bool,
+    wanted: Wanted,
+) -> Losses:
+    masks = Masks.of(predictions, targets, class_axis, class_weights, ignore_index, pool_batch)
+    return overlap_losses(masks, smooth)
 
 
 def jaccard_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int | None = None,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (Σ p t + s) / (Σ p + Σ t − Σ p t + s).
 
     Args:
         predictions: p in [0, 1], masks (batch, …), samples on the first axis. An array of one axis is one mask.
-        targets: t in [0, 1], the same shape, of any real type.
+        targets: t in [0, 1], the same shape, of any real type; integers are 0 or 1. Or class indices (integers, the
+            shape without the class axis).
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes. There is then one mask, and one loss, for each sample and class. An array
             with only one other axis is one sample.
+        class_weights: w, shape (C,): the losses of a class count w times, also in the divisor of "mean".
+        ignore_index: pixels with this label are ignored.
+        pool_batch: whether each mask is that of all samples, so that there is one loss for each class.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -260,7 +218,9 @@ def jaccard_loss(
             loss 0.
 
     Raises:
-        ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
+        ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
+            does not fit. Inside `jax.jit` and `torch.compile`, where values cannot be read, the masks of a sample with
+            an illegal label become NaN instead.
         TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
@@ -274,16 +234,21 @@ def jaccard_loss(
         M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation,
         2016. https://doi.org/10.1007/978-3-319-50835-1_22
     """
-    return _jaccard.value(predictions, targets, smooth, class_axis, **reduction)
+    return _jaccard.value(
+        predictions, targets, smooth, class_axis, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
-@gradient_of(jaccard_loss, terms=_jaccard, properties=("non_negative", "symmetric"))
+@gradient_of(jaccard_loss, terms=_jaccard, properties=("non_negative", given("symmetric", ignore_index=None)))
 def jaccard_loss_gradient(
     predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int | None = None,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[GradientReduction],
 ) -> ArrayT:
     """−(t (U + I + 2 s) − (I + s)) / (U + s)² / B, I = Σ p t, U = Σ p + Σ t − I.
@@ -295,13 +260,15 @@ def jaccard_loss_gradient(
         >>> jaccard_loss_gradient(np.array([[1.0, 0.5, 0.5]]), np.array([[1, 0, 0]]), smooth=0.0).tolist()
         [[-0.5, 0.25, 0.25]]
     """
-    return _jaccard.gradient(predictions, targets, smooth, class_axis, **reduction)
+    return _jaccard.gradient(
+        predictions, targets, smooth, class_axis, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
 jaccard_loss_value_and_gradient = both_of(jaccard_loss_gradient)
 
 
-@unreduced(**_MASKS, alpha=NON_NEGATIVE, beta=NON_NEGATIVE, **_SMOOTH)
+@unreduced(check=_check, mass=mask_masses, **_masks("tversky_loss_with_logits"), **_COSTS, **_OPTIONS)
 def _tversky(
     predictions: Array,
     targets: Array,
@@ -309,33 +276,44 @@ def _tversky(
     beta: float,
     smooth: float,
     class_axis: int | None,
+    class_weights: Any,
+    ignore_index: int | None,
+    pool_batch: bool,
     wanted: Wanted,
 ) -> Losses:
-    return _overlap_losses(predictions, targets, class_axis, smooth, alpha, beta)
+    masks = Masks.of(predictions, targets, class_axis, class_weights, ignore_index, pool_batch)
+    return overlap_losses(masks, smooth, alpha, beta)
 
 
 def tversky_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     alpha: float = 0.3,
     beta: float = 0.7,
     smooth: float = 1.0,
     class_axis: int | None = None,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of 1 − (I + s) / (I + a FP + b FN + s), I = Σ p t, FP = Σ p (1 − t), FN = Σ (1 − p) t.
 
     a = b = ½ is Dice (with 2 s for s), a = b = 1 Jaccard.
 
     Args:
         predictions: p in [0, 1], masks (batch, …), samples on the first axis. An array of one axis is one mask.
-        targets: t in [0, 1], the same shape, of any real type.
+        targets: t in [0, 1], the same shape, of any real type; integers are 0 or 1. Or class indices (integers, the
+            shape without the class axis).
         alpha: a ≥ 0, what a false positive costs.
         beta: b ≥ 0, what a false negative costs.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes. There is then one mask, and one loss, for each sample and class. An array
             with only one other axis is one sample.
+        class_weights: w, shape (C,): the losses of a class count w times, also in the divisor of "mean".
+        ignore_index: pixels with this label are ignored.
+        pool_batch: whether each mask is that of all samples, so that there is one loss for each class.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -343,7 +321,9 @@ def tversky_loss(
             loss 0.
 
     Raises:
-        ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
+        ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
+            does not fit. Inside `jax.jit` and `torch.compile`, where values cannot be read, the masks of a sample with
+            an illegal label become NaN instead.
         TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
@@ -357,7 +337,9 @@ def tversky_loss(
         S. S. M. Salehi et al., Tversky Loss Function for Image Segmentation Using 3D Fully Convolutional Deep Networks,
         2017. https://doi.org/10.1007/978-3-319-67389-9_44
     """
-    return _tversky.value(predictions, targets, alpha, beta, smooth, class_axis, **reduction)
+    return _tversky.value(
+        predictions, targets, alpha, beta, smooth, class_axis, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
 @gradient_of(tversky_loss, terms=_tversky, properties=("non_negative",))
@@ -369,6 +351,9 @@ def tversky_loss_gradient(
     beta: float = 0.7,
     smooth: float = 1.0,
     class_axis: int | None = None,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[GradientReduction],
 ) -> ArrayT:
     """((I + s) (a (1 − t) − b t) − E t) / (I + E + s)² / B, E = a FP + b FN.
@@ -380,24 +365,32 @@ def tversky_loss_gradient(
         >>> tversky_loss_gradient(np.array([[1.0, 0.5, 0.5, 0.0]]), np.array([[1, 0, 0, 1]])).round(6).tolist()
         [[-0.266667, 0.066667, 0.066667, -0.266667]]
     """
-    return _tversky.gradient(predictions, targets, alpha, beta, smooth, class_axis, **reduction)
+    return _tversky.gradient(
+        predictions, targets, alpha, beta, smooth, class_axis, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
 tversky_loss_value_and_gradient = both_of(tversky_loss_gradient)
 
 
-def _focal_tversky_kinks(
-    predictions: Array, targets: Array, class_axis: int | None, **options: Any
-) -> tuple[Array, ...]:
+def _focal_tversky_kinks(predictions: Array, targets: Array, **options: Any) -> tuple[Array, ...]:
     """Return the loss of each mask, repeated for each of its elements: the power γ < 1 has no derivative at 0."""
-    losses = _overlap_losses(predictions, targets, class_axis, **options)
+    losses = _focal_tversky.losses(predictions, targets, **options, wanted=Wanted())
     xp, values = array_namespace(predictions=predictions), losses.values
     for axis in losses.summed or ():
         values = xp.expand_dims(values, axis=axis)
     return (xp.broadcast_to(values, tuple(predictions.shape)),)
 
 
-@unreduced(kinks=_focal_tversky_kinks, **_MASKS, gamma=POSITIVE, alpha=NON_NEGATIVE, beta=NON_NEGATIVE, **_SMOOTH)
+@unreduced(
+    kinks=_focal_tversky_kinks,
+    check=_check,
+    mass=mask_masses,
+    **_masks("focal_tversky_loss_with_logits"),
+    gamma=POSITIVE,
+    **_COSTS,
+    **_OPTIONS,
+)
 def _focal_tversky(
     predictions: Array,
     targets: Array,
@@ -406,13 +399,17 @@ def _focal_tversky(
     beta: float,
     smooth: float,
     class_axis: int | None,
+    class_weights: Any,
+    ignore_index: int | None,
+    pool_batch: bool,
     wanted: Wanted,
 ) -> Losses:
-    return _overlap_losses(predictions, targets, class_axis, smooth, alpha, beta, gamma=gamma)
+    masks = Masks.of(predictions, targets, class_axis, class_weights, ignore_index, pool_batch)
+    return overlap_losses(masks, smooth, alpha, beta, gamma=gamma)
 
 
 def focal_tversky_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     gamma: float = 0.75,
@@ -420,21 +417,28 @@ def focal_tversky_loss(
     beta: float = 0.7,
     smooth: float = 1.0,
     class_axis: int | None = None,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over masks of (1 − (I + s) / (I + a FP + b FN + s))^γ, I = Σ p t, FP = Σ p (1 − t), FN = Σ (1 − p) t.
 
     The paper writes 1/γ for γ, and recommends ¾.
 
     Args:
         predictions: p in [0, 1], masks (batch, …), samples on the first axis. An array of one axis is one mask.
-        targets: t in [0, 1], the same shape, of any real type.
+        targets: t in [0, 1], the same shape, of any real type; integers are 0 or 1. Or class indices (integers, the
+            shape without the class axis).
         gamma: γ > 0. A γ below 1 gives more weight to masks that are nearly right.
         alpha: a ≥ 0, what a false positive costs.
         beta: b ≥ 0, what a false negative costs.
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes. There is then one mask, and one loss, for each sample and class. An array
             with only one other axis is one sample.
+        class_weights: w, shape (C,): the losses of a class count w times, also in the divisor of "mean".
+        ignore_index: pixels with this label are ignored.
+        pool_batch: whether each mask is that of all samples, so that there is one loss for each class.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -442,7 +446,9 @@ def focal_tversky_loss(
             loss 0.
 
     Raises:
-        ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
+        ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
+            does not fit. Inside `jax.jit` and `torch.compile`, where values cannot be read, the masks of a sample with
+            an illegal label become NaN instead.
         TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
@@ -457,7 +463,19 @@ def focal_tversky_loss(
         N. Abraham and N. M. Khan, A Novel Focal Tversky Loss Function with Improved Attention U-Net for Lesion
         Segmentation, 2019. https://doi.org/10.1109/ISBI.2019.8759329
     """
-    return _focal_tversky.value(predictions, targets, gamma, alpha, beta, smooth, class_axis, **reduction)
+    return _focal_tversky.value(
+        predictions,
+        targets,
+        gamma,
+        alpha,
+        beta,
+        smooth,
+        class_axis,
+        class_weights,
+        ignore_index,
+        pool_batch,
+        **reduction,
+    )
 
 
 @gradient_of(focal_tversky_loss, terms=_focal_tversky, properties=("non_negative",))
@@ -470,6 +488,9 @@ def focal_tversky_loss_gradient(
     beta: float = 0.7,
     smooth: float = 1.0,
     class_axis: int | None = None,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[GradientReduction],
 ) -> ArrayT:
     """γ T^(γ−1) ∂T / B, T the `tversky_loss` of a mask; for γ < 1, 0 at T = 0.
@@ -482,7 +503,19 @@ def focal_tversky_loss_gradient(
         >>> focal_tversky_loss_gradient(p, t, gamma=2.0).round(6).tolist()
         [[-0.177778, 0.044444, 0.044444, -0.177778]]
     """
-    return _focal_tversky.gradient(predictions, targets, gamma, alpha, beta, smooth, class_axis, **reduction)
+    return _focal_tversky.gradient(
+        predictions,
+        targets,
+        gamma,
+        alpha,
+        beta,
+        smooth,
+        class_axis,
+        class_weights,
+        ignore_index,
+        pool_batch,
+        **reduction,
+    )
 
 
 focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
@@ -491,28 +524,39 @@ focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
 # --- generalized Dice -------------------------------------------------------------------------------------------
 
 
-@unreduced(predictions=ProbabilityMaps(), targets=ProbabilityMaps(), smooth=NON_NEGATIVE, class_axis=ClassAxis())
-def _generalized_dice(predictions: Array, targets: Array, smooth: float, class_axis: int, wanted: Wanted) -> Losses:
-    overlap = _Overlap.of(predictions, targets, class_axis)
-    xp, axis = overlap.xp, overlap.layout.classes
-    assert axis is not None
-    smooth = require_one_number(xp, "smooth", smooth, overlap.targets.dtype)
-    size = overlap.hits + overlap.false_negatives
-    present = size > 0
-    smallest = xp.min(xp.where(present, size, float("inf")), axis=axis, keepdims=True)
-    weights = xp.where(present, smallest / xp.where(present, size, 1.0), 1.0) ** 2
-    ratio, at_zero, at_one = _ratio(xp, overlap.pooled(weights, axis), 2.0, 1.0, 1.0, smooth)
-    return overlap.losses(ratio, weights * at_zero, weights * at_one, pooled=(axis,))
+@unreduced(
+    check=_check,
+    predictions=ProbabilityMaps(instead="for logits there is generalized_dice_loss_with_logits"),
+    targets=TargetMaps(),
+    smooth=NON_NEGATIVE,
+    class_axis=ClassAxis(),
+    **_OF_CLASSES,
+)
+def _generalized_dice(
+    predictions: Array,
+    targets: Array,
+    smooth: float,
+    class_axis: int,
+    class_weights: Any,
+    ignore_index: int | None,
+    pool_batch: bool,
+    wanted: Wanted,
+) -> Losses:
+    masks = Masks.of(predictions, targets, class_axis, class_weights, ignore_index, pool_batch)
+    return pooled_losses(masks, smooth)
 
 
 def generalized_dice_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     smooth: float = 1.0,
     class_axis: int = -1,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples of 1 − (2 Σ_c w_c Σ p t + s) / (Σ_c w_c (Σ p + Σ t) + s), w_c = (min_k n_k / n_c)², n_c = Σ t.
 
     The weight of a class is the inverse square of its size, as in the paper. Sizes are relative to the smallest class
@@ -521,9 +565,13 @@ def generalized_dice_loss(
     Args:
         predictions: p in [0, 1], masks (batch, …, classes), samples on the first axis. An array of one axis
             beside the classes is one sample.
-        targets: t in [0, 1], the same shape, of any real type.
+        targets: t in [0, 1], the same shape, of any real type; integers are 0 or 1. Or class indices (integers, the
+            shape without the class axis).
         smooth: s ≥ 0, in elements.
         class_axis: the axis of the classes.
+        class_weights: a further factor of w_c, shape (C,).
+        ignore_index: pixels with this label are ignored.
+        pool_batch: whether each mask is that of all samples, so that there is one loss.
         **reduction: see `reduce_loss`; the unreduced losses are one per sample.
 
     Returns:
@@ -531,7 +579,9 @@ def generalized_dice_loss(
             have the loss 0.
 
     Raises:
-        ValueError: the shapes differ, an option lies outside its domain, or a reduction keyword does not fit.
+        ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
+            does not fit. Inside `jax.jit` and `torch.compile`, where values cannot be read, a sample with an illegal
+            label becomes NaN instead.
         TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
@@ -548,7 +598,9 @@ def generalized_dice_loss(
         C. H. Sudre et al., Generalised Dice Overlap as a Deep Learning Loss Function for Highly Unbalanced
         Segmentations, 2017. https://doi.org/10.1007/978-3-319-67558-9_28
     """
-    return _generalized_dice.value(predictions, targets, smooth, class_axis, **reduction)
+    return _generalized_dice.value(
+        predictions, targets, smooth, class_axis, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
 @gradient_of(generalized_dice_loss, terms=_generalized_dice, properties=("non_negative",))
@@ -558,6 +610,9 @@ def generalized_dice_loss_gradient(
     *,
     smooth: float = 1.0,
     class_axis: int = -1,
+    class_weights: Array | Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[GradientReduction],
 ) -> ArrayT:
     """−w_c (2 t D − (2 Σ_c w_c Σ p t + s)) / D² / B, D = Σ_c w_c (Σ p + Σ t) + s.
@@ -571,154 +626,53 @@ def generalized_dice_loss_gradient(
         >>> generalized_dice_loss_gradient(p, t, smooth=0.0)[0, 2].round(6).tolist()
         [0.072562, -0.471655]
     """
-    return _generalized_dice.gradient(predictions, targets, smooth, class_axis, **reduction)
+    return _generalized_dice.gradient(
+        predictions, targets, smooth, class_axis, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
 generalized_dice_loss_value_and_gradient = both_of(generalized_dice_loss_gradient)
 
 
-# --- Lovász -----------------------------------------------------------------------------------------------------
-#
-# The Jaccard loss is a function of the set of wrong pixels. Lovász's extension also takes real errors: pixels join the
-# set in descending order of their errors, and each error is weighted by what its pixel adds to the loss.
-
-
-def _jaccard_steps(xp: Any, errors: Array, foreground: Array) -> Array:
-    """Return what each pixel (on the last axis) adds to the Jaccard loss; equal errors keep the order of the pixels."""
-    order = stable_order(xp, -errors)
-    foreground = take_in_order(xp, xp.astype(foreground, xp.int32), order)
-    found = xp.cumulative_sum(foreground, axis=-1)
-    joined = xp.arange(1, errors.shape[-1] + 1, dtype=found.dtype, **placement(errors))
-    total = found[..., -1:]
-    union = as_dtype(xp, total + joined - found, errors.dtype)
-    left = as_dtype(xp, total - found, errors.dtype)
-    # a foreground pixel removes 1 from the intersection, a background pixel adds 1 to the union
-    before = xp.where(union == 1, 1.0, union - 1.0)
-    by_background = xp.where(union == 1, 1.0, left / (before * union))
-    return put_back(xp, xp.where(foreground == 1, 1.0 / union, by_background), order)
-
-
-Classes = Literal["present", "all"]
-_CLASSES = Choice(("present", "all"))
-
-
-class _Pixels(NamedTuple):
-    """Class probabilities (samples, classes, pixels) with their class indices (samples, pixels)."""
-
-    xp: Any
-    layout: _Layout
-    shape: tuple[int, ...]  # of the predictions, with the class axis moved behind the sample axis
-    predictions: Array
-    labels: Array
-    kept: Array | None
-    illegal: Array | None
-
-    @staticmethod
-    def of(predictions: Array, targets: Array, class_axis: int, ignore_index: int | None) -> _Pixels:
-        xp = array_namespace(predictions=predictions, targets=targets)
-        p = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype))
-        layout = _Layout.of(len(p.shape), class_axis)
-        assert layout.classes is not None
-        without = tuple(n for axis, n in enumerate(p.shape) if axis != layout.classes)
-        if tuple(targets.shape) != without:
-            raise ValueError(
-                f"targets must be class indices of shape {without} for predictions of shape {tuple(p.shape)}, "
-                f"got {tuple(targets.shape)}"
-            )
-        labels, kept, illegal = read_labels(xp, targets, p.shape[layout.classes], ignore_index)
-        moved = xp.moveaxis(p, layout.classes, 0 if layout.batch is None else 1)
-        samples, pixels = (1, without[0]) if layout.batch is None else (without[0], math.prod(without[1:]))
-        rows = (None if x is None else xp.reshape(x, (samples, pixels)) for x in (labels, kept, illegal))
-        flat = xp.reshape(moved, (samples, p.shape[layout.classes], pixels))
-        return _Pixels(xp, layout, tuple(moved.shape), flat, *rows)
-
-    def back(self, x: Array) -> Array:
-        """Return an array (samples, classes, pixels) in the layout of the predictions."""
-        return self.xp.moveaxis(
-            self.xp.reshape(x, self.shape), 0 if self.layout.batch is None else 1, self.layout.classes
-        )
-
-    def errors(self) -> tuple[Array, Array]:
-        """Return |[label = c] − p_c| and [label = c]; both are 0 at ignored pixels."""
-        xp, classes = self.xp, self.predictions.shape[1]
-        foreground = one_hot(xp, self.labels, classes, 1, self.predictions)
-        errors = xp.abs(foreground - self.predictions)
-        if self.kept is None:
-            return errors, foreground
-        kept = xp.expand_dims(self.kept, axis=1)
-        return xp.where(kept, errors, 0.0), xp.where(kept, foreground, 0.0)
-
-
-def _lovasz_softmax_kinks(
-    predictions: Array, targets: Array, class_axis: int, ignore_index: int | None, **_: Any
-) -> tuple[Array, ...]:
-    """Return what vanishes where a pixel's error is 0 or equals the error of another pixel."""
-    pixels = _Pixels.of(predictions, targets, class_axis, ignore_index)
-    errors, _ = pixels.errors()
-    if pixels.kept is not None:
-        errors = pixels.xp.where(pixels.xp.expand_dims(pixels.kept, axis=1), errors, float("inf"))
-    with quiet(pixels.xp):  # ∞ − ∞ at ignored pixels
-        return pixels.back(errors), pixels.back(_gap(pixels.xp, errors))
-
-
-def _gap(xp: Any, errors: Array) -> Array:
-    """Return the distance of each error to the nearest error of another pixel."""
-    gaps = xp.abs(xp.expand_dims(errors, axis=-1) - xp.expand_dims(errors, axis=-2))
-    own = xp.eye(errors.shape[-1], dtype=errors.dtype, **placement(errors)) > 0
-    return xp.min(xp.where(own | xp.isnan(gaps), float("inf"), gaps), axis=-1)
+def _lovasz_softmax_kinks(predictions: Array, targets: Array, classes: Classes, **options: Any) -> tuple[Array, ...]:
+    return tied_errors(Pixels.of(predictions, targets, **options))
 
 
 @unreduced(
     by_numpy=True,
-    check=lambda predictions, targets, class_axis, classes, ignore_index: _Pixels.of(
-        predictions, targets, class_axis, ignore_index
-    ),
+    check=check_label_maps,
     kinks=_lovasz_softmax_kinks,
-    predictions=ProbabilityMaps(),
+    predictions=ProbabilityMaps(instead="for logits there is lovasz_softmax_loss_with_logits"),
     targets=LabelMaps(),
     class_axis=ClassAxis(),
-    classes=_CLASSES,
-    ignore_index=Integer(),
+    classes=Choice(("present", "all")),
+    **_OF_CLASSES,
 )
 def _lovasz_softmax(
     predictions: Array,
     targets: Array,
     class_axis: int,
     classes: Classes,
+    class_weights: Any,
     ignore_index: int | None,
+    pool_batch: bool,
     wanted: Wanted,
 ) -> Losses:
-    pixels = _Pixels.of(predictions, targets, class_axis, ignore_index)
-    xp, layout = pixels.xp, pixels.layout
-    errors, foreground = pixels.errors()
-    steps = _jaccard_steps(xp, errors, foreground)
-    counted = xp.ones_like(errors[..., :1])
-    if classes == "present":
-        counted = as_dtype(xp, xp.any(foreground > 0, axis=-1, keepdims=True), errors.dtype)
-    total = xp.sum(counted, axis=1, keepdims=True)
-    steps = steps * counted / xp.where(total == 0, 1.0, total)
-    if pixels.illegal is not None:
-        steps = xp.where(xp.any(pixels.illegal, axis=-1)[:, None, None], float("nan"), steps)
-    values = xp.sum(xp.sum(steps * errors, axis=-1), axis=-1)
-
-    def slopes() -> dict[str, Array]:
-        # an error of 0 has the slope 0; so do ignored pixels, whose errors are 0
-        signs = xp.sign(xp.where(errors == 0, 0.0, pixels.predictions - foreground))
-        return {"predictions": pixels.back(steps * signs)}
-
-    summed = tuple(axis for axis in range(len(predictions.shape)) if axis != layout.batch)
-    return Losses(xp.reshape(values, () if layout.batch is None else (values.shape[0],)), slopes, summed)
+    pixels = Pixels.of(predictions, targets, class_axis, class_weights, ignore_index, pool_batch)
+    return lovasz_losses(pixels, classes, "predictions")
 
 
 def lovasz_softmax_loss(
-    predictions: Array,
+    predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
     classes: Classes = "present",
+    class_weights: Array | Sequence[float] | None = None,
     ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over samples and their classes of Σ_k |[y = c] − p_c|₍ₖ₎ (J_k − J_{k−1}), errors in descending order.
 
     J_k is the Jaccard loss of a mask that is wrong at exactly the k pixels with the largest errors. If all predictions
@@ -730,7 +684,9 @@ def lovasz_softmax_loss(
         targets: y, class indices (integers, the predictions' shape without the class axis).
         class_axis: the axis of the classes.
         classes: average over the classes that are "present" in a sample's targets, or over "all".
+        class_weights: w, shape (C,): the weights of the classes in this average.
         ignore_index: pixels with this label are ignored.
+        pool_batch: whether the pixels of all samples are those of one.
         **reduction: see `reduce_loss`; the unreduced losses are one per sample.
 
     Returns:
@@ -754,27 +710,27 @@ def lovasz_softmax_loss(
         M. Berman et al., The Lovász-Softmax Loss: A Tractable Surrogate for the Optimization of the
         Intersection-Over-Union Measure in Neural Networks, 2018. https://doi.org/10.1109/CVPR.2018.00464
     """
-    return _lovasz_softmax.value(predictions, targets, class_axis, classes, ignore_index, **reduction)
+    return _lovasz_softmax.value(
+        predictions, targets, class_axis, classes, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
-@gradient_of(
-    lovasz_softmax_loss,
-    terms=_lovasz_softmax,
-    properties=("convex", "non_negative"),
-)
+@gradient_of(lovasz_softmax_loss, terms=_lovasz_softmax, properties=("convex", "non_negative"))
 def lovasz_softmax_loss_gradient(
     predictions: ArrayT,
     targets: Array,
     *,
     class_axis: int = -1,
     classes: Classes = "present",
+    class_weights: Array | Sequence[float] | None = None,
     ignore_index: int | None = None,
+    pool_batch: bool = False,
     **reduction: Unpack[GradientReduction],
 ) -> ArrayT:
-    """(J_k − J_{k−1}) sign(p_c − [y = c]) / (C B) at the pixel with the k-th largest error of class c.
+    """(J_k − J_{k−1}) sign(p_c − [y = c]) w_c / (C B) at the pixel with the k-th largest error of class c.
 
-    C is the number of classes in the average: those present in the targets of the sample, or all. Pixels with the same
-    error keep their order in the array.
+    C is the number, or the weight, of the classes in the average: those present in the targets of the sample, or all.
+    Pixels with the same error keep their order in the array.
 
     Example:
         The first pixel is right, so only the second one has slopes: ½ · ½ for class 0 and ½ · 1 for class 1.
@@ -784,44 +740,77 @@ def lovasz_softmax_loss_gradient(
         >>> lovasz_softmax_loss_gradient(p, np.array([[0, 1]])).tolist()
         [[[0.0, 0.0], [0.25, -0.5]]]
     """
-    return _lovasz_softmax.gradient(predictions, targets, class_axis, classes, ignore_index, **reduction)
+    return _lovasz_softmax.gradient(
+        predictions, targets, class_axis, classes, class_weights, ignore_index, pool_batch, **reduction
+    )
 
 
 lovasz_softmax_loss_value_and_gradient = both_of(lovasz_softmax_loss_gradient)
 
 
-def _hinge_errors(xp: Any, logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Return 1 − s z and s = ±1, NaN for a label that is neither 0 nor 1."""
+def _hinge_errors(logits: Array, targets: Array, ignore_index: int | None) -> tuple[Array, Array, Array | None]:
+    """Return 1 − s z, s = ±1, NaN for a label that is neither 0 nor 1, and which pixels are not ignored."""
+    xp = array_namespace(logits=logits, targets=targets)
     z = as_dtype(xp, logits, compute_dtype(xp, logits.dtype, "logits"))
-    BINARY.check("targets", targets)
-    signs = 2.0 * BINARY.or_nan(xp, as_dtype(xp, targets, z.dtype)) - 1.0
-    return 1.0 - signs * z, signs
+    t, kept = _read_binary(xp, z, targets, ignore_index)
+    signs = 2.0 * t - 1.0
+    errors = 1.0 - signs * z
+    return errors if kept is None else xp.where(kept, errors, -math.inf), signs, kept
 
 
-def _lovasz_hinge_kinks(logits: Array, targets: Array) -> tuple[Array, ...]:
+def _read_binary(xp: Any, like: Array, targets: Array, ignore_index: int | None) -> tuple[Array, Array | None]:
+    """Return targets that are 0 or 1, NaN where they are not and this cannot be seen, and which are not ignored."""
+    return read_targets(xp, like, targets, None, ignore_index, exclusive=False, name="logits", domain=BINARY)
+
+
+def _check_binary(logits: Array, targets: Array, ignore_index: int | None, **_: Any) -> None:
+    """Raise for an illegal label, which a trace cannot see."""
+    _read_binary(array_namespace(logits=logits, targets=targets), logits, targets, ignore_index)
+
+
+def _lovasz_hinge_kinks(logits: Array, targets: Array, ignore_index: int | None, pool_batch: bool) -> tuple[Array, ...]:
     """Return what vanishes where a pixel's error is 0 or equals the error of another pixel of its mask."""
     xp = array_namespace(logits=logits, targets=targets)
-    errors, _ = _hinge_errors(xp, logits, targets)
-    rows = xp.reshape(errors, (1, -1) if len(errors.shape) == 1 else (errors.shape[0], -1))
-    return errors, xp.reshape(_gap(xp, rows), tuple(errors.shape))
+    errors, _, _ = _hinge_errors(logits, targets, ignore_index)
+    is_one = pool_batch or len(errors.shape) == 1
+    with quiet(xp):  # ∞ − ∞ at ignored pixels
+        gaps = error_gaps(xp, xp.reshape(errors, (1, -1) if is_one else (errors.shape[0], -1)))
+    return errors, xp.reshape(gaps, tuple(errors.shape))
 
 
-@unreduced(by_numpy=True, kinks=_lovasz_hinge_kinks, logits=REAL, targets=BINARY)
-def _lovasz_hinge(logits: Array, targets: Array, wanted: Wanted) -> Losses:
+@unreduced(
+    by_numpy=True,
+    check=_check_binary,
+    kinks=_lovasz_hinge_kinks,
+    logits=REAL,
+    targets=BINARY,
+    ignore_index=Integer(),
+    pool_batch=FLAG,
+)
+def _lovasz_hinge(logits: Array, targets: Array, ignore_index: int | None, pool_batch: bool, wanted: Wanted) -> Losses:
     xp = array_namespace(logits=logits, targets=targets)
     require_same_shape(logits=logits, targets=targets)
-    layout = _Layout.of(len(logits.shape), None)
-    errors, signs = _hinge_errors(xp, logits, targets)
-    flat = (1, logits.shape[0]) if layout.batch is None else (logits.shape[0], math.prod(logits.shape[1:]))
-    steps = _jaccard_steps(xp, xp.reshape(errors, flat), xp.reshape(signs, flat) > 0)
+    layout = Layout.of(len(logits.shape), None, pool_batch)
+    errors, signs, kept = _hinge_errors(logits, targets, ignore_index)
+    shape = tuple(logits.shape)
+    flat = (1, math.prod(shape)) if layout.batch is None else (shape[0], math.prod(shape[1:]))
+    foreground = signs > 0 if kept is None else kept & (signs > 0)
+    steps = jaccard_steps(xp, xp.reshape(errors, flat), xp.reshape(foreground, flat))
     # a sample with a label that is neither 0 nor 1 has no valid step
     unknown = xp.any(xp.isnan(xp.reshape(signs, flat)), axis=-1, keepdims=True)
-    steps = xp.reshape(xp.where(unknown, float("nan"), steps), tuple(logits.shape))
+    steps = xp.reshape(xp.where(unknown, float("nan"), steps), shape)
     values = xp.sum(steps * xp.maximum(errors, 0.0), axis=layout.mask)
     return Losses(values, lambda: {"logits": xp.where(errors > 0, -signs * steps, 0.0 * steps)}, layout.mask)
 
 
-def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reduction]) -> Array:
+def lovasz_hinge_loss(
+    logits: ArrayT,
+    targets: Array,
+    *,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
+    **reduction: Unpack[Reduction],
+) -> ArrayT:
     """Mean over masks of Σ_k max(0, 1 − s z)₍ₖ₎ (J_k − J_{k−1}), s = 2 t − 1, errors in descending order.
 
     J_k is the Jaccard loss of a mask that is wrong at the k pixels with the largest errors.
@@ -829,6 +818,8 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
     Args:
         logits: z, scores of the foreground (batch, …), samples on the first axis. An array of one axis is one mask.
         targets: t, 0 or 1, the same shape.
+        ignore_index: pixels with this label are ignored.
+        pool_batch: whether the mask is that of all samples.
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
@@ -850,11 +841,18 @@ def lovasz_hinge_loss(logits: Array, targets: Array, **reduction: Unpack[Reducti
         J. Yu and M. Blaschko, The Lovász Hinge: A Novel Convex Surrogate for Submodular Losses, 2015.
         https://arxiv.org/abs/1512.07797
     """
-    return _lovasz_hinge.value(logits, targets, **reduction)
+    return _lovasz_hinge.value(logits, targets, ignore_index, pool_batch, **reduction)
 
 
 @gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"))
-def lovasz_hinge_loss_gradient(logits: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
+def lovasz_hinge_loss_gradient(
+    logits: ArrayT,
+    targets: Array,
+    *,
+    ignore_index: int | None = None,
+    pool_batch: bool = False,
+    **reduction: Unpack[GradientReduction],
+) -> ArrayT:
     """−s (J_k − J_{k−1}) / B at the pixel with the k-th largest error, where that is positive; 0 elsewhere.
 
     Pixels with the same error keep their order in the array.
@@ -864,7 +862,7 @@ def lovasz_hinge_loss_gradient(logits: ArrayT, targets: Array, **reduction: Unpa
         >>> lovasz_hinge_loss_gradient(np.array([[0.0, 1.0]]), np.array([[1, 0]])).tolist()
         [[-0.5, 0.5]]
     """
-    return _lovasz_hinge.gradient(logits, targets, **reduction)
+    return _lovasz_hinge.gradient(logits, targets, ignore_index, pool_batch, **reduction)
 
 
 lovasz_hinge_loss_value_and_gradient = both_of(lovasz_hinge_loss_gradient)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, require_library
+from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, host_values, is_dtype, require_library
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import Count, Directions, Interval, PointSets, PointWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
@@ -89,7 +89,7 @@ def _earth_mover(pred_points: Array, target_points: Array, wanted: Wanted) -> Lo
     return sets.losses(share * xp.sum(distances, axis=-1), slopes)
 
 
-def earth_mover_distance(pred_points: Array, target_points: Array, **reduction: Unpack[Reduction]) -> Array:
+def earth_mover_distance(pred_points: ArrayT, target_points: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean over the batch of min_π meanᵢ ‖xᵢ − y_π(i)‖ over all permutations π, x = pred_points, y = target_points.
 
     The optimum is exact. It is found by an assignment on the host (scipy): the time grows with about the cube of the
@@ -304,7 +304,7 @@ def _sinkhorn(
 
 
 def sinkhorn_divergence(
-    pred_points: Array,
+    pred_points: ArrayT,
     target_points: Array,
     *,
     epsilon: float = 0.1,
@@ -314,7 +314,7 @@ def sinkhorn_divergence(
     mass_tolerance: float = 1e-6,
     max_iterations: int = 1000,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over the batch of S = OT(x, y) − ½ OT(x, x) − ½ OT(y, y), OT = min_P Σ Pᵢⱼ ‖xᵢ − yⱼ‖^p + ε KL(P ‖ a ⊗ b).
 
     P runs over all plans that take the masses a of x = pred_points to the masses b of y = target_points. For ε → 0 this
@@ -555,7 +555,7 @@ def _sliced(
 
 
 def sliced_wasserstein_distance(
-    pred_points: Array,
+    pred_points: ArrayT,
     target_points: Array,
     *,
     p: float = 2.0,
@@ -563,7 +563,7 @@ def sliced_wasserstein_distance(
     projection_count: int = 64,
     projection_seed: int = 0,
     **reduction: Unpack[Reduction],
-) -> Array:
+) -> ArrayT:
     """Mean over the batch of (mean_θ W_p(θ·x, θ·y)^p)^(1/p), W_p in one dimension, x = pred_points, y = target_points.
 
     Along one direction the best transport keeps the order of the points, so sorting is enough; no pairs are needed. If

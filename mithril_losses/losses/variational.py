@@ -10,8 +10,9 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
 from mithril_losses.catalogue import Pair, find_loss, given, gradient_of
 from mithril_losses.domains import NON_NEGATIVE, PROBABILITY, Choice, Elements
@@ -19,6 +20,7 @@ from mithril_losses.execution import value_and_gradient
 from mithril_losses.losses.classification import binary_cross_entropy
 from mithril_losses.losses.divergence import gaussian_kl_divergence
 from mithril_losses.losses.regression import mse_loss
+from mithril_losses.numerics.reduction import NoOthers
 from mithril_losses.numerics.validation import as_dtype, quiet, require_one_number
 from mithril_losses.templates.composed import Composed
 
@@ -43,7 +45,12 @@ _WRT = ("recon_x", "mu", "logvar")
 _fast = functools.cache(value_and_gradient)
 _RETURNS = ("total", "reconstruction", "kl")
 _LATENT = Elements(per_sample=(3,))
-_DOMAIN = {"recon_x": PROBABILITY, "x": PROBABILITY, "mu": _LATENT, "logvar": _LATENT, "reduction": _REDUCTION}
+_MSE = 'for any real numbers there is VAELoss(reconstruction_type="mse")'
+_IMAGES = {
+    "recon_x": PROBABILITY.suggesting(f"take the sigmoid of logits; {_MSE}"),
+    "x": PROBABILITY.suggesting(f"scale the data; {_MSE}"),
+}
+_DOMAIN = {**_IMAGES, "mu": _LATENT, "logvar": _LATENT, "reduction": _REDUCTION}
 
 
 class _Bound:
@@ -76,33 +83,44 @@ class _Bound:
 
     def value(self) -> Parts:
         return self._parts(
-            self._reconstruction(*self._images, **self._image_options),
+            self._of_images(self._reconstruction, **self._image_options),
             gaussian_kl_divergence(*self._latents, **self._latent_options),
         )
 
-    def gradient(self, upstream: Any) -> dict[str, Array]:
+    def gradient(self, upstream: Any) -> NamedArrays[Array]:
         return self._joined(
-            find_loss(self._reconstruction).gradient(*self._images, **self._image_options, upstream=upstream),
+            self._of_images(find_loss(self._reconstruction).gradient, **self._image_options, upstream=upstream),
             find_loss(gaussian_kl_divergence).gradient(
                 *self._latents, **self._latent_options, upstream=self._beta * upstream
             ),
         )
 
-    def both(self, fast: Callable[..., Any], upstream: Any) -> tuple[Parts, dict[str, Array]]:
+    def both(self, fast: Callable[..., Any], upstream: Any) -> tuple[Parts, NamedArrays[Array]]:
         """Return the value and the gradient, from what `fast` makes of each of the two losses."""
-        reconstruction, by_image = fast(self._reconstruction)(*self._images, **self._image_options, upstream=upstream)
+        both = fast(self._reconstruction)
+        reconstruction, by_image = self._of_images(both, **self._image_options, upstream=upstream)
         kl, by_latent = fast(gaussian_kl_divergence)(
             *self._latents, **self._latent_options, upstream=self._beta * upstream
         )
         return self._parts(reconstruction, kl), self._joined(by_image, by_latent)
+
+    def _of_images(self, function: Callable[..., Any], **options: Any) -> Any:
+        """Call a function of the reconstruction loss; what it says about its arguments is said about those given."""
+        try:
+            return function(*self._images, **options)
+        except ValueError:
+            if self._reconstruction is binary_cross_entropy:
+                for (name, domain), x in zip(_IMAGES.items(), self._images, strict=True):
+                    domain.check(name, x)
+            raise
 
     def _parts(self, reconstruction: Array, kl: Array) -> Parts:
         with quiet(self._xp):
             total = reconstruction + self._beta * kl
         return as_dtype(self._xp, total, reconstruction.dtype), reconstruction, kl
 
-    def _joined(self, by_image: Array, by_latent: dict[str, Array]) -> dict[str, Array]:
-        return {"recon_x": by_image, "mu": by_latent["mean"], "logvar": by_latent["logvar"]}
+    def _joined(self, by_image: Array, by_latent: Mapping[str, Array]) -> NamedArrays[Array]:
+        return NamedArrays(recon_x=by_image, mu=by_latent["mean"], logvar=by_latent["logvar"])
 
 
 def _kl_options(mu: Array, reduction: str, free_bits: Any, per_element: bool) -> dict[str, Any]:
@@ -119,7 +137,7 @@ def _compose(bound_of: Callable[..., _Bound]) -> Callable[[Callable[..., Any]], 
     def compose(fast: Callable[..., Any]) -> Callable[..., Any]:
         fast = functools.cache(fast)
 
-        def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Parts, dict[str, Array]]:
+        def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Parts, NamedArrays[Array]]:
             return bound_of(*arguments, **options).both(fast, upstream)
 
         return both
@@ -134,7 +152,12 @@ def _vae(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: str = "s
     return _Bound(recon_x, x, mu, logvar, reduction)
 
 
-def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: ReductionName = "sum") -> Parts:
+_VAE_LOSS = Composed(_compose(_vae), separable=False)
+
+
+def vae_loss(
+    recon_x: ArrayT, x: Array, mu: ArrayT, logvar: ArrayT, reduction: ReductionName = "sum", **others: Unpack[NoOthers]
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
@@ -165,6 +188,7 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     Source:
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, 2014. https://arxiv.org/abs/1312.6114
     """
+    _VAE_LOSS.require_known(others, gradient=False)
     return _vae(recon_x, x, mu, logvar, reduction).value()
 
 
@@ -173,7 +197,7 @@ def vae_loss(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: Redu
     wrt=_WRT,
     returns=_RETURNS,
     domain=_DOMAIN,
-    terms=Composed(_compose(_vae), separable=False),
+    terms=_VAE_LOSS,
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_gradient(
@@ -184,7 +208,8 @@ def vae_loss_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, ArrayT]:
+    **others: Unpack[NoOthers],
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
     N and M are 1 for "sum", the numbers of elements of x and of samples for "mean", and the number of samples for
@@ -199,6 +224,7 @@ def vae_loss_gradient(
         >>> {name: gradient.tolist() for name, gradient in gradients.items()}
         {'recon_x': [[-2.0]], 'mu': [[1.0]], 'logvar': [[0.0]]}
     """
+    _VAE_LOSS.require_known(others)
     return _vae(recon_x, x, mu, logvar, reduction).gradient(upstream)
 
 
@@ -206,9 +232,18 @@ def _beta_vae(recon_x: Array, x: Array, mu: Array, logvar: Array, beta: Any = 4.
     return _Bound(recon_x, x, mu, logvar, reduction, beta=beta)
 
 
+_BETA_VAE_LOSS = Composed(_compose(_beta_vae), separable=False)
+
+
 def beta_vae_loss(
-    recon_x: Array, x: Array, mu: Array, logvar: Array, beta: float = 4.0, reduction: ReductionName = "sum"
-) -> Parts:
+    recon_x: ArrayT,
+    x: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
+    beta: float = 4.0,
+    reduction: ReductionName = "sum",
+    **others: Unpack[NoOthers],
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + β KL, x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, KL = Σ ½ (μ² + e^ℓ − 1 − ℓ), ℓ = logvar.
 
     Args:
@@ -238,6 +273,7 @@ def beta_vae_loss(
         I. Higgins et al., beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework, 2017.
         https://openreview.net/forum?id=Sy2fzU9gl
     """
+    _BETA_VAE_LOSS.require_known(others, gradient=False)
     return _beta_vae(recon_x, x, mu, logvar, beta, reduction).value()
 
 
@@ -246,7 +282,7 @@ def beta_vae_loss(
     wrt=_WRT,
     returns=_RETURNS,
     domain={**_DOMAIN, "beta": NON_NEGATIVE},
-    terms=Composed(_compose(_beta_vae), separable=False),
+    terms=_BETA_VAE_LOSS,
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def beta_vae_loss_gradient(
@@ -258,7 +294,8 @@ def beta_vae_loss_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, ArrayT]:
+    **others: Unpack[NoOthers],
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, β μ / M and ½ β (e^ℓ − 1) / M; taken at x̂ also where recon_x was clipped.
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`.
@@ -271,6 +308,7 @@ def beta_vae_loss_gradient(
         >>> beta_vae_loss_gradient(*np.array([[[0.5]], [[1.0]], [[1.0]], [[0.0]]]), beta=3.0)["mu"].tolist()
         [[3.0]]
     """
+    _BETA_VAE_LOSS.require_known(others)
     return _beta_vae(recon_x, x, mu, logvar, beta, reduction).gradient(upstream)
 
 
@@ -280,9 +318,18 @@ def _free_bits_vae(
     return _Bound(recon_x, x, mu, logvar, reduction, free_bits=free_bits)
 
 
+_VAE_LOSS_FREE_BITS = Composed(_compose(_free_bits_vae), separable=False)
+
+
 def vae_loss_free_bits(
-    recon_x: Array, x: Array, mu: Array, logvar: Array, free_bits: float = 0.1, reduction: ReductionName = "sum"
-) -> Parts:
+    recon_x: ArrayT,
+    x: Array,
+    mu: ArrayT,
+    logvar: ArrayT,
+    free_bits: float = 0.1,
+    reduction: ReductionName = "sum",
+    **others: Unpack[NoOthers],
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """BCE(x̂, x) + Σ max(λ, ½ (μ² + e^ℓ − 1 − ℓ)), x̂ = clip(recon_x, ε, 1 − ε), ε = 10⁻⁷, ℓ = logvar, λ = free_bits.
 
     Args:
@@ -314,6 +361,7 @@ def vae_loss_free_bits(
         maximum of λ and the mean over the minibatch: with one for each sample the loss is at least as large.
         https://arxiv.org/abs/1606.04934
     """
+    _VAE_LOSS_FREE_BITS.require_known(others, gradient=False)
     return _free_bits_vae(recon_x, x, mu, logvar, free_bits, reduction).value()
 
 
@@ -325,7 +373,7 @@ def vae_loss_free_bits(
     kinks=lambda recon_x, x, mu, logvar, free_bits, reduction: find_loss(gaussian_kl_divergence).kinks_at(
         (mu, logvar), {"free_bits": free_bits}
     ),
-    terms=Composed(_compose(_free_bits_vae), separable=False),
+    terms=_VAE_LOSS_FREE_BITS,
     properties=(given("convex", "no probability is clipped"), "non_negative"),
 )
 def vae_loss_free_bits_gradient(
@@ -337,7 +385,8 @@ def vae_loss_free_bits_gradient(
     reduction: ReductionName = "sum",
     *,
     upstream: float | Array = 1.0,
-) -> dict[str, ArrayT]:
+    **others: Unpack[NoOthers],
+) -> NamedArrays[ArrayT]:
     """(x̂ − x) / (x̂ (1 − x̂)) / N, μ / M and ½ (e^ℓ − 1) / M, the last two 0 where the KL is below the free bits.
 
     N and M are the divisors of the two parts, as in `vae_loss_gradient`. The first is taken at x̂ also where recon_x was
@@ -352,6 +401,7 @@ def vae_loss_free_bits_gradient(
         >>> vae_loss_free_bits_gradient(*arrays)["mu"].tolist()
         [[1.0, 0.0]]
     """
+    _VAE_LOSS_FREE_BITS.require_known(others)
     return _free_bits_vae(recon_x, x, mu, logvar, free_bits, reduction).gradient(upstream)
 
 
@@ -413,13 +463,13 @@ class VAELoss:
 
     def gradient(
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
-    ) -> dict[str, Array]:
+    ) -> NamedArrays[Array]:
         """Return the gradient of the total: new arrays under "recon_x", "mu" and "logvar"."""
         return self._bound(recon_x, x, mu, logvar).gradient(upstream)
 
     def value_and_gradient(
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
-    ) -> tuple[Parts, dict[str, Array]]:
+    ) -> tuple[Parts, NamedArrays[Array]]:
         """Return the results of the call and of `gradient`, each part of the loss evaluated once."""
         return self._bound(recon_x, x, mu, logvar).both(_fast, upstream)
 

@@ -47,7 +47,7 @@ def compile_model(function: Callable[[Any, Any, Any], Mapping[str, Array]], back
 ADAPTERS = {  # adapter: (its module, the extra that installs its library)
     "ExportedJaxModel": ("jax", "jax"),
     "JaxModel": ("jax", "jax"),
-    "NumpyModel": ("numpy", "cli"),
+    "NumpyModel": ("numpy", "numpy"),
     "TorchModel": ("torch", "torch"),
 }
 

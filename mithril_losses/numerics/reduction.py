@@ -28,6 +28,9 @@ from mithril_losses.shards import Shards, Split, joined, resolve
 ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
 REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
 
+# what other libraries call them
+_ELSEWHERE = {"batchmean": "batch_sum", "sum_over_batch_size": "mean", "elementwise_mean": "mean"}
+
 EMPTY = math.inf  # the divisor for a normalizer of 0, which is that of an empty set: its loss is 0
 
 
@@ -72,6 +75,10 @@ class GradientRowReduction(RowReduction, total=False):
 
 class GradientReduction(Reduction, GradientRowReduction, total=False):
     """The keywords that all other gradients take."""
+
+
+class NoOthers(TypedDict):
+    """No keywords at all: what a loss without a reduction takes, so that the message about any is its own."""
 
 
 def reduce_loss(
@@ -212,8 +219,8 @@ def plan(
     weights: Array | None = None,
     axis: int | tuple[int, ...] | None = None,
     normalizer: float | Array | None = None,
-    upstream: float | Array = 1.0,
     across: Any = None,
+    upstream: float | Array = 1.0,
 ) -> Plan:
     """Return the reduction of unreduced losses of `shape` and `dtype`, with all its keywords checked.
 
@@ -242,7 +249,7 @@ def reduced_axes(ndim: int, reduction: str, axis: Any, normalizer: Any) -> tuple
     if reduction not in REDUCTIONS:
         raise ValueError(
             f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}"
-            f"{did_you_mean(str(reduction), REDUCTIONS)}"
+            f"{did_you_mean(_ELSEWHERE.get(str(reduction), str(reduction)), REDUCTIONS)}"
         )
     if normalizer is not None and reduction in ("none", "sum"):
         raise ValueError(f"normalizer replaces a divisor, and reduction={reduction!r} has none")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array
 
 
 def map_leaves(function: Callable[[str, Array], Any], tree: Any, path: str = "params") -> Any:
     """Return the nesting with each array replaced by `function(path, array)`."""
     if isinstance(tree, Mapping):
-        return {key: map_leaves(function, branch, f"{path}[{key!r}]") for key, branch in tree.items()}
+        mapped = {key: map_leaves(function, branch, f"{path}[{key!r}]") for key, branch in tree.items()}
+        return NamedArrays(mapped) if type(tree) is NamedArrays else mapped
     if isinstance(tree, (list, tuple)):
         branches = [map_leaves(function, branch, f"{path}[{i}]") for i, branch in enumerate(tree)]
         if hasattr(tree, "_fields"):

@@ -122,11 +122,17 @@ def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if library in ("jax", "torch") else np.errstate(all="ignore")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest known name, or the shortest that contains `name`, or ""."""
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the nearest known name, or the shortest that contains `name`, or None."""
     known = list(known)
     nearest = get_close_matches(name, known, n=1) or sorted((x for x in known if name and name in x), key=len)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return nearest[0] if nearest else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest known name, or ""."""
+    nearest = nearest_name(name, known)
+    return f"; did you mean {nearest!r}?" if nearest else ""
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:

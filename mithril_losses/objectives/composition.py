@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.execution import value_and_gradient
@@ -24,7 +25,6 @@ from mithril_losses.objectives.terms import (
     is_built_in,
     named,
     option_names,
-    passes_reduction_on,
     scheduled_weight,
     weighted,
 )
@@ -242,7 +242,7 @@ class _Sum:
                 known = (*self.pair.wrt, *self.pair.on_request)
                 raise ValueError(f"wrt must be one of {', '.join(map(repr, known))}, got {name!r}")
         values: list[Any] = []
-        total: dict[str, Any] = {}
+        total: NamedArrays[Any] = NamedArrays()
         for part, function, weight in zip(self._parts, functions, weights, strict=True):
             asked = part.asked(wanted)
             if asked is None:
@@ -411,7 +411,7 @@ def _signature(parts: Sequence[_Part]) -> inspect.Signature:
         ordered.append(parameter.replace(kind=Parameter.KEYWORD_ONLY if by_name else Parameter.POSITIONAL_OR_KEYWORD))
     if "step" not in merged and any(callable(factor) for part in parts for factor in part.factors):
         ordered.append(Parameter("step", Parameter.KEYWORD_ONLY))
-    if any(passes_reduction_on(part.pair) for part in parts):
+    if any(part.pair.passes_reduction_on for part in parts):
         ordered.append(Parameter("keywords", Parameter.VAR_KEYWORD))
     return inspect.Signature(sorted(ordered, key=lambda p: (p.kind, p.default is not _EMPTY)))
 

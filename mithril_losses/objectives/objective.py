@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mithril_losses.backends.namespaces import Array, library_name, namespace_of
-from mithril_losses.numerics.trees import add_into, leaves
+import numpy as np
+
+from mithril_losses.backends.namespaces import Array, host_values, library_name, namespace_of
+from mithril_losses.numerics.trees import add_into, leaves, map_leaves
 from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_names, require_mapping
 
 
@@ -34,6 +36,31 @@ class ObjectiveResult(NamedTuple):
     components: dict[str, Array]
     output_gradients: dict[str, Array]
     parameter_gradients: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Return the numbers, and the shapes of the gradients, in place of all their elements."""
+        numbers = ", ".join(f"{name}: {_brief(value)}" for name, value in self.components.items())
+        gradients = ", ".join(
+            f"{field}={map_leaves(lambda _, x: _Shape(x), getattr(self, field))}"
+            for field in ("output_gradients", "parameter_gradients")
+        )
+        return f"ObjectiveResult(loss={_brief(self.loss)}, components={{{numbers}}}, {gradients})"
+
+
+class _Shape:
+    """The dtype and the shape of an array, for `repr`."""
+
+    def __init__(self, x: Any) -> None:
+        self._text = f"{str(x.dtype).rpartition('.')[2]}{list(x.shape)}"
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _brief(x: Any) -> str:
+    """Return a number with a few digits, or the dtype and shape of an array whose values cannot be read."""
+    seen = host_values(x) if namespace_of(x) is not None else np.asarray(x)
+    return repr(_Shape(x)) if seen is None or seen.size != 1 else f"{float(seen.reshape(())):.6g}"
 
 
 @dataclass(frozen=True)

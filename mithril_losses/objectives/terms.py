@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import reprlib
 from collections import Counter
@@ -335,12 +334,7 @@ def check_weight(weight: Any, schedules: bool = True) -> None:
 
 def option_names(pair: Pair) -> list[str]:
     """Return the names of the options that a loss takes, the reduction keywords included."""
-    return [*pair.options, *(Reduction.__annotations__ if passes_reduction_on(pair) else ())]
-
-
-def passes_reduction_on(pair: Pair) -> bool:
-    """Return whether a loss takes the keywords of the reduction without naming them."""
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(pair.value).parameters.values())
+    return [*pair.options, *(Reduction.__annotations__ if pair.passes_reduction_on else ())]
 
 
 def check_option(pair: Pair, option: str, value: Any) -> None:

@@ -7,7 +7,7 @@ largest numbers of a few values, and, for losses over pairs, blocks that travel 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,6 +94,12 @@ def resolve(xp: Any, across: Any) -> Split:
     if isinstance(across, Split):
         return Split(_shards(xp, across.rows), _shards(xp, across.classes))
     return Split(_shards(xp, across))
+
+
+def splits_classes(keywords: Mapping[str, Any]) -> bool:
+    """Whether the keywords of a reduction say that the classes are split."""
+    across = keywords.get("across")
+    return isinstance(across, Split) and across.classes is not None
 
 
 def joined(*shards: Shards | None) -> tuple[Shards, ...]:

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, array_namespace
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan
 from mithril_losses.numerics.validation import as_dtype, did_you_mean, quiet
@@ -50,21 +51,22 @@ class Apart(Template):
         """Return the loss of arrays and options given in the order of `domain`."""
         return self._close(arguments, reduction, value=True, slopes=False)[0]
 
-    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> dict[str, Array]:
+    def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> NamedArrays[Array]:
         """Return the gradients of `value` wrt every array, by name."""
         return self._close(arguments, reduction, value=False, slopes=True)[1]
 
-    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, dict[str, Array]]:
+    def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, NamedArrays[Array]]:
         """Return `value` and `gradient` from one evaluation of the terms."""
         return self._close(arguments, reduction, value=True, slopes=True)
 
     def _close(
         self, arguments: tuple[Any, ...], reduction: Any, value: bool, slopes: bool
-    ) -> tuple[Any, dict[str, Array]]:
+    ) -> tuple[Any, NamedArrays[Array]]:
         self.require_known(reduction, gradient=slopes)
         given = dict(zip(self.domain, arguments, strict=True))
         xp = array_namespace(**{name: given[name] for name in self._parts})
-        total, gradients, left = None, {}, {}
+        gradients: NamedArrays[Array] = NamedArrays()
+        total, left = None, {}
         with quiet(xp):
             for name, part, own in self.split(reduction):
                 _, (x,), options = part.prepare((given[name], *(given[option] for option in part.option_names)))

@@ -10,9 +10,10 @@ import numpy as np
 
 from mithril_losses.autodiff import differentiable
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.domains import Choice
+from mithril_losses.domains import Choice, Labels, enforced
+from mithril_losses.elsewhere import no_such_option
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.validation import did_you_mean
+from mithril_losses.numerics.signatures import keywords_of
 from mithril_losses.shards import Split
 from mithril_losses.templates.loop import Call, Loop
 
@@ -50,6 +51,9 @@ class Template:
         mass: a function of the loss's arguments that returns the mass of each row: what it contributes to the divisor.
         splits_rows: whether the rows of a call may be split over shards.
         splits_classes: whether the last axis, or that of the classes, may be.
+        options: the arguments that are no arrays.
+        passed_on: the keywords that the loss passes on to its reduction.
+        passed_on_by_gradient: those that its gradient passes on.
     """
 
     name = "the loss"
@@ -70,6 +74,9 @@ class Template:
     check: Callable[..., Any] | None = None
     mass: Callable[..., Any] | None = None
     splits_classes = False
+    options: tuple[str, ...] = ()
+    passed_on: tuple[str, ...] = keywords_of(Reduction)
+    passed_on_by_gradient: tuple[str, ...] = keywords_of(GradientReduction)
     _loop: Callable[..., Loop | None] | None = None
 
     def __init__(
@@ -98,10 +105,10 @@ class Template:
 
     def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
         """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""
-        known = GradientReduction.__annotations__ if gradient else Reduction.__annotations__
+        known = self.passed_on_by_gradient if gradient else self.passed_on
         for name in keywords:
             if name not in known:
-                raise TypeError(self._refusal(name, known))
+                raise TypeError(self.refusal(name, known))
         if keywords.get("across") is not None:
             self._require_split(keywords["across"])
 
@@ -129,14 +136,24 @@ class Template:
         names = {choice.check("wrt", name) for name in (wrt if isinstance(wrt, tuple) else (wrt,))}
         return tuple(name for name in choice.names if name in names)
 
-    def _refusal(self, name: str, known: Iterable[str]) -> str:
+    def refusal(self, name: str, known: Iterable[str]) -> str:
+        """Return the message about an unknown keyword, for a loss with options of its own and those in `known`."""
         if name in self.domain:
             return f"{self.name}() got multiple values for argument {name!r}"
         if name == "upstream":
-            return f"{self.name}() takes no upstream: that is the gradient which flows into it, for its own gradient"
-        meant = [*self.domain, *known, *(("wrt",) if self.on_request else ())]
-        hint = f": the gradient is wrt {', '.join(self.wrt)}" if name == "wrt" else did_you_mean(name, meant)
-        return f"{self.name}() got an unexpected keyword argument {name!r}{hint}"
+            return f"{self.name} takes no upstream: that is the gradient which flows into it, for its own gradient"
+        if name == "wrt":
+            return f"{self.name} has no option 'wrt': the gradient is wrt {', '.join(self.wrt)}"
+        of_gradient = ("wrt",) if self.on_request and "upstream" in known else ()
+        return no_such_option(self.name, name, [*self.options, *of_gradient, *known])
+
+    def check_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a value of an array is seen to lie outside of its domain."""
+        held = enforced(self.domain)
+        for name, domain in self.domain.items():
+            # a template with its own check knows which labels are ignored
+            if name in arrays and (name in held or (isinstance(domain, Labels) and self.check is None)):
+                domain.check(name, arrays[name])
 
     @property
     def elements(self) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dtype, namespace_of, placement
-from mithril_losses.domains import NON_NEGATIVE
+from mithril_losses.domains import NON_NEGATIVE, NON_NEGATIVE_REAL
 from mithril_losses.numerics.stable import one_hot, product, subtract_at, take_at, with_axis
 from mithril_losses.numerics.validation import (
     as_dtype,
@@ -26,7 +26,7 @@ _UNSIGNED = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}  # a 
 
 
 def read_labels(
-    xp: Any, labels: Array, classes: int, ignore_index: int | None
+    xp: Any, labels: Array, classes: int, ignore_index: int | None, *, may_ignore: bool = True
 ) -> tuple[Array, Array | None, Array | None]:
     """Return the labels, which of them are not ignored, and, if values cannot be read, which of them are illegal.
 
@@ -59,8 +59,17 @@ def read_labels(
         return labels, kept, illegal if kept is None else illegal & kept
     wrong = (seen < 0) | (seen >= classes)
     if wrong.any() and (wrong := wrong & (seen != ignore_index)).any():
-        raise ValueError(f"label {seen[wrong][0]} is outside the {classes} classes 0 … {classes - 1}")
+        index = tuple(map(int, np.unravel_index(int(wrong.argmax()), wrong.shape)))
+        raise ValueError(_says_no_class(seen[index], index, classes, may_ignore))
     return labels, kept, None
+
+
+def _says_no_class(label: Any, index: tuple[int, ...], classes: int, may_ignore: bool) -> str:
+    where = f" (index {index})" if index else ""
+    told = f"label {label} is outside the {classes} classes 0 … {classes - 1}{where}"
+    if may_ignore and (label < 0 or label == 255):
+        return f"{told}; to ignore it, pass ignore_index={label}"
+    return f"{told}; labels count from 0" if label == classes else told
 
 
 def read_class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Array) -> Array | None:
@@ -78,7 +87,12 @@ def read_class_weights(xp: Any, weights: Any, classes: int, rank: int, like: Arr
         weights = xp.asarray(list(weights), dtype=like.dtype, **placement(like))
     array_namespace(predictions=like, class_weights=weights)
     if tuple(weights.shape) != (classes,):
-        raise ValueError(f"class_weights must have shape ({classes},), got {tuple(weights.shape)}")
+        wrong = f"class_weights must have shape ({classes},), got {tuple(weights.shape)}"
+        axes = range(
+            1, len(like.shape) if len(like.shape) > 2 else 0
+        )  # logits of rows alone, or a layer, have no others
+        fitting = [axis for axis in axes if (like.shape[axis],) == tuple(weights.shape)]
+        raise ValueError(f"{wrong}{_on_axis(fitting, like)}")
     NON_NEGATIVE.check("class_weights", weights)
     return xp.reshape(as_dtype(xp, weights, like.dtype, "class_weights"), (classes,) + (1,) * (rank - 1))
 
@@ -228,6 +242,10 @@ def _along(xp: Any, rows: Any, axis: int) -> Any:
     return rows if type(rows) is float else with_axis(xp, rows, axis)
 
 
+# the sum of a row may be any mass
+CLASS_MASSES = NON_NEGATIVE_REAL.suggesting("take the softmax of logits, and the exponential of log-probabilities")
+
+
 # --- a part of the classes --------------------------------------------------------------------------------------------
 
 
@@ -324,15 +342,18 @@ def classes_of(
     label_smoothing: float,
     ignore_index: int | None,
     name: str = "predictions",
+    trusted: bool = False,
     shards: Shards | None = None,
 ) -> Classes:
     """Return the targets of predictions, checked; messages call them by their `name`.
 
-    If the classes are split over shards, predictions, class weights and probabilities are the own part of them. Labels
-    are those of whole rows, and count the classes of all shards.
+    Target probabilities are not checked if they are `trusted`, because a loop checks them. If the classes are split
+    over shards, predictions, class weights and probabilities are the own part of them. Labels are those of whole rows,
+    and count the classes of all shards.
 
     Raises:
-        ValueError: the shapes do not fit, a label lies outside the classes, or an option outside its domain.
+        ValueError: the shapes do not fit, a label lies outside the classes, a target probability is negative, or an
+            option lies outside its domain.
         TypeError: predictions are not floating point, or class indices not integers.
     """
     xp = array_namespace(**{name: predictions, "targets": targets})
@@ -354,6 +375,9 @@ def classes_of(
         if ignore_index is not None:
             raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
         probabilities = as_dtype(xp, targets, scores.dtype, "targets")
+        if not trusted:
+            CLASS_MASSES.check("targets", targets)
+            probabilities = CLASS_MASSES.or_nan(xp, probabilities, targets)
         mass = None if weights is None else xp.sum(weights * probabilities, axis=axis)
         return Classes(scores, axis, Given(probabilities, smoothing, weights), mass)
     if given == shape[:axis] + shape[axis + 1 :]:
@@ -362,13 +386,15 @@ def classes_of(
             return Classes(scores, axis, AtLabel(labels), None)
         shares, mass = by_label(xp, scores, classes, labels, kept, illegal, weights, smoothing)
         return Classes(scores, axis, shares, mass, kept, illegal)
-    raise _no_targets(given, shape, axis, name)
+    raise _no_targets(given, axis, scores, name)
 
 
-def _no_targets(given: tuple[int, ...], shape: tuple[int, ...], axis: int, name: str) -> ValueError:
+def _no_targets(given: tuple[int, ...], axis: int, scores: Array, name: str) -> ValueError:
+    shape = tuple(scores.shape)
+    fitting = [other for other in range(len(shape)) if given == shape[:other] + shape[other + 1 :]]
     return ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
-        f"shape {shape}, got {given} for {name} of shape {shape}"
+        f"shape {shape}, got {given} for {name} of shape {shape}{_on_axis(fitting, scores)}"
     )
 
 
@@ -387,7 +413,7 @@ def _classes_of_part(
     shape = tuple(scores.shape)
     given, rows = tuple(targets.shape), shape[:axis] + shape[axis + 1 :]
     if given not in (shape, rows):
-        raise _no_targets(given, shape, axis, name)
+        raise _no_targets(given, axis, scores, name)
     a = require_one_number(xp, "label_smoothing", label_smoothing, scores.dtype)
     weights = read_class_weights(xp, class_weights, shape[axis], len(shape) - axis, scores)
     facts = f"{name} of {str(scores.dtype).split('.')[-1]} in {rows} rows, targets of {len(given)} dimensions"
@@ -398,12 +424,21 @@ def _classes_of_part(
         return Classes(scores, axis, shares, mass, kept, illegal, shards, whole)
     if ignore_index is not None:
         raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
-    probabilities = as_dtype(xp, targets, scores.dtype, "targets")
+    CLASS_MASSES.check("targets", targets)
+    probabilities = CLASS_MASSES.or_nan(xp, as_dtype(xp, targets, scores.dtype, "targets"), targets)
     parts = [xp.sum(probabilities if weights is None else weights * probabilities, axis=axis)]
     mass, *rest = columns.sums(xp, *parts, *([] if weights is None else [xp.sum(weights)]))
     whole = (1.0 - a) * mass + a * (rest[0] / columns.total if rest else 1.0)
     given_shares = Given(probabilities, a, weights, classes=columns.total)
     return Classes(scores, axis, given_shares, None if weights is None else mass, across=shards, whole=whole)
+
+
+def _on_axis(fitting: Sequence[int], scores: Array) -> str:
+    """Return the hint that the classes may be on another axis of the scores, on which everything would fit."""
+    if not fitting:
+        return ""
+    axis = 1 if 1 in fitting else fitting[0]
+    return f"; for {scores.shape[axis]} classes on axis {axis}, pass class_axis={axis}"
 
 
 def by_label(

@@ -11,9 +11,21 @@ from typing import Any, Unpack
 import numpy as np
 
 from mithril_losses import limits
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
-from mithril_losses.domains import ClipWidth, Interval, Labels, SmallestNormal, array_names
+from mithril_losses.domains import (
+    PROBABILITY,
+    ClipWidth,
+    Distributions,
+    Elements,
+    Interval,
+    Labels,
+    Scale,
+    SmallestNormal,
+    array_names,
+    enforced,
+)
 from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses.numerics.stable import bounded, never_negative
 from mithril_losses.numerics.validation import (
@@ -24,7 +36,7 @@ from mithril_losses.numerics.validation import (
     require_same_shape,
     widest_dtype,
 )
-from mithril_losses.shards import Shards, resolve
+from mithril_losses.shards import Shards, resolve, splits_classes
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
@@ -67,7 +79,7 @@ class Elementwise(Template):
         self.wrt = tuple(self.array_names[:slopes])
         self._others: tuple[Elementwise, ...] = ()
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
-        self._remember_settled()
+        self._remember()
 
     def named(self, **names: str) -> Elementwise:
         """Return the same terms with other names for some of their arguments."""
@@ -76,8 +88,8 @@ class Elementwise(Template):
         renamed.array_names = [names.get(name, name) for name in self.array_names]
         renamed.option_names = [names.get(name, name) for name in self.option_names]
         renamed.wrt = tuple(renamed.array_names[: len(self.wrt)])
-        renamed.row_mass = None if self.row_mass is None else names.get(self.row_mass, self.row_mass)
-        renamed._remember_settled()
+        renamed.row_mass = names.get(str(self.row_mass), self.row_mass)
+        renamed._remember()
         return renamed
 
     def completed_by(self, *others: Elementwise) -> Elementwise:
@@ -89,11 +101,13 @@ class Elementwise(Template):
         completed._others = others
         completed.on_request = tuple(name for terms in others for name in terms.wrt)
         completed.takes_wrt = True
-        completed._remember_settled()
+        completed._remember()
         return completed
 
-    def _remember_settled(self) -> None:
-        """Cache the results of `settle` for plain numbers and a dtype of NumPy arrays in `_settled`."""
+    def _remember(self) -> None:
+        """Keep the domains that calls are held to, and the results of `settle` for numbers and a dtype of NumPy."""
+        self._enforced = enforced({name: self.domain[name] for name in self.array_names})
+        self._held = [(self.array_names.index(name), name, domain.check) for name, domain in self._enforced.items()]
         self._settled = functools.lru_cache(maxsize=64)(
             lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
         )
@@ -116,6 +130,8 @@ class Elementwise(Template):
         """Return the reduced loss; arrays and options are given in the order of the terms."""
         if reduction:
             self.require_known(reduction, gradient=False)
+            if splits_classes(reduction) and self._has_rows:
+                return self._of_parts.plain_value(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             columns, reduction = self._columns(xp, reduction)
@@ -128,6 +144,8 @@ class Elementwise(Template):
             return self._on_request(arguments, wrt, reduction)
         if reduction:
             self.require_known(reduction)
+            if splits_classes(reduction) and self._has_rows:
+                return self._of_parts.gradient(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             _, slopes = self.evaluate(xp, *arrays, *options)
@@ -142,6 +160,8 @@ class Elementwise(Template):
             return self.plain_value(*arguments, **own), self._on_request(arguments, wrt, reduction)
         if reduction:
             self.require_known(reduction)
+            if splits_classes(reduction) and self._has_rows:
+                return self._of_parts.both(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
@@ -169,6 +189,18 @@ class Elementwise(Template):
         """Return the shape of the unreduced losses of arrays like `x`."""
         return tuple(x.shape)[: self.rows]
 
+    @property
+    def _has_rows(self) -> bool:
+        return any(isinstance(domain, Distributions) for domain in self.domain.values())
+
+    @functools.cached_property
+    def _of_parts(self) -> Elementwise:
+        """The same terms for parts of rows, which do not sum to 1."""
+        parts = copy.copy(self)
+        parts.domain = {n: PROBABILITY if isinstance(x, Distributions) else x for n, x in self.domain.items()}
+        parts._remember()
+        return parts
+
     def _columns(self, xp: Any, reduction: Any) -> tuple[Shards | None, Any]:
         """Return the shards over which the terms of a loss are summed, and the keywords of the reduction of losses."""
         if self.rows is None or reduction.get("across") is None:
@@ -193,10 +225,10 @@ class Elementwise(Template):
         if len(self.wrt) == 1 and type(slopes) is not tuple:
             return closing.spread(xp, slopes, arguments[0], self._summed(slopes), self.steep)
         self.require_slopes(slopes)
-        return {
-            name: closing.spread(xp, slope, like, self._summed(slope), self.steep)
+        return NamedArrays(
+            (name, closing.spread(xp, slope, like, self._summed(slope), self.steep))
             for name, slope, like in zip(self.wrt, slopes, arguments, strict=False)
-        }
+        )
 
     def require_slopes(self, slopes: Any) -> None:
         """Raise a TypeError unless the terms returned what they are declared to return."""
@@ -217,6 +249,8 @@ class Elementwise(Template):
         count = len(self.array_names)
         given, options = arguments[:count], arguments[count:]
         if self._is_usual(given, options):
+            for position, name, check in self._held:
+                check(name, given[position])
             return np, [*given], self._settled(given[0].dtype, options)
         arrays = dict(zip(self.array_names, given, strict=True))
         dtype, checked = self.door(arrays, dict(zip(self.option_names, options, strict=True)))
@@ -251,21 +285,16 @@ class Elementwise(Template):
         return checked + [constant.value(xp, dtype, predictions.dtype) for constant in self.constants]
 
     def convert(self, arrays: Mapping[str, Array], dtype: Any) -> list[Array]:
-        """Return the arrays in the dtype to compute in. An illegal label raises; inside a trace it becomes NaN."""
-        self.check_labels(arrays)
+        """Return the arrays in the dtype to compute in. What lies outside its domain raises, or becomes NaN unseen."""
+        self.check_arrays(arrays)
         xp = namespace_of(arrays[self.array_names[0]])
-        found = [as_dtype(xp, x, dtype, name) for name, x in arrays.items()]
-        if not self._has_labels:
-            return found
-        domains = [self.domain[name] for name in arrays]
-        return [d.or_nan(xp, x) if isinstance(d, Labels) else x for d, x in zip(domains, found, strict=True)]
-
-    def check_labels(self, arrays: Mapping[str, Array]) -> None:
-        """Raise a ValueError if a label is illegal and its value can be read."""
-        for name, x in arrays.items() if self._has_labels else ():
-            domain = self.domain[name]
-            if isinstance(domain, Labels):
-                domain.check(name, x)
+        found = {name: as_dtype(xp, x, dtype, name) for name, x in arrays.items()}
+        for name, domain in self._enforced.items():
+            found[name] = domain.or_nan(xp, found[name], arrays[name])
+        if self._has_labels:
+            labels = {name: domain for name, domain in self.domain.items() if isinstance(domain, Labels)}
+            found |= {name: domain.or_nan(xp, found[name]) for name, domain in labels.items()}
+        return list(found.values())
 
     def _option(self, xp: Any, name: str, option: Any, predictions: Array, dtype: Any) -> Any:
         domain: Interval = self.domain[name]
@@ -273,13 +302,14 @@ class Elementwise(Template):
         if isinstance(domain, ClipWidth):
             option = domain.for_dtype(option, xp, predictions.dtype)
         if isinstance(option, (float, bool)):  # older versions of torch.compile do not know `float | bool`
-            return option
+            return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option
         require_library(xp, name, option)
         shape, full = tuple(option.shape), tuple(predictions.shape)
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
             first = self.array_names[0]
             raise ValueError(f"{name} of shape {shape} does not broadcast to {first} of shape {full}")
-        return as_dtype(xp, option, dtype, name)
+        option = as_dtype(xp, option, dtype, name)
+        return domain.for_dtype(option, xp, dtype) if isinstance(domain, Scale) else option
 
 
 _PLAIN = {float, type(None)}
@@ -321,6 +351,17 @@ def elementwise(
     return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass, steep)
 
 
+def _legal(domain: Any, dtype: Any) -> Any:
+    """Return what the elements of an array of a dtype may be, for the compiled loop."""
+    from mithril_losses.loops.elements import Between
+
+    if isinstance(domain, Labels):
+        return tuple(map(float, domain.values))
+    if isinstance(domain, Elements) and domain.is_bounded:
+        return Between(*domain.bounds(dtype))
+    return Between(*PROBABILITY.bounds(dtype)) if isinstance(domain, Distributions) else None
+
+
 class _ElementLoop:
     """Computes element-wise terms of large NumPy arrays: in one compiled loop, or in blocks."""
 
@@ -347,10 +388,11 @@ class _ElementLoop:
 
         terms = self._template
         domains = [terms.domain[name] for name in terms.array_names]
+        self._check_rows()
         total, legal = fused.run(
             terms.terms,
             self._arrays,
-            [tuple(map(float, d.values)) if isinstance(d, Labels) else None for d in domains],
+            [_legal(domain, x.dtype) for domain, x in zip(domains, self._arrays, strict=True)],
             self._options,
             self._over_terms(weights),
             self._over_terms(factor),
@@ -361,12 +403,19 @@ class _ElementLoop:
             bounded=(terms.steep, terms.steep and not self._is_scaled),
         )
         if not legal:
-            terms.check_labels(self._call.arrays)
+            terms.check_arrays(self._call.arrays)
         return self._not_negative(total)
+
+    def _check_rows(self) -> None:
+        """Check what the compiled loop does not see: that rows sum to 1."""
+        for name, domain in self._template.domain.items():
+            if isinstance(domain, Distributions) and not domain.sums_are_legal(x := self._call.arrays[name]):
+                domain.check(name, x)
 
     def blocked(self, weights: Any, factor: Any, values: Any, gradients: list[Any], threads: int) -> float:
         """As in `Loop`."""
         terms, shape, arrays = self._template, self.like.shape, self._arrays
+        terms.check_arrays(self._call.arrays)  # before they are cut: a block may be half a row
         operands = [*self._options, self._over_terms(factor), self._over_terms(weights)]
         flat = all(x.flags.c_contiguous for x in arrays) and all(
             not isinstance(x, np.ndarray) or x.size == 1 or (x.shape == shape and x.flags.c_contiguous)
@@ -380,7 +429,7 @@ class _ElementLoop:
 
         def work(rows: slice) -> float:
             *own, factor, weights = (rows_of(x, shape, rows) for x in operands)
-            block = terms.convert({n: x[rows] for n, x in zip(terms.array_names, arrays, strict=True)}, self._dtype)
+            block = [as_dtype(np, x[rows], self._dtype) for x in arrays]
             with quiet(np):
                 value, slopes = terms.evaluate(np, *block, *own)
                 terms.require_slopes(slopes)

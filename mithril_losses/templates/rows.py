@@ -9,7 +9,7 @@ follow. These functions are the only implementation of this loss; whole arrays, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
 from mithril_losses.shards import Shards
-from mithril_losses.templates.classes import ONE, Classes, Shares, classes_of, times
+from mithril_losses.templates.classes import CLASS_MASSES, ONE, Classes, Shares, classes_of, times
 from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Losses
 from mithril_losses.templates.vectors import by_row
@@ -171,11 +171,15 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
 
 def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
     """Return the loop over NumPy logits for the targets of a classification; see `whole_rows_loop`."""
-    return whole_rows_loop(logits, classes_of(logits, targets, **options, name="logits"))
+    classes = classes_of(logits, targets, **options, name="logits", trusted=True)
+    return whole_rows_loop(logits, classes, lambda: CLASS_MASSES.check("targets", targets))
 
 
-def whole_rows_loop(logits: Any, classes: Classes) -> Loop | None:
-    """Return the fused loop over the rows of NumPy logits, or None if it does not fit their layout or dtype."""
+def whole_rows_loop(logits: Any, classes: Classes, check: Callable[[], None] = lambda: None) -> Loop | None:
+    """Return the fused loop over the rows of NumPy logits, or None if it does not fit their layout or dtype.
+
+    The function `check` is called if the loop finds that a target probability is negative.
+    """
     last = logits.ndim - 1
     if classes.axis != last or classes.scores is not logits or not logits.flags.c_contiguous:
         return None
@@ -183,13 +187,14 @@ def whole_rows_loop(logits: Any, classes: Classes) -> Loop | None:
     if arguments is None:
         return None
     shape, rows = logits.shape[:-1], (-1, logits.shape[-1])
+    least = CLASS_MASSES.bounds(arguments[0].dtype)[0]
 
     def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
         from mithril_losses.loops import rows as loops
 
         if classes.kept is not None:
             weights = classes.kept.astype(logits.dtype) if weights is None else weights * classes.kept
-        return loops.run(
+        total, legal = loops.run(
             logits.reshape(rows),
             arguments,
             by_row(weights, shape),
@@ -198,6 +203,10 @@ def whole_rows_loop(logits: Any, classes: Classes) -> Loop | None:
             gradient=gradients[0].reshape(rows),
             threads=threads if logits.size >= limits.current.shared_rows else 1,
             group=limits.current.row_group,
+            least=least,
         )
+        if not legal:
+            check()
+        return total
 
     return Loop(shape, classes.mass, run)

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
-from mithril_losses.backends.namespaces import Array, library_name, namespace_of
-from mithril_losses.domains import ClassNumbers, PerClass, PointSets, array_names, checked
+from mithril_losses.backends.named import NamedArrays
+from mithril_losses.backends.namespaces import Array, host_values, is_dtype, library_name, namespace_of
+from mithril_losses.domains import ClassNumbers, PerClass, PointSets, array_names, checked, enforced
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
@@ -40,6 +41,7 @@ class _SlopesAlone(Wanted):
 
 
 _NOTHING = Wanted()
+_NUMBERS = ("real floating", "integral", "bool")
 _PLAIN = {bool, float, int, str, type(None)}  # of options that never change
 
 
@@ -98,6 +100,7 @@ class Unreduced(Template):
         self._all = Wanted(self.wrt)
         self._arrays = len(array_names(losses.__name__, domain))
         self._options = dict(list(domain.items())[self._arrays :])
+        self._held = [(self._at[name], name, domain) for name, domain in enforced(domain).items()]
         self._settled: tuple[Any, ...] = (object(),)  # the checked options of a call, if they never change
         if pairwise:  # replaces the method of this one object, which mypy does not expect
             self.gradient = differentiable_on_demand(self.gradient)  # type: ignore[method-assign]
@@ -192,10 +195,14 @@ class Unreduced(Template):
     def checked(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments, in the order of `domain`, with the options as their domains return them.
 
+        A value of an array outside of its domain is NaN where it cannot be read.
+
         Raises:
             TypeError: an option is of a wrong type.
-            ValueError: an option lies outside of its domain.
+            ValueError: an option lies outside of its domain, or a value of an array is seen to.
         """
+        if self._held:
+            arguments = self._within_domains(arguments)
         options = arguments[self._arrays :]
         is_usual = type(arguments[0]) is np.ndarray
         if not options or (is_usual and all(map(is_, options, self._settled))):
@@ -219,6 +226,20 @@ class Unreduced(Template):
             )
         return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
+    def _within_domains(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments with NaN for unseen values outside their domains; the loss refuses what is no array."""
+        found = list(arguments)
+        for position, name, domain in self._held:
+            x = arguments[position]
+            if type(x) is np.ndarray and x.dtype.kind in "fiub":
+                domain.check(name, x)
+            elif (xp := namespace_of(x)) is not None and is_dtype(xp, x.dtype, _NUMBERS):
+                domain.check(name, x)
+                if host_values(x) is None:  # an integer cannot be NaN
+                    x = x if is_dtype(xp, x.dtype, "real floating") else as_dtype(xp, x, arguments[0].dtype)
+                    found[position] = domain.or_nan(xp, x, arguments[position])
+        return tuple(found)
+
     def _spread(self, xp: Any, found: Losses, closing: Plan, arguments: tuple[Any, ...], wrt: Any) -> Any:
         """Return the gradients of what was found: an array, or a dict of them where several are asked for."""
         if found.scaled is not None and closing.is_a_number:
@@ -228,11 +249,11 @@ class Unreduced(Template):
         asked = self._default if wrt is None else wrt
         if isinstance(asked, str):
             return _by_array(close, slopes[asked], arguments[self._at[asked]])
-        return {name: _by_array(close, slope, arguments[self._at[name]]) for name, slope in slopes.items()}
+        return NamedArrays((name, _by_array(close, slope, arguments[self._at[name]])) for name, slope in slopes.items())
 
     def _asked(self, gradients: dict[str, Any], wrt: Any) -> Any:
         asked = self._default if wrt is None else wrt
-        return gradients if isinstance(asked, tuple) else gradients[asked]
+        return NamedArrays(gradients) if isinstance(asked, tuple) else gradients[asked]
 
 
 class Reduced(Unreduced):
@@ -280,7 +301,7 @@ def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) ->
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
     if found.pull is None:
         return closing.spread(xp, slope, like, summed)
-    return as_dtype(xp, found.pull(closing.spread(xp, slope, slope, summed)), like.dtype)
+    return closing.finish(xp, found.pull(closing.spread(xp, slope, slope, summed)), like)
 
 
 def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:

@@ -165,15 +165,13 @@ class OwnPairs(unittest.TestCase):
             self.assertEqual((float(value), gradient.tolist()), (2.0 * float(X @ Y), (2.0 * Y).tolist()))
         self.assertEqual(calls, [("predictions",)] * 4)
         for function in (row_products_gradient, both, value_and_gradient(row_products)):
-            with self.assertRaisesRegex(
-                TypeError, "unexpected keyword argument 'wrt': the gradient is wrt predictions"
-            ):
+            with self.assertRaisesRegex(TypeError, "row_products has no option 'wrt': the gradient is wrt predictions"):
                 function(X, Y, wrt="predictions")
         with self.assertRaisesRegex(TypeError, "missing 1 required positional argument: 'targets'"):
             both(X)
 
     def test_a_loss_without_reduction_takes_none_with_its_gradient_either(self) -> None:
-        with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'reduction'"):
+        with self.assertRaisesRegex(TypeError, "^relativistic_average_generator_loss has no option 'reduction'"):
             value_and_gradient(catalogue()["relativistic_average_generator_loss"])(X, Y, reduction="none")
 
     def test_an_elementwise_loss_of_ones_own(self) -> None:
@@ -314,7 +312,10 @@ class Catalogue(unittest.TestCase):
     @parameterized.expand(
         [
             ("mse_los", "; did you mean 'mse_loss'?"),
-            ("cross_entropy", "; did you mean 'cross_entropy_loss'?"),
+            ("crossentropy", "; did you mean 'cross_entropy_with_logits', or 'cross_entropy_loss' of probabilities?"),
+            ("cross_entropy", ": here it is cross_entropy_with_logits; weight= is class_weights="),
+            ("L1Loss", ": here it is mae_loss"),
+            ("DiceLoss", "; did you mean 'dice_loss'?"),
             ("Huber_loss", "; did you mean 'huber_loss'?"),
             ("triplet", "; did you mean 'triplet_loss'?"),
             ("nothing like it at all", "at all' (`mithril-losses list` shows them all)"),

@@ -70,12 +70,12 @@ class ArraysWithoutNumbers(unittest.TestCase):
 class UnknownKeywords(unittest.TestCase):
     @parameterized.expand(
         [
-            (ml.huber_loss, {"detla": 1.0}, "huber_loss.. got an unexpected .* 'detla'; did you mean 'delta'"),
-            (ml.huber_loss, {"redcution": "sum"}, "huber_loss.. got .*; did you mean 'reduction'"),
-            (ml.dice_loss, {"smoth": 1.0}, "dice_loss.. got .* 'smoth'; did you mean 'smooth'"),
-            (ml.huber_loss, {"targets": np.ones(2)}, "huber_loss.* got multiple values for argument 'targets'"),
-            (ml.vanilla_discriminator_loss, {"epslion": 1e-3}, "vanilla_discriminator_loss.. got .*'epsilon'"),
-            (ml.info_nce_loss, {"temprature": 1.0}, "info_nce_loss.. got .* did you mean 'temperature'"),
+            (ml.huber_loss, {"detla": 1.0}, "^huber_loss has no option 'detla'; did you mean 'delta'"),
+            (ml.huber_loss, {"redcution": "sum"}, "^huber_loss has .*; did you mean 'reduction'"),
+            (ml.dice_loss, {"smoth": 1.0}, "^dice_loss has .* 'smoth'; did you mean 'smooth'"),
+            (ml.huber_loss, {"targets": np.ones(2)}, "^huber_loss.* got multiple values for argument 'targets'"),
+            (ml.vanilla_discriminator_loss, {"epslion": 1e-3}, "^vanilla_discriminator_loss has .*'epsilon'"),
+            (ml.info_nce_loss, {"temprature": 1.0}, "^info_nce_loss has .* did you mean 'temperature'"),
         ]
     )
     def test_the_loss_and_the_nearest_name_are_named(self, loss: Any, keywords: dict[str, Any], message: str) -> None:
@@ -87,21 +87,23 @@ class UnknownKeywords(unittest.TestCase):
     def test_in_a_row_of_boxes(self) -> None:
         boxes = np.ones((2, 4))
         for function in (ml.iou_loss, ml.iou_loss_gradient, value_and_gradient(ml.iou_loss)):
-            with self.assertRaisesRegex(TypeError, "^iou_loss.. got .* 'wights'; did you mean 'weights'"):
+            with self.assertRaisesRegex(TypeError, "^iou_loss has .* 'wights'; did you mean 'weights'"):
                 function(boxes, boxes, wights=1.0)
 
     @parameterized.expand([(np.asarray,), (jnp.asarray,), (torch.tensor,)])
     def test_of_large_arrays_and_other_libraries(self, convert: Any) -> None:
         for x in (convert(np.ones(3)), convert(np.ones(1 << 17))):
-            with self.assertRaisesRegex(TypeError, "mse_loss.. got an unexpected keyword argument 'wights'"):
+            with self.assertRaisesRegex(TypeError, "^mse_loss has no option 'wights'; did you mean 'weights'"):
                 value_and_gradient(ml.mse_loss)(x, x, wights=1.0)
             for function in (ml.mse_loss_gradient, value_and_gradient(ml.mse_loss)):
-                with self.assertRaisesRegex(TypeError, "unexpected .* 'wrt': the gradient is wrt predictions"):
+                with self.assertRaisesRegex(
+                    TypeError, "^mse_loss has no option 'wrt': the gradient is wrt predictions"
+                ):
                     function(x, x, wrt="predictions")
 
     def test_a_loss_takes_no_upstream(self) -> None:
         for loss in (ml.mse_loss, ml.dice_loss):
-            with self.assertRaisesRegex(TypeError, f"^{loss.__name__}.. takes no upstream"):
+            with self.assertRaisesRegex(TypeError, f"^{loss.__name__} takes no upstream"):
                 loss(np.ones(2), np.ones(2), upstream=1.0)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import scipy.special
 import torch
 
 import mithril_losses as ml
@@ -39,8 +40,12 @@ def calls(n: int) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
         "columns": (ml.generalized_iou_loss, (boxes(p), boxes(t)), {}),
         "several gradients": (ml.gaussian_kl_divergence, (p, t), {}),
         "losses apart": (ml.hinge_discriminator_loss, (p, t), {}),
-        "on request": (ml.kl_divergence, (abs(p) + 0.1, abs(t) + 0.1), {"wrt": ("targets", "predictions")}),
-        "without a loop": (ml.dice_loss, (np.abs(p), np.abs(t)), {}),
+        "on request": (
+            ml.kl_divergence,
+            (scipy.special.softmax(p, -1), scipy.special.softmax(t, -1)),
+            {"wrt": ("targets", "predictions")},
+        ),
+        "without a loop": (ml.dice_loss, (scipy.special.expit(p), scipy.special.expit(t)), {}),
         "without a bias": (ml.linear_cross_entropy, (p, numbers(4, 4), labels), {}),
         "a partial": (partial(ml.mse_loss, reduction="sum"), (p, t), {}),
         "composed": (ml.CompositeLoss([ml.mse_loss, ml.WeightedLoss(ml.huber_loss, 2.0)]), (p, t), {}),

@@ -14,6 +14,7 @@ from parameterized import parameterized
 
 import mithril_losses as ml
 from mithril_losses import value_and_gradient
+from mithril_losses.domains import unenforced
 
 pytest.importorskip("numba")
 
@@ -108,8 +109,9 @@ class Sums(unittest.TestCase):
     @parameterized.expand(problems)
     def test_a_loop_adds_as_exactly_as_float64(self, name: str, problem: Callable[[], Problem]) -> None:
         loss, arrays, options = problem()
-        value, _ = value_and_gradient(loss, threads=2)(*arrays, **options)
-        exact = loss(*(x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays), **options)
+        with unenforced():  # rows of equal numbers that do not sum to 1
+            value, _ = value_and_gradient(loss, threads=2)(*arrays, **options)
+            exact = loss(*(x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays), **options)
         self.assertEqual(value.dtype, np.float32)
         np.testing.assert_allclose(value, exact, rtol=ROUNDING)
 

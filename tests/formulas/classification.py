@@ -132,3 +132,36 @@ def list_net_loss(scores: Array, relevance: Array) -> Array:
 
 def list_net_loss_gradient(scores: Array, relevance: Array, s: Array) -> dict[str, Array]:
     return {"scores": (_softmax(scores) - _softmax(relevance)) * s[..., None]}
+
+
+def squared_hinge_loss(predictions: Array, targets: Array) -> Array:
+    return np.maximum(0.0, 1.0 - targets * predictions) ** 2
+
+
+def squared_hinge_loss_gradient(predictions: Array, targets: Array, s: Array) -> dict[str, Array]:
+    return {"predictions": -2.0 * targets * np.maximum(0.0, 1.0 - targets * predictions) * s}
+
+
+def modified_huber_loss(predictions: Array, targets: Array) -> Array:
+    z = targets * predictions
+    return np.where(z >= -1.0, np.maximum(0.0, 1.0 - z) ** 2, -4.0 * z)
+
+
+def modified_huber_loss_gradient(predictions: Array, targets: Array, s: Array) -> dict[str, Array]:
+    return {"predictions": -2.0 * targets * np.minimum(np.maximum(0.0, 1.0 - targets * predictions), 2.0) * s}
+
+
+def logistic_loss(predictions: Array, targets: Array) -> Array:
+    return np.log(1.0 + np.exp(-targets * predictions))
+
+
+def logistic_loss_gradient(predictions: Array, targets: Array, s: Array) -> dict[str, Array]:
+    return {"predictions": -targets * sigmoid(-targets * predictions) * s}
+
+
+def exponential_loss(predictions: Array, targets: Array) -> Array:
+    return np.exp(-targets * predictions)
+
+
+def exponential_loss_gradient(predictions: Array, targets: Array, s: Array) -> dict[str, Array]:
+    return {"predictions": -targets * np.exp(-targets * predictions) * s}

@@ -73,3 +73,33 @@ def flow_negative_log_likelihood(z: Array, log_det: Array, prior: str) -> Array:
 def flow_negative_log_likelihood_gradient(z: Array, log_det: Array, prior: str, s: Array) -> dict[str, Array]:
     each = s.reshape(*s.shape, *(1,) * (z.ndim - s.ndim))
     return {"z": (z if prior == "normal" else np.tanh(0.5 * z)) * each, "log_det": -1.0 * s}
+
+
+def gamma_negative_log_likelihood(log_mean: Array, targets: Array) -> Array:
+    return log_mean + targets / np.exp(log_mean)
+
+
+def gamma_negative_log_likelihood_gradient(log_mean: Array, targets: Array, s: Array) -> dict[str, Array]:
+    return {"log_mean": (1.0 - targets / np.exp(log_mean)) * s}
+
+
+def inverse_gaussian_negative_log_likelihood(log_mean: Array, targets: Array) -> Array:
+    mu = np.exp(log_mean)
+    return targets / (2.0 * mu**2) - 1.0 / mu
+
+
+def inverse_gaussian_negative_log_likelihood_gradient(log_mean: Array, targets: Array, s: Array) -> dict[str, Array]:
+    mu = np.exp(log_mean)
+    return {"log_mean": (1.0 / mu - targets / mu**2) * s}
+
+
+def tweedie_negative_log_likelihood(log_mean: Array, targets: Array, power: float) -> Array:
+    mu = np.exp(log_mean)
+    return targets * mu ** (1.0 - power) / (power - 1.0) + mu ** (2.0 - power) / (2.0 - power)
+
+
+def tweedie_negative_log_likelihood_gradient(
+    log_mean: Array, targets: Array, power: float, s: Array
+) -> dict[str, Array]:
+    mu = np.exp(log_mean)
+    return {"log_mean": (mu ** (2.0 - power) - targets * mu ** (1.0 - power)) * s}

@@ -65,3 +65,68 @@ def log_cosh_loss(predictions: Array, targets: Array) -> Array:
 
 def log_cosh_loss_gradient(predictions: Array, targets: Array, s: Array) -> dict[str, Array]:
     return {"predictions": np.tanh(predictions - targets) * s}
+
+
+def smooth_l1_loss(predictions: Array, targets: Array, beta: float) -> Array:
+    e = predictions - targets
+    return np.where(np.abs(e) <= beta, 0.5 * e**2 / beta, np.abs(e) - 0.5 * beta)
+
+
+def smooth_l1_loss_gradient(predictions: Array, targets: Array, beta: float, s: Array) -> dict[str, Array]:
+    return {"predictions": np.clip((predictions - targets) / beta, -1.0, 1.0) * s}
+
+
+def pinball_loss(predictions: Array, targets: Array, quantile: float) -> Array:
+    e = predictions - targets
+    return np.maximum((1.0 - quantile) * e, -quantile * e)
+
+
+def pinball_loss_gradient(predictions: Array, targets: Array, quantile: float, s: Array) -> dict[str, Array]:
+    e = predictions - targets
+    return {"predictions": np.where(e > 0.0, 1.0 - quantile, np.where(e < 0.0, -quantile, 0.0)) * s}
+
+
+def expectile_loss(predictions: Array, targets: Array, expectile: float) -> Array:
+    e = predictions - targets
+    return np.where(e > 0.0, (1.0 - expectile) * e**2, expectile * e**2)
+
+
+def expectile_loss_gradient(predictions: Array, targets: Array, expectile: float, s: Array) -> dict[str, Array]:
+    e = predictions - targets
+    return {"predictions": np.where(e > 0.0, 2.0 * (1.0 - expectile) * e, 2.0 * expectile * e) * s}
+
+
+def msle_loss(predictions: Array, targets: Array) -> Array:
+    return (np.log(1.0 + predictions) - np.log(1.0 + targets)) ** 2
+
+
+def msle_loss_gradient(predictions: Array, targets: Array, s: Array) -> dict[str, Array]:
+    d = np.log(1.0 + predictions) - np.log(1.0 + targets)
+    return {"predictions": 2.0 * d / (1.0 + predictions) * s}
+
+
+def mape_loss(predictions: Array, targets: Array, epsilon: float) -> Array:
+    return np.abs(predictions - targets) / np.maximum(np.abs(targets), epsilon)
+
+
+def mape_loss_gradient(predictions: Array, targets: Array, epsilon: float, s: Array) -> dict[str, Array]:
+    return {"predictions": np.sign(predictions - targets) / np.maximum(np.abs(targets), epsilon) * s}
+
+
+def mspe_loss(predictions: Array, targets: Array, epsilon: float) -> Array:
+    return ((predictions - targets) / np.maximum(np.abs(targets), epsilon)) ** 2
+
+
+def mspe_loss_gradient(predictions: Array, targets: Array, epsilon: float, s: Array) -> dict[str, Array]:
+    return {"predictions": 2.0 * (predictions - targets) / np.maximum(np.abs(targets), epsilon) ** 2 * s}
+
+
+def smape_loss(predictions: Array, targets: Array, epsilon: float) -> Array:
+    return 2.0 * np.abs(predictions - targets) / np.maximum(np.abs(predictions) + np.abs(targets), epsilon)
+
+
+def smape_loss_gradient(predictions: Array, targets: Array, epsilon: float, s: Array) -> dict[str, Array]:
+    p, t = predictions, targets
+    total = np.abs(p) + np.abs(t)
+    above = 2.0 * np.sign(p - t) * (1.0 + np.sign(p * t)) * np.abs(t) / total**2
+    return {"predictions": np.where(total > epsilon, above, 2.0 * np.sign(p - t) / epsilon) * s}

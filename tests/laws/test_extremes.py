@@ -19,17 +19,21 @@ from mithril_losses import (
 )
 from mithril_losses.domains import Distributions, Elements
 
-# losses that are infinite in mathematics: at p > 0 against q = 0, and at a perfect fit; or that are handed logarithms,
-# whose exponentials overflow
+# losses that are infinite in mathematics: at p > 0 against q = 0, and at a perfect fit; or that take exponentials, such
+# as those that are handed logarithms, and these overflow
 INFINITE = (
+    "exponential_loss",
+    "gamma_negative_log_likelihood",
     "gaussian_kl_divergence",
     "gaussian_kl_divergence_between",
     "gaussian_negative_log_likelihood",
+    "inverse_gaussian_negative_log_likelihood",
     "kl_divergence",
     "laplace_negative_log_likelihood",
     "poisson_negative_log_likelihood",
     "psnr_loss",
     "reverse_kl_divergence",
+    "tweedie_negative_log_likelihood",
 )
 
 

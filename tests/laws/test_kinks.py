@@ -48,7 +48,17 @@ NO_ANGLE, NO_ANGLE_WEIGHT = Near([[0.0, SHARE]]), Near([[0.0, 0.0], [SHARE, 0.0]
 KINKS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], Any]] = [
     ("mae_loss", "no error", (SAME, SAME), {}, 0.0),
     ("huber_loss", "|e| = δ", (0.5 * CORNERS, 0.0 * CORNERS), {"delta": 0.5}, 0.5 * CORNERS),
+    ("smooth_l1_loss", "|e| = β", (0.5 * CORNERS, 0.0 * CORNERS), {"beta": 0.5}, CORNERS),
+    ("pinball_loss", "no error", (SAME, SAME), {"quantile": 0.25}, 0.0),
+    ("expectile_loss", "no error", (SAME, SAME), {"expectile": 0.25}, 0.0),
+    ("mape_loss", "no error", (SAME, SAME), {}, 0.0),
+    ("smape_loss", "no error", (SAME, SAME), {}, 0.0),
+    ("smape_loss", "a prediction of 0", (np.zeros(2), 4.0 * CORNERS), {}, -0.5 * CORNERS),
+    ("smape_loss", "|p| + |t| = ε", (0.5 * CORNERS, 0.25 * CORNERS), {"epsilon": 0.75}, CORNERS / 0.375),
     ("hinge_loss", "the corner", (CORNERS, CORNERS), {}, 0.0),
+    ("squared_hinge_loss", "the corner", (CORNERS, CORNERS), {}, 0.0),
+    ("modified_huber_loss", "the corner", (CORNERS, CORNERS), {}, 0.0),
+    ("modified_huber_loss", "t p = −1", (CORNERS, -CORNERS), {}, 4.0 * CORNERS),
     ("hinge_discriminator_loss", "both corners", (CORNERS[:1], CORNERS[1:]), {}, 0.0),
     ("laplace_negative_log_likelihood", "no error", (CORNERS, 0.0 * CORNERS, CORNERS), {}, [0.0 * CORNERS, CORNERS**2]),
     ("psnr_loss", "no error", (SAME, SAME), {}, 0.0),
@@ -205,6 +215,7 @@ KINKS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], Any]] = [
 TABLE: dict[str, list[tuple[str, str]]] = {
     r"$\lvert x \rvert$ and $\lVert x \rVert$ at 0": [
         ("mae_loss", "no error"),
+        ("pinball_loss", "no error"),
         ("gradient_penalty", "no gradient"),
         ("triplet_loss", "coincident points"),
         ("wasserstein_distance", "equal samples"),
@@ -243,7 +254,8 @@ TABLE: dict[str, list[tuple[str, str]]] = {
     r"ArcFace, own class at $\theta = \pi - m$": [],  # below
     r"a mean $r_j \le 0$": [("multi_scale_ssim_loss", "a mean below 0")],
     "PSNR of equal images": [("psnr_loss", "no error")],
-    "Huber": [("huber_loss", "|e| = δ")],
+    "Huber": [("huber_loss", "|e| = δ"), ("smooth_l1_loss", "|e| = β"), ("modified_huber_loss", "t p = −1")],
+    "the symmetric percentage error": [("smape_loss", "a prediction of 0"), ("smape_loss", "|p| + |t| = ε")],
     "Kullback–Leibler and Jensen–Shannon": [("kl_divergence", "p = 0"), ("js_divergence", "p = 0")],
     "a slope that overflows although the loss is finite": [
         ("poisson_negative_log_likelihood", "a slope beyond the range")

@@ -39,7 +39,7 @@ from mithril_losses.numerics.trees import map_leaves
 from mithril_losses.templates.apart import Apart
 
 PAIRS = list(catalogue().values())
-ONE_OF_EACH_FAMILY = list({case.pair.family: case for case in DRAWN}.values())
+ONE_OF_EACH_TEMPLATE = list({type(case.pair.terms): case for case in reversed(DRAWN)}.values())
 
 
 class Proof(unittest.TestCase):
@@ -502,11 +502,11 @@ class Transforms(unittest.TestCase):
         for path, a, b in matched(found, expected[case.pair.wrt[0]] if len(case.pair.wrt) > 1 else expected):
             np.testing.assert_allclose(to_numpy(a), b, rtol=1e-12, atol=1e-15, err_msg=path)
 
-    @parameterized.expand([(case,) for case in CASES if case in ONE_OF_EACH_FAMILY], name_func=label)
+    @parameterized.expand([(case,) for case in CASES if case in ONE_OF_EACH_TEMPLATE], name_func=label)
     def test_torch_compile(self, case: Case) -> None:
         self._compile_by_torch(case)
 
-    @parameterized.expand([(case,) for case in CASES if case not in ONE_OF_EACH_FAMILY], name_func=label)
+    @parameterized.expand([(case,) for case in CASES if case not in ONE_OF_EACH_TEMPLATE], name_func=label)
     @pytest.mark.exhaustive  # as much the same to the compiler of graphs as they are to us
     def test_torch_compile_others(self, case: Case) -> None:
         self._compile_by_torch(case)

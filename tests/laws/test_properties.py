@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mithril_losses.domains import (
     ClassTargets,
     Distributions,
     Edges,
+    Elements,
     FeatureMaps,
     Images,
     Labels,
@@ -28,6 +29,7 @@ from mithril_losses.domains import (
     Parameters,
     PointSets,
     ProbabilityMaps,
+    unenforced,
 )
 from mithril_losses.numerics.trees import map_leaves
 
@@ -62,12 +64,12 @@ def under(pair: Pair, name: str, seed: int) -> Case:
 
 
 def anywhere(pair: Pair, seed: int, **settled: Any) -> Case:
-    """Draw arrays and every option, in two shapes, real arrays at several scales, sets of points in one size."""
+    """Draw arrays and every option, in two shapes, arrays of numbers at several scales, sets of points in one size."""
     case = with_every_option(pair, seed, (4, 3) if seed % 3 else (2, 2, 3), **settled)
     generator = np.random.default_rng(seed)
     arrays, options = dict(case.arrays), dict(case.options)
     for name, x in arrays.items():
-        if is_real(pair.domain[name]) and options.get("log_input") is not False:
+        if may_be_scaled(pair.domain[name]) and options.get("log_input") is not False:
             factor = 2.0 ** int(generator.integers(-3, 4))
             arrays[name] = map_leaves(lambda _, leaf, factor=factor: factor * leaf, x)
     count = min((x.shape[-2] for name, x in arrays.items() if isinstance(pair.domain[name], PointSets)), default=0)
@@ -80,9 +82,11 @@ def anywhere(pair: Pair, seed: int, **settled: Any) -> Case:
     return Case(pair, case.name, arrays, options)
 
 
-def is_real(domain: Any) -> bool:
-    """Whether a domain is that of all real numbers, so that its arrays may be scaled."""
-    return getattr(domain, "low", None) == -np.inf or isinstance(domain, FeatureMaps | Images | Matrices | Parameters)
+def may_be_scaled(domain: Any) -> bool:
+    """Whether a domain is that of all real numbers, or of all that are not negative."""
+    if isinstance(domain, Elements):
+        return domain.low in (-np.inf, 0.0) and domain.high == np.inf
+    return isinstance(domain, FeatureMaps | Images | Matrices | Parameters)
 
 
 def are_exchangeable(case: Case) -> bool:
@@ -180,6 +184,13 @@ def _elsewhere(arrays: dict[str, Any], generator: np.random.Generator) -> dict[s
 
 
 CHECKS: dict[str, Callable[[Case, int], None]] = {name: globals()[f"check_{name}"] for name in PROPERTIES}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def anywhere_in_space() -> Iterator[None]:
+    """Properties are claims about formulas, and hold, or fail, beside a domain as well."""
+    with unenforced():
+        yield
 
 
 @pytest.mark.parametrize(("pair", "name"), DECLARED, ids=ids)

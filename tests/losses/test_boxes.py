@@ -100,16 +100,8 @@ class Kinks(unittest.TestCase):
     @parameterized.expand(list(product(LOSSES, EAGER, ("float64", "float16"))))
     def test_boxes_without_an_area(self, loss: Any, library: str, dtype: str) -> None:
         proper = [0.0, 0.0, 2.0, 1.0]
-        point, line, turned, far = (
-            [1.0, 1.0, 1.0, 1.0],
-            [0.5, 0.5, 1.5, 0.5],
-            [2.0, 1.0, 0.0, 0.0],
-            [9.0, 9.0, 9.0, 9.0],
-        )
-        pairs = [
-            *product([point, line, turned, far], [proper, point, line, turned]),
-            *((proper, x) for x in (point, line, turned)),
-        ]
+        point, line, far = [1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 1.5, 0.5], [9.0, 9.0, 9.0, 9.0]
+        pairs = [*product([point, line, far], [proper, point, line]), *((proper, x) for x in (point, line))]
         a, b = (np.array(boxes) for boxes in zip(*pairs, strict=True))
         value, gradient = evaluate_pair(library, loss, a, b, dtype=dtype, reduction="none")
         self.assertTrue(np.all(np.isfinite(value)) and np.all(np.isfinite(gradient)))

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from modes import EAGER, MODES, TRACED, evaluate, evaluate_pair
 from parameterized import parameterized
+from sklearn._loss.loss import ExponentialLoss, HalfBinomialLoss
+from sklearn.linear_model._sgd_fast import ModifiedHuber
 
 from mithril_losses import (
     binary_cross_entropy,
@@ -26,12 +28,17 @@ from mithril_losses import (
     cross_entropy_loss_gradient,
     cross_entropy_with_logits,
     cross_entropy_with_logits_gradient,
+    exponential_loss,
+    find_loss,
     focal_loss,
     focal_loss_gradient,
     focal_loss_with_logits,
     focal_loss_with_logits_gradient,
     hinge_loss,
     hinge_loss_gradient,
+    logistic_loss,
+    modified_huber_loss,
+    squared_hinge_loss,
     value_and_gradient,
 )
 
@@ -193,6 +200,41 @@ class References(unittest.TestCase):
         self.assertAlmostEqual(float(cross_entropy_loss(probabilities, LABELS)), expected, 14)
         expected = sklearn.metrics.hinge_loss(signs, LOGITS[:, 0])
         self.assertAlmostEqual(float(hinge_loss(LOGITS[:, 0], signs)), expected, 14)
+
+
+class Margins(unittest.TestCase):
+    """Losses of t p for labels −1 and +1: other libraries' numbers, and their ends."""
+
+    SCORES = np.array([-40.0, -1.0, -0.3, 0.0, 0.5, 1.0, 7.0])
+
+    @parameterized.expand([(label,) for label in (-1.0, 1.0)])
+    def test_references(self, label: float) -> None:
+        labels = np.full_like(self.SCORES, label)
+        margins = label * self.SCORES
+        modified = ModifiedHuber()
+        half = HalfBinomialLoss().loss(0.5 * (labels + 1.0), self.SCORES)
+        exponential = ExponentialLoss().loss(0.5 * (labels + 1.0), self.SCORES)
+        for loss, expected in (
+            (squared_hinge_loss, hinge_loss(self.SCORES, labels, reduction="none") ** 2),
+            (modified_huber_loss, [modified.py_loss(p, label) for p in self.SCORES]),
+            (logistic_loss, half),
+            (exponential_loss, exponential),
+        ):
+            np.testing.assert_allclose(loss(self.SCORES, labels, reduction="none"), expected, rtol=1e-14, atol=1e-17)
+        np.testing.assert_allclose(logistic_loss(self.SCORES, labels, reduction="none"), np.logaddexp(0.0, -margins))
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_at_infinity(self, mode: str) -> None:
+        scores, labels = np.array([INF, -INF, INF, -INF]), np.array([1.0, -1.0, -1.0, 1.0])
+        for loss, wrong in (
+            (squared_hinge_loss, INF),
+            (modified_huber_loss, 4.0),
+            (logistic_loss, 1.0),
+            (exponential_loss, INF),
+        ):
+            value, slope = evaluate_pair(mode, loss, scores, labels, reduction="none")
+            np.testing.assert_array_equal(value, [0.0, 0.0, INF, INF])
+            np.testing.assert_array_equal(slope, [0.0, 0.0, wrong, -wrong])
 
 
 class Identities(unittest.TestCase):
@@ -513,7 +555,7 @@ class Clip(unittest.TestCase):
                 binary_cross_entropy(np.array([0.01]), np.array([1.0]), epsilon=epsilon)
 
     def test_out_of_range_probabilities_are_clipped(self) -> None:
-        p, t = np.array([-0.5, 1.5]), np.array([1.0, 0.0])
+        p, t = np.array([-9e-7, 1.0 + 9e-7]), np.array([1.0, 0.0])  # out of range by rounding
         np.testing.assert_allclose(
             binary_cross_entropy_gradient(p, t, reduction="none"),
             binary_cross_entropy_gradient(1.0 - t, t, reduction="none"),
@@ -661,6 +703,10 @@ class BinaryLabels(unittest.TestCase):
 
     CASES = (
         ("hinge", hinge_loss, hinge_loss_gradient, r"targets must be in \{-1, \+1\}", (1.0, -1.0), (0.0, 2.0, NAN)),
+        *(
+            (loss.__name__, loss, find_loss(loss).gradient, r"targets must be in \{-1, \+1\}", (1.0, -1.0), (0.0, NAN))
+            for loss in (squared_hinge_loss, modified_huber_loss, logistic_loss, exponential_loss)
+        ),
         ("focal", focal_loss, focal_loss_gradient, r"targets must be in \{0, 1\}", (1.0, 0.0), (-1.0, 0.5, NAN)),
         (
             "focal with logits",
@@ -682,8 +728,8 @@ class BinaryLabels(unittest.TestCase):
     def test_not_seen(self, name: str, loss: Any, gradient: Any, message: str, right: Any, wrong: Any) -> None:
         for mode in TRACED:
             targets = np.array([right[0], *wrong, right[1]])
-            for found in evaluate_pair(mode, loss, np.full(5, 0.3), targets, reduction="none"):
-                np.testing.assert_array_equal(np.isnan(found), [False, True, True, True, False])
+            for found in evaluate_pair(mode, loss, np.full(targets.size, 0.3), targets, reduction="none"):
+                np.testing.assert_array_equal(np.isnan(found), [False, *(True for _ in wrong), False])
 
     @parameterized.expand(CASES)
     def test_integer_and_boolean_labels(

@@ -32,6 +32,7 @@ from mithril_losses import (
     wasserstein_distance,
     wasserstein_distance_gradient,
 )
+from mithril_losses.domains import unenforced
 
 INF = math.inf
 GENERATOR = np.random.default_rng(8)
@@ -159,7 +160,8 @@ class Sign(unittest.TestCase):
 
     def test_a_true_negative_is_not_hidden(self) -> None:
         # rows that are no distributions: log ½ < 0
-        self.assertAlmostEqual(float(kl_divergence(np.array([0.5, 0.5]), np.array([1.0, 1.0]))), math.log(0.5), 15)
+        with unenforced():
+            self.assertAlmostEqual(float(kl_divergence(np.array([0.5, 0.5]), np.array([1.0, 1.0]))), math.log(0.5), 15)
 
 
 class Arguments(unittest.TestCase):
@@ -187,7 +189,7 @@ class Arguments(unittest.TestCase):
             gradient(P, Q, wrt="target")
 
     def test_mixed_types(self) -> None:
-        p, q = P.astype(np.float16), Q.astype(np.float64)
+        p, q = (P / P.sum(axis=1, keepdims=True)).astype(np.float16), Q.astype(np.float64)
         both = kl_divergence_gradient(p, q, wrt=("predictions", "targets"))
         self.assertEqual((both["predictions"].dtype, both["targets"].dtype), (np.float16, np.float64))
         np.testing.assert_allclose(kl_divergence(p, q), kl_divergence(p.astype(np.float64), q), rtol=1e-3)
@@ -333,14 +335,15 @@ class JensenShannon(unittest.TestCase):
         # from one part in a million apart to nothing in common
         p = np.array([0.25, 0.3, 0.6, 0.5, 0.25, 1e-30, 1e-12, 0.999]).astype(dtype)
         q = np.array([0.25 * (1 + 1e-6), 0.3001, 0.5, 0.9, 0.9, 0.5, 1e-6, 1e-20]).astype(dtype)
+        p, q = (np.stack([x, np.maximum(1 - x, x.dtype.type(1e-9))], axis=1) for x in (p, q))
         with mpmath.workdps(50):
             values, slopes = [], []
-            for a, b in zip(map(mpmath.mpf, p.tolist()), map(mpmath.mpf, q.tolist()), strict=True):
-                m = (a + b) / 2
+            for a, b in zip(p.ravel().tolist(), q.ravel().tolist(), strict=True):
+                m = (mpmath.mpf(a) + mpmath.mpf(b)) / 2
                 values.append(float((a * mpmath.log(a / m) + b * mpmath.log(b / m)) / 2))
-                slopes.append([float(mpmath.log(a / m) / 2)])
-        keywords = {"dtype": dtype, "reduction": "none"}
-        value, slope = evaluate_pair(mode, js_divergence, p[:, None], q[:, None], **keywords)
+                slopes.append(float(mpmath.log(a / m) / 2))
+        values, slopes = np.reshape(values, p.shape).sum(axis=1), np.reshape(slopes, p.shape)
+        value, slope = evaluate_pair(mode, js_divergence, p, q, dtype=dtype, reduction="none")
         rounding = 12.0 * np.finfo(dtype).eps
         np.testing.assert_allclose(value, values, rtol=rounding)
         np.testing.assert_allclose(slope, slopes, rtol=rounding)
@@ -380,7 +383,8 @@ class JensenShannon(unittest.TestCase):
 
     def test_masses_that_are_no_probabilities(self) -> None:
         p, q = np.array([40.0, 0.0, 1e-300]), np.array([0.0, 40.0, 1e300])
-        value, slope = value_and_gradient(js_divergence)(p, q, reduction="none")
+        with unenforced():
+            value, slope = value_and_gradient(js_divergence)(p, q, reduction="none")
         self.assertTrue(np.isfinite(value) and np.isfinite(slope).all())
 
 

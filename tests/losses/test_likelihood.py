@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 import torch
 from modes import MODES, TRACED, evaluate, evaluate_pair
+from sklearn.metrics import mean_tweedie_deviance
 
 from mithril_losses import (
     bernoulli_negative_log_likelihood,
@@ -18,12 +19,15 @@ from mithril_losses import (
     find_loss,
     flow_negative_log_likelihood,
     flow_negative_log_likelihood_gradient,
+    gamma_negative_log_likelihood,
     gaussian_negative_log_likelihood,
     gaussian_negative_log_likelihood_gradient,
+    inverse_gaussian_negative_log_likelihood,
     laplace_negative_log_likelihood,
     laplace_negative_log_likelihood_gradient,
     poisson_negative_log_likelihood,
     poisson_negative_log_likelihood_gradient,
+    tweedie_negative_log_likelihood,
     value_and_gradient,
 )
 
@@ -48,6 +52,45 @@ def test_scipy(loss: Any, arguments: Any, expected: np.ndarray) -> None:
     for mode in MODES:
         found = evaluate(mode, loss, *arguments, full=True, reduction="none")
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+SIZES = GENERATOR.gamma(2.0, size=(7, 4))
+
+
+@pytest.mark.parametrize(
+    ("loss", "density", "options"),
+    [
+        (gamma_negative_log_likelihood, lambda mean: scipy.stats.gamma(3.0, scale=mean / 3.0).logpdf(SIZES) / 3.0, {}),
+        (
+            inverse_gaussian_negative_log_likelihood,
+            lambda mean: scipy.stats.invgauss(mean / 3.0, scale=3.0).logpdf(SIZES) / 3.0,
+            {},
+        ),
+        (tweedie_negative_log_likelihood, lambda mean: -0.5 * _deviances(mean, power=1.7), {"power": 1.7}),
+    ],
+)
+def test_differ_from_densities_by_what_does_not_depend_on_the_mean(loss: Any, density: Any, options: Any) -> None:
+    for mode in MODES:
+        one, other = (evaluate(mode, loss, log_mean, SIZES, reduction="none", **options) for log_mean in (A, B))
+        np.testing.assert_allclose(one - other, density(np.exp(B)) - density(np.exp(A)), rtol=1e-10, atol=1e-12)
+
+
+def _deviances(mean: np.ndarray, power: float) -> np.ndarray:
+    pairs = zip(SIZES.ravel(), mean.ravel(), strict=True)
+    return np.reshape([mean_tweedie_deviance([x], [m], power=power) for x, m in pairs], SIZES.shape)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_size_of_0_and_a_mean_of_0(mode: str) -> None:
+    log_mean, sizes = np.array([-INF, 0.0, -INF, 1e3]), np.array([0.0, 0.0, 2.0, 2.0])
+    value, slope = evaluate_pair(mode, gamma_negative_log_likelihood, log_mean, sizes, reduction="none")
+    np.testing.assert_array_equal(value, [-INF, 0.0, INF, 1e3])
+    np.testing.assert_array_equal(slope, [1.0, 1.0, -INF, 1.0])
+    value, slope = evaluate_pair(mode, tweedie_negative_log_likelihood, log_mean[:3], sizes[:3], reduction="none")
+    np.testing.assert_array_equal(value, [0.0, 2.0, INF])
+    np.testing.assert_array_equal(slope, [0.0, 1.0, -INF])
+    value = evaluate(mode, inverse_gaussian_negative_log_likelihood, log_mean, sizes, reduction="none")
+    np.testing.assert_array_equal(value, [-INF, -1.0, INF, 0.0])
 
 
 @pytest.mark.parametrize(

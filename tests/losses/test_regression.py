@@ -8,21 +8,31 @@ from typing import Any
 
 import mpmath
 import numpy as np
+import scipy.stats
 import torch
 import torch.nn.functional as F  # noqa: N812
 from modes import MODES, evaluate, evaluate_pair
 from parameterized import parameterized
+from sklearn.metrics import mean_absolute_percentage_error, mean_squared_log_error
 
 from mithril_losses import (
     charbonnier_loss,
     charbonnier_loss_gradient,
+    expectile_loss,
+    find_loss,
     huber_loss,
     huber_loss_gradient,
     mae_loss,
+    mape_loss,
     mse_loss,
     mse_loss_gradient,
+    msle_loss,
+    mspe_loss,
+    pinball_loss,
     psnr_loss,
     psnr_loss_gradient,
+    smape_loss,
+    smooth_l1_loss,
     value_and_gradient,
 )
 
@@ -40,6 +50,8 @@ class References(unittest.TestCase):
             ("huber", huber_loss, F.huber_loss, {}),
             ("huber 0.25", huber_loss, F.huber_loss, {"delta": 0.25}),
             ("huber 3", huber_loss, F.huber_loss, {"delta": 3.0}),
+            ("smooth l1", smooth_l1_loss, F.smooth_l1_loss, {}),
+            ("smooth l1 0.25", smooth_l1_loss, F.smooth_l1_loss, {"beta": 0.25}),
         ]
     )
     def test_torch(self, name: str, loss: Any, reference: Any, options: dict[str, float]) -> None:
@@ -188,6 +200,81 @@ class PeakSignalToNoise(unittest.TestCase):
     def test_no_pixels(self) -> None:
         value, slope = value_and_gradient(psnr_loss)(np.ones((3, 0)), np.ones((3, 0)), axis=1)
         self.assertEqual((float(value), slope.shape), (0.0, (3, 0)))
+
+
+class Levels(unittest.TestCase):
+    """The best constants are the quantiles and expectiles that others compute; several levels are one each."""
+
+    SAMPLE = np.random.default_rng(4).gamma(2.0, size=501)
+
+    def best(self, loss: Any, **options: float) -> float:
+        """Return where the gradient of all targets together changes its sign."""
+        low, high = float(self.SAMPLE.min()), float(self.SAMPLE.max())
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            gradient = find_loss(loss).gradient(np.full_like(self.SAMPLE, middle), self.SAMPLE, **options)
+            low, high = (middle, high) if gradient.sum() < 0.0 else (low, middle)
+        return high
+
+    @parameterized.expand([(level,) for level in (0.1, 0.5, 0.9)])
+    def test_best_constant(self, level: float) -> None:
+        at = np.sort(self.SAMPLE)[int(np.ceil(level * self.SAMPLE.size)) - 1]
+        self.assertAlmostEqual(self.best(pinball_loss, quantile=level), at, 12)
+        self.assertAlmostEqual(
+            self.best(expectile_loss, expectile=level), scipy.stats.expectile(self.SAMPLE, level), 12
+        )
+
+    def test_halves_of_the_absolute_and_the_squared_error(self) -> None:
+        zeros = np.zeros_like(ERRORS)
+        np.testing.assert_array_equal(pinball_loss(ERRORS, zeros), 0.5 * mae_loss(ERRORS, zeros))
+        np.testing.assert_array_equal(expectile_loss(ERRORS, zeros), 0.5 * mse_loss(ERRORS, zeros))
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_a_last_axis_of_levels(self, mode: str) -> None:
+        levels = np.array([0.1, 0.5, 0.95])
+        predictions, targets = np.random.default_rng(0).standard_normal((2, 5, 3))
+        for loss, name in ((pinball_loss, "quantile"), (expectile_loss, "expectile")):
+            value, slope = evaluate_pair(mode, loss, predictions, targets, reduction="none", **{name: levels})
+            for i, level in enumerate(levels):
+                alone = {name: float(level), "reduction": "none"}
+                expected, slopes = evaluate_pair(mode, loss, predictions[:, i], targets[:, i], **alone)
+                np.testing.assert_allclose(value[:, i], expected, rtol=1e-14)
+                np.testing.assert_allclose(slope[:, i], slopes, rtol=1e-14)
+
+    @parameterized.expand([(0.0,), (1.0,), (-0.5,), (np.array([0.5, 1.0]),)])
+    def test_refused(self, level: Any) -> None:
+        for loss, name in ((pinball_loss, "quantile"), (expectile_loss, "expectile")):
+            for function in (loss, find_loss(loss).gradient):
+                with self.assertRaisesRegex(ValueError, rf"{name} must be in \(0, 1\)"):
+                    function(np.ones(2), np.ones(2), **{name: level})
+
+
+class Percentages(unittest.TestCase):
+    P, T = np.array([1.5, -2.0, 3.0, 0.5]), np.array([1.0, -4.0, -3.0, 2.0])
+
+    def test_scikit_learn(self) -> None:
+        self.assertAlmostEqual(float(mape_loss(self.P, self.T)), mean_absolute_percentage_error(self.T, self.P), 14)
+        p, t = abs(self.P), abs(self.T)
+        self.assertAlmostEqual(float(msle_loss(p, t)), mean_squared_log_error(t, p), 14)
+
+    def test_by_hand(self) -> None:
+        np.testing.assert_allclose(mspe_loss(self.P, self.T, reduction="none"), [0.25, 0.25, 4.0, 0.5625], rtol=1e-15)
+        np.testing.assert_allclose(smape_loss(self.P, self.T, reduction="none"), [0.4, 2.0 / 3.0, 2.0, 1.2], rtol=1e-15)
+
+    @parameterized.expand([(mode,) for mode in MODES])
+    def test_targets_of_0_count_as_epsilon(self, mode: str) -> None:
+        p, t = np.array([3.0, -1.0]), np.zeros(2)
+        for loss, values, slopes in ((mape_loss, [6.0, 2.0], [2.0, -2.0]), (mspe_loss, [36.0, 4.0], [24.0, -8.0])):
+            value, slope = evaluate_pair(mode, loss, p, t, epsilon=0.5, reduction="none")
+            np.testing.assert_array_equal(value, values)
+            np.testing.assert_array_equal(slope, slopes)
+        value, slope = evaluate_pair(mode, smape_loss, p, t, epsilon=2.0, reduction="none")
+        np.testing.assert_array_equal(value, [2.0, 1.0])
+        np.testing.assert_array_equal(slope, [0.0, -1.0])
+
+    def test_shares_do_not_change_with_the_unit(self) -> None:
+        for loss in (mape_loss, mspe_loss, smape_loss):
+            self.assertEqual(loss(self.P, self.T), loss(1024.0 * self.P, 1024.0 * self.T))
 
 
 class Kinks(unittest.TestCase):

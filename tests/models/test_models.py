@@ -317,6 +317,13 @@ def test_an_exported_program_without_its_vjp_is_refused():
         ExportedJaxModel(dataclasses.replace(program, _get_vjp=None))  # as `serialize()` leaves it by default
 
 
+def test_an_exported_program_is_read_back_from_its_bytes():
+    params, data, seeds = in_jax(PARAMS), in_jax(DATA), in_jax(SEEDS)
+    written = jax.export.export(jax.jit(network(jnp)))(params, data).serialize(vjp_order=1)
+    model = ExportedJaxModel(jax.export.deserialize(written))
+    assert_close(model.evaluate(params, data, output_gradients=seeds)[1], parameters_by_hand(SEEDS))
+
+
 # --- torch --------------------------------------------------------------------------------------------------------
 
 
@@ -468,7 +475,9 @@ def test_the_package_of_models_imports_neither_jax_nor_torch_nor_autograd():
     assert found.stdout.strip() == "[]"
 
 
-@parameterized.expand([("JaxModel", "jax", "jax"), ("TorchModel", "torch", "torch"), ("NumpyModel", "autograd", "cli")])
+@parameterized.expand(
+    [("JaxModel", "jax", "jax"), ("TorchModel", "torch", "torch"), ("NumpyModel", "autograd", "numpy")]
+)
 def test_a_missing_library_names_the_extra_to_install(adapter, library, extra):
     code = f"import sys; sys.modules[{library!r}] = None\nfrom mithril_losses.models import {adapter}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.spatial
+import scipy.special
 import scipy.stats
 import skimage.metrics
 import sklearn.metrics
@@ -18,6 +19,7 @@ import torch
 from cases import double_precision
 
 import mithril_losses as ml
+from mithril_losses.elsewhere import KEYWORDS, LOSSES
 
 PAGE = Path(__file__).parents[2] / "docs/coming-from.md"
 CALL = re.compile(r"^\| `(.*?)` \| `(.*?)` \|.*\|$", re.MULTILINE)
@@ -52,6 +54,7 @@ def test_both_sides_are_equal(section: str, there: str, here: str) -> None:
         "F": torch.nn.functional,
         "jnp": jnp,
         "ml": ml,
+        "np": np,
         "optax": optax,
         "scipy": scipy,
         "skimage": skimage,
@@ -68,3 +71,32 @@ def test_both_sides_are_equal(section: str, there: str, here: str) -> None:
 def test_every_row_is_read() -> None:
     tables = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     assert len(ROWS) == len(tables) > 30
+
+
+def table(section: str) -> list[tuple[str, str]]:
+    (text,) = (each for each in SECTIONS if each.startswith(section + "\n"))
+    rows = re.findall(r"^\| (.*?) \| (.*?) \|$", text, re.MULTILINE)[1:]
+    return [(name, here) for names, here in rows for name in names.split(", ")]
+
+
+def test_the_names_are_those_that_messages_know() -> None:
+    assert table("Names") == sorted(LOSSES.items(), key=lambda row: list(LOSSES.values()).index(row[1]))
+    assert table("Options") == [(name, ", ".join(here)) for name, here in KEYWORDS.items()]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_name_elsewhere_is_answered_with_ours(name: str) -> None:
+    assert not hasattr(ml, name)
+    with pytest.raises(AttributeError, match=f"^mithril_losses has no '{name}': here it is {re.escape(LOSSES[name])}$"):
+        getattr(ml, name)
+    for loss in re.findall(r"\w+_(?:loss|entropy|divergence|distance|logits|likelihood)\b", LOSSES[name]):
+        assert loss in ml.catalogue()
+
+
+@pytest.mark.parametrize(("section", "there", "here"), ROWS, ids=[f"{there} · {here}" for _, there, here in ROWS])
+def test_every_row_is_among_the_names(section: str, there: str, here: str) -> None:
+    name, loss = (
+        re.findall(r"(?:F|optax|metrics|stats|distance|special|ml)\.(\w+)\(", call)[0] for call in (there, here)
+    )
+    if name not in ml.catalogue():
+        assert loss in LOSSES[name]

@@ -66,6 +66,7 @@ def test_failure_without_the_mutant_kills_nothing(workshop: Workshop) -> None:
     assert "without the mutant" in outcome.error
 
 
+@pytest.mark.exhaustive  # runs the tests of a copy
 def test_a_process_that_ends_is_no_killer(workshop: Workshop) -> None:
     crash = Mutant("a crash", FILE, lambda source: source + "import os\nos.abort()\n", [[FILE]])
     outcome = workshop.kill(crash)

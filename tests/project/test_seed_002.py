@@ -36,13 +36,17 @@ def test_vae_loss_in_python(capsys: pytest.CaptureFixture[str]) -> None:
     mu = torch.randn(64, 20)  # Example mu from encoder (latent_dim=20)
     logvar = torch.randn(64, 20)  # Example logvar from encoder
 
+    # the page's numbers are no probabilities: torch's own cross-entropy refuses them, and so does ours
+    for cross_entropy in (torch.nn.functional.binary_cross_entropy, F.binary_cross_entropy):
+        with pytest.raises((RuntimeError, ValueError), match=r"between 0 and 1|in \[0, 1\], got"):
+            cross_entropy(reconstructed_x, x)
+    x, reconstructed_x = torch.rand(64, 784), torch.sigmoid(reconstructed_x)  # as its decoder ends
+
     loss = vae_loss_function(reconstructed_x, x, mu, logvar)
     print("VAE Loss:", loss.item())
 
     assert capsys.readouterr().out.startswith("VAE Loss: ")
-    # the page's numbers are no probabilities, which torch's own cross-entropy refuses; ours clips them
     assert math.isfinite(loss.item())
-    x, reconstructed_x = torch.rand(64, 784), torch.rand(64, 784)
     total, _, _ = F.vae_loss(reconstructed_x, x, mu, logvar)
     torch.testing.assert_close(vae_loss_function(reconstructed_x, x, mu, logvar), total, rtol=1e-5, atol=0.0)
     expected = torch.nn.functional.binary_cross_entropy(reconstructed_x, x, reduction="sum")

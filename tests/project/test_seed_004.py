@@ -27,34 +27,39 @@ from mithril_losses.models import JaxModel, NumpyModel, TorchModel
 class Linear(torch.nn.Module):
     """One linear layer per output; `functional_call` hands it the parameters."""
 
-    def __init__(self, params: dict[str, Any]) -> None:
+    def __init__(self, params: dict[str, Any], softmax: tuple[str, ...]) -> None:
         super().__init__()
+        self.softmax = softmax
         for name, value in params.items():
             self.register_parameter(name, torch.nn.Parameter(value))
 
     def forward(self, input: torch.Tensor) -> dict[str, torch.Tensor]:
-        return linear(torch, dict(self.named_parameters()), input)
+        return linear(torch, dict(self.named_parameters()), input, self.softmax)
 
 
-def linear(xp: Any, params: dict[str, Any], x: Any) -> dict[str, Any]:
+def linear(xp: Any, params: dict[str, Any], x: Any, softmax: tuple[str, ...] = ()) -> dict[str, Any]:
     names = [name.removesuffix("_weight") for name in params if name.endswith("_weight")]
-    return {name: xp.matmul(x, params[f"{name}_weight"]) + params[f"{name}_bias"] for name in names}
+    found = {name: xp.matmul(x, params[f"{name}_weight"]) + params[f"{name}_bias"] for name in names}
+    for name in softmax:
+        exponentials = xp.exp(found[name])
+        found[name] = exponentials / xp.sum(exponentials, axis=-1)[:, None]
+    return found
 
 
 class Compiled:
-    """A model as the guide has it after `ml.compile(model, backend)`: linear in its one input."""
+    """A model as the guide has it after `ml.compile(model, backend)`: linear in its one input, some outputs softmax."""
 
-    def __init__(self, backend: Backend, features: int, **widths: int) -> None:
+    def __init__(self, backend: Backend, features: int, softmax: tuple[str, ...] = (), **widths: int) -> None:
         self._params = {}
         for name, width in widths.items():
             self._params[f"{name}_weight"] = 0.1 * backend.randn(features, width)
             self._params[f"{name}_bias"] = backend.zeros(width)
         if backend.name == "numpy":
-            self._model: Any = NumpyModel(lambda params, data: linear(anp, params, data["input"]))
+            self._model: Any = NumpyModel(lambda params, data: linear(anp, params, data["input"], softmax))
         elif backend.name == "jax":
-            self._model = JaxModel(lambda params, data: linear(jnp, params, data["input"]))
+            self._model = JaxModel(lambda params, data: linear(jnp, params, data["input"], softmax))
         else:
-            self._model = TorchModel(Linear(self._params))
+            self._model = TorchModel(Linear(self._params, softmax))
 
     def get_parameters(self) -> dict[str, Any]:
         return dict(self._params)
@@ -62,6 +67,11 @@ class Compiled:
     def evaluate(self, params: Any, inputs: Any, output_gradients: Any = None) -> Any:
         data = {"input": inputs["input"]}
         return self._model.evaluate(params, data, output_gradients=output_gradients)
+
+
+def along_rows(gradients: Any) -> Any:
+    """The part of a gradient along which rows keep their sum."""
+    return gradients - gradients.mean(-1)[:, None]
 
 
 @pytest.fixture
@@ -167,7 +177,7 @@ def test_cross_entropy_loss(backend: Backend) -> None:
 
     # the guide goes on to bind the same two names again
     assert_is_derivative(backend, loss_gradients, cross_entropy_loss, predictions, targets)
-    assert_moved_downhill(loss_value, cross_entropy_loss(predictions - 1e-3 * loss_gradients, targets))
+    assert_moved_downhill(loss_value, cross_entropy_loss(predictions - 1e-3 * along_rows(loss_gradients), targets))
 
     # With logits (pre-softmax)
     from mithril_losses import cross_entropy_with_logits, cross_entropy_with_logits_gradient
@@ -239,7 +249,7 @@ def test_kullback_leibler_divergence(backend: Backend) -> None:
     loss_gradients = kl_divergence_gradient(predictions, targets)
 
     assert_is_derivative(backend, loss_gradients, kl_divergence, predictions, targets)
-    assert_moved_downhill(loss_value, kl_divergence(predictions - 1e-3 * loss_gradients, targets))
+    assert_moved_downhill(loss_value, kl_divergence(predictions - 1e-3 * along_rows(loss_gradients), targets))
 
 
 # --- Custom Loss Functions --------------------------------------------------------------------------------------
@@ -586,10 +596,9 @@ def test_pytorch_backend() -> None:
 def test_loss_function_composition(backend: Backend) -> None:
     from mithril_losses import cross_entropy_loss, cross_entropy_loss_gradient, mse_loss, mse_loss_gradient
 
-    compiled_model = Compiled(backend, 4, main_output=3, aux_output=2)
+    # the guide hands the outputs to a loss on probabilities, "for multi-class classification with softmax outputs"
+    compiled_model = Compiled(backend, 4, softmax=("main_output",), main_output=3, aux_output=2)
     params, inputs = compiled_model.get_parameters(), {"input": backend.randn(6, 4)}
-    params["main_output_weight"] = 0.05 * (probabilities(backend, 4, 3) - 1 / 3)
-    params["main_output_bias"] = backend.full((3,), 1 / 3)
     main_targets, aux_targets = probabilities(backend, 6, 3), backend.randn(6, 2)
     learning_rate = 0.01
 
@@ -656,7 +665,7 @@ def test_loss_function_composition(backend: Backend) -> None:
     def loss_of(name: str) -> Callable[..., Any]:
         def loss(value: Any) -> Any:
             at = {**start, name: value}
-            found = linear(backend, at, inputs["input"])
+            found = linear(backend, at, inputs["input"], ("main_output",))
             return combined_loss(
                 found["main_output"], main_targets, found["aux_output"], aux_targets, lambda_reg=0.01, params=at
             )

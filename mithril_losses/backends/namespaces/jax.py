@@ -14,6 +14,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mithril_losses.backends.named import NamedArrays
+
+
+def _children(named: NamedArrays[Any]) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+    """Return the arrays in the order of their names, as JAX does for a dict, and the names in their own order."""
+    return [(jax.tree_util.DictKey(name), named[name]) for name in sorted(named)], tuple(named)
+
+
+def _named(names: tuple[str, ...], arrays: Any) -> NamedArrays[Any]:
+    found = dict(zip(sorted(names), arrays, strict=True))
+    return NamedArrays((name, found[name]) for name in names)
+
+
+jax.tree_util.register_pytree_with_keys(NamedArrays, _children, _named)
+
 
 def __getattr__(name: str) -> Any:
     """Return the attribute of JAX's namespace, looked up once."""

@@ -8,12 +8,21 @@ writes NaNs through a mask, and the cumulative sum looks up its namespace. Its v
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils._pytree  # PyTorch has no public name for it
 from array_api_compat.torch import *  # noqa: F403
 from array_api_compat.torch import where as _where
 
+from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces.numpy import TWO_NUMBERS
 
 del classes, ops  # type: ignore[name-defined]  # noqa: F821  (objects of TorchScript that have every attribute)
+
+torch.utils._pytree.register_pytree_node(
+    NamedArrays,
+    lambda named: (list(named.values()), tuple(named)),
+    lambda arrays, names: NamedArrays(zip(names, arrays, strict=True)),
+    serialized_type_name="mithril_losses.NamedArrays",
+)
 
 if TYPE_CHECKING:
 

@@ -33,6 +33,10 @@ def _logits_and_binary_labels(random: np.random.Generator, shape: Shape) -> tupl
     return 3.0 * normal(random, *shape), random.integers(0, 2, shape).astype(np.float32)
 
 
+def _scores_and_signs(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
+    return 3.0 * normal(random, *shape), (2 * random.integers(0, 2, shape) - 1).astype(np.float32)
+
+
 def _binary_cross_entropy_jax(jax: Any, logits: Any, targets: Any) -> Any:
     jnp = jax.numpy
     return jnp.mean(jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits))))
@@ -75,6 +79,20 @@ PROBLEMS = [
         jax=_binary_cross_entropy_jax,
         optax=lambda optax, z, t: optax.sigmoid_binary_cross_entropy(z, t).mean(),
         scikit_learn=lambda loss, z, t: (loss.HalfBinomialLoss(), 1.0),
+    ),
+    Problem(
+        loss="squared_hinge_loss",
+        draw=_scores_and_signs,
+        shapes=ELEMENTS,
+        torch=lambda torch, p, t: ((1.0 - t * p).clamp(min=0.0) ** 2).mean(),
+        jax=lambda jax, p, t: (jax.numpy.maximum(1.0 - t * p, 0.0) ** 2).mean(),
+    ),
+    Problem(
+        loss="logistic_loss",
+        draw=_scores_and_signs,
+        shapes=ELEMENTS,
+        torch=lambda torch, p, t: torch.nn.functional.soft_margin_loss(p, t),
+        jax=lambda jax, p, t: jax.nn.softplus(-t * p).mean(),
     ),
     Problem(
         loss="focal_loss_with_logits",

@@ -19,6 +19,10 @@ def _log_rates_and_counts(random: np.random.Generator, shape: Shape) -> tuple[Ar
     return log_rates, np.asarray(random.poisson(np.exp(log_rates)), np.float32)
 
 
+def _log_means_and_sizes(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
+    return normal(random, *shape), np.float32(2.0) * random.standard_exponential(shape, dtype=np.float32)
+
+
 def _samples_of_a_flow(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
     return normal(random, *shape), normal(random, shape[0])
 
@@ -29,6 +33,14 @@ def _gaussian(xp: Any, mean: Any, logvar: Any, targets: Any) -> Any:
 
 def _laplace(xp: Any, location: Any, log_scale: Any, targets: Any) -> Any:
     return (xp.abs(targets - location) * xp.exp(-log_scale) + log_scale).mean()
+
+
+def _gamma(xp: Any, log_mean: Any, targets: Any) -> Any:
+    return (log_mean + targets * xp.exp(-log_mean)).mean()
+
+
+def _tweedie(xp: Any, log_mean: Any, targets: Any) -> Any:
+    return (2.0 * (targets * xp.exp(-0.5 * log_mean) + xp.exp(0.5 * log_mean))).mean()
 
 
 def _flow(z: Any, log_det: Any) -> Any:
@@ -56,6 +68,20 @@ PROBLEMS = [
         shapes=ELEMENTS,
         torch=lambda torch, z, x: torch.nn.functional.poisson_nll_loss(z, x),
         jax=lambda jax, z, x: (jax.numpy.exp(z) - x * z).mean(),
+    ),
+    Problem(
+        loss="gamma_negative_log_likelihood",
+        draw=_log_means_and_sizes,
+        shapes=ELEMENTS,
+        torch=_gamma,
+        jax=lambda jax, *arrays: _gamma(jax.numpy, *arrays),
+    ),
+    Problem(
+        loss="tweedie_negative_log_likelihood",
+        draw=_log_means_and_sizes,
+        shapes=ELEMENTS,
+        torch=_tweedie,
+        jax=lambda jax, *arrays: _tweedie(jax.numpy, *arrays),
     ),
     Problem(
         loss="flow_negative_log_likelihood",

@@ -53,6 +53,11 @@ def _has_a_small_variance(point: Point) -> bool:
     return bool((np.abs(ratio) < 0.8).any())
 
 
+def _has_a_small_error(point: Point) -> bool:
+    error = np.abs(point.arrays["predictions"] - point.arrays["targets"])
+    return bool((error < point.options.get("scale", 1.0)).any())
+
+
 LIMITS = (
     Limit(
         ("triplet_loss", "wasserstein_distance", "sliced_wasserstein_distance"),
@@ -66,6 +71,7 @@ LIMITS = (
         "the continued fraction of eˣ − 1 − x (|x| < 0.8)",
         _has_a_small_variance,
     ),
+    Limit(("fair_loss",), 14, "the continued fraction of eˣ − 1 − x (errors below the scale)", _has_a_small_error),
     Limit(("sinkhorn_divergence",), 48, "the end of the iterations (masses right to 10⁻⁵⁰)"),
 )
 

@@ -191,6 +191,8 @@ def _planes(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Itera
 def _class_axes(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:
     masks = {name: generator.uniform(0.05, 0.95, (3, 2, 4)) for name in arrays}
     yield "classes on axis 1", masks, {"class_axis": 1}
+    labels = {**masks, "targets": generator.integers(0, 2, (3, 4))}
+    yield "labels", labels, {"class_axis": 1, "class_weights": np.array([0.5, 2.0]), "ignore_index": 1}
 
 
 def _layer_weights(pair: Pair, arrays: Arrays, generator: np.random.Generator) -> Iterator[Variant]:

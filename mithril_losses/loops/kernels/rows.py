@@ -185,6 +185,15 @@ def mass_of(t, w, own, share):
 
 
 @njit(**OPTIONS)
+def count_below(t, least):
+    """How many probabilities are smaller, in a number of their width, so that the loop is vectorized."""
+    count = T(0)
+    for c in range(t.size):
+        count += T(1) if T(t[c]) < least else T(0)
+    return count
+
+
+@njit(**OPTIONS)
 def cross_total(t, w, own, share, z, m, log_total):
     """-Σ q log p with 0 times infinity = 0."""
     total = T(0)
@@ -203,7 +212,23 @@ def subtract(g, by, f, t, w, own, share):
 @kept
 @njit(**OPTIONS)
 def by_probability(
-    first, last, per_chunk, z, t, own, share, w, uniform, weights, factors, factor, values, gradient, partials
+    first,
+    last,
+    per_chunk,
+    z,
+    t,
+    own,
+    share,
+    w,
+    uniform,
+    weights,
+    factors,
+    factor,
+    values,
+    gradient,
+    least,
+    partials,
+    illegal,
 ):
     rows, classes = z.shape
     room = np.empty((3, per_chunk), T)
@@ -214,6 +239,7 @@ def by_probability(
         total = 0.0
         for r in range(start, stop):
             i = r - start
+            illegal[chunk] += count_below(t[r], least)
             omega = weights[r] if weights.size else T(1)
             f = factors[r] if factors.size else factor
             if omega == T(0):

@@ -1,0 +1,326 @@
+"""Masks of samples and classes: where their axes are, what targets say of each pixel, and probabilities of logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype
+from mithril_losses.domains import MASK_TARGETS, Elements, Labels
+from mithril_losses.numerics.stable import bounded, largest_number, one_hot, product
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_same_shape
+from mithril_losses.templates.classes import read_class_weights, read_labels
+from mithril_losses.templates.unreduced import Losses
+
+
+class Layout(NamedTuple):
+    """Where the axes of masks are."""
+
+    classes: int | None
+    batch: int | None  # the first axis beside that of the classes; None if a mask is that of all samples, or of one
+    mask: tuple[int, ...]
+
+    @staticmethod
+    def of(ndim: int, class_axis: int | None, pool_batch: bool = False) -> Layout:
+        """Return the layout of an array; if it has only one axis beside that of the classes, it is one sample."""
+        classes = None if class_axis is None else normalize_axis("class_axis", class_axis, ndim)
+        others = tuple(axis for axis in range(ndim) if axis != classes)
+        if not others:
+            raise ValueError("masks need at least one axis beside that of the classes")
+        one_mask = pool_batch or len(others) == 1
+        return Layout(classes, None if one_mask else others[0], others if one_mask else others[1:])
+
+    def weights(self, xp: Any, like: Array, class_weights: Array | Sequence[float] | None) -> Array | None:
+        """Return the weights of the classes of `like`, in a shape that broadcasts along their axis.
+
+        Raises:
+            ValueError: there is no axis of classes, there is not one weight per class, or a weight is negative.
+            TypeError: they are neither an array nor a sequence.
+        """
+        if class_weights is None:
+            return None
+        if self.classes is None:
+            raise ValueError("class_weights need a class_axis")
+        return read_class_weights(xp, class_weights, like.shape[self.classes], len(like.shape) - self.classes, like)
+
+    def masses(self, xp: Any, weights: Array, shape: tuple[int, ...]) -> Array:
+        """Return what the loss of each mask of an array of this shape contributes to the divisor of a mean."""
+        kept = tuple(1 if axis in self.mask else size for axis, size in enumerate(shape))
+        return xp.squeeze(xp.broadcast_to(weights, kept), axis=self.mask)
+
+
+def mask_masses(
+    predictions: Array,
+    targets: Array,
+    *,
+    class_axis: int | None,
+    class_weights: Array | Sequence[float] | None,
+    pool_batch: bool,
+    **_: Any,
+) -> Array | None:
+    """Return what the loss of each mask contributes to the divisor of a mean: the weight of its class; None for 1."""
+    if class_weights is None:
+        return None
+    xp, shape = array_namespace(predictions=predictions), tuple(predictions.shape)
+    layout = Layout.of(len(shape), class_axis, pool_batch)
+    weights = layout.weights(xp, as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype)), class_weights)
+    return None if weights is None else layout.masses(xp, weights, shape)
+
+
+# --- targets ----------------------------------------------------------------------------------------------------
+
+
+def read_targets(
+    xp: Any,
+    like: Array,
+    targets: Array,
+    classes: int | None,
+    ignore_index: int | None,
+    *,
+    exclusive: bool,
+    name: str,
+    domain: Elements | Labels = MASK_TARGETS,
+) -> tuple[Array, Array | None]:
+    """Return the targets in the shape and dtype of `like`, and which pixels are not ignored; None for all.
+
+    An ignored pixel has the target 0, and an illegal label, where its value cannot be read, NaN.
+
+    Args:
+        xp: the namespace of the arrays.
+        like: the predictions in the dtype to compute in.
+        targets: masks in the shape of the predictions, or class indices in this shape without the class axis.
+        classes: the axis of the classes, None if there is none.
+        ignore_index: the label of ignored pixels.
+        exclusive: whether the classes of a pixel share one mass, so that a pixel is ignored as a whole.
+        name: of the predictions.
+        domain: what masks may hold.
+
+    Raises:
+        ValueError: the shapes do not fit, or a label or a value of a mask is illegal.
+        TypeError: class indices are not integers.
+    """
+    shape, given = tuple(like.shape), tuple(targets.shape)
+    if given == shape:
+        if exclusive and ignore_index is not None:
+            raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
+        if is_dtype(xp, targets.dtype, "integral"):
+            labels, kept, illegal = read_labels(xp, targets, 2, ignore_index)
+            t = as_dtype(xp, labels, like.dtype)
+        else:
+            t, illegal = as_dtype(xp, targets, like.dtype, "targets"), None
+            kept = None if ignore_index is None else t != float(ignore_index)
+            t = t if kept is None else xp.where(kept, t, 0.0)
+            domain.check("targets", t)
+            t = domain.or_nan(xp, t, t)
+    elif classes is None:
+        require_same_shape(**{name: like, "targets": targets})
+    else:
+        without = shape[:classes] + shape[classes + 1 :]
+        if given != without:
+            raise ValueError(
+                f"targets must be class indices of shape {without} or masks of shape {shape}, got {given} for {name} "
+                f"of shape {shape}"
+            )
+        labels, kept, illegal = read_labels(xp, targets, shape[classes], ignore_index)
+        t = one_hot(xp, labels, shape[classes], classes, like)
+        kept, illegal = (None if x is None else xp.expand_dims(x, axis=classes) for x in (kept, illegal))
+    t = t if kept is None else xp.where(kept, t, 0.0)
+    return (t if illegal is None else xp.where(illegal, math.nan, t)), kept
+
+
+def check_targets(
+    predictions: Array, targets: Array, class_axis: int | None, ignore_index: int | None, *, exclusive: bool, name: str
+) -> None:
+    """Raise as `read_targets` does."""
+    xp = array_namespace(**{name: predictions, "targets": targets})
+    like = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype, name))
+    axis = Layout.of(len(like.shape), class_axis).classes
+    read_targets(xp, like, targets, axis, ignore_index, exclusive=exclusive, name=name)
+
+
+# --- probabilities ----------------------------------------------------------------------------------------------
+
+
+class Probabilities:
+    """Probabilities p that are the predictions themselves.
+
+    Where all slopes of a pixel are 0, so is what they are pulled back to, even if the predictions are NaN.
+
+    Attributes:
+        xp: the namespace of the arrays.
+        p: the probabilities.
+        q: 1 − p, to its last digits; None if it is not known better than by subtraction.
+    """
+
+    exclusive = False  # whether the probabilities of the classes of a pixel sum to one
+
+    def __init__(self, xp: Any, predictions: Array, axis: int | None) -> None:
+        self.xp, self.axis = xp, axis
+        self.p: Array = predictions
+        self.q: Array | None = None
+
+    def pull(self, slopes: Array) -> Array:
+        """Return slopes wrt the predictions from slopes wrt p."""
+        return slopes
+
+
+class Sigmoid(Probabilities):
+    """p = σ(z), with pull g p q."""
+
+    def __init__(self, xp: Any, logits: Array, axis: int | None) -> None:
+        self.xp, self.axis = xp, axis
+        self._magnitude = xp.abs(logits)
+        tail = xp.exp(-self._magnitude)
+        total, self._upper = 1.0 + tail, logits >= 0.0
+        high, low = 1.0 / total, tail / total
+        self.p, self.q = xp.where(self._upper, high, low), xp.where(self._upper, low, high)
+        self._tail = tail
+
+    def pull(self, slopes: Array) -> Array:
+        """As in `Probabilities`."""
+        return product(self.xp, slopes, self.p * self.q)
+
+    def minus_logs(self) -> tuple[Array, Array]:
+        """Return −log p and −log q."""
+        near = self.xp.log1p(self._tail)
+        far = near + self._magnitude
+        return self.xp.where(self._upper, near, far), self.xp.where(self._upper, far, near)
+
+
+class Softmax(Probabilities):
+    """p = softmax(z) over the classes, with pull p_c (g_c − Σ p g).
+
+    With the largest logit subtracted, its exponential is 1. So 1 − p of this class is a sum of the others, and all
+    digits of it are right.
+    """
+
+    exclusive = True
+
+    def __init__(self, xp: Any, logits: Array, axis: int | None) -> None:
+        assert axis is not None
+        self.xp, self.axis = xp, axis
+        largest = xp.minimum(largest_number(xp, logits, axis), float(xp.finfo(logits.dtype).max))
+        self._shifted = xp.minimum(logits - largest, 0.0)
+        exponentials = xp.exp(self._shifted)
+        labels = xp.argmax(logits, axis=axis)
+        self._top = one_hot(xp, labels, logits.shape[axis], axis, logits) > 0
+        self._others = xp.sum(xp.where(self._top, 0.0, exponentials), axis=axis, keepdims=True)
+        total = 1.0 + self._others
+        self.p = exponentials / total
+        self.q = xp.where(self._top, self._others, total - exponentials) / total
+
+    def pull(self, slopes: Array) -> Array:
+        """As in `Probabilities`."""
+        return self.pull_logs(product(self.xp, slopes, self.p))
+
+    def pull_logs(self, slopes: Array) -> Array:
+        """Return b_c − p_c Σ b from slopes b wrt log p.
+
+        For the class of the largest logit, p_c is near 1 and b_c near Σ b: there the difference is q_c b_c − p_c times
+        the sum of the others.
+        """
+        xp = self.xp
+        others = xp.sum(xp.where(self._top, 0.0, slopes), axis=self.axis, keepdims=True)
+        own = xp.sum(xp.where(self._top, slopes, 0.0), axis=self.axis, keepdims=True)
+        rest = product(xp, own + others, self.p)
+        return xp.where(self._top, product(xp, slopes, self.q) - product(xp, others, self.p), slopes - rest)
+
+    def minus_log(self) -> Array:
+        """Return −log p."""
+        return self.xp.log1p(self._others) - self._shifted
+
+
+# --- masks ------------------------------------------------------------------------------------------------------
+
+
+class Masks(NamedTuple):
+    """Predicted masks and their targets."""
+
+    xp: Any
+    name: str  # of the predictions
+    layout: Layout
+    predicted: Any  # Probabilities, Sigmoid or Softmax
+    targets: Array
+    kept: Array | None
+    weights: Array | None  # of the classes, in a shape that broadcasts along their axis
+
+    @staticmethod
+    def of(
+        predictions: Array,
+        targets: Array,
+        class_axis: int | None,
+        class_weights: Array | Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        pool_batch: bool = False,
+        *,
+        activation: type[Probabilities] = Probabilities,
+        name: str = "predictions",
+    ) -> Masks:
+        """Return the masks of predictions, which are probabilities or what `activation` makes into them.
+
+        Raises:
+            ValueError: the shapes do not fit, a label is illegal, or there are class weights without classes.
+            TypeError: predictions are not floating point, or class indices are not integers.
+        """
+        xp = array_namespace(**{name: predictions, "targets": targets})
+        x = as_dtype(xp, predictions, compute_dtype(xp, predictions.dtype, name))
+        layout = Layout.of(len(x.shape), class_axis, pool_batch)
+        axis = layout.classes
+        t, kept = read_targets(xp, x, targets, axis, ignore_index, exclusive=activation.exclusive, name=name)
+        weights = layout.weights(xp, x, class_weights)
+        return Masks(xp, name, layout, activation(xp, x, axis), t, kept, weights)
+
+    @staticmethod
+    def of_logits(
+        logits: Array,
+        targets: Array,
+        class_axis: int | None,
+        class_weights: Array | Sequence[float] | None,
+        ignore_index: int | None,
+        pool_batch: bool,
+        multilabel: bool,
+    ) -> Masks:
+        """Return the masks of the sigmoid or the softmax of logits."""
+        activation = Sigmoid if multilabel or class_axis is None else Softmax
+        options = class_axis, class_weights, ignore_index, pool_batch
+        return Masks.of(logits, targets, *options, activation=activation, name="logits")
+
+    def only_kept(self, x: Array) -> Array:
+        """Return x with 0 at ignored pixels."""
+        return x if self.kept is None else self.xp.where(self.kept, x, 0.0)
+
+    def sums(self) -> tuple[Array, Array, Array]:
+        """Return Σ p t, Σ p (1 − t) and Σ (1 − p) t of each mask; the axes of the mask stay, with length 1."""
+        xp, p, q, t = self.xp, self.predicted.p, self.predicted.q, self.targets
+        hits = p * t
+        pixels = (hits, p - hits, t - hits if q is None else q * t)
+        found, false_positives, false_negatives = (
+            xp.sum(self.only_kept(x), axis=self.layout.mask, keepdims=True) for x in pixels
+        )
+        return found, false_positives, false_negatives
+
+    def slopes(self, at_zero: Array, at_one: Array) -> Array:
+        """Return the slopes wrt p of losses whose slope is `at_zero` + t · `at_one`."""
+        xp = self.xp
+        zero, one = (bounded(xp, x, x.dtype) for x in (at_zero, at_one))  # masks of subnormal numbers overflow
+        return self.only_kept(zero + one * self.targets)
+
+    def losses(self, values: Array, at_zero: Array, at_one: Array) -> Losses:
+        """Return one loss for each mask, times the weight of its class."""
+        xp, w, summed = self.xp, self.weights, self.layout.mask
+        mass = None
+        if w is not None:
+            values, at_zero, at_one = (product(xp, w, x) for x in (values, at_zero, at_one))
+            mass = self.layout.masses(xp, w, tuple(values.shape))
+        # a logit belongs to the losses of all classes, so slopes are weighted before they are pulled back
+        pull = None if type(self.predicted) is Probabilities else self.predicted.pull
+        values = xp.squeeze(values, axis=summed)
+        return Losses(values, lambda: {self.name: self.slopes(at_zero, at_one)}, summed, mass, pull=pull)
+
+    def of_samples(self, values: Array, at_zero: Array, at_one: Array) -> Losses:
+        """Return one loss for each sample, from values whose axis of the classes has length 1."""
+        classes = self.layout.classes
+        summed = tuple(sorted((*self.layout.mask, *(() if classes is None else (classes,)))))
+        values = self.xp.squeeze(values, axis=summed)
+        return Losses(values, lambda: {self.name: self.predicted.pull(self.slopes(at_zero, at_one))}, summed)
