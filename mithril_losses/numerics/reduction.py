@@ -322,15 +322,21 @@ def _over(
     """Return the shards over which the losses are summed, after a comparison, and the number of losses on all of them.
 
     There are none if each shard keeps its own losses.
+
+    Raises:
+        ValueError: there are no rows to split.
     """
     count = _count(shape, axes, reduction)
     if across is None or reduction == "none":
         return (), count
     split: Split = resolve(xp, across)
     rows, classes = split.rows, split.classes
-    if shape:  # a single loss is reduced in any case
-        rows = rows if 0 in axes else None
-        classes = classes if len(shape) - 1 in axes else None
+    if rows is not None and not shape:
+        raise ValueError(
+            "these arguments have one loss in all, which cannot be split by rows; with rows, axis 0 is theirs"
+        )
+    rows = rows if 0 in axes else None
+    classes = classes if len(shape) - 1 in axes else None
     left = tuple(n for i, n in enumerate(shape) if i not in axes)
     facts = f"reduction={reduction!r} of {str(dtype).split('.')[-1]} to the shape {left}"
     facts += " with weights" * (weights is not None) + " with masses" * (mass is not None)

@@ -138,14 +138,14 @@ class Unreduced(Template):
     def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
         first = _first_array(arguments[0])
         with _quiet(first):
-            losses, reduction = self._split(first, reduction)
+            losses, reduction = self._split(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
             return self._plan(xp, found, reduction).collect(xp, found.values, first)
 
     def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
         with _quiet(arguments[0]):
-            losses, reduction = self._split(arguments[0], reduction)
+            losses, reduction = self._split(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, self._plan(xp, found, reduction), arguments, wrt)
@@ -154,7 +154,7 @@ class Unreduced(Template):
         first = _first_array(arguments[0])
         with _quiet(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
-            losses, reduction = self._split(first, reduction)
+            losses, reduction = self._split(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = self._plan(xp, found, reduction)
@@ -212,18 +212,20 @@ class Unreduced(Template):
             self._settled = found
         return (*arguments[: self._arrays], *found)
 
-    def _split(self, like: Any, reduction: Mapping[str, Any]) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+    def _split(
+        self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]
+    ) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""
-        if reduction.get("across") is None or not self.splits_classes:
+        if reduction.get("across") is None:
             return self.losses, reduction
-        split = resolve(namespace_of(like), reduction["across"])
+        if (at := self._at.get("pool_batch")) is not None and arguments[at]:
+            raise ValueError(f"{self.name} with pool_batch=True cannot be split: each of its masks is that of all rows")
+        if not self.splits_classes:
+            return self.losses, reduction
+        split = resolve(namespace_of(_first_array(arguments[0])), reduction["across"])
         return functools.partial(self.losses, shards=split.classes), {**reduction, "across": split.rows}
 
     def _plan(self, xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
-        if reduction.get("across") is not None and not self.separable and not found.values.shape:
-            raise ValueError(
-                f"{self.name} of one set cannot be split: only a batch of sets may be, along its first axis"
-            )
         return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
     def _within_domains(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -527,7 +527,13 @@ def refusals() -> None:
     refuses(
         lambda: mapped(mesh_of(data=2), lambda x: ml.chamfer_distance(x, x, across="data"), P("data"), P())(points),
         ValueError,
-        "of one set cannot be split",
+        "one loss in all, which cannot be split by rows",
+    )
+    masks = jnp.ones((8, 4))
+    refuses(
+        lambda: ml.dice_loss(masks, masks, pool_batch=True, across="data"),
+        ValueError,
+        "each of its masks is that of all rows",
     )
     unchecked = mapped(
         mesh_of(data=2), jax.grad(lambda p, t: ml.mse_loss(p, t, across="data")), P("data"), P("data"), check_vma=False
