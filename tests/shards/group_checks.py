@@ -21,10 +21,11 @@ from problems import (
     of_classes,
     of_layer,
     of_pairs,
+    of_training,
     refuses,
     same,
 )
-from running import run
+from running import Gone, run
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
 import mithril_losses as ml
@@ -264,6 +265,35 @@ def rows_that_do_not_fit_each_other() -> None:
     )
 
 
+@check()
+def training() -> None:
+    """Twenty steps over data and vocabulary end where those of one process do."""
+    arrays = {n: torch.tensor(x) for n, x in of_training().items()}
+    shape = (2, RANKS // 2) if RANKS % 2 == 0 else (1, RANKS)
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("data", "model"))
+    across = ml.Split(rows=mesh["data"], classes=mesh["model"])
+
+    def train(inputs: Any, labels: Any, hidden: Any, classes: Any, group: Any, **given: Any) -> Any:
+        layers = [hidden.clone().requires_grad_(), classes.clone().requires_grad_()]
+        optimizer = torch.optim.SGD(layers, lr=0.3)
+        for _ in range(20):
+            optimizer.zero_grad()
+            states = torch.tanh(inputs @ layers[0])
+            ml.linear_cross_entropy(states, layers[1], labels, ignore_index=-100, z_loss=1e-3, **given).backward()
+            if group is not None:  # the rows of the other ranks have their share in the hidden layer
+                dist.all_reduce(layers[0].grad, group=group)
+            optimizer.step()
+        return tuple(x.detach() for x in layers)
+
+    whole = train(**arrays, group=None)
+    rows, columns = (np.array_split(np.arange(n), k) for n, k in zip((16, 12), shape, strict=True))
+    at, own_columns = rows[mesh.get_local_rank("data")], columns[mesh.get_local_rank("model")]
+    parts = arrays | {"inputs": arrays["inputs"][at], "labels": arrays["labels"][at]}
+    parts["classes"] = arrays["classes"][own_columns]
+    found = train(**parts, group=mesh.get_group("data"), across=across)
+    same(found, (whole[0], whole[1][own_columns]), rtol=1e-10)
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
@@ -427,6 +457,15 @@ def a_process_that_does_not_take_part() -> None:
 
 
 @check()
+def a_process_that_dies() -> None:
+    """The last check of a run, for two processes: the other one raises one line at once."""
+    if RANK:
+        raise Gone
+    x = torch.ones(3)
+    refuses(lambda: ml.mse_loss(x, x, across=world()), RuntimeError, "failed on rank 0 of 2: another process has ended")
+
+
+@check()
 def no_group() -> None:
     """The last check: the group has ended."""
     group = world()
@@ -434,7 +473,7 @@ def no_group() -> None:
     refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
 
 
-USUAL = [name for name in CHECKS if ":" not in name]
+USUAL = [name for name in CHECKS if ":" not in name and name != "a process that dies"]
 USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),

@@ -22,6 +22,7 @@ from problems import (
     of_classes,
     of_layer,
     of_pairs,
+    of_training,
     refuses,
     same,
 )
@@ -362,6 +363,30 @@ def sums_over_the_last_axis(name: str) -> None:
             (value, gradient),
         )(*arguments)
         same(found, ml.value_and_gradient(pair)(*arguments, **given))
+
+
+@check()
+def training() -> None:
+    """Twenty steps over data and vocabulary end where those of one device do."""
+    arrays = {n: jnp.asarray(x) for n, x in of_training().items()}
+    data = arrays["inputs"], arrays["labels"]
+
+    def train(hidden: Any, classes: Any, inputs: Any, labels: Any, **across: Any) -> Any:
+        def loss(layers: Any) -> Any:
+            states = jnp.tanh(inputs @ layers[0])
+            return ml.linear_cross_entropy(states, layers[1], labels, ignore_index=-100, z_loss=1e-3, **across)
+
+        def step(layers: Any, _: None) -> tuple[Any, None]:
+            return jax.tree.map(lambda x, slope: x - 0.3 * slope, layers, jax.grad(loss)(layers)), None
+
+        return jax.lax.scan(step, (hidden, classes), None, length=20)[0]
+
+    whole = jax.jit(train)(arrays["hidden"], arrays["classes"], *data)
+    layers = P(), P("model")
+    split = mapped(
+        mesh_of(data=4, model=2), functools.partial(train, across=GRID), (*layers, P("data"), P("data")), layers
+    )
+    same(split(arrays["hidden"], arrays["classes"], *data), whole, rtol=1e-10)
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,19 @@ def of_pairs(name: str) -> dict[str, Any]:
     return dict(zip(names.get(name, ("embedding1", "embedding2")), (first, second), strict=True))
 
 
+def of_training() -> dict[str, np.ndarray]:
+    """Return inputs and labels of 16 rows, the weight of a hidden layer, and that of 12 classes."""
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 12, 16)
+    labels[[2, 3, 9]] = -100
+    return {
+        "inputs": generator.standard_normal((16, 5)),
+        "labels": labels,
+        "hidden": generator.standard_normal((5, 4)),
+        "classes": generator.standard_normal((12, 4)),
+    }
+
+
 def of_layer() -> dict[str, np.ndarray]:
     """Return the arrays of a layer of 8 classes over 3 features, and labels of 6 rows."""
     generator = np.random.default_rng(7)

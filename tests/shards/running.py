@@ -52,6 +52,10 @@ def require(script: str, names: Iterable[str], ranks: int = 1) -> None:
     assert not failed, "\n\n".join(f"{name}\n{error}" for name, error in failed.items())
 
 
+class Gone(BaseException):
+    """Raised by a check to end its process at once, as a crash does; the results are written before."""
+
+
 def run(checks: Checks) -> None:
     """Run the checks that the command line names, and write what they failed with."""
     names, file = json.loads(sys.argv[1]), Path(sys.argv[2])
@@ -60,6 +64,10 @@ def run(checks: Checks) -> None:
         try:
             checks[name]()
             found[name] = ""
+        except Gone:
+            found[name] = ""
+            file.write_text(json.dumps(found))
+            os._exit(1)
         except BaseException:
             found[name] = f"rank {os.environ['RANK']}: {traceback.format_exc()}"
     file.write_text(json.dumps(found))
