@@ -106,6 +106,7 @@ class Elementwise(Template):
 
     def _remember(self) -> None:
         """Keep the domains that calls are held to, and the results of `settle` for numbers and a dtype of NumPy."""
+        self.__dict__.pop("_of_parts", None)
         self._enforced = enforced({name: self.domain[name] for name in self.array_names})
         self._held = [(self.array_names.index(name), name, domain.check) for name, domain in self._enforced.items()]
         self._settled = functools.lru_cache(maxsize=64)(
