@@ -294,6 +294,31 @@ def training() -> None:
     same(found, (whole[0], whole[1][own_columns]), rtol=1e-10)
 
 
+@check()
+def objectives() -> None:
+    """Every term of an objective is that of all rows; a regularizer counts once."""
+    arrays = batched(ROWS["huber_loss"], 6).arrays
+    p, t = arrays.values()
+    terms = [ml.Term("near", "huber_loss", "out", "true", weight=0.5), ml.Term("far", "mse_loss", "out", "true")]
+    objective = ml.Objective(terms, [ml.Regularizer("l2_regularization")])
+    params = {"w": np.arange(3.0)}
+    whole = objective.evaluate({"out": p}, {"true": t}, params)
+    at = own(6)
+    found = objective.evaluate({"out": p[at]}, {"true": t[at]}, params, across=world())
+    same((found.loss, found.components), (whole.loss, whole.components))
+    same(found.output_gradients, {"out": whole.output_gradients["out"][at]})
+    same(found.parameter_gradients, whole.parameter_gradients)
+    alone = objective.evaluate({"out": p[at]}, {"true": t[at]}, params, gradients=False, across=world())
+    same(alone.components, whole.components)
+    style = ml.Objective([ml.Term("bound", "vae_loss", {"recon_x": "r", "mu": "m", "logvar": "v"}, {"x": "x"})])
+    x = np.full((2, 2), 0.5)
+    refuses(
+        lambda: style.evaluate(dict.fromkeys("rmv", x), {"x": x}, across=world()),
+        ValueError,
+        "vae_loss takes no across=",
+    )
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
