@@ -55,8 +55,8 @@ class JaxModel(ModelAdapter):
             return outputs, gradients
 
         def derivatives(params: Any, data: Any, directions: Any) -> dict[str, Array]:
-            found: dict[str, Array] = jax.jvp(lambda x: outputs_of(x, data), (params,), (directions,))[1]
-            return found
+            outputs, found = jax.jvp(lambda x: outputs_of(x, data), (params,), (directions,))
+            return {name: x for name, x in found.items() if is_differentiable(outputs[name])}
 
         self._forward = jax.jit(outputs_of)
         self._derivatives = jax.jit(derivatives)
@@ -129,6 +129,12 @@ class ExportedJaxModel(JaxModel):
 
         super().__init__(call)
 
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """Raise a TypeError: an exported program carries its vjp only."""
+        raise TypeError("an exported program has no jvp: it carries its vjp only")
+
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         return super()._outputs(params, self._inputs(data))
 
@@ -163,12 +169,6 @@ def _named(outputs: Any, names: Sequence[str] | None) -> dict[str, Any]:
             f"the program returns {len(values)} outputs without names; output_names must name each, got {names}"
         )
     return dict(zip(names, values, strict=True))
-
-    def jvp(
-        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
-    ) -> dict[str, Array]:
-        """Raise a TypeError: an exported program carries its vjp only."""
-        raise TypeError("an exported program has no jvp: it carries its vjp only")
 
 
 def _cotangent(output: Array, gradient: Array | None) -> Any:
