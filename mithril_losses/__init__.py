@@ -38,6 +38,7 @@ from mithril_losses.objectives import Term as Term
 from mithril_losses.objectives import WeightedLoss as WeightedLoss
 from mithril_losses.objectives.schedules import cyclical_kl_weight as cyclical_kl_weight
 from mithril_losses.objectives.schedules import get_kl_weight as get_kl_weight
+from mithril_losses.shards import Split as Split
 from mithril_losses.templates.base import Functions as Functions
 from mithril_losses.templates.composed import Composed as Composed
 from mithril_losses.templates.elements import elementwise as elementwise

@@ -39,7 +39,7 @@ SUBSTITUTIONS = [
     Substitution(
         "numerics/reduction.py",
         "the mean is doubled",
-        {"return float(max(math.prod(": "return 0.5 * float(max(math.prod("},
+        {"return float(max(count, 1))": "return 0.5 * float(max(count, 1))"},
         "Reductions and mse_loss",
     ),
     Substitution(
@@ -51,7 +51,7 @@ SUBSTITUTIONS = [
     Substitution(
         "numerics/reduction.py",
         "the mean of nothing divides by 0",
-        {"float(max(math.prod([shape[a] for a in axes]), 1))": "float(math.prod([shape[a] for a in axes]))"},
+        {"return float(max(count, 1))": "return float(count)"},
         "nothing_left and mse_loss",
     ),
     Substitution(
@@ -74,13 +74,13 @@ SUBSTITUTIONS = [
     Substitution(
         "numerics/reduction.py",
         "the batch sum divides by the last axis",
-        {"float(max(shape[0], 1)) if shape": "float(max(shape[-1], 1)) if shape"},
+        {"shape[:1] if reduction": "shape[-1:] if reduction"},
         "Reductions and mse_loss",
     ),
     Substitution(
         "numerics/reduction.py",
         "the batch sum of nothing divides by 0",
-        {"float(max(shape[0], 1)) if shape": "float(shape[0]) if shape"},
+        {"return max(float(count), 1.0)": "return float(count)"},
         "nothing_left and mse_loss",
     ),
     Substitution(
@@ -639,7 +639,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/classes.py",
         "class weights of labels do not enter the divisor",
-        {"own, even, each), mass": "own, even, each), None if kept is None else mass"},
+        {"labels, own, even, each), _counted(xp, mass,": "labels, own, even, each), _counted(xp, None,"},
     ),
     Substitution(
         "templates/classes.py",
@@ -666,7 +666,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/classes.py",
         "label smoothing of probabilities shares among the other classes",
-        {"(1.0 - a) * q + a / float(x.shape[axis])": "(1.0 - a) * q + a / float(x.shape[axis] - 1)"},
+        {"a / float(self._classes or x.shape[axis])": "a / float(x.shape[axis] - 1)"},
     ),
     Substitution(
         "templates/classes.py",

@@ -100,6 +100,7 @@ class Call:
     ) -> None:
         self.template = template
         self._keywords = tuple(reduction)
+        self._is_split = reduction.get("across") is not None
         self._is_flat, self.is_mixed = True, False
         self.arrays: list[Any] = []
         self.names: list[str] = []
@@ -136,7 +137,8 @@ class Call:
 
     def has_products(self, names: Iterable[str]) -> bool:
         """Whether the second derivatives wrt all these arguments are known."""
-        return self.template.curved and bool(_products) and all(name in self.template.wrt for name in names)
+        is_known = self.template.curved and not self._is_split and bool(_products)
+        return is_known and all(name in self.template.wrt for name in names)
 
     def times_hessian(self, arrays: Iterable[Any], vectors: Iterable[Any], upstream: Any, recorded: bool) -> list[Any]:
         """Return H v by array, None for arrays that the gradient is not taken with respect to.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain, is_reduced_to_a_number
+from mithril_losses.shards import resolve
+from mithril_losses.shards.axes import knows_what_varies, varying
 
 
 def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
@@ -53,9 +56,34 @@ def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
 
 
+def _along(gradient: Any, tangent: Any, loss: Any) -> Any:
+    """Return the derivative of a loss along the tangent of one array.
+
+    If the array is split over shards and the loss is one number for all of them, their derivatives are summed.
+    """
+    own = jnp.sum(gradient * tangent)
+    among = varying(own) - varying(loss)
+    if not among:
+        return own
+    copies = varying(tangent) - varying(gradient)  # each shard has one copy of an array, and the gradient of them all
+    return jax.lax.psum(own, tuple(among)) / math.prod(jax.lax.axis_size(name) for name in copies & among)
+
+
+def _require_types(across: Any) -> None:
+    """Raise where types do not tell which arrays differ between shards: JAX would transpose their sums wrongly."""
+    split = resolve(jnp, across)
+    if any(x is not None and not knows_what_varies(x.names) for x in (split.rows, split.classes)):
+        raise ValueError(
+            "a loss with across= cannot be differentiated under shard_map(check_vma=False): JAX would multiply or "
+            "divide its gradient by the number of shards. Leave check_vma at True, or call value_and_gradient"
+        )
+
+
 def _by_hand(call: Call, primals: Sequence[Any], moved: Mapping[int, Any]) -> tuple[Any, Any]:
     """Return the loss and its derivative along the tangents of some arrays."""
     arguments, reduction = call.put(map(_as_array, primals))
+    if reduction.get("across") is not None:
+        _require_types(reduction["across"])
     wrt = call.wrt(call.names[i] for i in moved)
     both = functools.partial(fastest(call.template), *arguments, **reduction, **wrt)
     is_wide = all(t.dtype.itemsize > 2 for t in moved.values())
@@ -65,7 +93,7 @@ def _by_hand(call: Call, primals: Sequence[Any], moved: Mapping[int, Any]) -> tu
     found, gradient = both()
     if found.ndim == 0 and is_wide:
         gradients = call.by_array(gradient, wrt)
-        return found, sum(jnp.sum(gradients[i] * t) for i, t in moved.items()).astype(found.dtype)
+        return found, sum(_along(gradients[i], t, found) for i, t in moved.items()).astype(found.dtype)
 
     # a gradient is linear in `upstream`; the transpose of this map takes tangents to the derivative of every loss
     def pull(upstream: Any) -> tuple[Any, ...]:

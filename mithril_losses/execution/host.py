@@ -106,8 +106,8 @@ class OnHost:
         if {*map(type, arrays.values())} != {np.ndarray}:
             return None
         options = {name: given.pop(name) for name in self._defaults if name in given}
-        if not given.keys() <= GradientReduction.__annotations__.keys():
-            return None  # `wrt`, or what the loss does not take
+        if not given.keys() <= GradientReduction.__annotations__.keys() or given.get("across") is not None:
+            return None  # `wrt`, or what the loss does not take; or shards, which must all go the same way
         return Call(arrays, self._defaults | checked(self._pair.domain, options), given)
 
     def _part(self, template: Template, call: Call, buffers: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:

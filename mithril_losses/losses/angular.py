@@ -18,9 +18,11 @@ from mithril_losses.domains import POSITIVE, REAL, ClassIndices, Interval, PerCl
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, require_one_number, widest_dtype
-from mithril_losses.templates.classes import read_labels
+from mithril_losses.shards import resolve
+from mithril_losses.templates.classes import Columns, read_labels
 from mithril_losses.templates.pairs import PairRows, embeddings_of, row_losses, softmax_apart
 from mithril_losses.templates.points import add_at, take
+from mithril_losses.templates.split_rows import softmax_apart_of_part
 from mithril_losses.templates.unreduced import Closed, Wanted, reduced
 
 __all__ = ["arcface_loss", "arcface_loss_gradient", "cosface_loss", "cosface_loss_gradient"]
@@ -112,9 +114,17 @@ def _angular(
     )
     margin = require_one_number(own, "margin", margin, dtype)
     scale = require_one_number(own, "scale", scale, dtype)
-    labels, _, illegal = read_labels(own, targets, classes, None, may_ignore=False)
-    labels = as_dtype(own, own.minimum(own.maximum(labels, 0), classes - 1), own.arange(1).dtype)
+    split, columns, mine = resolve(own, reduction.get("across")), None, None
+    if split.classes is not None:
+        facts = f"embeddings of {str(dtype).split('.')[-1]} in {shape} rows of {weight.shape[1]} features"
+        columns = Columns.of(split.classes, classes, facts)
+        reduction = {**reduction, "across": split.rows}
+    total_classes = classes if columns is None else columns.total
+    labels, _, illegal = read_labels(own, targets, total_classes, None, may_ignore=False)
+    labels = as_dtype(own, own.minimum(own.maximum(labels, 0), total_classes - 1), own.arange(1).dtype)
     count = math.prod(shape)
+    if columns is not None:
+        labels, mine = columns.local(own, labels)
     given = {"embeddings": own.reshape(embeddings, (count, weight.shape[1])), "weight": weight}
     p = embeddings_of(
         reduction, bool(wanted), True, apart=True, shape=shape, numbers=(margin, scale, labels), dtype=dtype, **given
@@ -127,13 +137,19 @@ def _angular(
         if p.plan.weights is not None:
             illegal = illegal & (p.plan.weights != 0)
         value = xp.where(p.sets.bring(own.reshape(illegal, (1, count))), math.nan, value)
-    found = row_losses(xp, scale * p.x, p.y, softmax_apart, PairRows(target=target, own=scale * value, scale=p.scale))
+    rows = PairRows(target=target, own=scale * value, scale=p.scale)
+    if columns is None:
+        found = row_losses(xp, scale * p.x, p.y, softmax_apart, rows)
+    else:
+        is_mine = p.sets.bring(own.reshape(mine, (1, count)))
+        found = softmax_apart_of_part(xp, columns, scale * p.x, p.y, rows, is_mine)
     total = p.value(found.losses, embeddings)
     if not wanted:
         return total, {}
     speed = scale * xp.expand_dims(found.extra * speed, axis=-1)
     by_x = scale * found.by_x + speed * angle.along_u
-    by_y = found.by_y + add_at(xp, target, speed * angle.along_w, classes)
+    by_y = p.shared(found.by_y + add_at(xp, target, speed * angle.along_w, classes))
+    by_x = by_x if split.classes is None else split.classes.sum(by_x)
     back = dict(zip(given, p.back(by_x, by_y), strict=True))
     return total, p.sets.gradients(back, {"embeddings": embeddings, "weight": weight})
 
@@ -154,6 +170,7 @@ def _kinks(embeddings: Array, weight: Array, targets: Array, margin: Any = None)
 
 
 @reduced(
+    splits=("rows", "classes"),
     check=_check_values,
     wrt=("embeddings", "weight"),
     kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets, margin),
@@ -259,6 +276,7 @@ def arcface_loss_gradient(
 
 
 @reduced(
+    splits=("rows", "classes"),
     check=_check_values,
     wrt=("embeddings", "weight"),
     kinks=lambda embeddings, weight, targets, margin, scale: _kinks(embeddings, weight, targets),

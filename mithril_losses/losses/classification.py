@@ -102,8 +102,11 @@ def _cross_entropy_with_logits(
     label_smoothing: float,
     ignore_index: int | None,
     wanted: Wanted,
+    shards: Any = None,
 ) -> Losses:
-    classes = classes_of(logits, targets, class_axis, class_weights, label_smoothing, ignore_index, "logits")
+    classes = classes_of(
+        logits, targets, class_axis, class_weights, label_smoothing, ignore_index, "logits", shards=shards
+    )
     return softmax_losses(classes, "logits")
 
 
@@ -236,15 +239,21 @@ def _cross_entropy(
     ignore_index: int | None,
     epsilon: float,
     wanted: Wanted,
+    shards: Any = None,
 ) -> Losses:
-    classes = classes_of(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index)
+    classes = classes_of(predictions, targets, class_axis, class_weights, label_smoothing, ignore_index, shards=shards)
     xp: Any = namespace_of(predictions)
     shares, axis = classes.shares, classes.axis
     width = CLIP_WIDTH.for_dtype(epsilon, xp, predictions.dtype)
-    _OF_CLASSES.check_along("predictions", predictions, axis)
-    scores = _OF_CLASSES.or_nan_along(xp, classes.scores, predictions, axis)
+    if shards is None:
+        _OF_CLASSES.check_along("predictions", predictions, axis)
+        scores = _OF_CLASSES.or_nan_along(xp, classes.scores, predictions, axis)
+    else:  # the sums of whole rows are not checked
+        PROBABILITY.check("predictions", predictions)
+        scores = PROBABILITY.or_nan(xp, classes.scores, predictions)
     p = xp.minimum(xp.maximum(scores, width), 1.0 - width)
     values = -shares.dot(xp, xp.log(p), axis)
+    values = values if shards is None else shards.sum(values)
 
     def slopes() -> dict[str, Array]:
         return {"predictions": classes.legal(xp, -shares.dense(xp, p, axis) / p)}

@@ -22,12 +22,12 @@ from mithril_losses.templates.pairs import (
     PairColumns,
     PairRows,
     embeddings_of,
-    row_losses,
     sigmoid,
     softmax,
     softmax_both_ways,
     softmax_by_label,
 )
+from mithril_losses.templates.ring import pair_losses
 from mithril_losses.templates.unreduced import Closed, Wanted, reduced
 
 __all__ = [
@@ -112,7 +112,7 @@ def _one_of_many(
     n, m = p.x.shape[1], p.y.shape[1]
     if m < n:
         raise ValueError(f"{names[1]} must hold a partner for each of the {n} rows of {names[0]}, got {m}")
-    found = row_losses(xp, scale.used * p.x, p.y, softmax, PairRows(target=p.places(n), scale=p.scale))
+    found = pair_losses(p, scale.used * p.x, p.y, softmax, PairRows(target=p.places(n), scale=p.scale))
     value = p.value(scale.losses(xp, found.losses), rows)
     if not wanted:
         return value, {}
@@ -121,6 +121,7 @@ def _one_of_many(
 
 
 @reduced(
+    splits=("rows",),
     wrt=("queries", "keys"),
     pairwise=True,
     queries=PointSets(3, 5),
@@ -209,7 +210,7 @@ def info_nce_loss_gradient(
     return _info_nce.gradient(queries, keys, temperature, normalize, **reduction)
 
 
-@reduced(wrt=("anchor", "positive"), pairwise=True, anchor=_SET, positive=_SET)
+@reduced(splits=("rows",), wrt=("anchor", "positive"), pairwise=True, anchor=_SET, positive=_SET)
 def _n_pair(anchor: Array, positive: Array, reduction: Any, wanted: Wanted) -> Closed:
     array_namespace(anchor=anchor, positive=positive)
     require_same_shape(anchor=anchor, positive=positive)
@@ -276,6 +277,7 @@ def n_pair_loss_gradient(
 
 
 @reduced(
+    splits=("rows",),
     wrt=("embedding1", "embedding2"),
     pairwise=True,
     embedding1=_SET,
@@ -298,7 +300,7 @@ def _nt_xent(
         itself=places,
         scale=None if p.scale is None else 0.5 * xp.concat([p.scale, p.scale], axis=1),
     )
-    found = row_losses(xp, scale.used * z, z, softmax, rows)
+    found = pair_losses(p, scale.used * z, z, softmax, rows)
     losses = scale.losses(xp, found.losses)
     value = p.value(0.5 * (losses[:, :n] + losses[:, n:]), embedding1)
     if not wanted:
@@ -382,7 +384,15 @@ def nt_xent_loss_gradient(
 # --- supervised -------------------------------------------------------------------------------------------------------
 
 
-@reduced(by_numpy=True, pairwise=True, embeddings=_SET, labels=PointLabels(4), temperature=POSITIVE, normalize=FLAG)
+@reduced(
+    splits=("rows",),
+    by_numpy=True,
+    pairwise=True,
+    embeddings=_SET,
+    labels=PointLabels(4),
+    temperature=POSITIVE,
+    normalize=FLAG,
+)
 def _supervised(
     embeddings: Array, labels: Array, temperature: float, normalize: bool, reduction: Any, wanted: Wanted
 ) -> Closed:
@@ -399,7 +409,7 @@ def _supervised(
     scale = _Scale.of(xp, p.sets.bring(sharpness), p.x)
     label = p.sets.bring(own.reshape(labels, tuple(places.shape)))
     rows = PairRows(itself=places, label=label, scale=p.scale)
-    found = row_losses(xp, scale.used * p.x, p.x, softmax_by_label, rows, PairColumns(label=label))
+    found = pair_losses(p, scale.used * p.x, p.x, softmax_by_label, rows, PairColumns(label=label))
     value = p.value(scale.losses(xp, found.losses), embeddings)
     if not wanted:
         return value, {}
@@ -482,6 +492,7 @@ def supervised_contrastive_loss_gradient(
 
 
 @reduced(
+    splits=("rows",),
     wrt=("image_embeddings", "text_embeddings", "logit_scale"),
     pairwise=True,
     image_embeddings=_SET,
@@ -498,15 +509,15 @@ def _clip(
     scale = _Scale.of_logarithm(xp, s, p.x)
     x, half = scale.used * p.x, None if p.scale is None else 0.5 * p.scale
     # the slopes of a row need the losses of the columns, so these are completed first
-    by_column = row_losses(xp, p.y, x, softmax, PairRows(target=places))
+    by_column = pair_losses(p, p.y, x, softmax, PairRows(target=places))
     columns = PairColumns(log_sum=by_column.extra, scale=half)
-    found = row_losses(xp, x, p.y, softmax_both_ways, PairRows(target=places, scale=half), columns)
+    found = pair_losses(p, x, p.y, softmax_both_ways, PairRows(target=places, scale=half), columns)
     losses = 0.5 * (scale.losses(xp, found.losses) + scale.losses(xp, by_column.losses))
     value = p.value(losses, image_embeddings)
     if not wanted:
         return value, {}
     back = p.back(scale.used * found.by_x, found.by_y)
-    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * found.by_x)}
+    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": p.shared(xp.sum(x * found.by_x))}
     gradients = {name: scale.slopes(xp, slope) for name, slope in gradients.items()}
     return value, p.sets.gradients(gradients, given | {"logit_scale": logit_scale})
 
@@ -597,6 +608,7 @@ def _scaled_problem(
 
 
 @reduced(
+    splits=("rows",),
     wrt=("image_embeddings", "text_embeddings", "logit_scale", "logit_bias"),
     pairwise=True,
     image_embeddings=_SET,
@@ -624,13 +636,13 @@ def _siglip(
     x, ones = scale.used * p.x, xp.ones_like(p.y[..., :1])
     # the bias is one more feature, whose partner is 1
     rows = PairRows(target=p.places(p.x.shape[1]), scale=p.scale)
-    found = row_losses(xp, xp.concat([x, b * ones], axis=-1), xp.concat([p.y, ones], axis=-1), sigmoid, rows)
+    found = pair_losses(p, xp.concat([x, b * ones], axis=-1), xp.concat([p.y, ones], axis=-1), sigmoid, rows)
     value = p.value(scale.losses(xp, found.losses), image_embeddings)
     if not wanted:
         return value, {}
-    by_x, by_bias = found.by_x[..., :d], xp.sum(found.by_x[..., d])
+    by_x, by_bias = found.by_x[..., :d], p.shared(xp.sum(found.by_x[..., d]))
     back = p.back(scale.used * by_x, found.by_y[..., :d])
-    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": xp.sum(x * by_x)}
+    gradients = dict(zip(given, back, strict=True)) | {"logit_scale": p.shared(xp.sum(x * by_x))}
     gradients = {name: scale.slopes(xp, slope) for name, slope in gradients.items()} | {"logit_bias": by_bias}
     return value, p.sets.gradients(gradients, given | numbers)
 

@@ -27,7 +27,15 @@ from mithril_losses.domains import (
 from mithril_losses.losses.classification import cross_entropy_with_logits, cross_entropy_with_logits_gradient
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, reduced_axes
 from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
-from mithril_losses.templates.classes import by_label, is_exactly, read_class_weights, read_labels
+from mithril_losses.shards import Split, resolve
+from mithril_losses.templates.classes import (
+    Columns,
+    by_label,
+    by_label_of_part,
+    is_exactly,
+    read_class_weights,
+    read_labels,
+)
 from mithril_losses.templates.composed import Composed
 from mithril_losses.templates.linear import Layer, LayerRows, chunk_size, linear_rows
 from mithril_losses.templates.unreduced import Closed, Wanted, reduced
@@ -78,6 +86,7 @@ def _check_values(
 
 
 @reduced(
+    splits=("rows", "classes"),
     wrt=("hidden", "weight", "bias"),
     pairwise=True,
     check=_check_values,
@@ -111,25 +120,41 @@ def _linear_cross_entropy(
     a = require_one_number(xp, "label_smoothing", label_smoothing, dtype)
     z_loss = require_one_number(xp, "z_loss", z_loss, dtype)
     cap = require_one_number(xp, "soft_cap", soft_cap, dtype)
-    size = chunk_rows or chunk_size(classes, features, xp.finfo(dtype).bits // 8)
+    split = resolve(xp, reduction.get("across"))
+    columns = None
+    if split.classes is not None:
+        facts = f"{str(dtype).split('.')[-1]} in {shape} rows of {features} features, bias {bias is not None}"
+        columns = Columns.of(split.classes, classes, facts + " with class_weights" * (class_weights is not None))
+    most = classes if columns is None else columns.most
+    size = chunk_rows or chunk_size(most, features, xp.finfo(dtype).bits // 8)
     given, like = {"hidden": hidden, "weight": weight, "bias": bias}, as_dtype(xp, weight, dtype)
 
     per_class = read_class_weights(xp, class_weights, classes, 1, like)
-    labels, live, illegal = read_labels(xp, targets, classes, ignore_index)
-    shares, mass = by_label(xp, like, classes, labels, live, illegal, per_class, a)
-    closing, ones = plan(xp, shape, dtype, mass=mass, **reduction), xp.ones(shape, dtype=dtype, **placement(like))
+    labels, live, illegal = read_labels(xp, targets, classes if columns is None else columns.total, ignore_index)
+    whole = None
+    if columns is None:
+        shares, mass = by_label(xp, like, classes, labels, live, illegal, per_class, a)
+    else:
+        shares, mass, whole = by_label_of_part(xp, like, columns, labels, live, illegal, per_class, a)
+    of_rows = reduction if split.classes is None else {**reduction, "across": split.rows}
+    closing, ones = plan(xp, shape, dtype, mass=mass, **of_rows), xp.ones(shape, dtype=dtype, **placement(like))
     own = shares.own * ones
     if illegal is not None:
         own = xp.where(illegal, math.nan, own)
     if closing.weights is not None:
         weighted = xp.broadcast_to(closing.weights != 0, shape)
         live = weighted if live is None else live & weighted
+    if split.classes is not None:
+        hidden = split.classes.apart(hidden)
+    if split.rows is not None:
+        like, bias = split.rows.apart(like), None if bias is None else split.rows.apart(bias)
     flat = LayerRows(
         xp.reshape(as_dtype(xp, hidden, dtype), (count, features)),
         xp.reshape(shares.label, (count,)),
         xp.reshape(own, (count,)),
         None if live is None else xp.reshape(live, (count,)),
         xp.reshape(closing.spread(xp, ones, ones), (count,)) if wanted else None,
+        None if whole is None else xp.reshape(whole * ones, (count,)),
     )
     layer = Layer(
         like,
@@ -139,8 +164,10 @@ def _linear_cross_entropy(
         None if is_exactly(z_loss, 0.0) else z_loss,
         None if is_exactly(cap, math.inf) else cap,
     )
-    found = linear_rows(xp, flat, layer, size)
+    found = linear_rows(xp, flat, layer, size, split.classes)
     value = closing.collect(xp, xp.reshape(found.losses, shape), hidden)
+    if wanted:  # each part of the classes contributes to the hidden layer, and each part of the rows to the layer
+        found = found.summed(split.classes, split.rows)
     return value, {
         name: as_dtype(xp, xp.reshape(gradient, tuple(given[name].shape)), given[name].dtype)
         for name, gradient in zip(given, found[1:], strict=True)
@@ -292,6 +319,11 @@ class _NextTokens(NamedTuple):
             )
         if not is_dtype(xp, tokens.dtype, "integral"):
             raise TypeError(f"tokens must be integers, got {tokens.dtype}")
+        across = reduction.get("across")
+        if len(shape) == 1 and across is not None and not (isinstance(across, Split) and across.rows is None):
+            raise ValueError(
+                "the tokens of one sequence cannot be split: only a batch of them may be, by its first axis"
+            )
         tokens = as_dtype(xp, tokens, xp.arange(1).dtype)
         limits = xp.iinfo(tokens.dtype)
         ignored = limits.min if ignore_index is None else require_integer("ignore_index", ignore_index)

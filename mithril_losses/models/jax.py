@@ -153,6 +153,12 @@ class ExportedJaxModel(JaxModel):
             raise ValueError(f"data lacks {missing}, which the program takes; it holds {sorted(data)}")
         return {name: data[name] for name in self.input_names}
 
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """Raise a TypeError: an exported program carries its vjp only."""
+        raise TypeError("an exported program has no jvp: it carries its vjp only")
+
 
 def _arguments_of(exported: jax.export.Exported) -> Any:
     arguments = jax.tree_util.tree_unflatten(exported.in_tree, exported.in_avals)

@@ -2,7 +2,8 @@
 
     collect:  L = Σᵢ wᵢ ℓᵢ / D        spread:  ∂L/∂ℓᵢ = wᵢ u / D,  times the slope ∂ℓᵢ/∂x
 
-This is the only place that knows about means, weights, normalizers, empty sets and upstream gradients.
+This is the only place that knows about means, weights, normalizers, empty sets and upstream gradients. If the losses
+are split over shards, the sums Σ and D go over all of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mithril_losses.backends.namespaces import (
 )
 from mithril_losses.numerics.stable import bounded
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, did_you_mean, is_number, normalize_axis, quiet
+from mithril_losses.shards import Shards, Split, joined, resolve
 
 ReductionName = Literal["none", "sum", "mean", "weighted_mean", "batch_sum"]
 REDUCTIONS: tuple[str, ...] = get_args(ReductionName)
@@ -39,11 +41,15 @@ class RowReduction(TypedDict, total=False):
         reduction: "mean" (default), "sum", "none", "weighted_mean" or "batch_sum".
         weights: multiply the unreduced losses; must broadcast to them without enlarging them.
         normalizer: replaces the divisor of "mean", "weighted_mean" and "batch_sum".
+        across: over what the arguments are split, if they are the local parts of larger arrays: the name of an axis of
+            a mesh inside `jax.shard_map`, a process group of PyTorch, or `Split`. Sums and divisors are then those of
+            all parts.
     """
 
     reduction: ReductionName
     weights: Array | None
     normalizer: float | Array | None
+    across: Any
 
 
 class Reduction(RowReduction, total=False):
@@ -82,6 +88,7 @@ def reduce_loss(
     weights: Array | None = None,
     axis: int | tuple[int, ...] | None = None,
     normalizer: float | Array | None = None,
+    across: Any = None,
 ) -> Array:
     """L = Σᵢ wᵢ ℓᵢ / D over `axis`; D is 1, the number of elements, Σᵢ wᵢ or the batch size.
 
@@ -93,6 +100,8 @@ def reduce_loss(
             NaN and infinity included.
         axis: the axes to reduce over; all by default.
         normalizer: D, a number or an array of the shape of the result, in place of the usual divisor.
+        across: over what `values` are split, if they are the local part of a larger array: the name of an axis of a
+            mesh inside `jax.shard_map`, a process group of PyTorch, or `Split`. Σ and D are then those of all parts.
 
     Returns:
         A scalar, or an array with the axes that remain. If nothing remains to average, the loss is 0.
@@ -115,7 +124,13 @@ def reduce_loss(
     xp = array_namespace(values=values)
     wide = as_dtype(xp, values, compute_dtype(xp, values.dtype, "values"))
     with quiet(xp):
-        keywords: Reduction = {"reduction": reduction, "weights": weights, "axis": axis, "normalizer": normalizer}
+        keywords: Reduction = {
+            "reduction": reduction,
+            "weights": weights,
+            "axis": axis,
+            "normalizer": normalizer,
+            "across": across,
+        }
         return plan(xp, tuple(values.shape), wide.dtype, **keywords).collect(xp, wide, values)
 
 
@@ -123,7 +138,7 @@ class Plan(NamedTuple):
     """The linear map L = Σ w ℓ / D over `axes` and its transpose, for unreduced losses of one shape.
 
     `divisor` is D and `factor` is u / D: plain floats, or arrays (`factor` has length 1 along each reduced axis).
-    `scaled` says whether u may differ from 1.
+    `scaled` says whether u may differ from 1, and `over` lists the shards over which sums are completed.
     """
 
     axes: tuple[int, ...]
@@ -131,6 +146,7 @@ class Plan(NamedTuple):
     divisor: Any
     factor: Any
     scaled: bool = False
+    over: tuple[Shards, ...] = ()
 
     @property
     def is_a_number(self) -> bool:
@@ -161,7 +177,9 @@ class Plan(NamedTuple):
         return self.divide(xp, _sum(xp, values, self.axes), like)
 
     def divide(self, xp: Any, total: Array, like: Array) -> Array:
-        """Return total / D in the dtype of `like`."""
+        """Return Σ / D in the dtype of `like`, from the total of this shard if there are several."""
+        for shards in self.over:
+            total = shards.sum(total)
         if self.divisor is EMPTY:
             total = xp.zeros_like(total)
         elif type(self.divisor) is float:
@@ -214,19 +232,26 @@ def plan(
     weights: Array | None = None,
     axis: int | tuple[int, ...] | None = None,
     normalizer: float | Array | None = None,
+    across: Any = None,
     upstream: float | Array = 1.0,
 ) -> Plan:
-    """Return the reduction of unreduced losses of `shape` and `dtype`, with all its keywords checked."""
-    if reduction == "mean" and weights is axis is normalizer is mass is None and type(upstream) is float:
+    """Return the reduction of unreduced losses of `shape` and `dtype`, with all its keywords checked.
+
+    If the losses are split, they are so along their first axis for `rows`, and along their last for `classes`.
+    """
+    if reduction == "mean" and weights is axis is normalizer is mass is across is None and type(upstream) is float:
         count = float(max(math.prod(shape), 1))  # the usual case, kept cheap for small calls
         return Plan(tuple(range(len(shape))), None, count, upstream / count, upstream != 1.0)
     axes = reduced_axes(len(shape), reduction, axis, normalizer)
     weights = _fit_weights(xp, weights, shape, dtype)
-    divisor = _divisor(xp, shape, axes, dtype, reduction, weights, normalizer, mass)
+    over, count = _over(xp, shape, axes, dtype, reduction, weights, mass, across)
+    divisor = _divisor(xp, shape, axes, dtype, reduction, weights, normalizer, mass, over, count)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     factor = _fit_upstream(xp, upstream, shape, axes, kept, dtype)
     factor = factor / divisor if type(divisor) is float else _divide(xp, factor, xp.reshape(divisor, kept))
-    return Plan(axes, weights, divisor, factor, not (is_number(upstream) and upstream == 1.0))
+    for shards in over:
+        factor = factor if type(factor) is float else shards.apart(factor)
+    return Plan(axes, weights, divisor, factor, not (is_number(upstream) and upstream == 1.0), over)
 
 
 # --- the parts they share ---------------------------------------------------------------------------------------
@@ -274,6 +299,8 @@ def _divisor(
     weights: Any,
     normalizer: Any,
     mass: Any,
+    over: tuple[Shards, ...],
+    count: int,
 ) -> Any:
     """Return D: a plain float, or an array (NumPy's float64 scalars too) with as many elements as the result."""
     if reduction in ("none", "sum"):
@@ -283,13 +310,59 @@ def _divisor(
     if normalizer is not None:
         return _fit_normalizer(xp, normalizer, [n for i, n in enumerate(shape) if i not in axes], dtype)
     if reduction == "batch_sum":
-        return float(max(shape[0], 1)) if shape else 1.0
+        return max(float(count), 1.0)
     share = mass
     if reduction == "weighted_mean" and weights is not None:
         share = weights if mass is None else weights * mass
     if share is None:
-        return float(max(math.prod([shape[a] for a in axes]), 1))
-    return _sum(xp, xp.broadcast_to(share, shape), axes)
+        return float(max(count, 1))
+    divisor = _sum(xp, xp.broadcast_to(share, shape), axes)
+    for shards in over:
+        divisor = shards.sum(divisor)
+    return divisor
+
+
+def _over(
+    xp: Any,
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    dtype: Any,
+    reduction: str,
+    weights: Any,
+    mass: Any,
+    across: Any,
+) -> tuple[tuple[Shards, ...], int]:
+    """Return the shards over which the losses are summed, after a comparison, and the number of losses on all of them.
+
+    There are none if each shard keeps its own losses.
+
+    Raises:
+        ValueError: there are no rows to split.
+    """
+    count = _count(shape, axes, reduction)
+    if across is None or reduction == "none":
+        return (), count
+    split: Split = resolve(xp, across)
+    rows, classes = split.rows, split.classes
+    if rows is not None and not shape:
+        raise ValueError(
+            "these arguments have one loss in all, which cannot be split by rows; with rows, axis 0 is theirs"
+        )
+    rows = rows if 0 in axes else None
+    classes = classes if len(shape) - 1 in axes else None
+    left = tuple(n for i, n in enumerate(shape) if i not in axes)
+    facts = f"reduction={reduction!r} of {str(dtype).split('.')[-1]} to the shape {left}"
+    facts += " with weights" * (weights is not None) + " with masses" * (mass is not None)
+    for shards in (classes, rows):
+        if shards is not None:
+            counts = shards.lengths(count, facts)
+            count = count if shards is classes and reduction == "batch_sum" else sum(counts)
+    return joined(rows, classes), count
+
+
+def _count(shape: tuple[int, ...], axes: tuple[int, ...], reduction: str) -> int:
+    """Return how many losses a mean divides by."""
+    return math.prod(shape[:1] if reduction == "batch_sum" else [shape[a] for a in axes])
 
 
 def require_shares(weights: Any) -> None:

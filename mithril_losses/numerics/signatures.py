@@ -24,7 +24,7 @@ def keywords_of(entries: Any) -> tuple[str, ...]:
     Example:
         >>> from mithril_losses.numerics.reduction import GradientReduction
         >>> keywords_of(GradientReduction)
-        ('reduction', 'weights', 'axis', 'normalizer', 'upstream')
+        ('reduction', 'weights', 'axis', 'normalizer', 'across', 'upstream')
     """
     return tuple(name for name in _DEFAULTS if name in entries.__annotations__)
 
@@ -35,7 +35,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     Example:
         >>> from mithril_losses import mse_loss_gradient
         >>> list(signature_of(mse_loss_gradient).parameters)
-        ['predictions', 'targets', 'reduction', 'weights', 'axis', 'normalizer', 'upstream']
+        ['predictions', 'targets', 'reduction', 'weights', 'axis', 'normalizer', 'across', 'upstream']
     """
     found = inspect.signature(function)
     *others, last = found.parameters.values() or [None]

@@ -123,6 +123,7 @@ class Objective:
         *,
         gradients: bool = True,
         check_finite: bool = False,
+        across: Any = None,
     ) -> ObjectiveResult:
         """Return the loss, its components, and the gradients to hand to the model.
 
@@ -134,6 +135,8 @@ class Objective:
             gradients: False computes the values only, and leaves both dicts of gradients empty.
             check_finite: whether a component that is NaN or infinite raises. The check reads values, so it waits for
                 an accelerator and does not work inside `jax.jit`.
+            across: over what outputs and data are split, as in `reduce_loss`. Every term is then the loss of all
+                parts. Parameters are not split: regularizers are the same on all shards.
 
         Raises:
             ValueError: an unknown output, a missing data entry, shapes that do not fit, regularizers without `params`
@@ -155,11 +158,11 @@ class Objective:
         parameter_gradients: dict[str, Any] = {}
         for term in self.terms:
             if gradients:
-                components[term.name], found = term.value_and_gradients(outputs, data, weights[term.name], step)
+                components[term.name], found = term.value_and_gradients(outputs, data, weights[term.name], step, across)
                 for output, gradient in found:
                     _add(output_gradients, output, gradient)
             else:
-                components[term.name] = term.value(outputs, data, step)
+                components[term.name] = term.value(outputs, data, step, across)
         for regularizer in self.regularizers:
             name = regularizer.name
             if gradients:

@@ -177,18 +177,23 @@ class Term(_ObjectivePart):
         if missing:
             raise ValueError(f"nothing feeds {', '.join(missing)} of {self.pair.name}")
 
-    def value(self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int = 0) -> Array:
-        """Return the unweighted loss."""
+    def value(self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int = 0, across: Any = None) -> Array:
+        """Return the unweighted loss; of all shards, if outputs and data are split across some."""
         with self._naming:
-            positional, keywords = self._arguments(outputs, data, step)
+            positional, keywords = self._arguments(outputs, data, step, across)
             return one_number(self.pair.total_of(self.pair.value(*positional, **keywords)))
 
     def value_and_gradients(
-        self, outputs: Mapping[str, Array], data: Mapping[str, Any], weight: float, step: int = 0
+        self,
+        outputs: Mapping[str, Array],
+        data: Mapping[str, Any],
+        weight: float,
+        step: int = 0,
+        across: Any = None,
     ) -> tuple[Array, list[tuple[str, Array]]]:
         """Return the unweighted loss, and (output name, weighted gradient) for each differentiable argument."""
         with self._naming:
-            positional, keywords = self._arguments(outputs, data, step)
+            positional, keywords = self._arguments(outputs, data, step, across)
             returned, gradient = self._weighted(weight, *positional, **keywords, **self._asked)
             value = self.pair.total_of(returned)
             wrt = self._asked.get("wrt", self.pair.wrt)
@@ -236,9 +241,13 @@ class Term(_ObjectivePart):
         return function(*positional, **keywords, **more)
 
     def _arguments(
-        self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int
+        self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int, across: Any = None
     ) -> tuple[list[Array], dict[str, Any]]:
         values = self._keywords(step)
+        if across is not None:
+            if "across" not in option_names(self.pair):
+                raise ValueError(f"{self.pair.name} takes no across=, so its arguments cannot be split")
+            values.setdefault("across", across)
         for argument, output in self.output_of.items():
             if output not in outputs:
                 raise ValueError(unknown("output", output, outputs))

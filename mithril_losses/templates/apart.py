@@ -24,6 +24,7 @@ class Apart(Template):
     """
 
     has_loop = True
+    splits_classes = True
 
     def __init__(self, **parts: Elementwise) -> None:
         self._parts = parts

@@ -14,6 +14,7 @@ from mithril_losses.domains import Choice, Labels, enforced
 from mithril_losses.elsewhere import no_such_option
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.signatures import keywords_of
+from mithril_losses.shards import Split
 from mithril_losses.templates.loop import Call, Loop
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,6 +58,8 @@ class Template:
         has_loop: whether `loop` may return a loop.
         check: a function of the loss's arguments that raises for illegal values, which a trace cannot read.
         mass: a function of the loss's arguments that returns the mass of each row: what it contributes to the divisor.
+        splits_rows: whether the rows of a call may be split over shards.
+        splits_classes: whether the last axis, or that of the classes, may be.
         options: the arguments that are no arrays.
         passed_on: the keywords that the loss passes on to its reduction.
         passed_on_by_gradient: those that its gradient passes on.
@@ -85,6 +88,7 @@ class Template:
     has_loop = False
     check: Callable[..., Any] | None = None
     mass: Callable[..., Any] | None = None
+    splits_classes = False
     options: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = keywords_of(Reduction)
     passed_on_by_gradient: tuple[str, ...] = keywords_of(GradientReduction)
@@ -129,6 +133,19 @@ class Template:
         for name in keywords:
             if name not in known:
                 raise TypeError(self.refusal(name, known))
+        if keywords.get("across") is not None:
+            self._require_split(keywords["across"])
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether the rows of a call may be split over shards."""
+        return self.separable
+
+    def _require_split(self, across: Any) -> None:
+        if isinstance(across, Split) and across.classes is not None and not self.splits_classes:
+            raise ValueError(f"{self.name} has no axis that Split(classes=…) could split: only its rows may be split")
+        if not self.splits_rows and not (isinstance(across, Split) and across.rows is None):
+            raise ValueError(f"{self.name} cannot be split by rows: each of its losses depends on all of them")
 
     def requested(self, wrt: Any) -> tuple[str, ...]:
         """Check the names in `wrt`, a name or a tuple of names, and return them in the order of the arguments.

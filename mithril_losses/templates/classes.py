@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mithril_losses.numerics.validation import (
     require_integer,
     require_one_number,
 )
+from mithril_losses.shards import Shards
 
 # --- labels and weights of classes ----------------------------------------------------------------------------------
 
@@ -175,19 +177,26 @@ class Given:
         smoothing: a.
         weights: w, in a shape that broadcasts along the class axis; None for 1.
         mass: Σ q of each row if it is known; None if it must be summed.
+        classes: C, if the probabilities are those of a part of the classes.
     """
 
     def __init__(
-        self, probabilities: Array, smoothing: Any = 0.0, weights: Array | None = None, mass: Array | None = None
+        self,
+        probabilities: Array,
+        smoothing: Any = 0.0,
+        weights: Array | None = None,
+        mass: Array | None = None,
+        classes: int | None = None,
     ) -> None:
         self._probabilities, self._smoothing, self._weights, self._mass = probabilities, smoothing, weights, mass
+        self._classes = classes
         self._q: Array | None = None
 
     def dense(self, xp: Any, x: Array, axis: int) -> Array:
         """As in `AtLabel`."""
         if self._q is None:
             q, a = self._probabilities, self._smoothing
-            q = q if is_exactly(a, 0.0) else (1.0 - a) * q + a / float(x.shape[axis])
+            q = q if is_exactly(a, 0.0) else (1.0 - a) * q + a / float(self._classes or x.shape[axis])
             self._q = q if self._weights is None else self._weights * q
         return self._q
 
@@ -237,6 +246,57 @@ def _along(xp: Any, rows: Any, axis: int) -> Any:
 CLASS_MASSES = NON_NEGATIVE_REAL.suggesting("take the softmax of logits, and the exponential of log-probabilities")
 
 
+# --- a part of the classes --------------------------------------------------------------------------------------------
+
+
+class Columns(NamedTuple):
+    """The classes that this shard has.
+
+    Attributes:
+        shards: all shards that the classes are split over.
+        first: the number of the first own class: a traced number for JAX.
+        own: how many classes this shard has.
+        total: how many all shards have.
+        most: how many that shard has which has most.
+    """
+
+    shards: Shards
+    first: Any
+    own: int
+    total: int
+    most: int
+
+    @staticmethod
+    def of(shards: Shards, own: int, facts: str) -> Columns:
+        """Return the part of `own` classes of this shard, after all shards have compared their facts.
+
+        Raises:
+            ValueError: a shard has no class, or the shards do not fit together.
+        """
+        lengths = shards.lengths(own, facts)
+        if 0 in lengths:
+            raise ValueError(f"each shard must have a class, but they have {', '.join(map(str, lengths))}")
+        rank = shards.rank()
+        first = sum(lengths[:rank]) if isinstance(rank, int) else rank * own
+        return Columns(shards, first, own, sum(lengths), max(lengths))
+
+    def local(self, xp: Any, labels: Array) -> tuple[Array, Array]:
+        """Return the numbers of labels among the own classes, 0 if a label is another's, and which are own."""
+        labels = labels - self.first
+        mine = (labels >= 0) & (labels < self.own)
+        return xp.where(mine, labels, xp.zeros_like(labels)), mine
+
+    def sums(self, xp: Any, *parts: Array) -> list[Array]:
+        """Return the sums of arrays of any shapes over all shards, by one collective."""
+        flat = self.shards.sum(xp.concat([xp.reshape(x, (-1,)) for x in parts], axis=0))
+        found, at = [], 0
+        for x in parts:
+            size = math.prod(x.shape)
+            found.append(xp.reshape(flat[at : at + size], tuple(x.shape)))
+            at += size
+        return found
+
+
 # --- the targets of a classification --------------------------------------------------------------------------------
 
 
@@ -250,6 +310,8 @@ class Classes(NamedTuple):
         mass: what each row contributes to the divisor: Σ w_c y_c, 0 if it is ignored; None for 1.
         kept: the rows that are not ignored; None for all.
         illegal: the rows with an illegal label, if values cannot be read; None if they can.
+        across: the shards over which the classes are split, so that scores and shares are those of a part of them.
+        whole: Σ q of whole rows, if the classes are split.
     """
 
     scores: Array
@@ -258,6 +320,8 @@ class Classes(NamedTuple):
     mass: Array | None
     kept: Array | None = None
     illegal: Array | None = None
+    across: Shards | None = None
+    whole: Any = None
 
     def legal(self, xp: Any, x: Array) -> Array:
         """Return losses or slopes of the rows: 0 if a row is ignored, NaN if its label is illegal."""
@@ -279,10 +343,13 @@ def classes_of(
     ignore_index: int | None,
     name: str = "predictions",
     trusted: bool = False,
+    shards: Shards | None = None,
 ) -> Classes:
     """Return the targets of predictions, checked; messages call them by their `name`.
 
-    Target probabilities are not checked if they are `trusted`, because a loop checks them.
+    Target probabilities are not checked if they are `trusted`, because a loop checks them. If the classes are split
+    over shards, predictions, class weights and probabilities are the own part of them. Labels are those of whole rows,
+    and count the classes of all shards.
 
     Raises:
         ValueError: the shapes do not fit, a label lies outside the classes, a target probability is negative, or an
@@ -294,6 +361,8 @@ def classes_of(
     shape = tuple(scores.shape)
     axis = normalize_axis("class_axis", class_axis, len(shape))
     classes = shape[axis]
+    if shards is not None:
+        return _classes_of_part(xp, scores, targets, axis, class_weights, label_smoothing, ignore_index, name, shards)
     if classes == 0:
         raise ValueError(f"class_axis {class_axis} of {name} of shape {shape} holds no class")
     is_usual = class_weights is None and type(label_smoothing) is float and label_smoothing == 0.0
@@ -317,11 +386,51 @@ def classes_of(
             return Classes(scores, axis, AtLabel(labels), None)
         shares, mass = by_label(xp, scores, classes, labels, kept, illegal, weights, smoothing)
         return Classes(scores, axis, shares, mass, kept, illegal)
+    raise _no_targets(given, axis, scores, name)
+
+
+def _no_targets(given: tuple[int, ...], axis: int, scores: Array, name: str) -> ValueError:
+    shape = tuple(scores.shape)
     fitting = [other for other in range(len(shape)) if given == shape[:other] + shape[other + 1 :]]
-    raise ValueError(
+    return ValueError(
         f"targets must be class indices of shape {shape[:axis] + shape[axis + 1 :]} or class probabilities of "
         f"shape {shape}, got {given} for {name} of shape {shape}{_on_axis(fitting, scores)}"
     )
+
+
+def _classes_of_part(
+    xp: Any,
+    scores: Array,
+    targets: Array,
+    axis: int,
+    class_weights: Any,
+    label_smoothing: Any,
+    ignore_index: int | None,
+    name: str,
+    shards: Shards,
+) -> Classes:
+    """`classes_of` for the own part of classes that are split over shards."""
+    shape = tuple(scores.shape)
+    given, rows = tuple(targets.shape), shape[:axis] + shape[axis + 1 :]
+    if given not in (shape, rows):
+        raise _no_targets(given, axis, scores, name)
+    a = require_one_number(xp, "label_smoothing", label_smoothing, scores.dtype)
+    weights = read_class_weights(xp, class_weights, shape[axis], len(shape) - axis, scores)
+    facts = f"{name} of {str(scores.dtype).split('.')[-1]} in {rows} rows, targets of {len(given)} dimensions"
+    columns = Columns.of(shards, shape[axis], facts + " with class_weights" * (weights is not None))
+    if given == rows:
+        labels, kept, illegal = read_labels(xp, targets, columns.total, ignore_index)
+        shares, mass, whole = by_label_of_part(xp, scores, columns, labels, kept, illegal, weights, a)
+        return Classes(scores, axis, shares, mass, kept, illegal, shards, whole)
+    if ignore_index is not None:
+        raise ValueError(f"ignore_index needs class indices, but the targets have the shape of the {name}")
+    CLASS_MASSES.check("targets", targets)
+    probabilities = CLASS_MASSES.or_nan(xp, as_dtype(xp, targets, scores.dtype, "targets"), targets)
+    parts = [xp.sum(probabilities if weights is None else weights * probabilities, axis=axis)]
+    mass, *rest = columns.sums(xp, *parts, *([] if weights is None else [xp.sum(weights)]))
+    whole = (1.0 - a) * mass + a * (rest[0] / columns.total if rest else 1.0)
+    given_shares = Given(probabilities, a, weights, classes=columns.total)
+    return Classes(scores, axis, given_shares, None if weights is None else mass, across=shards, whole=whole)
 
 
 def _on_axis(fitting: Sequence[int], scores: Array) -> str:
@@ -363,8 +472,41 @@ def by_label(
         each = None if is_exactly(smoothing, 0.0) else smoothing / classes * weights
     if type(own) is not float:
         own = own * xp.ones(labels.shape, dtype=like.dtype, **placement(like))  # one per row
+    return AtLabel(labels, own, even, each), _counted(xp, mass, kept, illegal, like)
+
+
+def _counted(xp: Any, mass: Array | None, kept: Array | None, illegal: Array | None, like: Array) -> Array | None:
+    """Return what each row contributes to the divisor, None for 1: nothing if it is ignored or illegal."""
     if illegal is not None and mass is not None:
         mass = xp.where(illegal, 0.0, mass)
     if kept is not None:
         mass = as_dtype(xp, kept, like.dtype) if mass is None else xp.where(kept, mass, 0.0)
-    return AtLabel(labels, own, even, each), mass
+    return mass
+
+
+def by_label_of_part(
+    xp: Any,
+    like: Array,
+    columns: Columns,
+    labels: Array,
+    kept: Array | None,
+    illegal: Array | None,
+    weights: Array | None,
+    smoothing: Any,
+) -> tuple[AtLabel, Array | None, Any]:
+    """Return the shares of the own classes, what each row contributes to the divisor, and Σ q of whole rows.
+
+    The arguments are those of `by_label`, but for the number of classes; the weights are those of the own classes.
+    """
+    usual = (labels >= 0) & (labels < columns.total)
+    labels = xp.where(usual, labels, xp.zeros_like(labels))
+    label, mine = columns.local(xp, labels)
+    mass, each, even, whole = None, None, smoothing * (columns.own / columns.total), ONE
+    own = (1.0 - smoothing) * as_dtype(xp, mine, like.dtype)
+    if weights is not None:
+        taken = xp.reshape(xp.take(xp.reshape(weights, (-1,)), xp.reshape(label, (-1,))), label.shape)
+        mass, total = columns.sums(xp, xp.where(mine, taken, 0.0), xp.sum(weights))
+        own, even = own * taken, 0.0
+        each = None if is_exactly(smoothing, 0.0) else smoothing / columns.total * weights
+        whole = (1.0 - smoothing) * mass + smoothing / columns.total * total
+    return AtLabel(label, own, even, each), _counted(xp, mass, kept, illegal, like), whole

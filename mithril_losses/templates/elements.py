@@ -36,6 +36,7 @@ from mithril_losses.numerics.validation import (
     require_same_shape,
     widest_dtype,
 )
+from mithril_losses.shards import Shards, resolve, splits_classes
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
@@ -52,6 +53,7 @@ class Elementwise(Template):
     """
 
     has_loop = True
+    splits_classes = True
 
     def __init__(
         self,
@@ -109,6 +111,7 @@ class Elementwise(Template):
 
     def _remember(self) -> None:
         """Keep the domains that calls are held to, and the results of `settle` for numbers and a dtype of NumPy."""
+        self.__dict__.pop("_of_parts", None)
         self._enforced = enforced({name: self.domain[name] for name in self.array_names})
         self._held = [(self.array_names.index(name), name, domain.check) for name, domain in self._enforced.items()]
         self._settled = functools.lru_cache(maxsize=64)(
@@ -184,9 +187,12 @@ class Elementwise(Template):
         """Return the reduced loss; arrays and options are given in the order of the terms."""
         if reduction:
             self.require_known(reduction, gradient=False)
+            if splits_classes(reduction) and self._has_rows:
+                return self._of_parts.plain_value(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
-            value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays)
+            columns, reduction = self._columns(xp, reduction)
+            value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays, columns)
             return plan(xp, tuple(value.shape), value.dtype, **reduction).collect(xp, value, arguments[0])
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
@@ -195,9 +201,12 @@ class Elementwise(Template):
             return self._on_request(arguments, wrt, reduction)
         if reduction:
             self.require_known(reduction)
+            if splits_classes(reduction) and self._has_rows:
+                return self._of_parts.gradient(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             _, slopes = self.evaluate(xp, *arrays, *options)
+            _, reduction = self._columns(xp, reduction)
             closing = plan(xp, self.shape(arrays[0]), arrays[0].dtype, **reduction)
             return self.spread(xp, closing, slopes, arguments)
 
@@ -208,10 +217,13 @@ class Elementwise(Template):
             return self.plain_value(*arguments, **own), self._on_request(arguments, wrt, reduction)
         if reduction:
             self.require_known(reduction)
+            if splits_classes(reduction) and self._has_rows:
+                return self._of_parts.both(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
-            value = self._unreduced(xp, value, arrays)
+            columns, reduction = self._columns(xp, reduction)
+            value = self._unreduced(xp, value, arrays, columns)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
             return closing.collect(xp, value, arguments[0]), self.spread(xp, closing, slopes, arguments)
 
@@ -234,15 +246,37 @@ class Elementwise(Template):
         """Return the shape of the unreduced losses of arrays like `x`."""
         return tuple(x.shape)[: self.rows]
 
-    def _unreduced(self, xp: Any, value: Array, arrays: list[Array]) -> Array:
+    @property
+    def _has_rows(self) -> bool:
+        return any(isinstance(domain, Distributions) for domain in self.domain.values())
+
+    @functools.cached_property
+    def _of_parts(self) -> Elementwise:
+        """The same terms for parts of rows, which do not sum to 1."""
+        parts = copy.copy(self)
+        parts.domain = {n: PROBABILITY if isinstance(x, Distributions) else x for n, x in self.domain.items()}
+        parts._remember()
+        return parts
+
+    def _columns(self, xp: Any, reduction: Any) -> tuple[Shards | None, Any]:
+        """Return the shards over which the terms of a loss are summed, and the keywords of the reduction of losses."""
+        if self.rows is None or reduction.get("across") is None:
+            return None, reduction
+        split = resolve(xp, reduction["across"])
+        return split.classes, reduction | {"across": split.rows}
+
+    def _unreduced(self, xp: Any, value: Array, arrays: list[Array], columns: Shards | None) -> Array:
         summed = self._summed(value)
         if not summed:
             return value
         total = xp.sum(value, axis=summed)
-        if self.row_mass is None:
-            return total
-        mass = xp.sum(arrays[self.array_names.index(self.row_mass)], axis=summed)
-        return never_negative(xp, total, terms=value.shape[-1], scale=mass)
+        mass = None if self.row_mass is None else xp.sum(arrays[self.array_names.index(self.row_mass)], axis=summed)
+        terms = value.shape[-1]
+        if columns is not None:
+            terms = sum(columns.lengths(terms, f"{total.dtype} losses of shape {tuple(total.shape)}"))
+            parts = columns.sum(xp.stack([total] if mass is None else [total, mass]))
+            total, mass = parts[0, ...], None if mass is None else parts[1, ...]
+        return total if mass is None else never_negative(xp, total, terms=terms, scale=mass)
 
     def spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
         """Return the gradient from the slopes, or a dict of gradients."""

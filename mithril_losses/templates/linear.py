@@ -10,6 +10,7 @@ import sys
 from typing import Any, NamedTuple
 
 from mithril_losses.backends.namespaces import Array, host_values, library_name, namespace_of, placement
+from mithril_losses.shards import Shards
 from mithril_losses.templates.classes import AtLabel
 from mithril_losses.templates.rows import finish, slopes, statistics
 
@@ -34,6 +35,7 @@ class LayerRows(NamedTuple):
         own: the additional share of the row's class, as in `AtLabel`.
         live: the rows that are not ignored; None for all.
         scale: ∂L/∂ℓ; None if no gradient is wanted.
+        mass: Σ q of whole rows, if the classes are split over shards.
     """
 
     hidden: Array
@@ -41,6 +43,7 @@ class LayerRows(NamedTuple):
     own: Array
     live: Array | None
     scale: Array | None
+    mass: Array | None = None
 
 
 class Layer(NamedTuple):
@@ -62,14 +65,23 @@ class Results(NamedTuple):
     weight: Array | None
     bias: Array | None
 
+    def summed(self, classes: Shards | None, rows: Shards | None) -> Results:
+        """Return the gradients wrt hidden summed over the shards of classes, those wrt the layer over those of rows."""
+        pairs = zip(self[1:], (classes, rows, rows), strict=True)
+        return Results(self.losses, *(x if x is None or over is None else over.sum(x) for x, over in pairs))
 
-def linear_rows(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
-    """Return the losses of rows, and their gradients, with the logits of `size` rows in memory at a time."""
+
+def linear_rows(xp: Any, rows: LayerRows, layer: Layer, size: int, across: Shards | None = None) -> Results:
+    """Return the losses of rows, and their gradients, with the logits of `size` rows in memory at a time.
+
+    If the classes are split across shards, the layer is the part of one of them, and the gradient wrt the hidden layer
+    is what this part contributes.
+    """
     if library_name(xp) == "jax":
-        return Results(*_jitted_scan()(rows, layer, size))
+        return Results(*_jitted_scan()(rows, layer, size, across))
     if _may_overwrite(xp, rows, layer):
-        return _overwriting(xp, rows, layer, size)
-    return _looped(xp, rows, layer, size)
+        return _overwriting(xp, rows, layer, size, across)
+    return _looped(xp, rows, layer, size, across)
 
 
 def chunk_size(classes: int, features: int, itemsize: int) -> int:
@@ -78,7 +90,9 @@ def chunk_size(classes: int, features: int, itemsize: int) -> int:
     return rows - rows % _TILE if rows > _TILE else rows
 
 
-def _from_logits(xp: Any, logits: Array, rows: LayerRows, layer: Layer, in_place: bool) -> tuple[Array, Array | None]:
+def _from_logits(
+    xp: Any, logits: Array, rows: LayerRows, layer: Layer, across: Shards | None, in_place: bool
+) -> tuple[Array, Array | None]:
     """Return ℓ of each row and scale · ∂ℓ/∂z, in the memory of the logits if `in_place` is set."""
 
     def over(x: Array) -> dict[str, Array]:
@@ -91,11 +105,11 @@ def _from_logits(xp: Any, logits: Array, rows: LayerRows, layer: Layer, in_place
         bend = 1.0 - logits * logits
         logits = xp.multiply(logits, layer.soft_cap, **over(logits))
     shares = AtLabel(rows.label, rows.own, 0.0 if layer.even is None else layer.even, layer.each)
-    found, exponentials = statistics(xp, logits, shares, in_place=in_place)
+    found, exponentials = statistics(xp, logits, shares, in_place=in_place, across=across, mass=rows.mass)
     finished = finish(xp, found, layer.z_loss)
     if rows.scale is None:
         return finished.losses, None
-    by_logits = slopes(xp, exponentials, finished, shares, scale=rows.scale, in_place=in_place)
+    by_logits = slopes(xp, exponentials, finished.apart(across), shares, scale=rows.scale, in_place=in_place)
     return finished.losses, by_logits if bend is None else xp.multiply(by_logits, bend, **over(by_logits))
 
 
@@ -111,7 +125,7 @@ def _may_overwrite(xp: Any, rows: LayerRows, layer: Layer) -> bool:
     return library == "numpy" or not (sys.modules["torch"].is_grad_enabled() and any(x.requires_grad for x in arrays))
 
 
-def _overwriting(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
+def _overwriting(xp: Any, rows: LayerRows, layer: Layer, size: int, across: Shards | None) -> Results:
     """Compute every chunk in one buffer, without the ignored rows."""
     count, classes, like = rows.hidden.shape[0], layer.weight.shape[0], placement(layer.weight)
     dtype = layer.weight.dtype
@@ -119,7 +133,7 @@ def _overwriting(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
     left = count if live is None else live.shape[0]
     logits = xp.empty((min(size, left), classes), dtype=dtype, **like)
     losses = xp.zeros(count, dtype=dtype, **like)
-    block = max(_BLOCK[library_name(xp)] // classes, 1)
+    block = max(_BLOCK[library_name(xp)] // classes, 1) if across is None else size  # whose sums are one collective
     wrt = (rows.hidden, layer.weight, layer.bias)
     gradients = [None if x is None or rows.scale is None else xp.zeros(x.shape, dtype=dtype, **like) for x in wrt]
     for start in range(0, left, size):
@@ -133,7 +147,7 @@ def _overwriting(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
         found = []
         for first in range(0, z.shape[0], block):
             part = slice(first, first + block)
-            found.append(_from_logits(xp, z[part], _cut(chunk, part), layer, in_place=True)[0])
+            found.append(_from_logits(xp, z[part], _cut(chunk, part), layer, across, in_place=True)[0])
         losses[at] = xp.concat(found)
         if rows.scale is not None:
             _add_gradients(xp, gradients, at, z, chunk.hidden, layer)
@@ -154,7 +168,7 @@ def _add_gradients(xp: Any, gradients: list[Any], at: Any, slopes: Array, hidden
         of_bias += xp.sum(slopes, axis=0)
 
 
-def _chunk(xp: Any, rows: LayerRows, layer: Layer) -> Results:
+def _chunk(xp: Any, rows: LayerRows, layer: Layer, across: Shards | None) -> Results:
     """Compute one chunk without writing to any array; ignored rows are masked."""
     hidden, live = rows.hidden, None
     if rows.live is not None:
@@ -163,7 +177,7 @@ def _chunk(xp: Any, rows: LayerRows, layer: Layer) -> Results:
     logits = xp.matmul(hidden, layer.weight.T)
     if layer.bias is not None:
         logits = logits + layer.bias
-    losses, slopes = _from_logits(xp, logits, rows, layer, in_place=False)
+    losses, slopes = _from_logits(xp, logits, rows, layer, across, in_place=False)
     if rows.live is not None:
         losses = xp.where(rows.live, losses, 0.0)
     if slopes is None:
@@ -178,12 +192,12 @@ def _chunk(xp: Any, rows: LayerRows, layer: Layer) -> Results:
     )
 
 
-def _looped(xp: Any, rows: LayerRows, layer: Layer, size: int) -> Results:
+def _looped(xp: Any, rows: LayerRows, layer: Layer, size: int, across: Shards | None) -> Results:
     count = rows.hidden.shape[0]
-    results = _chunk(xp, _cut(rows, slice(0, min(size, count))), layer)
+    results = _chunk(xp, _cut(rows, slice(0, min(size, count))), layer, across)
     losses, of_hidden, of_weight, of_bias = [results.losses], [results.hidden], results.weight, results.bias
     for start in range(size, count, size):
-        results = _chunk(xp, _cut(rows, slice(start, min(start + size, count))), layer)
+        results = _chunk(xp, _cut(rows, slice(start, min(start + size, count))), layer, across)
         losses.append(results.losses)
         of_hidden.append(results.hidden)
         of_weight = None if of_weight is None else of_weight + results.weight
@@ -197,15 +211,18 @@ def _cut(rows: LayerRows, at: Any) -> LayerRows:
 
 @functools.cache
 def _jitted_scan() -> Any:
-    return sys.modules["jax"].jit(_scan, static_argnums=2)
+    return sys.modules["jax"].jit(_scan, static_argnums=(2, 3))
 
 
-def _scan(rows: LayerRows, layer: Layer, size: int) -> Results:
-    jax = sys.modules["jax"]
+def _scan(rows: LayerRows, layer: Layer, size: int, across: Shards | None) -> Results:
+    import jax
+
+    from mithril_losses.shards.axes import varying_as
+
     xp: Any = namespace_of(rows.hidden)
     count = rows.hidden.shape[0]
     if count <= size:
-        return _chunk(xp, rows, layer)
+        return _chunk(xp, rows, layer, across)
     chunks = -(-count // size)
     padding = chunks * size - count
     if padding:
@@ -219,11 +236,11 @@ def _scan(rows: LayerRows, layer: Layer, size: int) -> Results:
         return xp.reshape(x, (chunks * size, *x.shape[2:]))[:count]
 
     def step(sums: Any, part: LayerRows) -> tuple[Any, Any]:
-        results = _chunk(xp, part, layer)
+        results = _chunk(xp, part, layer, across)
         return jax.tree.map(xp.add, sums, results[2:]), results[:2]
 
     shared = (layer.weight, layer.bias)
     zeros = tuple(None if x is None or rows.scale is None else xp.zeros_like(x) for x in shared)
     # autodiff of the value computes the logits of a chunk again instead of keeping all logits
-    sums, own = jax.lax.scan(jax.checkpoint(step), zeros, jax.tree.map(chunked, rows))
+    sums, own = jax.lax.scan(jax.checkpoint(step), varying_as(zeros, rows, layer), jax.tree.map(chunked, rows))
     return Results(*jax.tree.map(joined, own), *sums)

@@ -19,7 +19,8 @@ from mithril_losses.backends.namespaces import Array, array_namespace, library_n
 from mithril_losses.backends.threads import share, thread_count
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.stable import along_sphere, put_at, subtract_at, take_at, unit_and_norm
-from mithril_losses.numerics.validation import widest_dtype
+from mithril_losses.numerics.validation import as_dtype, widest_dtype
+from mithril_losses.shards import Shards, resolve
 from mithril_losses.templates.classes import AtLabel, Given
 from mithril_losses.templates.points import (
     Sets,
@@ -342,6 +343,7 @@ class Embeddings(NamedTuple):
         shape: the shape of the unreduced losses, one per row.
         plan: the reduction of the losses.
         scale: ∂L/∂ℓ of each row, (batch, n), None if no gradient is wanted.
+        split: the shards over which the first axis of the embeddings is split; None if it is not.
     """
 
     xp: Any
@@ -352,6 +354,16 @@ class Embeddings(NamedTuple):
     shape: tuple[int, ...]
     plan: Plan
     scale: Array | None
+    split: Shards | None = None
+
+    @property
+    def ring(self) -> Shards | None:
+        """The shards of the points of one set; None if there is one shard, or if whole sets are split."""
+        return None if self.sets.shape else self.split
+
+    def shared(self, derivative: Array) -> Array:
+        """Return the derivative by a number that all shards share, from that of this shard."""
+        return derivative if self.split is None else self.split.sum(derivative)
 
     def places(self, count: int) -> Array:
         """Return 0, 1, …, count − 1 for each element of the batch."""
@@ -390,9 +402,12 @@ def embeddings_of(
     shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
     reducing = plan(own, shape, dtype, **reduction)
     norms = scale = None
+    split = resolve(own, reduction.get("across")).rows
     if reducing.weights is not None:  # embeddings on which only losses of weight 0 depend may hold anything
         alive = sets.bring(own.reshape(own.broadcast_to(reducing.weights != 0, shape), (*flat, 1)))
         some = xp.any(alive, axis=1, keepdims=True)
+        if split is not None and not sets.shape:  # other shards may have rows of this set
+            some = split.largest(as_dtype(xp, some, x.dtype)) > 0.0
         x, y = xp.where(alive if apart else some, x, 0.0), xp.where(some, y, 0.0)
     if wants_gradient:
         ones = own.ones(shape, dtype=dtype, **placement(first))
@@ -400,4 +415,4 @@ def embeddings_of(
     if normalize:
         (x, x_norm), (y, y_norm) = unit_and_norm(xp, x), unit_and_norm(xp, y)
         norms = x_norm, y_norm
-    return Embeddings(xp, sets, x, y, norms, shape, reducing, scale)
+    return Embeddings(xp, sets, x, y, norms, shape, reducing, scale, split)

@@ -28,6 +28,7 @@ from mithril_losses.backends.namespaces import (
 )
 from mithril_losses.backends.threads import thread_count
 from mithril_losses.loops.compiling import has_numba
+from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.unreduced import Losses, Wanted
 
@@ -35,6 +36,7 @@ _PIECE = 96 * 1024  # bytes of a piece of a tile: temporary arrays fit the cache
 _FEW_COORDINATES = 4  # up to so many coordinates, differences are cheaper than a product
 _CANCELS = 1.0 / 64.0  # below this part of ‖x‖² + ‖y‖², a squared distance from a product has lost too many digits
 _TREE_DIMENSIONS = 8
+_TILE_BYTES = 8 * 2**20  # of the logits of some rows with all columns
 
 
 # --- the arguments ----------------------------------------------------------------------------------------------
@@ -331,11 +333,13 @@ def pieces(tile: Array) -> Iterator[tuple[int, int]]:
 def _distances_by_scan(x: Array, y: Array) -> Array:
     import jax
 
+    from mithril_losses.shards.axes import varying_as
+
     def add(squared: Array, coordinate: tuple[Array, Array]) -> tuple[Array, None]:
         difference = coordinate[0][..., :, None] - coordinate[1][..., None, :]
         return squared + difference * difference, None
 
-    start = jax.numpy.zeros((*x.shape[:-1], y.shape[-2]), x.dtype)
+    start = varying_as(jax.numpy.zeros((*x.shape[:-1], y.shape[-2]), x.dtype), x, y)
     coordinates = jax.numpy.moveaxis(x, -1, 0), jax.numpy.moveaxis(y, -1, 0)
     return jax.lax.scan(add, start, coordinates, unroll=8)[0]
 
@@ -724,6 +728,9 @@ def scan_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, rows: Any
     """Run `step` over blocks of rows: the full blocks in one scan, then the remaining rows."""
     import jax
 
+    from mithril_losses.shards.axes import varying_as
+
+    carry = varying_as(carry, rows, columns)
     step = jax.checkpoint(step)  # autodiff computes a tile again in the backward pass instead of keeping it
     count = jax.tree.leaves(rows)[0].shape[0]
     size = max(1, min(count, limits.current.wide_tile // (columns.shape[0] * max(1, columns.shape[1] // 64))))
@@ -735,3 +742,48 @@ def scan_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, rows: Any
         carry, rest = step(carry, jax.tree.map(lambda x: x[full:], rows))
         results = jax.tree.map(lambda *parts: jax.numpy.concatenate(parts), results, rest)
     return carry, results
+
+
+# --- tiles in any library ---------------------------------------------------------------------------------------------
+
+
+def over_tiles(
+    xp: Any,
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    rows: Any,
+    columns: Array,
+    empty: Any,
+    most: int | None = None,
+) -> tuple[Any, Any]:
+    """Run `step` over tiles of rows, and return what it carries, and its results joined.
+
+    Args:
+        xp: the namespace of the arrays.
+        step: a function of the carry and of some rows that returns the carry and the results of these rows.
+        carry: what it starts with.
+        rows: a nesting of tuples of arrays with an entry for each row.
+        columns: with which each row has a logit.
+        empty: the results if there are no rows, or no columns.
+        most: the number of columns that decides how many rows a tile has, if it must be the same on several shards.
+    """
+    arrays = [x for _, x in leaves(rows) if x is not None]
+    count = arrays[0].shape[0]
+    if count == 0 or columns.shape[0] == 0:
+        return carry, empty
+    if library_name(xp) == "jax":
+        return scan_rows(step, carry, rows, columns)
+    size = max(1, _TILE_BYTES // ((most or columns.shape[0]) * (xp.finfo(columns.dtype).bits // 8)))
+    results = []
+    for start in range(0, count, size):
+        at = slice(start, start + size)
+        carry, found = step(carry, map_leaves(lambda _, x, at=at: None if x is None else x[at], rows))  # type: ignore[misc]
+        results.append(found)
+    if not isinstance(results[0], tuple):
+        return carry, xp.concat(results, axis=0)
+    return carry, map_tuple(results[0], [xp.concat(parts, axis=0) for parts in zip(*results, strict=True)])
+
+
+def map_tuple(like: Any, parts: list[Any]) -> Any:
+    """Return the parts as a tuple like another, with names if that has them."""
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)

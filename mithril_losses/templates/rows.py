@@ -19,6 +19,7 @@ from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, namespace_of
 from mithril_losses.numerics.stable import dot, largest_number, with_axis, without_axis
 from mithril_losses.numerics.validation import require_same_shape
+from mithril_losses.shards import Shards
 from mithril_losses.templates.classes import CLASS_MASSES, ONE, Classes, Shares, classes_of, times
 from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.unreduced import Curvature, Losses, Named
@@ -55,11 +56,29 @@ class Finished(NamedTuple):
     mass: Any
     total: Array
 
+    def apart(self, across: Shards | None) -> Finished:
+        """Return the same results for slopes of the columns of this shard alone."""
+        if across is None:
+            return self
+        mass = self.mass if type(self.mass) is float else across.apart(self.mass)
+        return Finished(self.losses, mass, across.apart(self.total))
+
 
 def statistics(
-    xp: Any, logits: Array, shares: Shares, axis: int = -1, *, capped: bool = True, in_place: bool = False
+    xp: Any,
+    logits: Array,
+    shares: Shares,
+    axis: int = -1,
+    *,
+    capped: bool = True,
+    in_place: bool = False,
+    across: Shards | None = None,
+    mass: Any = None,
 ) -> tuple[Statistics, Array]:
     """Return the statistics of logits along an axis, and e^(z − m), in the memory of the logits if wanted.
+
+    If the logits are the part of whole rows that one of several shards holds, the statistics are those of whole rows,
+    with the given mass. Two collectives complete them: the largest logits, and both sums at once.
 
     If logits are capped, a logit of +∞ has all the mass, and a row with only −∞ is NaN. If they are not capped, a row
     with +∞ is NaN, and a row with only −∞ has the total 0.
@@ -67,14 +86,18 @@ def statistics(
     axis = axis % len(logits.shape)
     info = xp.finfo(logits.dtype)
     largest = largest_number(xp, logits, axis)
+    largest = largest if across is None else across.largest(largest)
     largest = xp.minimum(largest, float(info.max)) if capped else xp.maximum(largest, float(info.min))
     shifted = xp.subtract(logits, largest, **({"out": logits} if in_place else {}))
     over = {"out": shifted} if in_place or xp is np else {}
     if capped:  # +∞ is as far above the largest number as this is
         shifted = xp.minimum(shifted, 0.0, **over)
-    match, mass = shares.dot(xp, shifted, axis), shares.mass(xp, shifted, axis)
+    match, mass = shares.dot(xp, shifted, axis), shares.mass(xp, shifted, axis) if across is None else mass
     exponentials = xp.exp(shifted, **over)
     total = np.add.reduce(exponentials, axis=axis) if xp is np else xp.sum(exponentials, axis=axis)
+    if across is not None:
+        sums = across.sum(xp.stack([total, match]))
+        total, match = sums[0, ...], sums[1, ...]
     return Statistics(without_axis(xp, largest, axis), total, match, mass), exponentials
 
 
@@ -139,11 +162,11 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
     """Return the cross-entropy of each row of scores, and its slopes wrt the argument `name`."""
     xp: Any = namespace_of(classes.scores)
     shares, axis = classes.shares, classes.axis
-    found, exponentials = statistics(xp, classes.scores, shares, axis)
+    found, exponentials = statistics(xp, classes.scores, shares, axis, across=classes.across, mass=classes.whole)
     finished = finish(xp, found)
 
     def scaled(factor: float = 1.0) -> Mapping[str, Array]:
-        of_rows = slopes(xp, exponentials, finished, shares, axis, scale=factor)
+        of_rows = slopes(xp, exponentials, finished.apart(classes.across), shares, axis, scale=factor)
         return {name: classes.legal(xp, of_rows)}
 
     def curvature() -> Curvature:

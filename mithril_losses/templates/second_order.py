@@ -90,6 +90,7 @@ class ElementwiseSecond(Elementwise):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         self.require_known(reduction if wrt is None else {"wrt": wrt})
+        _refuse_shards(self.name, reduction)
         if self.has_value:
             return super().both(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
@@ -154,6 +155,7 @@ class UnreducedSecond(Unreduced):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         self.require_known(reduction if wrt is None else {"wrt": wrt})
+        _refuse_shards(self.name, reduction)
         base, given = self._base, dict(zip(self.domain, arguments, strict=True))
         likes = {name: given[name] for name in self.wrt}
         first = first_array(next(iter(likes.values())))
@@ -206,6 +208,11 @@ def _of_own(function: Callable[..., Any] | None, arrays: int, vectors: int) -> C
     if function is None:
         return None
     return lambda *given, **options: function(*given[:arrays], *given[arrays + vectors :], **options)
+
+
+def _refuse_shards(name: str, reduction: Mapping[str, Any]) -> None:
+    if reduction.get("across") is not None:
+        raise ValueError(f"second derivatives of {name} take no across: they are those of arrays that are not split")
 
 
 def _vector(name: str, vector: Any, like: Any, dtype: Any) -> Any:

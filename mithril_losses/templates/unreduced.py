@@ -16,11 +16,12 @@ import numpy as np
 
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, host_values, is_dtype, namespace_of
-from mithril_losses.domains import array_names, checked, enforced
+from mithril_losses.backends.namespaces import Array, host_values, is_dtype, library_name, namespace_of
+from mithril_losses.domains import ClassNumbers, PerClass, PointSets, array_names, checked, enforced
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
+from mithril_losses.shards import resolve
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Loop
 
@@ -143,7 +144,8 @@ class Unreduced(Template):
         super().__init__(**how)
         self.curved, self.has_fisher, self.second_loop = curved, has_fisher, second_loop
         names = list(inspect.signature(losses).parameters)
-        if names != [*domain, *self._further]:
+        self.splits_classes = "shards" in names
+        if [name for name in names if name != "shards"] != [*domain, *self._further]:
             raise TypeError(f"{losses.__name__} takes {names}, but domains are declared for {list(domain)}")
         self.losses = losses
         self.domain = dict(domain)
@@ -165,33 +167,87 @@ class Unreduced(Template):
         """Return the reduced loss; arrays and options are given in the order of `domain`."""
         if reduction:
             self.require_known(reduction, gradient=False)
-        first = first_array(arguments[0])
-        with quiet_for(first):
-            found = self.losses(*self.checked(arguments), wanted=_NOTHING)
-            xp: Any = namespace_of(found.values)
-            return plan_of(xp, found, reduction).collect(xp, found.values, first)
+        around = None if type(arguments[0]) is np.ndarray else self._around(arguments)
+        found: Array = (
+            self._value(arguments, reduction) if around is None else around(self.plain_value, reduction, "value")
+        )
+        return found
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
         """Return the gradient of `value` wrt one argument, or a dict of gradients by name for a tuple of arguments."""
         if reduction:
             self.require_known(reduction)
-        with quiet_for(arguments[0]):
-            found = self.losses(*self.checked(arguments), wanted=SlopesAlone(self.requested(wrt)))
-            xp: Any = namespace_of(found.values)
-            return self._spread(xp, found, plan_of(xp, found, reduction), arguments, wrt)
+        around = None if type(arguments[0]) is np.ndarray else self._around(arguments)
+        if around is not None:
+            return around(functools.partial(self.gradient, wrt=wrt), reduction, "gradient")
+        return self._gradient(arguments, wrt, reduction)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""
         if reduction:
             self.require_known(reduction)
+        around = None if type(arguments[0]) is np.ndarray else self._around(arguments)
+        if around is None:
+            return self._both(arguments, wrt, reduction)
+        found: tuple[Array, Any] = around(functools.partial(self.both, wrt=wrt), reduction, "both")
+        return found
+
+    def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
+        first = first_array(arguments[0])
+        with quiet_for(first):
+            losses, reduction = self._split(arguments, reduction)
+            found = losses(*self.checked(arguments), wanted=_NOTHING)
+            xp: Any = namespace_of(found.values)
+            return plan_of(xp, found, reduction).collect(xp, found.values, first)
+
+    def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
+        with quiet_for(arguments[0]):
+            losses, reduction = self._split(arguments, reduction)
+            found = losses(*self.checked(arguments), wanted=SlopesAlone(self.requested(wrt)))
+            xp: Any = namespace_of(found.values)
+            return self._spread(xp, found, plan_of(xp, found, reduction), arguments, wrt)
+
+    def _both(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> tuple[Array, Any]:
         first = first_array(arguments[0])
         with quiet_for(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
-            found = self.losses(*self.checked(arguments), wanted=wanted)
+            losses, reduction = self._split(arguments, reduction)
+            found = losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = plan_of(xp, found, reduction)
             value = closing.collect(xp, found.values, first)
             return value, self._spread(xp, found, closing, arguments, wrt)
+
+    def _around(self, arguments: tuple[Any, ...]) -> Callable[[Callable[..., Any], Mapping[str, Any], str], Any] | None:
+        """Return what calls a method of this template for arrays that say themselves how they are sharded, or None.
+
+        It takes the method, the keywords of the reduction, and what the method returns.
+        """
+        xp = namespace_of(first_array(arguments[0]))
+        library = "" if xp is None else library_name(xp)
+        if library == "jax":
+            from mithril_losses.shards.explicit import are_explicit, on_automatic_axes
+
+            if are_explicit(arguments):
+                return lambda method, reduction, _: on_automatic_axes(method, tuple(self.domain), arguments, reduction)
+        if library == "torch" and self._takes_parts and any(type(x).__name__ == "DTensor" for x in arguments):
+            from mithril_losses.shards.distributed_tensors import on_local_parts
+
+            given = dict(zip(self.domain, arguments, strict=True))
+            per_class = {n for n, x in self.domain.items() if isinstance(x, (PerClass, ClassNumbers))}
+            axis = given.get("class_axis", -1)
+            return lambda method, reduction, returns: on_local_parts(method, given, reduction, per_class, axis, returns)
+        return None
+
+    @property
+    def _takes_parts(self) -> bool:
+        """Whether distributed tensors are computed by their local parts: PyTorch cannot gather labels by itself."""
+        return self.splits_classes
+
+    @property
+    def splits_rows(self) -> bool:
+        """As in `Template`; also if rows are sets of points, each with a loss of its own."""
+        return self.separable or isinstance(next(iter(self.domain.values())), PointSets)
 
     @property
     def array_names(self) -> list[str]:
@@ -217,6 +273,19 @@ class Unreduced(Template):
         if is_usual and _PLAIN.issuperset(map(type, found)):  # in a trace, this would be a side effect
             self._settled = found
         return (*arguments[: self._arrays], *found)
+
+    def _split(
+        self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]
+    ) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+        """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""
+        if reduction.get("across") is None:
+            return self.losses, reduction
+        if (at := self._at.get("pool_batch")) is not None and arguments[at]:
+            raise ValueError(f"{self.name} with pool_batch=True cannot be split: each of its masks is that of all rows")
+        if not self.splits_classes:
+            return self.losses, reduction
+        split = resolve(namespace_of(first_array(arguments[0])), reduction["across"])
+        return functools.partial(self.losses, shards=split.classes), {**reduction, "across": split.rows}
 
     def _within_domains(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments with NaN for unseen values outside their domains; the loss refuses what is no array."""
@@ -256,24 +325,29 @@ class Reduced(Unreduced):
     """
 
     _further = ("reduction", "wanted")
+    _splits: tuple[str, ...] = ()
 
-    def plain_value(self, *arguments: Any, **reduction: Any) -> Array:
-        """As in `Unreduced`."""
-        if reduction:
-            self.require_known(reduction, gradient=False)
+    @property
+    def splits_rows(self) -> bool:
+        """As in `Template`."""
+        return "rows" in self._splits
+
+    def declare_splits(self, splits: tuple[str, ...]) -> None:
+        """Say whether the function takes shards of "rows", and of "classes"."""
+        self._splits, self.splits_classes = splits, "classes" in splits
+
+    @property
+    def _takes_parts(self) -> bool:
+        return bool(self._splits)
+
+    def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
         value: Array = self._evaluate(arguments, reduction, _NOTHING)[0]
         return value
 
-    def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> Any:
-        """As in `Unreduced`."""
-        if reduction:
-            self.require_known(reduction)
+    def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
         return self._asked(self._evaluate(arguments, reduction, SlopesAlone(self.requested(wrt)))[1], wrt)
 
-    def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
-        """As in `Unreduced`."""
-        if reduction:
-            self.require_known(reduction)
+    def _both(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> tuple[Array, Any]:
         value, gradients = self._evaluate(arguments, reduction, Wanted(self.requested(wrt)))
         return value, self._asked(gradients, wrt)
 
@@ -388,8 +462,18 @@ def reduced(
     pairwise: bool = False,
     by_numpy: bool = False,
     check: Callable[..., Any] | None = None,
+    splits: tuple[str, ...] = (),
     **domain: Any,
 ) -> Callable[[Callable[..., Closed]], Reduced]:
-    """Declare, like `unreduced`, the domains of the arguments of a function that reduces its losses by itself."""
+    """Declare, like `unreduced`, the domains of the arguments of a function that reduces its losses by itself.
+
+    `splits` says whether the function takes shards of "rows" and of "classes".
+    """
     how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check}
-    return lambda losses: Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
+
+    def declare(losses: Callable[..., Closed]) -> Reduced:
+        template = Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
+        template.declare_splits(splits)
+        return template
+
+    return declare

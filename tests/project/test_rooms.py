@@ -34,11 +34,12 @@ ROOMS = (
     "loops",
     "terms",
     "numerics",
+    "shards",
     "backends",
 )
 ARRAYS = {"namespaces", "named"}
 # mathematics knows nothing of how it is compiled, or of who trains with it; of backends it knows arrays alone
-SEEN_BY_LOSSES = {"losses", "execution", "catalogue", "templates", "domains", "limits", "numerics"}
+SEEN_BY_LOSSES = {"losses", "execution", "catalogue", "templates", "domains", "limits", "numerics", "shards"}
 
 
 def name_of(file: Path) -> str:

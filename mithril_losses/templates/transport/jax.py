@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mithril_losses.backends.namespaces import jax as jnp
+from mithril_losses.shards.axes import varying_as
 from mithril_losses.templates.points import Points, framed, map_batch, measure_distances, scan_rows
 from mithril_losses.templates.transport.solver import (
     Minima,
@@ -133,7 +134,9 @@ def _iterate(step: Any, state: Array, width: Array, limit: Array, settings: Sett
         return state, error, width, jnp.where(0.5 * width > epsilon, 0.5 * width, epsilon), count + 1
 
     infinite = jnp.full_like(width, jnp.inf)
-    state, error, _, _, count = jax.lax.while_loop(goes_on, body, (state, infinite, infinite, width, 0))
+    state, error, _, _, count = jax.lax.while_loop(
+        goes_on, body, varying_as((state, infinite, infinite, width, jnp.asarray(0)), limit)
+    )
     return state, error, count
 
 

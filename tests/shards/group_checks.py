@@ -1,0 +1,519 @@
+"""Checks on the processes of a group: of tensors and of NumPy arrays, split unevenly."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from problems import (
+    CLASS_OPTIONS,
+    LAYER_OPTIONS,
+    REDUCTIONS,
+    RINGS,
+    ROWS,
+    batched,
+    of_classes,
+    of_layer,
+    of_pairs,
+    of_training,
+    refuses,
+    same,
+)
+from running import Gone, run
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+import mithril_losses as ml
+
+CHECKS: dict[str, Callable[[], None]] = {}
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("RANKS", 1))
+
+
+def check(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function of a name a check for each of the names, "name of the function: name"."""
+
+    def record(function: Callable[..., None]) -> Callable[..., None]:
+        title = function.__name__.replace("_", " ")
+        for name in names or ("",):
+            CHECKS[f"{title}: {name}" if name else title] = functools.partial(function, *([name] if name else []))
+        return function
+
+    return record
+
+
+def world() -> Any:
+    return dist.group.WORLD
+
+
+def own(rows: int) -> slice:
+    """Return the rows of this process: the first one has none."""
+    bounds = np.linspace(0, rows, RANKS + 1).astype(int)
+    if RANKS > 1:
+        bounds[1] = 0
+    return slice(int(bounds[RANK]), int(bounds[RANK + 1]))
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@check(*ROWS)
+def rows(name: str) -> None:
+    """The value, the gradient, both at once and `backward()` are those of all rows; one process has none of them."""
+    whole = batched(ROWS[name], 6)
+    at = own(6)
+    part = whole.cut(at)
+    value, _ = whole.pair.plain(*whole.arrays.values(), **whole.options)
+    local = {n: g if n not in whole.batch else g[at] for n, g in whole.by_argument().items()}
+    expected = local if len(local) > 1 else next(iter(local.values()))
+    for library in ("torch", "numpy"):
+        arguments, options = part.arguments(library), part.keywords(library, across=world())
+        same(part.pair.value(*arguments, **options), value)
+        same(part.pair.gradient(*arguments, **options), expected)
+        same(ml.value_and_gradient(part.pair)(*arguments, **options), (value, expected))
+    tensors = dict(zip(part.arrays, part.arguments("torch"), strict=True))
+    for argument in part.pair.wrt:
+        tensors[argument].requires_grad_()
+    loss = part.pair.value(*tensors.values(), **part.keywords("torch", across=world()))
+    loss.backward()
+    same(loss.detach(), value)
+    same({n: tensors[n].grad for n in local}, local)
+
+
+@check(*REDUCTIONS)
+def reductions(name: str) -> None:
+    """Every reduction, with weights."""
+    p, t = batched(ROWS["huber_loss"], 9).arrays.values()
+    w, at, given = np.random.default_rng(5).integers(0, 3, (9, 1)) / 2.0, own(9), REDUCTIONS[name]
+    value, gradient = ml.value_and_gradient(ml.huber_loss)(p, t, weights=w, **given)
+    found = ml.value_and_gradient(ml.huber_loss)(p[at], t[at], weights=w[at], across=world(), **given)
+    same(found, (value[at] if name == "none" else value, gradient[at]))
+
+
+@check()
+def all_rows_are_ignored() -> None:
+    logits, labels = torch.randn(4, 3), torch.full((4,), -100)
+    logits.requires_grad_()
+    loss = ml.cross_entropy_with_logits(logits, labels, ignore_index=-100, across=world())
+    loss.backward()
+    same(loss.detach(), np.float64(0.0))
+    same(logits.grad, np.zeros((4, 3)))
+
+
+@check()
+def the_derivative_by_weights_is_that_of_the_plain_function() -> None:
+    p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
+    w, at = torch.linspace(0.5, 2.0, 6, dtype=torch.float64)[:, None].requires_grad_(), own(6)
+    ml.mse_loss(p, t, weights=w, reduction="weighted_mean").backward()
+    mine = w.detach()[at].requires_grad_()
+    ml.mse_loss(p[at], t[at], weights=mine, reduction="weighted_mean", across=world()).backward()
+    same(mine.grad, w.grad[at])
+
+
+@check()
+def second_derivatives() -> None:
+    p, t = (torch.tensor(x) for x in batched(ROWS["log_cosh_loss"], 6).arrays.values())
+    at = own(6)
+    whole = p.clone().requires_grad_()
+    (first,) = torch.autograd.grad(ml.log_cosh_loss(whole, t), whole, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), whole)
+    mine = p[at].clone().requires_grad_()
+    (first,) = torch.autograd.grad(ml.log_cosh_loss(mine, t[at], across=world()), mine, create_graph=True)
+    (own_second,) = torch.autograd.grad((first**2).sum(), mine)
+    same(own_second, second[at])
+
+
+@check()
+def a_mesh_of_one_dimension() -> None:
+    mesh = dist.device_mesh.init_device_mesh("cpu", (RANKS,), mesh_dim_names=("data",))
+    p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
+    same(ml.mse_loss(p[own(6)], t[own(6)], across=mesh["data"]), ml.mse_loss(p, t))
+
+
+@check()
+def large_shards_go_the_same_way_as_small_ones() -> None:
+    """A compiled loop would need other collectives than the plain functions."""
+    rows = 200_000 if RANK else 2
+    p, t = torch.ones(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.float64)
+    value, gradient = ml.value_and_gradient(ml.mse_loss)(p, t, across=world())
+    assert float(value) == 1.0
+    same(gradient, np.full(rows, 2.0 / (200_000 * (RANKS - 1) + 2)))
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+def own_classes(count: int) -> slice:
+    """Return the classes of this process: the first one has one."""
+    bounds = [0, 1, *np.linspace(1, count, RANKS).astype(int)[1:]] if RANKS > 1 else [0, count]
+    return slice(int(bounds[RANK]), int(bounds[RANK + 1]))
+
+
+@check(*CLASS_OPTIONS)
+def classes(name: str) -> None:
+    """Cross-entropy with every option, of classes that are split unevenly."""
+    logits, labels, probabilities, weights = of_classes()
+    logits[0, 5] = logits[1, :4] = -np.inf
+    at, across = own_classes(8), ml.Split(classes=world())
+    targets = labels if name.startswith("labels") else probabilities
+    given = {n: x for n, x in CLASS_OPTIONS[name].items() if n != "class_weights"}
+    own_targets = targets if targets.ndim == 1 else targets[:, at]
+    whole, own = (
+        {"class_weights": w} if "class_weights" in CLASS_OPTIONS[name] else {} for w in (weights, weights[at])
+    )
+    for loss in (ml.cross_entropy_with_logits, ml.cross_entropy_loss):
+        scores = (
+            logits if loss is ml.cross_entropy_with_logits else np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        )
+        both = ml.value_and_gradient(loss)
+        value, gradient = both(scores, targets, **given, **whole)
+        same(both(scores[:, at], own_targets, **given, **own, across=across), (value, gradient[:, at]))
+        z = torch.tensor(scores[:, at], requires_grad=True)
+        tensors = {n: torch.tensor(x) for n, x in own.items()}
+        found = loss(z, torch.tensor(own_targets), **given, **tensors, across=across)
+        found.sum().backward()
+        same(found.detach(), value)
+        same(z.grad, gradient[:, at])
+
+
+@check(*LAYER_OPTIONS)
+def a_layer(name: str) -> None:
+    """The weight split by classes, or the hidden layer by rows."""
+    arrays, options = of_layer(), {"ignore_index": -100} | LAYER_OPTIONS[name]
+    arrays = {n: x for n, x in arrays.items() if options.get(n, 0) is not None}
+    options = {n: x for n, x in options.items() if x is not None}
+    value, gradient = ml.value_and_gradient(ml.linear_cross_entropy)(**arrays, **options)
+    split_classes = dict.fromkeys(("weight", "bias", "class_weights"), own_classes(8))
+    for across, at in (
+        (world(), dict.fromkeys(("hidden", "targets"), own(6))),
+        (ml.Split(classes=world()), split_classes),
+    ):
+        expected = {n: g[at.get(n, slice(None))] for n, g in gradient.items()}
+        parts = {n: x[at.get(n, slice(None))] for n, x in arrays.items()}
+        found = ml.value_and_gradient(ml.linear_cross_entropy)(**parts, **options, across=across)
+        same(found, (value, expected))
+        tensors = {n: torch.tensor(x) for n, x in parts.items()}
+        for n in gradient:
+            tensors[n].requires_grad_()
+        loss = ml.linear_cross_entropy(**tensors, **options, across=across)
+        loss.backward()
+        same(loss.detach(), value)
+        same({n: tensors[n].grad for n in gradient}, expected)
+
+
+@check()
+def second_derivatives_of_split_classes() -> None:
+    logits, labels, *_ = of_classes()
+    at, labels = own_classes(8), torch.tensor(labels)
+    found = {}
+    for name, z, given in (
+        ("whole", torch.tensor(logits), {}),
+        ("own", torch.tensor(logits[:, at]), {"across": ml.Split(classes=world())}),
+    ):
+        z.requires_grad_()
+        loss = ml.cross_entropy_with_logits(z, labels, ignore_index=-100, **given)
+        (first,) = torch.autograd.grad(loss, z, create_graph=True)
+        (found[name],) = torch.autograd.grad((first**2).sum(), z)
+    same(found["own"], found["whole"][:, at], atol=1e-12)
+
+
+@check("arcface_loss", "cosface_loss")
+def angular_margins(name: str) -> None:
+    """The weight split by classes, or the embeddings by rows."""
+    pair, layer = ml.catalogue()[name], of_layer()
+    arrays = {"embeddings": layer["hidden"], "weight": layer["weight"], "targets": np.abs(layer["targets"]) % 8}
+    weights = np.ones(6)
+    weights[:3] = 0.0  # all those of a process
+    value, gradient = ml.value_and_gradient(pair)(**arrays, scale=8.0, weights=weights)
+    arrays["weights"] = weights
+    rows = dict.fromkeys(("embeddings", "targets", "weights"), own(6))
+    for across, at in ((world(), rows), (ml.Split(classes=world()), {"weight": own_classes(8)})):
+        expected = {n: g[at.get(n, slice(None))] for n, g in gradient.items()}
+        parts = {n: x[at.get(n, slice(None))] for n, x in arrays.items()}
+        found = ml.value_and_gradient(pair)(**parts, scale=8.0, across=across)
+        same(found, (value, expected), rtol=1e-11)
+        tensors = {n: torch.tensor(x) for n, x in parts.items()}
+        tensors["embeddings"].requires_grad_()
+        tensors["weight"].requires_grad_()
+        pair.value(**tensors, scale=8.0, across=across).backward()
+        same({n: tensors[n].grad for n in gradient}, expected, rtol=1e-11)
+
+
+@check()
+def divergences_of_classes_that_are_split() -> None:
+    _, _, p, _ = of_classes(1)
+    _, _, q, _ = of_classes(2)
+    at = own_classes(8)
+    for loss in (ml.kl_divergence, ml.js_divergence):
+        value, gradient = ml.value_and_gradient(loss)(p, q)
+        found = ml.value_and_gradient(loss)(p[:, at], q[:, at], across=ml.Split(classes=world()))
+        same(found, (value, gradient[:, at]))
+
+
+@check()
+def rows_that_do_not_fit_each_other() -> None:
+    """Every rank raises the same line, where a collective of different sizes would not return."""
+    logits, labels = torch.ones(3 + RANK, 2), torch.zeros(3 + RANK, dtype=torch.int64)
+    refuses(
+        lambda: ml.cross_entropy_with_logits(logits, labels, across=ml.Split(classes=world())),
+        ValueError,
+        "logits of float32 in (3,) rows, targets of 1 dimensions on rank 0",
+    )
+
+
+@check()
+def training() -> None:
+    """Twenty steps over data and vocabulary end where those of one process do."""
+    arrays = {n: torch.tensor(x) for n, x in of_training().items()}
+    shape = (2, RANKS // 2) if RANKS % 2 == 0 else (1, RANKS)
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("data", "model"))
+    across = ml.Split(rows=mesh["data"], classes=mesh["model"])
+
+    def train(inputs: Any, labels: Any, hidden: Any, classes: Any, group: Any, **given: Any) -> Any:
+        layers = [hidden.clone().requires_grad_(), classes.clone().requires_grad_()]
+        optimizer = torch.optim.SGD(layers, lr=0.3)
+        for _ in range(20):
+            optimizer.zero_grad()
+            states = torch.tanh(inputs @ layers[0])
+            ml.linear_cross_entropy(states, layers[1], labels, ignore_index=-100, z_loss=1e-3, **given).backward()
+            if group is not None:  # the rows of the other ranks have their share in the hidden layer
+                dist.all_reduce(layers[0].grad, group=group)
+            optimizer.step()
+        return tuple(x.detach() for x in layers)
+
+    whole = train(**arrays, group=None)
+    rows, columns = (np.array_split(np.arange(n), k) for n, k in zip((16, 12), shape, strict=True))
+    at, own_columns = rows[mesh.get_local_rank("data")], columns[mesh.get_local_rank("model")]
+    parts = arrays | {"inputs": arrays["inputs"][at], "labels": arrays["labels"][at]}
+    parts["classes"] = arrays["classes"][own_columns]
+    found = train(**parts, group=mesh.get_group("data"), across=across)
+    same(found, (whole[0], whole[1][own_columns]), rtol=1e-10)
+
+
+@check()
+def objectives() -> None:
+    """Every term of an objective is that of all rows; a regularizer counts once."""
+    arrays = batched(ROWS["huber_loss"], 6).arrays
+    p, t = arrays.values()
+    terms = [ml.Term("near", "huber_loss", "out", "true", weight=0.5), ml.Term("far", "mse_loss", "out", "true")]
+    objective = ml.Objective(terms, [ml.Regularizer("l2_regularization")])
+    params = {"w": np.arange(3.0)}
+    whole = objective.evaluate({"out": p}, {"true": t}, params)
+    at = own(6)
+    found = objective.evaluate({"out": p[at]}, {"true": t[at]}, params, across=world())
+    same((found.loss, found.components), (whole.loss, whole.components))
+    same(found.output_gradients, {"out": whole.output_gradients["out"][at]})
+    same(found.parameter_gradients, whole.parameter_gradients)
+    alone = objective.evaluate({"out": p[at]}, {"true": t[at]}, params, gradients=False, across=world())
+    same(alone.components, whole.components)
+    style = ml.Objective([ml.Term("bound", "vae_loss", {"recon_x": "r", "mu": "m", "logvar": "v"}, {"x": "x"})])
+    x = np.full((2, 2), 0.5)
+    refuses(
+        lambda: style.evaluate(dict.fromkeys("rmv", x), {"x": x}, across=world()),
+        ValueError,
+        "vae_loss takes no across=",
+    )
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+@check(*RINGS)
+def ring(name: str) -> None:
+    """Contrastive losses of embeddings that are split unevenly: by value, gradient and `backward()`."""
+    pair, arrays = ml.catalogue()[name], of_pairs(name)
+    weights, at = np.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 0.0, 3.0]), own(8)
+    for given in ({}, {"weights": weights, "reduction": "weighted_mean"}):
+        value, gradient = ml.value_and_gradient(pair)(*arrays.values(), **given)
+        parts = {n: x[at] if x.ndim else x for n, x in arrays.items()}
+        apart = gradient if len(pair.wrt) > 1 else {pair.wrt[0]: gradient}
+        expected = {n: g[at] if g.ndim else g for n, g in apart.items()}
+        mine = given | ({"weights": weights[at]} if given else {})
+        both = expected if len(expected) > 1 else next(iter(expected.values()))
+        found = ml.value_and_gradient(pair)(*parts.values(), **mine, across=world())
+        same(found, (value, both))
+        tensors = {n: torch.tensor(x) for n, x in parts.items()}
+        for argument in pair.wrt:
+            tensors[argument].requires_grad_()
+        mine = {n: torch.tensor(x) if isinstance(x, np.ndarray) else x for n, x in mine.items()}
+        loss = pair.value(*tensors.values(), **mine, across=world())
+        loss.backward()
+        same(loss.detach(), value)
+        same({n: tensors[n].grad for n in expected}, expected)
+
+
+@check()
+def a_ring_is_differentiated_once() -> None:
+    queries, keys = (torch.tensor(x[own(8)], requires_grad=True) for x in of_pairs("info_nce_loss").values())
+    loss = ml.info_nce_loss(queries, keys, across=world())
+    refuses(
+        lambda: torch.autograd.grad(loss, queries, create_graph=True)[0].sum().backward(),
+        ValueError,
+        "a loss over pairs of shards can be differentiated once",
+    )
+    temperature = torch.tensor(0.1, requires_grad=True)
+    refuses(
+        lambda: ml.info_nce_loss(queries, keys, temperature=temperature, across=world()),
+        ValueError,
+        "a loss over pairs of shards can be differentiated once",
+    )
+
+
+@check()
+def embeddings_that_do_not_fit_each_other() -> None:
+    x = torch.ones(2, 3 + RANK)
+    refuses(lambda: ml.info_nce_loss(x, x, across=world()), ValueError, "3 coordinates of float32 on rank 0")
+
+
+# --- distributed tensors ----------------------------------------------------------------------------------------------
+
+
+def distributed(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any], list[dict[str, int]]]:
+    """Return the arguments of a loss, its options, and by which axis each may be split in turn."""
+    logits, labels, probabilities, weights = of_classes()
+    layer = of_layer()
+    if name == "cross_entropy_with_logits":
+        by_row, by_class = {"logits": 0, "targets": 0}, {"logits": 1, "class_weights": 0}
+        options = {"ignore_index": -100, "label_smoothing": 0.1}
+        return {"logits": logits, "targets": labels, "class_weights": weights}, options, [by_row, by_class]
+    if name == "cross_entropy_loss":
+        return {"predictions": probabilities, "targets": np.abs(labels) % 8}, {}, [{"predictions": 0, "targets": 0}]
+    if name == "linear_cross_entropy":
+        by_class = {"weight": 0, "bias": 0, "class_weights": 0}
+        return layer, {"ignore_index": -100}, [{"hidden": 0, "targets": 0}, by_class]
+    if name == "mse_loss":
+        return {"predictions": logits, "targets": probabilities}, {}, [dict.fromkeys(("predictions", "targets"), 0)]
+    pairs = of_pairs(name)
+    return pairs, {}, [{n: 0 for n, x in pairs.items() if x.ndim}]
+
+
+@check(
+    "cross_entropy_with_logits", "cross_entropy_loss", "linear_cross_entropy", "mse_loss", "clip_loss", "nt_xent_loss"
+)
+def distributed_tensors(name: str) -> None:
+    """A `DTensor` says itself over what it is split; its gradient is split alike."""
+    pair, (arrays, options, splits) = ml.catalogue()[name], distributed(name)
+    value, gradient = ml.value_and_gradient(pair)(**arrays, **options)
+    expected = gradient if len(pair.wrt) > 1 else {pair.wrt[0]: gradient}
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for split in splits:
+        given: dict[str, Any] = {}
+        for n, x in arrays.items():
+            given[n] = distribute_tensor(torch.tensor(x), mesh, [Shard(split[n]) if n in split else Replicate()])
+        found = ml.value_and_gradient(pair)(**given, **options)
+        same(found[0].full_tensor(), value)
+        own = found[1] if len(pair.wrt) > 1 else {pair.wrt[0]: found[1]}
+        for n, x in expected.items():
+            given[n].requires_grad_()
+            assert own[n].placements == given[n].placements, n
+            same(own[n].full_tensor(), x)
+        loss = pair.value(**given, **options)
+        loss.backward()
+        same(loss.detach().full_tensor(), value)
+        for n, x in expected.items():
+            assert given[n].grad.placements == given[n].placements, n
+            same(given[n].grad.full_tensor(), x)
+
+
+@check()
+def distributed_tensors_by_rows_and_classes() -> None:
+    """A mesh of two dimensions, here of one row of shards."""
+    logits, labels, *_ = of_classes()
+    mesh = init_device_mesh("cpu", (1, RANKS))
+    z = distribute_tensor(torch.tensor(logits), mesh, [Shard(0), Shard(1)])
+    t = distribute_tensor(torch.tensor(labels), mesh, [Shard(0), Replicate()])
+    value, gradient = ml.value_and_gradient(ml.cross_entropy_with_logits)(z, t, ignore_index=-100)
+    expected = ml.value_and_gradient(ml.cross_entropy_with_logits)(logits, labels, ignore_index=-100)
+    same((value.full_tensor(), gradient.full_tensor()), expected)
+    each = ml.cross_entropy_with_logits(z, t, ignore_index=-100, reduction="none")
+    assert each.placements == (Shard(0), Replicate())
+    refuses(
+        lambda: ml.cross_entropy_with_logits(z, t, across=world()),
+        ValueError,
+        "a DTensor says itself over what it is split",
+    )
+    wrong = distribute_tensor(torch.ones(4, 3, 5), init_device_mesh("cpu", (RANKS,)), [Shard(1)])
+    refuses(
+        lambda: ml.clip_loss(wrong, wrong, torch.tensor(1.0)), ValueError, "is sharded along axis 1, which is neither"
+    )
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@check()
+def shards_that_do_not_fit() -> None:
+    """Every rank raises the same line; none waits."""
+    x = torch.ones(3, 2, dtype=torch.float32 if RANK else torch.float64)
+    refuses(lambda: ml.mse_loss(x, x, across=world()), ValueError, "do not fit together: reduction='mean' of float64")
+    x = torch.ones(3, 2 + RANK)
+    refuses(lambda: ml.mse_loss(x, x, axis=0, across=world()), ValueError, "to the shape (2,) on rank 0")
+    x = torch.ones(3, 2)
+    weights = {"weights": torch.ones(3, 1)} if RANK else {}
+    refuses(lambda: ml.mse_loss(x, x, across=world(), **weights), ValueError, "with weights on rank 1")
+
+
+@check()
+def groups_that_are_none() -> None:
+    x = torch.ones(3)
+    refuses(lambda: ml.mse_loss(x, x, across="data"), TypeError, "pass a process group")
+    refuses(lambda: ml.mse_loss(x, x, across=5), TypeError, "must be a process group or a mesh")
+    other = dist.new_group([0])
+    if RANK:
+        refuses(lambda: ml.mse_loss(x, x, across=other), ValueError, "a group that this process is not in")
+    dist.barrier()
+    if not RANK:
+        dist.destroy_process_group(other)
+        refuses(lambda: ml.mse_loss(x, x, across=other), ValueError, "does not exist any more")
+
+
+@check()
+def a_process_that_does_not_take_part() -> None:
+    """The others raise one line when the time-out of the group has passed."""
+    group = dist.new_group(timeout=timedelta(seconds=1))
+    x = torch.ones(3)
+    if RANK == 0:
+        refuses(lambda: ml.mse_loss(x, x, across=group), RuntimeError, "failed on rank 0 of")
+    dist.barrier()
+
+
+@check()
+def a_process_that_dies() -> None:
+    """The last check of a run, for two processes: the other one raises one line at once."""
+    if RANK:
+        raise Gone
+    x = torch.ones(3)
+    refuses(lambda: ml.mse_loss(x, x, across=world()), RuntimeError, "failed on rank 0 of 2: another process has ended")
+
+
+@check()
+def no_group() -> None:
+    """The last check: the group has ended."""
+    group = world()
+    dist.destroy_process_group()
+    refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
+
+
+USUAL = [name for name in CHECKS if ":" not in name and name != "a process that dies"]
+USUAL = [
+    *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
+    *(f"reductions: {name}" for name in ("weighted_mean", "none")),
+    *(f"ring: {name}" for name in RINGS),
+    "angular margins: arcface_loss",
+    "distributed tensors: cross_entropy_with_logits",
+    *(f"classes: {name}" for name in CLASS_OPTIONS),
+    *(f"a layer: {name}" for name in LAYER_OPTIONS),
+    *USUAL,
+]
+
+if __name__ == "__main__":
+    dist.init_process_group(
+        "gloo", init_method=f"file://{os.environ['STORE']}", rank=RANK, world_size=RANKS, timeout=timedelta(seconds=60)
+    )
+    run(CHECKS)
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,16 @@
+"""Losses of arrays on eight devices: `shard_map`, and arrays that are sharded over a mesh."""
+
+from __future__ import annotations
+
+import pytest
+from mesh_checks import CHECKS, USUAL
+from running import require
+
+
+def test_on_a_mesh() -> None:
+    require("mesh_checks.py", USUAL)
+
+
+@pytest.mark.exhaustive
+def test_every_loss_on_a_mesh() -> None:
+    require("mesh_checks.py", [name for name in CHECKS if name not in USUAL])
