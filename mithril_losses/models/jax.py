@@ -129,12 +129,6 @@ class ExportedJaxModel(JaxModel):
 
         super().__init__(call)
 
-    def jvp(
-        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
-    ) -> dict[str, Array]:
-        """Raise a TypeError: an exported program carries its vjp only."""
-        raise TypeError("an exported program has no jvp: it carries its vjp only")
-
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         return super()._outputs(params, self._inputs(data))
 
