@@ -12,6 +12,9 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+# in a pipe, tables keep to this width, which the caller's terminal or xdist may have set
+os.environ.pop("COLUMNS", None)
+
 # workers share what XLA compiles, above all of single operations, and a second run finds it
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

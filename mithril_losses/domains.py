@@ -710,9 +710,9 @@ class Distributions(_Fixed, Enforced):
             return x
         rounding = Rounding.of(given.dtype)
         totals = xp.sum(x, axis=axis, keepdims=True)
-        legal = (abs(totals - 1.0) <= rounding.total) | (totals == 0.0)
+        wrong = (abs(totals - 1.0) > rounding.total) & (totals != 0.0)  # NaN is not wrong, and stays where it is
         negative = xp.any(x < -rounding.element, axis=axis, keepdims=True)
-        return xp.where(legal & ~negative, x, math.nan)
+        return xp.where(wrong | negative, math.nan, x)
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw strictly positive rows that sum to one."""

@@ -231,12 +231,12 @@ class Elementwise(Template):
         """Return the gradient wrt the named argument, or a dict of gradients for a tuple of names."""
         wanted = self.requested(wrt)
         by_name = dict(zip(self.domain, arguments, strict=True))
-        found: dict[str, Array] = {}
+        found: NamedArrays[Array] = NamedArrays()
         for terms in (self, *self._others):
             if not set(wanted).isdisjoint(terms.wrt):
                 gradient = terms.gradient(*(by_name[name] for name in terms.domain), **reduction)
-                found |= gradient if len(terms.wrt) > 1 else {terms.wrt[0]: gradient}
-        return {name: found[name] for name in wanted} if isinstance(wrt, tuple) else found[wrt]
+                found.update(gradient if len(terms.wrt) > 1 else {terms.wrt[0]: gradient})
+        return NamedArrays((name, found[name]) for name in wanted) if isinstance(wrt, tuple) else found[wrt]
 
     def evaluate(self, xp: Any, *operands: Any) -> tuple[Array, Any]:
         """Return the value and the slopes of each element, from arrays and options as `prepare` returns them."""

@@ -138,7 +138,7 @@ class Jax(unittest.TestCase):
         with double_precision("jax"):
             loss, at = by_jax(case)
             along = jax.tree.map(lambda x: jnp.asarray(generator.standard_normal(x.shape)), at)
-            several = jax.tree.map(lambda x: jnp.stack([x, x * 0.99]), at)
+            several = jax.tree.map(lambda x: jnp.stack([x, jnp.flip(x, 0)]), at)
 
             def every(loss: Callable[..., Any]) -> dict[str, Any]:
                 slope = jax.grad(loss)
@@ -384,6 +384,7 @@ class InTheGraph(unittest.TestCase):
         """At a probability of 0, where a plain function has the derivative NaN."""
         p, q = (torch.rand(6, 5, dtype=torch.float64) for _ in range(2))
         p[0, 0] = q[0, 0] = 0.0
+        p, q = (x / x.sum(-1, keepdim=True) for x in (p, q))
         for loss in (ml.kl_divergence, ml.reverse_kl_divergence, ml.js_divergence):
             with self.subTest(loss=loss.__name__):
                 at = [x.clone().requires_grad_() for x in (p, q)]
@@ -508,7 +509,7 @@ class Transforms(unittest.TestCase):
 
         generator = np.random.default_rng(2)
         along = map_leaves(lambda _, x: torch.tensor(generator.standard_normal(tuple(x.shape))), at)
-        several = map_leaves(lambda _, x: torch.stack([x, x * 0.99]), at)
+        several = map_leaves(lambda _, x: torch.stack([x, x.flip(0)]), at)
         first = names[0]
 
         def every() -> dict[str, Any]:

@@ -198,6 +198,13 @@ KINKS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], Any]] = [
         np.array([[[-0.5, 0.25], [0.0, -0.25]]]),
     ),
     (
+        "lovasz_softmax_loss_with_logits",
+        "two equal errors",
+        (np.zeros((1, 2, 2)), np.array([[0, 1]])),
+        {},
+        np.array([[[-0.1875, 0.1875], [0.0625, -0.0625]]]),  # of the probabilities (½, ½), pulled back by ¼ (1, −1)
+    ),
+    (
         "multi_scale_ssim_loss",
         "a mean below 0",
         (CHECKERS, -CHECKERS),
