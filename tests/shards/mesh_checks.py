@@ -57,7 +57,18 @@ def mesh_of(kind: AxisType = AxisType.Auto, **axes: int) -> Any:
 
 
 def mapped(mesh: Any, function: Any, in_specs: Any, out_specs: Any, **options: Any) -> Any:
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, **options))
+    """Return the function of shards, whose gradients of several arguments are dicts, as `out_specs` are."""
+
+    def plain(*own: Any) -> Any:
+        return in_dicts(function(*own))
+
+    return jax.jit(jax.shard_map(plain, mesh=mesh, in_specs=in_specs, out_specs=out_specs, **options))
+
+
+def in_dicts(result: Any) -> Any:
+    if isinstance(result, dict):
+        return dict(result)
+    return tuple(map(in_dicts, result)) if isinstance(result, tuple) else result
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
