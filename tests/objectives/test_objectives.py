@@ -791,7 +791,7 @@ BAD_CONFIGURATIONS = [
     (
         "option",
         {"terms": [GOOD_TERM | {"options": {"detla": 1.0}}]},
-        r"^terms\[0\]\.options\.detla: unknown option of huber_loss 'detla'; did you mean 'delta'\? \(known: across, axis,",
+        r"^terms\[0\]\.options\.detla: unknown option of huber_loss 'detla'; did you mean 'delta'\? \(known: across, ",
     ),
     (
         "value",

@@ -585,7 +585,6 @@ USUAL = (
     "two collectives for a vocabulary",
     "a label that no shard has is nan",
     "refusals",
-    "ring: clip_loss",
     "embeddings are never gathered",
     "rows: huber_loss",
     "rows: cross_entropy_with_logits",
