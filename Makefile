@@ -26,7 +26,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
 
 demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints, picture
-	$(BIN)/mithril-losses train $(CONFIG)
+	$(BIN)/mithril-losses train $(CONFIG) --overwrite
 
 # One thread per library and worker: the workers share the cores among themselves. A worker takes neighbouring tests,
 # which use what it has compiled before.
@@ -73,6 +73,7 @@ examples: export OMP_NUM_THREADS := 1
 examples: export OPENBLAS_NUM_THREADS := 1
 examples: $(EVERYTHING)  ## train the models of the examples, and draw the pictures of their page anew
 	cd docs/examples && for name in vae beta_vae gan flow language metric_embedding point_cloud mesh_smoothing denoising texture; do ../../$(BIN)/python $$name.py --picture $$name.png; done
+	cd docs/pictures && for name in boosting gauss_newton optimize; do ../../$(BIN)/python $$name.py; done
 
 mutants: $(EVERYTHING)  ## break the library on purpose, see that the tests notice, and write docs/mutants.md
 	$(BIN)/python tests/mutants.py --report docs/mutants.md

@@ -6,7 +6,6 @@ the metadata, and into the links of the README, which the index shows in another
 
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 
@@ -14,9 +13,11 @@ def main(tag: str, address: str) -> None:
     """Refuse a tag that is not the version, and write the address into `pyproject.toml` and `README.md`."""
     project, readme = Path("pyproject.toml"), Path("README.md")
     text = project.read_text("utf-8")
-    version = tomllib.loads(text)["project"]["version"]
+    [version] = re.findall(
+        r'^__version__ = "(.+)"$', Path("mithril_losses/__init__.py").read_text("utf-8"), re.MULTILINE
+    )
     if tag != f"v{version}":
-        sys.exit(f"the tag is {tag}, but the version in pyproject.toml is {version}")
+        sys.exit(f"the tag is {tag}, but the version of the package is {version}")
     files = f"{address}/blob/{tag}"
     urls = {
         "Source": f"{address}/tree/{tag}",

@@ -20,6 +20,13 @@ from mithril_losses.catalogue import value_and_gradient_of as value_and_gradient
 from mithril_losses.checking import check_gradient as check_gradient
 from mithril_losses.elsewhere import no_such_name as _no_such_name
 from mithril_losses.execution import value_and_gradient as value_and_gradient
+from mithril_losses.execution.curvature import has_curvature as has_curvature
+from mithril_losses.execution.curvature import hessian_diagonal as hessian_diagonal
+from mithril_losses.execution.curvature import hessian_factor_product as hessian_factor_product
+from mithril_losses.execution.curvature import hessian_factor_transpose_product as hessian_factor_transpose_product
+from mithril_losses.execution.curvature import hessian_vector_product as hessian_vector_product
+from mithril_losses.execution.curvature import sample_gradient as sample_gradient
+from mithril_losses.execution.curvature import value_gradient_and_hessian as value_gradient_and_hessian
 from mithril_losses.losses import *
 from mithril_losses.models import CompiledModel as CompiledModel
 from mithril_losses.numerics.reduction import reduce_loss as reduce_loss
@@ -37,6 +44,7 @@ from mithril_losses.templates.composed import Composed as Composed
 from mithril_losses.templates.elements import elementwise as elementwise
 from mithril_losses.templates.unreduced import Losses as Losses
 from mithril_losses.templates.unreduced import unreduced as unreduced
+from mithril_losses.training.fit import fit as fit
 
 if not typing.TYPE_CHECKING:  # `as` and star imports tell type checkers what is public
     __all__ = [name for name, x in globals().items() if name[0] != "_" and not isinstance(x, types.ModuleType)]

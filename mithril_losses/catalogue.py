@@ -25,11 +25,14 @@ P = ParamSpec("P")
 # weights and the normalizer are not negative. Arrays of the kind of the first argument are those with the same domain.
 PROPERTIES = {
     "convex": "jointly convex in the arguments that its gradient is taken with respect to by default",
+    "constant_curvature": "with a Hessian that does not depend on the arguments its gradient is taken with respect to",
     "non_negative": "never negative",
+    "psd": "with no negative eigenvalue of its Hessian, wherever that exists: so is every convex loss",
     "scale_invariant": "unchanged when all arrays of the kind of its first argument are scaled by one positive number",
     "symmetric": "unchanged when its first two arguments are exchanged",
     "translation_invariant": "unchanged when one number is added to all arrays of the kind of its first argument",
     "zero_at_equality": "0 where its first two arguments are equal",
+    "zero_curvature": "with a Hessian that is 0 at almost every point",
 }
 
 
@@ -46,6 +49,10 @@ class Given:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
+
+    def allows(self, options: Mapping[str, Any]) -> bool:
+        """Whether options meet the condition, apart from what must be true of the arguments."""
+        return all(_is_one_of(values, options.get(name)) for name, values in self.options.items())
 
     def __str__(self) -> str:
         conditions = [_condition(name, values) for name, values in self.options.items()]
@@ -70,6 +77,16 @@ def given(name: str, where: str = "", **options: Any) -> Given:
     """
     choices = {n: v if isinstance(v, tuple) or hasattr(v, "sample") else (v,) for n, v in options.items()}
     return Given(name, choices, where)
+
+
+def _is_one_of(values: Any, value: Any) -> bool:
+    if isinstance(values, tuple):
+        return value in values
+    try:
+        values.check("option", value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _condition(name: str, values: Any) -> str:
@@ -469,7 +486,12 @@ def _of_object(loss: Any, gradient: Any, both: Any, name: str, wrt: tuple[str, .
 def _settled(loss: functools.partial[Any]) -> Pair:
     pair, options = find_loss(loss.func), loss.keywords
     own = {name: option for name, option in options.items() if name not in GRADIENT_KEYWORDS}
-    terms = Composed(lambda fast: functools.partial(fast(loss.func), **options), pair.terms.separable, takes_out=True)
+    terms = Composed(
+        lambda fast: functools.partial(fast(loss.func), **options),
+        pair.terms.separable,
+        takes_out=True,
+        curved=pair.terms.curved,
+    )
     terms.name, terms.options = pair.terms.name, pair.terms.options
     terms.passed_on, terms.passed_on_by_gradient = pair.terms.passed_on, pair.terms.passed_on_by_gradient
     return replace(

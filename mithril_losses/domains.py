@@ -420,6 +420,15 @@ class SmallestNormal:
         return math.log(smallest) if self.logarithm else smallest
 
 
+@dataclass(frozen=True)
+class LargestNumber:
+    """The largest finite number of the dtype computed in: like `SmallestNormal`, an argument that no caller passes."""
+
+    def value(self, xp: Any, dtype: Any, own_dtype: Any) -> float:
+        """Return the constant for a loss computed in `dtype`."""
+        return float(xp.finfo(dtype).max)
+
+
 def array_names(function: str, domain: Mapping[str, Any]) -> list[str]:
     """Return the names of the arrays among the arguments of a function, raising a TypeError unless they come first."""
     names = [name for name, d in domain.items() if isinstance(d, ArrayDomain)]

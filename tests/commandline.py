@@ -49,9 +49,9 @@ class CommandLineTestCase(unittest.TestCase):
         options += [part for name, value in keywords.items() for part in (f"--{name}", value) if part is not True]
         return self.run_app("train", self.file, *options)
 
-    def assert_fails(self, result: Any, *words: str) -> None:
-        """Assert that a command ended with one line on stderr, which holds the words, and exit code 2."""
-        self.assertEqual((result.exit_code, result.stdout), (2, ""), result.output)
+    def assert_fails(self, result: Any, *words: str, code: int = 2) -> None:
+        """Assert that a command ended with one line on stderr, which holds the words, and an exit code."""
+        self.assertEqual((result.exit_code, result.stdout), (code, ""), result.output)
         self.assertIsInstance(result.exception, SystemExit)
         self.assertRegex(result.stderr, r"\Aerror: [^\n]+\n\Z")
         for word in words:

@@ -48,7 +48,8 @@ def copy_of_repository(folder: Path) -> Path:
 def build(folder: Path) -> tuple[Path, Path]:
     """Build as the release workflow does, the wheel from the source distribution; return `(wheel, source)`."""
     repository = copy_of_repository(folder)
-    [version] = re.findall(r'^version = "(.+)"$', (repository / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    package = (repository / "mithril_losses/__init__.py").read_text("utf-8")
+    [version] = re.findall(r'^__version__ = "(.+)"$', package, re.MULTILINE)
     run(repository, sys.executable, ".github/prepare_release.py", f"v{version}", "https://example.org/losses")
     run(repository, sys.executable, "-m", "build", "--outdir", str(folder / "dist"))
     [wheel], [source] = (folder / "dist").glob("*.whl"), (folder / "dist").glob("*.tar.gz")

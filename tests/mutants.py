@@ -162,6 +162,32 @@ def wrong_factors(pair: Pair) -> Iterator[Mutant]:
     )
 
 
+def wrong_curvatures(pair: Pair) -> Iterator[Mutant]:
+    """Yield a wrong factor, and a wrong summand where a factor would change nothing, in each function of curvature."""
+    for terms in pair.terms.elements.values():
+        for function in filter(callable, terms.curvatures.values()):
+            file = function.__module__.replace(".", "/") + ".py"
+            yield Mutant(
+                f"{pair.name}: {function.__name__} × {FACTOR} + {FACTOR - 1.0:.6f}",
+                file,
+                partial(with_other_results, name=function.__name__),
+                [["tests/laws/test_curvature.py", "-k", f"{pair.name} or Information or Bounds"], EVERYTHING],
+            )
+
+
+def with_other_results(source: str, name: str) -> str:
+    """Return `source` with each number that a function returns times a wrong factor, plus a wrong summand."""
+    (function,) = (n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name)
+    lines = source.splitlines(keepends=True)
+    for node in reversed([node for node in ast.walk(function) if isinstance(node, ast.Return)]):
+        assert node.value is not None
+        assert node.end_lineno is not None
+        results = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+        wrong = ", ".join(f"{FACTOR} * ({ast.unparse(x)}) + {FACTOR - 1.0:.6f}" for x in results)
+        lines[node.lineno - 1 : node.end_lineno] = [f"{' ' * node.col_offset}return {wrong}\n"]
+    return "".join(lines)
+
+
 def by_hand(substitution: Substitution) -> Mutant:
     """Return the mutant of a substitution."""
     file = f"{PACKAGE}/{substitution.file}"
@@ -201,7 +227,8 @@ def with_optimized_xla() -> list[str]:
 @functools.cache
 def all_mutants() -> list[Mutant]:
     """Return every mutant: those of the registered losses, then those written by hand."""
-    generated = [mutant for pair in catalogue().values() for mutant in wrong_factors(pair)]
+    pairs = list(catalogue().values())
+    generated = [mutant for pair in pairs for mutant in (*wrong_factors(pair), *wrong_curvatures(pair))]
     return generated + [by_hand(substitution) for substitution in SUBSTITUTIONS]
 
 

@@ -539,24 +539,15 @@ SUBSTITUTIONS = [
         "losses/robust.py",
         "the general loss is not defined for α = 0",
         {
-            "curved = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))": (
-                "curved = divisor / alpha * xp.expm1(exponent)"
+            "value = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))": (
+                "value = divisor / alpha * xp.expm1(exponent)"
             )
         },
-    ),
-    Substitution(
-        "losses/robust.py",
-        "the general loss is not quadratic for α = 2",
-        {"value = xp.where(distance > 0.0, curved, 0.5 * ratio * ratio)": "value = curved"},
     ),
     Substitution(
         "losses/robust.py",
         "the power in the slope of the general loss vanishes too early",
-        {
-            "power = xp.exp((1.0 - distance) * far - 0.5 * distance * near)": (
-                "power = xp.exp(-0.5 * distance * log) * larger"
-            )
-        },
+        {"half * product(xp, half, ratio)": "product(xp, half * half, ratio)"},
     ),
     Substitution(
         "templates/elements.py",
@@ -583,6 +574,61 @@ SUBSTITUTIONS = [
         "losses/likelihood.py",
         "the two powers of the Tweedie likelihood are mixed up",
         {"above / (2.0 - power), above - below": "above / (power - 1.0), above - below"},
+    ),
+    # boosting and scipy.optimize
+    Substitution(
+        "boosting/scored.py",
+        "the weights of several outputs weigh the outputs",
+        {"if self.has_classes or scores.ndim == 1 else found[:, None]": "if True else found"},
+    ),
+    Substitution(
+        "boosting/scored.py",
+        "negative weights pass",
+        {"if not (found >= 0.0).all():": "if False:"},
+    ),
+    Substitution(
+        "boosting/scored.py",
+        "a metric forgets the weights",
+        {'reduction="none", **given, **own)': 'reduction="none", **own)'},
+    ),
+    Substitution(
+        "boosting/catboost.py",
+        "CatBoost descends",
+        {"return (-gradient).tolist(), (-hessian).tolist()": "return gradient.tolist(), (-hessian).tolist()"},
+    ),
+    Substitution(
+        "boosting/links.py",
+        "the exponential loss has the link of the logistic one",
+        {"expit(2.0 * np.asarray(scores))": "expit(np.asarray(scores))"},
+    ),
+    Substitution(
+        "boosting/start.py",
+        "a slope that has vanished is an optimum",
+        {"if last == bound == 0.0:": "if False:"},
+    ),
+    Substitution(
+        "optimize/scipy.py",
+        "the curvature of the loss is left out",
+        {
+            "return self._pulled_back(params, products, of_params)": (
+                "return self._pulled_back(params, self._pushed_forward(params, directions), of_params)"
+            )
+        },
+    ),
+    Substitution(
+        "optimize/scipy.py",
+        "regularizers are left out",
+        {"for name, own in by_param.items():": "for name, own in ():"},
+    ),
+    Substitution(
+        "optimize/scipy.py",
+        "any loss has residuals",
+        {"if not math.isclose(total, loss,": "if False and not math.isclose(total, loss,"},
+    ),
+    Substitution(
+        "models/torch.py",
+        "the derivative of the outputs is along other parameters",
+        {"[directions[name] for name in leaves]": "[directions[name] for name in reversed(leaves)]"},
     ),
     # classification
     Substitution(
@@ -647,6 +693,30 @@ SUBSTITUTIONS = [
         "the class axis is always the last",
         {'axis = normalize_axis("class_axis", class_axis': 'axis = normalize_axis("class_axis", -1'},
         "class_axis and central",
+    ),
+    Substitution(
+        "domains.py",
+        "values outside of a domain pass where they can be seen",
+        {"        if _is_enforced.get():\n": "        if False:\n"},
+        "can_be_seen_is_refused and binary_cross_entropy",
+    ),
+    Substitution(
+        "domains.py",
+        "values outside of a domain pass where they cannot be seen",
+        {"return xp.where((x >= low) & (x <= high), x, math.nan)": "return x"},
+        "inside_a_trace and binary_cross_entropy",
+    ),
+    Substitution(
+        "domains.py",
+        "rows of any sum are distributions where they can be seen",
+        {"return bool(least >= 1.0 - _USUAL.total and largest <= 1.0 + _USUAL.total)": "return True"},
+        "can_be_seen_is_refused and kl_divergence",
+    ),
+    Substitution(
+        "loops/elements.py",
+        "a loop lets elements outside of an interval pass",
+        {"illegal += T(1) if {' | '.join(sides)} else T(0)": "illegal += T(0)"},
+        "in_a_large_array_is_refused and binary_cross_entropy",
     ),
     Substitution(
         "losses/classification.py",
@@ -719,13 +789,14 @@ SUBSTITUTIONS = [
         "losses/classification.py",
         "the logistic loss overflows",
         {"xp.maximum(-margin, 0.0) + xp.log1p(tail)": "xp.log1p(xp.exp(-margin))"},
+        "Extremes and logistic_loss",
     ),
     Substitution(
         "losses/classification.py",
         "focal loss weights the wrong class",
         {
-            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma": (
-                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(gamma"
+            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))  #": (
+                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))  #"
             )
         },
     ),
@@ -733,15 +804,15 @@ SUBSTITUTIONS = [
         "losses/classification.py",
         "focal loss from logits weights the wrong class",
         {
-            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma": (
-                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(-gamma"
+            "weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma * xp": (
+                "weight = ((1.0 - alpha) * targets + alpha * (1.0 - targets)) * xp.exp(-gamma * xp"
             )
         },
     ),
     Substitution(
         "losses/classification.py",
         "focal loss ignores gamma",
-        {"xp.exp(gamma * xp.log(q_t))": "xp.exp(2.0 * xp.log(q_t))"},
+        {"xp.exp(gamma * xp.log(q_t))  #": "xp.exp(2.0 * xp.log(q_t))  #"},
     ),
     Substitution(
         "losses/classification.py",
@@ -776,7 +847,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/divergence.py",
         "the slope wrt q is not finite at 0",
-        {"xp.maximum(predictions, smallest)": "predictions"},
+        {"return value, -targets / xp.maximum(predictions, smallest)": "return value, -targets / predictions"},
         "Extremes and kl_divergence",
     ),
     Substitution(
@@ -1132,7 +1203,7 @@ SUBSTITUTIONS = [
     Substitution(
         "autodiff/jax.py",
         "losses that are not summed share a derivative",
-        {"if found.ndim == 0 and all(": "if all("},
+        {"if found.ndim == 0 and is_wide:": "if is_wide:"},
         tests="differentiable",
         select="not_summed",
     ),
@@ -1328,7 +1399,246 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/rows.py",
         "rows that are ignored count in the loop",
-        {"if classes.kept is not None:": "if False:"},
+        {"as loops\n\n        if classes.kept is not None:": "as loops\n\n        if False:"},
         tests="language",
+    ),
+    # curvature
+    Substitution(
+        "terms/second_order.py",
+        "a product with a Hessian of two slopes leaves out what is beside the diagonal",
+        {"at[min(i, j), max(i, j)] * vectors[j] for j in range(size)]": "at[i, i] * vectors[i] for j in [i]]"},
+        tests="curvature",
+        select="gaussian_negative",
+    ),
+    Substitution(
+        "terms/second_order.py",
+        "a bound is the absolute value of the diagonal",
+        {"_sum([at[i, i], *(": "_sum([at[i, i], *(0.0 * "},
+        tests="curvature",
+        select="gaussian_negative",
+    ),
+    Substitution(
+        "terms/second_order.py",
+        "a bound may be negative",
+        {"[xp.maximum(rows[i], 0.0) if i == j": "[rows[i] if i == j"},
+        tests="curvature",
+        select="Bounds",
+    ),
+    Substitution(
+        "terms/second_order.py",
+        "a factor of two slopes is not lower triangular",
+        {"[root * vectors[0] + below * vectors[1], last": "[root * vectors[0], last"},
+        tests="second_order",
+    ),
+    Substitution(
+        "terms/second_order.py",
+        "second derivatives are not bounded",
+        {"for x in h] if self.is_steep else h": "for x in h] if False else h"},
+        tests="curvature",
+        select="Extremes",
+    ),
+    Substitution(
+        "templates/second_order.py",
+        "a loop multiplies a factor with weights in place of their roots",
+        {'is_factor = order in ("factor", "trans': 'is_factor = order in ("no", "trans'},
+        tests="curvature",
+        select="Matrices",
+    ),
+    Substitution(
+        "numerics/reduction.py",
+        "a factor is multiplied with the upstream gradient in place of its root",
+        {"root = math.sqrt(self.factor) if type(self.factor) is float else xp.sqrt(self.factor)": "root = self.factor"},
+        tests="curvature",
+        select="Matrices",
+    ),
+    Substitution(
+        "templates/rows.py",
+        "the Hessian of softmax is that of independent classes",
+        {"centred = p * (v - along(p, v))": "centred = p * v"},
+        tests="curvature",
+        select="cross_entropy_with_logits",
+    ),
+    Substitution(
+        "templates/rows.py",
+        "the Hessian of softmax ignores the mass of the targets",
+        {"named(centred if mass is ONE else mass * centred)": "named(centred)"},
+        tests="curvature",
+        select="cross_entropy_with_logits",
+    ),
+    Substitution(
+        "templates/rows.py",
+        "the bound of softmax is its diagonal",
+        {"named(2.0 * mass * (p * (1.0 - p)))": "named(mass * (p * (1.0 - p)))"},
+        tests="curvature",
+        select="cross_entropy_with_logits",
+    ),
+    Substitution(
+        "loops/kernels/rows.py",
+        "the loop over Hessian-vector products forgets the mean",
+        {"e[c] = scale * e[c] * (v[c] - mean)": "e[c] = scale * e[c] * v[c]"},
+        tests="curvature",
+        select="test_compiled",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "the derivative of a gradient by what flows in is lost",
+        {"return None, None, by_upstream, *(": "return None, None, None, *("},
+        tests="curvature",
+        select="Derivatives",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "a Hessian-vector product forgets the gradient that flows in",
+        {"times_hessian(tensors, vectors, upstream,": "times_hessian(tensors, vectors, 1.0,"},
+        tests="curvature",
+        select="Derivatives",
+    ),
+    Substitution(
+        "autodiff/jax.py",
+        "the gradient does not move with the arguments",
+        {"return (found, gradients), (along, second)": "return (found, gradients), (along, [0.0 * h for h in second])"},
+        tests="curvature",
+        select="Derivatives",
+    ),
+    Substitution(
+        "losses/adversarial.py",
+        "the Hessian of a relativistic average forgets the mean of the other batch",
+        {"return a - xp.mean(b), b - xp.mean(a)": "return a, b"},
+        tests="curvature",
+        select="relativistic",
+    ),
+    Substitution(
+        "losses/adversarial.py",
+        "the Hessian of the gradient penalty forgets the directions across the gradient",
+        {"back(2.0 * (part + across * (of(": "back(2.0 * (part + 0.0 * across * (of("},
+        tests="curvature",
+        select="gradient_penalty",
+    ),
+    Substitution(
+        "losses/regression.py",
+        "the Hessian of PSNR has the wrong sign along the error",
+        {"v - 2.0 * unit * xp.sum(unit * v": "v + 2.0 * unit * xp.sum(unit * v"},
+        tests="curvature",
+        select="psnr",
+    ),
+    Substitution(
+        "losses/regularization.py",
+        "the Hessian of the orthogonal penalty lacks a term",
+        {"(moved + xp.matrix_transpose(moved)) @ matrix": "moved @ matrix"},
+        tests="curvature",
+        select="orthogonal",
+    ),
+    Substitution(
+        "templates/masks.py",
+        "the Hessian of an overlap is not symmetric",
+        {"- first * (s * total(g * v) + g * along)": "- 2.0 * first * (s * total(g * v))"},
+        tests="curvature",
+        select="dice or tversky",
+    ),
+    Substitution(
+        "templates/stencil.py",
+        "the diagonal of total variation forgets that a pixel is in two differences",
+        {"lambda: at_both_ends(h_across, h_down) + 2.0 * h_both": "lambda: at_both_ends(h_across, h_down)"},
+        tests="curvature",
+        select="total_variation",
+    ),
+    Substitution(
+        "losses/perceptual.py",
+        "the Hessian of a style loss has half of a product rule",
+        {"(change + turn(change)) / size": "2.0 * change / size"},
+        tests="curvature",
+        select="style",
+    ),
+    Substitution(
+        "execution/curvature.py",
+        "a Hessian that may be negative counts as Fisher information",
+        {'is_needed = kind == "fisher" and not': 'is_needed = kind == "fishy" and not'},
+        tests="curvature",
+        select="Refusals",
+    ),
+    # training
+    Substitution(
+        "training/loop.py",
+        "a resumed run begins the iterator anew",
+        {"        self.data.skip(found.epoch)\n": ""},
+        tests="fit",
+        select="passed_over",
+    ),
+    Substitution(
+        "training/loop.py",
+        "a resumed run draws other masks",
+        {"        self._set_random_states(found.arrays)\n": ""},
+        tests="fit",
+        select="same_masks",
+    ),
+    Substitution(
+        "training/loop.py",
+        "dropout is active in evaluation",
+        {"with mode(model, training=False):": "with mode(model, training=True):"},
+        tests="fit",
+        select="TestTorch",
+    ),
+    Substitution(
+        "training/loop.py",
+        "a loss that grows and grows is no divergence",
+        {"OUT_OF_PROPORTION = 1e4": "OUT_OF_PROPORTION = 1e40"},
+        tests="fit",
+        select="diverged",
+    ),
+    Substitution(
+        "training/loop.py",
+        "the last of equal epochs is the best",
+        {"return values.index(min(values)) + 1": "return len(values) - values[::-1].index(min(values))"},
+        tests="fit",
+        select="best_of_equal",
+    ),
+    Substitution(
+        "training/moving.py",
+        "small gradients are scaled up to the norm",
+        {"xp.where(found > norm, norm / found, xp.ones_like(found))": "norm / found"},
+        tests="fit",
+        select="clipped",
+    ),
+    Substitution(
+        "training/optimizers.py",
+        "weight decay follows no schedule",
+        {"decay = self.learning_rate * factor * self.weight_decay": "decay = self.learning_rate * self.weight_decay"},
+        tests="fit",
+        select="decay",
+    ),
+    Substitution(
+        "training/run.py",
+        "a run is overwritten unasked",
+        {"if has_run and not resume and not overwrite:": "if has_run and not resume and overwrite:"},
+        tests="runs",
+        select="overwritten_only",
+    ),
+    Substitution(
+        "training/data.py",
+        "features are scaled by all rows",
+        {'sets["train"], features': "raw, features"},
+        tests="own_data",
+        select="scaled",
+    ),
+    Substitution(
+        "training/data.py",
+        "labels decide no split",
+        {"    if config.stratify:\n": '    if config.stratify == "":\n'},
+        tests="own_data",
+        select="stratified",
+    ),
+    Substitution(
+        "training/printing.py",
+        "a column has room for eight characters",
+        {"_NUMBER = 10  #": "_NUMBER = 8  #", "2 * len(keys) + 1 > limit": "2 * len(keys) - 9 > limit"},
+        tests="runs",
+        select="beside_the_columns",
+    ),
+    Substitution(
+        "training/finished.py",
+        "a test set that has changed is evaluated",
+        {"if dataset.preparation.digest != self._preparation.digest:": "if not dataset.preparation.digest:"},
+        tests="runs",
+        select="guess",
     ),
 ]

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mithril_losses.autodiff.call import Differentiable, compute_by, first_array, plain_functions
+from mithril_losses.autodiff.call import Differentiable, compute_by, first_array, multiply_by, plain_functions
 from mithril_losses.backends.namespaces import library_name, namespace_of
 
-__all__ = ["Differentiable", "compute_by", "differentiable", "plain_functions"]
+__all__ = ["Differentiable", "compute_by", "differentiable", "multiply_by", "plain_functions"]
 
 
 def differentiable(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ class Differentiable(Protocol):
     """What a template must answer; `plain_value`, `gradient` and `both` take the arguments in the order of `domain`."""
 
     domain: Mapping[str, Any]
+    curved: bool
     wrt: tuple[str, ...]
     on_request: tuple[str, ...]
     plain_value: Callable[..., Any]
@@ -40,6 +41,20 @@ def compute_by(way: Callable[[Any], Both]) -> None:
 def fastest(template: Differentiable) -> Both:
     """Return the fastest function of the template's arguments and keywords that returns value and gradient."""
     return _ways[0](template)
+
+
+# (template, whether it is differentiated in turn) → a function of the arguments by name, the vectors by the argument
+# that they belong to, and the reduction, which returns H v by argument
+Products = Callable[[Any, bool], Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]]
+_products: list[Products] = []
+
+
+def multiply_by(products: Products) -> None:
+    """Let `products(template, is_recorded)` return what multiplies the Hessian of a curved template with vectors.
+
+    If that is recorded, because it is differentiated in turn, it is computed by plain array code.
+    """
+    _products[:] = [products]
 
 
 _PLACE: Any = object()
@@ -85,6 +100,7 @@ class Call:
     ) -> None:
         self.template = template
         self._keywords = tuple(reduction)
+        self._is_split = reduction.get("across") is not None
         self._is_flat, self.is_mixed = True, False
         self.arrays: list[Any] = []
         self.names: list[str] = []
@@ -118,6 +134,31 @@ class Call:
             ]
         count = len(given) - len(self._keywords)
         return tuple(given[:count]), dict(zip(self._keywords, given[count:], strict=True))
+
+    def has_products(self, names: Iterable[str]) -> bool:
+        """Whether the second derivatives wrt all these arguments are known."""
+        is_known = self.template.curved and not self._is_split and bool(_products)
+        return is_known and all(name in self.template.wrt for name in names)
+
+    def times_hessian(self, arrays: Iterable[Any], vectors: Iterable[Any], upstream: Any, recorded: bool) -> list[Any]:
+        """Return H v by array, None for arrays that the gradient is not taken with respect to.
+
+        Args:
+            arrays: in the places of the caller's.
+            vectors: one for each array; those of arrays without a gradient do not matter.
+            upstream: the gradient that flows into the loss.
+            recorded: whether the product is differentiated in turn.
+        """
+        template = self.template
+        arguments, reduction = self.put(arrays)
+        moved = dict(zip(template.domain, self.put(vectors)[0], strict=True))
+        product = _products[0](template, recorded)
+        by_name = product(
+            dict(zip(template.domain, arguments, strict=True)),
+            {name: moved[name] for name in template.wrt},
+            {**reduction, "upstream": upstream},
+        )
+        return self.by_array(by_name if len(template.wrt) > 1 else by_name[template.wrt[0]], {})
 
     def covers(self, names: Iterable[str]) -> bool:
         """Whether the hand-derived gradient is one with respect to all these arguments."""

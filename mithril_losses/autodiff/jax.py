@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain
+from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain, is_reduced_to_a_number
 from mithril_losses.shards import resolve
 from mithril_losses.shards.axes import knows_what_varies, varying
 
@@ -85,8 +86,12 @@ def _by_hand(call: Call, primals: Sequence[Any], moved: Mapping[int, Any]) -> tu
         _require_types(reduction["across"])
     wrt = call.wrt(call.names[i] for i in moved)
     both = functools.partial(fastest(call.template), *arguments, **reduction, **wrt)
+    is_wide = all(t.dtype.itemsize > 2 for t in moved.values())
+    if is_wide and call.has_products(call.names[i] for i in moved) and is_reduced_to_a_number(reduction):
+        found, gradients = _with_second_order(call)(*primals)
+        return found, sum(jnp.sum(gradients[i] * t) for i, t in moved.items()).astype(found.dtype)
     found, gradient = both()
-    if found.ndim == 0 and all(t.dtype.itemsize > 2 for t in moved.values()):
+    if found.ndim == 0 and is_wide:
         gradients = call.by_array(gradient, wrt)
         return found, sum(_along(gradients[i], t, found) for i, t in moved.items()).astype(found.dtype)
 
@@ -97,3 +102,38 @@ def _by_hand(call: Call, primals: Sequence[Any], moved: Mapping[int, Any]) -> tu
 
     (tangent,) = jax.vjp(pull, jnp.ones_like(found))[1](tuple(moved.values()))
     return found, tangent
+
+
+def _with_second_order(call: Call) -> Any:
+    """Return the function of the arrays that returns the loss and its gradients, whose derivative is H v by hand."""
+
+    def evaluate(*arrays: Any) -> tuple[Any, list[Any]]:
+        arrays = tuple(x if isinstance(x, jax.Array) else jnp.asarray(x) for x in arrays)  # JAX hands numbers on
+        arguments, reduction = call.put(arrays)
+        found, gradient = fastest(call.template)(*arguments, **reduction)
+        gradients = call.by_array(gradient, {})
+        return found, [jnp.zeros_like(x) if g is None else g for g, x in zip(gradients, arrays, strict=True)]
+
+    by_hand = jax.custom_jvp(evaluate)
+
+    @functools.partial(by_hand.defjvp, symbolic_zeros=True)
+    def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        moved = {i: t for i, t in enumerate(tangents) if not _is_zero(t)}
+        if not call.has_products(call.names[i] for i in moved):  # by another argument, such as weights
+            full = tuple(_zero_like(x) if _is_zero(t) else t for x, t in zip(primals, tangents, strict=True))
+            return jax.jvp(evaluate, primals, full)  # type: ignore[no-any-return]
+        found, gradients = by_hand(*primals)
+        vectors = [moved.get(i, jnp.zeros_like(x)) for i, x in enumerate(primals)]
+        products = call.times_hessian(primals, vectors, 1.0, recorded=True)
+        along = sum(jnp.sum(gradients[i] * t) for i, t in moved.items()).astype(found.dtype)
+        second = [_zero_like(g) if h is None else h for g, h in zip(gradients, products, strict=True)]
+        return (found, gradients), (along, second)
+
+    return by_hand
+
+
+def _zero_like(x: Any) -> Any:
+    """Return the tangent 0, which for integers has a type of its own."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)

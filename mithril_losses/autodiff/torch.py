@@ -97,6 +97,15 @@ class _TorchCall(Call):
             _, gradient = self._both(tensors, keywords | {"upstream": factor})
         return self.by_array(gradient, keywords)
 
+    def can_be_multiplied(self, tensors: Sequence[Any], upstream: Any, needed: Sequence[bool]) -> bool:
+        """Whether the derivative of the gradient is a product with a Hessian that is known."""
+        return (
+            not self._is_traced
+            and (upstream.ndim == 0 or not upstream.requires_grad)
+            and all(x.dtype in _WIDE for x, needs in zip(tensors, needed, strict=True) if needs)
+            and self.has_products(name for name, needs in zip(self.names, needed, strict=True) if needs)
+        )
+
     def _both(self, tensors: Sequence[Any], keywords: dict[str, Any]) -> tuple[Any, Any]:
         """Return value and gradient, which are in no graph."""
         on_host = not self.is_mixed and all(_is_on_host(x) and x.dtype is not torch.bfloat16 for x in tensors)
@@ -167,9 +176,50 @@ class HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has
             return None, *(None for _ in needed)
         is_ready = call.ready and not torch.is_grad_enabled() and not _is_batched(upstream)
         found = _scaled(call.ready.pop(), upstream) if is_ready else None
+        if found is None and torch.is_grad_enabled() and call.can_be_multiplied(ctx.saved_tensors, upstream, needed):
+            given = iter(_Gradient.apply(call, needed, upstream, *ctx.saved_tensors))
+            found = [next(given) if needs else None for needs in needed]
         if found is None:
             found = call.gradients(ctx.saved_tensors, upstream, needed)
         return None, *(x if needs else None for x, needs in zip(found, needed, strict=True))
+
+
+class _Gradient(torch.autograd.Function):  # type: ignore[misc]  # likewise
+    """The gradient of a loss, whose derivative is the product of the Hessian with what flows in."""
+
+    @staticmethod
+    def forward(call: _TorchCall, needed: Sequence[bool], upstream: Any, *tensors: Any) -> tuple[Any, ...]:
+        """Return the gradients with respect to the tensors that need one."""
+        found = call.gradients(tensors, upstream, needed)
+        return tuple(x for x, needs in zip(found, needed, strict=True) if needs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep the call and its arguments."""
+        ctx.call, ctx.needed, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *flowing: Any) -> tuple[Any, ...]:
+        """Return the derivative by the gradient that flowed into the loss, and by each tensor."""
+        call, needed, (upstream, *tensors) = ctx.call, ctx.needed, ctx.saved_tensors
+        if all(v is None for v in flowing):
+            return (None,) * (3 + len(tensors))
+        given = iter(flowing)
+        vectors = [next(given) if needs else None for needs in needed]
+        vectors = [torch.zeros_like(x) if v is None else v for v, x in zip(vectors, tensors, strict=True)]
+        recorded = torch.is_grad_enabled()
+        by_upstream = None
+        if ctx.needs_input_grad[2]:
+            unit = torch.ones_like(upstream)
+            gradients = _Gradient.apply(call, needed, unit, *tensors) if recorded else None
+            if gradients is None:
+                found = call.gradients(tensors, unit, needed)
+                gradients = [x for x, needs in zip(found, needed, strict=True) if needs]
+            by_upstream = sum((g * v).sum() for g, v in zip(gradients, flowing, strict=True) if v is not None)
+        products = call.times_hessian(tensors, vectors, upstream, recorded)
+        return None, None, by_upstream, *(x if needs else None for x, needs in zip(products, needed, strict=True))
 
 
 class _Transformed(HandDerived):

@@ -96,7 +96,11 @@ class Results:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
-            writer.writerows(map(self._record, self.rows))
+            writer.writerows(self.records())
+
+    def records(self) -> list[Mapping[str, Any]]:
+        """Return the numbers of each row by name."""
+        return [self._record(row) for row in self.rows]
 
     def _record(self, row: Row) -> Mapping[str, Any]:
         timing = row.timing

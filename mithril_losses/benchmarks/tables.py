@@ -10,7 +10,7 @@ from rich.text import Text
 from mithril_losses.benchmarks.candidates import Memory
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.benchmarks.results import Results, Row
-from mithril_losses.training.config import printable
+from mithril_losses.training.errors import printable
 
 _GROUPS: dict[str, Callable[[Case], bool]] = {
     "small": lambda case: case.size == "small",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import random
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import product
+from itertools import combinations_with_replacement, product
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from scipy.special import gammaln
 from mithril_losses.catalogue import find_loss
 from mithril_losses.domains import ClipWidth, Elements, Flag, Interval, Labels
 from mithril_losses.templates.elements import Elementwise
+from mithril_losses.terms.second_order import as_tuple
 
-__all__ = ["KINDS", "Piece", "ProofError", "parts", "prove"]
+__all__ = ["KINDS", "Piece", "ProofError", "parts", "prove", "prove_curvature"]
 
 KINDS = ("identity", "end of a piece", "exact points")  # from the strongest on
 
@@ -103,6 +104,54 @@ def prove(loss: str | Callable[..., Any]) -> list[Piece]:
     return [piece for terms in parts(loss).values() for piece in _prove(find_loss(loss).name, terms)]
 
 
+def prove_curvature(loss: str | Callable[..., Any]) -> list[Piece]:
+    """Prove that the second derivatives of an element-wise loss are the derivatives of its slopes, as `prove` does.
+
+    Returns:
+        The pieces of all its parts, with the second derivatives after the slopes under names such as "mean, logvar";
+        none for a loss that is not element-wise, or has no curvature.
+
+    Raises:
+        ProofError: a second derivative is wrong. The message names the piece and both expressions.
+
+    Example:
+        >>> for piece in prove_curvature("huber_loss")[:2]:
+        ...     print(piece.conditions, piece.slopes["predictions, predictions"], piece.kind)
+        (p - t < -delta, -p + t >= delta) 0 identity
+        (p - t > -delta, p - t < delta, p - t > 0, p - t < delta) 1 identity
+    """
+    name = find_loss(loss).name
+    return [piece for terms in parts(loss).values() if terms.curvatures for piece in _prove_curvature(name, terms)]
+
+
+def _prove_curvature(loss: str, terms: Elementwise) -> list[Piece]:
+    pairs = list(combinations_with_replacement(terms.wrt, 2))
+    names = [*terms.wrt, *(_SECOND.join(pair) for pair in pairs)]
+    pieces = list(_pieces(terms, functools.partial(_with_curvature, terms), names))
+    found = []
+    for piece in pieces:
+        kinds = []
+        for first, second in pairs:
+            h = piece.slopes[_SECOND.join((first, second))]
+            for slope, by in {(first, second), (second, first)}:
+                derivative = sympy.diff(piece.slopes[slope], symbol(by, terms.domain[by]))
+                what = f"second derivative wrt {first} and {second}", "slope", piece.slopes[slope]
+                kinds.append(_kind_of(loss, terms, piece, pieces, derivative, h, by, what))
+        found.append(replace(piece, kind=max(kinds, key=KINDS.index)))
+    return found
+
+
+_SECOND = ", "
+
+
+def _with_curvature(terms: Elementwise, xp: Any, *operands: Any) -> tuple[Any, Any]:
+    """Return the value, and the slopes followed by the second derivatives."""
+    value, slopes = _on_definitions(terms.terms)(xp, *operands)
+    curvature = terms.curvatures["exact"]
+    second = _on_definitions(curvature)(xp, *operands) if callable(curvature) else curvature
+    return value, (*as_tuple(slopes), *as_tuple(second))
+
+
 def symbol(name: str, domain: Any) -> sympy.Symbol:
     """Return the symbol of an argument, with the sign that its domain implies."""
     is_positive = getattr(domain, "low", 0.0) >= 0.0
@@ -118,7 +167,7 @@ def vanishes(expression: Any) -> bool:
 
 
 def _prove(loss: str, terms: Elementwise) -> list[Piece]:
-    pieces = list(_pieces(terms))
+    pieces = list(_pieces(terms, _on_definitions(terms.terms), terms.wrt))
     return [replace(piece, kind=_kind(loss, terms, piece, pieces)) for piece in pieces]
 
 
@@ -126,30 +175,48 @@ def _kind(loss: str, terms: Elementwise, piece: Piece, pieces: list[Piece]) -> s
     kinds = []
     for name, slope in piece.slopes.items():
         derivative = sympy.diff(piece.value, symbol(name, terms.domain[name]))
-        if vanishes(derivative - slope):
-            kinds.append("identity")
-        elif _is_end_of_neighbour(terms, piece, pieces, name):
-            kinds.append("end of a piece")
-        elif (points := _exact_points(terms, piece)) and all(vanishes((derivative - slope).subs(at)) for at in points):
-            kinds.append("exact points")
-        else:
-            facts = [*map(str, piece.conditions), *(f"{name} = {x}" for name, x in piece.settled.items())]
-            raise ProofError(
-                f"{loss}: the slope wrt {name} is {slope}, but the derivative of {piece.value} is {derivative}, where "
-                f"{' and '.join(facts) or 'anything holds'}"
-            )
+        what = f"slope wrt {name}", "value", piece.value
+        kinds.append(_kind_of(loss, terms, piece, pieces, derivative, slope, name, what))
     return max(kinds, key=KINDS.index)
+
+
+def _kind_of(
+    loss: str,
+    terms: Elementwise,
+    piece: Piece,
+    pieces: list[Piece],
+    derivative: Any,
+    claimed: Any,
+    name: str,
+    what: tuple[str, str, Any],
+) -> str:
+    """Return how an expression was shown to be a derivative by an argument.
+
+    Raises:
+        ProofError: it is not.
+    """
+    if vanishes(derivative - claimed):
+        return "identity"
+    if _is_end_of_neighbour(terms, piece, pieces, name):
+        return "end of a piece"
+    if (points := _exact_points(terms, piece)) and all(vanishes((derivative - claimed).subs(at)) for at in points):
+        return "exact points"
+    facts = [*map(str, piece.conditions), *(f"{name} = {x}" for name, x in piece.settled.items())]
+    raise ProofError(
+        f"{loss}: the {what[0]} is {claimed}, but the derivative of the {what[1]} {what[2]} is {derivative}, where "
+        f"{' and '.join(facts) or 'anything holds'}"
+    )
 
 
 def _is_end_of_neighbour(terms: Elementwise, piece: Piece, pieces: list[Piece], name: str) -> bool:
     """Whether value and slope, which do not depend on x, equal those of a neighbouring piece at x = ε or x = 1 − ε."""
     widths = [symbol(option, domain) for option, domain in terms.domain.items() if isinstance(domain, ClipWidth)]
     x = symbol(name, terms.domain[name])
-    if piece.value.has(x) or piece.slopes[name].has(x):
+    if piece.value.has(x) or any(slope.has(x) for slope in piece.slopes.values()):
         return False
     return any(
         vanishes(other.value.subs(x, end) - piece.value)
-        and vanishes(other.slopes[name].subs(x, end) - piece.slopes[name])
+        and all(vanishes(other.slopes[each].subs(x, end) - slope) for each, slope in piece.slopes.items())
         for other in pieces
         if other.settled == piece.settled and other.value.has(x)
         for epsilon in widths
@@ -160,13 +227,17 @@ def _is_end_of_neighbour(terms: Elementwise, piece: Piece, pieces: list[Piece], 
 # --- the pieces -----------------------------------------------------------------------------------------------------
 
 
-def _pieces(terms: Elementwise) -> Iterator[Piece]:
+def _pieces(terms: Elementwise, function: Callable[..., Any], names: Sequence[str]) -> Iterator[Piece]:
     """Yield the pieces that contain points drawn from the domain.
+
+    Args:
+        terms: the terms of the loss.
+        function: what they return, or more, computed with the definitions of primitives.
+        names: of what it returns after the value.
 
     Raises:
         ProofError: the expression of a piece differs from what the terms compute at its point.
     """
-    function = _on_definitions(terms.terms)
     constants = [Fraction(c.value(np, np.float64, np.float64)) for c in terms.constants]
     for settled in _settlements(terms):
         generator, found = random.Random(0), set()
@@ -189,15 +260,14 @@ def _pieces(terms: Elementwise) -> Iterator[Piece]:
             )
             if replaying.is_on_boundary:
                 continue
-            slopes = slopes if isinstance(slopes, tuple) else (slopes,)
             piece = Piece(
                 settled,
                 tuple(dict.fromkeys(condition for c in replaying.conditions if (condition := _exact(c)) != True)),  # noqa: E712  (SymPy's own)
                 _exact(value),
-                dict(zip(terms.wrt, map(_exact, slopes), strict=True)),
+                dict(zip(names, map(_exact, as_tuple(slopes)), strict=True)),
                 point,
             )
-            _require_what_is_computed(terms, piece, numbers)
+            _require_what_is_computed(terms, piece, numbers, with_curvature=len(names) > len(terms.wrt))
             yield piece
 
 
@@ -235,24 +305,22 @@ def _exact_points(terms: Elementwise, piece: Piece) -> list[dict[sympy.Symbol, A
     return found
 
 
-def _require_what_is_computed(terms: Elementwise, piece: Piece, numbers: list[Any]) -> None:
+def _require_what_is_computed(terms: Elementwise, piece: Piece, numbers: list[Any], with_curvature: bool) -> None:
     with np.errstate(all="ignore"):
         value, slopes = terms.terms(np, *numbers)
+        computed = [value, *as_tuple(slopes)]
+        if with_curvature:
+            curvature = terms.curvatures["exact"]
+            computed += as_tuple(curvature(np, *numbers) if callable(curvature) else curvature)
     at = {
         symbol(name, domain): sympy.Rational(piece.point[name])
         for name, domain in terms.domain.items()
         if name not in piece.settled
     }
-    for computed, expression in zip(
-        (value, *(slopes if isinstance(slopes, tuple) else (slopes,))),
-        (piece.value, *piece.slopes.values()),
-        strict=True,
-    ):
+    for number, expression in zip(computed, (piece.value, *piece.slopes.values()), strict=True):
         expected = float(expression.subs(at))
-        if abs(computed - expected) > 1e-12 * max(abs(expected), 1.0):
-            raise ProofError(
-                f"{terms.terms.__name__} gives {computed} at {piece.point}, but {expression} is {expected}"
-            )
+        if abs(number - expected) > 1e-12 * max(abs(expected), 1.0):
+            raise ProofError(f"{terms.terms.__name__} gives {number} at {piece.point}, but {expression} is {expected}")
 
 
 def _exact(expression: Any) -> Any:
@@ -286,6 +354,12 @@ class _Deciding:
     def sign(self, x: Any) -> Any:
         self.path.append(int(np.sign(x)))
         return np.sign(x)
+
+    def zeros_like(self, x: Any) -> Any:
+        return 0.0
+
+    def ones_like(self, x: Any) -> Any:
+        return 1.0
 
     def where(self, condition: Any, first: Any, second: Any) -> Any:
         return first if self.decide(condition) else second

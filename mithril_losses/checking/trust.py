@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mithril_losses.catalogue import Pair, catalogue, find_loss
+from mithril_losses.catalogue import catalogue, find_loss
 from mithril_losses.checking import check_catalogue
 from mithril_losses.checking.edges import failures
-from mithril_losses.checking.exact import check_exact
+from mithril_losses.checking.exact import check_exact, check_exact_curvature
 from mithril_losses.checking.exact.precision import DTYPES, MOST, Rounding, Truth, first_points
-from mithril_losses.checking.proof import KINDS, prove
+from mithril_losses.checking.proof import KINDS, Piece, prove, prove_curvature
+from mithril_losses.execution.curvature import has_curvature
 
 __all__ = ["BACKENDS", "Evidence", "examine", "page", "structure"]
 
@@ -32,6 +33,9 @@ What is known of every gradient, as `make trust` (`mithril-losses check --all --
   domain the derivative of the value minus the slope is 0 identically; outside $[\varepsilon, 1 - \varepsilon]$ the
   slope is, by [definition](conventions.md#where-the-derivative-does-not-exist), that of the nearest end. *Exact
   points*: it is 0 in exact arithmetic at rational points of each piece.
+* **Curvature**: the second derivatives, of losses that [have them](curvature.md). In exact numbers, the derivative of
+  the gradient along a direction is the Hessian-vector product, element by element; on symbols, the derivative of each
+  slope minus the second derivative is 0, with the kinds of proof above.
 * **Rounding**, in float32 / float64: the largest error of value and gradient, in units in the last place. The true
   result is computed in exact numbers. A unit is the machine epsilon times the largest element of the true result plus
   that of its change when each argument moves by its own size, one way or the other.
@@ -47,8 +51,8 @@ purpose (processes, files, disks, threads, memory), and how often the numbers an
 
 {summary}
 
-| loss | exact numbers | symbols | {rounding} | {edges} |
-|---|---|---|{right}|
+| loss | exact numbers | symbols | curvature | {rounding} | {edges} |
+|---|---|---|---|{right}|
 {rows}
 """
 
@@ -61,6 +65,7 @@ class Evidence:
         loss: the name of the loss.
         exact: to how many digits the gradient is right in exact numbers, and on how many pieces.
         symbols: the kind of proof on symbols; empty for a loss that is not element-wise.
+        curvature: the same evidence on the second derivatives; empty for a loss without curvature.
         roundings: the errors of the results of each backend.
         run: the number of edge cases by backend.
         passed: the number of edge cases that hold, by backend.
@@ -70,6 +75,7 @@ class Evidence:
     loss: str
     exact: str
     symbols: str
+    curvature: str = ""
     roundings: list[Rounding] = field(default_factory=list)
     run: dict[str, int] = field(default_factory=dict)
     passed: dict[str, int] = field(default_factory=dict)
@@ -96,8 +102,13 @@ def examine(names: Iterable[str] = (), backends: Iterable[str] = BACKENDS) -> It
     libraries = {name: {dtype: get_backend(name, dtype=dtype) for dtype in DTYPES} for name in backends}
     for pair in [find_loss(name) for name in names] or list(catalogue().values()):
         check = check_exact(pair)
-        evidence = Evidence(pair.name, check.summary, _on_symbols(pair))
+        evidence = Evidence(pair.name, check.summary, _on_symbols(prove(pair)))
         evidence.failed["exact numbers"] = check.failures
+        if has_curvature(pair):
+            of_curvature = check_exact_curvature(pair)
+            kinds = (of_curvature.summary, _on_symbols(prove_curvature(pair)))
+            evidence.curvature = "; ".join(kind for kind in kinds if kind)
+            evidence.failed["curvature"] = of_curvature.failures
         truths = [Truth(point, dtype) for point in first_points(pair, _POINTS) for dtype in DTYPES]
         for name, by_dtype in libraries.items():
             [autodiff] = check_catalogue([pair.name], backend=name)
@@ -114,9 +125,9 @@ def examine(names: Iterable[str] = (), backends: Iterable[str] = BACKENDS) -> It
         yield evidence
 
 
-def _on_symbols(pair: Pair) -> str:
+def _on_symbols(pieces: list[Piece]) -> str:
     """Return the weakest kind of proof of any piece; a slope that is given by definition needs no proof."""
-    kinds = [piece.kind for piece in prove(pair)]
+    kinds = [piece.kind for piece in pieces]
     if not kinds:
         return ""
     kind = "exact points" if KINDS[2] in kinds else "identity"
@@ -132,7 +143,8 @@ def page(found: list[Evidence]) -> str:
     worst = max((rounding for evidence in found for rounding in evidence.roundings), key=lambda found: found.units)
     summary = (
         f"{len(found)} losses on {len(backends)} backends: all of them checked in exact numbers, {proved} proved "
-        f"identically on symbols, {passed} of {run} edge cases passed, "
+        f"identically on symbols, the second derivatives of {sum(map(bool, (e.curvature for e in found)))} checked in "
+        f"exact numbers, {passed} of {run} edge cases passed, "
         f"{sum(evidence.is_right for evidence in found)} without a fault. The worst rounding is that of the {worst}."
     )
     rows = []
@@ -140,7 +152,16 @@ def page(found: list[Evidence]) -> str:
         units = [" / ".join(f"{evidence.units(name, dtype):.1f}" for dtype in DTYPES) for name in backends]
         edges = [f"{evidence.passed[name]} / {evidence.run[name]}" for name in backends]
         rows.append(
-            " | ".join([f"| `{evidence.loss}`", evidence.exact, evidence.symbols or "–", *units, *edges]) + " |"
+            " | ".join(
+                [
+                    f"| `{evidence.loss}`",
+                    evidence.exact,
+                    *(x or "–" for x in (evidence.symbols, evidence.curvature)),
+                    *units,
+                    *edges,
+                ]
+            )
+            + " |"
         )
     return _PAGE.format(
         summary=summary,

@@ -5,20 +5,29 @@ from __future__ import annotations
 import io
 import sys
 
+from mithril_losses.training.interruption import interruptions
+
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # pipes and terminals may not support Greek letters in formulas
     try:
-        from mithril_losses.cli.commands import app
-
-        app(prog_name="mithril-losses")
+        with interruptions():
+            run()
     except KeyboardInterrupt:  # before a command began
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "mithril_losses":
             raise
         print(f"error: the command line needs {error.name}: pip install 'mithril-losses[cli]'", file=sys.stderr)
         sys.exit(2)
+
+
+def run() -> None:
+    """Load the libraries of the command line, and run the command that was typed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # pipes and terminals may not support Greek letters in formulas
+    from mithril_losses.cli.commands import app
+
+    app(prog_name="mithril-losses")

@@ -21,9 +21,9 @@ from mithril_losses.benchmarks.page import markdown
 from mithril_losses.benchmarks.plan import Plan
 from mithril_losses.benchmarks.results import Results
 from mithril_losses.benchmarks.tables import tables
-from mithril_losses.cli.console import new_console
+from mithril_losses.cli.console import Interrupted, Json, new_console, print_json, print_table
 from mithril_losses.numerics.validation import unknown
-from mithril_losses.training.config import UserError, printable, require_writable, user_error
+from mithril_losses.training.errors import UserError, printable, require_writable, user_error
 
 _SIZES = ("small", "medium", "large")
 _DEVICES: tuple[Device, ...] = ("cpu", "cuda")
@@ -49,23 +49,32 @@ def bench(
     csv: Annotated[Path | None, typer.Option("--csv", help="write every number here, as they come")] = None,
     chart: Annotated[Path | None, typer.Option("--chart", help="draw the times into this PNG file")] = None,
     page: Annotated[Path | None, typer.Option("--report", help="write a page of Markdown here")] = None,
+    curvature: Annotated[
+        bool, typer.Option("--curvature", help="time Hessian-vector products of some losses instead")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be measured")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time values and gradients against what other libraries offer, and measure their memory."""
     plan = _plan(losses, sizes, candidates, threads, seconds, device, huge_pages)
     console = new_console()
+    if curvature:
+        _time_products(plan, page, console)
+        return
     if dry_run:
-        _print_plan(plan, console)
+        _print_plan(plan, as_json)
         return
     for path in filter(None, (csv, chart, page)):
         require_writable(path)
     results = Results()
     interrupted = _measure(plan, results, csv, console)
-    for table in tables(results):
-        console.print(table)
+    if as_json:
+        print_json(results.records())
+    else:
+        for table in tables(results):
+            print_table(table)
     if interrupted:
-        typer.echo("interrupted" + (f": what was measured is kept in {printable(csv)}" if csv else ""), err=True)
-        raise typer.Exit(130)
+        raise Interrupted(f"what was measured is kept in {printable(csv)}" if csv else "nothing is kept without --csv")
     if chart is not None:
         from mithril_losses.benchmarks.chart import draw_chart  # matplotlib takes a second to import
 
@@ -74,8 +83,24 @@ def bench(
         place = None if chart is None else Path(os.path.relpath(chart, page.parent)).as_posix()
         page.write_text(markdown(results, plan.setting, plan.seconds, place), encoding="utf-8")
     written = ", ".join(printable(path) for path in (csv, chart, page) if path is not None)
-    if written:
-        console.print(Text(f"written: {written}"), soft_wrap=True)
+    if written and not as_json:
+        typer.echo(f"written: {written}")
+
+
+def _time_products(plan: Plan, page: Path | None, console: Console) -> None:
+    """Time Hessian-vector products, print them, and write a page about them."""
+    from mithril_losses.benchmarks import curvature
+
+    if page is not None:
+        require_writable(page)
+    found = []
+    for case, times in curvature.measure(plan.setting, plan.seconds):
+        found.append((case, times))
+        shown = (f"{name} {x if isinstance(x, str) else f'{1e3 * x.median:.3g} ms'}" for name, x in times.items())
+        console.print(Text(f"{case.name}: {', '.join(shown)}"), soft_wrap=True)
+    if page is not None:
+        page.write_text(curvature.page(found, plan.setting), encoding="utf-8")
+        console.print(Text(f"written: {printable(page)}"), soft_wrap=True)
 
 
 def _plan(
@@ -137,12 +162,23 @@ def _measure(plan: Plan, results: Results, csv: Path | None, console: Console) -
     return False
 
 
-def _print_plan(plan: Plan, console: Console) -> None:
-    table = Table("case", "size", "candidates", "left out")
-    for case in plan.cases:
-        names = [candidate.name for candidate in plan.installed(case)]
-        missing = [f"{c.name} ({c.missing} is not installed)" for c in plan.candidates(case) if c.missing]
-        table.add_row(*map(Text, (case.name, case.size, ", ".join(names), ", ".join(missing))))
-    console.print(table)
-    console.print(f"{len(plan.cases)} cases, {plan.steps} measurements, {plan.setting.threads} threads, ", end="")
-    console.print(f"{plan.seconds:g} s per case, {plan.setting.device}")
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    """Print the candidates of each case, and those that are left out."""
+    cases = [
+        {
+            "case": case.name,
+            "size": case.size,
+            "candidates": [candidate.name for candidate in plan.installed(case)],
+            "left out": [f"{c.name} ({c.missing} is not installed)" for c in plan.candidates(case) if c.missing],
+        }
+        for case in plan.cases
+    ]
+    if as_json:
+        print_json(cases)
+        return
+    table = Table(*cases[0])
+    for case in cases:
+        table.add_row(*(Text(", ".join(cell) if isinstance(cell, list) else str(cell)) for cell in case.values()))
+    print_table(table)
+    setting = f"{plan.setting.threads} threads, {plan.seconds:g} s per case, {plan.setting.device}"
+    typer.echo(f"{len(plan.cases)} cases, {plan.steps} measurements, {setting}")

@@ -43,6 +43,7 @@ class OnHost:
         self._threads = threads
         self._compile = compile is not False
         self._arrays = pair.array_arguments
+        self._outputs = pair.terms.outputs or {name: name for name in pair.wrt}
         self._applies = pair.takes_reduction and pair.terms.separable
         self._defaults = {name: pair.parameters[name].default for name in pair.options}
 
@@ -93,9 +94,8 @@ class OnHost:
                 return None
             total = found[0] if total is None else total + found[0]
             gradients.update(found[1])
-        wrt = self._pair.wrt
-        value = as_dtype(np, total, call.arrays[wrt[0]].dtype)
-        return value, gradients if len(wrt) > 1 else gradients[wrt[0]]
+        value = as_dtype(np, total, call.arrays[self._pair.wrt[0]].dtype)
+        return value, gradients if len(self._outputs) > 1 else gradients[next(iter(self._outputs))]
 
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Call | None:
         """Return the call, or None if no fast path takes its arguments."""
@@ -115,7 +115,7 @@ class OnHost:
         loop = template.loop(call) or self._rows(call)
         if loop is None:
             return None
-        wrt = {name: x for name, x in call.arrays.items() if name in self._pair.wrt}
+        wrt = {name: call.arrays[like] for name, like in self._outputs.items() if like in call.arrays}
         dtype = loop.dtype
         if dtype is None:
             dtype = widest_dtype(np, **wrt)
@@ -128,14 +128,17 @@ class OnHost:
         like = next(iter(wrt.values()))
         values = empty(loop.shape, like.dtype) if keeps_values else None
         gradients = {n: buffers[n] if n in buffers else empty(x.shape, x.dtype) for n, x in wrt.items()}
-        total = self._run(loop, call, reduction, values, gradients)
+        total = self._run(loop, call, reduction, values, gradients, template.is_factor)
         value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
         return value, gradients
 
-    def _run(self, loop: Loop, call: Call, reduction: Plan, values: Any, gradients: dict[str, Any]) -> float:
+    def _run(
+        self, loop: Loop, call: Call, reduction: Plan, values: Any, gradients: dict[str, Any], is_factor: bool
+    ) -> float:
         """Fill values and gradients, and return the sum of the weighted losses."""
         threads = thread_count(self._threads)
-        given = (reduction.weights, reduction.factor, values, list(gradients.values()), threads)
+        closing = reduction.root(np) if is_factor else reduction
+        given = (closing.weights, closing.factor, values, list(gradients.values()), threads)
         may_compile = self._may_compile and all(x.dtype in COMPILED for x in call.arrays.values())
         if loop.compiled is not None and may_compile:
             try:
@@ -198,7 +201,7 @@ class OnHost:
                 return 0.0
             return float(value)
 
-        return over_blocks(gradients[self._pair.wrt[0]].shape, work, threads)
+        return over_blocks(next(iter(gradients.values())).shape, work, threads)
 
 
 @functools.cache

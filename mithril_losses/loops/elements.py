@@ -17,7 +17,7 @@ from mithril_losses.loops.chunks import CHUNK, Chunks
 from mithril_losses.loops.compiling import CompiledOnce, types_of
 from mithril_losses.loops.printing import staged_source
 from mithril_losses.terms.fission import Stage
-from mithril_losses.terms.reading import read_terms
+from mithril_losses.terms.second_order import terms_of
 
 STRIP = 1024  # elements: few enough for a float32 sum of equal terms to keep its digits; all other sums are float64
 _KEPT = 2048  # numbers that are kept between two stages: few enough to stay in the first-level cache with the arrays
@@ -192,7 +192,7 @@ def _source(
     bounded: tuple[bool, bool],
 ) -> str:
     """Return the module that computes these terms; `kinds` has the kind of each operand, or the value of a flag."""
-    terms = read_terms(function, {len(legal) + i: _FLAGS[kind] for i, kind in enumerate(kinds) if kind in _FLAGS})
+    terms = terms_of(function, {len(legal) + i: _FLAGS[kind] for i, kind in enumerate(kinds) if kind in _FLAGS})
     labels = {f"a{i}": values for i, values in enumerate(legal)}
     options = [f"o{i}" for i in range(len(terms.arguments) - len(labels))]
     operands = [*options, "factor", *["weight"] * weighted]

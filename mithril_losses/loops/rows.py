@@ -67,4 +67,47 @@ def run(
     return float(partials.sum()), not illegal.any()
 
 
+def run_second_order(
+    scores: np.ndarray[Any, Any],
+    vectors: np.ndarray[Any, Any] | None,
+    mass: Any,
+    weights: np.ndarray[Any, Any] | None,
+    factor: Any,
+    *,
+    out: np.ndarray[Any, Any],
+    threads: int,
+    group: int,
+) -> None:
+    """Fill `out` with H v · weight · factor, or without vectors with the diagonal of H, H = Q (diag p − p pᵀ).
+
+    Args:
+        scores: z, rows × classes, C-contiguous.
+        vectors: v, in the shape and the dtype of the scores, C-contiguous; None for the diagonal.
+        mass: Q, one number, or one per row.
+        weights: one per row; 1 by default. Rows of weight 0 may hold anything.
+        factor: a number, or one per row.
+        out: where to write, like `scores`.
+        threads: how many threads share the work.
+        group: how many scores a thread takes at a time.
+    """
+    rows, classes = scores.shape
+    dtype = scores.dtype
+    chunks = Chunks.of(rows, 2 * classes, group)  # two arrays of a chunk stay in the first-level cache
+    one_mass, masses = number_or_rows(mass, rows, dtype)
+    one_factor, factors = number_or_rows(factor, rows, dtype)
+    _, by_row = number_or_rows(weights, rows, dtype)
+    if weights is not None and not by_row.size:
+        by_row = np.full(rows, weights, dtype)
+    given = np.zeros((0, classes), dtype) if vectors is None else vectors
+    fixed = (scores, given, masses, one_mass, by_row, factors, one_factor, out)
+    function = _kernels(
+        run_second_order,
+        (dtype.name,),
+        types_of(scores, given, masses, by_row, factors),
+        lambda function: function(0, 0, chunks.size, *fixed),
+        entry="second_order",
+    )
+    chunks.share(lambda first, last: function(first, last, chunks.size, *fixed), threads)
+
+
 _kernels = CompiledOnce(lambda _, dtype: kernel_text("rows", dtype))

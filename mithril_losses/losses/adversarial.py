@@ -26,11 +26,11 @@ from mithril_losses.domains import (
 )
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, NoOthers, Reduction
-from mithril_losses.numerics.stable import norm_and_unit
+from mithril_losses.numerics.stable import logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, widest_dtype
 from mithril_losses.templates.apart import Apart
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "create_gan_loss_suite",
@@ -83,6 +83,12 @@ def _vanilla_generator(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Arr
     return -xp.log(p), -1.0 / p
 
 
+@_vanilla_generator.curvature
+def _vanilla_generator_curvature(xp: Any, fake_scores: Array, epsilon: float) -> Array:
+    p = xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
+    return 1.0 / (p * p)
+
+
 @elementwise(real_scores=_OF_DISCRIMINATOR, epsilon=CLIP_WIDTH, label_smoothing=FRACTION)
 def _vanilla_real(xp: Any, real_scores: Array, epsilon: float, label_smoothing: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(real_scores, epsilon), 1.0 - epsilon)
@@ -90,10 +96,23 @@ def _vanilla_real(xp: Any, real_scores: Array, epsilon: float, label_smoothing: 
     return value, (label_smoothing - 1.0) / p + label_smoothing / (1.0 - p)
 
 
+@_vanilla_real.curvature
+def _vanilla_real_curvature(xp: Any, real_scores: Array, epsilon: float, label_smoothing: float) -> Array:
+    p = xp.minimum(xp.maximum(real_scores, epsilon), 1.0 - epsilon)
+    q = 1.0 - p
+    return (1.0 - label_smoothing) / (p * p) + label_smoothing / (q * q)
+
+
 @elementwise(fake_scores=_OF_DISCRIMINATOR, epsilon=CLIP_WIDTH)
 def _vanilla_fake(xp: Any, fake_scores: Array, epsilon: float) -> tuple[Array, Array]:
     p = xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
     return -xp.log1p(-p), 1.0 / (1.0 - p)
+
+
+@_vanilla_fake.curvature
+def _vanilla_fake_curvature(xp: Any, fake_scores: Array, epsilon: float) -> Array:
+    q = 1.0 - xp.minimum(xp.maximum(fake_scores, epsilon), 1.0 - epsilon)
+    return 1.0 / (q * q)
 
 
 _vanilla_discriminator = Apart(real_scores=_vanilla_real, fake_scores=_vanilla_fake)
@@ -132,7 +151,7 @@ def vanilla_generator_loss(fake_scores: ArrayT, *, epsilon: float = 1e-7, **redu
 @gradient_of(
     vanilla_generator_loss,
     terms=_vanilla_generator,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vanilla_generator_loss_gradient(
     fake_scores: ArrayT, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
@@ -195,7 +214,7 @@ def vanilla_discriminator_loss(
 @gradient_of(
     vanilla_discriminator_loss,
     terms=_vanilla_discriminator,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vanilla_discriminator_loss_gradient(
     real_scores: ArrayT,
@@ -227,6 +246,11 @@ def _non_saturating_generator(xp: Any, fake_scores: Array) -> tuple[Array, Array
     return xp.maximum(-fake_scores, 0.0) + xp.log1p(tail), slope
 
 
+@_non_saturating_generator.curvature
+def _non_saturating_generator_curvature(xp: Any, fake_scores: Array) -> Array:
+    return logistic_density(xp, fake_scores)
+
+
 @elementwise(real_scores=REAL, label_smoothing=FRACTION)
 def _non_saturating_real(xp: Any, real_scores: Array, label_smoothing: float) -> tuple[Array, Array]:
     tail = xp.exp(-xp.abs(real_scores))
@@ -237,11 +261,21 @@ def _non_saturating_real(xp: Any, real_scores: Array, label_smoothing: float) ->
     return xp.maximum(-real_scores, 0.0) + xp.log1p(tail) + smoothed, slope
 
 
+@_non_saturating_real.curvature
+def _non_saturating_real_curvature(xp: Any, real_scores: Array, label_smoothing: float) -> Array:
+    return logistic_density(xp, real_scores)
+
+
 @elementwise(fake_scores=REAL)
 def _non_saturating_fake(xp: Any, fake_scores: Array) -> tuple[Array, Array]:
     tail = xp.exp(-xp.abs(fake_scores))
     slope = xp.where(fake_scores > 0.0, 1.0, tail) / (1.0 + tail)
     return xp.maximum(fake_scores, 0.0) + xp.log1p(tail), slope
+
+
+@_non_saturating_fake.curvature
+def _non_saturating_fake_curvature(xp: Any, fake_scores: Array) -> Array:
+    return logistic_density(xp, fake_scores)
 
 
 _non_saturating_discriminator = Apart(real_scores=_non_saturating_real, fake_scores=_non_saturating_fake)
@@ -346,6 +380,11 @@ def _squared(xp: Any, scores: Array, target: float, scale: float) -> tuple[Array
     return scale * error * error, 2.0 * scale * error
 
 
+@_squared.curvature
+def _squared_curvature(xp: Any, scores: Array, target: float, scale: float) -> float:
+    return 2.0 * scale
+
+
 _least_squares_generator = _squared.named(scores="fake_scores", target="target_real")
 _least_squares_discriminator = Apart(
     real_scores=_squared.named(scores="real_scores", target="target_real"),
@@ -385,7 +424,11 @@ def least_squares_generator_loss(
     return _least_squares_generator.value(fake_scores, target_real, scale, **reduction)
 
 
-@gradient_of(least_squares_generator_loss, terms=_least_squares_generator, properties=("convex", "non_negative"))
+@gradient_of(
+    least_squares_generator_loss,
+    terms=_least_squares_generator,
+    properties=("convex", "non_negative", "constant_curvature"),
+)
 def least_squares_generator_loss_gradient(
     fake_scores: ArrayT, *, target_real: float = 1.0, scale: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> ArrayT:
@@ -441,7 +484,9 @@ def least_squares_discriminator_loss(
 
 
 @gradient_of(
-    least_squares_discriminator_loss, terms=_least_squares_discriminator, properties=("convex", "non_negative")
+    least_squares_discriminator_loss,
+    terms=_least_squares_discriminator,
+    properties=("convex", "non_negative", "constant_curvature"),
 )
 def least_squares_discriminator_loss_gradient(
     real_scores: ArrayT,
@@ -471,9 +516,19 @@ def _negated(xp: Any, scores: Array) -> tuple[Array, Array]:
     return -scores, xp.where(scores == scores, -1.0, scores)  # NaN stays NaN
 
 
+@_negated.curvature
+def _negated_curvature(xp: Any, scores: Array) -> float:
+    return 0.0
+
+
 @elementwise(scores=REAL)
 def _itself(xp: Any, scores: Array) -> tuple[Array, Array]:
     return scores, xp.where(scores == scores, 1.0, scores)
+
+
+@_itself.curvature
+def _itself_curvature(xp: Any, scores: Array) -> float:
+    return 0.0
 
 
 @elementwise(real_scores=REAL, kinks=lambda real_scores: (1.0 - real_scores,))
@@ -482,10 +537,20 @@ def _hinge_real(xp: Any, real_scores: Array) -> tuple[Array, Array]:
     return violation, 0.0 - xp.sign(violation)  # 0 at the corner, not −0
 
 
+@_hinge_real.curvature(bound=1.0)
+def _hinge_real_curvature(xp: Any, real_scores: Array) -> float:
+    return 0.0
+
+
 @elementwise(fake_scores=REAL, kinks=lambda fake_scores: (1.0 + fake_scores,))
 def _hinge_fake(xp: Any, fake_scores: Array) -> tuple[Array, Array]:
     violation = xp.maximum(1.0 + fake_scores, 0.0)
     return violation, xp.sign(violation)
+
+
+@_hinge_fake.curvature(bound=1.0)
+def _hinge_fake_curvature(xp: Any, fake_scores: Array) -> float:
+    return 0.0
 
 
 _wasserstein_generator = _negated.named(scores="fake_scores")
@@ -525,7 +590,11 @@ def wasserstein_generator_loss(fake_scores: ArrayT, **reduction: Unpack[Reductio
     return _wasserstein_generator.value(fake_scores, **reduction)
 
 
-@gradient_of(wasserstein_generator_loss, terms=_wasserstein_generator, properties=("convex",))
+@gradient_of(
+    wasserstein_generator_loss,
+    terms=_wasserstein_generator,
+    properties=("convex", "constant_curvature", "zero_curvature"),
+)
 def wasserstein_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−1 / n.
 
@@ -575,6 +644,8 @@ def wasserstein_discriminator_loss(real_scores: ArrayT, fake_scores: ArrayT, **r
     properties=(
         "convex",
         given("translation_invariant", reduction=("mean", "weighted_mean"), weights=None, normalizer=None),
+        "constant_curvature",
+        "zero_curvature",
     ),
 )
 def wasserstein_discriminator_loss_gradient(
@@ -624,7 +695,9 @@ def hinge_generator_loss(fake_scores: ArrayT, **reduction: Unpack[Reduction]) ->
     return _hinge_generator.value(fake_scores, **reduction)
 
 
-@gradient_of(hinge_generator_loss, terms=_hinge_generator, properties=("convex",))
+@gradient_of(
+    hinge_generator_loss, terms=_hinge_generator, properties=("convex", "constant_curvature", "zero_curvature")
+)
 def hinge_generator_loss_gradient(fake_scores: ArrayT, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−1 / n.
 
@@ -665,7 +738,11 @@ def hinge_discriminator_loss(real_scores: ArrayT, fake_scores: ArrayT, **reducti
     return _hinge_discriminator.value(real_scores, fake_scores, **reduction)
 
 
-@gradient_of(hinge_discriminator_loss, terms=_hinge_discriminator, properties=("convex", "non_negative"))
+@gradient_of(
+    hinge_discriminator_loss,
+    terms=_hinge_discriminator,
+    properties=("convex", "non_negative", "constant_curvature", "zero_curvature"),
+)
 def hinge_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, **reduction: Unpack[GradientReduction]
 ) -> NamedArrays[ArrayT]:
@@ -699,7 +776,17 @@ def _relative_squared(xp: Any, real: Array, fake: Array) -> tuple[Array, Array, 
     return real_value, fake_value, real_slope, fake_slope
 
 
-def _relativistic(terms: Any, wanted: Wanted, **scores: Array) -> Losses:
+def _relative_curvature(xp: Any, real: Array, fake: Array) -> tuple[Array, Array]:
+    """The second derivatives of softplus(−x) and softplus(y)."""
+    return logistic_density(xp, real), logistic_density(xp, fake)
+
+
+def _relative_squared_curvature(xp: Any, real: Array, fake: Array) -> tuple[Array, Array]:
+    """The second derivatives of (x − 1)² and (y + 1)²."""
+    return 2.0 * xp.ones_like(real), 2.0 * xp.ones_like(fake)
+
+
+def _relativistic(terms: Any, second: Any, wanted: Wanted, **scores: Array) -> Losses:
     """Return E f(x) + E g(y), where x and y are the scores minus the mean of the other batch.
 
     `terms` are f of the first batch and g of the second batch, which should have the lower scores.
@@ -708,25 +795,70 @@ def _relativistic(terms: Any, wanted: Wanted, **scores: Array) -> Losses:
     dtype = widest_dtype(xp, **scores)
     if any(0 in x.shape for x in scores.values()):
         raise ValueError("a relativistic average needs at least one real and one fake score")
-    first, second = (as_dtype(xp, x, dtype) for x in scores.values())
+    first, other = (as_dtype(xp, x, dtype) for x in scores.values())
     origin = xp.reshape(first, (-1,))[0]  # only differences matter; means of scores far from 0 would lose digits
-    first, second = first - origin, second - origin
-    upper, lower, upper_slope, lower_slope = terms(xp, first - xp.mean(second), second - xp.mean(first))
+    first, other = first - origin, other - origin
+    relative = first - xp.mean(other), other - xp.mean(first)
+    upper, lower, upper_slope, lower_slope = terms(xp, *relative)
 
     def slopes() -> dict[str, Array]:
         # each batch contributes once directly, and once through its mean
         by_score = (
             (upper_slope - xp.mean(lower_slope)) / float(math.prod(first.shape)),
-            (lower_slope - xp.mean(upper_slope)) / float(math.prod(second.shape)),
+            (lower_slope - xp.mean(upper_slope)) / float(math.prod(other.shape)),
         )
         return {name: slope for name, slope in zip(scores, by_score, strict=True) if name in wanted}
 
-    return Losses(xp.mean(upper) + xp.mean(lower), slopes)
+    def curvature() -> Curvature:
+        return _relativistic_curvature(xp, second(xp, *relative), [name for name in scores if name in wanted])
+
+    return Losses(xp.mean(upper) + xp.mean(lower), slopes, curvature=curvature)
 
 
-@unreduced(separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
+def _relativistic_curvature(xp: Any, seconds: tuple[Array, Array], names: list[str]) -> Curvature:
+    """H = Jᵀ diag(f″ / n, g″ / m) J, where J v = (a − mean b, b − mean a) for the vectors a and b of the two batches.
+
+    The gradient is taken with respect to both batches, or to the first one alone: then b is 0.
+    """
+    counts = [float(math.prod(x.shape)) for x in seconds]
+    own, other = (x / count for x, count in zip(seconds, counts, strict=True))
+
+    def moved(vectors: Named) -> tuple[Any, Any]:
+        a, b = vectors[names[0]], vectors[names[1]] if len(names) > 1 else xp.zeros_like(other)
+        return a - xp.mean(b), b - xp.mean(a)
+
+    def collected(x: Array, y: Array) -> dict[str, Array]:
+        results = (x - xp.sum(y) / counts[0], y - xp.sum(x) / counts[1])
+        return dict(zip(names, results, strict=False))
+
+    def product(vectors: Named) -> dict[str, Array]:
+        x, y = moved(vectors)
+        return collected(own * x, other * y)
+
+    def diagonal() -> dict[str, Array]:
+        results = (own + xp.sum(other) / counts[0] ** 2, other + xp.sum(own) / counts[1] ** 2)
+        return dict(zip(names, results, strict=False))
+
+    def bound() -> dict[str, Array]:
+        """The sums of the rows of |H|."""
+        both = 2.0 if len(names) > 1 else 1.0
+        results = (both * (own + xp.sum(other) / counts[0]), both * (other + xp.sum(own) / counts[1]))
+        return dict(zip(names, results, strict=False))
+
+    def factor(vectors: Named) -> dict[str, Array]:
+        return collected(xp.sqrt(own) * vectors[names[0]], xp.sqrt(other) * vectors[names[1]])
+
+    def transposed(vectors: Named) -> dict[str, Array]:
+        x, y = moved(vectors)
+        return {names[0]: xp.sqrt(own) * x, names[1]: xp.sqrt(other) * y}
+
+    is_square = len(names) > 1
+    return Curvature(product, diagonal, bound, factor if is_square else None, transposed if is_square else None)
+
+
+@unreduced(curved=True, separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
 def _relativistic_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative, wanted, real_scores=real_scores, fake_scores=fake_scores)
+    return _relativistic(_relative, _relative_curvature, wanted, real_scores=real_scores, fake_scores=fake_scores)
 
 
 def relativistic_average_discriminator_loss(
@@ -785,9 +917,9 @@ def relativistic_average_discriminator_loss_gradient(
     return _relativistic_discriminator.gradient(real_scores, fake_scores, upstream=upstream, **others)
 
 
-@unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
+@unreduced(curved=True, separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
 def _relativistic_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative, wanted, fake_scores=fake_scores, real_scores=real_scores)
+    return _relativistic(_relative, _relative_curvature, wanted, fake_scores=fake_scores, real_scores=real_scores)
 
 
 def relativistic_average_generator_loss(fake_scores: ArrayT, real_scores: Array, **others: Unpack[NoOthers]) -> ArrayT:
@@ -850,9 +982,11 @@ def relativistic_average_generator_loss_gradient(
     return _relativistic_generator.gradient(fake_scores, real_scores, wrt=wrt, upstream=upstream, **others)
 
 
-@unreduced(separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
+@unreduced(curved=True, separable=False, wrt=("real_scores", "fake_scores"), real_scores=REAL, fake_scores=REAL)
 def _relativistic_least_squares_discriminator(real_scores: Array, fake_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative_squared, wanted, real_scores=real_scores, fake_scores=fake_scores)
+    return _relativistic(
+        _relative_squared, _relative_squared_curvature, wanted, real_scores=real_scores, fake_scores=fake_scores
+    )
 
 
 def relativistic_average_least_squares_discriminator_loss(
@@ -888,7 +1022,7 @@ def relativistic_average_least_squares_discriminator_loss(
 @gradient_of(
     relativistic_average_least_squares_discriminator_loss,
     terms=_relativistic_least_squares_discriminator,
-    properties=("convex", "non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant", "constant_curvature"),
 )
 def relativistic_average_least_squares_discriminator_loss_gradient(
     real_scores: ArrayT, fake_scores: ArrayT, *, upstream: float | Array = 1.0, **others: Unpack[NoOthers]
@@ -907,9 +1041,11 @@ def relativistic_average_least_squares_discriminator_loss_gradient(
     return _relativistic_least_squares_discriminator.gradient(real_scores, fake_scores, upstream=upstream, **others)
 
 
-@unreduced(separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
+@unreduced(curved=True, separable=False, on_request=("real_scores",), fake_scores=REAL, real_scores=REAL)
 def _relativistic_least_squares_generator(fake_scores: Array, real_scores: Array, wanted: Wanted) -> Losses:
-    return _relativistic(_relative_squared, wanted, fake_scores=fake_scores, real_scores=real_scores)
+    return _relativistic(
+        _relative_squared, _relative_squared_curvature, wanted, fake_scores=fake_scores, real_scores=real_scores
+    )
 
 
 def relativistic_average_least_squares_generator_loss(
@@ -947,7 +1083,7 @@ def relativistic_average_least_squares_generator_loss(
 @gradient_of(
     relativistic_average_least_squares_generator_loss,
     terms=_relativistic_least_squares_generator,
-    properties=("convex", "non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant", "constant_curvature"),
 )
 def relativistic_average_least_squares_generator_loss_gradient(
     fake_scores: Array,
@@ -984,7 +1120,7 @@ def _penalty_kinks(input_gradients: Array, target_norm: float) -> tuple[Array, .
     return (xp.max(abs(examples.of(xp, input_gradients)), axis=-1),)
 
 
-@unreduced(kinks=_penalty_kinks, input_gradients=REAL, target_norm=NON_NEGATIVE)
+@unreduced(curved=True, has_fisher=True, kinks=_penalty_kinks, input_gradients=REAL, target_norm=NON_NEGATIVE)
 def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Losses:
     xp = array_namespace(input_gradients=input_gradients)
     dtype = compute_dtype(xp, input_gradients.dtype, "input_gradients")
@@ -995,12 +1131,51 @@ def _penalty(input_gradients: Array, target_norm: float, wanted: Wanted) -> Loss
     g = examples.of(xp, as_dtype(xp, input_gradients, dtype))
     if examples.length == 0:  # the norm of an empty array is 0
         values = xp.zeros_like(xp.sum(g, axis=-1)) + target_norm * target_norm
-        return Losses(values, lambda: {"input_gradients": examples.back(xp, g)})
+        nothing = {"input_gradients": examples.back(xp, g)}
+        return Losses(values, lambda: nothing, curvature=lambda: diagonal_curvature(xp, lambda: nothing))
     norm, unit = norm_and_unit(xp, g, 2.0)
     excess = norm - target_norm
+
+    def back(x: Array) -> dict[str, Array]:
+        return {"input_gradients": examples.back(xp, x)}
+
     return Losses(
         excess * excess,
-        lambda: {"input_gradients": examples.back(xp, 2.0 * xp.expand_dims(excess, axis=-1) * unit)},
+        lambda: back(2.0 * xp.expand_dims(excess, axis=-1) * unit),
+        curvature=lambda: _penalty_curvature(xp, norm, unit, target_norm, lambda v: examples.of(xp, v), back),
+    )
+
+
+def _penalty_curvature(
+    xp: Any, norm: Array, unit: Array, target_norm: Any, of: Callable[[Array], Array], back: Callable[[Array], Any]
+) -> Curvature:
+    """H = 2 (u uᵀ + (1 − k / ‖g‖) (I − u uᵀ)), u = g / ‖g‖; its Gauss–Newton matrix is 2 u uᵀ.
+
+    For g = 0 and k > 0 the loss has a kink, and H counts as 0.
+    """
+    at_zero = norm == 0.0
+    across = xp.where(at_zero, 0.0, 1.0 - target_norm / xp.where(at_zero, 1.0, norm))
+    across = xp.expand_dims(xp.where(at_zero & (target_norm == 0.0), 1.0, across), axis=-1)
+
+    def along(vectors: Named) -> Array:
+        return unit * xp.sum(unit * of(vectors["input_gradients"]), axis=-1, keepdims=True)
+
+    def product(vectors: Named) -> Any:
+        part = along(vectors)
+        return back(2.0 * (part + across * (of(vectors["input_gradients"]) - part)))
+
+    def factor(vectors: Named) -> Any:
+        return back(math.sqrt(2.0) * along(vectors))
+
+    squares = unit * unit
+    gauss_newton = Curvature(
+        lambda vectors: back(2.0 * along(vectors)), lambda: back(2.0 * squares), None, factor, factor
+    )
+    return Curvature(
+        product,
+        lambda: back(2.0 * (squares + across * (1.0 - squares))),
+        lambda: back(2.0 * xp.ones_like(unit)),
+        fisher=gauss_newton,
     )
 
 
@@ -1036,7 +1211,11 @@ def gradient_penalty(input_gradients: ArrayT, *, target_norm: float = 1.0, **red
     return _penalty.value(input_gradients, target_norm, **reduction)
 
 
-@gradient_of(gradient_penalty, terms=_penalty, properties=(given("convex", target_norm=0.0), "non_negative"))
+@gradient_of(
+    gradient_penalty,
+    terms=_penalty,
+    properties=(given("convex", target_norm=0.0), "non_negative", given("constant_curvature", target_norm=0.0)),
+)
 def gradient_penalty_gradient(
     input_gradients: ArrayT, *, target_norm: float = 1.0, **reduction: Unpack[GradientReduction]
 ) -> ArrayT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, namespace_of
@@ -24,12 +24,21 @@ from mithril_losses.domains import (
     Interval,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import log_softmax
-from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_same_shape
+from mithril_losses.numerics.sampling import Draw
+from mithril_losses.numerics.stable import log_softmax, logistic_density, one_hot
+from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_same_shape
 from mithril_losses.templates.classes import Classes, Given, classes_of
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.rows import softmax_loop, softmax_losses, whole_rows_loop
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.loop import Loop
+from mithril_losses.templates.rows import (
+    has_second_rows_loop,
+    second_rows_loop,
+    softmax_loop,
+    softmax_losses,
+    softmax_second_loop,
+    whole_rows_loop,
+)
+from mithril_losses.templates.unreduced import Curvature, Losses, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "binary_cross_entropy",
@@ -77,6 +86,8 @@ def _mass(scores: Array, targets: Array, **options: Any) -> Any:
 
 @unreduced(
     loop=softmax_loop,
+    second_loop=softmax_second_loop,
+    curved=True,
     check=functools.partial(classes_of, name="logits"),
     mass=_mass,
     logits=REAL,
@@ -97,6 +108,27 @@ def _cross_entropy_with_logits(
         logits, targets, class_axis, class_weights, label_smoothing, ignore_index, "logits", shards=shards
     )
     return softmax_losses(classes, "logits")
+
+
+@_cross_entropy_with_logits.likelihood
+def _classes_of_logits(draw: Draw, logits: Array, targets: Array, **options: Any) -> Array:
+    axis = _class_axis(logits, options)
+    return _as_given(draw, draw.classes(logits, axis), targets, logits, axis)
+
+
+def _class_axis(scores: Array, options: Mapping[str, Any]) -> int:
+    """Return the axis of the classes; raise for options with which cross-entropy is no likelihood."""
+    for name in ("class_weights", "label_smoothing"):
+        if options.get(name) not in (None, 0.0):
+            raise ValueError(f"cross-entropy is a likelihood only without {name}")
+    return normalize_axis("class_axis", options.get("class_axis", -1), len(scores.shape))
+
+
+def _as_given(draw: Draw, labels: Array, targets: Array, scores: Array, axis: int) -> Array:
+    """Return labels as class indices, or as rows of 0 and 1 where the targets have the shape of the scores."""
+    if tuple(targets.shape) == tuple(scores.shape):
+        return one_hot(draw.xp, labels, scores.shape[axis], axis, scores)
+    return as_dtype(draw.xp, labels, targets.dtype)
 
 
 def cross_entropy_with_logits(
@@ -190,6 +222,7 @@ def _check_cross_entropy(predictions: Array, targets: Array, epsilon: Any, **opt
 
 
 @unreduced(
+    curved=True,
     check=_check_cross_entropy,
     mass=lambda *arguments, epsilon, **options: _mass(*arguments, **options),
     predictions=_OF_CLASSES,
@@ -225,7 +258,10 @@ def _cross_entropy(
     def slopes() -> dict[str, Array]:
         return {"predictions": classes.legal(xp, -shares.dense(xp, p, axis) / p)}
 
-    return Losses(classes.legal(xp, values), slopes, (axis,), classes.mass)
+    def curvature() -> Curvature:
+        return diagonal_curvature(xp, lambda: {"predictions": classes.legal(xp, shares.dense(xp, p, axis) / (p * p))})
+
+    return Losses(classes.legal(xp, values), slopes, (axis,), classes.mass, curvature=curvature)
 
 
 def cross_entropy_loss(
@@ -282,7 +318,7 @@ def cross_entropy_loss(
 @gradient_of(
     cross_entropy_loss,
     terms=_cross_entropy,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def cross_entropy_loss_gradient(
     predictions: ArrayT,
@@ -313,7 +349,15 @@ def cross_entropy_loss_gradient(
 # --- scores of a list ---------------------------------------------------------------------------------------------
 
 
+def _list_net_second_loop(order: Any, kind: str) -> Callable[..., Loop | None] | None:
+    if not has_second_rows_loop(order, kind):
+        return None
+    return lambda scores, relevance, vector=None: second_rows_loop(scores, _list_net_rows(scores, relevance), vector)
+
+
 @unreduced(
+    curved=True,
+    second_loop=_list_net_second_loop,
     loop=lambda scores, relevance: whole_rows_loop(scores, _list_net_rows(scores, relevance)),
     scores=REAL,
     relevance=REAL,
@@ -392,6 +436,23 @@ def _binary_cross_entropy(xp: Any, predictions: Array, targets: Array, epsilon: 
     return value, (p - targets) / (p * (1.0 - p))
 
 
+def _bernoulli_information(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
+    return 1.0 / (p * (1.0 - p))
+
+
+@_binary_cross_entropy.curvature(fisher=_bernoulli_information)
+def _binary_cross_entropy_curvature(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
+    q = 1.0 - p
+    return targets / (p * p) + (1.0 - targets) / (q * q)
+
+
+@_binary_cross_entropy.likelihood
+def _binary_targets(draw: Draw, predictions: Array, **others: Any) -> Array:
+    return draw.bernoulli(predictions)
+
+
 def binary_cross_entropy(
     predictions: ArrayT, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[Reduction]
 ) -> ArrayT:
@@ -428,7 +489,7 @@ def binary_cross_entropy(
 @gradient_of(
     binary_cross_entropy,
     terms=_binary_cross_entropy,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def binary_cross_entropy_gradient(
     predictions: ArrayT, targets: Array, *, epsilon: float = 1e-7, **reduction: Unpack[GradientReduction]
@@ -458,6 +519,18 @@ def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, po
     linear = xp.where(linear == linear, linear, 0.0)  # 0 · ∞ = 0; the other terms carry the NaNs of the arguments
     slope = against - total * (tail / (1.0 + tail))
     return total * xp.log1p(tail) + linear, xp.where(upper, slope, -slope)
+
+
+@_binary_cross_entropy_with_logits.curvature
+def _binary_cross_entropy_with_logits_curvature(xp: Any, logits: Array, targets: Array, pos_weight: float) -> Array:
+    return (pos_weight * targets + (1.0 - targets)) * logistic_density(xp, logits)
+
+
+@_binary_cross_entropy_with_logits.likelihood
+def _binary_targets_of_logits(draw: Draw, logits: Array, pos_weight: Any = None, **others: Any) -> Array:
+    if pos_weight is not None:
+        raise ValueError("binary_cross_entropy_with_logits is a likelihood only without pos_weight")
+    return draw.bernoulli(1.0 / (1.0 + draw.xp.exp(-logits)))
 
 
 def binary_cross_entropy_with_logits(
@@ -533,6 +606,11 @@ def _hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     return xp.maximum(violation, 0.0), xp.where(violation > 0.0, -targets, targets - targets)
 
 
+@_hinge.curvature(bound=1.0)
+def _hinge_curvature(xp: Any, predictions: Array, targets: Array) -> float:
+    return 0.0
+
+
 def hinge_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − t p), t ∈ {−1, +1}.
 
@@ -562,7 +640,7 @@ def hinge_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reductio
     return _hinge.value(predictions, targets, **reduction)
 
 
-@gradient_of(hinge_loss, terms=_hinge, properties=("convex", "non_negative"))
+@gradient_of(hinge_loss, terms=_hinge, properties=("convex", "non_negative", "constant_curvature", "zero_curvature"))
 def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """−t / n where t p < 1, and 0 elsewhere, the corner included.
 
@@ -578,6 +656,11 @@ def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack
 def _squared_hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     violation = xp.maximum(1.0 - targets * predictions, 0.0)
     return violation * violation, -2.0 * targets * violation
+
+
+@_squared_hinge.curvature(bound=2.0)
+def _squared_hinge_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    return xp.where(1.0 - targets * predictions > 0.0, 2.0, xp.zeros_like(predictions))
 
 
 def squared_hinge_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -633,6 +716,12 @@ def _modified_huber(xp: Any, predictions: Array, targets: Array) -> tuple[Array,
     return bounded * (2.0 * violation - bounded), -2.0 * targets * bounded
 
 
+@_modified_huber.curvature(bound=2.0)
+def _modified_huber_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    margin = targets * predictions
+    return xp.where((margin > -1.0) & (margin < 1.0), 2.0, xp.zeros_like(predictions))
+
+
 def modified_huber_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of max(0, 1 − t p)² where t p ≥ −1 and −4t p elsewhere, t ∈ {−1, +1}.
 
@@ -686,6 +775,11 @@ def _logistic(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
     return xp.maximum(-margin, 0.0) + xp.log1p(tail), -targets * wrong
 
 
+@_logistic.curvature
+def _logistic_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    return logistic_density(xp, targets * predictions)
+
+
 def logistic_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log(1 + e^(−t p)), t ∈ {−1, +1}.
 
@@ -736,6 +830,11 @@ def logistic_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unp
 def _exponential(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     value = xp.exp(-targets * predictions)
     return value, -targets * value
+
+
+@_exponential.curvature
+def _exponential_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    return xp.exp(-targets * predictions)
 
 
 def exponential_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -801,6 +900,16 @@ def _focal(
     return -weight * log_p, (2.0 * targets - 1.0) * weight * (gamma * log_p / q_t - 1.0 / p_t)
 
 
+@_focal.curvature
+def _focal_curvature(xp: Any, predictions: Array, targets: Array, gamma: float, alpha: float, epsilon: float) -> Array:
+    p = xp.minimum(xp.maximum(predictions, epsilon), 1.0 - epsilon)
+    p_t = targets * p + (1.0 - targets) * (1.0 - p)
+    q_t = targets * (1.0 - p) + (1.0 - targets) * p
+    weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(gamma * xp.log(q_t))
+    log_p = targets * xp.log(p) + (1.0 - targets) * xp.log1p(-p)
+    return weight * (1.0 / (p_t * p_t) + gamma / q_t * (2.0 / p_t - (gamma - 1.0) * log_p / q_t))
+
+
 def focal_loss(
     predictions: ArrayT,
     targets: Array,
@@ -843,7 +952,7 @@ def focal_loss(
     return _focal.value(predictions, targets, gamma, alpha, epsilon, **reduction)
 
 
-@gradient_of(focal_loss, terms=_focal, properties=(given("convex", "no probability is clipped"), "non_negative"))
+@gradient_of(focal_loss, terms=_focal, properties=(given("convex", "no probability is clipped"), "non_negative", "psd"))
 def focal_loss_gradient(
     predictions: ArrayT,
     targets: Array,
@@ -878,6 +987,19 @@ def _focal_with_logits(xp: Any, logits: Array, targets: Array, gamma: float, alp
     # beyond 1000 the other factor has underflowed to 0; the bound avoids 0 · ∞ for infinite logits
     weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma * xp.minimum(minus_log_q, 1000.0))
     return weight * minus_log_p, -sign * weight * (gamma * p * xp.minimum(minus_log_p, 1000.0) + q)
+
+
+@_focal_with_logits.curvature
+def _focal_with_logits_curvature(xp: Any, logits: Array, targets: Array, gamma: float, alpha: float) -> Array:
+    score = (2.0 * targets - 1.0) * logits
+    tail = xp.exp(-xp.abs(score))
+    log_tail = xp.log1p(tail)
+    p = xp.where(score >= 0.0, 1.0, tail) / (1.0 + tail)
+    q = xp.where(score >= 0.0, tail, 1.0) / (1.0 + tail)
+    minus_log_p = xp.minimum(xp.maximum(-score, 0.0) + log_tail, 1000.0)
+    minus_log_q = xp.minimum(xp.maximum(score, 0.0) + log_tail, 1000.0)
+    weight = (alpha * targets + (1.0 - alpha) * (1.0 - targets)) * xp.exp(-gamma * minus_log_q)
+    return weight * p * (q * (1.0 + 2.0 * gamma) - gamma * minus_log_p * (q - gamma * p))
 
 
 def focal_loss_with_logits(

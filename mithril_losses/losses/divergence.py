@@ -92,10 +92,22 @@ def _kl(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> tup
     return value, xp.maximum(log_p, log_smallest) - xp.maximum(log_q, log_smallest) + 1.0
 
 
+@_kl.curvature
+def _kl_curvature(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> Array:
+    steepest = xp.exp(-log_smallest * xp.ones_like(predictions))
+    return xp.minimum(1.0 / xp.abs(predictions), steepest)  # abs: 1 / −0 is −∞
+
+
 @elementwise(predictions=_ROWS, targets=_ROWS, smallest=SmallestNormal(), rows=-1, row_mass="targets")
 def _reverse_kl(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
     value = xp.where(targets == 0.0, 0.0, targets * (xp.log(targets) - xp.log(predictions)))
     return value, -targets / xp.maximum(predictions, smallest)
+
+
+@_reverse_kl.curvature(steep=True)
+def _reverse_kl_curvature(xp: Any, predictions: Array, targets: Array, smallest: float) -> Array:
+    p = xp.maximum(predictions, smallest)
+    return targets / p / p
 
 
 _SWAPPED = {"predictions": "targets", "targets": "predictions"}
@@ -259,6 +271,12 @@ def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[A
     return value, 0.5 * (over_mean - xp.where(predictions < targets, ratio, 0.0))
 
 
+@_js.curvature
+def _js_curvature(xp: Any, predictions: Array, targets: Array, smallest: float) -> Array:
+    p = xp.maximum(predictions, smallest)
+    return 0.5 * (targets / (p + targets)) / p
+
+
 _js_by_both = _js.completed_by(_js.named(**_SWAPPED))
 
 
@@ -343,6 +361,12 @@ def _gaussian_kl(xp: Any, mean: Array, logvar: Array, free_bits: float) -> tuple
     return xp.maximum(value, free_bits), slopes
 
 
+@_gaussian_kl.curvature
+def _gaussian_kl_curvature(xp: Any, mean: Array, logvar: Array, free_bits: float) -> tuple[Any, Any, Any]:
+    clamped = 0.5 * (mean * mean + exponential_remainder(xp, logvar)) < free_bits
+    return xp.where(clamped, 0.0, xp.ones_like(mean)), 0.0, xp.where(clamped, 0.0, 0.5 * xp.exp(logvar))
+
+
 def gaussian_kl_divergence(
     mean: ArrayT, logvar: ArrayT, *, free_bits: float = 0.0, **reduction: Unpack[Reduction]
 ) -> ArrayT:
@@ -413,6 +437,13 @@ def _from_gaussian(
 ) -> tuple[Array, tuple[Array, Array]]:
     value, by_mean, by_logvar, _ = _between_gaussians(xp, mean, logvar, other_mean, other_logvar)
     return value, (by_mean, by_logvar)
+
+
+@_from_gaussian.curvature
+def _from_gaussian_curvature(
+    xp: Any, mean: Array, logvar: Array, other_mean: Array, other_logvar: Array
+) -> tuple[Any, Any, Any]:
+    return xp.exp(-other_logvar), 0.0, 0.5 * xp.exp(logvar - other_logvar)
 
 
 @elementwise(other_mean=REAL, other_logvar=REAL, mean=REAL, logvar=REAL, slopes=2, rows=1, steep=True)

@@ -9,14 +9,22 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, placement
-from mithril_losses.catalogue import both_of, gradient_of
+from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, Choice, Images, Interval, Odd, ScaleWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, quiet, require_one_number, require_same_shape
 from mithril_losses.templates.images import image_axes, require_images, require_maps
 from mithril_losses.templates.loop import Loop
-from mithril_losses.templates.stencil import apply_stencil, cut, differences, each_plane, over_planes, stencil_rows
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.stencil import (
+    apply_stencil,
+    cut,
+    differences,
+    each_plane,
+    over_planes,
+    second_of_stencil,
+    stencil_rows,
+)
+from mithril_losses.templates.unreduced import Curvature, Losses, Wanted, unreduced
 
 __all__ = [
     "multi_scale_ssim_loss",
@@ -58,6 +66,23 @@ def _l2_squared(xp: Any, across: Array, down: Array) -> tuple[Array, Array, Arra
     return across * across + down * down, 2.0 * across, 2.0 * down
 
 
+def _isotropic_second(xp: Any, across: Array, down: Array) -> tuple[Array, Array, Array]:
+    """(I − u uᵀ) / r of u = (∂x, ∂y) / r, and 0 where both differences are 0."""
+    length, x, y = _isotropic(xp, across, down)
+    inverse = xp.where(length == 0.0, 0.0, 1.0 / xp.where(length == 0.0, 1.0, length))
+    return inverse * y * y, -inverse * x * y, inverse * x * x
+
+
+# the second derivatives of a pixel's term by its two differences: ∂²/∂x², ∂²/∂x∂y, ∂²/∂y²
+_SECONDS = {
+    "l1": lambda xp, across, down: (xp.zeros_like(across), xp.zeros_like(across), xp.zeros_like(down)),
+    "isotropic": _isotropic_second,
+    "l2_squared": lambda xp, across, down: (
+        2.0 * xp.ones_like(across),
+        xp.zeros_like(across),
+        2.0 * xp.ones_like(down),
+    ),
+}
 _NORMS = {"l1": _l1, "isotropic": _isotropic, "l2_squared": _l2_squared}
 _NORM = Choice(tuple(_NORMS))
 
@@ -93,14 +118,31 @@ def _variation_rows(images: Any, norm_type: str, channels_first: bool) -> Loop |
     return stencil_rows(_NORMS[norm_type], images, channels_first=channels_first)
 
 
-@unreduced(loop=_variation_rows, kinks=_variation_kinks, images=Images(4, 3, 2), norm_type=_NORM, channels_first=FLAG)
+@unreduced(
+    curved=True,
+    loop=_variation_rows,
+    kinks=_variation_kinks,
+    images=Images(4, 3, 2),
+    norm_type=_NORM,
+    channels_first=FLAG,
+)
 def _variation(images: Array, norm_type: str, channels_first: bool, wanted: Wanted) -> Losses:
     xp = array_namespace(images=images)
     dtype = compute_dtype(xp, images.dtype, "images")
     require_images("images", images, channels_first)
     rows, columns, _ = image_axes(channels_first)
     values, slope = apply_stencil(xp, _NORMS[norm_type], as_dtype(xp, images, dtype), rows, columns)
-    return Losses(xp.sum(_by_image(xp, values), axis=-1), lambda: {"images": slope})
+
+    def curvature() -> Curvature:
+        x = as_dtype(xp, images, dtype)
+        second = second_of_stencil(xp, _SECONDS[norm_type], x, rows, columns)
+        return Curvature(
+            lambda vectors: {"images": second.product(vectors["images"])},
+            lambda: {"images": second.diagonal()},
+            lambda: {"images": second.bound()},
+        )
+
+    return Losses(xp.sum(_by_image(xp, values), axis=-1), lambda: {"images": slope}, curvature=curvature)
 
 
 def total_variation_loss(
@@ -142,7 +184,13 @@ def total_variation_loss(
 @gradient_of(
     total_variation_loss,
     terms=_variation,
-    properties=("convex", "non_negative", "translation_invariant"),
+    properties=(
+        "convex",
+        "non_negative",
+        "translation_invariant",
+        given("constant_curvature", norm_type=("l1", "l2_squared")),
+        given("zero_curvature", norm_type="l1"),
+    ),
 )
 def total_variation_loss_gradient(
     images: ArrayT, *, norm_type: Norm = "l1", channels_first: bool = False, **reduction: Unpack[GradientReduction]

@@ -342,8 +342,8 @@ class _NextTokens(NamedTuple):
         targets = xp.concat([tokens[..., 1:], nothing], axis=-1)
         return _NextTokens(targets, options | {"ignore_index": ignored}, has_positions)
 
-    def value(self, of_all: Array) -> Array:
-        return of_all[..., :-1] if self.has_positions else of_all
+    def value(self, of_all: Any) -> Any:
+        return of_all[..., :-1] if self.has_positions and hasattr(of_all, "shape") else of_all  # 0 if none is wanted
 
 
 def _with_last(xp: Any, name: str, x: Array, positions: int) -> Array:
@@ -403,7 +403,7 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
     return both
 
 
-_NEXT_TOKEN = Composed(_compose_next_tokens)
+_NEXT_TOKEN = Composed(_compose_next_tokens, curved=True)
 
 
 @gradient_of(

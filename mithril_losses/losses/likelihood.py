@@ -11,7 +11,7 @@ from typing import Any, Literal, Unpack
 
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace
-from mithril_losses.catalogue import both_of, gradient_of
+from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import (
     FLAG,
     NON_NEGATIVE_REAL,
@@ -27,11 +27,12 @@ from mithril_losses.losses.classification import (
     binary_cross_entropy_with_logits_gradient,
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import log_gamma, product
+from mithril_losses.numerics.sampling import Draw
+from mithril_losses.numerics.stable import log_gamma, logistic_density, product
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.templates.composed import Composed
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Losses, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "bernoulli_negative_log_likelihood",
@@ -63,6 +64,22 @@ def _gaussian(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -
     if full:
         value = value + 0.9189385332046727  # ½ log 2π
     return value, (product(xp, score, root), 0.5 * (1.0 - squared))
+
+
+def _gaussian_information(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -> tuple[Any, Any, Any]:
+    return xp.exp(-logvar), 0.0, 0.5
+
+
+@_gaussian.curvature(fisher=_gaussian_information)
+def _gaussian_curvature(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -> tuple[Any, Any, Any]:
+    root = xp.exp(-0.5 * logvar)
+    score = product(xp, mean - targets, root)
+    return root * root, -product(xp, score, root), 0.5 * (score * score)
+
+
+@_gaussian.likelihood
+def _gaussian_targets(draw: Draw, mean: Array, logvar: Array, **others: Any) -> Array:
+    return mean + draw.xp.exp(0.5 * logvar) * draw.normal(mean)
 
 
 def gaussian_negative_log_likelihood(
@@ -134,6 +151,25 @@ def _laplace(xp: Any, location: Array, log_scale: Array, targets: Array, full: b
     if full:
         value = value + 0.6931471805599453  # log 2
     return value, (product(xp, xp.sign(error), rate), 1.0 - scaled)
+
+
+def _laplace_information(
+    xp: Any, location: Array, log_scale: Array, targets: Array, full: bool
+) -> tuple[Any, Any, Any]:
+    return xp.exp(-2.0 * log_scale), 0.0, 1.0
+
+
+@_laplace.curvature(fisher=_laplace_information)
+def _laplace_curvature(xp: Any, location: Array, log_scale: Array, targets: Array, full: bool) -> tuple[Any, Any, Any]:
+    rate = xp.exp(-log_scale)
+    error = location - targets
+    return 0.0, -product(xp, xp.sign(error), rate), product(xp, xp.abs(error), rate)
+
+
+@_laplace.likelihood
+def _laplace_targets(draw: Draw, location: Array, log_scale: Array, **others: Any) -> Array:
+    centred = draw.uniform(location) - 0.5
+    return location - draw.xp.exp(log_scale) * draw.xp.sign(centred) * draw.xp.log1p(-2.0 * draw.xp.abs(centred))
 
 
 def laplace_negative_log_likelihood(
@@ -212,6 +248,29 @@ def _poisson(
     return value, slope
 
 
+def _poisson_information(
+    xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
+) -> Array:
+    if log_input:
+        return xp.exp(predictions)
+    return 1.0 / xp.maximum(predictions, smallest)
+
+
+@_poisson.curvature(fisher=_poisson_information)
+def _poisson_curvature(
+    xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
+) -> Array:
+    if log_input:
+        return xp.exp(predictions)
+    rate = xp.maximum(predictions, smallest)
+    return targets / rate / rate
+
+
+@_poisson.likelihood
+def _poisson_targets(draw: Draw, predictions: Array, log_input: bool = True, **others: Any) -> Array:
+    return draw.poisson(draw.xp.exp(predictions) if log_input else predictions)
+
+
 def poisson_negative_log_likelihood(
     predictions: ArrayT,
     targets: Array,
@@ -285,6 +344,11 @@ def _gamma(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, Array]:
     return value, 1.0 - ratio
 
 
+@_gamma.curvature(fisher=1.0)
+def _gamma_curvature(xp: Any, log_mean: Array, targets: Array) -> Array:
+    return product(xp, targets, xp.exp(-log_mean))
+
+
 def gamma_negative_log_likelihood(log_mean: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log μ + x/μ, x = targets, log μ = log_mean.
 
@@ -336,6 +400,16 @@ def _inverse_gaussian(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, 
     rate = xp.exp(-log_mean)
     ratio = product(xp, targets, rate)
     return rate * (0.5 * ratio - 1.0), rate * (1.0 - ratio)
+
+
+def _inverse_gaussian_information(xp: Any, log_mean: Array, targets: Array) -> Array:
+    return xp.exp(-log_mean)
+
+
+@_inverse_gaussian.curvature(fisher=_inverse_gaussian_information)
+def _inverse_gaussian_curvature(xp: Any, log_mean: Array, targets: Array) -> Array:
+    rate = xp.exp(-log_mean)
+    return rate * (2.0 * product(xp, targets, rate) - 1.0)
 
 
 def inverse_gaussian_negative_log_likelihood(
@@ -396,6 +470,16 @@ def _tweedie(xp: Any, log_mean: Array, targets: Array, power: float) -> tuple[Ar
     return below / (power - 1.0) + above / (2.0 - power), above - below
 
 
+def _tweedie_information(xp: Any, log_mean: Array, targets: Array, power: float) -> Array:
+    return xp.exp((2.0 - power) * log_mean)
+
+
+@_tweedie.curvature(fisher=_tweedie_information)
+def _tweedie_curvature(xp: Any, log_mean: Array, targets: Array, power: float) -> Array:
+    below = product(xp, targets, xp.exp((1.0 - power) * log_mean))
+    return (power - 1.0) * below + (2.0 - power) * xp.exp((2.0 - power) * log_mean)
+
+
 def tweedie_negative_log_likelihood(
     log_mean: ArrayT, targets: Array, *, power: float = 1.5, **reduction: Unpack[Reduction]
 ) -> ArrayT:
@@ -447,7 +531,12 @@ def tweedie_negative_log_likelihood_gradient(
     return _tweedie.gradient(log_mean, targets, power, **reduction)
 
 
-_BERNOULLI = Composed(lambda fast: fast(binary_cross_entropy_with_logits))
+_BERNOULLI = Composed(lambda fast: fast(binary_cross_entropy_with_logits), curved=True)
+
+
+@_BERNOULLI.likelihood
+def _bernoulli_targets(draw: Draw, logits: Array, **others: Any) -> Array:
+    return draw.bernoulli(1.0 / (1.0 + draw.xp.exp(-logits)))
 
 
 def bernoulli_negative_log_likelihood(logits: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -508,7 +597,7 @@ PriorName = Literal["normal", "logistic"]
 _PRIOR = Choice(("normal", "logistic"))
 
 
-@unreduced(wrt=("z", "log_det"), z=REAL, log_det=Elements(per_sample=()), prior=_PRIOR)
+@unreduced(curved=True, wrt=("z", "log_det"), z=REAL, log_det=Elements(per_sample=()), prior=_PRIOR)
 def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
     xp = array_namespace(z=z, log_det=log_det)
     dtype = widest_dtype(xp, z=z, log_det=log_det)
@@ -523,9 +612,15 @@ def _flow(z: Array, log_det: Array, prior: str, wanted: Wanted) -> Losses:
     else:
         magnitude = xp.abs(samples)
         values = xp.sum(magnitude + 2.0 * xp.log1p(xp.exp(-magnitude)), axis=-1)
+
+    def diagonal() -> dict[str, Array]:
+        of_z = xp.ones_like(z) if prior == "normal" else 2.0 * logistic_density(xp, z)
+        return {"z": of_z, "log_det": xp.zeros_like(values)}
+
     return Losses(
         values - log_det,
         lambda: {"z": z if prior == "normal" else xp.tanh(0.5 * z), "log_det": -xp.ones_like(values)},
+        curvature=lambda: diagonal_curvature(xp, diagonal),
     )
 
 
@@ -562,7 +657,9 @@ def flow_negative_log_likelihood(
     return _flow.value(z, log_det, prior, **reduction)
 
 
-@gradient_of(flow_negative_log_likelihood, terms=_flow, properties=("convex",))
+@gradient_of(
+    flow_negative_log_likelihood, terms=_flow, properties=("convex", given("constant_curvature", prior="normal"))
+)
 def flow_negative_log_likelihood_gradient(
     z: ArrayT, log_det: ArrayT, prior: PriorName = "normal", **reduction: Unpack[GradientReduction]
 ) -> NamedArrays[ArrayT]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from mithril_losses.numerics.validation import (
     widest_dtype,
 )
 from mithril_losses.templates.images import image_axes, require_maps
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "PerceptualLoss",
@@ -53,6 +54,18 @@ _DOMAIN: dict[str, Any] = {
 
 # (namespace, predictions, targets, names of the wanted arguments) → the loss of a layer and its slopes by argument
 LayerLoss = Callable[[Any, Array, Array, tuple[str, ...]], tuple[Array, dict[str, Array]]]
+
+
+class _LayerSecond(NamedTuple):
+    """The second derivatives of the loss of a layer wrt its predictions: products with a vector, and the diagonal."""
+
+    product: Callable[[Array], Array]
+    diagonal: Callable[[], Array]
+    is_diagonal: bool = False
+
+
+# (namespace, predictions, targets) → the second derivatives of the loss of a layer
+SecondOfLayer = Callable[[Any, Array, Array], _LayerSecond]
 
 
 class _Layer(NamedTuple):
@@ -120,7 +133,12 @@ def _require_layers(name: str, layers: Mapping[Any, Any], other: str, others: Ma
 
 
 def _over_layers(
-    layer_loss: LayerLoss, predictions: Features, targets: Features, weights: Weights, wanted: Wanted
+    layer_loss: LayerLoss,
+    predictions: Features,
+    targets: Features,
+    weights: Weights,
+    wanted: Wanted,
+    second: SecondOfLayer | None = None,
 ) -> Losses:
     """Return Σ_l w_l ℓ_l. A layer of weight 0 is not computed."""
     layers = list(_layers(predictions, targets, weights))
@@ -149,7 +167,33 @@ def _over_layers(
             for name, by_key in slopes.items()
         }
 
-    return Losses(total, lambda: scaled(1.0), scaled=scaled)
+    curvature = None if second is None else functools.partial(_curvature, xp, second, layers, predictions)
+    return Losses(total, lambda: scaled(1.0), scaled=scaled, curvature=curvature)
+
+
+def _curvature(xp: Any, second: SecondOfLayer, layers: list[_Layer], predictions: Features) -> Curvature:
+    """Return the second derivatives of Σ_l w_l ℓ_l; those of two layers are 0."""
+
+    def of_layers(part: Callable[[_LayerSecond, Any], Array]) -> dict[str, Features]:
+        found = {}
+        for layer in layers:
+            dtype = widest_dtype(xp, **layer.maps)
+            x, y = (as_dtype(xp, layer.maps[name], dtype) for name in ("predictions", "targets"))
+            # a layer of weight 0 is not computed
+            found[layer.key] = layer.weight * part(second(xp, x, y), layer.key) if layer.weight else xp.zeros_like(x)
+        return {"predictions": _rebuilt(predictions, found)}
+
+    def product(vectors: Named) -> dict[str, Features]:
+        by_key = _by_key(vectors["predictions"])
+        return of_layers(lambda of_layer, key: of_layer.product(by_key[key]))
+
+    def diagonal() -> dict[str, Features]:
+        return of_layers(lambda of_layer, _: of_layer.diagonal())
+
+    first = layers[0].maps
+    if second(xp, first["predictions"], first["targets"]).is_diagonal:
+        return diagonal_curvature(xp, diagonal)
+    return Curvature(product, diagonal)
 
 
 def _shared_axes(predictions: Array, targets: Array, channels_first: bool) -> None:
@@ -175,9 +219,14 @@ def _reconstruction_layer(xp: Any, x: Array, y: Array, wanted: tuple[str, ...]) 
     return xp.sum(error * error) / count, {name: slope if name == "predictions" else -slope for name in wanted}
 
 
-@unreduced(on_request=("targets",), **_DOMAIN)
+def _reconstruction_second(xp: Any, x: Array, y: Array) -> _LayerSecond:
+    half = 0.5 * max(math.prod(x.shape), 1)
+    return _LayerSecond(lambda v: v / half, lambda: xp.ones_like(x) / half, is_diagonal=True)
+
+
+@unreduced(curved=True, on_request=("targets",), **_DOMAIN)
 def _feature_reconstruction(predictions: Features, targets: Features, weights: Weights, wanted: Wanted) -> Losses:
-    return _over_layers(_reconstruction_layer, predictions, targets, weights, wanted)
+    return _over_layers(_reconstruction_layer, predictions, targets, weights, wanted, _reconstruction_second)
 
 
 def feature_reconstruction_loss(
@@ -219,7 +268,14 @@ def feature_reconstruction_loss(
 @gradient_of(
     feature_reconstruction_loss,
     terms=_feature_reconstruction,
-    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "convex",
+        "non_negative",
+        "symmetric",
+        "translation_invariant",
+        "zero_at_equality",
+        "constant_curvature",
+    ),
 )
 def feature_reconstruction_loss_gradient(
     predictions: Features,
@@ -273,6 +329,39 @@ def _style_layer(channels_first: bool) -> LayerLoss:
     return layer
 
 
+def _style_second(channels_first: bool) -> SecondOfLayer:
+    """With F of positions × channels, E = G − G* and S = H W C: H V = c (V E + F (Vᵀ F + Fᵀ V) / S), c = 4 / (n S)."""
+
+    def second(xp: Any, x: Array, y: Array) -> _LayerSecond:
+        features, others = (_positions(xp, z, channels_first) for z in (x, y))
+        size = max(math.prod(x.shape[-3:]), 1)
+        error = _gram(xp, features, channels_first) / size
+        error = error - _gram(xp, others, channels_first) / max(math.prod(y.shape[-3:]), 1)
+        divisor = 0.25 * max(math.prod(error.shape), 1) * size
+        turn = xp.matrix_transpose
+
+        def product(v: Array) -> Array:
+            moved = _positions(xp, v, channels_first)
+            change = moved @ turn(features) if channels_first else turn(moved) @ features
+            change = error, (change + turn(change)) / size
+            if channels_first:
+                return xp.reshape((change[0] @ moved + change[1] @ features) / divisor, tuple(x.shape))
+            return xp.reshape((moved @ change[0] + features @ change[1]) / divisor, tuple(x.shape))
+
+        def diagonal() -> Array:
+            channels = -2 if channels_first else -1
+            squares = features * features
+            own = xp.sum(error * xp.eye(error.shape[-1], dtype=x.dtype, **placement(x)), axis=-1)
+            own = xp.expand_dims(own, axis=-1 if channels_first else -2)
+            return xp.reshape(
+                (own + (squares + xp.sum(squares, axis=channels, keepdims=True)) / size) / divisor, tuple(x.shape)
+            )
+
+        return _LayerSecond(product, diagonal)
+
+    return second
+
+
 def _positions(xp: Any, x: Array, channels_first: bool) -> Array:
     """Return feature maps with rows and columns flattened into one axis."""
     if channels_first:
@@ -286,9 +375,10 @@ def _gram(xp: Any, x: Array, channels_first: bool) -> Array:
     return x @ transposed if channels_first else transposed @ x
 
 
-@unreduced(on_request=("targets",), **_DOMAIN, channels_first=FLAG)
+@unreduced(curved=True, on_request=("targets",), **_DOMAIN, channels_first=FLAG)
 def _style(predictions: Features, targets: Features, weights: Weights, channels_first: bool, wanted: Wanted) -> Losses:
-    return _over_layers(_style_layer(channels_first), predictions, targets, weights, wanted)
+    layer, second = _style_layer(channels_first), _style_second(channels_first)
+    return _over_layers(layer, predictions, targets, weights, wanted, second)
 
 
 def style_loss(

@@ -10,10 +10,11 @@ from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import NON_NEGATIVE_REAL, POSITIVE, REAL, SCALE, Axes, Interval, SmallestNormal
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, GradientRowReduction, Reduction, RowReduction
-from mithril_losses.numerics.stable import norm_and_unit
+from mithril_losses.numerics.sampling import Draw
+from mithril_losses.numerics.stable import bounded, logistic_density, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, require_same_shape
 from mithril_losses.templates.elements import elementwise
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "charbonnier_loss",
@@ -54,6 +55,16 @@ def _squared_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array, 
     return error * error, 2.0 * error
 
 
+@_squared_error.curvature
+def _squared_error_curvature(xp: Any, predictions: Array, targets: Array) -> float:
+    return 2.0
+
+
+@_squared_error.likelihood
+def _normal_targets(draw: Draw, predictions: Array, **others: Any) -> Array:
+    return predictions + math.sqrt(0.5) * draw.normal(predictions)  # e² is −log of a normal density of variance ½
+
+
 def mse_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of e², e = predictions − targets.
 
@@ -86,7 +97,14 @@ def mse_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]
 @gradient_of(
     mse_loss,
     terms=_squared_error,
-    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "convex",
+        "non_negative",
+        "symmetric",
+        "translation_invariant",
+        "zero_at_equality",
+        "constant_curvature",
+    ),
 )
 def mse_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """2e / n.
@@ -103,6 +121,11 @@ def mse_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[G
 def _absolute_error(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     error = predictions - targets
     return xp.abs(error), xp.sign(error)
+
+
+@_absolute_error.curvature(bound=1.0)
+def _absolute_error_curvature(xp: Any, predictions: Array, targets: Array) -> float:
+    return 0.0
 
 
 def mae_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -136,7 +159,15 @@ def mae_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]
 @gradient_of(
     mae_loss,
     terms=_absolute_error,
-    properties=("convex", "non_negative", "symmetric", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "convex",
+        "non_negative",
+        "symmetric",
+        "translation_invariant",
+        "zero_at_equality",
+        "constant_curvature",
+        "zero_curvature",
+    ),
 )
 def mae_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """sign(e) / n, with sign(0) = 0.
@@ -159,6 +190,12 @@ def _huber(xp: Any, predictions: Array, targets: Array, delta: float) -> tuple[A
     error = predictions - targets
     slope = xp.minimum(xp.maximum(error, -delta), delta)
     return slope * (error - 0.5 * slope), slope
+
+
+@_huber.curvature(bound=1.0)
+def _huber_curvature(xp: Any, predictions: Array, targets: Array, delta: float) -> Array:
+    error = predictions - targets
+    return xp.where(xp.abs(error) < delta, xp.ones_like(error), 0.0)
 
 
 def huber_loss(predictions: ArrayT, targets: Array, *, delta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -216,6 +253,11 @@ def _log_cosh(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
     near = xp.log1p(0.5 * u * u / (1.0 + u))  # cosh e − 1 = u² / (2 (1 + u)), which does not cancel
     far = magnitude + xp.log1p(xp.exp(-2.0 * magnitude)) - 0.6931471805599453  # log 2
     return xp.where(magnitude < 1.0, near, far), xp.tanh(error)
+
+
+@_log_cosh.curvature
+def _log_cosh_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    return 4.0 * logistic_density(xp, 2.0 * (predictions - targets))  # sech² e
 
 
 def log_cosh_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -280,6 +322,19 @@ def _charbonnier(
     return xp.where(root == 2.0 * root, root, root * power), alpha * power * (error / root)  # ∞ stays ∞
 
 
+@_charbonnier.curvature
+def _charbonnier_curvature(
+    xp: Any, predictions: Array, targets: Array, epsilon: float, alpha: float, smallest: float
+) -> Array:
+    magnitude = xp.abs(predictions - targets)
+    larger = xp.maximum(xp.maximum(magnitude, epsilon), smallest)
+    ratio = xp.minimum(magnitude, epsilon) / larger
+    root = larger * xp.sqrt(1.0 + ratio * ratio)
+    power = xp.exp((alpha - 1.0) * xp.log(root))
+    near = epsilon / root  # 1 − (e / root)² is its square
+    return alpha * (power / root) * ((2.0 - alpha) * near * near + (alpha - 1.0))
+
+
 def charbonnier_loss(
     predictions: ArrayT,
     targets: Array,
@@ -327,6 +382,7 @@ def charbonnier_loss(
         "non_negative",
         "symmetric",
         "translation_invariant",
+        given("constant_curvature", alpha=2.0),
     ),
 )
 def charbonnier_loss_gradient(
@@ -359,6 +415,15 @@ def _smooth_l1(xp: Any, predictions: Array, targets: Array, beta: float) -> tupl
     error = predictions - targets
     slope = xp.minimum(xp.maximum(error / beta, -1.0), 1.0)
     return slope * (error - 0.5 * (beta * slope)), slope
+
+
+def _smooth_l1_bound(xp: Any, predictions: Array, targets: Array, beta: float) -> Array:
+    return xp.ones_like(predictions) / beta
+
+
+@_smooth_l1.curvature(bound=_smooth_l1_bound)
+def _smooth_l1_curvature(xp: Any, predictions: Array, targets: Array, beta: float) -> Array:
+    return xp.where(xp.abs(predictions - targets) < beta, xp.ones_like(predictions) / beta, 0.0)
 
 
 def smooth_l1_loss(predictions: ArrayT, targets: Array, *, beta: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -421,6 +486,11 @@ def _pinball(xp: Any, predictions: Array, targets: Array, quantile: float) -> tu
     return slope * error, slope
 
 
+@_pinball.curvature(bound=1.0)
+def _pinball_curvature(xp: Any, predictions: Array, targets: Array, quantile: float) -> float:
+    return 0.0
+
+
 def pinball_loss(
     predictions: ArrayT, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[Reduction]
 ) -> ArrayT:
@@ -461,7 +531,14 @@ def pinball_loss(
 @gradient_of(
     pinball_loss,
     terms=_pinball,
-    properties=("convex", "non_negative", "translation_invariant", "zero_at_equality"),
+    properties=(
+        "convex",
+        "non_negative",
+        "translation_invariant",
+        "zero_at_equality",
+        "constant_curvature",
+        "zero_curvature",
+    ),
 )
 def pinball_loss_gradient(
     predictions: ArrayT, targets: Array, *, quantile: float | Array = 0.5, **reduction: Unpack[GradientReduction]
@@ -486,6 +563,12 @@ def _expectile(xp: Any, predictions: Array, targets: Array, expectile: float) ->
     error = predictions - targets
     weighted = (1.0 - expectile) * xp.maximum(error, 0.0) + expectile * xp.minimum(error, 0.0)
     return weighted * error, 2.0 * weighted
+
+
+@_expectile.curvature
+def _expectile_curvature(xp: Any, predictions: Array, targets: Array, expectile: float) -> Array:
+    above = xp.where(predictions > targets, xp.ones_like(predictions), 0.0)
+    return 2.0 * (expectile + (1.0 - 2.0 * expectile) * above)
 
 
 def expectile_loss(
@@ -547,6 +630,16 @@ def _squared_logarithmic(xp: Any, predictions: Array, targets: Array) -> tuple[A
     return difference * difference, 2.0 * difference / (1.0 + predictions)
 
 
+def _squared_logarithmic_gauss_newton(xp: Any, predictions: Array, targets: Array) -> Array:
+    return 2.0 / ((1.0 + predictions) * (1.0 + predictions))
+
+
+@_squared_logarithmic.curvature(fisher=_squared_logarithmic_gauss_newton)
+def _squared_logarithmic_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
+    difference = xp.log1p(predictions) - xp.log1p(targets)
+    return 2.0 * (1.0 - difference) / ((1.0 + predictions) * (1.0 + predictions))
+
+
 def msle_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of d², d = log(1 + p) − log(1 + t), p = predictions and t = targets.
 
@@ -601,6 +694,15 @@ def _absolute_percentage(xp: Any, predictions: Array, targets: Array, epsilon: f
     return xp.abs(error) / size, xp.sign(error) / size
 
 
+def _absolute_percentage_bound(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    return 1.0 / xp.maximum(xp.abs(targets), epsilon)
+
+
+@_absolute_percentage.curvature(bound=_absolute_percentage_bound)
+def _absolute_percentage_curvature(xp: Any, predictions: Array, targets: Array, epsilon: float) -> float:
+    return 0.0
+
+
 def mape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of |e| / max(|t|, ε), e = predictions − targets, t = targets: as a fraction, not in percent.
 
@@ -631,7 +733,11 @@ def mape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **r
     return _absolute_percentage.value(predictions, targets, epsilon, **reduction)
 
 
-@gradient_of(mape_loss, terms=_absolute_percentage, properties=("convex", "non_negative", "zero_at_equality"))
+@gradient_of(
+    mape_loss,
+    terms=_absolute_percentage,
+    properties=("convex", "non_negative", "zero_at_equality", "constant_curvature", "zero_curvature"),
+)
 def mape_loss_gradient(
     predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[GradientReduction]
 ) -> ArrayT:
@@ -650,6 +756,12 @@ def _squared_percentage(xp: Any, predictions: Array, targets: Array, epsilon: fl
     size = xp.maximum(xp.abs(targets), epsilon)
     ratio = (predictions - targets) / size
     return ratio * ratio, 2.0 * ratio / size
+
+
+@_squared_percentage.curvature
+def _squared_percentage_curvature(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    size = xp.maximum(xp.abs(targets), epsilon)
+    return 2.0 / size / size
 
 
 def mspe_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -681,7 +793,11 @@ def mspe_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **r
     return _squared_percentage.value(predictions, targets, epsilon, **reduction)
 
 
-@gradient_of(mspe_loss, terms=_squared_percentage, properties=("convex", "non_negative", "zero_at_equality"))
+@gradient_of(
+    mspe_loss,
+    terms=_squared_percentage,
+    properties=("convex", "non_negative", "zero_at_equality", "constant_curvature"),
+)
 def mspe_loss_gradient(
     predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[GradientReduction]
 ) -> ArrayT:
@@ -712,6 +828,16 @@ def _symmetric_percentage(xp: Any, predictions: Array, targets: Array, epsilon: 
     # if p and t have one sign, p grows in the error and in the size; else the ratio of the two is constant
     share = xp.where(total > epsilon, (1.0 + xp.sign(predictions) * xp.sign(targets)) * (magnitude / size), 1.0)
     return 2.0 * (xp.abs(error) / size), 2.0 * share * (xp.sign(error) / size)
+
+
+@_symmetric_percentage.curvature(steep=True)
+def _symmetric_percentage_curvature(xp: Any, predictions: Array, targets: Array, epsilon: float) -> Array:
+    sign, magnitude = xp.sign(predictions), xp.abs(targets)
+    total = xp.abs(predictions) + magnitude
+    size = xp.maximum(total, epsilon)
+    share = (1.0 + sign * xp.sign(targets)) * (magnitude / size)
+    # inside ε the size does not depend on p
+    return xp.where(total > epsilon, -4.0 * share * sign * xp.sign(predictions - targets) / size / size, 0.0)
 
 
 def smape_loss(predictions: ArrayT, targets: Array, *, epsilon: float = 1e-8, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -775,7 +901,7 @@ def _psnr_kinks(
     return (xp.max(images.of(xp, abs(predictions - targets)), axis=-1),)
 
 
-@unreduced(kinks=_psnr_kinks, predictions=REAL, targets=REAL, max_value=POSITIVE, axis=Axes())
+@unreduced(curved=True, kinks=_psnr_kinks, predictions=REAL, targets=REAL, max_value=POSITIVE, axis=Axes())
 def _psnr(
     predictions: Array, targets: Array, max_value: float, axis: int | tuple[int, ...] | None, wanted: Wanted
 ) -> Losses:
@@ -786,18 +912,41 @@ def _psnr(
     images = Flattening.along(axis, tuple(predictions.shape))
     errors = images.of(xp, as_dtype(xp, predictions, dtype) - as_dtype(xp, targets, dtype))
     if images.length == 0:
-        nothing = images.back(xp, errors)
-        return Losses(xp.sum(errors, axis=-1), lambda: {"predictions": nothing}, images.flattened)
+        nothing = {"predictions": images.back(xp, errors)}
+        return Losses(
+            xp.sum(errors, axis=-1),
+            lambda: nothing,
+            images.flattened,
+            curvature=lambda: diagonal_curvature(xp, lambda: nothing),
+        )
     norm, unit = norm_and_unit(xp, errors, 2.0)
     values = _DECIBEL * (xp.log(norm / max_value) - 0.5 * math.log(images.length)) if wanted.value else norm
 
+    least = 10.0 / float(xp.finfo(predictions.dtype).max)  # below this norm the gradient would overflow
+
     def slopes() -> dict[str, Array]:
-        # below this norm the gradient would overflow
-        least = 10.0 / float(xp.finfo(predictions.dtype).max)
         by_error = _DECIBEL * unit / xp.expand_dims(xp.maximum(norm, least), axis=-1)
         return {"predictions": images.back(xp, by_error)}
 
-    return Losses(values, slopes, images.flattened)
+    def curvature() -> Curvature:
+        """H = c (I − 2 u uᵀ) / ‖e‖², with u = e / ‖e‖."""
+        length = xp.expand_dims(xp.maximum(norm, least), axis=-1)
+        largest = bounded(xp, _DECIBEL / length / length, errors.dtype)
+
+        def back(x: Array) -> dict[str, Array]:
+            return {"predictions": images.back(xp, x)}
+
+        def product(vectors: Named) -> dict[str, Array]:
+            v = images.of(xp, vectors["predictions"])
+            return back(largest * (v - 2.0 * unit * xp.sum(unit * v, axis=-1, keepdims=True)))
+
+        return Curvature(
+            product,
+            lambda: back(largest * (1.0 - 2.0 * unit * unit)),
+            lambda: back(largest * xp.ones_like(unit)),
+        )
+
+    return Losses(values, slopes, images.flattened, curvature=curvature)
 
 
 def psnr_loss(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from mithril_losses.backends.namespaces import Array, array_namespace, placement
 from mithril_losses.catalogue import both_of, gradient_of
@@ -13,7 +14,7 @@ from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import NoOthers
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_one_number
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
     "l1_regularization",
@@ -36,14 +37,28 @@ Select = Callable[[str, Any], bool]
 Rule = Callable[[Any, str, Array], tuple[Array, Callable[[], Array]]]
 
 
-def _over_leaves(rule: Rule, params: Any, lambda_reg: Any) -> Losses:
+class _Second(NamedTuple):
+    """The second derivatives of the penalty of one array: products with a vector, the diagonal, a bound if known."""
+
+    product: Callable[[Array], Array]
+    diagonal: Callable[[], Array]
+    bound: Callable[[], Array] | None = None
+    is_diagonal: bool = False
+
+
+# (namespace, path, array in the dtype to compute in) → the second derivatives of its penalty
+SecondRule = Callable[[Any, str, Array], _Second]
+
+
+def _over_leaves(rule: Rule, params: Any, lambda_reg: Any, second: SecondRule | None = None) -> Losses:
     """Return λ Σ rule(w) over all arrays of the nesting."""
     arrays = dict(leaves(params))
     if not arrays:
         raise ValueError("params holds no array to regularize")
     xp = array_namespace(**arrays)
     strength = require_one_number(xp, "lambda_reg", lambda_reg, getattr(lambda_reg, "dtype", None))
-    found = {path: rule(xp, path, as_dtype(xp, w, compute_dtype(xp, w.dtype, path))) for path, w in arrays.items()}
+    computed = {path: as_dtype(xp, w, compute_dtype(xp, w.dtype, path)) for path, w in arrays.items()}
+    found = {path: rule(xp, path, w) for path, w in computed.items()}
     total, *others = (penalty for penalty, _ in found.values())
     for penalty in others:
         total = total + penalty
@@ -51,12 +66,33 @@ def _over_leaves(rule: Rule, params: Any, lambda_reg: Any) -> Losses:
     def scaled(factor: float) -> dict[str, Any]:
         return {"params": map_leaves(lambda path, _: found[path][1]() * (strength * factor), params)}
 
-    return Losses(strength * total, lambda: scaled(1.0), scaled=scaled)
+    if second is None:
+        return Losses(strength * total, lambda: scaled(1.0), scaled=scaled)
+
+    def curvature() -> Curvature:
+        seconds = {path: second(xp, path, w) for path, w in computed.items()}
+        bounded = all(each.bound is not None for each in seconds.values())
+
+        def of_leaves(part: Callable[[str], Array]) -> dict[str, Any]:
+            return {"params": map_leaves(lambda path, _: strength * part(path), params)}
+
+        def product(vectors: Named) -> dict[str, Any]:
+            moved = dict(leaves(vectors["params"]))
+            return of_leaves(lambda path: seconds[path].product(moved[path]))
+
+        diagonal = functools.partial(of_leaves, lambda path: seconds[path].diagonal())
+        bound = functools.partial(of_leaves, lambda path: (seconds[path].bound or seconds[path].diagonal)())
+        if all(each.is_diagonal for each in seconds.values()):
+            return diagonal_curvature(xp, diagonal, bound)
+        return Curvature(product, diagonal, bound if bounded else None)
+
+    return Losses(strength * total, lambda: scaled(1.0), scaled=scaled, curvature=curvature)
 
 
 def _over_elements(
     penalty: Callable[[Any, Array], Array],
     slope: Callable[[Any, Array], Array],
+    second: float,
     params: Any,
     lambda_reg: Any,
     select: Select | None,
@@ -69,17 +105,22 @@ def _over_elements(
             return xp.sum(penalty(xp, w)), lambda: slope(xp, w)
         return xp.zeros((), dtype=w.dtype, **placement(w)), lambda: xp.zeros_like(w)
 
-    return _over_leaves(rule, params, lambda_reg)
+    def second_rule(xp: Any, path: str, w: Array) -> _Second:
+        chosen = select is None or select(path, given[path])
+        bound = xp.ones_like(w) if chosen else xp.zeros_like(w)  # of |w|, which has a kink, as of ½ w²
+        return _Second(lambda v: second * bound * v, lambda: second * bound, lambda: bound, is_diagonal=True)
+
+    return _over_leaves(rule, params, lambda_reg, second_rule)
 
 
-@unreduced(kinks=lambda params, lambda_reg, select=None: tuple(w for _, w in leaves(params)), **_DOMAIN)
+@unreduced(curved=True, kinks=lambda params, lambda_reg, select=None: tuple(w for _, w in leaves(params)), **_DOMAIN)
 def _l1(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> Losses:
-    return _over_elements(lambda xp, w: xp.abs(w), lambda xp, w: xp.sign(w), params, lambda_reg, select)
+    return _over_elements(lambda xp, w: xp.abs(w), lambda xp, w: xp.sign(w), 0.0, params, lambda_reg, select)
 
 
-@unreduced(**_DOMAIN)
+@unreduced(curved=True, **_DOMAIN)
 def _l2(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> Losses:
-    return _over_elements(lambda xp, w: 0.5 * w * w, lambda xp, w: w, params, lambda_reg, select)
+    return _over_elements(lambda xp, w: 0.5 * w * w, lambda xp, w: w, 1.0, params, lambda_reg, select)
 
 
 def l1_regularization(
@@ -114,7 +155,9 @@ def l1_regularization(
     return _l1.value(params, lambda_reg, select, **others)
 
 
-@gradient_of(l1_regularization, terms=_l1, properties=("convex", "non_negative"))
+@gradient_of(
+    l1_regularization, terms=_l1, properties=("convex", "non_negative", "constant_curvature", "zero_curvature")
+)
 def l1_regularization_gradient(
     params: Any,
     *,
@@ -167,7 +210,7 @@ def l2_regularization(
     return _l2.value(params, lambda_reg, select, **others)
 
 
-@gradient_of(l2_regularization, terms=_l2, properties=("convex", "non_negative"))
+@gradient_of(l2_regularization, terms=_l2, properties=("convex", "non_negative", "constant_curvature"))
 def l2_regularization_gradient(
     params: Any,
     *,
@@ -197,19 +240,35 @@ _MATRICES: dict[str, Any] = {"params": Matrices(), "lambda_reg": NON_NEGATIVE, "
 MatrixRule = Callable[[Any, Array, bool], tuple[Array, Array | None]]
 
 
-def _over_matrices(matrix_rule: MatrixRule, params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) -> Losses:
+def _over_matrices(
+    matrix_rule: MatrixRule,
+    params: Any,
+    lambda_reg: Any,
+    output_axis: int,
+    wanted: Wanted,
+    second: Callable[[Any, Array], _Second] | None = None,
+) -> Losses:
     """Return λ Σ rule(W) over all arrays, each seen as a matrix."""
 
-    def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
+    def view_of(path: str, w: Array) -> Flattening:
         shape = tuple(w.shape)
         if len(shape) < 2:
             raise ValueError(f"{path} must be a matrix, or have more axes than two, got shape {shape}")
         rows = normalize_axis("output_axis", output_axis, len(shape))
-        view = Flattening.along(tuple(i for i in range(len(shape)) if i != rows), shape)
+        return Flattening.along(tuple(i for i in range(len(shape)) if i != rows), shape)
+
+    def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
+        view = view_of(path, w)
         penalty, slope = matrix_rule(xp, view.of(xp, w), bool(wanted))
         return penalty, lambda: view.back(xp, slope)
 
-    return _over_leaves(rule, params, lambda_reg)
+    def second_rule(xp: Any, path: str, w: Array) -> _Second:
+        assert second is not None
+        view = view_of(path, w)
+        found = second(xp, view.of(xp, w))
+        return _Second(lambda v: view.back(xp, found.product(view.of(xp, v))), lambda: view.back(xp, found.diagonal()))
+
+    return _over_leaves(rule, params, lambda_reg, None if second is None else second_rule)
 
 
 def _gram(xp: Any, matrix: Array) -> tuple[bool, Array]:
@@ -229,9 +288,31 @@ def _orthogonality(xp: Any, matrix: Array, with_slope: bool) -> tuple[Array, Arr
     return xp.sum(excess * excess), slope
 
 
-@unreduced(**_MATRICES)
+def _orthogonality_second(xp: Any, matrix: Array) -> _Second:
+    """With E = G − I and W wide: H V = 4 (E V + (V Wᵀ + W Vᵀ) W), whose diagonal is 4 (E_ii + ‖w_j‖² + W_ij²)."""
+    if matrix.shape[0] > matrix.shape[1]:
+        turned = _orthogonality_second(xp, xp.matrix_transpose(matrix))
+        turn = xp.matrix_transpose
+        return _Second(lambda v: turn(turned.product(turn(v))), lambda: turn(turned.diagonal()))
+    transposed = xp.matrix_transpose(matrix)
+    identity = xp.eye(matrix.shape[0], dtype=matrix.dtype, **placement(matrix))
+    excess = matrix @ transposed - identity
+
+    def product(v: Array) -> Array:
+        moved = v @ transposed
+        return 4.0 * (excess @ v + (moved + xp.matrix_transpose(moved)) @ matrix)
+
+    def diagonal() -> Array:
+        squares = matrix * matrix
+        of_row = xp.sum(excess * identity, axis=-1, keepdims=True)
+        return 4.0 * (of_row + xp.sum(squares, axis=0, keepdims=True) + squares)
+
+    return _Second(product, diagonal)
+
+
+@unreduced(curved=True, **_MATRICES)
 def _orthogonal(params: Any, lambda_reg: Any, output_axis: int, wanted: Wanted) -> Losses:
-    return _over_matrices(_orthogonality, params, lambda_reg, output_axis, wanted)
+    return _over_matrices(_orthogonality, params, lambda_reg, output_axis, wanted, _orthogonality_second)
 
 
 def orthogonal_regularization(

@@ -9,7 +9,7 @@ from mithril_losses.backends.namespaces import Array, ArrayT
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import REAL, SCALE, Interval
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import exponential_remainder
+from mithril_losses.numerics.stable import exponential_remainder, product
 from mithril_losses.templates.elements import elementwise
 
 __all__ = [
@@ -34,6 +34,14 @@ def _pseudo_huber(xp: Any, predictions: Array, targets: Array, delta: float) -> 
     root = xp.sqrt(1.0 + ratio * ratio)
     near = clipped * (clipped / (1.0 + root))  # δ²(r − 1) = e² / (1 + r), which does not cancel
     return xp.where(magnitude < delta, near, delta * (magnitude * root - delta)), clipped / root
+
+
+@_pseudo_huber.curvature
+def _pseudo_huber_curvature(xp: Any, predictions: Array, targets: Array, delta: float) -> Array:
+    magnitude = xp.abs(predictions - targets)
+    ratio = xp.minimum(magnitude, delta) / xp.maximum(magnitude, delta)
+    inverse = xp.where(magnitude < delta, xp.ones_like(ratio), ratio) / xp.sqrt(1.0 + ratio * ratio)  # δ / √(δ² + e²)
+    return inverse * inverse * inverse
 
 
 def pseudo_huber_loss(
@@ -100,6 +108,12 @@ def _fair(xp: Any, predictions: Array, targets: Array, scale: float) -> tuple[Ar
     return scale * xp.where(magnitude < scale, near, far), slope
 
 
+@_fair.curvature
+def _fair_curvature(xp: Any, predictions: Array, targets: Array, scale: float) -> Array:
+    inverse = 1.0 / (1.0 + xp.abs(predictions - targets) / scale)
+    return inverse * inverse
+
+
 def fair_loss(predictions: ArrayT, targets: Array, *, scale: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of c² (|e|/c − log(1 + |e|/c)), e = predictions − targets, c = scale.
 
@@ -158,6 +172,23 @@ def _cauchy(xp: Any, predictions: Array, targets: Array, scale: float) -> tuple[
     ratio = xp.minimum(magnitude, scale) / xp.maximum(magnitude, scale)
     log = 2.0 * xp.log(xp.maximum(magnitude / scale, 1.0)) + xp.log1p(ratio * ratio)  # squares could overflow
     return 0.5 * scale * (scale * log), xp.where(magnitude < scale, clipped, ratio * clipped) / (1.0 + ratio * ratio)
+
+
+def _cauchy_weight(xp: Any, predictions: Array, targets: Array, scale: float) -> Array:
+    """ψ / e = 1 / (1 + (e / c)²): the tangent quadratic with this curvature is never below the loss."""
+    magnitude = xp.abs(predictions - targets)
+    ratio = xp.minimum(magnitude, scale) / xp.maximum(magnitude, scale)
+    square = ratio * ratio
+    return xp.where(magnitude < scale, xp.ones_like(square), square) / (1.0 + square)
+
+
+@_cauchy.curvature(bound=_cauchy_weight)
+def _cauchy_curvature(xp: Any, predictions: Array, targets: Array, scale: float) -> Array:
+    magnitude = xp.abs(predictions - targets)
+    ratio = xp.minimum(magnitude, scale) / xp.maximum(magnitude, scale)
+    square = ratio * ratio
+    signed = xp.where(magnitude < scale, xp.ones_like(square), -square)
+    return signed * (1.0 - square) / ((1.0 + square) * (1.0 + square))
 
 
 def cauchy_loss(predictions: ArrayT, targets: Array, *, scale: float = 1.0, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -223,6 +254,20 @@ def _tukey_biweight(xp: Any, predictions: Array, targets: Array, scale: float) -
     return clipped * clipped * (3.0 - square * (3.0 - square)) / 6, clipped * (rest * rest)
 
 
+def _tukey_biweight_weight(xp: Any, predictions: Array, targets: Array, scale: float) -> Array:
+    """ψ / e = (1 − (e / c)²)²."""
+    ratio = xp.minimum(xp.abs(predictions - targets), scale) / scale
+    rest = 1.0 - ratio * ratio
+    return rest * rest
+
+
+@_tukey_biweight.curvature(bound=_tukey_biweight_weight)
+def _tukey_biweight_curvature(xp: Any, predictions: Array, targets: Array, scale: float) -> Array:
+    ratio = xp.minimum(xp.abs(predictions - targets), scale) / scale
+    square = ratio * ratio
+    return (1.0 - square) * (1.0 - 5.0 * square)
+
+
 def tukey_biweight_loss(
     predictions: ArrayT, targets: Array, *, scale: float = 4.685, **reduction: Unpack[Reduction]
 ) -> ArrayT:
@@ -283,16 +328,37 @@ def _general_robust(xp: Any, predictions: Array, targets: Array, alpha: float, s
     ratio = (predictions - targets) / scale
     distance = xp.where(ratio != ratio, ratio, 2.0 - alpha)  # b = 2 − α, as an array
     divisor = xp.where(distance > 0.0, distance, 1.0)
-    root = xp.sqrt(divisor)
-    x = ratio / root
-    smaller, larger = xp.minimum(xp.abs(x), 1.0), xp.maximum(xp.abs(x), 1.0)
-    far, near = xp.log(larger), xp.log1p((smaller / larger) ** 2)
-    log = 2.0 * far + near  # log(1 + x²), where x² could overflow
+    x = xp.abs(ratio) / xp.sqrt(divisor)
+    larger = xp.maximum(x, 1.0)
+    log = 2.0 * xp.log(larger) + xp.log1p((xp.minimum(x, 1.0) / larger) ** 2)  # log(1 + x²), where x² could overflow
     exponent = 0.5 * alpha * log
-    curved = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))
-    value = xp.where(distance > 0.0, curved, 0.5 * ratio * ratio)
-    power = xp.exp((1.0 - distance) * far - 0.5 * distance * near)
-    return value, root * xp.minimum(xp.maximum(x, -1.0), 1.0) * power / scale
+    # for α = 2 the divisor 1 gives the limit, too
+    value = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))
+    half = xp.exp(-0.25 * distance * log)  # the root of (1 + x²)^(−b/2), which could vanish where the slope does not
+    return value, half * product(xp, half, ratio) / scale
+
+
+def _general_robust_weight(xp: Any, predictions: Array, targets: Array, alpha: float, scale: float) -> Array:
+    """ψ / e = (1 + u)^(−b/2) / c², u = (e / c)² / b, b = 2 − α."""
+    return _general_robust_parts(xp, predictions, targets, alpha, scale)[0]
+
+
+def _general_robust_parts(xp: Any, predictions: Array, targets: Array, alpha: float, scale: float) -> tuple[Any, Any]:
+    """Return ψ / e, and b u / (1 + u)."""
+    ratio = (predictions - targets) / scale
+    distance = xp.where(ratio != ratio, ratio, 2.0 - alpha)
+    x = xp.abs(ratio / xp.sqrt(xp.where(distance > 0.0, distance, 1.0)))
+    smaller, larger = xp.minimum(x, 1.0), xp.maximum(x, 1.0)
+    square = (smaller / larger) ** 2
+    log = 2.0 * xp.log(larger) + xp.log1p(square)  # log(1 + u), where u could overflow
+    part = xp.where(x < 1.0, square, 1.0) / (1.0 + square)
+    return xp.exp(-0.5 * distance * log) / scale / scale, distance * part
+
+
+@_general_robust.curvature(bound=_general_robust_weight)
+def _general_robust_curvature(xp: Any, predictions: Array, targets: Array, alpha: float, scale: float) -> Array:
+    weight, share = _general_robust_parts(xp, predictions, targets, alpha, scale)
+    return weight * (1.0 - share)
 
 
 def general_robust_loss(
@@ -345,6 +411,7 @@ def general_robust_loss(
         "symmetric",
         "translation_invariant",
         "zero_at_equality",
+        given("constant_curvature", alpha=2.0),
     ),
 )
 def general_robust_loss_gradient(

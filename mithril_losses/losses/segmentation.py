@@ -36,7 +36,7 @@ from mithril_losses.templates.lovasz import (
 )
 from mithril_losses.templates.masks import Layout, Masks, check_targets, mask_masses, read_targets
 from mithril_losses.templates.overlap import overlap_losses, pooled_losses
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Losses, Wanted, no_curvature, unreduced
 
 __all__ = [
     "dice_loss",
@@ -80,7 +80,7 @@ def _check(predictions: Array, targets: Array, **options: Any) -> None:
     check_targets(predictions, targets, axis, ignored, exclusive=False, name="predictions")
 
 
-@unreduced(check=_check, mass=mask_masses, **_masks("dice_loss_with_logits"), **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("dice_loss_with_logits"), **_OPTIONS)
 def _dice(
     predictions: Array,
     targets: Array,
@@ -173,7 +173,7 @@ def dice_loss_gradient(
 dice_loss_value_and_gradient = both_of(dice_loss_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_masks("jaccard_loss_with_logits"), **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("jaccard_loss_with_logits"), **_OPTIONS)
 def _jaccard(
     predictions: Array,
     targets: Array,
@@ -268,7 +268,7 @@ def jaccard_loss_gradient(
 jaccard_loss_value_and_gradient = both_of(jaccard_loss_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_masks("tversky_loss_with_logits"), **_COSTS, **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("tversky_loss_with_logits"), **_COSTS, **_OPTIONS)
 def _tversky(
     predictions: Array,
     targets: Array,
@@ -383,6 +383,7 @@ def _focal_tversky_kinks(predictions: Array, targets: Array, **options: Any) -> 
 
 
 @unreduced(
+    curved=True,
     kinks=_focal_tversky_kinks,
     check=_check,
     mass=mask_masses,
@@ -525,6 +526,7 @@ focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
 
 
 @unreduced(
+    curved=True,
     check=_check,
     predictions=ProbabilityMaps(instead="for logits there is generalized_dice_loss_with_logits"),
     targets=TargetMaps(),
@@ -639,6 +641,7 @@ def _lovasz_softmax_kinks(predictions: Array, targets: Array, classes: Classes, 
 
 
 @unreduced(
+    curved=True,
     by_numpy=True,
     check=check_label_maps,
     kinks=_lovasz_softmax_kinks,
@@ -715,7 +718,11 @@ def lovasz_softmax_loss(
     )
 
 
-@gradient_of(lovasz_softmax_loss, terms=_lovasz_softmax, properties=("convex", "non_negative"))
+@gradient_of(
+    lovasz_softmax_loss,
+    terms=_lovasz_softmax,
+    properties=("convex", "non_negative", "constant_curvature", "zero_curvature"),
+)
 def lovasz_softmax_loss_gradient(
     predictions: ArrayT,
     targets: Array,
@@ -779,6 +786,7 @@ def _lovasz_hinge_kinks(logits: Array, targets: Array, ignore_index: int | None,
 
 
 @unreduced(
+    curved=True,
     by_numpy=True,
     check=_check_binary,
     kinks=_lovasz_hinge_kinks,
@@ -800,7 +808,12 @@ def _lovasz_hinge(logits: Array, targets: Array, ignore_index: int | None, pool_
     unknown = xp.any(xp.isnan(xp.reshape(signs, flat)), axis=-1, keepdims=True)
     steps = xp.reshape(xp.where(unknown, float("nan"), steps), shape)
     values = xp.sum(steps * xp.maximum(errors, 0.0), axis=layout.mask)
-    return Losses(values, lambda: {"logits": xp.where(errors > 0, -signs * steps, 0.0 * steps)}, layout.mask)
+    return Losses(
+        values,
+        lambda: {"logits": xp.where(errors > 0, -signs * steps, 0.0 * steps)},
+        layout.mask,
+        curvature=lambda: no_curvature(xp, {"logits": errors}),
+    )
 
 
 def lovasz_hinge_loss(
@@ -844,7 +857,11 @@ def lovasz_hinge_loss(
     return _lovasz_hinge.value(logits, targets, ignore_index, pool_batch, **reduction)
 
 
-@gradient_of(lovasz_hinge_loss, terms=_lovasz_hinge, properties=("convex", "non_negative"))
+@gradient_of(
+    lovasz_hinge_loss,
+    terms=_lovasz_hinge,
+    properties=("convex", "non_negative", "constant_curvature", "zero_curvature"),
+)
 def lovasz_hinge_loss_gradient(
     logits: ArrayT,
     targets: Array,

@@ -7,6 +7,7 @@ meaning in every code base; its meaning here is explained beside each loss, and 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -95,14 +96,26 @@ class _Bound:
             ),
         )
 
-    def both(self, fast: Callable[..., Any], upstream: Any) -> tuple[Parts, NamedArrays[Array]]:
-        """Return the value and the gradient, from what `fast` makes of each of the two losses."""
+    def both(
+        self, fast: Callable[..., Any], upstream: Any, vectors: Mapping[str, Any]
+    ) -> tuple[Any, NamedArrays[Array]]:
+        """Return the value and the gradient, from what `fast` makes of each of the two losses.
+
+        It may make second derivatives of them: these take vectors, and the value is 0 if it is not wanted.
+        """
+        of_image = {"vector": vectors["recon_x_vector"]} if vectors else {}
+        of_latent = {"mean_vector": vectors["mu_vector"], "logvar_vector": vectors["logvar_vector"]} if vectors else {}
         both = fast(self._reconstruction)
-        reconstruction, by_image = self._of_images(both, **self._image_options, upstream=upstream)
+        reconstruction, by_image = self._of_images(both, **self._image_options, upstream=upstream, **of_image)
         kl, by_latent = fast(gaussian_kl_divergence)(
-            *self._latents, **self._latent_options, upstream=self._beta * upstream
+            *self._latents, **self._latent_options, upstream=self._beta * upstream, **of_latent
         )
-        return self._parts(reconstruction, kl), self._joined(by_image, by_latent)
+        own = next(iter(inspect.signature(self._reconstruction).parameters))
+        by_image = by_image if isinstance(by_image, Mapping) else {own: by_image}
+        found: NamedArrays[Array] = NamedArrays(
+            _renamed(by_image, {own: "recon_x"}) | _renamed(by_latent, {"mean": "mu", "logvar": "logvar"})
+        )
+        return self._parts(reconstruction, kl) if hasattr(kl, "dtype") else 0.0, found
 
     def _of_images(self, function: Callable[..., Any], **options: Any) -> Any:
         """Call a function of the reconstruction loss; what it says about its arguments is said about those given."""
@@ -123,6 +136,16 @@ class _Bound:
         return NamedArrays(recon_x=by_image, mu=by_latent["mean"], logvar=by_latent["logvar"])
 
 
+def _renamed(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return arrays by other names; a diagonal beside a gradient has the name of the argument and an ending."""
+    return {
+        new + name.removeprefix(old): x
+        for old, new in names.items()
+        for name, x in found.items()
+        if name.startswith(old)
+    }
+
+
 def _kl_options(mu: Array, reduction: str, free_bits: Any, per_element: bool) -> dict[str, Any]:
     """Return the options of the divergence. Its "mean" is taken over samples, or over all elements of `mu`."""
     if reduction == "sum":
@@ -131,14 +154,18 @@ def _kl_options(mu: Array, reduction: str, free_bits: Any, per_element: bool) ->
     return {"reduction": "mean", "free_bits": free_bits, **elements}
 
 
+_VECTORS = ("recon_x_vector", "mu_vector", "logvar_vector")
+
+
 def _compose(bound_of: Callable[..., _Bound]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the function that composes a fast value and gradient from those of the two losses."""
 
     def compose(fast: Callable[..., Any]) -> Callable[..., Any]:
         fast = functools.cache(fast)
 
-        def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Parts, NamedArrays[Array]]:
-            return bound_of(*arguments, **options).both(fast, upstream)
+        def both(*arguments: Any, upstream: Any = 1.0, **options: Any) -> tuple[Any, NamedArrays[Array]]:
+            vectors = {name: options.pop(name) for name in _VECTORS if name in options}
+            return bound_of(*arguments, **options).both(fast, upstream, vectors)
 
         return both
 
@@ -152,7 +179,7 @@ def _vae(recon_x: Array, x: Array, mu: Array, logvar: Array, reduction: str = "s
     return _Bound(recon_x, x, mu, logvar, reduction)
 
 
-_VAE_LOSS = Composed(_compose(_vae), separable=False)
+_VAE_LOSS = Composed(_compose(_vae), separable=False, curved=True)
 
 
 def vae_loss(
@@ -198,7 +225,7 @@ def vae_loss(
     returns=_RETURNS,
     domain=_DOMAIN,
     terms=_VAE_LOSS,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vae_loss_gradient(
     recon_x: ArrayT,
@@ -232,7 +259,7 @@ def _beta_vae(recon_x: Array, x: Array, mu: Array, logvar: Array, beta: Any = 4.
     return _Bound(recon_x, x, mu, logvar, reduction, beta=beta)
 
 
-_BETA_VAE_LOSS = Composed(_compose(_beta_vae), separable=False)
+_BETA_VAE_LOSS = Composed(_compose(_beta_vae), separable=False, curved=True)
 
 
 def beta_vae_loss(
@@ -283,7 +310,7 @@ def beta_vae_loss(
     returns=_RETURNS,
     domain={**_DOMAIN, "beta": NON_NEGATIVE},
     terms=_BETA_VAE_LOSS,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def beta_vae_loss_gradient(
     recon_x: ArrayT,
@@ -318,7 +345,7 @@ def _free_bits_vae(
     return _Bound(recon_x, x, mu, logvar, reduction, free_bits=free_bits)
 
 
-_VAE_LOSS_FREE_BITS = Composed(_compose(_free_bits_vae), separable=False)
+_VAE_LOSS_FREE_BITS = Composed(_compose(_free_bits_vae), separable=False, curved=True)
 
 
 def vae_loss_free_bits(
@@ -374,7 +401,7 @@ def vae_loss_free_bits(
         (mu, logvar), {"free_bits": free_bits}
     ),
     terms=_VAE_LOSS_FREE_BITS,
-    properties=(given("convex", "no probability is clipped"), "non_negative"),
+    properties=(given("convex", "no probability is clipped"), "non_negative", "psd"),
 )
 def vae_loss_free_bits_gradient(
     recon_x: ArrayT,
@@ -471,7 +498,7 @@ class VAELoss:
         self, recon_x: Array, x: Array, mu: Array, logvar: Array, *, upstream: float | Array = 1.0
     ) -> tuple[Parts, NamedArrays[Array]]:
         """Return the results of the call and of `gradient`, each part of the loss evaluated once."""
-        return self._bound(recon_x, x, mu, logvar).both(_fast, upstream)
+        return self._bound(recon_x, x, mu, logvar).both(_fast, upstream, {})
 
     @property
     def pair(self) -> Pair:
@@ -482,7 +509,7 @@ class VAELoss:
             gradient=self.gradient,
             wrt=_WRT,
             returns=_RETURNS,
-            terms=Composed(_compose(self._bound), separable=False),
+            terms=Composed(_compose(self._bound), separable=False, curved=True),
         )
 
     @property

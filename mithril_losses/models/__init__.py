@@ -1,9 +1,9 @@
 """Compiled models, which return outputs and take the gradients of these outputs.
 
 A compiled model is any object with Mithril's `evaluate` (see `CompiledModel`). The adapters here make one out of a JAX
-function, an exported JAX program, a torch module or function, a NumPy function or a pair of callables; `compile_model`
-chooses the adapter for a function that is written for all three libraries. The library of an adapter is imported when
-the adapter is first named, never before.
+function, a torch module or function, an exported program of either, a NumPy function or a pair of callables;
+`compile_model` chooses the adapter for a function that is written for all three libraries. The library of an adapter is
+imported when the adapter is first named, never before.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from mithril_losses.models.portable import ADAPTERS, adapter_named, compile_mode
 if TYPE_CHECKING:
     from mithril_losses.models.jax import ExportedJaxModel, JaxModel
     from mithril_losses.models.numpy import NumpyModel
-    from mithril_losses.models.torch import TorchModel
+    from mithril_losses.models.torch import ExportedTorchModel, TorchModel
 
 __all__ = [
     "CallableModel",
     "CompiledModel",
     "ExportedJaxModel",
+    "ExportedTorchModel",
     "JaxModel",
     "NumpyModel",
     "TorchModel",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, overload, runtime_checkable
 
 from mithril_losses.backends.namespaces import Array, namespace_of
@@ -27,8 +28,26 @@ class CompiledModel(Protocol):
     ) -> tuple[dict[str, Array], dict[str, Any]]: ...
 
 
+Pullback = Callable[[Mapping[str, Array]], dict[str, Any]]  # from output gradients to the gradients of the parameters
+
+
 class ModelAdapter(ABC):
     """The base of all adapters: one `evaluate` over a forward pass and a forward-and-backward pass."""
+
+    def outputs_and_pullback(self, params: Any, data: Mapping[str, Any]) -> tuple[dict[str, Array], Pullback]:
+        """Return the outputs, and the function from their gradients to those of all parameters, to be called once.
+
+        A training step needs both. An adapter that records its forward pass does not repeat it.
+        """
+        return self._outputs(params, data), lambda given: self._outputs_and_gradients(params, data, given, None)[1]
+
+    def mode(self, training: bool) -> AbstractContextManager[None]:
+        """Compute inside the block as in training or as in evaluation, where the model makes a difference."""
+        return nullcontext()
+
+    def state(self) -> dict[str, Array]:
+        """Return the arrays that training changes besides the parameters, such as running means."""
+        return {}
 
     @overload
     def evaluate(
@@ -76,6 +95,21 @@ class ModelAdapter(ABC):
         if wrt is not None:
             _check_names(wrt, params, data)
         return self._outputs_and_gradients(params, data, output_gradients, wrt)
+
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """Return the derivative of each output along a direction of the parameters, by name.
+
+        Args:
+            params: parameters by name.
+            data: inputs by name.
+            directions: an array for each array of the parameters, in their structure and shapes.
+
+        Raises:
+            TypeError: the model cannot be differentiated in this way.
+        """
+        raise TypeError(f"{type(self).__name__} has no jvp")
 
     @abstractmethod
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]: ...

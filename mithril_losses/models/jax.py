@@ -54,8 +54,20 @@ class JaxModel(ModelAdapter):
             (gradients,) = pullback(cotangents)
             return outputs, gradients
 
+        def derivatives(params: Any, data: Any, directions: Any) -> dict[str, Array]:
+            found: dict[str, Array] = jax.jvp(lambda x: outputs_of(x, data), (params,), (directions,))[1]
+            return found
+
         self._forward = jax.jit(outputs_of)
+        self._derivatives = jax.jit(derivatives)
         self._forward_and_backward = jax.jit(outputs_and_gradients, static_argnums=3)
+
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """As in `ModelAdapter`."""
+        found: dict[str, Array] = self._derivatives(params, data, directions)
+        return found
 
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         outputs: dict[str, Array] = self._forward(params, data)
@@ -81,9 +93,14 @@ class ExportedJaxModel(JaxModel):
     Args:
         exported: a program of `(params, data)` that returns a dict of arrays, exported by this process or read back
             with `jax.export.deserialize`.
+        output_names: the names of the outputs, in order, if the program returns an array, a tuple or a list.
+
+    Attributes:
+        input_names: the names of the inputs, which `data` must hold.
 
     Raises:
-        ValueError: the program was serialised without its vjp: use `exported.serialize(vjp_order=1)`.
+        ValueError: the program does not take parameters and a dict of inputs, or it was serialised without its vjp:
+            use `exported.serialize(vjp_order=1)`.
 
     Example:
         >>> import jax
@@ -97,13 +114,61 @@ class ExportedJaxModel(JaxModel):
         4.0
     """
 
-    def __init__(self, exported: jax.export.Exported) -> None:
+    def __init__(self, exported: jax.export.Exported, output_names: Sequence[str] | None = None) -> None:
         if not exported.has_vjp():
             raise ValueError(
                 f"the exported program {exported.fun_name!r} carries no vjp; serialise it with "
                 "exported.serialize(vjp_order=1)"
             )
-        super().__init__(exported.call)
+        (_, inputs), _ = _arguments_of(exported)
+        self.input_names = list(inputs)
+
+        def call(params: Any, data: Any) -> Any:
+            outputs = exported.call(params, data)
+            return outputs if isinstance(outputs, Mapping) else _named(outputs, output_names)
+
+        super().__init__(call)
+
+    def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
+        return super()._outputs(params, self._inputs(data))
+
+    def _outputs_and_gradients(
+        self,
+        params: Mapping[str, Any],
+        data: Mapping[str, Any],
+        output_gradients: Mapping[str, Array],
+        wrt: Sequence[str] | None,
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        return super()._outputs_and_gradients(params, self._inputs(data), output_gradients, wrt)
+
+    def _inputs(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        missing = [name for name in self.input_names if name not in data]
+        if missing:
+            raise ValueError(f"data lacks {missing}, which the program takes; it holds {sorted(data)}")
+        return {name: data[name] for name in self.input_names}
+
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """Raise a TypeError: an exported program carries its vjp only."""
+        raise TypeError("an exported program has no jvp: it carries its vjp only")
+
+
+def _arguments_of(exported: jax.export.Exported) -> Any:
+    arguments = jax.tree_util.tree_unflatten(exported.in_tree, exported.in_avals)
+    positional, keywords = arguments
+    if len(positional) != 2 or keywords or not isinstance(positional[1], Mapping):
+        raise ValueError(f"the program {exported.fun_name!r} must take (params, data), where data is a dict of inputs")
+    return arguments
+
+
+def _named(outputs: Any, names: Sequence[str] | None) -> dict[str, Any]:
+    values = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    if names is None or len(names) != len(values):
+        raise ValueError(
+            f"the program returns {len(values)} outputs without names; output_names must name each, got {names}"
+        )
+    return dict(zip(names, values, strict=True))
 
 
 def _cotangent(output: Array, gradient: Array | None) -> Any:

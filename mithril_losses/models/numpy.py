@@ -8,9 +8,10 @@ from typing import Any
 import autograd.builtins
 import numpy as np
 from autograd import make_vjp
+from autograd.differential_operators import make_jvp_reversemode
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.models.adapter import ModelAdapter, substitute, variables_of
+from mithril_losses.models.adapter import ModelAdapter, Pullback, substitute, variables_of
 from mithril_losses.models.checks import check_mapping, check_output_gradients, check_outputs
 
 
@@ -40,6 +41,14 @@ class NumpyModel(ModelAdapter):
         check_outputs(outputs)
         return {name: np.array(output) for name, output in outputs.items()}
 
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """As in `ModelAdapter`."""
+        along = make_jvp_reversemode(lambda x: autograd.builtins.dict(self._function(x, data)))
+        found: dict[str, Array] = along(dict(params))(dict(directions))
+        return found
+
     def _outputs_and_gradients(
         self,
         params: Mapping[str, Any],
@@ -47,14 +56,26 @@ class NumpyModel(ModelAdapter):
         output_gradients: Mapping[str, Array],
         wrt: Sequence[str] | None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
+        outputs, pullback = self.outputs_and_pullback(params, data, wrt)
+        return outputs, pullback(output_gradients)
+
+    def outputs_and_pullback(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], wrt: Sequence[str] | None = None
+    ) -> tuple[dict[str, Array], Pullback]:
+        """Return the outputs, and the function from their gradients to those of the parameters, or those of `wrt`."""
+
         def traced(variables: Any) -> Any:
             outputs = self._function(*substitute(params, data, wrt, variables))
             check_mapping(outputs)
             return autograd.builtins.dict(outputs)
 
-        pullback, outputs = make_vjp(traced)(dict(variables_of(params, data, wrt)))
+        vjp, outputs = make_vjp(traced)(dict(variables_of(params, data, wrt)))
         check_outputs(outputs)
-        check_output_gradients(outputs, output_gradients)
-        zeros = {name: np.zeros_like(output) for name, output in outputs.items()}
-        gradients = pullback(zeros | dict(output_gradients))  # new arrays, in the dtypes of the variables
-        return {name: np.array(output) for name, output in outputs.items()}, gradients
+
+        def pullback(output_gradients: Mapping[str, Array]) -> dict[str, Any]:
+            check_output_gradients(outputs, output_gradients)
+            zeros = {name: np.zeros_like(output) for name, output in outputs.items()}
+            gradients: dict[str, Any] = vjp(zeros | dict(output_gradients))  # new, in the dtypes of the variables
+            return gradients
+
+        return {name: np.array(output) for name, output in outputs.items()}, pullback

@@ -46,6 +46,7 @@ def compile_model(function: Callable[[Any, Any, Any], Mapping[str, Array]], back
 
 ADAPTERS = {  # adapter: (its module, the extra that installs its library)
     "ExportedJaxModel": ("jax", "jax"),
+    "ExportedTorchModel": ("torch", "torch"),
     "JaxModel": ("jax", "jax"),
     "NumpyModel": ("numpy", "numpy"),
     "TorchModel": ("torch", "torch"),

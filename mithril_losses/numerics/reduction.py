@@ -153,6 +153,19 @@ class Plan(NamedTuple):
         """Whether all slopes are multiplied by the same plain number."""
         return self.weights is None and type(self.factor) is float and self.divisor is not EMPTY
 
+    def root(self, xp: Any) -> Plan:
+        """Return the map with √w and √(u / D), by which a factor of a Hessian is multiplied.
+
+        Raises:
+            ValueError: a weight, or u, is negative, and its value can be read.
+        """
+        for name, x in (("weights", self.weights), ("upstream", self.factor)):
+            seen = np.asarray(x) if type(x) is float else None if x is None else host_values(x)
+            if seen is not None and (seen < 0).any():
+                raise ValueError(f"a factor of a Hessian needs {name} that are not negative, got {seen.min()}")
+        root = math.sqrt(self.factor) if type(self.factor) is float else xp.sqrt(self.factor)
+        return self._replace(weights=None if self.weights is None else xp.sqrt(self.weights), factor=root)
+
     def shape(self, unreduced: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the reduced losses."""
         return tuple(n for i, n in enumerate(unreduced) if i not in self.axes)

@@ -20,6 +20,12 @@ def product(xp: Any, mass: Array, x: Array) -> Array:
     return xp.where(mass == 0, 0.0, mass * x)
 
 
+def logistic_density(xp: Any, x: Array) -> Array:
+    """Return σ(x) σ(−x), the derivative of σ, to full relative precision."""
+    tail = xp.exp(-xp.abs(x))
+    return tail / ((1.0 + tail) * (1.0 + tail))
+
+
 def floored(xp: Any, x: Array, dtype: Any) -> Array:
     """Return x, or the smallest normal number of `dtype` where x is smaller than that."""
     return xp.maximum(x, float(xp.finfo(dtype).smallest_normal))

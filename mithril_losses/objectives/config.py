@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from mithril_losses.backends.toml import parse_toml, read_toml_file
@@ -190,14 +190,27 @@ class ComponentConfig(_Part):
         return ScheduledLoss(loss, weight, self.name) if callable(weight) else WeightedLoss(loss, weight, self.name)
 
 
+def _check_wiring(value: Any) -> Any:
+    """Check by hand what is a name or a table of names: pydantic would report an error for each of the two."""
+    for key, name in value.items() if isinstance(value, dict) else [("", value)]:
+        if not isinstance(name, str) or not name:
+            raise problem(
+                f"give a name, or a table of names by argument, got {reprlib.repr(name)}", *filter(None, [key])
+            )
+    return value
+
+
+Wiring = Annotated[Any, BeforeValidator(_check_wiring)]  # a name, or names by argument
+
+
 class TermConfig(_Part):
     """One entry of `terms`."""
 
     name: Name
     output: Name | None = None
-    outputs: dict[str, Name] = {}
+    outputs: Wiring = None
     target: Name | None = None
-    targets: dict[str, Name] = {}
+    targets: Wiring = None
 
     @model_validator(mode="after")
     def _check_term(self) -> TermConfig:
@@ -217,7 +230,7 @@ class TermConfig(_Part):
             name=self.name,
             loss=self._loss(),
             outputs=self.output or self.outputs,
-            targets=self.target or self.targets,
+            targets=self.target or self.targets or None,
             weight=self._weight(),
             options=self._options(),
         )
@@ -265,12 +278,14 @@ class ObjectiveConfig(Section):
 
 
 def read_objective(config: Mapping[str, Any]) -> ObjectiveConfig:
-    """Return the validated configuration of an objective.
+    """Return the validated configuration of an objective, or of the objective in the configuration of a run.
 
     Raises:
         ValueError: one line for each key that is unknown or missing, or whose value is illegal.
     """
+    of_a_run = isinstance(config, Mapping) and "objective" in config and "terms" not in config
     try:
-        return ObjectiveConfig.model_validate(config)
+        return ObjectiveConfig.model_validate(config["objective"] if of_a_run else config)
     except ValidationError as error:
-        raise ValueError("\n".join(error_lines(error))) from error
+        prefix = "objective." if of_a_run else ""
+        raise ValueError("\n".join(prefix + line for line in error_lines(error))) from error

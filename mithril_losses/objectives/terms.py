@@ -6,7 +6,7 @@ import math
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any
@@ -15,11 +15,13 @@ from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.domains import Choice
 from mithril_losses.execution import value_and_gradient
+from mithril_losses.execution.curvature import hessian_vector_product
 from mithril_losses.models.checks import check_library, check_output_gradients
 from mithril_losses.numerics.reduction import REDUCTIONS, Reduction
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, is_number, unknown
 from mithril_losses.objectives.schedules import Schedule
+from mithril_losses.templates.second_order import Kind
 
 Loss = str | Callable[..., Any]
 
@@ -86,28 +88,45 @@ class Term(_ObjectivePart):
             `weights`) to data entry. None for a loss without a target.
         weight: a finite number, or a schedule: a function of the step.
         options: keyword options of the loss.
+        output: the same as `outputs`, where one output is meant.
+        target: the same as `targets`, where one entry is meant.
 
     Raises:
         ValueError: an unknown loss, argument or option (the message names the nearest one), an argument without an
-            output or data entry, or a weight that is not finite.
+            output or data entry, a weight that is not finite, or both of `output` and `outputs`.
         TypeError: `outputs` or `targets` is neither a name nor a mapping, or the loss refuses the type of an option.
 
     Example:
-        >>> Term("size", "mse_loss", outputs="size", targets="true_size", weight=0.5).output_of
+        >>> Term("size", "mse_loss", output="size", target="true_size", weight=0.5).output_of
         {'predictions': 'size'}
     """
 
     name: str
     loss: Loss
-    outputs: str | Mapping[str, str]
+    outputs: str | Mapping[str, str] | None = None
     targets: str | Mapping[str, str] | None = None
     weight: float | Schedule = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    _: KW_ONLY
+    output: InitVar[str | None] = None
+    target: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, output: str | None, target: str | None) -> None:
         with self._naming:
+            self._take("outputs", "output", output)
+            self._take("targets", "target", target)
             self._check()
             self._check_wiring()
+
+    def _take(self, several: str, one: str, given: str | None) -> None:
+        """Keep what is given by the other word."""
+        if given is None:
+            return
+        if getattr(self, several) is not None:
+            raise ValueError(f"give either {one} or {several}, not both")
+        if not isinstance(given, str):
+            raise TypeError(f"{one} must be a name, got {given!r}; {several} may be a dict of names by argument")
+        object.__setattr__(self, several, given)
 
     @cached_property
     def _positional(self) -> tuple[str, ...]:
@@ -129,7 +148,7 @@ class Term(_ObjectivePart):
         fixed = [name for name in self.pair.array_arguments if name not in (*self.pair.wrt, *self.output_of)]
         return {} if self.targets is None else self._by_argument("targets", self.targets, fixed)
 
-    def _by_argument(self, kind: str, given: str | Mapping[str, str], arguments: Sequence[str]) -> dict[str, str]:
+    def _by_argument(self, kind: str, given: Any, arguments: Sequence[str]) -> dict[str, str]:
         if not isinstance(given, str):
             require_mapping(kind, given, "a name, or a dict of names by argument")
             return dict(given)
@@ -187,8 +206,42 @@ class Term(_ObjectivePart):
                 found = [(output, _fit_output(output, part, outputs[output])) for output, part in found]
             return one_number(value), found
 
+    def hessian_products(
+        self,
+        outputs: Mapping[str, Array],
+        data: Mapping[str, Any],
+        directions: Mapping[str, Array],
+        kind: Kind,
+        weight: float,
+        step: int = 0,
+    ) -> list[tuple[str, Array]]:
+        """Return (output name, weighted ∇²L v) for each differentiable argument, with v by output."""
+        with self._naming:
+            if set(self.output_of) != set(self.pair.wrt):
+                raise ValueError(
+                    f"second derivatives are wrt {', '.join(self.pair.wrt)}, not {', '.join(self.output_of)}"
+                )
+            vectors = {argument: directions[output] for argument, output in self.output_of.items()}
+            vector = vectors if len(vectors) > 1 else next(iter(vectors.values()))
+            product = hessian_vector_product(self.pair.value, curvature=kind)
+            found = self.of_arguments(product, outputs, data, step, vector=vector, upstream=weight)
+            by_argument = found if len(vectors) > 1 else {next(iter(vectors)): found}
+            return [(output, by_argument[argument]) for argument, output in self.output_of.items()]
+
+    def of_arguments(
+        self,
+        function: Callable[..., Any],
+        outputs: Mapping[str, Array],
+        data: Mapping[str, Any],
+        step: int = 0,
+        **more: Any,
+    ) -> Any:
+        """Return the result of a function that takes the arguments of the loss, and more keywords."""
+        positional, keywords = self._arguments(outputs, data, step)
+        return function(*positional, **keywords, **more)
+
     def _arguments(
-        self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int, across: Any
+        self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int, across: Any = None
     ) -> tuple[list[Array], dict[str, Any]]:
         values = self._keywords(step)
         if across is not None:
@@ -261,6 +314,16 @@ class Regularizer(_ObjectivePart):
             if not self._is_built_in:
                 gradients = _fit_parameters(gradients, selected)
             return one_number(value), gradients
+
+    def hessian_products(
+        self, params: Mapping[str, Any], directions: Mapping[str, Any], kind: Kind, weight: float, step: int = 0
+    ) -> dict[str, Any]:
+        """Return the weighted ∇²L v of each selected parameter, with v by parameter."""
+        with self._naming:
+            product = hessian_vector_product(self.pair.value, curvature=kind)
+            vector, keywords = self._select(directions), self._keywords(step)
+            found: dict[str, Any] = product(self._select(params), vector=vector, upstream=weight, **keywords)
+            return found
 
     def _select(self, params: Mapping[str, Any]) -> dict[str, Any]:
         for pattern in self.parameters:

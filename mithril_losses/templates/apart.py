@@ -28,8 +28,11 @@ class Apart(Template):
 
     def __init__(self, **parts: Elementwise) -> None:
         self._parts = parts
+        self.curved = all(part.curved for part in parts.values())
         self.wrt = tuple(parts)
         self.domain = {name: part.domain[name] for name, part in parts.items()}
+        for part in parts.values():
+            self.domain |= {name: part.domain[name] for name in part.array_names}
         for part in parts.values():
             self.domain |= part.domain
 
@@ -69,16 +72,19 @@ class Apart(Template):
         total, left = None, {}
         with quiet(xp):
             for name, part, own in self.split(reduction):
-                _, (x,), options = part.prepare((given[name], *(given[option] for option in part.option_names)))
+                arguments_of_part = tuple(given[argument] for argument in (*part.array_names, *part.option_names))
+                _, (x, *others), options = part.prepare(arguments_of_part)
                 closing = plan(xp, tuple(x.shape), x.dtype, **own)
                 left[name] = closing.shape(tuple(x.shape))
                 self.require_addable(left)
-                values, slope = part.evaluate(xp, x, *options)
-                if value:
+                values, found = part.evaluate(xp, x, *others, *options)
+                if value and part.has_value:
                     reduced = closing.collect(xp, values, values)
                     total = reduced if total is None else total + reduced
                 if slopes:
-                    gradients[name] = closing.spread(xp, slope, given[name])
+                    closing = closing.root(xp) if part.is_factor else closing
+                    by_part = part.spread(xp, closing, found, arguments_of_part)
+                    gradients |= by_part if isinstance(by_part, dict) else {name: by_part}
         return total if total is None else as_dtype(xp, total, arguments[0].dtype), gradients
 
     def parts(self, call: Call) -> Sequence[tuple[Template, Call]] | None:
@@ -86,9 +92,16 @@ class Apart(Template):
         if call.reduction.get("axis") is not None or any(x.dtype == np.float16 for x in call.arrays.values()):
             return None
         if call.reduction.get("reduction") == "none":
-            self.require_addable({name: x.shape for name, x in call.arrays.items()})
+            self.require_addable({name: call.arrays[name].shape for name in self._parts})
         return [
-            (part, Call({name: call.arrays[name]}, {n: call.options[n] for n in part.option_names}, reduction))
+            (
+                part,
+                Call(
+                    {n: call.arrays[n] for n in part.array_names},
+                    {n: call.options[n] for n in part.option_names},
+                    reduction,
+                ),
+            )
             for name, part, reduction in self.split(call.reduction)
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mithril_losses.numerics.signatures import keywords_of
 from mithril_losses.shards import Split
 from mithril_losses.templates.loop import Call, Loop
 
+F = TypeVar("F", bound=Callable[..., Any])
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -32,6 +33,14 @@ class Template:
         domain: what each argument may be, by name.
         wrt: the arguments that the gradient is taken with respect to by default.
         on_request: further arguments that `wrt=` accepts.
+        outputs: the arrays in the place of the gradients, by name, each with the argument that has its shape and dtype;
+            by default the gradients wrt `wrt`.
+        curved: whether the second derivatives of the loss are known.
+        has_fisher: whether the Fisher information is known, where it differs from the Hessian.
+        sampled: for a likelihood: a function of a source of random numbers and of the loss's arguments by name that
+            returns targets drawn from the model, in the form of the given ones.
+        has_value: whether a value is computed; if not, 0 stands in its place.
+        is_factor: whether what is computed is multiplied by the root of what a gradient is multiplied by.
         kinks: a function of the arguments that returns arrays whose zeros are the points without a derivative.
         plain_value: a function of the arguments, in the order of `domain`, that returns the reduced loss; autodiff
             frameworks differentiate what it computes.
@@ -60,6 +69,12 @@ class Template:
     domain: Mapping[str, Any] = NOTHING
     wrt: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
+    outputs: Mapping[str, str] = NOTHING
+    curved = False
+    has_fisher = False
+    sampled: Callable[..., Any] | None = None
+    has_value = True
+    is_factor = False
     kinks: Any = None
     plain_value: Any = None
     gradient: Any = None
@@ -102,6 +117,15 @@ class Template:
         if type(arguments[0]) is np.ndarray:
             return self.plain_value(*arguments, **reduction)
         return differentiable(self, arguments, reduction)
+
+    def likelihood(self, sampled: F) -> F:
+        """Declare the loss as the negative log-likelihood of its targets: decorates a function that draws them.
+
+        It takes a `Draw` and the arguments of the loss by name, and raises a ValueError for options with which the loss
+        is no likelihood.
+        """
+        self.sampled = sampled
+        return sampled
 
     def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
         """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""

@@ -18,6 +18,8 @@ class Composed(Template):
             function of value and gradient of this loss.
         separable: whether the unreduced losses of different rows are independent.
         takes_out: whether the composed function hands `out` on to a function that `fast` returned.
+        curved: whether the composed function hands further keywords on to it, too, and returns the sum of what it
+            returns: then its second derivatives are those of the losses that it is composed of.
 
     Example:
         >>> from mithril_losses import gradient_of, mse_loss, mse_loss_gradient, unregister
@@ -35,8 +37,14 @@ class Composed(Template):
     """
 
     def __init__(
-        self, compose: Callable[[Callable[..., Both]], Both], separable: bool = True, *, takes_out: bool = False
+        self,
+        compose: Callable[[Callable[..., Both]], Both],
+        separable: bool = True,
+        *,
+        takes_out: bool = False,
+        curved: bool = False,
     ) -> None:
         self.compose = compose
         self.separable = separable
         self.takes_out = takes_out
+        self.curved = curved

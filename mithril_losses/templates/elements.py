@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
 Terms = Callable[..., tuple[Array, Any]]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Elementwise(Template):
@@ -72,11 +73,14 @@ class Elementwise(Template):
         names = list(inspect.signature(terms).parameters)[1:]
         if names != list(domain):
             raise TypeError(f"{terms.__name__} takes {names}, but domains are declared for {list(domain)}")
-        self.constants = [d for d in domain.values() if isinstance(d, SmallestNormal)]
+        self.constants: list[Any] = [d for d in domain.values() if isinstance(d, SmallestNormal)]
         self.domain = {name: d for name, d in domain.items() if not isinstance(d, SmallestNormal)}
         self.array_names = array_names(terms.__name__, self.domain)
         self.option_names = list(self.domain)[len(self.array_names) :]
         self.wrt = tuple(self.array_names[:slopes])
+        self.outputs = {name: name for name in self.wrt}
+        self.curvatures: dict[str, Callable[..., Any] | float] = {}
+        self.steep_curvature = False
         self._others: tuple[Elementwise, ...] = ()
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
         self._remember()
@@ -88,6 +92,7 @@ class Elementwise(Template):
         renamed.array_names = [names.get(name, name) for name in self.array_names]
         renamed.option_names = [names.get(name, name) for name in self.option_names]
         renamed.wrt = tuple(renamed.array_names[: len(self.wrt)])
+        renamed.outputs = {name: name for name in renamed.wrt}
         renamed.row_mass = names.get(str(self.row_mass), self.row_mass)
         renamed._remember()
         return renamed
@@ -112,6 +117,57 @@ class Elementwise(Template):
         self._settled = functools.lru_cache(maxsize=64)(
             lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
         )
+
+    @overload
+    def curvature(self, function: F) -> F: ...
+    @overload
+    def curvature(
+        self,
+        *,
+        fisher: Callable[..., Any] | float | None = None,
+        bound: Callable[..., Any] | float | None = None,
+        steep: bool = False,
+    ) -> Callable[[F], F]: ...
+    def curvature(
+        self,
+        function: Any = None,
+        *,
+        fisher: Callable[..., Any] | float | None = None,
+        bound: Callable[..., Any] | float | None = None,
+        steep: bool = False,
+    ) -> Any:
+        """Declare the second derivatives of the terms: decorates a function of their arguments, in their language.
+
+        It returns the derivative of the slope. Of several slopes it returns the tuple of the distinct second
+        derivatives, the upper triangle row by row: (h_00, h_01, h_11) of two.
+
+        Args:
+            function: `(xp, *arrays, *options) → h`, or a tuple; a constant may be a plain number.
+            fisher: the same for the Fisher information, if the loss is a likelihood whose second derivatives depend on
+                the targets; by default these.
+            bound: the same for a diagonal matrix D ≥ 0 for which D − H has no negative eigenvalue, or one number. By
+                default Gershgorin's: for one slope max(0, h).
+            steep: whether h may overflow although the loss is finite. It then becomes the largest finite number.
+
+        Example:
+            >>> import numpy as np
+            >>> from mithril_losses.domains import REAL
+            >>> @elementwise(predictions=REAL, targets=REAL)
+            ... def _quartic(xp, predictions, targets):
+            ...     error = predictions - targets
+            ...     return error**4, 4.0 * error**3
+            >>> @_quartic.curvature
+            ... def _quartic_curvature(xp, predictions, targets):
+            ...     return 12.0 * (predictions - targets) ** 2
+        """
+
+        def declare(exact: Callable[..., Any]) -> Callable[..., Any]:
+            given = {"exact": exact, "fisher": fisher, "bound": bound}
+            self.curvatures.update({name: x for name, x in given.items() if x is not None})
+            self.curved, self.steep_curvature, self.has_fisher = True, steep, fisher is not None
+            return exact
+
+        return declare if function is None else declare(function)
 
     @property
     def elements(self) -> Mapping[str, Elementwise]:
@@ -152,7 +208,7 @@ class Elementwise(Template):
             _, slopes = self.evaluate(xp, *arrays, *options)
             _, reduction = self._columns(xp, reduction)
             closing = plan(xp, self.shape(arrays[0]), arrays[0].dtype, **reduction)
-            return self._spread(xp, closing, slopes, arguments)
+            return self.spread(xp, closing, slopes, arguments)
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
@@ -169,7 +225,7 @@ class Elementwise(Template):
             columns, reduction = self._columns(xp, reduction)
             value = self._unreduced(xp, value, arrays, columns)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
-            return closing.collect(xp, value, arguments[0]), self._spread(xp, closing, slopes, arguments)
+            return closing.collect(xp, value, arguments[0]), self.spread(xp, closing, slopes, arguments)
 
     def _on_request(self, arguments: tuple[Any, ...], wrt: Any, reduction: GradientReduction) -> Any:
         """Return the gradient wrt the named argument, or a dict of gradients for a tuple of names."""
@@ -222,23 +278,24 @@ class Elementwise(Template):
             total, mass = parts[0, ...], None if mass is None else parts[1, ...]
         return total if mass is None else never_negative(xp, total, terms=terms, scale=mass)
 
-    def _spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
-        if len(self.wrt) == 1 and type(slopes) is not tuple:
+    def spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
+        """Return the gradient from the slopes, or a dict of gradients."""
+        if len(self.outputs) == 1 and type(slopes) is not tuple:
             return closing.spread(xp, slopes, arguments[0], self._summed(slopes), self.steep)
         self.require_slopes(slopes)
         return NamedArrays(
-            (name, closing.spread(xp, slope, like, self._summed(slope), self.steep))
-            for name, slope, like in zip(self.wrt, slopes, arguments, strict=False)
+            (name, closing.spread(xp, slope, arguments[self.array_names.index(like)], self._summed(slope), self.steep))
+            for (name, like), slope in zip(self.outputs.items(), slopes, strict=True)
         )
 
     def require_slopes(self, slopes: Any) -> None:
         """Raise a TypeError unless the terms returned what they are declared to return."""
-        count, several = len(self.wrt), isinstance(slopes, (tuple, list))
+        count, several = len(self.outputs), isinstance(slopes, (tuple, list))
         if several != (count > 1) or (several and len(slopes) != count):
             wanted = f"a tuple of {count} slopes" if count > 1 else "one slope"
             got = f"{len(slopes)} slopes" if several else type(slopes).__name__
             raise TypeError(
-                f"{self.terms.__name__} must return {wanted} (wrt {', '.join(self.wrt)}) after the loss, got {got}"
+                f"{self.terms.__name__} must return {wanted} (wrt {', '.join(self.outputs)}) after the loss, got {got}"
             )
 
     def _summed(self, x: Array) -> tuple[int, ...]:

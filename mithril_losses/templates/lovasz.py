@@ -15,7 +15,7 @@ from mithril_losses.numerics.stable import one_hot, put_back, stable_order, take
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, quiet
 from mithril_losses.templates.classes import read_class_weights, read_labels
 from mithril_losses.templates.masks import Layout, Probabilities
-from mithril_losses.templates.unreduced import Losses
+from mithril_losses.templates.unreduced import Losses, no_curvature
 
 
 def jaccard_steps(xp: Any, errors: Array, foreground: Array) -> Array:
@@ -164,4 +164,7 @@ def lovasz_losses(pixels: Pixels, classes: str, name: str) -> Losses:
         return {name: pixels.pull(steps * signs)}
 
     summed = tuple(axis for axis in range(len(pixels.shape)) if axis != layout.batch)
-    return Losses(xp.reshape(values, () if layout.batch is None else (values.shape[0],)), slopes, summed)
+    values = xp.reshape(values, () if layout.batch is None else (values.shape[0],))
+    if type(pixels.predicted) is not Probabilities:
+        return Losses(values, slopes, summed)
+    return Losses(values, slopes, summed, curvature=lambda: no_curvature(xp, {name: pixels.predicted.p}))

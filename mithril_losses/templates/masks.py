@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from mithril_losses.domains import MASK_TARGETS, Elements, Labels
 from mithril_losses.numerics.stable import bounded, largest_number, one_hot, product
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_same_shape
 from mithril_losses.templates.classes import read_class_weights, read_labels
-from mithril_losses.templates.unreduced import Losses
+from mithril_losses.templates.unreduced import Curvature, Losses, Named
 
 
 class Layout(NamedTuple):
@@ -234,6 +235,24 @@ class Softmax(Probabilities):
 # --- masks ------------------------------------------------------------------------------------------------------
 
 
+class SecondOfRatio(NamedTuple):
+    """What the Hessian of a function f of a ratio r = E / W is made of, where E and W are linear in the probabilities.
+
+    H = −f′ (s gᵀ + g sᵀ) + f″ s sᵀ, with s = ∂r/∂p and g = (∂W/∂p) / W, because d²r = −2 dr dW / W.
+
+    Attributes:
+        slope: s where t = 0, and what t = 1 adds to it.
+        by_whole: the same of g.
+        first: f′, at least 0.
+        second: f″.
+    """
+
+    slope: tuple[Array, Array]
+    by_whole: tuple[Array, Array]
+    first: Any = 1.0
+    second: Any = 0.0
+
+
 class Masks(NamedTuple):
     """Predicted masks and their targets."""
 
@@ -306,21 +325,53 @@ class Masks(NamedTuple):
         zero, one = (bounded(xp, x, x.dtype) for x in (at_zero, at_one))  # masks of subnormal numbers overflow
         return self.only_kept(zero + one * self.targets)
 
-    def losses(self, values: Array, at_zero: Array, at_one: Array) -> Losses:
+    def losses(self, values: Array, at_zero: Array, at_one: Array, second: SecondOfRatio | None = None) -> Losses:
         """Return one loss for each mask, times the weight of its class."""
         xp, w, summed = self.xp, self.weights, self.layout.mask
         mass = None
+        curvature = None if second is None else functools.partial(self._curvature, second, w, summed)
         if w is not None:
             values, at_zero, at_one = (product(xp, w, x) for x in (values, at_zero, at_one))
             mass = self.layout.masses(xp, w, tuple(values.shape))
         # a logit belongs to the losses of all classes, so slopes are weighted before they are pulled back
         pull = None if type(self.predicted) is Probabilities else self.predicted.pull
         values = xp.squeeze(values, axis=summed)
-        return Losses(values, lambda: {self.name: self.slopes(at_zero, at_one)}, summed, mass, pull=pull)
+        return Losses(
+            values, lambda: {self.name: self.slopes(at_zero, at_one)}, summed, mass, pull=pull, curvature=curvature
+        )
 
-    def of_samples(self, values: Array, at_zero: Array, at_one: Array) -> Losses:
+    def _curvature(self, of: SecondOfRatio, weights: Array | None, summed: tuple[int, ...]) -> Curvature:
+        """Return the second derivatives wrt the probabilities; see `SecondOfRatio`."""
+        xp, s, g = self.xp, self.slopes(*of.slope), self.slopes(*of.by_whole)
+        first, second = of.first, of.second
+        if weights is not None:
+            first, second = product(xp, weights, first + 0.0 * weights), product(xp, weights, second + 0.0 * weights)
+
+        def total(x: Array) -> Array:
+            return xp.sum(x, axis=summed, keepdims=True)
+
+        def times(vectors: Named) -> dict[str, Array]:
+            v = vectors[self.name]
+            along = total(s * v)
+            return {self.name: second * (s * along) - first * (s * total(g * v) + g * along)}
+
+        def bound() -> dict[str, Array]:
+            """The sums of the rows of |H|, or more."""
+            s_size, g_size = xp.abs(s), xp.abs(g)
+            whole = total(s_size)
+            return {self.name: abs(second) * s_size * whole + first * (s_size * total(g_size) + g_size * whole)}
+
+        return Curvature(times, lambda: {self.name: second * s * s - 2.0 * first * s * g}, bound)
+
+    def of_samples(self, values: Array, at_zero: Array, at_one: Array, second: SecondOfRatio | None = None) -> Losses:
         """Return one loss for each sample, from values whose axis of the classes has length 1."""
         classes = self.layout.classes
         summed = tuple(sorted((*self.layout.mask, *(() if classes is None else (classes,)))))
         values = self.xp.squeeze(values, axis=summed)
-        return Losses(values, lambda: {self.name: self.predicted.pull(self.slopes(at_zero, at_one))}, summed)
+        curvature = None if second is None else functools.partial(self._curvature, second, None, summed)
+        return Losses(
+            values,
+            lambda: {self.name: self.predicted.pull(self.slopes(at_zero, at_one))},
+            summed,
+            curvature=curvature,
+        )

@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.stable import product
 from mithril_losses.numerics.validation import as_dtype, require_one_number
-from mithril_losses.templates.masks import Masks, Softmax
+from mithril_losses.templates.masks import Masks, Probabilities, SecondOfRatio, Softmax
 from mithril_losses.templates.unreduced import Losses
 
 
 def _ratio(
     xp: Any, sums: tuple[Array, Array, Array], share: float, alpha: Any, beta: Any, smooth: Any
-) -> tuple[Array, Array, Array]:
-    """Return r, its derivative wrt p where t = 0, and what t = 1 adds to that derivative; all 0 for empty masks."""
+) -> tuple[Array, Array, Array, Array]:
+    """Return r, its derivative wrt p where t = 0, what t = 1 adds to it, and E + c I + s; empty masks: 0, 0, 0, ∞."""
     hits, false_positives, false_negatives = sums
     errors, agreement = alpha * false_positives + beta * false_negatives, share * hits + smooth
     whole = errors + agreement
     divisor = xp.where(whole == 0, math.inf, whole)
     ratio, rest = errors / divisor, agreement / divisor
-    return ratio, alpha * rest / divisor, -(share * ratio + (alpha + beta) * rest) / divisor
+    return ratio, alpha * rest / divisor, -(share * ratio + (alpha + beta) * rest) / divisor, divisor
 
 
 def overlap_losses(
@@ -41,9 +41,12 @@ def overlap_losses(
     xp, dtype = masks.xp, masks.targets.dtype
     smooth = require_one_number(xp, "smooth", smooth, dtype)
     alpha, beta = require_one_number(xp, "alpha", alpha, dtype), require_one_number(xp, "beta", beta, dtype)
-    ratio, at_zero, at_one = _ratio(xp, masks.sums(), share, alpha, beta, smooth)
+    ratio, at_zero, at_one, whole = _ratio(xp, masks.sums(), share, alpha, beta, smooth)
+    second = None
+    if type(masks.predicted) is Probabilities:
+        second = SecondOfRatio((at_zero, at_one), (alpha / whole, (share - alpha - beta) / whole))
     if gamma is None:
-        return masks.losses(ratio, at_zero, at_one)
+        return masks.losses(ratio, at_zero, at_one, second)
     gamma = require_one_number(xp, "gamma", gamma, dtype)
     perfect = ratio == 0
     positive = xp.where(perfect, 1.0, ratio)
@@ -51,7 +54,9 @@ def overlap_losses(
     # γ T^(γ−1) at T = 0 is 1 for γ = 1 and 0 for γ > 1; for γ < 1 there is no derivative, and 0 is used
     at_perfect = float(gamma == 1.0) if isinstance(gamma, float) else as_dtype(xp, gamma == 1.0, dtype)
     factor = xp.where(perfect, at_perfect, gamma * power / positive)
-    return masks.losses(power, factor * at_zero, factor * at_one)
+    if second is not None:  # f″ = γ (γ − 1) T^(γ−2), which at T = 0 is taken as 0
+        second = second._replace(first=factor, second=xp.where(perfect, 0.0, (gamma - 1.0) * factor / positive))
+    return masks.losses(power, factor * at_zero, factor * at_one, second)
 
 
 def pooled_losses(masks: Masks, smooth: float) -> Losses:
@@ -69,8 +74,12 @@ def pooled_losses(masks: Masks, smooth: float) -> Losses:
         return weights * x if masks.weights is None else product(xp, masks.weights, weights * x)
 
     hits, false_positives, false_negatives = (xp.sum(weighted(x), axis=axis, keepdims=True) for x in sums)
-    ratio, at_zero, at_one = _ratio(xp, (hits, false_positives, false_negatives), 2.0, 1.0, 1.0, smooth)
-    return masks.of_samples(ratio, weighted(at_zero), weighted(at_one))
+    ratio, at_zero, at_one, whole = _ratio(xp, (hits, false_positives, false_negatives), 2.0, 1.0, 1.0, smooth)
+    at_zero, at_one = weighted(at_zero), weighted(at_one)
+    second = None
+    if type(masks.predicted) is Probabilities:
+        second = SecondOfRatio((at_zero, at_one), (weighted(1.0 / whole), weighted(0.0 / whole)))
+    return masks.of_samples(ratio, at_zero, at_one, second)
 
 
 # --- with the cross-entropy of the pixels ---------------------------------------------------------------------------
@@ -124,7 +133,7 @@ def compound_losses(masks: Masks, smooth: Any, dice_weight: Any, pixel_weight: A
         for name, x in (("dice_weight", dice_weight), ("pixel_weight", pixel_weight))
     )
     gamma = None if gamma is None else require_one_number(xp, "gamma", gamma, dtype)
-    ratio, at_zero, at_one = _ratio(xp, masks.sums(), 2.0, 1.0, 1.0, smooth)
+    ratio, at_zero, at_one, _ = _ratio(xp, masks.sums(), 2.0, 1.0, 1.0, smooth)
     pixels = _cross_entropy_of(masks, gamma)
     axes = layout.mask if layout.classes is None else tuple(sorted((*layout.mask, layout.classes)))
     mass = xp.sum(masks.only_kept(pixels.mass), axis=axes, keepdims=True)

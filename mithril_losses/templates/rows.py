@@ -9,6 +9,7 @@ follow. These functions are the only implementation of this loss; whole arrays, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,12 +17,14 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, namespace_of
-from mithril_losses.numerics.stable import largest_number, with_axis, without_axis
+from mithril_losses.numerics.stable import dot, largest_number, with_axis, without_axis
+from mithril_losses.numerics.validation import require_same_shape
 from mithril_losses.shards import Shards
 from mithril_losses.templates.classes import CLASS_MASSES, ONE, Classes, Shares, classes_of, times
 from mithril_losses.templates.loop import Loop
-from mithril_losses.templates.unreduced import Losses
+from mithril_losses.templates.unreduced import Curvature, Losses, Named
 from mithril_losses.templates.vectors import by_row
+from mithril_losses.terms.second_order import Order
 
 
 class Statistics(NamedTuple):
@@ -166,7 +169,51 @@ def softmax_losses(classes: Classes, name: str) -> Losses:
         of_rows = slopes(xp, exponentials, finished.apart(classes.across), shares, axis, scale=factor)
         return {name: classes.legal(xp, of_rows)}
 
-    return Losses(classes.legal(xp, finished.losses), scaled, (axis,), classes.mass, scaled)
+    def curvature() -> Curvature:
+        return _curvature(xp, classes, exponentials, finished, name)
+
+    return Losses(classes.legal(xp, finished.losses), scaled, (axis,), classes.mass, scaled, curvature=curvature)
+
+
+def _curvature(xp: Any, classes: Classes, exponentials: Array, finished: Finished, name: str) -> Curvature:
+    """Return H = Q (diag p − p pᵀ) of each row, with p = softmax(z), as products with one pass over the row.
+
+    With Bᵀ B in place of B Bᵀ it would have another factor; this one is √Q (diag √p − p √pᵀ), because Σ p = 1.
+    """
+    axis = classes.axis
+    p = exponentials / with_axis(xp, finished.total, axis)
+    mass = finished.mass
+    if type(mass) is not float:
+        mass = with_axis(xp, xp.broadcast_to(mass, finished.total.shape), axis)
+    root_mass = math.sqrt(mass) if type(mass) is float else xp.sqrt(mass)
+
+    def along(weights: Array, x: Array) -> Array:
+        is_last = axis == len(p.shape) - 1
+        return with_axis(xp, dot(xp, weights, x) if is_last else xp.sum(weights * x, axis=axis), axis)
+
+    def named(x: Array) -> Named:
+        return {name: classes.legal(xp, x)}
+
+    def product(vectors: Named) -> Named:
+        v = vectors[name]
+        centred = p * (v - along(p, v))
+        return named(centred if mass is ONE else mass * centred)
+
+    def factor(vectors: Named) -> Named:
+        root, w = xp.sqrt(p), vectors[name]
+        return named(root_mass * (root * w - p * along(root, w)))
+
+    def transposed(vectors: Named) -> Named:
+        v = vectors[name]
+        return named(root_mass * (xp.sqrt(p) * (v - along(p, v))))
+
+    return Curvature(
+        product,
+        lambda: named(mass * (p * (1.0 - p))),
+        lambda: named(2.0 * mass * (p * (1.0 - p))),  # of each row of H, the diagonal plus the sum of the others
+        factor,
+        transposed,
+    )
 
 
 def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
@@ -208,5 +255,53 @@ def whole_rows_loop(logits: Any, classes: Classes, check: Callable[[], None] = l
         if not legal:
             check()
         return total
+
+    return Loop(shape, classes.mass, run)
+
+
+def softmax_second_loop(order: Order, kind: str) -> Callable[..., Loop | None] | None:
+    """Return what `softmax_loop` is for the second derivatives of a classification; see `second_rows_loop`."""
+    if not has_second_rows_loop(order, kind):
+        return None
+
+    def loop(logits: Any, targets: Any, vector: Any = None, **options: Any) -> Loop | None:
+        return second_rows_loop(logits, classes_of(logits, targets, **options, name="logits"), vector)
+
+    return loop
+
+
+def has_second_rows_loop(order: Order, kind: str) -> bool:
+    """Whether there is a fused loop for these second derivatives; others are computed in blocks."""
+    return order in ("product", "diagonal") and kind != "bound"
+
+
+def second_rows_loop(logits: Any, classes: Classes, vector: Any) -> Loop | None:
+    """Return the fused loop over H v of NumPy logits, or without a vector over the diagonal of H; None as above."""
+    last = logits.ndim - 1
+    if classes.axis != last or classes.scores is not logits or not logits.flags.c_contiguous:
+        return None
+    if vector is not None:
+        require_same_shape(logits=logits, vector=vector)
+        vector = np.ascontiguousarray(vector, logits.dtype).reshape(-1, logits.shape[-1])
+    shape, rows = logits.shape[:-1], (-1, logits.shape[-1])
+
+    def run(weights: Any, factor: Any, values: Any, gradients: Sequence[Any], threads: int) -> float:
+        from mithril_losses.loops import rows as loops
+
+        if values is not None:
+            values[...] = 0.0
+        if classes.kept is not None:
+            weights = classes.kept.astype(logits.dtype) if weights is None else weights * classes.kept
+        loops.run_second_order(
+            logits.reshape(rows),
+            vector,
+            by_row(classes.shares.mass(np, logits, last), shape),
+            by_row(weights, shape),
+            by_row(factor, shape),
+            out=gradients[0].reshape(rows),
+            threads=threads if logits.size >= limits.current.shared_rows else 1,
+            group=limits.current.row_group,
+        )
+        return 0.0
 
     return Loop(shape, classes.mass, run)

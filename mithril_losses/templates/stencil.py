@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,49 @@ def apply_stencil(xp: Any, terms: Terms, images: Array, rows: int, columns: int)
     across, down = differences(xp, images, columns), differences(xp, images, rows)
     value, slope_across, slope_down = terms(xp, across, down)
     return value, _transposed(xp, slope_across, columns) + _transposed(xp, slope_down, rows)
+
+
+class SecondOfStencil(NamedTuple):
+    """The second derivatives of the sum of all values by each pixel: products with a vector, the diagonal, a bound."""
+
+    product: Callable[[Array], Array]
+    diagonal: Callable[[], Array]
+    bound: Callable[[], Array]
+
+
+def second_of_stencil(xp: Any, second: Terms, images: Array, rows: int, columns: int) -> SecondOfStencil:
+    """Return the second derivatives, from those of a pixel's term by its two differences; see `apply_stencil`."""
+    across, down = differences(xp, images, columns), differences(xp, images, rows)
+    h_across, h_both, h_down = second(xp, across, down)
+    # a difference that is always 0 has no derivative
+    h_across, h_down = _without_last(xp, h_across, columns), _without_last(xp, h_down, rows)
+    h_both = _without_last(xp, _without_last(xp, h_both, columns), rows)
+
+    def product(v: Array) -> Array:
+        across, down = differences(xp, v, columns), differences(xp, v, rows)
+        found = _transposed(xp, h_across * across + h_both * down, columns)
+        return found + _transposed(xp, h_both * across + h_down * down, rows)
+
+    def at_both_ends(by_across: Array, by_down: Array) -> Array:
+        """Return, for each pixel, the sum over the differences that it is part of."""
+        return by_across + _later(xp, by_across, columns) + by_down + _later(xp, by_down, rows)
+
+    def bound() -> Array:
+        """(x − y)² ≤ 2 x² + 2 y², after the sums of the rows of |h| have replaced h."""
+        size = xp.abs(h_both)
+        return 2.0 * at_both_ends(h_across + size, h_down + size)
+
+    return SecondOfStencil(product, lambda: at_both_ends(h_across, h_down) + 2.0 * h_both, bound)
+
+
+def _without_last(xp: Any, x: Array, axis: int) -> Array:
+    """Return x with 0 in place of its last entry along an axis."""
+    return xp.concat([cut(x, axis, slice(None, -1)), xp.zeros_like(cut(x, axis, slice(-1, None)))], axis=axis)
+
+
+def _later(xp: Any, x: Array, axis: int) -> Array:
+    """Return xᵢ₋₁, and 0 for the first i."""
+    return xp.concat([xp.zeros_like(cut(x, axis, slice(-1, None))), cut(x, axis, slice(None, -1))], axis=axis)
 
 
 def differences(xp: Any, x: Array, axis: int) -> Array:

@@ -36,13 +36,38 @@ class Wanted(tuple[str, ...]):
     value = True
 
 
-class _SlopesAlone(Wanted):
+class SlopesAlone(Wanted):
+    """The same without the values."""
+
     value = False
 
 
 _NOTHING = Wanted()
 _NUMBERS = ("real floating", "integral", "bool")
 _PLAIN = {bool, float, int, str, type(None)}  # of options that never change
+
+
+Named = Mapping[str, Any]  # arrays by the names of the arguments
+
+
+class Curvature(NamedTuple):
+    """The second derivatives of unreduced losses: H of each loss, with the rows of its arguments as `slopes` have them.
+
+    Attributes:
+        product: returns H v, by the name of the argument, for vectors v by name.
+        diagonal: returns the diagonal of H.
+        bound: returns the diagonal matrix D ≥ 0 for which D − H has no negative eigenvalue; None if none is known.
+        factor: returns B w for a matrix with B Bᵀ = H; None if H has negative eigenvalues.
+        transposed: returns Bᵀ v.
+        fisher: the same for the Fisher information, if it differs from H.
+    """
+
+    product: Callable[[Named], Named]
+    diagonal: Callable[[], Named]
+    bound: Callable[[], Named] | None = None
+    factor: Callable[[Named], Named] | None = None
+    transposed: Callable[[Named], Named] | None = None
+    fisher: Curvature | None = None
 
 
 class Losses(NamedTuple):
@@ -56,6 +81,8 @@ class Losses(NamedTuple):
         scaled: returns the slopes times a number, in new arrays, if this needs no additional pass over them.
         pull: if slopes are wrt something computed from an argument (the edges of a mesh), turns weighted slopes into
             slopes wrt the argument. By default slopes are already wrt the argument.
+        curvature: returns the second derivatives, wrt the arguments that the gradient is taken with respect to by
+            default; called only for them.
     """
 
     values: Array
@@ -64,6 +91,32 @@ class Losses(NamedTuple):
     mass: Array | None = None
     scaled: Callable[[float], Mapping[str, Any]] | None = None
     pull: Callable[[Array], Array] | None = None
+    curvature: Callable[[], Curvature] | None = None
+
+
+def diagonal_curvature(xp: Any, diagonal: Callable[[], Named], bound: Callable[[], Named] | None = None) -> Curvature:
+    """Return the second derivatives of losses whose Hessian is diagonal."""
+
+    def times(vectors: Named) -> Named:
+        return {name: _products(h, vectors[name]) for name, h in diagonal().items()}
+
+    def times_root(vectors: Named) -> Named:
+        return {
+            name: _products(map_leaves(lambda _, x: xp.sqrt(x), h), vectors[name]) for name, h in diagonal().items()
+        }
+
+    return Curvature(times, diagonal, bound or diagonal, times_root, times_root)
+
+
+def _products(x: Any, y: Any) -> Any:
+    """Return the products of the arrays of two nestings."""
+    others = dict(leaves(y))
+    return map_leaves(lambda path, leaf: leaf * others[path], x)
+
+
+def no_curvature(xp: Any, likes: Named) -> Curvature:
+    """Return the second derivatives of losses that are linear around almost every point: 0."""
+    return diagonal_curvature(xp, lambda: {name: xp.zeros_like(x) for name, x in likes.items()})
 
 
 Closed = tuple[Array, dict[str, Array]]  # a reduced loss, and its gradients by name
@@ -83,9 +136,13 @@ class Unreduced(Template):
         on_request: tuple[str, ...],
         kinks: Callable[..., tuple[Any, ...]] | None,
         pairwise: bool,
+        curved: bool = False,
+        has_fisher: bool = False,
+        second_loop: Callable[..., Any] | None = None,
         **how: Any,
     ) -> None:
         super().__init__(**how)
+        self.curved, self.has_fisher, self.second_loop = curved, has_fisher, second_loop
         names = list(inspect.signature(losses).parameters)
         self.splits_classes = "shards" in names
         if [name for name in names if name != "shards"] != [*domain, *self._further]:
@@ -136,28 +193,28 @@ class Unreduced(Template):
         return found
 
     def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
-        first = _first_array(arguments[0])
-        with _quiet(first):
+        first = first_array(arguments[0])
+        with quiet_for(first):
             losses, reduction = self._split(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
-            return self._plan(xp, found, reduction).collect(xp, found.values, first)
+            return plan_of(xp, found, reduction).collect(xp, found.values, first)
 
     def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
-        with _quiet(arguments[0]):
+        with quiet_for(arguments[0]):
             losses, reduction = self._split(arguments, reduction)
-            found = losses(*self.checked(arguments), wanted=_SlopesAlone(self.requested(wrt)))
+            found = losses(*self.checked(arguments), wanted=SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
-            return self._spread(xp, found, self._plan(xp, found, reduction), arguments, wrt)
+            return self._spread(xp, found, plan_of(xp, found, reduction), arguments, wrt)
 
     def _both(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> tuple[Array, Any]:
-        first = _first_array(arguments[0])
-        with _quiet(first):
+        first = first_array(arguments[0])
+        with quiet_for(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
             losses, reduction = self._split(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
-            closing = self._plan(xp, found, reduction)
+            closing = plan_of(xp, found, reduction)
             value = closing.collect(xp, found.values, first)
             return value, self._spread(xp, found, closing, arguments, wrt)
 
@@ -166,7 +223,7 @@ class Unreduced(Template):
 
         It takes the method, the keywords of the reduction, and what the method returns.
         """
-        xp = namespace_of(_first_array(arguments[0]))
+        xp = namespace_of(first_array(arguments[0]))
         library = "" if xp is None else library_name(xp)
         if library == "jax":
             from mithril_losses.shards.explicit import are_explicit, on_automatic_axes
@@ -191,6 +248,11 @@ class Unreduced(Template):
     def splits_rows(self) -> bool:
         """As in `Template`; also if rows are sets of points, each with a loss of its own."""
         return self.separable or isinstance(next(iter(self.domain.values())), PointSets)
+
+    @property
+    def array_names(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self.domain)[: self._arrays]
 
     def checked(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments, in the order of `domain`, with the options as their domains return them.
@@ -222,11 +284,8 @@ class Unreduced(Template):
             raise ValueError(f"{self.name} with pool_batch=True cannot be split: each of its masks is that of all rows")
         if not self.splits_classes:
             return self.losses, reduction
-        split = resolve(namespace_of(_first_array(arguments[0])), reduction["across"])
+        split = resolve(namespace_of(first_array(arguments[0])), reduction["across"])
         return functools.partial(self.losses, shards=split.classes), {**reduction, "across": split.rows}
-
-    def _plan(self, xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
-        return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
 
     def _within_domains(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments with NaN for unseen values outside their domains; the loss refuses what is no array."""
@@ -247,11 +306,11 @@ class Unreduced(Template):
         if found.scaled is not None and closing.is_a_number:
             slopes, close = found.scaled(closing.factor), functools.partial(closing.finish, xp)
         else:
-            slopes, close = found.slopes(), functools.partial(_spread, xp, closing, found)
+            slopes, close = found.slopes(), functools.partial(spread, xp, closing, found)
         asked = self._default if wrt is None else wrt
         if isinstance(asked, str):
-            return _by_array(close, slopes[asked], arguments[self._at[asked]])
-        return NamedArrays((name, _by_array(close, slope, arguments[self._at[name]])) for name, slope in slopes.items())
+            return by_array(close, slopes[asked], arguments[self._at[asked]])
+        return NamedArrays((name, by_array(close, slope, arguments[self._at[name]])) for name, slope in slopes.items())
 
     def _asked(self, gradients: dict[str, Any], wrt: Any) -> Any:
         asked = self._default if wrt is None else wrt
@@ -286,18 +345,24 @@ class Reduced(Unreduced):
         return value
 
     def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
-        return self._asked(self._evaluate(arguments, reduction, _SlopesAlone(self.requested(wrt)))[1], wrt)
+        return self._asked(self._evaluate(arguments, reduction, SlopesAlone(self.requested(wrt)))[1], wrt)
 
     def _both(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> tuple[Array, Any]:
         value, gradients = self._evaluate(arguments, reduction, Wanted(self.requested(wrt)))
         return value, self._asked(gradients, wrt)
 
     def _evaluate(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any], wanted: Wanted) -> Any:
-        with _quiet(arguments[0]):
+        with quiet_for(arguments[0]):
             return self.losses(*self.checked(arguments), reduction=reduction, wanted=wanted)
 
 
-def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) -> Array:
+def plan_of(xp: Any, found: Losses, reduction: Mapping[str, Any]) -> Plan:
+    """Return the reduction of unreduced losses."""
+    return plan(xp, tuple(found.values.shape), found.values.dtype, mass=found.mass, **reduction)
+
+
+def spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) -> Array:
+    """Return the gradient from the slope wrt one array."""
     summed = found.summed
     if summed is None:
         summed = tuple(range(len(found.values.shape), len(slope.shape)))
@@ -306,7 +371,7 @@ def _spread(xp: Any, closing: Plan, found: Losses, slope: Array, like: Array) ->
     return closing.finish(xp, found.pull(closing.spread(xp, slope, slope, summed)), like)
 
 
-def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
+def by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> Any:
     """Return the gradient from a slope, which is an array or a nesting of arrays like its argument."""
     if hasattr(slope, "shape"):
         return close(slope, like)
@@ -314,15 +379,16 @@ def _by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> 
     return map_leaves(lambda path, x: close(x, likes[path]), slope)
 
 
-def _first_array(x: Any) -> Any:
+def first_array(x: Any) -> Any:
     """Return the first array of a nesting, or an object that is not an array and will be refused."""
     return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
 
 
-def _quiet(x: Any) -> Any:
+def quiet_for(x: Any) -> Any:
+    """Return a context without warnings for the library of an array, or of the first array of a nesting."""
     if type(x) is np.ndarray:  # the usual case
         return np.errstate(all="ignore")
-    return quiet(namespace_of(_first_array(x)) or np)  # the loss refuses an object that is not an array, by its name
+    return quiet(namespace_of(first_array(x)) or np)  # the loss refuses an object that is not an array, by its name
 
 
 def unreduced(
@@ -335,6 +401,9 @@ def unreduced(
     jitted: bool = True,
     by_numpy: bool = False,
     loop: Callable[..., Loop | None] | None = None,
+    second_loop: Callable[..., Any] | None = None,
+    curved: bool = False,
+    has_fisher: bool = False,
     check: Callable[..., Any] | None = None,
     mass: Callable[..., Any] | None = None,
     **domain: Any,
@@ -353,6 +422,10 @@ def unreduced(
         by_numpy: whether in `value_and_gradient` NumPy computes large JAX arrays in the memory of the host.
         loop: a function of the loss's arguments (NumPy arrays) that returns a `Loop` over their rows, or None if none
             fits them.
+        second_loop: `second_loop(order, kind)` returns the same for second derivatives, with vectors after the arrays;
+            or None.
+        curved: whether the losses come with their second derivatives, `Losses.curvature`.
+        has_fisher: whether these have a Fisher information of their own.
         check: a function of the loss's arguments that raises for values which a trace cannot see.
         mass: a function of the loss's arguments that returns what each row contributes to the divisor, if not 1.
         **domain: what each argument may be, in their order.
@@ -369,7 +442,15 @@ def unreduced(
         >>> float(value), gradient.tolist()
         (15.0, [[1.0, 2.0], [3.0, 4.0]])
     """
-    how = {"separable": separable, "jitted": jitted, "by_numpy": by_numpy, "loop": loop, "check": check, "mass": mass}
+    how: dict[str, Any] = {
+        "separable": separable,
+        "jitted": jitted,
+        "by_numpy": by_numpy,
+        "loop": loop,
+        "check": check,
+        "mass": mass,
+    }
+    how |= {"curved": curved, "has_fisher": has_fisher, "second_loop": second_loop}
     return lambda losses: Unreduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
 
 
@@ -388,7 +469,7 @@ def reduced(
 
     `splits` says whether the function takes shards of "rows" and of "classes".
     """
-    how = {"separable": False, "by_numpy": by_numpy, "check": check}
+    how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check}
 
     def declare(losses: Callable[..., Closed]) -> Reduced:
         template = Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)

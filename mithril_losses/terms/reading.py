@@ -18,7 +18,8 @@ from typing import Any, TypeGuard
 from mithril_losses.terms.fission import Stage, function_of, stages_of
 
 VOCABULARY = frozenset(
-    {"abs", "atan2", "exp", "expm1", "log", "log1p", "log_gamma", "maximum", "minimum", "sign", "sqrt", "tanh", "where"}
+    {"abs", "atan2", "exp", "expm1", "log", "log1p", "log_gamma", "maximum", "minimum"}
+    | {"ones_like", "sign", "sqrt", "tanh", "where", "zeros_like"}
 )
 EXPENSIVE = frozenset({"exp", "expm1", "log", "log1p", "tanh"})  # each takes as long as a dozen operations
 

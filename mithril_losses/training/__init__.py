@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mithril_losses.training.run import Progress, TrainingResult, train
+from mithril_losses.training.errors import DivergedError, UserError
+from mithril_losses.training.fit import Epoch, FitInterrupted, FitResult, fit
+from mithril_losses.training.loop import Progress
+from mithril_losses.training.optimizers import Adam, AdamW, Sgd
 
-__all__ = ["Progress", "TrainingResult", "train"]
+if TYPE_CHECKING:
+    from mithril_losses.training.run import TrainingResult, train
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "DivergedError",
+    "Epoch",
+    "FitInterrupted",
+    "FitResult",
+    "Progress",
+    "Sgd",
+    "TrainingResult",
+    "UserError",
+    "fit",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in ("TrainingResult", "train"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mithril_losses.training import run  # here, because its libraries take a second to import
+    from mithril_losses.training import run  # here, because it needs the extra `cli`
 
     return getattr(run, name)

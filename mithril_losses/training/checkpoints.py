@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,11 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.training.config import UserError, flatten
-from mithril_losses.training.data import open_arrays
-
-# Keys that may change when a run is resumed: none of them changes what a finished epoch computed.
-FREE_KEYS = ("run.epochs", "run.output", "run.picture")
+from mithril_losses.training.arrays import open_arrays
+from mithril_losses.training.errors import UserError, user_error
+from mithril_losses.training.files import Write, owned, write_atomically
 
 
 @dataclass(frozen=True)
@@ -25,24 +24,35 @@ class Checkpoint:
 
     Attributes:
         epoch: the number of complete epochs.
-        arrays: parameters and optimizer state by path.
+        arrays: parameters, optimizer state and all else that changes, by path.
         history: one record per epoch.
-        fingerprint: the configuration by dotted key, and a digest of the data.
+        fingerprint: what must be equal in all parts of the run, by name.
+        steps: the number of complete steps.
     """
 
     epoch: int
     arrays: Mapping[str, Array]
     history: list[dict[str, float]]
     fingerprint: Mapping[str, Any]
+    steps: int = 0
 
     def write(self, file: BinaryIO) -> None:
         """Write the checkpoint into an open file."""
-        about = {"epoch": self.epoch, "history": self.history, "fingerprint": dict(self.fingerprint)}
+        about = {
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "history": self.history,
+            "fingerprint": dict(self.fingerprint),
+        }
         np.savez(file, about=np.array(json.dumps(about)), **self.arrays)
 
 
 def load_checkpoint(
-    path: Path, fingerprint: Mapping[str, Any], like: Mapping[str, Array], columns: Sequence[str]
+    path: Path,
+    fingerprint: Mapping[str, Any],
+    like: Mapping[str, Array],
+    columns: Sequence[str],
+    optional: Mapping[str, Array] | None = None,
 ) -> Checkpoint:
     """Read a checkpoint.
 
@@ -51,6 +61,7 @@ def load_checkpoint(
         fingerprint: what must be equal in the resumed run and in the run that wrote the checkpoint.
         like: arrays of the names, shapes and dtypes that the checkpoint must hold.
         columns: the keys of each record of its history.
+        optional: arrays like those that it holds either all of or none.
 
     Raises:
         UserError: the file is damaged, or it belongs to a run with another configuration or other data.
@@ -59,13 +70,15 @@ def load_checkpoint(
         if "about" not in found:
             raise UserError(f"{path}: this is not a checkpoint of a training run")
         try:
-            epoch, history, before = _read_about(str(found["about"]), columns)
+            epoch, steps, history, before = _read_about(str(found["about"]), columns)
         except (KeyError, TypeError, ValueError, RecursionError, SystemError) as error:  # NumPy, broken characters
             raise UserError(f"{path}: this is not a checkpoint of a training run") from error
         for key in sorted({*before, *fingerprint}):
             then, now = before.get(key, "not set"), fingerprint.get(key, "not set")
             if then != now:
                 raise UserError(f"{path}: the run was started with {key} = {then!r}, and cannot continue with {now!r}")
+        if optional and not found.keys().isdisjoint(optional):
+            like = {**like, **optional}
         for name in sorted({*found, *like} - {"about"}):
             if name not in found or name not in like:
                 raise UserError(f"{path}: {name} is only {'in this run' if name in like else 'in the checkpoint'}")
@@ -74,13 +87,15 @@ def load_checkpoint(
             there, here = (f"{array.dtype.name} of shape {array.shape}" for array in (arrays[name], expected))
             if there != here:
                 raise UserError(f"{path}: {name} is {there} there, but {here} in this run")
-    return Checkpoint(epoch, arrays, history, before)
+    return Checkpoint(epoch, arrays, history, before, steps)
 
 
-def _read_about(text: str, columns: Sequence[str]) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
-    """Return epoch, history and fingerprint, with the types that `Checkpoint.write` got."""
+def _read_about(text: str, columns: Sequence[str]) -> tuple[int, int, list[dict[str, float]], dict[str, Any]]:
+    """Return epoch, steps, history and fingerprint, with the types that `Checkpoint.write` got."""
     about = json.loads(text)
-    epoch, history, before = (about[key] for key in ("epoch", "history", "fingerprint"))
+    epoch, steps, history, before = (about[key] for key in ("epoch", "steps", "history", "fingerprint"))
+    if type(steps) is not int or steps < 0:
+        raise ValueError("the number of steps must be a count")
     if type(epoch) is not int or epoch < 1 or not isinstance(history, list) or len(history) != epoch:
         raise ValueError("the history must have a record for each epoch")
     for number, record in enumerate(history, start=1):
@@ -93,22 +108,42 @@ def _read_about(text: str, columns: Sequence[str]) -> tuple[int, list[dict[str, 
             raise ValueError("the values of a record must be finite numbers")
     if not isinstance(before, dict) or any(isinstance(value, (dict, list)) for value in before.values()):
         raise ValueError("a fingerprint must have one value for each key")
-    return epoch, history, before
+    return epoch, steps, history, before
 
 
-def fingerprint(config: Mapping[str, Any], digest: str) -> dict[str, Any]:
-    """Return what must not change between the parts of one run: the configuration by dotted key, and the data."""
-    return {key: value for key, value in flatten(config).items() if key not in FREE_KEYS} | {"data (sha256)": digest}
+class CheckpointFile:
+    """The file of a run's checkpoint; a subclass may keep other files beside it, which always belong to the same epoch.
 
+    Args:
+        path: the file, which ends in `.npz`.
+    """
 
-def join(trees: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
-    """Return arrays of two levels under the joined names `outer/inner`."""
-    return {f"{outer}/{inner}": array for outer, tree in trees.items() for inner, array in tree.items()}
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all files that a run writes into the folder, the checkpoint first."""
+        return (self.path.name,)
 
-def split(arrays: Mapping[str, Array], names: Iterable[str]) -> dict[str, dict[str, Array]]:
-    """Undo `join` for the outer names given."""
-    return {
-        outer: {path.removeprefix(f"{outer}/"): array for path, array in arrays.items() if path.startswith(f"{outer}/")}
-        for outer in names
-    }
+    def owned(self) -> AbstractContextManager[None]:
+        """Keep other runs away inside the block; see `files.owned`."""
+        return owned(self.path.parent, self.names, lock=f".{self.path.name}.lock")
+
+    def save(self, checkpoint: Checkpoint, best: Mapping[str, Array]) -> None:
+        """Replace the files by those of this checkpoint. `best` are the parameters of the best epoch by name.
+
+        Raises:
+            UserError: a file cannot be written; the old files are still there.
+        """
+        with user_error(f"cannot write into {self.path.parent}", OSError):
+            write_atomically({self.path: checkpoint.write} | self.others(checkpoint, best), self.outdated)
+
+    def others(self, checkpoint: Checkpoint, best: Mapping[str, Array]) -> dict[Path, Write]:
+        """Return the other files that belong to a checkpoint, each with the function that fills it."""
+        return {}
+
+    @property
+    def outdated(self) -> list[Path]:
+        """The files of an earlier epoch that a new checkpoint removes."""
+        return []

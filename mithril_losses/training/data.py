@@ -1,108 +1,189 @@
-"""Training data: arrays by name, split into a training and a test set, and cut into batches."""
+"""Training data: arrays by name, prepared and split into a training set and sets to evaluate on."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import os
-import warnings
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.validation import unknown
-from mithril_losses.training.config import DataConfig, UserError, user_error
-
-# The arrays that are read from one file may together be as large as the file, or as this number of bytes if that is
-# larger: a compressed file can unpack to 1,000 times its size.
-LARGEST_UNPACKED = 2**30
+from mithril_losses.training.arrays import open_arrays
+from mithril_losses.training.config import TABLES, DataConfig
+from mithril_losses.training.errors import UserError, user_error
+from mithril_losses.training.sources import SPLIT, generator
+from mithril_losses.training.tables import Folder, Rows, Table, changed, chunks, read_table
 
 DIGITS = "scikit-learn's digits"
 DIGITS_SHAPE = (8, 8)
+MOST_CATEGORIES = 1000  # a column of more texts is a name rather than a feature
 
-# The streams of random numbers of a run. Each has its own generator, so that they do not influence each other.
-SPLIT, PARAMETERS, BATCHES = range(3)
+Arrays = dict[str, Any]  # arrays or `Rows` by name
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How columns became the arrays of the run, learnt from the training set.
+
+    Attributes:
+        digest: identifies the data.
+        width: the number of columns of the input; 0 if nothing uses it.
+        features: the columns that are the input, in order; None if the input is one array.
+        categories: for each feature that is text, its values; each becomes a column of zeros and ones.
+        classes: for each other column that is text, its values; their positions are the labels.
+        mean: the mean of each feature, if the input is scaled.
+        deviation: the standard deviation of each feature; 1 where it is 0.
+    """
+
+    digest: str
+    width: int = 0
+    features: list[str] | None = None
+    categories: dict[str, list[str]] = field(default_factory=dict)
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    mean: list[float] | None = None
+    deviation: list[float] | None = None
+
+    def to_json(self) -> str:
+        """Return the text that `from_json` reads."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, path: Path) -> Preparation:
+        """Return what `to_json` wrote into a file.
+
+        Raises:
+            UserError: it is no such file.
+        """
+        with user_error(str(path), OSError):
+            content = path.read_bytes()
+        try:
+            found = TypeAdapter(cls).validate_json(content, strict=True)
+        except ValidationError as error:
+            raise UserError(f"{path}: this is not the preparation of a run") from error
+        return found
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples by array name, split; `digest` identifies the data."""
+    """Examples by the name of the set and of the array.
 
-    train: dict[str, Array]
-    test: dict[str, Array]
-    digest: str
+    Attributes:
+        sets: "train", "test" and perhaps "validation".
+        preparation: how columns became arrays.
+    """
+
+    sets: dict[str, Arrays]
+    preparation: Preparation
 
 
-def load_dataset(config: DataConfig, entries: Collection[str], seed: int, dtype: str) -> Dataset:
-    """Return the model's input and the arrays that `entries` names, shuffled and split; all are finite in `dtype`.
+def load_dataset(config: DataConfig, entries: Collection[str] | None, seed: int, dtype: str) -> Dataset:
+    """Return the arrays that `entries` names, shuffled and split; all are finite in `dtype`. None is all arrays.
 
     Raises:
-        UserError: the file cannot be read or lacks an array, or an array is not numeric, not finite or has another
-            length than the input.
+        UserError: a file cannot be read or lacks an array, or an array is not numeric, not finite or has another
+            length than the others.
     """
-    origin = config.file or DIGITS
-    arrays: dict[str, Array] = {}
-    source: AbstractContextManager[Mapping[str, Array]]
-    source = nullcontext(_digits()) if config.file is None else open_arrays(config.file)
-    with source as found:
-        for name in sorted({config.input, *entries}):
-            if name not in found:
-                raise UserError(f"{origin}: {unknown('data entry', name, found)}")
-            arrays[name] = found[name]
-            _check_numbers(f"{origin}: array {name!r}", arrays[name], dtype)
-    inputs = arrays[config.input]
-    if inputs.ndim != 2 or not np.issubdtype(inputs.dtype, np.floating):
-        raise UserError(
-            f"{origin}: the input {config.input!r} must be floating point with the shape (examples, features), "
-            f"got {inputs.dtype} with the shape {inputs.shape}"
-        )
-    for name, array in arrays.items():
-        if len(array) != len(inputs):
-            raise UserError(
-                f"{origin}: {name!r} has {len(array)} rows, but the input {config.input!r} has {len(inputs)}"
-            )
-    if config.image_shape is not None and np.prod(config.image_shape) != inputs.shape[1]:
-        raise UserError(
-            f"data.image_shape: {config.image_shape} does not fit the {inputs.shape[1]} features of {config.input!r}"
-        )
-    return _split(arrays, config, seed)
-
-
-def _split(arrays: Mapping[str, Array], config: DataConfig, seed: int) -> Dataset:
-    available = len(arrays[config.input])
-    count = config.examples or available
-    held_out = round(config.test_fraction * count)
-    if count > available:
-        raise UserError(f"data.examples: {count} examples are asked for, but there are {available}")
-    if not 0 < held_out < count:
-        raise UserError(f"data.test_fraction: {config.test_fraction} of {count} examples leaves one of the sets empty")
-    order = generator(seed, SPLIT).permutation(available)[:count]
+    raw, features = _read(config, config.file, entries, None, dtype)
     digest = hashlib.sha256()
+    _hash(raw, digest)
+    sets = _split(raw, config, seed)
+    for name, path in (("validation", config.validation_file), ("test", config.test_file)):
+        if path is not None:
+            other, _ = _read(config, path, entries, features, dtype)
+            _hash(other, digest)
+            sets[name] = {key: Rows(array, np.arange(len(array))) for key, array in other.items()}
+    preparation = _learn(config, raw, sets["train"], features, digest.hexdigest()[:16])
+    prepared = {name: _prepare(config, rows, preparation) for name, rows in sets.items()}
+    if config.input_name in prepared["train"]:
+        shape = prepared["train"][config.input_name].shape
+        preparation = replace(preparation, width=shape[1] if len(shape) == 2 else 0)
+    _check_image_shape(config, preparation.width)
+    if not isinstance(raw, _Lazy):
+        prepared = {name: {key: array[:] for key, array in rows.items()} for name, rows in prepared.items()}
+    return Dataset(prepared, preparation)
+
+
+def load_examples(
+    config: DataConfig, path: str, entries: Collection[str] | None, preparation: Preparation, dtype: str
+) -> Arrays:
+    """Return the arrays of another file, prepared as those of the run were.
+
+    Raises:
+        UserError: as in `load_dataset`, or a text that the data of the run do not have.
+    """
+    config = config.model_copy(update={"stratify": None})
+    raw, _ = _read(config, path, entries, preparation.features, dtype)
+    rows = {key: Rows(array, np.arange(len(array))) for key, array in raw.items()}
+    prepared = _prepare(config, rows, preparation)
+    return prepared if isinstance(raw, _Lazy) else {key: array[:] for key, array in prepared.items()}
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class _Lazy(dict[str, Array]):
+    """Arrays that stay in their files."""
+
+
+def _read(
+    config: DataConfig, path: str | None, entries: Collection[str] | None, features: list[str] | None, dtype: str
+) -> tuple[dict[str, Array], list[str] | None]:
+    """Return the arrays of a file that are wanted, and the columns of a table that are the features."""
+    origin = path or DIGITS
+    with opened(path) as found:
+        wanted = set(found if entries is None else entries) | ({config.stratify} if config.stratify else set())
+        is_table = isinstance(found, Table)
+        if is_table and config.stratify == config.input_name:
+            raise UserError(f"data.stratify: {config.stratify!r} stands for all features together; name a column")
+        if is_table and config.input_name in wanted:
+            wanted.remove(config.input_name)
+            features = features or config.features or [name for name in found if name not in wanted]
+            _check_features(origin, features, (wanted - {config.stratify}) & set(entries or ()))
+            wanted |= set(features)
+        arrays: dict[str, Array] = _Lazy() if isinstance(found, Folder) else {}
+        for name in sorted(wanted):
+            if name not in found:
+                raise UserError(f"{origin}: {unknown('column' if is_table else 'data entry', name, found)}")
+            arrays[name] = found[name]
+            if not (is_table and arrays[name].dtype.kind == "U"):
+                _check_numbers(f"{origin}: {'column' if is_table else 'array'} {name!r}", arrays[name], dtype)
+    if not arrays:
+        raise UserError(f"{origin}: the run uses no {'column' if is_table else 'array'} of it")
+    first = config.input_name if config.input_name in arrays else next(iter(arrays))
     for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
-    return Dataset(
-        train={name: array[order[held_out:]] for name, array in arrays.items()},
-        test={name: array[order[:held_out]] for name, array in arrays.items()},
-        digest=digest.hexdigest()[:16],
-    )
+        if len(array) != len(arrays[first]):
+            raise UserError(f"{origin}: {name!r} has {len(array)} rows, but {first!r} has {len(arrays[first])}")
+    return arrays, features
 
 
-def _check_numbers(where: str, array: Array, dtype: str) -> None:
-    if array.ndim == 0 or array.dtype.kind not in "fiu":
-        raise UserError(
-            f"{where} must hold one number or row of numbers per example, got {array.dtype} of shape {array.shape}"
-        )
-    usable = abs(array) <= np.finfo(dtype).max
-    if not usable.all():
-        place = tuple(int(index) for index in np.argwhere(~usable)[0])
-        raise UserError(
-            f"{where} holds {array[place]} at {place}, not a finite {dtype}; it is the first of {(~usable).sum()}"
-        )
+def _check_features(origin: str, features: list[str], targets: Collection[str]) -> None:
+    if not features:
+        raise UserError(f"{origin}: no column is left that could be the input")
+    for name in features:
+        if name in targets:
+            raise UserError(f"data.features: {name!r} is a target of the objective, too, so the model would be told it")
+
+
+@contextmanager
+def opened(path: str | None) -> Iterator[Mapping[str, Array]]:
+    """Open what a configuration may name as data; None is the digits. An array is read when it is accessed."""
+    if path is None:
+        yield _digits()
+    elif path.lower().endswith(TABLES):
+        yield read_table(path)
+    elif Path(path).is_dir():
+        yield Folder(path)
+    else:
+        with open_arrays(path) as found:
+            yield found
 
 
 def _digits() -> dict[str, Array]:
@@ -113,112 +194,156 @@ def _digits() -> dict[str, Array]:
     return {"image": digits.data / 16.0, "label": digits.target}
 
 
-class ArrayFile(Mapping[str, Array]):
-    """The arrays of an open `.npz` file by name; an array is read when it is accessed. See `open_arrays`."""
-
-    def __init__(self, path: str | os.PathLike[str], archive: zipfile.ZipFile, largest: int) -> None:
-        self._path = path
-        self._archive = archive
-        self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        self._left = self._largest = largest
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._members  # the default of Mapping would read the array
-
-    def __getitem__(self, name: str) -> Array:
-        """Return an array.
-
-        Raises:
-            UserError: the array is damaged, is not an array, holds Python objects or is too large.
-        """
-        info = self._members[name]
-        with _reading(self._path, name), self._archive.open(info) as member:
-            shape, dtype = _read_header(member)
-            unpacked = info.file_size - member.tell()
-        with user_error(f"{self._path}: array {name!r}"):
-            if dtype.hasobject:
-                raise ValueError("it holds Python objects, which are not read (allow_pickle is False)")
-            if math.prod(shape) * dtype.itemsize != unpacked:
-                raise ValueError(f"it holds {unpacked} bytes, which are not {dtype} of shape {shape}")
-            self._left -= unpacked
-            if self._left < 0:
-                raise ValueError(
-                    f"it unpacks to {unpacked:,} bytes, but the arrays that are read of this file may have "
-                    f"{self._largest:,} bytes together; save them uncompressed (numpy.savez)"
-                )
-        with _reading(self._path, name), self._archive.open(info) as member:
-            array: Array = np.lib.format.read_array(member, allow_pickle=False)
-            member.read()  # the checksum is compared at the end
-            return array
+def _check_numbers(where: str, array: Array, dtype: str) -> None:
+    if array.ndim == 0 or array.dtype.kind not in "fiu":
+        raise UserError(
+            f"{where} must hold one number or row of numbers per example, got {array.dtype} of shape {array.shape}"
+        )
+    start, first, count = 0, None, 0
+    for part in chunks(array):
+        broken = ~(abs(part) <= np.finfo(dtype).max)
+        if broken.any() and first is None:
+            place = tuple(int(index) for index in np.argwhere(broken)[0])
+            first = (part[place], (start + place[0], *place[1:]))
+        start, count = start + len(part), count + int(broken.sum())
+    if first is not None:
+        raise UserError(f"{where} holds {first[0]} at {first[1]}, not a finite {dtype}; it is the first of {count}")
 
 
-def _read_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(member)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"version {version} of the format is for structured arrays")
-    try:
-        shape, _, dtype = readers[version](member)
-    except MemoryError as error:  # a header is short: the stack of the parser overflowed
-        raise ValueError("the header is nested too deeply") from error
-    return shape, dtype
+def _hash(arrays: Mapping[str, Array], digest: Any) -> None:
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        for part in chunks(array):
+            digest.update(part.tobytes())
 
 
-@contextmanager
-def open_arrays(path: str | os.PathLike[str]) -> Iterator[ArrayFile]:
-    """Open an `.npz` file, of which only those arrays are read that are accessed.
-
-    Together these may have as many bytes as the file, or `LARGEST_UNPACKED` if that is larger.
-
-    Raises:
-        UserError: the file cannot be read, is damaged or is not an `.npz` file; or as in `ArrayFile`.
-    """
-    with ExitStack() as stack:
-        with user_error(str(path)):
-            file = stack.enter_context(open(path, "rb"))
-            if file.read(2) not in (b"PK", b""):
-                raise ValueError("this is not an .npz file of arrays by name")
-        with _reading(path):
-            largest = max(os.fstat(file.fileno()).st_size, LARGEST_UNPACKED)
-            found = ArrayFile(path, zipfile.ZipFile(file), largest)
-        yield found
+# --- splitting ------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _reading(path: str | os.PathLike[str], name: str = "") -> Iterator[None]:
-    """Turn every exception that a library raises for the bytes of a file into one line.
+def _split(arrays: Mapping[str, Array], config: DataConfig, seed: int) -> dict[str, dict[str, Rows]]:
+    """Return the rows of each set, in random order."""
+    available = len(next(iter(arrays.values())))
+    count = config.examples or available
+    if count > available:
+        raise UserError(f"data.examples: {count} examples are asked for, but there are {available}")
+    order = generator(seed, SPLIT).permutation(available)[:count]
+    fractions = {"test": 0.0 if config.test_file else config.test_fraction, "validation": config.validation_fraction}
+    groups = [np.arange(count)]
+    if config.stratify:
+        labels = arrays[config.stratify]
+        if labels.ndim != 1:
+            raise UserError(f"data.stratify: {config.stratify!r} must hold one label per example")
+        _, kinds = np.unique(np.asarray(labels)[order], return_inverse=True)
+        groups = [np.flatnonzero(kinds == kind) for kind in range(int(kinds.max()) + 1)]
+    rows: dict[str, list[Array]] = {"test": [], "validation": [], "train": []}
+    for group in groups:
+        start = 0
+        for name, fraction in fractions.items():
+            end = start + round(fraction * len(group))
+            rows[name].append(group[start:end])
+            start = end
+        rows["train"].append(group[start:])
+    places = {name: np.sort(np.concatenate(parts)) for name, parts in rows.items()}
+    for name in ("train", *(name for name, fraction in fractions.items() if fraction)):
+        if not len(places[name]):
+            key = "validation" if name == "validation" else "test"
+            raise UserError(f"data.{key}_fraction: {fractions[key]} of {count} examples leaves one of the sets empty")
+    return {
+        name: {key: Rows(array, order[where]) for key, array in arrays.items()}
+        for name, where in places.items()
+        if len(where)
+    }
 
-    Damaged bytes may reach any line of the parsers of ZIP, deflate, Python literals and dtypes, which then raise
-    exceptions of any kind, and warnings.
-    """
-    with user_error(str(path)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:
-            where = f"array {name!r} is" if name else "the file is"
-            raise ValueError(f"{where} truncated or damaged ({type(error).__name__}: {error})") from error
+
+# --- preparing ------------------------------------------------------------------------------------------------------
 
 
-def generator(seed: int, *stream: int) -> np.random.Generator:
-    """Return the generator of one stream of random numbers: the same arguments give the same numbers everywhere."""
-    return np.random.default_rng([seed, *stream])
+def _learn(
+    config: DataConfig,
+    raw: Mapping[str, Array],
+    train: Mapping[str, Rows],
+    features: list[str] | None,
+    digest: str,
+) -> Preparation:
+    """Return how columns become arrays: texts from all rows, so that no set has one that is new; scales from some."""
+    texts = {name: np.unique(array).tolist() for name, array in raw.items() if array.dtype.kind == "U"}
+    for name in features or ():
+        if len(texts.get(name, ())) > MOST_CATEGORIES:
+            raise UserError(
+                f"{config.file}: column {name!r} has {len(texts[name]):,} different texts, each of which would be a "
+                "column of the input; choose others in data.features"
+            )
+    preparation = Preparation(
+        digest,
+        features=features,
+        categories={name: values for name, values in texts.items() if name in (features or ())},
+        classes={name: values for name, values in texts.items() if name not in (features or ())},
+    )
+    if config.scale == "none":
+        return preparation
+    prepared = _prepare(config, train, preparation)
+    if config.input_name not in prepared:
+        raise UserError(f"data.scale: nothing uses the input {config.input_name!r}, which would be scaled")
+    inputs = prepared[config.input_name]
+    mean = sum(part.sum(axis=0, dtype=np.float64) for part in chunks(inputs)) / len(inputs)
+    variance = sum(((part - mean) ** 2).sum(axis=0) for part in chunks(inputs)) / len(inputs)
+    deviation = np.where(variance > 0.0, np.sqrt(variance), 1.0)
+    return replace(preparation, mean=mean.ravel().tolist(), deviation=deviation.ravel().tolist())
 
 
-def batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Array]:
-    """Return the row numbers of each batch of an epoch: every row once, in an order that epoch and seed decide.
+def _prepare(config: DataConfig, rows: Mapping[str, Rows], preparation: Preparation) -> Arrays:
+    """Return the arrays that the run uses: features in one array, labels for classes, scaled inputs."""
+    features = preparation.features or []
+    found: Arrays = {name: rows[name] for name in rows if name not in features}
+    for name, classes in preparation.classes.items():
+        if name in found:
+            found[name] = _labels(name, rows[name][:], classes)
+    if features:
+        columns = [_columns(name, rows[name][:], preparation.categories.get(name)) for name in features]
+        found[config.input_name] = np.concatenate(columns, axis=1)
+    if preparation.mean is not None:
+        shape = found[config.input_name].shape[1:]
+        if math.prod(shape) != len(preparation.mean):
+            raise UserError(
+                f"the input {config.input_name!r} has {math.prod(shape)} columns, and {len(preparation.mean)} in the "
+                "training set"
+            )
+        mean, deviation = np.reshape(preparation.mean, shape), np.reshape(preparation.deviation or (), shape)
+        found[config.input_name] = changed(found[config.input_name], lambda x: (x - mean) / deviation)
+    return found
 
-    Example:
-        >>> [batch.tolist() for batch in batches(count=5, batch_size=2, seed=0, epoch=1)]
-        [[1, 4], [2, 0], [3]]
-    """
-    order = generator(seed, BATCHES, epoch).permutation(count)
-    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+
+def _labels(name: str, texts: Array, classes: list[str]) -> Array:
+    """Return the position of each text among the classes."""
+    positions = {value: index for index, value in enumerate(classes)}
+    for text in texts:
+        if str(text) not in positions:
+            raise UserError(
+                f"column {name!r}: {unknown('value', str(text), classes)}; the data of the run have no such row"
+            )
+    return np.array([positions[str(text)] for text in texts])
+
+
+def _columns(name: str, values: Array, categories: list[str] | None) -> Array:
+    """Return the columns of a feature: itself, or zeros and ones for each of its categories."""
+    if categories is None:
+        if values.dtype.kind == "U":
+            raise UserError(f"column {name!r} must hold numbers, as in the training set")
+        return values[:, None].astype(np.float64)
+    return np.eye(len(categories))[_labels(name, values.astype(str), categories)]
+
+
+def require_rows(config: DataConfig, inputs: Any) -> None:
+    """Raise a `UserError` unless a perceptron can take these inputs."""
+    if len(inputs.shape) != 2 or inputs.dtype.kind != "f":
+        raise UserError(
+            f"{config.file or DIGITS}: the input {config.input_name!r} must be floating point with the shape "
+            f"(examples, features), got {inputs.dtype} with the shape {tuple(inputs.shape)}"
+        )
+
+
+def _check_image_shape(config: DataConfig, width: int) -> None:
+    if config.image_shape is not None and math.prod(config.image_shape) != width:
+        raise UserError(
+            f"data.image_shape: {config.image_shape} does not fit the {width} features of {config.input_name!r}"
+        )

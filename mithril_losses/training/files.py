@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mithril_losses.training.config import UserError, user_error
+from mithril_losses.training.errors import UserError, user_error
 
 if sys.platform == "win32":
     import msvcrt
@@ -24,28 +24,28 @@ Write = Callable[[BinaryIO], Any]  # fills a file
 
 
 @contextmanager
-def owned(folder: Path, names: Collection[str]) -> Iterator[None]:
+def owned(folder: Path, names: Collection[str], lock: str = ".lock", key: str = "") -> Iterator[None]:
     """Own the output folder inside the block: create it, keep other runs out, and remove files that a killed run left.
 
-    The operating system locks the hidden file `.lock`, so that the lock ends with the process that holds it.
+    The operating system locks a hidden file, so that the lock ends with the process that holds it.
 
     Args:
         folder: the folder, which is created if it is missing.
         names: the files that are written into it inside the block.
+        lock: the name of the hidden file.
+        key: the beginning of messages.
 
     Raises:
         UserError: another run owns the folder, or no file can be written into it.
     """
-    path = folder / ".lock"
-    with user_error(f"run.output: cannot write into {folder}", OSError, ValueError):
+    path = folder / lock
+    with user_error(f"{key}cannot write into {folder}", OSError, ValueError):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path)
     if descriptor is None:
-        raise UserError(
-            f"run.output: another run is writing into {folder}; wait until it ends or choose another folder"
-        )
+        raise UserError(f"{key}another run is writing into {folder}; wait until it ends or choose another folder")
     try:
-        with user_error(f"run.output: cannot write into {folder}", OSError):
+        with user_error(f"{key}cannot write into {folder}", OSError):
             for name in names:
                 _partial(folder / name).unlink(missing_ok=True)
         yield

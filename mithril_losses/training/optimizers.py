@@ -1,4 +1,7 @@
-"""Optimizers: how gradients change parameters, written once in arithmetic that every array library has."""
+"""Optimizers: how gradients change parameters, written once in arithmetic that every array library has.
+
+Those of libraries (optax, `torch.optim`) are adapted in `training.moving`.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,12 @@ class Optimizer(Protocol):
         """Return the state before the first step."""
 
     def update(
-        self, params: Parameters, gradients: Parameters, state: State, step: int
+        self, params: Parameters, gradients: Parameters, state: State, step: int, factor: float = 1.0
     ) -> tuple[dict[str, Array], State]:
-        """Return new parameters and the new state; `step` counts from 1. No argument is written to."""
+        """Return new parameters and the new state; `step` counts from 1. No argument is written to.
+
+        `factor` multiplies the learning rate of this step.
+        """
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,12 @@ class Sgd:
         return {"velocity": _zeros(params)}
 
     def update(
-        self, params: Parameters, gradients: Parameters, state: State, step: int
+        self, params: Parameters, gradients: Parameters, state: State, step: int, factor: float = 1.0
     ) -> tuple[dict[str, Array], State]:
         """Return the parameters after one step, and the velocities."""
+        rate = self.learning_rate * factor
         velocity = {name: self.momentum * v + gradients[name] for name, v in state["velocity"].items()}
-        return {name: w - self.learning_rate * velocity[name] for name, w in params.items()}, {"velocity": velocity}
+        return {name: w - rate * velocity[name] for name, w in params.items()}, {"velocity": velocity}
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,10 @@ class Adam:
         return {"mean": _zeros(params), "square": _zeros(params)}
 
     def update(
-        self, params: Parameters, gradients: Parameters, state: State, step: int
+        self, params: Parameters, gradients: Parameters, state: State, step: int, factor: float = 1.0
     ) -> tuple[dict[str, Array], State]:
         """Return the parameters after one step, and the two running means."""
+        rate = self.learning_rate * factor
         moved, mean, square = {}, {}, {}
         for name, w in params.items():
             gradient = gradients[name]
@@ -101,8 +109,43 @@ class Adam:
             square[name] = self.beta2 * state["square"][name] + (1.0 - self.beta2) * gradient * gradient
             unbiased_mean = mean[name] / (1.0 - self.beta1**step)
             unbiased_square = square[name] / (1.0 - self.beta2**step)
-            moved[name] = w - self.learning_rate * unbiased_mean / (unbiased_square**0.5 + self.epsilon)
+            moved[name] = w - rate * unbiased_mean / (unbiased_square**0.5 + self.epsilon)
         return moved, {"mean": mean, "square": square}
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: w ← w − η λ w − η m̂ / (√ŝ + ε).
+
+    Args:
+        learning_rate: η.
+        beta1: β₁, the decay of the mean.
+        beta2: β₂, the decay of the mean square.
+        epsilon: ε.
+        weight_decay: λ.
+
+    Example:
+        Without a gradient only the decay moves a parameter: 1 − 0.1 · 0.5.
+
+        >>> import numpy as np
+        >>> adam, w = AdamW(learning_rate=0.1, weight_decay=0.5), {"w": np.array([1.0])}
+        >>> w, state = adam.update(w, {"w": np.array([0.0])}, adam.initial_state(w), step=1)
+        >>> w["w"]
+        array([0.95])
+
+    Source:
+        I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, 2019. https://arxiv.org/abs/1711.05101
+    """
+
+    weight_decay: float = 1e-2
+
+    def update(
+        self, params: Parameters, gradients: Parameters, state: State, step: int, factor: float = 1.0
+    ) -> tuple[dict[str, Array], State]:
+        """Return the parameters after one step, and the two running means."""
+        decay = self.learning_rate * factor * self.weight_decay
+        kept = {name: w - decay * w for name, w in params.items()}
+        return super().update(kept, gradients, state, step, factor)
 
 
 def _zeros(params: Parameters) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.training.config import printable
+from mithril_losses.training.errors import printable
 
 _COLUMNS, _ROWS = 5, 6
 _RIGHT, _WRONG = "black", "tab:red"
@@ -68,7 +68,8 @@ def draw_training(history: Sequence[Mapping[str, float]], examples: Examples | N
 
 def _draw_curves(figure: Any, history: Sequence[Mapping[str, float]]) -> None:
     epochs = [int(record["epoch"]) for record in history]
-    accuracies = [key for key in history[0] if key.startswith("accuracy_")]
+    held_out = "validation" if "validation_loss" in history[0] else "test"
+    accuracies = [key for key in history[0] if key.startswith(f"{held_out}_accuracy_")]
     axes = figure.subplots(
         2 if accuracies else 1, 1, sharex=True, squeeze=False, height_ratios=[2, 1] if accuracies else [1]
     )[:, 0]
@@ -78,12 +79,12 @@ def _draw_curves(figure: Any, history: Sequence[Mapping[str, float]]) -> None:
         color, width = ("black", 2.2) if name == "loss" else (f"C{index - 1}", 1.6)
         # Matplotlib warns of a character that its font lacks, and the warning holds the character.
         label = "total loss (weighted)" if name == "loss" else printable(name)
-        train, test = ([record[f"{part}_{name}"] for record in history] for part in ("train", "test"))
+        train, test = ([record[f"{part}_{name}"] for record in history] for part in ("train", held_out))
         axes[0].plot(epochs, train, color=color, linewidth=width, marker=marker, label=label)
         axes[0].plot(epochs, test, color=color, linewidth=width, marker=marker, linestyle="--")
     axes[0].plot([], [], color="gray", label="training (mean over the epoch)")
-    axes[0].plot([], [], color="gray", linestyle="--", label="test (end of the epoch)")
-    values = [record[f"{part}_{name}"] for record in history for part in ("train", "test") for name in components]
+    axes[0].plot([], [], color="gray", linestyle="--", label=f"{held_out} (end of the epoch)")
+    values = [record[f"{part}_{name}"] for record in history for part in ("train", held_out) for name in components]
     if min(values) > 0.0:
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -91,11 +92,11 @@ def _draw_curves(figure: Any, history: Sequence[Mapping[str, float]]) -> None:
     axes[0].set_title("Components of the objective, unweighted, and their weighted total")
     axes[0].legend(fontsize="small", framealpha=0.9)
     for key in accuracies:
-        output = key.removeprefix("accuracy_")
+        output = key.removeprefix(f"{held_out}_accuracy_")
         percent = [100.0 * record[key] for record in history]
         label = f"{printable(output)}: {percent[-1]:.1f} % in the end"
         axes[1].plot(epochs, percent, marker=marker, label=label)
-        axes[1].set_ylabel("test accuracy / %")
+        axes[1].set_ylabel(f"{held_out} accuracy / %")
         axes[1].legend(fontsize="small", loc="lower right")
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -20,7 +20,7 @@ from parameterized import parameterized
 from typer.testing import CliRunner
 
 from mithril_losses import find_loss
-from mithril_losses.benchmarks import families, plan, profile, worker
+from mithril_losses.benchmarks import curvature, families, plan, profile, worker
 from mithril_losses.benchmarks.candidates import CANDIDATES, Candidate, Setting, candidates_for, to_numpy
 from mithril_losses.benchmarks.families import PROBLEMS, TARGETS, all_cases
 from mithril_losses.benchmarks.measuring import Timing, agree, memory_of, time_candidates
@@ -538,3 +538,18 @@ class TestCommand(unittest.TestCase):
         self.assertRegex(result.stderr, r"\Aerror: [^\n]+\n\Z")
         for word in words:
             self.assertIn(word, result.stderr)
+
+
+class Curvature(unittest.TestCase):
+    def test_products_are_timed_and_written(self) -> None:
+        [case] = [case for case in all_cases() if case.name == "mse_loss 32×10"]
+        with mock.patch("mithril_losses.benchmarks.curvature.cases", return_value=[case]):
+            found = list(curvature.measure(Setting(1), 0.0))
+        [(_, times)] = found
+        self.assertEqual(list(times), [candidate.name for candidate in curvature.CANDIDATES])
+        self.assertTrue(all(isinstance(time, Timing) for time in times.values()), times)
+        [row] = [line for line in curvature.page(found, Setting(1)).splitlines() if line.startswith("| mse_loss")]
+        self.assertEqual(row.count("("), len(times) - 1)  # a ratio for each but the gradient itself
+
+    def test_cases_are_of_losses_with_curvature(self) -> None:
+        self.assertEqual({case.problem.loss for case in curvature.cases()}, set(curvature.LOSSES))

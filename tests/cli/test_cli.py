@@ -18,8 +18,9 @@ from mithril_losses import catalogue, gradient_of, unregister
 from mithril_losses.backends import BackendNotInstalledError
 from mithril_losses.backends.namespaces import array_namespace
 from mithril_losses.domains import REAL
-from mithril_losses.training.config import UserError, read_config
-from mithril_losses.training.run import Trainer
+from mithril_losses.training.checkpoints import CheckpointFile
+from mithril_losses.training.config import read_config
+from mithril_losses.training.errors import UserError
 
 
 class TestTrain(CommandLineTestCase):
@@ -27,13 +28,12 @@ class TestTrain(CommandLineTestCase):
         result = self.train()
         self.assertEqual(result.exit_code, 0, result.output)
         header, *lines = result.stdout.splitlines()
-        self.assertEqual(header.split(), ["epoch", "loss", "classes", "test", "loss", "digit", "accuracy"])
+        self.assertEqual(header.split(), ["epoch", "loss", "classes", "test", "loss", "test", "accuracy_digit"])
         self.assertEqual([line.split()[0] for line in lines], ["1", "2", "test", "written:"])
         self.assertRegex(lines[2], r"^test accuracy \(digit\): \d+\.\d\d %$")
-        self.assertEqual(
-            sorted(path.name for path in self.output.iterdir()), ["checkpoint.npz", "history.csv", "parameters.npz"]
-        )
-        for name in ("checkpoint.npz", "history.csv", "parameters.npz"):
+        names = ["checkpoint.npz", "config.toml", "history.csv", "parameters.npz", "preparation.json"]
+        self.assertEqual(sorted(path.name for path in self.output.iterdir()), names)
+        for name in names:
             self.assertIn(str(self.output / name), lines[3])
 
     def test_resumes(self) -> None:
@@ -41,7 +41,7 @@ class TestTrain(CommandLineTestCase):
         result = self.train("run.epochs=3", resume=True)
         self.assertEqual([line.split()[0] for line in result.stdout.splitlines()[1:4]], ["1", "2", "3"])
         resumed = (self.output / "parameters.npz").read_bytes()
-        self.train("run.epochs=3")
+        self.train("run.epochs=3", overwrite=True)
         self.assertEqual((self.output / "parameters.npz").read_bytes(), resumed)
 
     def test_long_names_are_not_cut(self) -> None:
@@ -56,7 +56,7 @@ class TestTrain(CommandLineTestCase):
                 raise KeyboardInterrupt
             return found
 
-        with mock.patch("mithril_losses.training.run.batches", interrupted):
+        with mock.patch("mithril_losses.training.sources.batches", interrupted):
             result = self.train("run.epochs=5")
         self.assertEqual(result.exit_code, 130)
         self.assertRegex(result.stderr, rf"\Ainterrupted: {message}[^\n]*\n\Z")
@@ -68,13 +68,13 @@ class TestTrain(CommandLineTestCase):
 
     def test_an_interruption_while_files_are_written_waits(self) -> None:
         self.let_interruptions_through()
-        save = Trainer.save
+        save = CheckpointFile.save
 
         def interrupted(*arguments: Any) -> None:
             signal.raise_signal(signal.SIGINT)
             save(*arguments)
 
-        with mock.patch.object(Trainer, "save", interrupted):
+        with mock.patch.object(CheckpointFile, "save", interrupted):
             result = self.train("run.epochs=5")
         self.assertEqual(result.exit_code, 130)
         self.assertRegex(result.stderr, r"\Ainterrupted: epoch 1 is kept in [^\n]+\n\Z")
@@ -87,7 +87,7 @@ class TestTrain(CommandLineTestCase):
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-        with mock.patch.object(Trainer, "save", interrupted):
+        with mock.patch.object(CheckpointFile, "save", interrupted):
             result = self.train("run.epochs=5")
         self.assertEqual((result.exit_code, result.stderr), (130, "interrupted: no epoch was complete\n"))
 
@@ -110,7 +110,7 @@ class TestTrain(CommandLineTestCase):
             self.assertIn("parameters/digit_1_weight", checkpoint.files)
 
     def test_a_defect_keeps_its_traceback(self) -> None:
-        with mock.patch("mithril_losses.training.run.weighted_means", side_effect=ValueError("a bug")):
+        with mock.patch("mithril_losses.training.loop.weighted_means", side_effect=ValueError("a bug")):
             result = self.train()
         self.assertEqual(str(result.exception), "a bug")
 
@@ -141,7 +141,9 @@ class TestBackendChoice(CommandLineTestCase):
         self.assert_fails(self.train(backend=""), "unknown backend ''")
 
     def test_a_backend_that_is_not_installed(self) -> None:
-        with mock.patch("mithril_losses.training.run.get_backend", side_effect=BackendNotInstalledError("torch")):
+        with mock.patch(
+            "mithril_losses.training.experiment.get_backend", side_effect=BackendNotInstalledError("torch")
+        ):
             self.assert_fails(self.train(backend="torch"), "pip install 'mithril-losses[torch]'")
 
 
@@ -156,7 +158,7 @@ class TestBadConfiguration(CommandLineTestCase):
             ("unknown key", "run.epoch=3", ["run.epoch: unknown key", "did you mean 'epochs'?"]),
             ("unknown table", "optimiser.kind=sgd", ["optimiser: unknown key", "did you mean 'optimizer'?"]),
             ("unknown option", "objective.terms.0.options.smoothing=1", ["options.smoothing", "label_smoothing"]),
-            ("unknown optimizer", "optimizer.kind=adma", ["optimizer.kind", "'adam' or 'sgd'", "'adma'"]),
+            ("unknown optimizer", "optimizer.kind=adma", ["optimizer.kind", "'adam', 'adamw' or 'sgd'", "'adma'"]),
             ("option of the other optimizer", "optimizer.beta1=0.5", ["optimizer.beta1", "momentum"]),
             ("text for a number", "optimizer.learning_rate=fast", ["optimizer.learning_rate", "number", "'fast'"]),
             ("text in quotes for a number", "run.epochs='2'", ["run.epochs", "integer"]),
@@ -180,9 +182,8 @@ class TestBadConfiguration(CommandLineTestCase):
             ("empty test set", "data.test_fraction=0.001", ["data.test_fraction", "empty"]),
             ("wrong image shape", "data.image_shape=[7, 9]", ["data.image_shape", "64"]),
             ("no match", "objective.regularizers=[{loss='l2_regularization', parameters=['w*']}]", ["pattern 'w*'"]),
-            ("shapes that differ", "objective.terms.0.target=image", ["term 'classes'", "(80, 10)", "(80, 64)"]),
+            ("shapes that differ", "objective.terms.0.target=image", ["term 'classes'", "(20, 10)", "(20, 64)"]),
             ("labels out of range", "model.outputs.digit.size=7", ["term 'classes'", "outside the 7 classes"]),
-            ("training that diverges", "optimizer.learning_rate=1e300", ["diverged", "epoch 1", "learning_rate"]),
         ]
     )  # fmt: skip
     def test_is_one_clear_line(self, case: str, change: str, words: list[str]) -> None:
@@ -254,7 +255,7 @@ class TestBadFiles(CommandLineTestCase):
             ("objects", {"label": np.array([{}] * 120)}, ["data.npz", "allow_pickle"]),
             ("text", {"label": np.array(["a"] * 120)}, ["'label'", "<U1"]),
             ("another length", {"label": np.zeros(119, dtype=int)}, ["'label' has 119 rows", "120"]),
-            ("no features", {"image": np.ones(120)}, ["'image'", "(120,)"]),
+            ("no features", {"image": np.ones(120)}, ["'image'", "(80,)"]),
             ("integers", {"image": np.ones((120, 4), dtype=int)}, ["'image'", "int64"]),
             ("negative labels", {"label": np.full(120, -1)}, ["label -1"]),
             ("too large", {"image": np.full((120, 4), 1e39)}, ["holds 1e+39 at (0, 0)", "float32"]),
@@ -271,14 +272,14 @@ class TestBadFiles(CommandLineTestCase):
         with np.load(self.data) as found:
             np.savez(self.data, **{**found, "label": label})
         for backend in ("numpy", "jax"):
-            result = self.train(f"data.file={self.data.as_posix()}", "data.input=image", backend=backend)
-            self.assert_fails(result, str(2**32)[:8])
+            changes = (f"data.file={self.data.as_posix()}", "data.input=image")
+            self.assert_fails(self.train(*changes, backend=backend, overwrite=True), str(2**32)[:8])
 
     def test_foreign_byte_order(self) -> None:
         result = self.train_on(image=np.ones((120, 4), dtype=">f8"), label=np.zeros(120, dtype=">i2"))
         self.assertEqual(result.exit_code, 0, result.output)
         for backend in ("jax", "torch"):
-            result = self.train(f"data.file={self.data.as_posix()}", backend=backend)
+            result = self.train(f"data.file={self.data.as_posix()}", backend=backend, overwrite=True)
             self.assertEqual(result.exit_code, 0, result.output)
 
     @parameterized.expand(["empty", "cut", "text", "one array", "missing"])
@@ -292,7 +293,7 @@ class TestBadFiles(CommandLineTestCase):
                 np.save(file, np.ones(3))
         else:
             self.data.write_bytes({"empty": b"", "cut": whole[:-100], "text": b"a,b\n1,2\n"}[kind])
-        self.assert_fails(self.train(f"data.file={self.data.as_posix()}"), str(self.data))
+        self.assert_fails(self.train(f"data.file={self.data.as_posix()}", overwrite=True), str(self.data))
 
     def test_an_output_that_is_no_folder(self) -> None:
         self.output.write_text("something else", encoding="utf-8")
@@ -331,7 +332,7 @@ class TestCatalogue(CommandLineTestCase):
     def test_list_shows_every_loss_whole(self) -> None:
         text = self.run_app("list").stdout
         for name, pair in catalogue().items():
-            line = next(line for line in text.splitlines() if f" {name} " in line)
+            line = next(line for line in text.splitlines() if line.split()[1] == name)
             self.assertIn(pair.formula, line)
             self.assertIn(pair.family, line)
             for argument in pair.array_arguments:
@@ -349,8 +350,9 @@ class TestCatalogue(CommandLineTestCase):
             self.assertIn(fact, text)
         for argument, parameter in pair.parameters.items():
             default = "" if parameter.default is parameter.empty else repr(parameter.default)
-            line = next(line for line in text.splitlines() if f" {argument} " in line and "│" in line)
-            self.assertIn(f" {default} ", line)
+            table = text[text.index("\nargument") :].splitlines()
+            line = next(line for line in table if line.startswith(f"{argument} "))
+            self.assertTrue(line.endswith(f" {default}".rstrip()), line)
 
     def test_show_tells_when_a_property_holds(self) -> None:
         text = " ".join(self.run_app("show", "maximum_mean_discrepancy").stdout.split())
@@ -404,8 +406,8 @@ class TestCatalogue(CommandLineTestCase):
     def test_check_in_exact_numbers(self) -> None:
         result = self.run_app("check", "--exact", "mse_loss", "triplet_loss")
         self.assertEqual(result.exit_code, 0, result.output)
-        self.assertRegex(result.stdout, r"mse_loss +│ +13 │ +\d+ │ +(59|60) │ the arithmetic +│ right")
-        self.assertRegex(result.stdout, r"│ +1[5-8] │ the exponent 1/p, a double")
+        self.assertRegex(result.stdout, r"mse_loss +13 +\d+ +(59|60)  the arithmetic +right")
+        self.assertRegex(result.stdout, r" +1[5-8]  the exponent 1/p, a double")
         self.assertIn("2 of 2 gradients are right (exact numbers)", result.stdout)
 
     def test_check_in_exact_numbers_fails_for_a_gradient_wrong_in_the_tenth_digit(self) -> None:

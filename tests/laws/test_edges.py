@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from parameterized import parameterized
 
-from mithril_losses import catalogue, elementwise
+from mithril_losses import catalogue, elementwise, has_curvature
 from mithril_losses.backends import get_backend
 from mithril_losses.catalogue import Pair
 from mithril_losses.checking import trust
@@ -172,7 +172,9 @@ class Report(unittest.TestCase):
         rows = [line.split(" | ") for line in REPORT.read_text().splitlines() if line.startswith("| `")]
         self.assertEqual([row[0] for row in rows], [f"| `{loss}`" for loss in catalogue()])
         for row in rows:
-            _, exact, _, *cells = row
+            name, exact, _, curvature, *cells = row
+            self.assertEqual(curvature == "–", not has_curvature(name.strip("| `")))
+            self.assertRegex(curvature, r"^(–|[56]\d digits on \d+ pieces?(; (identity|exact points), \d+ pieces?)?)$")
             self.assertRegex(exact, r"^\d\d digits on \d+ pieces?(, limited by .*)?(; \d\d digits, limited by .*)?$")
             rounding, edges = cells[: len(trust.BACKENDS)], cells[len(trust.BACKENDS) :]
             for cell in rounding:

@@ -164,6 +164,37 @@ def check_convex(case: Case, seed: int) -> None:
     assert end >= start + slope - EPSILON * max(abs(start), abs(end), abs(slope), 1.0)
 
 
+def check_psd(case: Case, seed: int) -> None:
+    """v · H v ≥ 0 for a vector v."""
+    product, vectors = times_hessian(case, seed)
+    terms = [float(np.sum(x * vectors[path])) for path, x in flat(product)]
+    assert sum(terms) >= -EPSILON * max(sum(map(abs, terms)), 1.0)
+
+
+def check_constant_curvature(case: Case, seed: int) -> None:
+    """H v is the same elsewhere."""
+    names = [name for name in case.pair.wrt if name in case.arrays]
+    moved = _elsewhere({name: case.arrays[name] for name in names}, np.random.default_rng(seed))
+    here, there = (dict(flat(times_hessian(at, seed)[0])) for at in (case, with_arrays(case, **moved)))
+    for path, x in here.items():
+        np.testing.assert_allclose(x, there[path], rtol=1e-10, atol=1e-12)
+
+
+def check_zero_curvature(case: Case, seed: int) -> None:
+    assert not any(x.any() for _, x in flat(times_hessian(case, seed)[0]))
+
+
+def times_hessian(case: Case, seed: int) -> tuple[Any, dict[str, Any]]:
+    """Return H v for a random vector v, and v by path."""
+    assert case.pair.terms.curved, "a fact about a Hessian that is not known"
+    generator = np.random.default_rng([seed, 1])  # not the numbers that the arguments were drawn from
+    names = case.pair.wrt
+    vectors = {name: map_leaves(lambda _, x: generator.standard_normal(x.shape), case.arrays[name]) for name in names}
+    vector = vectors if len(names) > 1 else vectors[names[0]]
+    product = ml.hessian_vector_product(case.pair)(*case.arguments("numpy"), **case.keywords("numpy"), vector=vector)
+    return product, dict(flat(vector))
+
+
 def _elsewhere(arrays: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
     """Return other points of the same domains, whatever these are: the same numbers in another order, or scaled."""
     way = generator.choice(["all", "one", "rows"])
@@ -258,6 +289,10 @@ def test_negative_weights_are_beside_the_promise() -> None:
 
 def is_applicable(pair: Pair, name: str) -> bool:
     """Whether a property says something of a loss: some compare two arguments of one domain, others move numbers."""
+    if name in ("psd", "constant_curvature", "zero_curvature"):
+        convex = pair.properties.get("convex")  # which says more, unless under a condition
+        is_implied = name == "psd" and convex is not None and not (convex.options or convex.where)
+        return pair.terms.curved and not is_implied
     arrays = [pair.domain[array] for array in pair.array_arguments]
     if name in ("symmetric", "zero_at_equality"):
         return len(arrays) > 1 and arrays[0] == arrays[1]

@@ -23,6 +23,7 @@ from installation import (
     supported_pythons,
 )
 
+import mithril_losses
 from mithril_losses.training.config import read_config
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -70,12 +71,13 @@ def test_what_is_built_holds_the_package_and_no_tests(built: tuple[Path, Path]) 
 
 
 def test_a_tag_that_is_not_the_version_is_not_released(tmp_path: Path) -> None:
-    for name in ("pyproject.toml", "README.md"):
+    (tmp_path / "mithril_losses").mkdir()
+    for name in ("pyproject.toml", "README.md", "mithril_losses/__init__.py"):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     command = [sys.executable, str(ROOT / ".github/prepare_release.py"), "v99.0", "https://example.org/losses"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 1
-    assert found.stderr == f"the tag is v99.0, but the version in pyproject.toml is {PROJECT['version']}\n"
+    assert found.stderr == f"the tag is v99.0, but the version of the package is {mithril_losses.__version__}\n"
 
 
 def test_a_release_is_installed_on_every_supported_python_before_it_is_published() -> None:
@@ -93,7 +95,7 @@ def test_no_page_installs_from_an_index_what_no_index_has(page: Path) -> None:
     for command in commands:
         assert not re.search(r"[\s'\"]mithril-losses\b", command), command
         for wheel in re.findall(r"\S+\.whl", command):
-            assert Path(wheel).name == f"mithril_losses-{PROJECT['version']}-py3-none-any.whl"
+            assert Path(wheel).name == f"mithril_losses-{mithril_losses.__version__}-py3-none-any.whl"
         for extras in re.findall(r"\[(.+?)\]", command):
             assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()
 

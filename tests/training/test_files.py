@@ -36,12 +36,13 @@ from mithril_losses.benchmarks.results import Results, Row
 from mithril_losses.benchmarks.tables import tables
 from mithril_losses.checking.trust import Evidence
 from mithril_losses.cli import bench as command
-from mithril_losses.training import data, files
+from mithril_losses.training import arrays, files
 from mithril_losses.training.checkpoints import Checkpoint, load_checkpoint
-from mithril_losses.training.config import UserError, read_config, require_writable
+from mithril_losses.training.config import read_config
+from mithril_losses.training.errors import UserError, require_writable
 from mithril_losses.training.files import owned, write_atomically
 from mithril_losses.training.plotting import draw_training
-from mithril_losses.training.run import FILES, Trainer, train
+from mithril_losses.training.run import FILES, RunFolder, Trainer, train
 
 # Starts an operating system command, a new line, a control sequence in one byte, and text from right to left.
 NASTY = "a\x1b]0;x\x07\n\x9b2J\u202eb"
@@ -122,8 +123,8 @@ class TestControlCharactersStayInNames(FilesTestCase):
         output = (self.folder / NASTY).as_posix()
         self.file.write_text(self.text().replace(json.dumps(self.output.as_posix()), json.dumps(output)), "utf-8")
         self.assert_shown(self.train(), 0)
-        with mock.patch("mithril_losses.training.run.batches", side_effect=[[np.arange(4)], KeyboardInterrupt]):
-            self.assert_shown(self.train(), 130)
+        with mock.patch("mithril_losses.training.sources.batches", side_effect=[[np.arange(4)], KeyboardInterrupt]):
+            self.assert_shown(self.train(overwrite=True), 130)
 
     def test_of_a_term(self) -> None:
         self.file.write_text(self.text().replace('"error"', json.dumps(NASTY)), "utf-8")
@@ -388,14 +389,16 @@ class TestDamagedData(FilesTestCase):
         self.assert_trains()
 
     def test_a_file_may_not_unpack_beyond_the_limit(self) -> None:
-        arrays = {"x": np.zeros((2000, 2)), "y": np.zeros((2000, 1))}  # 48 kB, packed into less than 1 kB
-        np.savez_compressed(self.data, **arrays)
-        with mock.patch.object(data, "LARGEST_UNPACKED", 48_000):
+        large = {"x": np.zeros((2000, 2)), "y": np.zeros((2000, 1))}  # 48 kB, packed into less than 1 kB
+        np.savez_compressed(self.data, **large)
+        with mock.patch.object(arrays, "LARGEST_UNPACKED", 48_000):
             self.assert_trains()
-        with mock.patch.object(data, "LARGEST_UNPACKED", 47_999):
-            self.assert_fails(self.train(), "array 'y': it unpacks to 16,000 bytes", "47,999 bytes", "numpy.savez")
-            np.savez(self.data, **arrays)  # a file of its own size has no limit
-            self.assert_trains()
+        with mock.patch.object(arrays, "LARGEST_UNPACKED", 47_999):
+            self.assert_fails(
+                self.train(overwrite=True), "array 'y': it unpacks to 16,000 bytes", "47,999 bytes", "numpy.savez"
+            )
+            np.savez(self.data, **large)  # a file of its own size has no limit
+            self.assert_trains(overwrite=True)
 
     def test_no_memory_is_taken_for_an_array_beyond_the_limit(self) -> None:
         packed = io.BytesIO()
@@ -403,7 +406,7 @@ class TestDamagedData(FilesTestCase):
             archive.writestr("x.npy", npy(header((2**14, 2**7)), bytes(2**24)))
         self.data.write_bytes(packed.getvalue())
         read = mock.patch.object(np.lib.format, "read_array", side_effect=AssertionError)
-        with mock.patch.object(data, "LARGEST_UNPACKED", 2**24 - 1), read:
+        with mock.patch.object(arrays, "LARGEST_UNPACKED", 2**24 - 1), read:
             self.assert_fails(self.train(), "array 'x': it unpacks to 16,777,216 bytes")
 
     def test_fortran_order_and_old_headers_are_read(self) -> None:
@@ -412,7 +415,7 @@ class TestDamagedData(FilesTestCase):
         with zipfile.ZipFile(self.data, "w") as archive:
             archive.writestr("x.npy", content.getvalue())
             archive.writestr("no suffix", npy(header((1,)), bytes(8)))
-        with data.open_arrays(self.data) as found:
+        with arrays.open_arrays(self.data) as found:
             self.assertEqual(list(found), ["x", "no suffix"])
             np.testing.assert_array_equal(found["x"], self.arrays["x"])
             np.testing.assert_array_equal(found["no suffix"], [0.0])
@@ -513,17 +516,28 @@ def killed_at(step: int) -> Iterator[None]:
     raise LookupError(f"there are fewer than {step + 1} calls")
 
 
+WRITTEN = ("checkpoint.npz", "parameters.npz", "history.csv", "config.toml", "preparation.json")  # without a picture
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    with np.load(path, allow_pickle=False) as found:
+        about = json.loads(str(found["about"]))
+        contents = {name: found[name] for name in found.files if name != "about"}
+    return Checkpoint(about["epoch"], contents, about["history"], about["fingerprint"], about["steps"])
+
+
 class KilledTestCase(FilesTestCase):
     def assert_one_state(self) -> int:
         """Assert that all files of a run are of one epoch, and return which."""
-        config = read_config(self.file)
-        found = Trainer(config).resume(self.checkpoint, 10**9)
-        names = {path.name for path in self.output.iterdir() if path.suffix in (".npz", ".csv", ".png")}
+        found = read_checkpoint(self.checkpoint)
+        names = {path.name for path in self.output.iterdir()}
         if "parameters.npz" in names:
             with np.load(self.output / "parameters.npz", allow_pickle=False) as parameters:
-                self.assertEqual(set(parameters.files), set(found.params))
+                self.assertEqual(
+                    set(parameters.files), {name.partition("/")[2] for name in found.arrays if "parameters/" in name}
+                )
                 for name in parameters.files:
-                    np.testing.assert_array_equal(parameters[name], found.params[name])
+                    np.testing.assert_array_equal(parameters[name], found.arrays[f"parameters/{name}"])
         if "history.csv" in names:
             rows = (self.output / "history.csv").read_text().splitlines()[1:]
             self.assertEqual([int(row.split(",")[0]) for row in rows], list(range(1, found.epoch + 1)))
@@ -534,10 +548,11 @@ class TestKilledWhileWriting(KilledTestCase):
     def test_at_each_call_leaves_one_state_that_goes_on(self) -> None:
         self.train("run.epochs=3")
         expected = self.contents()
-        self.train("run.picture=true")
+        third = read_checkpoint(self.checkpoint)
+        best = {name: third.arrays[f"parameters/{name}"] for name in ("y_1_weight", "y_1_bias")}
+        self.train("run.picture=true", overwrite=True)
         before = self.contents()
-        trainer = Trainer(read_config(self.file))
-        next_state = trainer.run_epoch(trainer.resume(self.checkpoint, 2), 3)
+        folder = RunFolder(self.output, Trainer(read_config(self.file)))
         seen = []
         with self.assertRaisesRegex(LookupError, "fewer than"):
             for step in itertools.count():
@@ -546,7 +561,7 @@ class TestKilledWhileWriting(KilledTestCase):
                 for name, content in before.items():
                     (self.output / name).write_bytes(content)
                 with killed_at(step):
-                    trainer.save(next_state, self.output)
+                    folder.save(third, best)
                 seen.append(self.assert_one_state())
                 if (self.output / "training.png").exists():
                     self.assertEqual(seen[-1], 2)
@@ -558,8 +573,8 @@ class TestKilledWhileWriting(KilledTestCase):
     def test_in_the_first_epoch_leaves_what_was_there(self) -> None:
         self.train()
         before = self.contents()
-        with mock.patch("mithril_losses.training.run.batches", side_effect=Killed), self.assertRaises(Killed):
-            train(read_config(self.file))
+        with mock.patch("mithril_losses.training.sources.batches", side_effect=Killed), self.assertRaises(Killed):
+            train(read_config(self.file), overwrite=True)
         self.assertEqual(self.contents(), before)
 
     def test_files_and_folder_are_synced_before_they_take_their_place(self) -> None:
@@ -606,7 +621,7 @@ class TestKilledWhileWriting(KilledTestCase):
         self.train()
         before = self.contents()
         with mock.patch.object(os, "fsync", side_effect=OSError(errno.ENOSPC, "No space left on device")):
-            self.assert_fails(self.train(), "cannot write into", "No space left on device")
+            self.assert_fails(self.train(overwrite=True), "cannot write into", "No space left on device")
         self.assertEqual(self.contents(), before)
 
 
@@ -632,7 +647,7 @@ class TestKilledProcesses(KilledTestCase):
         self.assertTrue((self.output / ".lock").exists())
         epoch = self.assert_one_state()
         self.assert_trains(f"run.epochs={epoch + 1}", resume=True)
-        self.assertEqual(sorted(self.contents()), ["checkpoint.npz", "history.csv", "parameters.npz"])
+        self.assertEqual(sorted(self.contents()), sorted(WRITTEN))
 
     @pytest.mark.exhaustive  # each process takes seconds to start
     def test_at_random_moments(self) -> None:
@@ -646,8 +661,8 @@ class TestKilledProcesses(KilledTestCase):
             end = self.assert_one_state() + 2
             self.assert_trains(f"run.epochs={end}", resume=True)
             resumed = self.contents()
-            self.assertEqual(sorted(resumed), ["checkpoint.npz", "history.csv", "parameters.npz"])
-            self.assert_trains(f"run.epochs={end}")
+            self.assertEqual(sorted(resumed), sorted(WRITTEN))
+            self.assert_trains(f"run.epochs={end}", overwrite=True)
             self.assertEqual(self.contents(), resumed)
 
 
@@ -660,7 +675,7 @@ class TestOneRunOwnsAFolder(FilesTestCase):
         self.assert_trains()
 
     def test_after_a_run_that_fails(self) -> None:
-        self.assert_fails(self.train("optimizer.learning_rate=1e300"), "diverged")
+        self.assert_fails(self.train("optimizer.learning_rate=1e300"), "diverged", code=1)
         self.assertEqual(self.contents(), {})
 
     def test_when_the_owner_leaves_between_opening_and_locking(self) -> None:
@@ -714,7 +729,7 @@ class TestOneRunOwnsAFolder(FilesTestCase):
         self.output.mkdir()
         for name in (*FILES, ".checkpoint.npz.partial"):
             (self.output / name).symlink_to(victim)
-        self.assert_trains()
+        self.assert_trains(overwrite=True)
         (self.output / ".lock").symlink_to(victim)
         self.assert_fails(self.train(), "run.output: cannot write into")
         self.assertEqual(victim.read_bytes(), b"as it was")

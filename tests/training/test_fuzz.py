@@ -13,9 +13,8 @@ import kinds
 import numpy as np
 from parameterized import parameterized
 
-from mithril_losses import training
-from mithril_losses.cli import commands
 from mithril_losses.objectives import config
+from mithril_losses.training import printing, run
 
 
 class TestFuzzOfNumbers(unittest.TestCase):
@@ -45,12 +44,12 @@ class TestFuzz(unittest.TestCase):
         self.assertNotEqual(made[0], fuzz.make(6, Path("data.npz"), Path("run")))
 
     def test_an_exception_is_a_failure(self) -> None:
-        broken = mock.patch.object(training, "train", side_effect=IndexError("out of range"))
+        broken = mock.patch.object(run, "train", side_effect=IndexError("out of range"))
         with broken, self.assertRaisesRegex(fuzz.Failure, "IndexError: out of range"):
             fuzz.fuzz(iter(range(100)))
 
     def test_what_a_terminal_obeys_is_a_failure(self) -> None:
-        broken = mock.patch.object(commands, "printable", str)
+        broken = mock.patch.object(printing, "printable", str)
         with broken, self.assertRaisesRegex(fuzz.Failure, "a terminal would obey"):
             self._run_with(lambda table: table["objective"]["terms"][0].update(name="\x9b2J"))
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from parameterized import parameterized
 
-from mithril_losses.training.config import TrainingConfig, UserError, read_config
-from mithril_losses.training.data import batches, generator
+from mithril_losses.training.config import TrainingConfig, read_config
+from mithril_losses.training.errors import DivergedError, UserError
 from mithril_losses.training.files import write_atomically
 from mithril_losses.training.optimizers import Adam, Sgd
 from mithril_losses.training.perceptron import Perceptron
 from mithril_losses.training.plotting import Examples, draw_training
 from mithril_losses.training.run import Trainer, train
+from mithril_losses.training.sources import batches, generator
 
 DEMO = Path(__file__).parents[2] / "docs" / "examples" / "digits.toml"
 
@@ -83,8 +84,8 @@ class TestBackends(RunTestCase):
         few: dict[str, Any] = {"data": {"examples": 64, "test_fraction": 0.5}, "run": {"batch_size": 16, "epochs": 3}}
         here = Trainer(self.config(backend="numpy", **few))
         there = Trainer(self.config(backend=backend, **few))
-        self.assert_same_arrays(there.initial_parameters, here.initial_parameters)
-        self.assert_same_arrays(there.train_data, here.train_data)
+        self.assert_same_arrays(there.program.params, here.program.params)
+        self.assert_same_arrays(there.sets["train"], here.sets["train"])
         expected = train(self.config("numpy", backend="numpy", **few)).history
         history = train(self.config(backend, backend=backend, **few)).history
         self.assertEqual(len(history), 3)
@@ -95,22 +96,27 @@ class TestBackends(RunTestCase):
     @parameterized.expand(["numpy", "jax", "torch"])
     def test_a_step_keeps_the_dtype_asked_for(self, backend: str) -> None:
         few = {"examples": 32, "test_fraction": 0.5}
-        trainer = Trainer(self.config(backend=backend, dtype="float32", data=few))
-        start = trainer.start()
-        params, state = trainer.update(start.params, start.params, start.optimizer_state, 1)
-        arrays = [*params.values(), *state["mean"].values(), *state["square"].values(), trainer.train_data["image"]]
+        config = self.config(backend=backend, dtype="float32", data=few, run={"epochs": 1})
+        arrays = [*train(config).params.values(), Trainer(config).sets["train"]["image"]]
         self.assertEqual({str(x.dtype).removeprefix("torch.") for x in arrays}, {"float32"})
+        with np.load(self.folder / "run" / "checkpoint.npz") as found:
+            kept = [found[name] for name in found.files if name.startswith(("parameters/", "optimizer/"))]
+        self.assertEqual({x.dtype.name for x in kept}, {"float32"})
 
 
 class TestTrainer(RunTestCase):
-    def test_the_gradients_are_those_of_the_total_loss(self) -> None:
-        trainer = Trainer(self.config())
-        params, data, step = trainer.initial_parameters, trainer.train_data, 4
-        _, gradients = trainer._gradients(params, data, step)
+    def test_a_step_follows_the_gradient_of_the_total_loss(self) -> None:
+        rate = 1e-3
+        whole = {"batch_size": 1000, "epochs": 1}
+        config = self.config(optimizer={"kind": "sgd", "learning_rate": rate}, run=whole)
+        trainer = Trainer(config)
+        params, data = trainer.program.params, trainer.sets["train"]
+        moved = train(config).params
+        gradients = {name: (params[name] - moved[name]) / rate for name in params}
         direction = {name: generator(1, 7).standard_normal(w.shape) for name, w in params.items()}
         width = 1e-5
         ends = [
-            trainer._values({name: w + sign * width * direction[name] for name, w in params.items()}, data, step)
+            trainer.evaluate({name: w + sign * width * direction[name] for name, w in params.items()}, data)
             for sign in (1.0, -1.0)
         ]
         slope = (ends[0]["loss"] - ends[1]["loss"]) / (2.0 * width)
@@ -119,12 +125,12 @@ class TestTrainer(RunTestCase):
 
     def test_the_total_weighs_the_components(self) -> None:
         trainer = Trainer(self.config())
-        values = trainer._values(trainer.initial_parameters, trainer.test_data, step=3)
+        values = trainer.evaluate(trainer.program.params, trainer.sets["test"], step=3)
         # the warm-up of `pixels` is half way to 3 at step 3 of 6
         np.testing.assert_allclose(values["loss"], values["classes"] + 1.5 * values["pixels"] + values["decay"])
 
     def test_seeds_differ(self) -> None:
-        one, two = (Trainer(self.config(seed=seed)).initial_parameters["digit_1_weight"] for seed in (0, 1))
+        one, two = (Trainer(self.config(seed=seed)).program.params["digit_1_weight"] for seed in (0, 1))
         self.assertFalse(np.any(one == two))
 
     def test_batches_cover_every_row_once_in_an_order_of_their_own(self) -> None:
@@ -155,7 +161,7 @@ class TestDemo(RunTestCase):
         self.assertGreaterEqual(result.accuracy["digit"], 0.96)
         self.assertEqual(
             sorted(path.name for path in self.folder.iterdir()),
-            ["checkpoint.npz", "history.csv", "parameters.npz", "training.png"],
+            ["checkpoint.npz", "config.toml", "history.csv", "parameters.npz", "preparation.json", "training.png"],
         )
         self.assertEqual(sorted(result.files), sorted(self.folder.iterdir()))
         with (self.folder / "history.csv").open(newline="") as file:
@@ -211,7 +217,7 @@ class TestResume(RunTestCase):
             ({"run": {"batch_size": 8}}, r"run\.batch_size = 32, .* 8"),
             ({"model": {"hidden": [12, 4]}}, r"model\.hidden\.1 = 'not set', .* 4"),
             ({"backend": "torch"}, "backend = 'numpy', .* 'torch'"),
-            ({"run": {"epochs": 1}}, r"3 epochs are done already, run\.epochs asks for 1"),
+            ({"run": {"epochs": 1}}, "3 epochs are done already, but 1 are asked for"),
         ]
     )
     def test_another_configuration_is_refused(self, change: dict[str, Any], message: str) -> None:
@@ -275,15 +281,15 @@ class TestFiles(RunTestCase):
     def test_a_run_that_fails_in_its_first_epoch_leaves_what_was_there(self) -> None:
         train(self.config(run={"picture": True, "epochs": 1}))
         before = self.contents()
-        self.assertEqual(len(before), 4)
-        with self.assertRaisesRegex(UserError, r"training diverged: train_\w+ is (nan|inf) in epoch 1"):
-            train(self.config(optimizer={"kind": "sgd", "learning_rate": 1e200}))
+        self.assertEqual(len(before), 6)
+        with self.assertRaisesRegex(DivergedError, r"training diverged: train_\w+ is (nan|inf) in epoch 1"):
+            train(self.config(optimizer={"kind": "sgd", "learning_rate": 1e200}), overwrite=True)
         self.assertEqual(self.contents(), before)
 
     def test_the_picture_of_an_earlier_run_does_not_stay(self) -> None:
         train(self.config(run={"picture": True, "epochs": 1}))
-        train(self.config(run={"epochs": 1}))
-        self.assertEqual(sorted(self.contents()), ["checkpoint.npz", "history.csv", "parameters.npz"])
+        train(self.config(run={"epochs": 1}), overwrite=True)
+        self.assertNotIn("training.png", self.contents())
 
     def test_a_write_that_fails_changes_nothing(self) -> None:
         path = self.folder / "file"
@@ -300,8 +306,22 @@ class TestFiles(RunTestCase):
 
 class TestPicture(unittest.TestCase):
     HISTORY = (
-        {"epoch": 1, "train_loss": 1.0, "train_term": 0.5, "test_loss": 2.0, "test_term": 0.7, "accuracy_digit": 0.25},
-        {"epoch": 2, "train_loss": 0.5, "train_term": 0.2, "test_loss": 1.5, "test_term": 0.6, "accuracy_digit": 0.5},
+        {
+            "epoch": 1,
+            "train_loss": 1.0,
+            "train_term": 0.5,
+            "test_loss": 2.0,
+            "test_term": 0.7,
+            "test_accuracy_digit": 0.25,
+        },
+        {
+            "epoch": 2,
+            "train_loss": 0.5,
+            "train_term": 0.2,
+            "test_loss": 1.5,
+            "test_term": 0.6,
+            "test_accuracy_digit": 0.5,
+        },
     )
 
     def test_curves_show_the_history(self) -> None:

@@ -5,7 +5,14 @@ This package needs mpmath (extra `proof`).
 
 from mithril_losses.checking.exact import arrays, linalg
 from mithril_losses.checking.exact.arrays import ExactArray, exact, rate
-from mithril_losses.checking.exact.check import LIMITS, ExactCheck, Limit, check_catalogue_exactly, check_exact
+from mithril_losses.checking.exact.check import (
+    LIMITS,
+    ExactCheck,
+    Limit,
+    check_catalogue_exactly,
+    check_exact,
+    check_exact_curvature,
+)
 from mithril_losses.checking.exact.points import Point, points
 
 arrays.linalg = linalg
@@ -18,6 +25,7 @@ __all__ = [
     "Point",
     "check_catalogue_exactly",
     "check_exact",
+    "check_exact_curvature",
     "exact",
     "points",
     "rate",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mithril_losses.checking.exact.points import OF_VARIANCES, Point, points
 from mithril_losses.checking.exact.scalars import CONTEXT, DIGITS, ZERO, Number
 from mithril_losses.checking.gradients import GradientMismatchError
 from mithril_losses.execution import value_and_gradient
+from mithril_losses.execution.curvature import hessian_vector_product
 from mithril_losses.numerics.trees import leaves, map_leaves
 
 PROVED = 30  # with so many digits a gradient counts as right, whatever limits them
@@ -161,6 +162,78 @@ def check_catalogue_exactly(names: Iterable[str] = ()) -> Iterator[ExactCheck]:
     """
     for pair in [find_loss(name) for name in names] or list(catalogue().values()):
         yield check_exact(pair)
+
+
+def check_exact_curvature(loss: str | Callable[..., Any]) -> ExactCheck:
+    """Check the second derivatives of a registered loss in exact numbers, at points drawn from its domain.
+
+    The gradient is computed on dual numbers, so its rate of change along a direction d is H d. It is compared, element
+    by element, with the product that is computed by hand.
+
+    Args:
+        loss: a loss that has curvature, or its name.
+
+    Returns:
+        The number of digits that agree, relative to the largest element, and the failures.
+
+    Raises:
+        ValueError: there is no such loss, or it has no curvature.
+
+    Example:
+        >>> check = check_exact_curvature("huber_loss")
+        >>> check.is_right, check.summary
+        (True, '60 digits on 12 pieces')
+    """
+    pair = find_loss(loss)
+    product = hessian_vector_product(pair)
+    found, pieces = ExactCheck(pair.name), set()
+    for point in points(pair):
+        found.points += 1
+        try:
+            piece, digits = _compare_curvature(replace(point, wrt=()), product)
+        except Exception as error:
+            found.failures.append(f"{point}: {type(error).__name__}: {error}")
+            continue
+        pieces.add(piece)
+        found.digits[ARITHMETIC] = min(found.digits.get(ARITHMETIC, DIGITS), digits)
+        if digits < PROVED:
+            found.failures.append(
+                f"{point}: H · direction agrees with the derivative of the gradient to {digits} digits"
+            )
+    found.pieces = len(pieces)
+    return found
+
+
+def _compare_curvature(point: Point, product: Callable[..., Any]) -> tuple[str, int]:
+    """Return the piece that contains a point, and the digits to which H d and the derivative of the gradient agree."""
+    pair, wrt = point.pair, _wrt(point)
+    still = {name: map_leaves(_exact_leaf, x, name) for name, x in (point.arrays | point.options).items()}
+    directions = {path: _eighths(path, x.shape) for name in wrt for path, x in leaves(still[name], name)}
+    moving = {name: map_leaves(lambda path, x: _along(directions, path, x), x, name) for name, x in still.items()}
+    vectors = {name: map_leaves(lambda path, _: exact(directions[path]), still[name], name) for name in wrt}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with following() as trail:
+            gradient = _by_argument(point, _call(pair.gradient, point, moving))
+        vector = vectors if len(pair.wrt) > 1 else vectors[pair.wrt[0]]
+        by_hand = _by_argument(point, _call(product, point, still, vector=vector))
+    digits = DIGITS
+    for name, tree in gradient.items():
+        for (path, slope), (_, x) in zip(leaves(tree, name), leaves(by_hand[name], name), strict=True):
+            if x.shape != slope.shape:
+                raise GradientMismatchError(f"H · direction wrt {path} has the shape {x.shape}, not {slope.shape}")
+            digits = min(digits, _digits_of_arrays(rate(slope).values, x.values))
+    return trail.piece, digits
+
+
+def _digits_of_arrays(one: Any, other: Any) -> int:
+    """Return the number of digits to which two arrays agree, relative to their largest element."""
+    scale = max((abs(x) for x in (*one.flat, *other.flat)), default=ZERO)
+    differences = [abs(x - y) for x, y in zip(one.flat, other.flat, strict=True)]
+    if any(x != x for x in differences):
+        return 0
+    largest = max(differences, default=ZERO)
+    return DIGITS if largest == 0 else max(0, min(DIGITS, math.floor(-float(CONTEXT.log10(largest / scale)))))
 
 
 def _limit(point: Point) -> Limit | None:

@@ -259,3 +259,56 @@ def by_probability(
                 values[r] = value
             subtract(gradient[r], f * T(mass) / totals[i], f, t[r], w, own, share)
         partials[chunk] = total
+
+
+@njit(**OPTIONS)
+def dot_of(x, y):
+    total = 0.0
+    for start in range(0, x.size, STRIP):
+        total += strip_of_dot(x[start : start + STRIP], y[start : start + STRIP])
+    return total
+
+
+@njit(**OPTIONS)
+def strip_of_dot(x, y):
+    total = T(0)
+    for i in range(x.size):
+        total += x[i] * y[i]
+    return total
+
+
+@njit(**OPTIONS)
+def times_centred(e, v, scale, mean):
+    """e = scale e (v - mean)."""
+    for c in range(e.size):
+        e[c] = scale * e[c] * (v[c] - mean)
+
+
+@njit(**OPTIONS)
+def variances(e, scale, total):
+    """e = scale p (1 - p), p = e / total."""
+    for c in range(e.size):
+        e[c] = scale * (e[c] / total) * (T(1) - e[c] / total)
+
+
+@kept
+@njit(**OPTIONS)
+def second_order(first, last, per_chunk, z, vectors, masses, mass, weights, factors, factor, out):
+    """Q (p v - p (p . v)) of each row with its vector, or, without vectors, the diagonal Q p (1 - p)."""
+    rows = z.shape[0]
+    room = np.empty((3, per_chunk), T)
+    maxima, totals, logs = room[0], room[1], room[2]
+    for chunk in range(first, last):
+        start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
+        softmax_terms(start, stop, z, out, maxima, totals, logs)
+        for r in range(start, stop):
+            total = totals[r - start]
+            omega = weights[r] if weights.size else T(1)
+            f = (factors[r] if factors.size else factor) * (masses[r] if masses.size else mass) * omega
+            if omega == T(0):
+                out[r, :] = T(0)
+            elif len(vectors):
+                mean = T(dot_of(out[r], vectors[r])) / total
+                times_centred(out[r], vectors[r], f / total, mean)
+            else:
+                variances(out[r], f, total)

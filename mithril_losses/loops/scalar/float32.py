@@ -27,14 +27,28 @@ __all__ = [
     "log_gamma",
     "maximum",
     "minimum",
+    "ones_like",
     "sign",
     "sqrt",
     "tanh",
     "where",
+    "zeros_like",
 ]
 
 _ZERO, _HALF, _ONE, _TWO = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0))
 _INFINITY, _NAN = np.float32(np.inf), np.float32(np.nan)
+
+
+@inlined
+def zeros_like(x: Scalar) -> Scalar:
+    """0."""
+    return _ZERO
+
+
+@inlined
+def ones_like(x: Scalar) -> Scalar:
+    """1."""
+    return _ONE
 
 
 @inlined

@@ -17,11 +17,25 @@ __all__ = [
     "log_gamma",
     "maximum",
     "minimum",
+    "ones_like",
     "sign",
     "sqrt",
     "tanh",
     "where",
+    "zeros_like",
 ]
+
+
+@inlined
+def zeros_like(x: Scalar) -> Scalar:
+    """0."""
+    return 0.0
+
+
+@inlined
+def ones_like(x: Scalar) -> Scalar:
+    """1."""
+    return 1.0
 
 
 @inlined
