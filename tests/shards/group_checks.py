@@ -142,6 +142,15 @@ def large_shards_go_the_same_way_as_small_ones() -> None:
     value, gradient = ml.value_and_gradient(ml.mse_loss)(p, t, across=world())
     assert float(value) == 1.0
     same(gradient, np.full(rows, 2.0 / (200_000 * (RANKS - 1) + 2)))
+    labels = torch.zeros(rows // 2, dtype=torch.int64)
+    labels[1:] = -100 if RANK == 0 else 1
+    given = {"ignore_index": -100, "weights": torch.ones(rows // 2) * 2.0, "reduction": "weighted_mean"}
+    z = torch.zeros(rows // 2, 4, dtype=torch.float64, requires_grad=True)
+    loss = ml.cross_entropy_with_logits(z, labels, across=world(), **given)
+    loss.backward()
+    same(loss.detach(), np.log(4.0))
+    count = 1 + 100_000 * (RANKS - 1)
+    same(z.grad[0], np.array([-0.75, 0.25, 0.25, 0.25]) / count)
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------
