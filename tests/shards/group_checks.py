@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -356,6 +357,18 @@ def ring(name: str) -> None:
 
 
 @check()
+def memory_of_a_ring() -> None:
+    """No process holds the logits of its rows with all columns, nor those of its own block at once."""
+    rows = 2048
+    x, y = np.random.default_rng(RANK).standard_normal((2, rows, 8))
+    tracemalloc.start()
+    ml.value_and_gradient(ml.clip_loss)(x, y, np.array(1.0), across=world())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * rows * rows * RANKS / 1.5, f"{peak / 2**20:.0f} MiB"
+
+
+@check()
 def a_ring_is_differentiated_once() -> None:
     queries, keys = (torch.tensor(x[own(8)], requires_grad=True) for x in of_pairs("info_nce_loss").values())
     loss = ml.info_nce_loss(queries, keys, across=world())
@@ -507,7 +520,7 @@ def no_group() -> None:
     refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
 
 
-USUAL = [name for name in CHECKS if ":" not in name and name != "a process that dies"]
+USUAL = [name for name in CHECKS if ":" not in name and name not in ("a process that dies", "memory of a ring")]
 USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
