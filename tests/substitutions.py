@@ -1695,7 +1695,7 @@ SUBSTITUTIONS = [
         "a backward pass adds up over the processes what is equal on all",
         {
             "return upstream if ctx.is_sum else": "return ctx.group.sum(upstream) if ctx.is_sum else",
-            "        ctx.is_sum = operation": "        ctx.group = group\n        ctx.is_sum = operation",
+            "        ctx.is_sum = inputs[2]": "        ctx.group = inputs[1]\n        ctx.is_sum = inputs[2]",
         },
         tests="groups",
     ),

@@ -139,9 +139,12 @@ class _Replicated(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: Group, operation: Any) -> torch.Tensor:
-        ctx.is_sum = operation == dist.ReduceOp.SUM
+    def forward(x: torch.Tensor, group: Group, operation: Any) -> torch.Tensor:
         return group.reduce(x, operation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.is_sum = inputs[2] == dist.ReduceOp.SUM
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[Any, ...]:
@@ -152,9 +155,12 @@ class _Apart(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no t
     """The transpose of a sum over all processes, whose transpose is the sum."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: Group) -> torch.Tensor:
-        ctx.group = group
+    def forward(x: torch.Tensor, group: Group) -> torch.Tensor:
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, ctx.group = inputs
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[Any, ...]:

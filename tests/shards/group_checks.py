@@ -129,6 +129,20 @@ def second_derivatives() -> None:
 
 
 @check()
+def transforms_of_functions() -> None:
+    """`torch.func.grad` of a loss of rows and of one of classes."""
+    p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
+    at = own(6)
+    found = torch.func.grad(lambda p: ml.mse_loss(p, t[at], across=world()))(p[at])
+    same(found, ml.mse_loss_gradient(p, t)[at])
+    logits, labels, *_ = (torch.tensor(x) for x in of_classes())
+    at, across = own_classes(8), ml.Split(classes=world())
+    loss = functools.partial(ml.cross_entropy_with_logits, ignore_index=-100)
+    found = torch.func.grad(lambda z: loss(z, labels, across=across))(logits[:, at])
+    same(found, torch.func.grad(loss)(logits, labels)[:, at])
+
+
+@check()
 def a_mesh_of_one_dimension() -> None:
     mesh = dist.device_mesh.init_device_mesh("cpu", (RANKS,), mesh_dim_names=("data",))
     p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
