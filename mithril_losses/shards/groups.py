@@ -35,15 +35,15 @@ class Group:
         if not dist.is_available() or not dist.is_initialized():
             raise ValueError("across needs a process group: call torch.distributed.init_process_group first")
         group = across
-        if hasattr(across, "get_group"):
+        if not isinstance(group, dist.ProcessGroup) and hasattr(across, "get_group"):
             if across.ndim != 1:
                 raise ValueError(
                     f"across takes a mesh of one dimension, got {across.ndim}: choose one, such as mesh['data']"
                 )
             group = across.get_group()
-        if group == dist.GroupMember.NON_GROUP_MEMBER:
-            raise ValueError("across is a group that this process is not in")
         if not isinstance(group, dist.ProcessGroup):
+            if group == dist.GroupMember.NON_GROUP_MEMBER:
+                raise ValueError("across is a group that this process is not in")
             raise TypeError(
                 f"across must be a process group or a mesh of torch.distributed, or Split of these, got {across!r}"
             )

@@ -143,6 +143,19 @@ def transforms_of_functions() -> None:
 
 
 @check()
+def a_compiled_step() -> None:
+    """`torch.compile` breaks its graph at the loss."""
+    p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
+    at = own(6)
+    mine = p[at].clone().requires_grad_()
+    step = torch.compile(lambda x: ml.mse_loss(2.0 * x, t[at], across=world()), backend="aot_eager")
+    loss = step(mine)
+    loss.backward()
+    same(loss.detach(), ml.mse_loss(2.0 * p, t))
+    same(mine.grad, 2.0 * ml.mse_loss_gradient(2.0 * p, t)[at])
+
+
+@check()
 def a_mesh_of_one_dimension() -> None:
     mesh = dist.device_mesh.init_device_mesh("cpu", (RANKS,), mesh_dim_names=("data",))
     p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
@@ -534,7 +547,8 @@ def no_group() -> None:
     refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
 
 
-USUAL = [name for name in CHECKS if ":" not in name and name not in ("a process that dies", "memory of a ring")]
+LONG = ("a process that dies", "memory of a ring", "a compiled step")
+USUAL = [name for name in CHECKS if ":" not in name and name not in LONG]
 USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
