@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mithril_losses.models import compile_model
+from mithril_losses.training.moving import compiled
 from mithril_losses.training.optimizers import Adam
-from mithril_losses.training.run import compiled
 
 
 def dense(xp, params, layer, x):

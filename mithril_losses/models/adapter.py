@@ -99,7 +99,7 @@ class ModelAdapter(ABC):
     def jvp(
         self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
     ) -> dict[str, Array]:
-        """Return the derivative of each output along a direction of the parameters, by name.
+        """Return the derivative of each output along a direction of the parameters, by name; none of integer outputs.
 
         Args:
             params: parameters by name.

@@ -55,8 +55,8 @@ class JaxModel(ModelAdapter):
             return outputs, gradients
 
         def derivatives(params: Any, data: Any, directions: Any) -> dict[str, Array]:
-            found: dict[str, Array] = jax.jvp(lambda x: outputs_of(x, data), (params,), (directions,))[1]
-            return found
+            outputs, found = jax.jvp(lambda x: outputs_of(x, data), (params,), (directions,))
+            return {name: x for name, x in found.items() if is_differentiable(outputs[name])}
 
         self._forward = jax.jit(outputs_of)
         self._derivatives = jax.jit(derivatives)

@@ -12,7 +12,7 @@ from autograd.differential_operators import make_jvp_reversemode
 
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.models.adapter import ModelAdapter, Pullback, substitute, variables_of
-from mithril_losses.models.checks import check_mapping, check_output_gradients, check_outputs
+from mithril_losses.models.checks import check_mapping, check_output_gradients, check_outputs, is_differentiable
 
 
 class NumpyModel(ModelAdapter):
@@ -45,8 +45,13 @@ class NumpyModel(ModelAdapter):
         self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
     ) -> dict[str, Array]:
         """As in `ModelAdapter`."""
-        along = make_jvp_reversemode(lambda x: autograd.builtins.dict(self._function(x, data)))
-        found: dict[str, Array] = along(dict(params))(dict(directions))
+        names = [name for name, output in self._outputs(params, data).items() if is_differentiable(output)]
+
+        def traced(variables: Any) -> Any:
+            outputs = self._function(variables, data)
+            return autograd.builtins.dict({name: outputs[name] for name in names})
+
+        found: dict[str, Array] = make_jvp_reversemode(traced)(dict(params))(dict(directions))
         return found
 
     def _outputs_and_gradients(

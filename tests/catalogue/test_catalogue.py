@@ -315,7 +315,7 @@ class Catalogue(unittest.TestCase):
             ("crossentropy", "; did you mean 'cross_entropy_with_logits', or 'cross_entropy_loss' of probabilities?"),
             ("cross_entropy", ": here it is cross_entropy_with_logits; weight= is class_weights="),
             ("L1Loss", ": here it is mae_loss"),
-            ("DiceLoss", "; did you mean 'dice_loss'?"),
+            ("DiceLoss", "; did you mean 'dice_loss_with_logits', or 'dice_loss' of probabilities?"),
             ("Huber_loss", "; did you mean 'huber_loss'?"),
             ("triplet", "; did you mean 'triplet_loss'?"),
             ("nothing like it at all", "at all' (`mithril-losses list` shows them all)"),

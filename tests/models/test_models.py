@@ -466,6 +466,42 @@ def test_callables_work_on_torch_tensors_and_jax_arrays():
         assert float(gradients["w"][0]) == 0.0
 
 
+# --- derivatives along a direction --------------------------------------------------------------------------------
+
+
+def network_jvp(params, data, directions):
+    hidden = np.tanh(data["x"] @ params["hidden"])
+    moved = (1.0 - hidden**2) * (data["x"] @ directions["hidden"])
+    return {name: moved @ params[name] + hidden @ directions[name] for name in ("scores", "size")}
+
+
+@pytest.mark.parametrize(
+    ("model", "convert"),
+    [
+        (NumpyModel(network(anp)), dict),
+        (JaxModel(network(jnp)), in_jax),
+        (TorchModel(network(torch)), in_torch),
+        (TorchModel(Network(), output_names=["scores", "size", "label"]), in_torch),
+        (CallableModel(network(np), network_vjp, network_jvp), dict),
+    ],
+    ids=["numpy", "jax", "torch", "torch module", "callables"],
+)
+def test_derivatives_of_outputs_along_a_direction(model, convert):
+    directions = {name: np.random.default_rng(3).standard_normal(x.shape) for name, x in PARAMS.items()}
+    found = model.jvp(convert(PARAMS), convert(DATA), convert(directions))
+    expected = network_jvp(PARAMS, DATA, directions)
+    assert found.keys() == expected.keys()  # the label is an integer
+    for name, x in expected.items():
+        np.testing.assert_allclose(np.asarray(found[name]), x, rtol=1e-12, atol=1e-14)
+
+
+def test_models_without_derivatives_along_a_direction_say_so():
+    with pytest.raises(TypeError, match="an exported program has no jvp"):
+        exported().jvp(in_jax(PARAMS), in_jax(DATA), in_jax(PARAMS))
+    with pytest.raises(TypeError, match="CallableModel has no jvp"):
+        CallableModel(network(np), network_vjp).jvp(PARAMS, DATA, PARAMS)
+
+
 # --- imports ------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -508,6 +509,8 @@ BAD_TERMS = [
         {"loss": "chamfer_distance", "outputs": CHAMFER},
         "term 'size': targets must be a mapping .* chamfer_distance takes none; got 'size'",
     ),
+    ("both outputs", {"output": "size"}, "term 'size': give either output or outputs, not both"),
+    ("both targets", {"target": "size"}, "term 'size': give either target or targets, not both"),
     (
         "missing argument",
         {"loss": "triplet_loss", "outputs": {"anchor": "a", "positive": "p"}, "targets": None},
@@ -532,6 +535,11 @@ def test_a_bad_term_is_refused_when_it_is_made(name, changes, message):
         ("list", {"outputs": ["size"]}, r"term 'size': outputs must be a name, or a dict .*, got \['size'\]$"),
         ("no output", {"outputs": None}, "term 'size': outputs must be a name, or a dict of names .*, got None$"),
         ("targets", {"targets": 3}, "term 'size': targets must be a name, or a dict of names by argument, got 3$"),
+        (
+            "one output",
+            {"outputs": None, "output": {"x": "y"}},
+            "output must be a name, got .*; outputs may be",
+        ),
         ("options", {"options": ["delta"]}, r"term 'size': options must be a dict by name, got \['delta'\]$"),
         (
             "an option that is no interval",
@@ -730,12 +738,30 @@ def test_an_objective_from_toml_is_the_one_written_in_python(tmp_path):
     path = tmp_path / "objective.toml"
     path.write_text(TOML)
     expected = OBJECTIVE.evaluate(OUTPUTS, DATA, PARAMS, step=5)
-    for source in (TOML, path, str(path)):
+    run = "seed = 3\n" + TOML.replace("[[terms]]", "[[objective.terms]]").replace("[[reg", "[[objective.reg")
+    for source in (TOML, path, str(path), run):
         found = Objective.from_toml(source).evaluate(OUTPUTS, DATA, PARAMS, step=5)
         assert found.loss == expected.loss
         assert list(found.components) == list(expected.components)
         assert_close(found.output_gradients, expected.output_gradients)
         assert_close(found.parameter_gradients, expected.parameter_gradients)
+
+
+def test_the_words_of_toml_and_python_are_the_same():
+    one = {"name": "size", "loss": "mse_loss", "output": "size", "target": "size"}
+    several = {"name": "size", "loss": "mse_loss", "outputs": "size", "targets": "size"}
+    expected = Term("size", "mse_loss", "size", "size")
+    assert Term(**one) == Term(**several) == expected
+    for table in (one, several):
+        assert Objective.from_config({"terms": [table]}).terms[0] == expected
+
+
+def test_the_objective_of_a_training_file_is_read():
+    path = Path(__file__).parents[2] / "docs" / "examples" / "digits.toml"
+    objective = Objective.from_toml(path)
+    assert [term.name for term in objective.terms] == ["classification", "reconstruction"]
+    with pytest.raises(ValueError, match=r"^objective\.terms\[0\]\.name: Field required$"):
+        Objective.from_toml("[[objective.terms]]\nloss = 'mse_loss'\noutput = 'x'\ntarget = 'y'")
 
 
 @parameterized.expand(
@@ -791,7 +817,7 @@ BAD_CONFIGURATIONS = [
     (
         "option",
         {"terms": [GOOD_TERM | {"options": {"detla": 1.0}}]},
-        r"^terms\[0\]\.options\.detla: unknown option of huber_loss 'detla'; did you mean 'delta'\? \(known: across, ",
+        r"^terms\[0\]\.options\.detla: unknown option of huber_loss 'detla'; did you mean 'delta'\? \(known: across,",
     ),
     (
         "value",
@@ -812,6 +838,16 @@ BAD_CONFIGURATIONS = [
         "both targets",
         {"terms": [GOOD_TERM | {"targets": {}}]},
         r"^terms\[0\]\.targets: give either target or targets, not both$",
+    ),
+    (
+        "an output that is no name",
+        {"terms": [{"name": "a", "loss": "mse_loss", "outputs": 3, "target": "y"}]},
+        r"^terms\[0\]\.outputs: give a name, or a table of names by argument, got 3$",
+    ),
+    (
+        "a target that is no name",
+        {"terms": [{"name": "a", "loss": "mse_loss", "output": "x", "targets": {"targets": ""}}]},
+        r"^terms\[0\]\.targets\.targets: give a name, or a table of names by argument, got ''$",
     ),
     ("no output", {"terms": [{"name": "a", "loss": "mse_loss"}]}, r"^terms\[0\]\.output: give the model's output"),
     (
