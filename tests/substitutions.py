@@ -1641,4 +1641,74 @@ SUBSTITUTIONS = [
         tests="runs",
         select="guess",
     ),
+    # arrays on shards
+    Substitution(
+        "numerics/reduction.py",
+        "the divisor counts the losses of one shard",
+        {"else sum(counts)": "else count"},
+        tests="groups",
+    ),
+    Substitution(
+        "numerics/reduction.py",
+        "the total is that of one shard",
+        {"            total = shards.sum(total)": "            pass"},
+        tests="groups",
+    ),
+    Substitution(
+        "numerics/reduction.py",
+        "masses are those of one shard",
+        {"        divisor = shards.sum(divisor)": "        pass"},
+        tests="groups",
+    ),
+    Substitution(
+        "templates/classes.py",
+        "labels do not know the classes of other shards",
+        {"        labels = labels - self.first\n": ""},
+        tests="groups",
+    ),
+    Substitution(
+        "templates/classes.py",
+        "smoothing shares among the classes of one shard",
+        {"smoothing * (columns.own / columns.total), ONE": "smoothing, ONE"},
+        tests="groups",
+    ),
+    Substitution(
+        "templates/rows.py",
+        "each shard has its own largest logit",
+        {"largest = largest if across is None else across.largest(largest)": "pass"},
+        tests="groups",
+    ),
+    Substitution(
+        "templates/ring.py",
+        "the derivatives of a block stay with another shard",
+        {"home = ring.shifted(arrays[-1:], ring.shards.size)[0] if guests": "home = arrays[-1] if guests"},
+        tests="groups",
+    ),
+    Substitution(
+        "templates/pairs.py",
+        "the derivative by a shared number is that of one shard",
+        {"return derivative if self.split is None else self.split.sum(derivative)": "return derivative"},
+        tests="groups",
+    ),
+    Substitution(
+        "shards/groups.py",
+        "a backward pass adds up over the processes what is equal on all",
+        {
+            "return upstream if ctx.is_sum else": "return ctx.group.sum(upstream) if ctx.is_sum else",
+            "        ctx.is_sum = inputs[2]": "        ctx.group = inputs[1]\n        ctx.is_sum = inputs[2]",
+        },
+        tests="groups",
+    ),
+    Substitution(
+        "shards/groups.py",
+        "shards that do not fit are not told",
+        {"if len({code for _, code in found}) > 1:": "if False:"},
+        tests="groups",
+    ),
+    Substitution(
+        "autodiff/jax.py",
+        "a derivative along a tangent is that of one shard",
+        {"    if not among:\n": "    if True:\n"},
+        tests="devices",
+    ),
 ]

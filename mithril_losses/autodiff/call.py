@@ -116,6 +116,8 @@ class Call:
                 self.arrays += found
                 self.names += [name] * len(found)
                 self._given.append(map_leaves(lambda _, leaf: _PLACE if isinstance(leaf, kind) else leaf, x))
+            elif name == "across":  # no array, whatever it is
+                self._given.append(x)
             else:
                 self.is_mixed |= x is not None and type(x) is not float and namespace_of(x) is not None
                 self._given.append(x)

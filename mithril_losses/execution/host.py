@@ -19,6 +19,7 @@ from mithril_losses.domains import checked
 from mithril_losses.loops.compiling import COMPILED, NotFusable, has_numba
 from mithril_losses.numerics.reduction import GradientReduction, Plan, plan
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
+from mithril_losses.shards import splits_classes
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
 
@@ -106,9 +107,20 @@ class OnHost:
         if {*map(type, arrays.values())} != {np.ndarray}:
             return None
         options = {name: given.pop(name) for name in self._defaults if name in given}
-        if not given.keys() <= GradientReduction.__annotations__.keys() or given.get("across") is not None:
-            return None  # `wrt`, or what the loss does not take; or shards, which must all go the same way
+        if not given.keys() <= GradientReduction.__annotations__.keys():
+            return None  # `wrt`, or what the loss does not take
+        if given.get("across") is not None and not self._takes_shards(given, options):
+            return None
         return Call(arrays, self._defaults | checked(self._pair.domain, options), given)
+
+    def _takes_shards(self, reduction: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+        """Whether a loop makes the same calls to the other shards, in the same order, as the plain functions do.
+
+        These may be what the other shards run: whether arrays are large is no matter of all.
+        """
+        self._pair.terms.require_known(reduction)
+        is_one_loop = self._pair.terms.has_loop and len(self._pair.terms.elements) < 2
+        return is_one_loop and not splits_classes(reduction) and not options.get("pool_batch")
 
     def _part(self, template: Template, call: Call, buffers: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """Return the value of one reduced loss and its gradients by name, or None if the plain functions must run."""
@@ -121,10 +133,10 @@ class OnHost:
             dtype = widest_dtype(np, **wrt)
             if any(x.dtype != dtype for x in wrt.values()):
                 return None  # the sum of each block would be rounded to half precision
-        reduction = plan(np, loop.shape, dtype, mass=loop.mass, **call.reduction)
         keeps_values = call.reduction.get("reduction") == "none"
-        if not keeps_values and len(reduction.axes) < len(loop.shape):
+        if not keeps_values and not _reduces_all(loop.shape, call.reduction.get("axis")):
             return None
+        reduction = plan(np, loop.shape, dtype, mass=loop.mass, **call.reduction)
         like = next(iter(wrt.values()))
         values = empty(loop.shape, like.dtype) if keeps_values else None
         gradients = {n: buffers[n] if n in buffers else empty(x.shape, x.dtype) for n, x in wrt.items()}
@@ -202,6 +214,11 @@ class OnHost:
             return float(value)
 
         return over_blocks(next(iter(gradients.values())).shape, work, threads)
+
+
+def _reduces_all(shape: tuple[int, ...], axis: Any) -> bool:
+    """Whether a reduction over these axes, which may still be refused, leaves one number."""
+    return axis is None or (isinstance(axis, tuple) and len(axis) >= len(shape)) or len(shape) < 2
 
 
 @functools.cache

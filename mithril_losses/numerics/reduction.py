@@ -351,13 +351,18 @@ def _over(
     rows = rows if 0 in axes else None
     classes = classes if len(shape) - 1 in axes else None
     left = tuple(n for i, n in enumerate(shape) if i not in axes)
-    facts = f"reduction={reduction!r} of {str(dtype).split('.')[-1]} to the shape {left}"
+    facts = f"reduction={reduction!r} of {_name_of(dtype)} to the shape {left}"
     facts += " with weights" * (weights is not None) + " with masses" * (mass is not None)
     for shards in (classes, rows):
         if shards is not None:
             counts = shards.lengths(count, facts)
             count = count if shards is classes and reduction == "batch_sum" else sum(counts)
     return joined(rows, classes), count
+
+
+def _name_of(dtype: Any) -> str:
+    """Return the name of a dtype of any library."""
+    return str(dtype).split(".")[-1].rstrip("'>")
 
 
 def _count(shape: tuple[int, ...], axes: tuple[int, ...], reduction: str) -> int:

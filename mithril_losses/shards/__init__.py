@@ -113,7 +113,7 @@ def joined(*shards: Shards | None) -> tuple[Shards, ...]:
 
 
 def _shards(xp: Any, across: Any) -> Shards | None:
-    if across is None or hasattr(across, "lengths"):  # which is resolved
+    if across is None or type(across).__name__ in ("Group", "MeshAxes"):  # which is resolved
         shards: Shards | None = across
         return shards
     library = library_name(xp)

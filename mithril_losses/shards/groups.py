@@ -35,15 +35,15 @@ class Group:
         if not dist.is_available() or not dist.is_initialized():
             raise ValueError("across needs a process group: call torch.distributed.init_process_group first")
         group = across
-        if hasattr(across, "get_group"):
+        if not isinstance(group, dist.ProcessGroup) and hasattr(across, "get_group"):
             if across.ndim != 1:
                 raise ValueError(
                     f"across takes a mesh of one dimension, got {across.ndim}: choose one, such as mesh['data']"
                 )
             group = across.get_group()
-        if group == dist.GroupMember.NON_GROUP_MEMBER:
-            raise ValueError("across is a group that this process is not in")
         if not isinstance(group, dist.ProcessGroup):
+            if group == dist.GroupMember.NON_GROUP_MEMBER:
+                raise ValueError("across is a group that this process is not in")
             raise TypeError(
                 f"across must be a process group or a mesh of torch.distributed, or Split of these, got {across!r}"
             )
@@ -139,9 +139,12 @@ class _Replicated(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: Group, operation: Any) -> torch.Tensor:
-        ctx.is_sum = operation == dist.ReduceOp.SUM
+    def forward(x: torch.Tensor, group: Group, operation: Any) -> torch.Tensor:
         return group.reduce(x, operation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.is_sum = inputs[2] == dist.ReduceOp.SUM
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[Any, ...]:
@@ -152,9 +155,12 @@ class _Apart(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has no t
     """The transpose of a sum over all processes, whose transpose is the sum."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: Group) -> torch.Tensor:
-        ctx.group = group
+    def forward(x: torch.Tensor, group: Group) -> torch.Tensor:
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, ctx.group = inputs
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -128,6 +129,33 @@ def second_derivatives() -> None:
 
 
 @check()
+def transforms_of_functions() -> None:
+    """`torch.func.grad` of a loss of rows and of one of classes."""
+    p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
+    at = own(6)
+    found = torch.func.grad(lambda p: ml.mse_loss(p, t[at], across=world()))(p[at])
+    same(found, ml.mse_loss_gradient(p, t)[at])
+    logits, labels, *_ = (torch.tensor(x) for x in of_classes())
+    at, across = own_classes(8), ml.Split(classes=world())
+    loss = functools.partial(ml.cross_entropy_with_logits, ignore_index=-100)
+    found = torch.func.grad(lambda z: loss(z, labels, across=across))(logits[:, at])
+    same(found, torch.func.grad(loss)(logits, labels)[:, at])
+
+
+@check()
+def a_compiled_step() -> None:
+    """`torch.compile` breaks its graph at the loss."""
+    p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
+    at = own(6)
+    mine = p[at].clone().requires_grad_()
+    step = torch.compile(lambda x: ml.mse_loss(2.0 * x, t[at], across=world()), backend="aot_eager")
+    loss = step(mine)
+    loss.backward()
+    same(loss.detach(), ml.mse_loss(2.0 * p, t))
+    same(mine.grad, 2.0 * ml.mse_loss_gradient(2.0 * p, t)[at])
+
+
+@check()
 def a_mesh_of_one_dimension() -> None:
     mesh = dist.device_mesh.init_device_mesh("cpu", (RANKS,), mesh_dim_names=("data",))
     p, t = (torch.tensor(x) for x in batched(ROWS["mse_loss"], 6).arrays.values())
@@ -142,6 +170,15 @@ def large_shards_go_the_same_way_as_small_ones() -> None:
     value, gradient = ml.value_and_gradient(ml.mse_loss)(p, t, across=world())
     assert float(value) == 1.0
     same(gradient, np.full(rows, 2.0 / (200_000 * (RANKS - 1) + 2)))
+    labels = torch.zeros(rows // 2, dtype=torch.int64)
+    labels[1:] = -100 if RANK == 0 else 1
+    given = {"ignore_index": -100, "weights": torch.ones(rows // 2) * 2.0, "reduction": "weighted_mean"}
+    z = torch.zeros(rows // 2, 4, dtype=torch.float64, requires_grad=True)
+    loss = ml.cross_entropy_with_logits(z, labels, across=world(), **given)
+    loss.backward()
+    same(loss.detach(), np.log(4.0))
+    count = 1 + 100_000 * (RANKS - 1)
+    same(z.grad[0], np.array([-0.75, 0.25, 0.25, 0.25]) / count)
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------
@@ -347,6 +384,18 @@ def ring(name: str) -> None:
 
 
 @check()
+def memory_of_a_ring() -> None:
+    """No process holds the logits of its rows with all columns, nor those of its own block at once."""
+    rows = 2048
+    x, y = np.random.default_rng(RANK).standard_normal((2, rows, 8))
+    tracemalloc.start()
+    ml.value_and_gradient(ml.clip_loss)(x, y, np.array(1.0), across=world())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * rows * rows * RANKS / 1.5, f"{peak / 2**20:.0f} MiB"
+
+
+@check()
 def a_ring_is_differentiated_once() -> None:
     queries, keys = (torch.tensor(x[own(8)], requires_grad=True) for x in of_pairs("info_nce_loss").values())
     loss = ml.info_nce_loss(queries, keys, across=world())
@@ -498,7 +547,8 @@ def no_group() -> None:
     refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
 
 
-USUAL = [name for name in CHECKS if ":" not in name and name != "a process that dies"]
+LONG = ("a process that dies", "memory of a ring", "a compiled step")
+USUAL = [name for name in CHECKS if ":" not in name and name not in LONG]
 USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),

@@ -57,7 +57,18 @@ def mesh_of(kind: AxisType = AxisType.Auto, **axes: int) -> Any:
 
 
 def mapped(mesh: Any, function: Any, in_specs: Any, out_specs: Any, **options: Any) -> Any:
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, **options))
+    """Return the function of shards, whose gradients of several arguments are dicts, as `out_specs` are."""
+
+    def plain(*own: Any) -> Any:
+        return in_dicts(function(*own))
+
+    return jax.jit(jax.shard_map(plain, mesh=mesh, in_specs=in_specs, out_specs=out_specs, **options))
+
+
+def in_dicts(result: Any) -> Any:
+    if isinstance(result, dict):
+        return dict(result)
+    return tuple(map(in_dicts, result)) if isinstance(result, tuple) else result
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -334,6 +345,17 @@ def two_collectives_for_a_vocabulary() -> None:
     assert collectives(weighted, logits, probabilities, weights) == {"all-reduce": 2}
 
 
+@check("linear_cross_entropy", "arcface_loss")
+def three_collectives_for_a_layer(name: str) -> None:
+    """Two for the statistics of a chunk of rows, and one for the gradient of what comes before the layer."""
+    layer, pair = of_layer(), ml.catalogue()[name]
+    arguments = [jnp.asarray(x) for x in (layer["hidden"], layer["weight"], np.abs(layer["targets"]) % 8)]
+    ins, across = (P(), P("model"), P()), ml.Split(classes="model")
+    outs = dict(zip(pair.wrt, ins[:2], strict=False))
+    both = mapped(mesh_of(model=8), lambda *own: ml.value_and_gradient(pair)(*own, across=across), ins, (P(), outs))
+    assert collectives(both, *arguments) == {"all-reduce": 3}, collectives(both, *arguments)
+
+
 @check()
 def a_label_that_no_shard_has_is_nan() -> None:
     logits, labels, *_ = map(jnp.asarray, of_classes())
@@ -440,7 +462,13 @@ def batches_of_sets(name: str) -> None:
 @check()
 def embeddings_are_never_gathered() -> None:
     """One permute of the block in the loop of a round; one more brings the derivatives home. The rest are numbers."""
-    for name, value, both in (("info_nce_loss", 1, 4), ("nt_xent_loss", 1, 4), ("siglip_loss", 1, 4)):
+    # CLIP completes the losses of both sides first, and hands two numbers for each column on
+    for name, value, both in (
+        ("info_nce_loss", 1, 4),
+        ("nt_xent_loss", 1, 4),
+        ("siglip_loss", 1, 4),
+        ("clip_loss", 2, 7),
+    ):
         arguments = [jnp.asarray(x) for x in of_pairs(name).values()]
         specs = tuple(P("data") if x.ndim else P() for x in arguments)
         pair = ml.catalogue()[name]
@@ -574,7 +602,6 @@ USUAL = (
     "two collectives for a vocabulary",
     "a label that no shard has is nan",
     "refusals",
-    "ring: clip_loss",
     "embeddings are never gathered",
     "rows: huber_loss",
     "rows: cross_entropy_with_logits",

@@ -11,6 +11,7 @@ def test_on_two_processes() -> None:
     require("group_checks.py", USUAL, ranks=2)
 
 
+@pytest.mark.exhaustive
 def test_a_process_that_dies() -> None:
     require("group_checks.py", ["a process that dies"], ranks=2)
 
