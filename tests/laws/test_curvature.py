@@ -472,7 +472,7 @@ class Information(unittest.TestCase):
             ("gamma_negative_log_likelihood", np.exp),
             ("inverse_gaussian_negative_log_likelihood", np.exp),
             ("tweedie_negative_log_likelihood", np.exp),
-            ("msle_loss", lambda x: x),
+            ("msle_loss", np.positive),
         ],
         name_func=label,
     )
