@@ -539,24 +539,15 @@ SUBSTITUTIONS = [
         "losses/robust.py",
         "the general loss is not defined for α = 0",
         {
-            "curved = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))": (
-                "curved = divisor / alpha * xp.expm1(exponent)"
+            "value = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))": (
+                "value = divisor / alpha * xp.expm1(exponent)"
             )
         },
-    ),
-    Substitution(
-        "losses/robust.py",
-        "the general loss is not quadratic for α = 2",
-        {"value = xp.where(distance > 0.0, curved, 0.5 * ratio * ratio)": "value = curved"},
     ),
     Substitution(
         "losses/robust.py",
         "the power in the slope of the general loss vanishes too early",
-        {
-            "power = xp.exp((1.0 - distance) * far - 0.5 * distance * near)": (
-                "power = xp.exp(-0.5 * distance * log) * larger"
-            )
-        },
+        {"half * product(xp, half, ratio)": "product(xp, half * half, ratio)"},
     ),
     Substitution(
         "templates/elements.py",
@@ -583,6 +574,61 @@ SUBSTITUTIONS = [
         "losses/likelihood.py",
         "the two powers of the Tweedie likelihood are mixed up",
         {"above / (2.0 - power), above - below": "above / (power - 1.0), above - below"},
+    ),
+    # boosting and scipy.optimize
+    Substitution(
+        "boosting/scored.py",
+        "the weights of several outputs weigh the outputs",
+        {"if self.has_classes or scores.ndim == 1 else found[:, None]": "if True else found"},
+    ),
+    Substitution(
+        "boosting/scored.py",
+        "negative weights pass",
+        {"if not (found >= 0.0).all():": "if False:"},
+    ),
+    Substitution(
+        "boosting/scored.py",
+        "a metric forgets the weights",
+        {'reduction="none", **given, **own)': 'reduction="none", **own)'},
+    ),
+    Substitution(
+        "boosting/catboost.py",
+        "CatBoost descends",
+        {"return (-gradient).tolist(), (-hessian).tolist()": "return gradient.tolist(), (-hessian).tolist()"},
+    ),
+    Substitution(
+        "boosting/links.py",
+        "the exponential loss has the link of the logistic one",
+        {"expit(2.0 * np.asarray(scores))": "expit(np.asarray(scores))"},
+    ),
+    Substitution(
+        "boosting/start.py",
+        "a slope that has vanished is an optimum",
+        {"if last == bound == 0.0:": "if False:"},
+    ),
+    Substitution(
+        "optimize/scipy.py",
+        "the curvature of the loss is left out",
+        {
+            "return self._pulled_back(params, products, of_params)": (
+                "return self._pulled_back(params, self._pushed_forward(params, directions), of_params)"
+            )
+        },
+    ),
+    Substitution(
+        "optimize/scipy.py",
+        "regularizers are left out",
+        {"for name, own in by_param.items():": "for name, own in ():"},
+    ),
+    Substitution(
+        "optimize/scipy.py",
+        "any loss has residuals",
+        {"if not math.isclose(total, loss,": "if False and not math.isclose(total, loss,"},
+    ),
+    Substitution(
+        "models/torch.py",
+        "the derivative of the outputs is along other parameters",
+        {"[directions[name] for name in leaves]": "[directions[name] for name in reversed(leaves)]"},
     ),
     # classification
     Substitution(
@@ -743,6 +789,7 @@ SUBSTITUTIONS = [
         "losses/classification.py",
         "the logistic loss overflows",
         {"xp.maximum(-margin, 0.0) + xp.log1p(tail)": "xp.log1p(xp.exp(-margin))"},
+        "Extremes and logistic_loss",
     ),
     Substitution(
         "losses/classification.py",

@@ -9,7 +9,7 @@ from mithril_losses.backends.namespaces import Array, ArrayT
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import REAL, SCALE, Interval
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import exponential_remainder
+from mithril_losses.numerics.stable import exponential_remainder, product
 from mithril_losses.templates.elements import elementwise
 
 __all__ = [
@@ -328,16 +328,14 @@ def _general_robust(xp: Any, predictions: Array, targets: Array, alpha: float, s
     ratio = (predictions - targets) / scale
     distance = xp.where(ratio != ratio, ratio, 2.0 - alpha)  # b = 2 − α, as an array
     divisor = xp.where(distance > 0.0, distance, 1.0)
-    root = xp.sqrt(divisor)
-    x = ratio / root
-    smaller, larger = xp.minimum(xp.abs(x), 1.0), xp.maximum(xp.abs(x), 1.0)
-    far, near = xp.log(larger), xp.log1p((smaller / larger) ** 2)
-    log = 2.0 * far + near  # log(1 + x²), where x² could overflow
+    x = xp.abs(ratio) / xp.sqrt(divisor)
+    larger = xp.maximum(x, 1.0)
+    log = 2.0 * xp.log(larger) + xp.log1p((xp.minimum(x, 1.0) / larger) ** 2)  # log(1 + x²), where x² could overflow
     exponent = 0.5 * alpha * log
-    curved = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))
-    value = xp.where(distance > 0.0, curved, 0.5 * ratio * ratio)
-    power = xp.exp((1.0 - distance) * far - 0.5 * distance * near)
-    return value, root * xp.minimum(xp.maximum(x, -1.0), 1.0) * power / scale
+    # for α = 2 the divisor 1 gives the limit, too
+    value = xp.where(exponent == 0.0, 0.5 * divisor * log, divisor / alpha * xp.expm1(exponent))
+    half = xp.exp(-0.25 * distance * log)  # the root of (1 + x²)^(−b/2), which could vanish where the slope does not
+    return value, half * product(xp, half, ratio) / scale
 
 
 def _general_robust_weight(xp: Any, predictions: Array, targets: Array, alpha: float, scale: float) -> Array:

@@ -96,6 +96,21 @@ class ModelAdapter(ABC):
             _check_names(wrt, params, data)
         return self._outputs_and_gradients(params, data, output_gradients, wrt)
 
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """Return the derivative of each output along a direction of the parameters, by name.
+
+        Args:
+            params: parameters by name.
+            data: inputs by name.
+            directions: an array for each array of the parameters, in their structure and shapes.
+
+        Raises:
+            TypeError: the model cannot be differentiated in this way.
+        """
+        raise TypeError(f"{type(self).__name__} has no jvp")
+
     @abstractmethod
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]: ...
 

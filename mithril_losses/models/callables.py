@@ -23,6 +23,8 @@ class CallableModel(ModelAdapter):
         vjp: `vjp(params, data, output_gradients)` returns the gradient of each parameter by name, and of those inputs
             that `wrt` may name. It gets a copy of each output gradient, and zeros for every output that the caller left
             out.
+        jvp: `jvp(params, data, directions)` returns the derivative of each output along directions of the parameters,
+            if it is known.
 
     Raises:
         ValueError: (from `evaluate`) besides an adapter's usual errors, a gradient of `vjp` is missing or misshaped.
@@ -45,9 +47,19 @@ class CallableModel(ModelAdapter):
         self,
         forward: Callable[[Any, Any], Mapping[str, Array]],
         vjp: Callable[[Any, Any, dict[str, Array]], Mapping[str, Array]],
+        jvp: Callable[[Any, Any, Mapping[str, Any]], Mapping[str, Array]] | None = None,
     ) -> None:
         self._forward = forward
         self._vjp = vjp
+        self._jvp = jvp
+
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """As in `ModelAdapter`."""
+        if self._jvp is None:
+            return super().jvp(params, data, directions)
+        return {name: fresh(x) for name, x in self._jvp(params, data, directions).items()}
 
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         outputs = self._forward(params, data)

@@ -54,8 +54,20 @@ class JaxModel(ModelAdapter):
             (gradients,) = pullback(cotangents)
             return outputs, gradients
 
+        def derivatives(params: Any, data: Any, directions: Any) -> dict[str, Array]:
+            found: dict[str, Array] = jax.jvp(lambda x: outputs_of(x, data), (params,), (directions,))[1]
+            return found
+
         self._forward = jax.jit(outputs_of)
+        self._derivatives = jax.jit(derivatives)
         self._forward_and_backward = jax.jit(outputs_and_gradients, static_argnums=3)
+
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """As in `ModelAdapter`."""
+        found: dict[str, Array] = self._derivatives(params, data, directions)
+        return found
 
     def _outputs(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         outputs: dict[str, Array] = self._forward(params, data)
@@ -151,6 +163,12 @@ def _named(outputs: Any, names: Sequence[str] | None) -> dict[str, Any]:
             f"the program returns {len(values)} outputs without names; output_names must name each, got {names}"
         )
     return dict(zip(names, values, strict=True))
+
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """Raise a TypeError: an exported program carries its vjp only."""
+        raise TypeError("an exported program has no jvp: it carries its vjp only")
 
 
 def _cotangent(output: Array, gradient: Array | None) -> Any:

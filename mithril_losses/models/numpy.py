@@ -8,6 +8,7 @@ from typing import Any
 import autograd.builtins
 import numpy as np
 from autograd import make_vjp
+from autograd.differential_operators import make_jvp_reversemode
 
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.models.adapter import ModelAdapter, Pullback, substitute, variables_of
@@ -39,6 +40,14 @@ class NumpyModel(ModelAdapter):
         outputs = self._function(params, data)
         check_outputs(outputs)
         return {name: np.array(output) for name, output in outputs.items()}
+
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """As in `ModelAdapter`."""
+        along = make_jvp_reversemode(lambda x: autograd.builtins.dict(self._function(x, data)))
+        found: dict[str, Array] = along(dict(params))(dict(directions))
+        return found
 
     def _outputs_and_gradients(
         self,

@@ -124,6 +124,23 @@ class TorchModel(ModelAdapter):
         """Return the buffers of the module themselves, by name."""
         return {} if self._module is None else dict(self._module.named_buffers())
 
+    def jvp(
+        self, params: Mapping[str, Any], data: Mapping[str, Any], directions: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """As in `ModelAdapter`: the derivative of the vjp, which is linear, by the gradients that it takes."""
+        leaves = {name: x.detach().requires_grad_() for name, x in params.items()}
+        with torch.enable_grad():
+            outputs = {name: x for name, x in self._run(leaves, data).items() if x.requires_grad}
+            ones = {name: torch.zeros_like(x, requires_grad=True) for name, x in outputs.items()}
+            gradients = torch.autograd.grad(
+                list(outputs.values()), list(leaves.values()), list(ones.values()), create_graph=True,
+                materialize_grads=True,
+            )  # fmt: skip
+            found = torch.autograd.grad(
+                gradients, list(ones.values()), [directions[name] for name in leaves], materialize_grads=True
+            )
+        return {name: fresh(x) for name, x in zip(outputs, found, strict=True)}
+
     def _run(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Array]:
         outputs = self._function(params, data)
         if not isinstance(outputs, Mapping):

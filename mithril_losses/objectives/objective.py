@@ -16,6 +16,7 @@ import numpy as np
 from mithril_losses.backends.namespaces import Array, host_values, library_name, namespace_of
 from mithril_losses.numerics.trees import add_into, leaves, map_leaves
 from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_names, require_mapping
+from mithril_losses.templates.second_order import Kind
 
 
 class ObjectiveResult(NamedTuple):
@@ -170,6 +171,50 @@ class Objective:
         if check_finite:
             _require_finite(components)
         return ObjectiveResult(_total(weights, components), components, output_gradients, parameter_gradients)
+
+    def hessian_products(
+        self,
+        outputs: Mapping[str, Array],
+        data: Mapping[str, Any],
+        directions: Mapping[str, Array],
+        params: Mapping[str, Any] | None = None,
+        parameter_directions: Mapping[str, Any] | None = None,
+        curvature: Kind = "exact",
+        step: int = 0,
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return ∇²L v of the outputs, and of the parameters that a regularizer selects, by name.
+
+        Args:
+            outputs: as in `evaluate`.
+            data: as in `evaluate`.
+            directions: v by output, of the outputs' shapes.
+            params: as in `evaluate`.
+            parameter_directions: v by parameter, needed only for regularizers.
+            curvature: see `hessian_diagonal`.
+            step: as in `evaluate`.
+
+        Raises:
+            ValueError: a loss has no such curvature; or as in `evaluate`.
+
+        Example:
+            >>> import numpy as np
+            >>> objective = Objective([Term("height", "mse_loss", outputs="height", targets="true_height")])
+            >>> arrays = {"height": np.zeros(2)}, {"true_height": np.ones(2)}
+            >>> objective.hessian_products(*arrays, {"height": np.array([1.0, 3.0])})[0]["height"].tolist()
+            [1.0, 3.0]
+        """
+        by_output: dict[str, Array] = {}
+        by_parameter: dict[str, Any] = {}
+        for term in self.terms:
+            weight = term.weight_at(step)
+            for output, product in term.hessian_products(outputs, data, directions, curvature, weight, step):
+                _add(by_output, output, product)
+        for regularizer in self.regularizers:
+            weight = regularizer.weight_at(step)
+            products = regularizer.hessian_products(params or {}, parameter_directions or {}, curvature, weight, step)
+            for parameter, product in products.items():
+                _add(by_parameter, parameter, product)
+        return by_output, by_parameter
 
     def _require_one_library(self, outputs: Mapping[str, Any]) -> None:
         if len(self._output_names) == 1:

@@ -15,11 +15,13 @@ from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.domains import Choice
 from mithril_losses.execution import value_and_gradient
+from mithril_losses.execution.curvature import hessian_vector_product
 from mithril_losses.models.checks import check_library, check_output_gradients
 from mithril_losses.numerics.reduction import REDUCTIONS, Reduction
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, is_number, unknown
 from mithril_losses.objectives.schedules import Schedule
+from mithril_losses.templates.second_order import Kind
 
 Loss = str | Callable[..., Any]
 
@@ -199,6 +201,40 @@ class Term(_ObjectivePart):
                 found = [(output, _fit_output(output, part, outputs[output])) for output, part in found]
             return one_number(value), found
 
+    def hessian_products(
+        self,
+        outputs: Mapping[str, Array],
+        data: Mapping[str, Any],
+        directions: Mapping[str, Array],
+        kind: Kind,
+        weight: float,
+        step: int = 0,
+    ) -> list[tuple[str, Array]]:
+        """Return (output name, weighted ∇²L v) for each differentiable argument, with v by output."""
+        with self._naming:
+            if set(self.output_of) != set(self.pair.wrt):
+                raise ValueError(
+                    f"second derivatives are wrt {', '.join(self.pair.wrt)}, not {', '.join(self.output_of)}"
+                )
+            vectors = {argument: directions[output] for argument, output in self.output_of.items()}
+            vector = vectors if len(vectors) > 1 else next(iter(vectors.values()))
+            product = hessian_vector_product(self.pair.value, curvature=kind)
+            found = self.of_arguments(product, outputs, data, step, vector=vector, upstream=weight)
+            by_argument = found if len(vectors) > 1 else {next(iter(vectors)): found}
+            return [(output, by_argument[argument]) for argument, output in self.output_of.items()]
+
+    def of_arguments(
+        self,
+        function: Callable[..., Any],
+        outputs: Mapping[str, Array],
+        data: Mapping[str, Any],
+        step: int = 0,
+        **more: Any,
+    ) -> Any:
+        """Return the result of a function that takes the arguments of the loss, and more keywords."""
+        positional, keywords = self._arguments(outputs, data, step)
+        return function(*positional, **keywords, **more)
+
     def _arguments(
         self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int
     ) -> tuple[list[Array], dict[str, Any]]:
@@ -269,6 +305,16 @@ class Regularizer(_ObjectivePart):
             if not self._is_built_in:
                 gradients = _fit_parameters(gradients, selected)
             return one_number(value), gradients
+
+    def hessian_products(
+        self, params: Mapping[str, Any], directions: Mapping[str, Any], kind: Kind, weight: float, step: int = 0
+    ) -> dict[str, Any]:
+        """Return the weighted ∇²L v of each selected parameter, with v by parameter."""
+        with self._naming:
+            product = hessian_vector_product(self.pair.value, curvature=kind)
+            vector, keywords = self._select(directions), self._keywords(step)
+            found: dict[str, Any] = product(self._select(params), vector=vector, upstream=weight, **keywords)
+            return found
 
     def _select(self, params: Mapping[str, Any]) -> dict[str, Any]:
         for pattern in self.parameters:

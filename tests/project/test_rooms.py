@@ -18,6 +18,8 @@ ROOMS = (
     "cli",
     "benchmarks",
     "training",
+    "boosting",
+    "optimize",
     "objectives",
     "losses",
     "checking",
