@@ -115,10 +115,9 @@ def prove_curvature(loss: str | Callable[..., Any]) -> list[Piece]:
         ProofError: a second derivative is wrong. The message names the piece and both expressions.
 
     Example:
-        >>> for piece in prove_curvature("huber_loss")[:2]:
-        ...     print(piece.conditions, piece.slopes["predictions, predictions"], piece.kind)
-        (p - t < -delta, -p + t >= delta) 0 identity
-        (p - t > -delta, p - t < delta, p - t > 0, p - t < delta) 1 identity
+        >>> pieces = prove_curvature("huber_loss")
+        >>> sorted({(str(piece.slopes["predictions, predictions"]), piece.kind) for piece in pieces})
+        [('0', 'identity'), ('1', 'identity')]
     """
     name = find_loss(loss).name
     return [piece for terms in parts(loss).values() if terms.curvatures for piece in _prove_curvature(name, terms)]

@@ -116,7 +116,7 @@ def hessian_factor_product(
     Example:
         >>> import numpy as np
         >>> from mithril_losses import mse_loss
-        >>> hessian_factor_product(mse_loss)(np.zeros(2), np.ones(2), vector=np.array([1.0, 3.0])).tolist()
+        >>> hessian_factor_product(mse_loss)(np.zeros(2), np.ones(2), vector=np.array([1.0, 3.0])).round(12).tolist()
         [1.0, 3.0]
     """
     return _of_vector(loss, "factor", curvature, threads, compile)
@@ -132,7 +132,8 @@ def hessian_factor_transpose_product(
     Example:
         >>> import numpy as np
         >>> from mithril_losses import mse_loss
-        >>> hessian_factor_transpose_product(mse_loss)(np.zeros(2), np.ones(2), vector=np.array([1.0, 3.0])).tolist()
+        >>> vector = np.array([1.0, 3.0])
+        >>> hessian_factor_transpose_product(mse_loss)(np.zeros(2), np.ones(2), vector=vector).round(12).tolist()
         [1.0, 3.0]
     """
     return _of_vector(loss, "transposed", curvature, threads, compile)

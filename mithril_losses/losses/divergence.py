@@ -182,8 +182,8 @@ def kl_divergence_gradient(
         >>> import numpy as np
         >>> kl_divergence_gradient(np.array([0.5, 0.5]), np.array([0.5, 0.5])).tolist()
         [1.0, 1.0]
-        >>> kl_divergence_gradient(np.array([0.5, 0.5]), np.array([0.25, 0.5]), wrt="targets").tolist()
-        [-2.0, -1.0]
+        >>> kl_divergence_gradient(np.array([0.25, 0.75]), np.array([0.5, 0.5]), wrt="targets").tolist()
+        [-0.5, -1.5]
     """
     return _kl_by_both.gradient(predictions, targets, wrt=wrt, **reduction)
 
@@ -242,8 +242,8 @@ def reverse_kl_divergence_gradient(
 
     Example:
         >>> import numpy as np
-        >>> reverse_kl_divergence_gradient(np.array([0.25, 0.5]), np.array([0.5, 0.5])).tolist()
-        [-2.0, -1.0]
+        >>> reverse_kl_divergence_gradient(np.array([0.5, 0.5]), np.array([0.25, 0.75])).tolist()
+        [-0.5, -1.5]
     """
     return _reverse_kl_by_both.gradient(predictions, targets, wrt=wrt, **reduction)
 

@@ -391,7 +391,7 @@ class TestCommand(unittest.TestCase):
         result = self.bench("--dry-run", "--size", "large", "--threads", "2", "--time", "3")
         self.assertEqual(result.exit_code, 0, result.output)
         for case in all_cases():
-            self.assertEqual(f"│ {case.name} " in result.stdout, case.size == "large", case.name)
+            self.assertEqual(f"\n{case.name}  " in result.stdout, case.size == "large", case.name)
         self.assertIn("2 threads, 3 s per case, cpu", result.stdout)
 
     def test_runs_in_processes_of_their_own_and_writes(self) -> None:

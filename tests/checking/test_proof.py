@@ -75,21 +75,21 @@ class Refusals(unittest.TestCase):
         def terms(xp: Any, x: Any) -> Any:
             return x * x, 2.0000000001 * x
 
-        self.refused(terms, "loss: the slope wrt x", "derivative of x**2 is 2*x", "where anything holds")
+        self.refused(terms, "loss: the slope wrt x", "derivative of the value x**2 is 2*x", "where anything holds")
 
     def test_sign_on_one_piece_alone(self) -> None:
         @elementwise(x=REAL, delta=POSITIVE)
         def terms(xp: Any, x: Any, delta: Any) -> Any:
             return xp.abs(x), xp.where(x > delta, -1.0, xp.sign(x))
 
-        self.refused(terms, "the slope wrt x is -1", "the derivative of x is 1", "x > delta")
+        self.refused(terms, "the slope wrt x is -1", "the derivative of the value x is 1", "x > delta")
 
     def test_threshold(self) -> None:
         @elementwise(x=REAL)
         def terms(xp: Any, x: Any) -> Any:
             return xp.maximum(1.0 - x, 0.0), xp.where(x < 1.5, -1.0, 0.0)
 
-        self.refused(terms, "slope wrt x is -1", "the derivative of 0 is 0")
+        self.refused(terms, "slope wrt x is -1", "the derivative of the value 0 is 0")
 
     def test_label_alone(self) -> None:
         @elementwise(x=REAL, targets=BINARY)
