@@ -156,7 +156,9 @@ def check_wheel(wheel: Path, python: str | Path, folder: Path, *, with_framework
         environment.run("pip", "install", "--quiet", "-c", pins, f"{wheel.resolve()}[jax,torch]")
         environment.run("python", "with_loops.py")
         for backend in ("jax", "torch"):
-            environment.run("mithril-losses", "train", "digits.toml", "--backend", backend, "--set", "run.epochs=1")
+            environment.run(
+                "mithril-losses", "train", "digits.toml", "--backend", backend, "--overwrite", "--set", "run.epochs=1"
+            )
 
 
 def check_installation_from_clone(folder: Path) -> None:
