@@ -68,7 +68,7 @@ class Truth:
             library: the name of the library.
             convert: converts a NumPy array to an array of the library, in the same dtype.
         """
-        with double_precision([convert(np.zeros(1))]):
+        with double_precision([convert(np.zeros(1, np.float32))]):
             given = {name: map_leaves(_converted_by(convert), x, name) for name, x in self._given.items()}
             found = _results(self.point, given)
         for result, true in self._results.items():
