@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from mithril_losses.domains import checked
 from mithril_losses.elsewhere import no_such_name
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.signatures import PassedOn, keywords_of, signature_of
+from mithril_losses.numerics.signatures import PassedOn, keywords_of, show_signature, signature_of
 from mithril_losses.numerics.validation import did_you_mean
 from mithril_losses.templates.base import Functions, Template
 from mithril_losses.templates.composed import Composed
@@ -343,7 +343,7 @@ def _show_keywords(function: Callable[..., Any], template: Template, known: Any)
     if any(p.kind is p.VAR_KEYWORD for p in found.parameters.values()):  # of a user, without `Unpack`
         return keywords_of(known)
     if inspect.isfunction(function):
-        function.__signature__ = found  # type: ignore[attr-defined]
+        show_signature(function, found)
     return tuple(name for name in keywords_of(known) if name in found.parameters and name not in template.options)
 
 
@@ -383,7 +383,7 @@ def both_of(gradient: Callable[P, G]) -> Callable[P, tuple[Any, G]]:
     both.__name__ = f"{pair.name}_value_and_gradient"
     both.__qualname__ = both.__name__
     both.__annotations__ = {**gradient.__annotations__, "return": pair.signature_of_both.return_annotation}
-    both.__signature__ = pair.signature_of_both  # type: ignore[attr-defined]
+    show_signature(both, pair.signature_of_both)
     both.__doc__ = f"""`{pair.name}` and its gradient; shared work is done once.
 
     Args and errors are those of `{pair.name}_gradient`. Returns the value and the gradient.

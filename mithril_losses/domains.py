@@ -492,7 +492,7 @@ def unenforced() -> Iterator[None]:
         _is_enforced.reset(token)
 
 
-class Enforced:
+class Enforced(ABC):
     """A domain of an array that every call is held to.
 
     A value that lies outside by more than rounding raises where it can be seen. Where it cannot (inside a trace, on an
@@ -509,15 +509,15 @@ class Enforced:
 
     def suggesting(self, instead: str) -> Any:
         """Return the domain with what to do with other values, for messages."""
-        return replace(self, instead=instead)  # type: ignore[type-var]
+        return replace(self, instead=instead)  # type: ignore[type-var]  # every subclass is a data class
 
+    @abstractmethod
     def check(self, name: str, x: Array) -> None:
         """Raise a ValueError that names the value and where it is, if it can be seen to lie outside."""
-        raise NotImplementedError
 
+    @abstractmethod
     def or_nan(self, xp: Any, x: Array, given: Array) -> Array:
         """Return `x`, which is `given` in the dtype to compute in, with NaN in place of what lies outside unseen."""
-        raise NotImplementedError
 
     def are_legal(self, columns: Sequence[np.ndarray[Any, Any]]) -> bool:
         """Whether an array, given by the columns of its last axis, is seen to lie inside, at the least cost."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mithril_losses.autodiff.call import Differentiable, compute_by, first_array, multiply_by, plain_functions
+from mithril_losses.autodiff.call import Differentiable, compute_by, multiply_by, plain_functions
 from mithril_losses.backends.namespaces import library_name, namespace_of
+from mithril_losses.numerics.trees import first_array
 
 __all__ = ["Differentiable", "compute_by", "differentiable", "multiply_by", "plain_functions"]
 

@@ -182,11 +182,6 @@ class Call:
         return [next(remaining[name]) if name in remaining else None for name in self.names]
 
 
-def first_array(x: Any) -> Any:
-    """Return the first array of a nesting; an object that is no nesting, as it is."""
-    return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
-
-
 def is_reduced_to_a_number(reduction: Mapping[str, Any]) -> bool:
     """Whether the keywords leave one number, whatever the arguments are."""
     return reduction.get("reduction") != "none" and reduction.get("axis") is None

@@ -42,7 +42,8 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
                 all_arrays[i] = x
             return plain(*all_arrays)
 
-        return jax.jvp(of_moved, tuple(primals[i] for i in moved), tuple(moved.values()))  # type: ignore[no-any-return]
+        found: tuple[Any, Any] = jax.jvp(of_moved, tuple(primals[i] for i in moved), tuple(moved.values()))
+        return found
 
     return loss(*call.arrays)
 
@@ -121,7 +122,8 @@ def _with_second_order(call: Call) -> Any:
         moved = {i: t for i, t in enumerate(tangents) if not _is_zero(t)}
         if not call.has_products(call.names[i] for i in moved):  # by another argument, such as weights
             full = tuple(_zero_like(x) if _is_zero(t) else t for x, t in zip(primals, tangents, strict=True))
-            return jax.jvp(evaluate, primals, full)  # type: ignore[no-any-return]
+            by_jax: tuple[Any, Any] = jax.jvp(evaluate, primals, full)
+            return by_jax
         found, gradients = by_hand(*primals)
         vectors = [moved.get(i, jnp.zeros_like(x)) for i, x in enumerate(primals)]
         products = call.times_hessian(primals, vectors, 1.0, recorded=True)

@@ -10,8 +10,9 @@ import torch
 from torch.autograd import forward_ad
 
 from mithril_losses import limits
-from mithril_losses.autodiff.call import Call, Differentiable, fastest, first_array, is_plain, is_reduced_to_a_number
+from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain, is_reduced_to_a_number
 from mithril_losses.numerics.torch_views import as_tensors
+from mithril_losses.numerics.trees import first_array
 
 
 def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:

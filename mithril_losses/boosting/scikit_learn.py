@@ -13,7 +13,7 @@ from mithril_losses.boosting.scored import Numbers, ScoredLoss
 from mithril_losses.boosting.start import best_score
 
 
-class ScikitLearnLoss(BaseLoss):  # type: ignore[misc]
+class ScikitLearnLoss(BaseLoss):  # type: ignore[misc]  # scikit-learn has no types
     """A loss of one score per sample, for `HistGradientBoostingRegressor(loss=…)`.
 
     Losses of the error that are linear around almost every point, such as the absolute error and the pinball loss, get

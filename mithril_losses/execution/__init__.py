@@ -27,6 +27,7 @@ from mithril_losses.execution.host import OnHost
 from mithril_losses.execution.jax import OnJax, as_jax, jax_views
 from mithril_losses.execution.output import Both, copy_into, require_buffers
 from mithril_losses.execution.torch import can_compile, compiled_by_torch, in_no_graph, mark_written
+from mithril_losses.numerics.signatures import show_signature
 from mithril_losses.numerics.torch_views import as_tensors, numpy_views
 
 P = ParamSpec("P")
@@ -148,8 +149,8 @@ def _as_both(pair: Pair, both: Both[..., Any, Any]) -> Both[..., Any, Any]:
     by_name = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Any")
     after = (by_name, last) if last.kind is last.VAR_KEYWORD else (last, by_name)
     functools.update_wrapper(both, pair.value)
-    both.__qualname__ = f"value_and_gradient({pair.name})"  # type: ignore[attr-defined]
-    both.__signature__ = found.replace(parameters=[*known, *after])  # type: ignore[attr-defined]
+    both.__qualname__ = f"value_and_gradient({pair.name})"  # type: ignore[attr-defined]  # `Both` is a function here
+    show_signature(both, found.replace(parameters=[*known, *after]))
     return both
 
 

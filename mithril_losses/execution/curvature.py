@@ -18,6 +18,7 @@ from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.domains import Choice
 from mithril_losses.execution import value_and_gradient
 from mithril_losses.numerics.sampling import Draw
+from mithril_losses.numerics.signatures import show_signature
 from mithril_losses.numerics.validation import quiet
 from mithril_losses.templates.second_order import HESSIAN, KINDS, Kind, second_order, vector_names
 from mithril_losses.terms.second_order import Order
@@ -260,7 +261,8 @@ def _derived(pair: Pair, order: Order, kind: Kind) -> Pair:
         wrt=pair.wrt,
         domain=template.domain,
     )
-    return pair.prepared.setdefault((order, kind), derived)  # type: ignore[no-any-return]
+    pair.prepared[order, kind] = derived
+    return derived
 
 
 def _without_vectors(pair: Pair, vectors: list[str]) -> Callable[..., Any]:
@@ -271,7 +273,7 @@ def _without_vectors(pair: Pair, vectors: list[str]) -> Callable[..., Any]:
         own = {name: x for name, x in keywords.items() if name not in vectors}
         return loss(*arguments[:count], *arguments[count + len(vectors) :], **own)
 
-    value.__signature__ = _signature(loss, count, vectors)  # type: ignore[attr-defined]
+    show_signature(value, _signature(loss, count, vectors))
     value.__name__ = pair.name
     return value
 
@@ -291,7 +293,7 @@ def _by_template(pair: Pair, template: Any, vectors: list[str]) -> Callable[...,
         own = [given.pop(name) for name in template.domain]
         return template.gradient(*own, **given)
 
-    gradient.__signature__ = signature  # type: ignore[attr-defined]
+    show_signature(gradient, signature)
     gradient.__name__ = pair.name
     return gradient
 

@@ -18,7 +18,6 @@ from mithril_losses.domains import (
     REAL,
     Choice,
     ClassAxis,
-    ClassNumbers,
     Integer,
     LabelMaps,
     ProbabilityMaps,
@@ -34,7 +33,16 @@ from mithril_losses.templates.lovasz import (
     lovasz_losses,
     tied_errors,
 )
-from mithril_losses.templates.masks import Layout, Masks, check_targets, mask_masses, read_targets
+from mithril_losses.templates.masks import (
+    COSTS,
+    MASK_OPTIONS,
+    OF_CLASSES,
+    Layout,
+    Masks,
+    check_targets,
+    mask_masses,
+    read_targets,
+)
 from mithril_losses.templates.overlap import overlap_losses, pooled_losses
 from mithril_losses.templates.unreduced import Losses, Wanted, no_curvature, unreduced
 
@@ -64,9 +72,6 @@ __all__ = [
 
 
 Classes = Literal["present", "all"]
-_COSTS: dict[str, Any] = {"alpha": NON_NEGATIVE, "beta": NON_NEGATIVE}
-_OF_CLASSES: dict[str, Any] = {"class_weights": ClassNumbers(0.0), "ignore_index": Integer(), "pool_batch": FLAG}
-_OPTIONS: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True), **_OF_CLASSES}
 
 
 def _masks(on_logits: str) -> dict[str, Any]:
@@ -80,7 +85,7 @@ def _check(predictions: Array, targets: Array, **options: Any) -> None:
     check_targets(predictions, targets, axis, ignored, exclusive=False, name="predictions")
 
 
-@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("dice_loss_with_logits"), **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("dice_loss_with_logits"), **MASK_OPTIONS)
 def _dice(
     predictions: Array,
     targets: Array,
@@ -121,8 +126,7 @@ def dice_loss(
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
-        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the
-            loss 0.
+        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -173,7 +177,7 @@ def dice_loss_gradient(
 dice_loss_value_and_gradient = both_of(dice_loss_gradient)
 
 
-@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("jaccard_loss_with_logits"), **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("jaccard_loss_with_logits"), **MASK_OPTIONS)
 def _jaccard(
     predictions: Array,
     targets: Array,
@@ -214,8 +218,7 @@ def jaccard_loss(
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
-        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the
-            loss 0.
+        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -268,7 +271,7 @@ def jaccard_loss_gradient(
 jaccard_loss_value_and_gradient = both_of(jaccard_loss_gradient)
 
 
-@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("tversky_loss_with_logits"), **_COSTS, **_OPTIONS)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_masks("tversky_loss_with_logits"), **COSTS, **MASK_OPTIONS)
 def _tversky(
     predictions: Array,
     targets: Array,
@@ -317,8 +320,7 @@ def tversky_loss(
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
-        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the
-            loss 0.
+        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -389,8 +391,8 @@ def _focal_tversky_kinks(predictions: Array, targets: Array, **options: Any) -> 
     mass=mask_masses,
     **_masks("focal_tversky_loss_with_logits"),
     gamma=POSITIVE,
-    **_COSTS,
-    **_OPTIONS,
+    **COSTS,
+    **MASK_OPTIONS,
 )
 def _focal_tversky(
     predictions: Array,
@@ -443,8 +445,7 @@ def focal_tversky_loss(
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
-        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the
-            loss 0.
+        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -532,7 +533,7 @@ focal_tversky_loss_value_and_gradient = both_of(focal_tversky_loss_gradient)
     targets=TargetMaps(),
     smooth=NON_NEGATIVE,
     class_axis=ClassAxis(),
-    **_OF_CLASSES,
+    **OF_CLASSES,
 )
 def _generalized_dice(
     predictions: Array,
@@ -578,7 +579,7 @@ def generalized_dice_loss(
 
     Returns:
         A scalar between 0 and 1 (one loss per sample for reduction="none"). Masks that are all empty
-            have the loss 0.
+        have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -649,7 +650,7 @@ def _lovasz_softmax_kinks(predictions: Array, targets: Array, classes: Classes, 
     targets=LabelMaps(),
     class_axis=ClassAxis(),
     classes=Choice(("present", "all")),
-    **_OF_CLASSES,
+    **OF_CLASSES,
 )
 def _lovasz_softmax(
     predictions: Array,

@@ -15,15 +15,13 @@ from mithril_losses.domains import (
     REAL,
     Choice,
     ClassAxis,
-    ClassNumbers,
-    Integer,
     LabelMaps,
     ScoreMaps,
 )
 from mithril_losses.losses.segmentation import Classes
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.templates.lovasz import Pixels, check_label_maps, lovasz_losses, tied_errors
-from mithril_losses.templates.masks import Masks, Softmax, check_targets, mask_masses
+from mithril_losses.templates.masks import COSTS, MASK_OPTIONS, OF_CLASSES, Masks, Softmax, check_targets, mask_masses
 from mithril_losses.templates.overlap import compound_losses, overlap_losses, pooled_losses
 from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
 
@@ -57,9 +55,6 @@ __all__ = [
 
 _LOGITS: dict[str, Any] = {"logits": REAL, "targets": MASK_TARGETS}
 _MAPS: dict[str, Any] = {"logits": ScoreMaps(), "targets": LabelMaps()}
-_COSTS: dict[str, Any] = {"alpha": NON_NEGATIVE, "beta": NON_NEGATIVE}
-_OF_CLASSES: dict[str, Any] = {"class_weights": ClassNumbers(0.0), "ignore_index": Integer(), "pool_batch": FLAG}
-_OPTIONS: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True), **_OF_CLASSES}
 
 
 def _check(logits: Array, targets: Array, **options: Any) -> None:
@@ -73,7 +68,7 @@ def _check(logits: Array, targets: Array, **options: Any) -> None:
 _SHIFTED = given("translation_invariant", class_axis=(-1, 1), multilabel=False)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_with_logits(
     logits: Array,
     targets: Array,
@@ -119,8 +114,7 @@ def dice_loss_with_logits(
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
-        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the
-            loss 0.
+        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -174,7 +168,7 @@ def dice_loss_with_logits_gradient(
 dice_loss_with_logits_value_and_gradient = both_of(dice_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
 def _jaccard_with_logits(
     logits: Array,
     targets: Array,
@@ -220,8 +214,7 @@ def jaccard_loss_with_logits(
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
-        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the
-            loss 0.
+        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -275,7 +268,7 @@ def jaccard_loss_with_logits_gradient(
 jaccard_loss_with_logits_value_and_gradient = both_of(jaccard_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **_COSTS, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, mass=mask_masses, **_LOGITS, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
 def _tversky_with_logits(
     logits: Array,
     targets: Array,
@@ -327,8 +320,7 @@ def tversky_loss_with_logits(
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
-        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the
-            loss 0.
+        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -404,7 +396,7 @@ def tversky_loss_with_logits_gradient(
 tversky_loss_with_logits_value_and_gradient = both_of(tversky_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **_COSTS, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
 def _focal_tversky_with_logits(
     logits: Array,
     targets: Array,
@@ -459,8 +451,7 @@ def focal_tversky_loss_with_logits(
         **reduction: see `reduce_loss`; the unreduced losses are one per mask.
 
     Returns:
-        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the
-            loss 0.
+        A scalar between 0 and 1 (one loss per mask for reduction="none"). Two empty masks have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -547,7 +538,7 @@ focal_tversky_loss_with_logits_value_and_gradient = both_of(focal_tversky_loss_w
     targets=LabelMaps(),
     smooth=NON_NEGATIVE,
     class_axis=ClassAxis(),
-    **_OF_CLASSES,
+    **OF_CLASSES,
     multilabel=FLAG,
 )
 def _generalized_dice_with_logits(
@@ -595,7 +586,7 @@ def generalized_dice_loss_with_logits(
 
     Returns:
         A scalar between 0 and 1 (one loss per sample for reduction="none"). Masks that are all empty
-            have the loss 0.
+        have the loss 0.
 
     Raises:
         ValueError: the shapes do not fit, a label is illegal, an option lies outside its domain, or a reduction keyword
@@ -671,7 +662,7 @@ def _lovasz_softmax_with_logits_kinks(
     targets=LabelMaps(),
     class_axis=ClassAxis(),
     classes=Choice(("present", "all")),
-    **_OF_CLASSES,
+    **OF_CLASSES,
 )
 def _lovasz_softmax_with_logits(
     logits: Array,
@@ -783,7 +774,7 @@ _COMPOUND: dict[str, Any] = {
 }
 
 
-@unreduced(check=_check, **_COMPOUND, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, **_COMPOUND, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_cross_entropy_with_logits(
     logits: Array,
     targets: Array,
@@ -917,7 +908,7 @@ def dice_cross_entropy_with_logits_gradient(
 dice_cross_entropy_with_logits_value_and_gradient = both_of(dice_cross_entropy_with_logits_gradient)
 
 
-@unreduced(check=_check, **_COMPOUND, gamma=NON_NEGATIVE, **_OPTIONS, multilabel=FLAG)
+@unreduced(check=_check, **_COMPOUND, gamma=NON_NEGATIVE, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_focal_with_logits(
     logits: Array,
     targets: Array,

@@ -18,6 +18,11 @@ class PassedOn(inspect.Parameter):
     """A keyword that a function takes by `**`, as an entry of a `TypedDict`, and passes on."""
 
 
+def show_signature(function: Callable[..., Any], signature: inspect.Signature) -> None:
+    """Let `inspect.signature` and `help` show this signature of a function."""
+    function.__signature__ = signature  # type: ignore[attr-defined]  # `inspect` reads it; types do not know it
+
+
 def keywords_of(entries: Any) -> tuple[str, ...]:
     """Return the names of the entries of a `TypedDict` of reduction keywords, in the order in which they are shown.
 

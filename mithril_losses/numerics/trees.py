@@ -35,6 +35,11 @@ def _add_array(total: Array, addend: Array) -> Array:
     return total
 
 
+def first_array(x: Any) -> Any:
+    """Return the first array of a nesting; an object that is no nesting, as it is."""
+    return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
+
+
 def leaves(tree: Any, path: str = "params") -> Iterator[tuple[str, Array]]:
     """Yield each array of the nesting with its path, depth first."""
     found: list[tuple[str, Array]] = []

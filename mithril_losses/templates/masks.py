@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mithril_losses.backends.namespaces import Array, array_namespace, is_dtype
-from mithril_losses.domains import MASK_TARGETS, Elements, Labels
+from mithril_losses.domains import FLAG, MASK_TARGETS, NON_NEGATIVE, ClassAxis, ClassNumbers, Elements, Integer, Labels
 from mithril_losses.numerics.stable import bounded, largest_number, one_hot, product
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_same_shape
 from mithril_losses.templates.classes import read_class_weights, read_labels
 from mithril_losses.templates.unreduced import Curvature, Losses, Named
+
+# the domains of options that the losses on masks share
+COSTS: dict[str, Any] = {"alpha": NON_NEGATIVE, "beta": NON_NEGATIVE}
+OF_CLASSES: dict[str, Any] = {"class_weights": ClassNumbers(0.0), "ignore_index": Integer(), "pool_batch": FLAG}
+MASK_OPTIONS: dict[str, Any] = {"smooth": NON_NEGATIVE, "class_axis": ClassAxis(or_none=True), **OF_CLASSES}
 
 
 class Layout(NamedTuple):

@@ -15,7 +15,7 @@ from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, namespace_of, require_library
 from mithril_losses.domains import REAL, FeatureMaps, LargestNumber, Matrices, Parameters
 from mithril_losses.numerics.reduction import GradientReduction, plan
-from mithril_losses.numerics.trees import leaves, map_leaves
+from mithril_losses.numerics.trees import first_array, leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
 from mithril_losses.templates.apart import Apart
 from mithril_losses.templates.base import Template
@@ -28,7 +28,6 @@ from mithril_losses.templates.unreduced import (
     Wanted,
     by_array,
     diagonal_curvature,
-    first_array,
     plan_of,
     quiet_for,
     spread,

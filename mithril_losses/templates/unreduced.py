@@ -19,7 +19,7 @@ from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, library_name, namespace_of
 from mithril_losses.domains import ClassNumbers, PerClass, PointSets, array_names, checked, enforced
 from mithril_losses.numerics.reduction import Plan, plan
-from mithril_losses.numerics.trees import leaves, map_leaves
+from mithril_losses.numerics.trees import first_array, leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
 from mithril_losses.shards import resolve
 from mithril_losses.templates.base import Template
@@ -377,11 +377,6 @@ def by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> A
         return close(slope, like)
     likes = dict(leaves(like))
     return map_leaves(lambda path, x: close(x, likes[path]), slope)
-
-
-def first_array(x: Any) -> Any:
-    """Return the first array of a nesting, or an object that is not an array and will be refused."""
-    return x if hasattr(x, "shape") else next((leaf for _, leaf in leaves(x)), x)
 
 
 def quiet_for(x: Any) -> Any:
