@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mithril_losses.backends.extras import missing
 from mithril_losses.backends.namespaces import library_name, namespace_of
 
 
@@ -16,11 +17,7 @@ class BackendNotInstalledError(ImportError):
     """The library of a backend is not installed."""
 
     def __init__(self, library: str) -> None:
-        super().__init__(
-            f"the {library} backend needs {library}, which is not installed. Install it with\n"
-            f"    pip install 'mithril-losses[{library}]'",
-            name=library,
-        )
+        super().__init__(missing(f"the {library} backend", library, library), name=library)
 
 
 def library_of(x: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
+from mithril_losses.backends.extras import missing
 from mithril_losses.training.interruption import interruptions
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "mithril_losses":
             raise
-        print(f"error: the command line needs {error.name}: pip install 'mithril-losses[cli]'", file=sys.stderr)
+        print(f"error: {missing('the command line', error.name, 'cli')}", file=sys.stderr)
         sys.exit(2)
 
 

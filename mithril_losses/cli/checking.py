@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mithril_losses.backends.extras import missing
 from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.cli.catalogue import require_family
 from mithril_losses.cli.completion import backends, families, losses
@@ -165,7 +166,7 @@ def _needs_proof() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is missing: pip install 'mithril-losses[proof]'") from error
+        raise UserError(missing("this check", error.name, "proof")) from error
 
 
 def _with_all(pairs: list[Pair], report: Path | None, tell: bool) -> Checks:

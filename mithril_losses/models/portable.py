@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from mithril_losses.backends.extras import missing
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.models.adapter import ModelAdapter
 
@@ -63,7 +64,4 @@ def adapter_named(name: str) -> Any:
     try:
         return getattr(import_module(f"mithril_losses.models.{module}"), name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} needs {error.name}, which is not installed: pip install 'mithril-losses[{extra}]'",
-            name=error.name,
-        ) from error
+        raise ModuleNotFoundError(missing(name, error.name, extra), name=error.name) from error

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses.backends.extras import missing
 from mithril_losses.backends.namespaces import Array, host_values, library_name, namespace_of
 from mithril_losses.numerics.trees import add_into, leaves, map_leaves
 from mithril_losses.objectives.terms import Regularizer, Term, require_distinct_names, require_mapping
@@ -279,9 +280,7 @@ def _config() -> Any:
         from mithril_losses.objectives import config
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"objectives from a configuration need {error.name}, which is not installed: "
-            "pip install 'mithril-losses[cli]'",
-            name=error.name,
+            missing("an objective from a configuration", error.name, "cli"), name=error.name
         ) from error
     return config
 

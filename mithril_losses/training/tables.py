@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mithril_losses.backends.extras import missing
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.training.arrays import LARGEST_UNPACKED
 from mithril_losses.training.errors import UserError, user_error
@@ -69,9 +70,7 @@ def read_table(path: str) -> Table:
         import pyarrow
         from pyarrow import csv, parquet
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{path}: tables need {error.name}, which is not installed: pip install 'mithril-losses[data]'"
-        ) from error
+        raise UserError(f"{path}: {missing('a table', error.name, 'data')}") from error
     with user_error(path), open(path, "rb"):
         pass
     with _reading(path):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -144,7 +145,7 @@ class TestBackendChoice(CommandLineTestCase):
         with mock.patch(
             "mithril_losses.training.experiment.get_backend", side_effect=BackendNotInstalledError("torch")
         ):
-            self.assert_fails(self.train(backend="torch"), "pip install 'mithril-losses[torch]'")
+            self.assert_fails(self.train(backend="torch"), "pip install '.[torch]'")
 
 
 class TestBadConfiguration(CommandLineTestCase):
@@ -431,7 +432,10 @@ class TestCatalogue(CommandLineTestCase):
                 del sys.modules[name]
             result = self.run_app("check", "--exact", "mse_loss")
         self.assertEqual((result.exit_code, result.stdout), (2, ""))
-        self.assertRegex(result.stderr, r"^error: mpmath is missing: pip install 'mithril-losses\[proof\]'\n$")
+        self.assertRegex(
+            result.stderr,
+            r"^error: this check needs mpmath, [^\n]*pip install '\.\[proof\]'[^\n]*\n$",
+        )
         for options, message in (
             (["--exact", "--backend", "jax"], "arrays of its own"),
             (["--exact", "--all"], "leave .* out"),
@@ -462,14 +466,16 @@ class TestProcess(unittest.TestCase):
     def test_a_missing_library_of_the_command_line(self, missing: str) -> None:
         result = self.start("list", missing=missing)
         self.assertEqual((result.returncode, result.stdout), (2, ""))
-        self.assertRegex(result.stderr, r"\A[^\n]*pip install 'mithril-losses\[cli\]'\n\Z")
+        self.assertRegex(result.stderr, r"\A[^\n]*pip install '\.\[cli\]'[^\n]*\n\Z")
         self.assertIn(missing, result.stderr)
 
     def test_a_missing_backend(self) -> None:
         demo = Path(__file__).parents[2] / "docs" / "examples" / "digits.toml"
-        result = self.start("train", str(demo), "--backend", "torch", missing="torch")
+        with tempfile.TemporaryDirectory() as folder:  # and not that of the demonstration, which may hold a run
+            output = f"run.output={folder}/run"
+            result = self.start("train", str(demo), "--backend", "torch", "--set", output, missing="torch")
         self.assertEqual((result.returncode, result.stdout), (2, ""))
-        self.assertRegex(result.stderr, r"\Aerror: [^\n]*pip install 'mithril-losses\[torch\]'\n\Z")
+        self.assertRegex(result.stderr, r"\Aerror: [^\n]*pip install '\.\[torch\]'[^\n]*\n\Z")
 
     def test_a_pipe_without_greek(self) -> None:
         result = self.start("show", "huber_loss", PYTHONIOENCODING="ascii")

@@ -518,7 +518,7 @@ def test_a_missing_library_names_the_extra_to_install(adapter, library, extra):
     code = f"import sys; sys.modules[{library!r}] = None\nfrom mithril_losses.models import {adapter}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"{adapter} needs {library}" in found.stderr
-    assert f"pip install 'mithril-losses[{extra}]'" in found.stderr
+    assert f"pip install '.[{extra}]'" in found.stderr
 
 
 def test_an_unknown_adapter_is_an_attribute_error():

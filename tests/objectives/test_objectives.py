@@ -925,4 +925,4 @@ def test_objectives_import_neither_pydantic_nor_a_library_and_name_the_extra():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.stdout.strip() == "[]"
-    assert "need pydantic, which is not installed: pip install 'mithril-losses[cli]'" in found.stderr
+    assert "needs pydantic, which is not installed: pip install '.[cli]' in a clone" in found.stderr
