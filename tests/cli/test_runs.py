@@ -162,6 +162,22 @@ class TestInterruptions(CommandLineTestCase):
             self.assertEqual(process.returncode, 130, errors)
             self.assertRegex(errors, r"\Ainterrupted[^\n]*\n\Z")
 
+    def test_while_the_package_is_imported_is_one_line(self) -> None:
+        slow = self.folder / "mithril_losses"
+        slow.mkdir()
+        (slow / "__init__.py").write_text("raise KeyboardInterrupt")  # what Ctrl-C raises at this moment
+        path = os.pathsep.join([str(self.folder), str(Path(__file__).parents[2])])
+        program = "from mithril_losses_command import main; main()"
+        found = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": path},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual((found.returncode, found.stderr), (130, "interrupted\n"))
+
     def test_what_is_kept_is_said(self) -> None:
         parts = [[np.arange(9)], KeyboardInterrupt]
         with mock.patch("mithril_losses.training.sources.batches", side_effect=parts):
