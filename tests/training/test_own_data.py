@@ -250,7 +250,7 @@ class TestMessages(DataTestCase):
 
     def test_a_library_that_is_missing(self) -> None:
         file = self.write("t.csv")
-        with mock.patch.dict("sys.modules", pyarrow=None), self.assertRaisesRegex(UserError, r"mithril-losses\[data\]"):
+        with mock.patch.dict("sys.modules", pyarrow=None), self.assertRaisesRegex(UserError, r"\[data\]"):
             Trainer(self.config(data={"file": file}))
 
     def test_two_columns_of_one_name(self) -> None:
