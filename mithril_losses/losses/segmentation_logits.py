@@ -54,7 +54,6 @@ __all__ = [
 
 
 _LOGITS: dict[str, Any] = {"logits": REAL, "targets": MASK_TARGETS}
-_MAPS: dict[str, Any] = {"logits": ScoreMaps(), "targets": LabelMaps()}
 
 
 def _check(logits: Array, targets: Array, **options: Any) -> None:

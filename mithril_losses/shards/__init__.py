@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from mithril_losses.backends.namespaces import Array, library_name
 
 
@@ -104,12 +102,12 @@ def splits_classes(keywords: Mapping[str, Any]) -> bool:
 
 def joined(*shards: Shards | None) -> tuple[Shards, ...]:
     """Return what to sum over, one after the other: one collective for all mesh axes."""
-    from_axes = [x for x in shards if x is not None]
-    if len(from_axes) < 2 or not all(hasattr(x, "names") for x in from_axes):
-        return tuple(from_axes)
+    given = [x for x in shards if x is not None]
+    if len(given) < 2 or not all(hasattr(x, "names") for x in given):
+        return tuple(given)
     from mithril_losses.shards.axes import MeshAxes
 
-    return (MeshAxes(tuple(name for x in from_axes for name in x.names)),)  # type: ignore[attr-defined]
+    return (MeshAxes(tuple(name for x in given for name in x.names)),)  # type: ignore[attr-defined]
 
 
 def _shards(xp: Any, across: Any) -> Shards | None:
@@ -140,8 +138,3 @@ def _shards(xp: Any, across: Any) -> Shards | None:
 
 def _are_names(across: Any) -> bool:
     return isinstance(across, str) or (isinstance(across, tuple) and all(isinstance(name, str) for name in across))
-
-
-def rank_before(rank: int, steps: int, size: int) -> int:
-    """Return the rank whose block has arrived after some steps around the ring."""
-    return int(np.mod(rank - steps, size))

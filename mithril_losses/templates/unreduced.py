@@ -452,7 +452,6 @@ def unreduced(
 def reduced(
     *,
     wrt: str | tuple[str, ...] | None = None,
-    on_request: tuple[str, ...] = (),
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     pairwise: bool = False,
     by_numpy: bool = False,
@@ -467,7 +466,7 @@ def reduced(
     how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check}
 
     def declare(losses: Callable[..., Closed]) -> Reduced:
-        template = Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
+        template = Reduced(losses, domain, wrt, (), kinks, pairwise, **how)
         template.declare_splits(splits)
         return template
 
