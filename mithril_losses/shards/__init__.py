@@ -16,15 +16,15 @@ from mithril_losses.backends.namespaces import Array, library_name
 
 @dataclass(frozen=True)
 class Split:
-    """Over what the arrays of a call are split: the names of mesh axes (JAX), or process groups (PyTorch).
+    """What splits the arrays of a call: the names of mesh axes (JAX), or process groups (PyTorch).
 
     The arguments of the call are the local parts. What is given as `across=` without `Split` splits the rows.
 
     Attributes:
-        rows: over what the first axis is split, the batch. JAX takes one name, or a tuple of names; PyTorch takes a
+        rows: what splits the first axis, the batch. JAX takes one name, or a tuple of names; PyTorch takes a
             `ProcessGroup` or a `DeviceMesh` of one dimension. None if each shard holds all rows.
-        classes: likewise, over what the axis of the classes is split. The parts follow each other in the order of the
-            ranks, so rank 0 holds the first classes.
+        classes: likewise, what splits the axis of the classes. The parts follow each other in the order of the ranks,
+            so rank 0 holds the first classes.
 
     Example:
         >>> Split(rows="data", classes="model")

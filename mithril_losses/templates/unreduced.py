@@ -281,7 +281,7 @@ class Unreduced(Template):
         if reduction.get("across") is None:
             return self.losses, reduction
         if (at := self._at.get("pool_batch")) is not None and arguments[at]:
-            raise ValueError(f"{self.name} with pool_batch=True cannot be split: each of its masks is that of all rows")
+            raise ValueError(f"{self.name} with pool_batch=True cannot be split: each mask is one mask of all rows")
         if not self.splits_classes:
             return self.losses, reduction
         split = resolve(namespace_of(first_array(arguments[0])), reduction["across"])

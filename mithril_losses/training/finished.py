@@ -51,8 +51,8 @@ class FinishedRun:
         dataset = load_dataset(config.data, self.experiment.entries(), config.seed, self.experiment.dtype)
         if dataset.preparation.digest != self._preparation.digest:
             raise UserError(
-                f"{config.data.file}: the data have changed since the run, so that nobody knows which rows it was "
-                "trained on; name a file to evaluate"
+                f"{config.data.file}: the data have changed since the run, so its test set cannot be found again; "
+                "name a file to evaluate"
             )
         return dataset.sets["test"]
 

@@ -189,7 +189,7 @@ def _adapted(name: str, model: Any, config: TrainingConfig) -> tuple[Backend, Co
 def _backend_for(library: str | None, chosen: str | None, dtype: str) -> Backend:
     """Return the backend of a library, unless the user chose another one; None is any library."""
     if library is not None and chosen not in (None, library):
-        raise ValueError(f"this is a model of {library}, which {chosen} does not compute; leave the backend out")
+        raise ValueError(f"this is a model of {library}, and {chosen} cannot compute it; do not name a backend")
     return get_backend(library or chosen, dtype=dtype)
 
 

@@ -81,7 +81,7 @@ def read_table(path: str) -> Table:
                 unpacked = 8 * file.metadata.num_rows * file.metadata.num_columns
                 largest = max(os.path.getsize(path), LARGEST_UNPACKED)
                 if unpacked > largest:
-                    raise UserError(f"{path}: it unpacks to {unpacked:,} bytes, and may have {largest:,} bytes")
+                    raise UserError(f"{path}: it unpacks to {unpacked:,} bytes; the limit is {largest:,} bytes")
                 found = file.read(use_threads=False)
         else:
             options = csv.ReadOptions(use_threads=False)
