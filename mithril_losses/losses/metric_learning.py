@@ -33,6 +33,7 @@ _COSINE = Interval(-1.0, 1.0, closed=True)
 
 
 def _checked(**embeddings: Array) -> tuple[Any, dict[str, Array]]:
+    """Check libraries, types and shapes; return the namespace, and the embeddings in the dtype to compute in."""
     xp = array_namespace(**embeddings)
     require_same_shape(**embeddings)
     if len(next(iter(embeddings.values())).shape) == 0:
@@ -44,7 +45,7 @@ def _checked(**embeddings: Array) -> tuple[Any, dict[str, Array]]:
 def _checked_pair(
     embedding1: Array, embedding2: Array, labels: Array, domain: Labels
 ) -> tuple[Any, dict[str, Array], Array]:
-    """Return the result of `_checked`, and the label of each row in the dtype of the embeddings; illegal labels as NaN."""
+    """Return the result of `_checked`, and the labels of the rows in the dtype of the embeddings: NaN if illegal."""
     xp, embeddings = _checked(embedding1=embedding1, embedding2=embedding2)
     array_namespace(embedding1=embedding1, labels=labels)
     shape, dtype = tuple(embedding1.shape[:-1]), embeddings["embedding1"].dtype
