@@ -13,7 +13,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import numpy as np
 
@@ -33,8 +33,19 @@ from mithril_losses.numerics.torch_views import as_tensors, numpy_views
 P = ParamSpec("P")
 N = TypeVar("N", bound=NamedArrays[Any])  # what gradients of several arguments return
 V = TypeVar("V", bound=float | np.floating[Any] | tuple[Any, ...])  # no gradient is a number or a tuple
+T = TypeVar("T")
 
 
+class _GradientOfNesting(Protocol):
+    """The gradient of a regularization has the type of its parameters."""
+
+    def __call__(self, params: T) -> T: ...
+
+
+@overload
+def value_and_gradient(
+    loss: _GradientOfNesting, *, threads: int | None = None, compile: bool | None = None, donate: bool = False
+) -> Both[..., Any, Any]: ...
 @overload
 def value_and_gradient(
     loss: Callable[P, N], *, threads: int | None = None, compile: bool | None = None, donate: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 from mithril_losses.backends.namespaces import Array, array_namespace, placement
 from mithril_losses.catalogue import both_of, gradient_of
@@ -33,6 +33,7 @@ _SELECT = Predicate()
 _DOMAIN: dict[str, Any] = {"params": Parameters(), "lambda_reg": NON_NEGATIVE, "select": _SELECT}
 
 Select = Callable[[str, Any], bool]
+ParamsT = TypeVar("ParamsT")  # the gradient is a nesting like that of the parameters
 # (namespace, path, array in the dtype to compute in) → the penalty, and what returns its derivative
 Rule = Callable[[Any, str, Array], tuple[Array, Callable[[], Array]]]
 
@@ -159,13 +160,13 @@ def l1_regularization(
     l1_regularization, terms=_l1, properties=("convex", "non_negative", "constant_curvature", "zero_curvature")
 )
 def l1_regularization_gradient(
-    params: Any,
+    params: ParamsT,
     *,
     lambda_reg: float = 0.01,
     select: Select | None = None,
     upstream: float | Array = 1.0,
     **others: Unpack[NoOthers],
-) -> Any:
+) -> ParamsT:
     """λ sign(w), with sign(0) = 0.
 
     Returns:
@@ -212,13 +213,13 @@ def l2_regularization(
 
 @gradient_of(l2_regularization, terms=_l2, properties=("convex", "non_negative", "constant_curvature"))
 def l2_regularization_gradient(
-    params: Any,
+    params: ParamsT,
     *,
     lambda_reg: float = 0.01,
     select: Select | None = None,
     upstream: float | Array = 1.0,
     **others: Unpack[NoOthers],
-) -> Any:
+) -> ParamsT:
     """λ w.
 
     Returns:
@@ -354,13 +355,13 @@ def orthogonal_regularization(
 
 @gradient_of(orthogonal_regularization, terms=_orthogonal, properties=("non_negative",))
 def orthogonal_regularization_gradient(
-    params: Any,
+    params: ParamsT,
     *,
     lambda_reg: float = 0.01,
     output_axis: int = 0,
     upstream: float | Array = 1.0,
     **others: Unpack[NoOthers],
-) -> Any:
+) -> ParamsT:
     """4 λ (WWᵀ − I) W, which is 4 λ W (WᵀW − I).
 
     Returns:
@@ -465,13 +466,13 @@ def spectral_norm_regularization(
 
 @gradient_of(spectral_norm_regularization, terms=_spectral_norm, properties=("convex", "non_negative"))
 def spectral_norm_regularization_gradient(
-    params: Any,
+    params: ParamsT,
     *,
     lambda_reg: float = 0.01,
     output_axis: int = 0,
     upstream: float | Array = 1.0,
     **others: Unpack[NoOthers],
-) -> Any:
+) -> ParamsT:
     """λ σ u vᵀ, with u and v the singular vectors of σ.
 
     If several singular values are the largest, there is no derivative; u and v then belong to one of them.
