@@ -104,12 +104,18 @@ class Group:
             dist.all_gather(every, own, group=self._group)
             found = [x.tolist() for x in every]
             if len({code for _, code in found}) > 1:
-                said: list[Any] = [None] * self.size
-                dist.all_gather_object(said, facts, group=self._group)
+                said = self.gathered(facts)
                 kinds = {text: [rank for rank, other in enumerate(said) if other == text] for text in said}
                 listed = "; ".join(f"{text} on rank {', '.join(map(str, ranks))}" for text, ranks in kinds.items())
                 raise ValueError(f"the shards of this call do not fit together: {listed}")
         return tuple(int(n) for n, _ in found)
+
+    def gathered(self, x: Any) -> list[Any]:
+        """Return the objects of all processes, which are small, in the order of the ranks."""
+        every: list[Any] = [None] * self.size
+        with self._naming("exchange of facts"):
+            dist.all_gather_object(every, x, group=self._group)
+        return every
 
     def _device(self) -> str:
         """Return a device for small numbers that the host reads: the CPU, if the group can use it."""

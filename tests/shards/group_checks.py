@@ -7,9 +7,11 @@ import os
 import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from problems import (
@@ -30,6 +32,9 @@ from running import Gone, run
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
 import mithril_losses as ml
+from mithril_losses import fit
+from mithril_losses.models import CallableModel, TorchModel
+from mithril_losses.training import Adam, UserError
 
 CHECKS: dict[str, Callable[[], None]] = {}
 RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("RANKS", 1))
@@ -354,6 +359,110 @@ def objectives() -> None:
         ValueError,
         "vae_loss takes no across=",
     )
+
+
+# --- fit --------------------------------------------------------------------------------------------------------------
+
+BATCHES = np.random.default_rng(2).standard_normal((3, 9, 4))  # of 9 rows with 3 inputs and a target
+
+
+def parts_of(batches: Any, split: bool) -> list[dict[str, np.ndarray]]:
+    """Return batches by name: those of this process, of uneven lengths, or whole ones."""
+    rows = np.array_split(np.arange(9), RANKS)[RANK] if split else slice(None)
+    return [{"x": batch[rows, :3], "y": batch[rows, 3:]} for batch in batches]
+
+
+def fitted(library: str, group: Any, dropout: float = 0.0, **changes: Any) -> Any:
+    """Fit a small network to the own rows of each batch, or to all of them if there is no group."""
+    objective = ml.Objective(
+        [ml.Term("error", "mse_loss", output="y", target="y")], [ml.Regularizer("l2_regularization", weight=0.01)]
+    )
+    model: Any = CallableModel(
+        forward=lambda params, data: {"y": data["x"] @ params["w"]},
+        vjp=lambda params, data, gradients: {"w": data["x"].T @ gradients["y"]},
+    )
+    params: Any = {"w": np.zeros((3, 1))}
+    if library == "torch":
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5, momentum=0.1), torch.nn.Dropout(dropout)
+        network = torch.nn.Sequential(*(layers if dropout else layers[:1]), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+        model = TorchModel(network.double(), output_names=["y"])
+        params = model.parameters()
+        torch.manual_seed(RANK)
+    given: dict[str, Any] = {
+        "optimizer": Adam(0.05), "epochs": 4, "clip_norm": 1.0, "across": group,
+        "inputs": {"input": "x"} if library == "torch" else None,
+        "evaluate_on": {"validation": parts_of(-BATCHES, group is not None)},
+        "metrics": {"mae": lambda outputs, batch: abs(outputs["y"] - batch["y"]).mean()},
+    }  # fmt: skip
+    return fit(model, objective, params, parts_of(BATCHES, group is not None), **(given | changes))
+
+
+@check("torch", "numpy")
+def fits(library: str) -> None:
+    """The history is that of one process with whole batches, on all ranks; so are the parameters."""
+    whole, found = fitted(library, None), fitted(library, world())
+    histories: list[Any] = [None] * RANKS
+    dist.all_gather_object(histories, found.history)
+    assert all(history == found.history for history in histories)
+    for own, expected in zip(found.history, whole.history, strict=True):
+        assert own == pytest.approx(expected, rel=1e-10), (own, expected)
+    for name, x in whole.params.items():
+        same(found.params[name], x, rtol=1e-10)
+
+
+@check()
+def a_fit_that_is_resumed() -> None:
+    """Random numbers and buffers of each process are kept; the first process alone writes."""
+    folder = Path(os.environ["STORE"]).parent
+    whole = fitted("torch", world(), dropout=0.3, checkpoint=folder / "whole.npz", overwrite=True)
+    part = {"checkpoint": folder / "part.npz", "optimizer": functools.partial(torch.optim.Adam, lr=0.05)}
+    fitted("torch", world(), dropout=0.3, **part, epochs=2)
+    found = fitted("torch", world(), dropout=0.3, **part, resume=True)
+    expected = fitted("torch", world(), dropout=0.3, **(part | {"checkpoint": None}))
+    assert found.history == expected.history
+    assert whole.steps == found.steps
+    refuses(lambda: fitted("torch", world(), dropout=0.3, **part), UserError, "holds a run already")
+    if not RANK:
+        refuses(lambda: fitted("torch", None, dropout=0.3, **part, resume=True), UserError, f"with ranks = {RANKS}")
+    dist.barrier()
+    broken = {"checkpoint": folder / "part.npz" / "run.npz"}  # below a file
+    refuses(lambda: fitted("numpy", world(), **broken), UserError, "rank 0 cannot go on" if RANK else "cannot write")
+
+
+@check()
+def fits_that_end_together() -> None:
+    """A callback of any process, and patience."""
+    stopped = fitted("numpy", world(), callbacks=[lambda epoch: RANK == RANKS - 1 and epoch.record["epoch"] == 2])
+    assert (stopped.stopped, len(stopped.history)) == ("callback", 2)
+    patient = {"patience": 1, "monitor": "validation_mae", "maximize": True}
+    assert fitted("numpy", world(), **patient).history == fitted("numpy", world(), **patient).history
+    assert fitted("numpy", world(), **patient).stopped == fitted("numpy", None, **patient).stopped
+
+
+@check()
+def fits_that_do_not_fit_together() -> None:
+    refuses(
+        lambda: fitted("numpy", world(), epochs=2 + RANK), ValueError, "do not fit together: 2 epochs after epoch 0"
+    )
+    own = parts_of(BATCHES, True)
+    objective = ml.Objective([ml.Term("error", "mse_loss", output="y", target="y")])
+    model = CallableModel(
+        forward=lambda params, data: {"y": data["x"] @ params["w"]},
+        vjp=lambda params, data, gradients: {"w": data["x"].T @ gradients["y"]},
+    )
+
+    def run(data: Any, start: float = 0.0, across: Any = None) -> Any:
+        params = {"w": np.full((3, 1), start)}
+        return fit(model, objective, params, data, optimizer=Adam(0.1), epochs=1, across=across or world())
+
+    refuses(lambda: run(own[: 2 + (RANK > 0)]), ValueError, "2 batches in epoch 1 on rank 0; more than 2 batches")
+    refuses(lambda: run(own, start=float(RANK)), ValueError, "parameters with the checksum")
+    refuses(
+        lambda: run(3 if RANK else own), *((TypeError, "data must be") if RANK else (UserError, "rank 1 cannot go on"))
+    )
+    refuses(lambda: run(own, across=ml.Split(classes=world())), ValueError, "fit splits batches, and not classes")
+    refuses(lambda: run(own, across="data"), TypeError, "pass a process group")
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
