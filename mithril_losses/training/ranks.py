@@ -74,7 +74,9 @@ class Ranks:
         """Raise a ValueError on all ranks unless they agree on the facts and have the same parameters, in NumPy."""
         code = 0
         for name, x in params.items():
-            code = zlib.crc32(np.ascontiguousarray(x).tobytes(), zlib.crc32(f"{name} {x.dtype} {x.shape}".encode(), code))
+            code = zlib.crc32(
+                np.ascontiguousarray(x).tobytes(), zlib.crc32(f"{name} {x.dtype} {x.shape}".encode(), code)
+            )
         self._counted(0, f"{facts}, parameters with the checksum {code:08x}")
 
     def batches(self, own: Iterator[Batch], what: str) -> Iterator[tuple[Batch, int]]:

@@ -361,6 +361,30 @@ def objectives() -> None:
     )
 
 
+@check()
+def composed_losses() -> None:
+    """Each loss of a sum is that of all rows; a penalty of parameters counts once."""
+    p, t = batched(ROWS["huber_loss"], 6).arrays.values()
+    at, params = own(6), {"w": np.arange(3.0)}
+    penalty = functools.partial(ml.l2_regularization, lambda_reg=0.1)
+    loss = ml.CompositeLoss([ml.WeightedLoss(ml.huber_loss, 0.5), ml.mse_loss, penalty], return_components=True)
+    whole = ml.value_and_gradient(loss)(p, t, params=params)
+    expected = {"predictions": whole[1]["predictions"][at], "params": whole[1]["params"]}
+    same(ml.value_and_gradient(loss)(p[at], t[at], params=params, across=world()), (whole[0], expected))
+    same(loss(p[at], t[at], params=params, across=world()), whole[0])
+    same(loss.gradient(p[at], t[at], params=params, across=world()), expected)
+    mine = torch.tensor(p[at], requires_grad=True)
+    total = ml.CompositeLoss([ml.mse_loss, ml.ScheduledLoss(ml.huber_loss, lambda step: 0.5 * step)])
+    total(mine, torch.tensor(t[at]), step=1, across=world()).backward()
+    same(mine.grad, expected["predictions"])
+    term = ml.Objective([ml.Term("sum", total, "out", "true")])
+    found = term.evaluate({"out": p[at]}, {"true": t[at]}, step=1, across=world())
+    same(found.output_gradients["out"], expected["predictions"])
+    x = np.full((2, 2), 0.5)
+    mixed = ml.CompositeLoss([ml.mse_loss, ml.vae_loss])
+    refuses(lambda: mixed(x, x, x, x, x, x, across=world()), ValueError, "vae_loss takes no across=")
+
+
 # --- fit --------------------------------------------------------------------------------------------------------------
 
 BATCHES = np.random.default_rng(2).standard_normal((3, 9, 4))  # of 9 rows with 3 inputs and a target

@@ -29,6 +29,8 @@ from problems import (
 from running import run
 
 import mithril_losses as ml
+from mithril_losses.models import JaxModel
+from mithril_losses.training import Adam
 
 CHECKS: dict[str, Callable[[], None]] = {}
 
@@ -411,6 +413,53 @@ def training() -> None:
     same(split(arrays["hidden"], arrays["classes"], *data), whole, rtol=1e-10)
 
 
+@check()
+def composed_losses() -> None:
+    """Each loss of a sum is that of all rows, also for `jax.grad`; a penalty of parameters counts once."""
+    p, t = batched(ROWS["huber_loss"], 16).arguments("jax")
+    params = {"w": jnp.arange(3.0)}
+    penalty = functools.partial(ml.l2_regularization, lambda_reg=0.1)
+    loss = ml.CompositeLoss([ml.WeightedLoss(ml.huber_loss, 0.5), ml.mse_loss, penalty])
+    whole = ml.value_and_gradient(loss)(p, t, params=params)
+    both = ml.value_and_gradient(loss)
+    specs = (P("data"), P("data"), P()), (P(), {"predictions": P("data"), "params": P()})
+    mesh = mesh_of(data=4)
+    found = mapped(mesh, lambda p, t, w: both(p, t, params=w, across="data"), *specs)(p, t, params)
+    same(found, whole)
+    slopes = mapped(
+        mesh, jax.grad(lambda p, t, w: loss(p, t, params=w, across="data"), (0, 2)), specs[0], (P("data"), P())
+    )
+    same(slopes(p, t, params), (whole[1]["predictions"], whole[1]["params"]))
+
+
+@check()
+def fits_of_sharded_arrays() -> None:
+    """Arrays that are sharded over a mesh say so themselves, in batches and as a whole."""
+    x = np.random.default_rng(0).standard_normal((16, 4))
+    objective = ml.Objective([ml.Term("error", "huber_loss", output="y", target="y")])
+    model = JaxModel(lambda params, data: {"y": jnp.tanh(data["x"] @ params["w"]) @ params["v"]})
+    params = {"w": jnp.ones((3, 2)), "v": jnp.ones((2, 1))}
+
+    def fitted(mesh: Any, **options: Any) -> Any:
+        def place(array: Any, spec: Any = P("data")) -> Any:  # noqa: B008
+            return jnp.asarray(array) if mesh is None else jax.device_put(array, NamedSharding(mesh, spec))
+
+        on_mesh = jax.tree.map(lambda w: place(w, P()), params)
+        data: Any = {"x": place(x[:, :3]), "y": place(x[:, 3:])}
+        data = data if options else [data]
+        given = {"optimizer": Adam(0.05), "epochs": 5, "evaluate_on": {"again": data}} | options
+        return ml.fit(model, objective, on_mesh, data, **given)
+
+    for options, kinds in (({}, KINDS), ({"batch_size": 8}, (AxisType.Auto,))):
+        whole = fitted(None, **options)
+        for kind in kinds:
+            found = fitted(mesh_of(kind, data=8), **options)
+            for own, expected in zip(found.history, whole.history, strict=True):
+                same(own, expected, rtol=1e-10)
+            same(found.params, whole.params, rtol=1e-10)
+    refuses(lambda: fitted(None, across="data"), TypeError, "names an axis of a mesh of JAX")
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
@@ -602,6 +651,8 @@ USUAL = (
     "two collectives for a vocabulary",
     "a label that no shard has is nan",
     "refusals",
+    "composed losses",
+    "fits of sharded arrays",
     "embeddings are never gathered",
     "rows: huber_loss",
     "rows: cross_entropy_with_logits",
