@@ -96,6 +96,23 @@ class Group:
                 work.wait()
         return [x.numpy() if n else x for x, n in zip(arriving, are_numpy, strict=True)]
 
+    def gather(self, x: Array, lengths: Sequence[int]) -> Array:
+        """As in `Shards`."""
+        return _as_tensor(x, lambda tensor: self._all(tensor, lengths))
+
+    def _all(self, x: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        own = x.new_zeros((max(lengths), *x.shape[1:]))  # gloo takes parts of one size
+        own[: len(x)] = x.detach()
+        every = [torch.empty_like(own) for _ in lengths]
+        with self._naming(f"all_gather of {_described(own)}"):
+            dist.all_gather(every, own, group=self._group)
+        return torch.cat([part[:length] for part, length in zip(every, lengths, strict=True)])
+
+    def scatter(self, x: Array, lengths: Sequence[int]) -> Array:
+        """As in `Shards`."""
+        first = sum(lengths[: self._rank])
+        return self.sum(x)[first : first + lengths[self._rank]]
+
     def lengths(self, length: int, facts: str) -> tuple[int, ...]:
         """As in `Shards`."""
         own = torch.tensor([length, zlib.crc32(facts.encode())], dtype=torch.int64, device=self._device())

@@ -285,6 +285,20 @@ def angular_margins(name: str) -> None:
         same({n: tensors[n].grad for n in gradient}, expected, rtol=1e-11)
 
 
+@check("list_net_loss", "focal_loss_with_logits", "hinge_loss")
+def other_losses_of_classes(name: str) -> None:
+    """Lists of items that are split; sums of element-wise losses over the classes."""
+    scores, _, q, _ = of_classes()
+    q = 3.0 * q if name == "list_net_loss" else 2.0 * (q > 0.1) - 1.0 if name == "hinge_loss" else 1.0 * (q > 0.1)
+    at, pair, across = own_classes(8), ml.catalogue()[name], ml.Split(classes=world())
+    for given in ({}, {"reduction": "batch_sum"}):
+        value, gradient = ml.value_and_gradient(pair)(scores, q, **given)
+        same(ml.value_and_gradient(pair)(scores[:, at], q[:, at], **given, across=across), (value, gradient[:, at]))
+        mine = torch.tensor(scores[:, at], requires_grad=True)
+        pair.value(mine, torch.tensor(q[:, at]), **given, across=across).backward()
+        same(mine.grad, gradient[:, at])
+
+
 @check()
 def divergences_of_classes_that_are_split() -> None:
     _, _, p, _ = of_classes(1)
@@ -493,8 +507,14 @@ def fits_that_do_not_fit_together() -> None:
 
 
 @check(*RINGS)
-def ring(name: str) -> None:
+def gathered(name: str) -> None:
+    ring(name, ml.Split(rows=world(), gather=True))
+
+
+@check(*RINGS)
+def ring(name: str, across: Any = None) -> None:
     """Contrastive losses of embeddings that are split unevenly: by value, gradient and `backward()`."""
+    across = across or world()
     pair, arrays = ml.catalogue()[name], of_pairs(name)
     weights, at = np.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 0.0, 3.0]), own(8)
     for given in ({}, {"weights": weights, "reduction": "weighted_mean"}):
@@ -504,13 +524,13 @@ def ring(name: str) -> None:
         expected = {n: g[at] if g.ndim else g for n, g in apart.items()}
         mine = given | ({"weights": weights[at]} if given else {})
         both = expected if len(expected) > 1 else next(iter(expected.values()))
-        found = ml.value_and_gradient(pair)(*parts.values(), **mine, across=world())
+        found = ml.value_and_gradient(pair)(*parts.values(), **mine, across=across)
         same(found, (value, both))
         tensors = {n: torch.tensor(x) for n, x in parts.items()}
         for argument in pair.wrt:
             tensors[argument].requires_grad_()
         mine = {n: torch.tensor(x) if isinstance(x, np.ndarray) else x for n, x in mine.items()}
-        loss = pair.value(*tensors.values(), **mine, across=world())
+        loss = pair.value(*tensors.values(), **mine, across=across)
         loss.backward()
         same(loss.detach(), value)
         same({n: tensors[n].grad for n in expected}, expected)
@@ -549,6 +569,8 @@ def a_ring_is_differentiated_once() -> None:
 def embeddings_that_do_not_fit_each_other() -> None:
     x = torch.ones(2, 3 + RANK)
     refuses(lambda: ml.info_nce_loss(x, x, across=world()), ValueError, "3 coordinates of float32 on rank 0")
+    x, across = torch.ones(2, 3), ml.Split(rows=world(), gather=True) if RANK else world()
+    refuses(lambda: ml.info_nce_loss(x, x, across=across), ValueError, "float32, gathered on rank 1")
 
 
 # --- distributed tensors ----------------------------------------------------------------------------------------------
@@ -686,8 +708,10 @@ USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
     *(f"ring: {name}" for name in RINGS),
+    *(f"gathered: {name}" for name in RINGS),
     "angular margins: arcface_loss",
     "distributed tensors: cross_entropy_with_logits",
+    "other losses of classes: list_net_loss",
     *(f"classes: {name}" for name in CLASS_OPTIONS),
     *(f"a layer: {name}" for name in LAYER_OPTIONS),
     *USUAL,

@@ -325,6 +325,21 @@ def next_tokens() -> None:
     refuses(lambda: ml.next_token_cross_entropy(z[0], tokens[0], across="data"), ValueError, "of one sequence")
 
 
+@check("list_net_loss", "focal_loss_with_logits", "hinge_loss")
+def other_losses_of_classes(name: str) -> None:
+    """Lists of items that are split; sums of element-wise losses over the classes."""
+    scores, _, q, _ = map(jnp.asarray, of_classes())
+    q = 3.0 * q if name == "list_net_loss" else 2.0 * (q > 0.1) - 1.0 if name == "hinge_loss" else 1.0 * (q > 0.1)
+    both, across = ml.value_and_gradient(ml.catalogue()[name]), ml.Split(classes="model")
+    own = P(None, "model")
+    function = mapped(mesh_of(model=4), functools.partial(both, across=across), (own, own), (P(), own))
+    same(function(scores, q), both(scores, q))
+    found = collectives(function, scores, q)
+    assert found == {"all-reduce": 3 if name == "list_net_loss" else 1}, found
+    loss = functools.partial(ml.catalogue()[name].value, across=across)
+    same(mapped(mesh_of(model=4), jax.grad(loss), (own, own), own)(scores, q), both(scores, q)[1])
+
+
 @check()
 def two_collectives_for_a_vocabulary() -> None:
     """No logits travel, and nothing in the backward pass: the largest logit of a row, and two sums for each."""
@@ -464,7 +479,12 @@ def fits_of_sharded_arrays() -> None:
 
 
 @check(*RINGS)
-def ring(name: str) -> None:
+def gathered(name: str) -> None:
+    ring(name, ml.Split(rows="data", gather=True))
+
+
+@check(*RINGS)
+def ring(name: str, across: Any = "data") -> None:
     """Contrastive losses of embeddings that are split: the value, the gradient, weights, and `jax.grad`."""
     pair, arrays = ml.catalogue()[name], {n: jnp.asarray(x) for n, x in of_pairs(name).items()}
     weights = jnp.asarray([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 0.0, 3.0])
@@ -480,10 +500,10 @@ def ring(name: str) -> None:
 
         def both(w: Any, *own: Any, given: Any = given) -> Any:
             more = given | ({"weights": w} if given else {})
-            return ml.value_and_gradient(pair)(*own, **more, across="data")
+            return ml.value_and_gradient(pair)(*own, **more, across=across)
 
         def loss(w: Any, *own: Any, given: Any = given) -> Any:
-            return pair.value(*own, **given | ({"weights": w} if given else {}), across="data")
+            return pair.value(*own, **given | ({"weights": w} if given else {}), across=across)
 
         mesh, ins = mesh_of(data=size), (P("data"), *specs)
         found = mapped(mesh, both, ins, (P(), shape))(weights, *arrays.values())
@@ -533,6 +553,20 @@ def embeddings_are_never_gathered() -> None:
         )
         found = collectives(together, *arguments)
         assert found == {"all-reduce": 1, "collective-permute": both}, found
+
+
+@check()
+def embeddings_are_gathered_if_asked() -> None:
+    """Those of the columns once, and their derivatives go home at once. CLIP gathers both sides, and two numbers."""
+    for name, gathers in (("siglip_loss", 1), ("clip_loss", 4)):
+        arguments = [jnp.asarray(x) for x in of_pairs(name).values()]
+        specs = tuple(P("data") if x.ndim else P() for x in arguments)
+        outs = P(), dict(zip(of_pairs(name), specs, strict=True))
+        both, across = ml.value_and_gradient(ml.catalogue()[name]), ml.Split(rows="data", gather=True)
+        function = mapped(mesh_of(data=8), functools.partial(both, across=across), specs, outs)
+        found = collectives(function, *arguments)
+        assert found == {"all-reduce": 1, "all-gather": gathers, "reduce-scatter": 1}, found
+    refuses(lambda: ml.Split(classes="model", gather=True), ValueError, "gather is about rows")
 
 
 # --- arrays that are sharded, without a map ---------------------------------------------------------------------------
