@@ -195,14 +195,14 @@ class Unreduced(Template):
     def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
         first = first_array(arguments[0])
         with quiet_for(first):
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
             return plan_of(xp, found, reduction).collect(xp, found.values, first)
 
     def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
         with quiet_for(arguments[0]):
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, plan_of(xp, found, reduction), arguments, wrt)
@@ -211,7 +211,7 @@ class Unreduced(Template):
         first = first_array(arguments[0])
         with quiet_for(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = plan_of(xp, found, reduction)
@@ -274,7 +274,7 @@ class Unreduced(Template):
             self._settled = found
         return (*arguments[: self._arrays], *found)
 
-    def _split(
+    def over_shards(
         self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]
     ) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""

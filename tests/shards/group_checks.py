@@ -32,7 +32,7 @@ from running import Gone, run
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
 import mithril_losses as ml
-from mithril_losses import fit
+from mithril_losses import fit, limits
 from mithril_losses.models import CallableModel, TorchModel
 from mithril_losses.training import Adam, UserError
 
@@ -131,6 +131,42 @@ def second_derivatives() -> None:
     (first,) = torch.autograd.grad(ml.log_cosh_loss(mine, t[at], across=world()), mine, create_graph=True)
     (own_second,) = torch.autograd.grad((first**2).sum(), mine)
     same(own_second, second[at])
+
+
+@check("log_cosh_loss", "kl_divergence", "cross_entropy_with_logits", "wasserstein_discriminator_loss")
+def hessians(name: str) -> None:
+    """Diagonals, and products with a vector, of the own rows; large arrays go the same way as small ones."""
+    whole = batched(ROWS[name], 6)
+    part, at, pair = whole.cut(own(6)), own(6), whole.pair
+    vectors = {n: np.cos(np.arange(1.0, whole.arrays[n].size + 1)).reshape(whole.arrays[n].shape) for n in pair.wrt}
+
+    def vector(rows: Any) -> Any:
+        found = {n: x[rows] for n, x in vectors.items()}
+        return {"vector": found if len(found) > 1 else next(iter(found.values()))}
+
+    def of_rows(x: Any) -> Any:
+        return {n: g[at] for n, g in x.items()} if isinstance(x, dict) else x[at]
+
+    product, all_three = ml.hessian_vector_product(pair.value), ml.value_gradient_and_hessian(pair.value)
+    expected = of_rows(product(*whole.arrays.values(), **vector(slice(None)), **whole.options))
+    three = all_three(*whole.arrays.values(), **whole.options)
+    given = {**part.options, "across": world()}
+    for size in (limits.current.large, 1):
+        with limits.changed(large=size if RANK else limits.current.large):
+            same(product(*part.arrays.values(), **vector(at), **given), expected)
+            same(all_three(*part.arrays.values(), **given), (three[0], of_rows(three[1]), of_rows(three[2])))
+
+
+@check()
+def hessians_of_classes_are_refused() -> None:
+    z, p = torch.ones(2, 3), torch.full((2, 3), 1 / 3)
+    across = ml.Split(classes=world())
+    for loss, x, t in ((ml.cross_entropy_with_logits, z, p), (ml.kl_divergence, p, p)):
+        refuses(
+            lambda loss=loss, x=x, t=t: ml.hessian_diagonal(loss)(x, t, across=across),
+            ValueError,
+            "take no Split(classes=…): only rows may be split",
+        )
 
 
 @check()
@@ -702,7 +738,7 @@ def no_group() -> None:
     refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
 
 
-LONG = ("a process that dies", "memory of a ring", "a compiled step")
+LONG = ("a process that dies", "memory of a ring", "a compiled step", "a fit that is resumed")
 USUAL = [name for name in CHECKS if ":" not in name and name not in LONG]
 USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
@@ -710,6 +746,8 @@ USUAL = [
     *(f"ring: {name}" for name in RINGS),
     *(f"gathered: {name}" for name in RINGS),
     "angular margins: arcface_loss",
+    "fits: numpy",
+    "hessians: cross_entropy_with_logits",
     "distributed tensors: cross_entropy_with_logits",
     "other losses of classes: list_net_loss",
     *(f"classes: {name}" for name in CLASS_OPTIONS),

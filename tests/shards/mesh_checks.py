@@ -178,6 +178,21 @@ def forward_mode_and_second_derivatives() -> None:
     same(jax.hessian(lambda p: loss(p, t))(p), jax.hessian(lambda p: ml.log_cosh_loss(p, t))(p))
 
 
+@check("log_cosh_loss", "cross_entropy_with_logits")
+def hessians(name: str) -> None:
+    """Products of a Hessian with a vector, and its diagonal, of the own rows."""
+    case = batched(ROWS[name], 8)
+    pair, arguments = case.pair, case.arguments("jax")
+    product, diagonal = ml.hessian_vector_product(pair.value), ml.hessian_diagonal(pair.value)
+
+    def both(v: Any, *own: Any, **given: Any) -> Any:
+        return product(*own, vector=v, **case.options, **given), diagonal(*own, **case.options, **given)
+
+    v, rows = jnp.cos(arguments[0]), (P("data"),) * (len(arguments) + 1)
+    found = mapped(mesh_of(data=4), functools.partial(both, across="data"), rows, (P("data"), P("data")))
+    same(found(v, *arguments), both(v, *arguments))
+
+
 @check()
 def the_derivative_by_weights_is_that_of_the_plain_function() -> None:
     p, t = (jnp.asarray(x) for x in batched(ROWS["mse_loss"], 8).arrays.values())
@@ -685,7 +700,6 @@ USUAL = (
     "two collectives for a vocabulary",
     "a label that no shard has is nan",
     "refusals",
-    "composed losses",
     "fits of sharded arrays",
     "embeddings are never gathered",
     "rows: huber_loss",
