@@ -162,10 +162,10 @@ class UnreducedSecond(Unreduced):
         first = first_array(next(iter(likes.values())))
         with quiet_for(first):
             own = base.checked(tuple(given[name] for name in base.domain))
-            losses, reduction = base.over_shards(own, reduction)
+            losses, of_rows = base.over_shards(own, reduction)
             found = losses(*own, wanted=(Wanted if self.has_value else SlopesAlone)(self.wrt))
             xp: Any = namespace_of(found.values)
-            closing = plan_of(xp, found, reduction)
+            closing = plan_of(xp, found, of_rows)
             vectors = {
                 name: _vector(vector, given[vector], likes[name], found.values.dtype)
                 for name, vector in self.vectors.items()
