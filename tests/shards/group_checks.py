@@ -35,6 +35,7 @@ import mithril_losses as ml
 from mithril_losses import fit, limits
 from mithril_losses.models import CallableModel, TorchModel
 from mithril_losses.training import Adam, UserError
+from mithril_losses.training.ranks import Ranks
 
 CHECKS: dict[str, Callable[[], None]] = {}
 RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("RANKS", 1))
@@ -402,6 +403,12 @@ def objectives() -> None:
     same(found.parameter_gradients, whole.parameter_gradients)
     alone = objective.evaluate({"out": p[at]}, {"true": t[at]}, params, gradients=False, across=world())
     same(alone.components, whole.components)
+    penalties = params, {"w": np.ones(3)}
+    products = objective.hessian_products({"out": p}, {"true": t}, {"out": t}, *penalties)
+    own_products = objective.hessian_products(
+        {"out": p[at]}, {"true": t[at]}, {"out": t[at]}, *penalties, across=world()
+    )
+    same(own_products, ({"out": products[0]["out"][at]}, products[1]))
     style = ml.Objective([ml.Term("bound", "vae_loss", {"recon_x": "r", "mu": "m", "logvar": "v"}, {"x": "x"})])
     x = np.full((2, 2), 0.5)
     refuses(
@@ -536,7 +543,8 @@ def fits_that_do_not_fit_together() -> None:
         lambda: run(3 if RANK else own), *((TypeError, "data must be") if RANK else (UserError, "rank 1 cannot go on"))
     )
     refuses(lambda: run(own, across=ml.Split(classes=world())), ValueError, "fit splits batches, and not classes")
-    refuses(lambda: run(own, across="data"), TypeError, "pass a process group")
+    refuses(lambda: run(own, across="data"), ValueError, "pass a process group")
+    refuses(lambda: Ranks(world()).require("jax"), ValueError, "across is for parameters of PyTorch and NumPy")
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -736,6 +744,7 @@ def no_group() -> None:
     group = world()
     dist.destroy_process_group()
     refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
+    refuses(lambda: fitted("numpy", group), ValueError, "init_process_group first")
 
 
 LONG = ("a process that dies", "memory of a ring", "a compiled step", "a fit that is resumed")

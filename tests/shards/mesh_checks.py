@@ -485,7 +485,7 @@ def fits_of_sharded_arrays() -> None:
         for own, expected in zip(found.history, whole.history, strict=True):
             same(own, expected, rtol=1e-10)
         same(found.params, whole.params, rtol=1e-10)
-    refuses(lambda: fitted(None, across="data"), TypeError, "names an axis of a mesh of JAX")
+    refuses(lambda: fitted(None, across="data"), ValueError, "say so themselves, so leave across out")
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
