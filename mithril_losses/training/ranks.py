@@ -29,7 +29,7 @@ class Ranks:
         if isinstance(across, str | tuple):
             raise ValueError(
                 f"across={across!r} would name axes inside jax.shard_map, and fit runs outside: arrays that are "
-                "sharded over a mesh say so themselves, so leave across out; for PyTorch and NumPy, pass a process group"
+                "sharded over a mesh say so themselves, so leave across out; PyTorch and NumPy take a process group"
             )
         split = resolve(np, across)
         if split.classes is not None:

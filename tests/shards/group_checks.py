@@ -543,7 +543,7 @@ def fits_that_do_not_fit_together() -> None:
         lambda: run(3 if RANK else own), *((TypeError, "data must be") if RANK else (UserError, "rank 1 cannot go on"))
     )
     refuses(lambda: run(own, across=ml.Split(classes=world())), ValueError, "fit splits batches, and not classes")
-    refuses(lambda: run(own, across="data"), ValueError, "pass a process group")
+    refuses(lambda: run(own, across="data"), ValueError, "take a process group")
     refuses(lambda: Ranks(world()).require("jax"), ValueError, "across is for parameters of PyTorch and NumPy")
 
 
