@@ -85,11 +85,26 @@ def _check_values(
     read_class_weights(xp, class_weights, weight.shape[0], 1, weight)
 
 
+def _mass(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    *,
+    class_weights: Array | Sequence[float] | None,
+    ignore_index: int | None,
+    **_: Any,
+) -> Array | None:
+    xp, classes = array_namespace(weight=weight), weight.shape[0]
+    per_class = read_class_weights(xp, class_weights, classes, 1, weight)
+    return by_label(xp, weight, classes, *read_labels(xp, targets, classes, ignore_index), per_class, 0.0)[1]
+
+
 @reduced(
     splits=("rows", "classes"),
     wrt=("hidden", "weight", "bias"),
     pairwise=True,
     check=_check_values,
+    mass=_mass,
     hidden=REAL,
     weight=PerClass(),
     targets=ClassIndices(),
