@@ -21,7 +21,9 @@ class Differentiable(Protocol):
     plain_value: Callable[..., Any]
     gradient: Callable[..., Any]
     both: Callable[..., Any]
-    in_chunks: Callable[..., Any]
+
+    def in_chunks(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str) -> Any:
+        """Return the "value", the "gradient" or "both" for arrays of Dask, in which nothing is computed yet."""
 
     def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
         """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""

@@ -9,7 +9,7 @@ a sum of its own over the labels and the weights, before any chunk of prediction
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import is_dask
 from mithril_losses.backends.threads import asked
 from mithril_losses.catalogue import catalogue
-from mithril_losses.domains import ClassNumbers, Directions, Interval, PerClass, PointSets, unenforced
+from mithril_losses.domains import ClassNumbers, Directions, Interval, PerClass, PointSets, checked, unenforced
 from mithril_losses.numerics.reduction import fit_weights, reduced_axes
-from mithril_losses.numerics.validation import quiet, require_same_shape
+from mithril_losses.numerics.validation import quiet, require_same_shape, widest_dtype
 from mithril_losses.templates.base import Template
 
 _NEW = 100  # the first number for axes that the blocks of a result have, and those of the arguments do not
@@ -99,19 +99,34 @@ class _Call(NamedTuple):
         for name, x in others.items():
             if library_of(x) not in (None, "numpy"):
                 raise TypeError(f"{name} is from {library_of(x)}; beside Dask arrays there may be those of NumPy only")
+        first = next(iter(template.domain))
+        if first not in arrays:
+            raise TypeError(f"{first} must be an array of Dask, got {type(given[first]).__name__}")
+        checked(template.domain, {name: x for name, x in others.items() if name in template.domain})
+        widest_dtype(np, **{name: arrays[name] for name in template.wrt if name in arrays})
         shape = _unreduced_shape(template, arrays, others)
         axis = None if "axis" in template.domain else others.get("axis")  # which may be an option of the loss
-        options = [others.get("reduction", "mean"), axis]
+        name = others.get("reduction", "mean")
         if shape is None:
-            _require_one_chunk(template, arrays, options)
+            _require_one_chunk(template, arrays, is_number=name != "none" and axis is None)
             return _Call(template, arrays, others, wanted, None, (), {})
-        axes = reduced_axes(len(shape), *options, arrays.get("normalizer", others.get("normalizer")))
-        first = next(iter(arrays.values()))
-        is_cut_anywhere = bool(template.elements) and shape == first.shape and axis is None
-        chunks = dict(enumerate(first.chunks)) if is_cut_anywhere else {0: _whole_rows(first).chunks[0]}
+        axes = reduced_axes(len(shape), name, axis, arrays.get("normalizer", others.get("normalizer")))
+        like = arrays[first]
+        is_cut_anywhere = bool(template.elements) and shape == like.shape and axis is None
+        chunks = dict(enumerate(like.chunks)) if is_cut_anywhere else {0: _whole_rows(like).chunks[0]}
         call = _Call(template, arrays, others, wanted, shape, axes, chunks)
         call.require_fit()
         return call
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """The axes of the unreduced losses that the loss has, too."""
+        return tuple(a for a in range(len(self.shape or ())) if a not in self.axes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape of the loss."""
+        return tuple((self.shape or ())[a] for a in self.left)
 
     @property
     def is_local(self) -> bool:
@@ -123,17 +138,16 @@ class _Call(NamedTuple):
         shape = self.shape or ()
         if "weights" in self.arrays:
             fit_weights(np, _stand_in(self.arrays["weights"].shape, np.float64), shape, np.float64)
-        left = tuple(n for i, n in enumerate(shape) if i not in self.axes)
         for name in ("normalizer", "upstream"):
             x = self.arrays.get(name)
-            if x is not None and x.shape not in ((), left):
-                raise ValueError(f"{name} must be a number or have the shape {left} of the loss, got {x.shape}")
+            if x is not None and x.shape not in ((), self.sizes):
+                raise ValueError(f"{name} must be a number or have the shape {self.sizes} of the loss, got {x.shape}")
 
     def over(self, name: str) -> tuple[int, ...]:
         """Return the axes of the losses, or of the first argument, that those of an array belong to."""
         x, shape = self.arrays[name], self.shape or ()
         if name in ("normalizer", "upstream"):
-            return tuple(a for a in range(len(shape)) if a not in self.axes) if x.ndim else ()
+            return self.left if x.ndim else ()
         if name == "weights" or isinstance(self.template.domain[name], Interval):  # aligned at the last axis
             rank = len(shape) if name == "weights" else next(iter(self.arrays.values())).ndim
             return tuple(range(rank - x.ndim, rank))
@@ -146,7 +160,7 @@ class _Call(NamedTuple):
         chunks = []
         for n, axis in zip(x.shape, axes, strict=True):
             own = () if is_shared else self.chunks.get(axis, ())
-            chunks.append(own if sum(own) == n else (n,))
+            chunks.append(own if own and sum(own) == n else (n,))
         return x.rechunk(tuple(chunks)), axes
 
     def blocks(self, part: str, returns: str) -> tuple[Any, tuple[int, ...]]:
@@ -155,12 +169,12 @@ class _Call(NamedTuple):
         cut = {name: self.cut(name) for name in self.arrays}
         divisor = self.divisor(part)
         if is_dask(divisor):
-            cut["normalizer"] = divisor.rechunk(-1), tuple(a for a in range(len(self.shape or ())) if a not in self.axes)
+            cut["normalizer"] = divisor.rechunk(-1), self.left
         elif divisor is not None:
             others["normalizer"] = divisor
-        left = () if self.is_local else tuple(n for i, n in enumerate(self.shape or ()) if i not in self.axes)
         dtypes = {name: str(x.dtype) for name, (x, _) in cut.items()}
-        task = _Task(part or self.template.name, self._key(part), dtypes, others, returns, left, self.is_local)
+        to_add = None if self.is_local else self.sizes
+        task = _Task(part or self.template.name, self._key(part), dtypes, others, returns, to_add)
         axes = tuple(sorted({axis for _, own in cut.values() for axis in own} | {*self.chunks}))
         return _blockwise(task, axes, np.dtype(object), *cut.values(), *self._bounds()), axes
 
@@ -204,30 +218,34 @@ class _Call(NamedTuple):
         likes = {name: x for name, x in likes.items() if not _is_shared(template, name)}
         cut = {n: self.cut(n) for n in self.arrays if n in template.domain and n not in likes}
         task = _Masses(part or template.name, self._key(part), tuple(cut), likes, self.others, shape[1:])
-        return _blockwise(task, (0,), np.dtype(np.float64), *cut.values(), *self._bounds(), sizes=shape[1:], lengths=self.chunks)
+        return _blockwise(
+            task, (0,), np.dtype(np.float64), *cut.values(), *self._bounds(), sizes=shape[1:], lengths=self.chunks
+        )
 
     def value(self, blocks: Any, axes: tuple[int, ...]) -> Any:
         """Return the loss from the values and gradients of all chunks."""
-        dtype, shape = next(iter(self.arrays.values())).dtype, self.shape or ()
-        left = tuple(n for i, n in enumerate(shape) if i not in self.axes)
+        dtype, sizes = next(iter(self.arrays.values())).dtype, self.sizes
+        given = (blocks, axes)
         if self.is_local:
-            is_cut_anywhere = len(self.chunks) == len(shape) == len(left)
-            kept = axes[: len(shape)] if is_cut_anywhere else tuple(a for a in axes if a == 0 and shape)
-            return _blockwise(_value, kept, dtype, (blocks, axes), sizes=left[len(kept) :])
-        if left:
-            parts = _blockwise(_Part("", left), (0,), dtype, (blocks, axes), sizes=left, lengths={0: 1})
+            kept = tuple(axis for axis in self.left if axis in self.chunks)
+            return _blockwise(_value, kept, dtype, given, sizes=sizes[len(kept) :])
+        if sizes:
+            parts = _blockwise(_Part("", sizes), (0,), dtype, given, sizes=sizes, lengths={0: 1})
             return parts.sum(axis=0, dtype=np.float64).astype(dtype)
-        parts = _blockwise(_Part("", (1,) * (len(axes) - 1)), axes, dtype, (blocks, axes), lengths=dict.fromkeys(axes, 1))
+        ones = dict.fromkeys(axes, 1)
+        parts = _blockwise(_Part("", (1,) * (len(axes) - 1)), axes, dtype, given, lengths=ones)
         return parts.sum(dtype=np.float64).astype(dtype)
 
     def gradient(self, name: str, blocks: Any, axes: tuple[int, ...]) -> Any:
         """Return the gradient wrt an argument, in the chunks of the argument."""
-        like = self.arrays[name]
+        like, given = self.arrays[name], (blocks, axes)
         if self.shape is not None and _is_shared(self.template, name):
-            parts = _blockwise(_Part(name, like.shape), (0,), like.dtype, (blocks, axes), sizes=like.shape, lengths={0: 1})
-            return parts.sum(axis=0).rechunk(like.chunks)
+            part, sizes = _Part(name, like.shape), like.shape
+            parts = _blockwise(part, (0,), like.dtype, given, sizes=sizes, lengths={0: 1})
+            total = parts.sum(axis=0, dtype=np.result_type(like.dtype, np.float32))
+            return total.astype(like.dtype).rechunk(like.chunks)
         kept = tuple(axis for axis in self.over(name) if axis in self.chunks)
-        found = _blockwise(_Gradient(name), kept, like.dtype, (blocks, axes), sizes=like.shape[len(kept) :])
+        found = _blockwise(_Gradient(name), kept, like.dtype, given, sizes=like.shape[len(kept) :])
         return found.rechunk(like.chunks)
 
 
@@ -243,8 +261,7 @@ class _Task(NamedTuple):
         dtypes: of the arrays, by name.
         others: the options and keywords that are no arrays.
         returns: "value", "gradient" or "both".
-        left: the shape of the value, if it is to be added to those of other chunks.
-        is_local: whether the value is not.
+        to_add: the shape of the value, if it is to be added to those of other chunks.
     """
 
     loss: str
@@ -252,14 +269,13 @@ class _Task(NamedTuple):
     dtypes: Mapping[str, str]
     others: Mapping[str, Any]
     returns: str
-    left: tuple[int, ...]
-    is_local: bool
+    to_add: tuple[int, ...] | None
 
     def __call__(self, *blocks: Any) -> tuple[Any, dict[str, Any]]:
         """Return the value and the gradients by name, from the chunks of all arrays, and the bounds of the rows."""
         given = dict(zip(self.dtypes, blocks, strict=False))
         bounds = blocks[len(given)] if len(blocks) > len(given) else None
-        where = "" if bounds is None else f"rows {bounds[0]} … {bounds[1] - 1}: "
+        where = "" if bounds is None else _where(bounds)
         try:
             self._require_declared(given, bounds)
             return self._evaluate(given, bounds)
@@ -283,16 +299,16 @@ class _Task(NamedTuple):
     def _evaluate(self, given: dict[str, Any], bounds: Any) -> tuple[Any, dict[str, Any]]:
         template = _template(self.loss, self.part)
         named = {**self.others, **given}
-        if not self.is_local and bounds is not None and bounds[0] == bounds[1]:  # a chunk of no rows
+        if self.to_add is not None and bounds is not None and bounds[0] == bounds[1]:  # a chunk of no rows
             like = next(iter(given.values()))
-            return np.zeros(self.left, like.dtype), {n: np.zeros_like(x) for n, x in given.items() if n in template.domain}
+            return np.zeros(self.to_add, like.dtype), {name: np.zeros_like(x) for name, x in given.items()}
         arguments = [named.pop(name) for name in template.domain]
         if isinstance(named.get("normalizer"), np.ndarray) and not named["normalizer"].ndim:
             named["normalizer"] = float(named["normalizer"])
         with asked(1):  # the chunks share the cores
             if self.returns == "value":
                 return template.plain_value(*arguments, **named), {}
-            way = template.both if self.part else fastest(template)
+            way: Any = template.both if self.part else fastest(template)
             value, gradient = way(*arguments, **named)
         if isinstance(gradient, Mapping):
             return value, dict(gradient)
@@ -327,7 +343,7 @@ class _Masses(NamedTuple):
             mass = template.mass(*_of_call(template, named, "arrays"), **_of_call(template, named, "options"))  # type: ignore[misc]
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"rows {bounds[0]} … {bounds[1] - 1}: {error}") from None
+            raise kind(f"{_where(bounds)}{error}") from None
         return np.asarray(np.broadcast_to(1.0 if mass is None else mass, (rows, *self.row)), np.float64)
 
 
@@ -360,6 +376,10 @@ def _one(block: Any) -> Any:
     while isinstance(block, list):
         (block,) = block
     return block
+
+
+def _where(bounds: Any) -> str:
+    return f"rows {bounds[0]} … {bounds[1] - 1}: "
 
 
 def _template(loss: str, part: str) -> Template:
@@ -400,18 +420,20 @@ def _whole_rows(x: Any) -> Any:
     return x.rechunk((rows, *((n,) for n in x.shape[1:])))
 
 
-def _require_one_chunk(template: Template, arrays: Mapping[str, Any], options: Sequence[Any]) -> None:
+def _require_one_chunk(template: Template, arrays: Mapping[str, Any], is_number: bool) -> None:
     """Raise a ValueError unless everything is in one chunk, and the loss is a number."""
     if any(x.npartitions > 1 for x in arrays.values()):
         raise ValueError(
             f"{template.name} of these arguments does not have a loss for each entry of axis 0 that depends on no "
             "other, so it is not computed by chunks: if the arrays fit in memory, rechunk(-1) each of them"
         )
-    if options[0] == "none" or options[1] is not None:
+    if not is_number:
         raise ValueError(f"{template.name} of these Dask arrays is only reduced to a number")
 
 
-def _unreduced_shape(template: Template, arrays: Mapping[str, Any], others: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _unreduced_shape(
+    template: Template, arrays: Mapping[str, Any], others: Mapping[str, Any]
+) -> tuple[int, ...] | None:
     """Return the shape of the unreduced losses, or None if they are not independent along the first axis."""
     first = next(iter(arrays.values()))
     if template.elements:
@@ -422,12 +444,14 @@ def _unreduced_shape(template: Template, arrays: Mapping[str, Any], others: Mapp
     may_be_apart = template.separable or (is_set and first.ndim > 2) or shares_a_layer
     if not may_be_apart or not first.ndim or others.get("pool_batch") or "reduction" not in template.passed_on:
         return None
+    one, two = (_losses_of_rows(template, arrays, others, rows) for rows in (1, 2))
+    if one[:1] != (1,) or two != (2, *one[1:]):
+        return None
     for name, x in arrays.items():
         if _is_of_rows(template, name) and x.shape[:1] != first.shape[:1]:
             names = f"{next(iter(arrays))} and {name}"
             raise ValueError(f"{names} must have the same first axis, got shapes {first.shape} and {x.shape}")
-    one, two = (_losses_of_rows(template, arrays, others, rows) for rows in (1, 2))
-    return (first.shape[0], *one[1:]) if one[:1] == (1,) and two == (2, *one[1:]) else None
+    return (first.shape[0], *one[1:])
 
 
 def _is_of_rows(template: Template, name: str) -> bool:
@@ -438,25 +462,29 @@ def _is_of_rows(template: Template, name: str) -> bool:
 def _losses_of_rows(
     template: Template, arrays: Mapping[str, Any], others: Mapping[str, Any], rows: int
 ) -> tuple[int, ...]:
-    """Return the shape of the unreduced losses of so many rows of such arrays, in which any legal numbers stand."""
-    errors: list[ValueError] = []
-    for filled in (1.0, 0.0):
+    """Return the shape of the unreduced losses of so many rows of such arrays, in which one legal number stands.
+
+    The message about shapes that do not fit is about all rows.
+    """
+    last: tuple[int | None, float] = (None, 0.0)
+    for of_rows, filled in ((rows, 1.0), (rows, 0.0), last):
         try:
             with unenforced(), quiet(np):
-                arguments = _stand_ins(template, arrays, others, rows, filled)
+                arguments = _stand_ins(template, arrays, others, of_rows, filled)
                 return tuple(np.shape(template.plain_value(*arguments, reduction="none")))
-        except ValueError as error:
-            errors.append(error)
-    raise errors[-1]
+        except ValueError:
+            if of_rows is None:
+                raise
+    raise AssertionError("the last call returns or raises")
 
 
 def _stand_ins(
-    template: Template, arrays: Mapping[str, Any], others: Mapping[str, Any], rows: int, filled: float
+    template: Template, arrays: Mapping[str, Any], others: Mapping[str, Any], rows: int | None, filled: float
 ) -> list[Any]:
-    """Return arguments with arrays of one number, which take no memory, in the place of Dask's."""
+    """Return arguments with arrays of one number, which take no memory, in the place of Dask's; None for all rows."""
     found = dict(others)
     for name, x in arrays.items():
-        shape = (rows, *x.shape[1:]) if _is_of_rows(template, name) else x.shape
+        shape = (rows, *x.shape[1:]) if _is_of_rows(template, name) and rows is not None else x.shape
         found[name] = _stand_in(shape, x.dtype, filled)
     return [found[name] for name in template.domain]
 
@@ -472,7 +500,7 @@ def _of_call(template: Template, named: Mapping[str, Any], what: str) -> Any:
 
 
 def _blockwise(
-    function: Callable[..., Any],
+    function: Any,
     axes: tuple[int, ...],
     dtype: Any,
     *arrays: tuple[Any, tuple[int, ...]],

@@ -215,7 +215,8 @@ class Elementwise(Template):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
         if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
-            return self.in_chunks(arguments, {**reduction, "wrt": wrt}, "both")
+            found: tuple[Array, Any] = self.in_chunks(arguments, {**reduction, "wrt": wrt}, "both")
+            return found
         if wrt is not None:
             own: Any = {name: x for name, x in reduction.items() if name in Reduction.__annotations__}
             return self.plain_value(*arguments, **own), self._on_request(arguments, wrt, reduction)

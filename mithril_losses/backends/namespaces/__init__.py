@@ -45,7 +45,7 @@ def _find_namespace(x: Any) -> Any | None:
     elif _is_jax(x):
         from mithril_losses.backends.namespaces import jax as namespace
     elif is_dask(x):
-        from array_api_compat.dask import array as namespace
+        from array_api_compat.dask import array as namespace  # type: ignore[no-redef]
     elif hasattr(x, "__array_namespace__"):
         namespace = x.__array_namespace__()
     else:
@@ -152,7 +152,10 @@ def host_values(x: Any) -> np.ndarray[Any, Any] | None:
 
 
 def placement(x: Any) -> dict[str, Any]:
-    """Return the keyword arguments that create an array on the device of `x` (JAX places uncommitted arrays itself, and Dask none)."""
+    """Return the keyword arguments that create an array on the device of `x`; Dask has none.
+
+    JAX places uncommitted arrays itself.
+    """
     return {} if library_name(namespace_of(x)) in ("numpy", "jax", "dask") else {"device": x.device}
 
 
