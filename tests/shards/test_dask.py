@@ -28,8 +28,11 @@ from problems import (
 )
 
 import mithril_losses as ml
+from mithril_losses.domains import REAL
 
 UNEVEN = (4, 1, 2)
+P = np.random.default_rng(0).standard_normal((8, 3))
+X = da.from_array(P, chunks=(3, 3))
 INDEPENDENT = [name for name in EVERY if name not in RINGS]
 
 
@@ -65,7 +68,15 @@ def test_every_loss_of_independent_rows(name: str) -> None:
     arrays = [lazy(x) if n in whole.batch else x for n, x in whole.arrays.items()]
     expected = ml.value_and_gradient(whole.pair)(*whole.arrays.values(), **whole.options)
     same(both(whole.pair, *arrays, **whole.options), expected)
+
+
+@pytest.mark.parametrize("name", ["huber_loss", "iou_loss", "hinge_discriminator_loss", "dice_loss", "arcface_loss"])
+def test_value_and_gradient_apart(name: str) -> None:
+    """One loss of each template."""
+    whole = batched(EVERY[name], 7)
+    arrays = [lazy(x) if n in whole.batch else x for n, x in whole.arrays.items()]
     value, gradient = whole.pair.value(*arrays, **whole.options), whole.pair.gradient(*arrays, **whole.options)
+    expected = ml.value_and_gradient(whole.pair)(*whole.arrays.values(), **whole.options)
     same(dask.compute(value, gradient), expected)
 
 
@@ -125,6 +136,14 @@ def test_numbers_and_arrays_of_the_shape_of_the_loss_may_be_lazy() -> None:
     expected = ml.value_and_gradient(ml.huber_loss)(p, t, normalizer=float(abs(t).sum()), delta=t[0] ** 2)
     found = both(ml.huber_loss, lazy(p), lazy(t), normalizer=abs(lazy(t)).sum(), delta=lazy(t)[0] ** 2)
     same(found, expected)
+
+
+def test_next_tokens_beside_arrays_of_numpy() -> None:
+    generator = np.random.default_rng(0)
+    logits, tokens = generator.standard_normal((7, 4, 3)), generator.integers(0, 3, (7, 4))
+    given = {"ignore_index": 1, "weights": generator.random((7, 3)), "reduction": "weighted_mean"}
+    expected = ml.value_and_gradient(ml.next_token_cross_entropy)(logits, tokens, **given)
+    same(both(ml.next_token_cross_entropy, lazy(logits, UNEVEN, 2), tokens, **given), expected)
 
 
 def test_a_gradient_on_request() -> None:
@@ -202,10 +221,27 @@ def test_every_task_can_go_to_another_process() -> None:
     same(dask.compute(*sent), dask.compute(value, gradient))
 
 
+def test_a_process_may_not_know_a_loss() -> None:
+    terms = ml.elementwise(predictions=REAL, targets=REAL)(lambda xp, predictions, targets: (predictions, predictions))
+
+    def nobodys_loss(predictions: Any, targets: Any, **reduction: Any) -> Any:
+        return terms.value(predictions, targets, **reduction)
+
+    @ml.gradient_of(nobodys_loss, terms=terms)
+    def nobodys_loss_gradient(predictions: Any, targets: Any, **reduction: Any) -> Any:
+        return terms.gradient(predictions, targets, **reduction)
+
+    value = nobodys_loss(X, X)
+    np.testing.assert_allclose(value.compute(), P.mean())
+    ml.unregister("nobodys_loss")
+    with pytest.raises(ValueError, match="this process of Dask does not know nobodys_loss: import the module"):
+        value.compute()
+    with pytest.raises(ValueError, match="only values and gradients of registered losses are computed"):
+        nobodys_loss(X, X)
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
-P = np.random.default_rng(0).standard_normal((8, 3))
-X = da.from_array(P, chunks=(3, 3))
 OTHER = da.concatenate([X, da.from_delayed(dask.delayed(lambda: P.astype(np.float32))(), P.shape, P.dtype)])
 SHORT = da.concatenate([X, da.from_delayed(dask.delayed(lambda: P[:5])(), P.shape, P.dtype)])
 REFUSALS: dict[str, tuple[Any, type[Exception], str]] = {

@@ -178,6 +178,11 @@ def is_dask(x: Any) -> bool:
     return dask is not None and isinstance(x, getattr(dask, "Array", ()))
 
 
+def beside(like: Any, x: Any) -> Any:
+    """Return an array of NumPy as one of Dask if `like` is one; everything else as it is."""
+    return _find_namespace(like).asarray(x) if is_dask(like) and isinstance(x, np.ndarray) else x  # type: ignore[union-attr]
+
+
 def _is_no_plain_array(x: Any) -> bool:
     """Whether `x` is a NumPy matrix, whose product is not element-wise, or a masked array."""
     masked = sys.modules.get("numpy.ma")
