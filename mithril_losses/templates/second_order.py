@@ -213,7 +213,7 @@ def _refuse_parts(name: str, arguments: tuple[Any, ...], reduction: Mapping[str,
     if any(map(is_dask, arguments)):
         raise ValueError(f"second derivatives of {name} are not computed by chunks of Dask arrays")
     if reduction.get("across") is not None:
-        raise ValueError(f"second derivatives of {name} take no across: they are those of arrays that are not split")
+        raise ValueError(f"second derivatives of {name} take no across: their arrays cannot be split")
 
 
 def _vector(name: str, vector: Any, like: Any, dtype: Any) -> Any:
