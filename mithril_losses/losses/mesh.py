@@ -440,9 +440,18 @@ def _shortest(vertices: Array, edges: Array) -> Array:
     return points.xp.min(points.xp.where(topology.real == 0, float("inf"), lengths), axis=-1)
 
 
+def _real_edges(pred_vertices: Array, target_vertices: Array, edges: Array) -> Array:
+    """Return 1 for an edge, and 0 for padding: what the losses of the edges of each mesh count in the divisor."""
+    (vertices,) = _Vertices.of(vertices=pred_vertices)
+    real = _Edges.of(vertices, edges).real
+    found: Array = vertices.xp.broadcast_to(real, (*vertices.at.shape[:-2], *real.shape[-1:]))
+    return found
+
+
 @unreduced(
     separable=False,  # the edges are shared by all meshes of a batch
     kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
+    mass=_real_edges,
     pred_vertices=PointSets(4, 3),
     target_vertices=PointSets(4, 3),
     edges=Edges(4),

@@ -244,7 +244,7 @@ def plan(
         count = float(max(math.prod(shape), 1))  # the usual case, kept cheap for small calls
         return Plan(tuple(range(len(shape))), None, count, upstream / count, upstream != 1.0)
     axes = reduced_axes(len(shape), reduction, axis, normalizer)
-    weights = _fit_weights(xp, weights, shape, dtype)
+    weights = fit_weights(xp, weights, shape, dtype)
     over, count = _over(xp, shape, axes, dtype, reduction, weights, mass, across)
     divisor = _divisor(xp, shape, axes, dtype, reduction, weights, normalizer, mass, over, count)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
@@ -277,7 +277,8 @@ def reduced_axes(ndim: int, reduction: str, axis: Any, normalizer: Any) -> tuple
     return axes
 
 
-def _fit_weights(xp: Any, weights: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+def fit_weights(xp: Any, weights: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return the weights of losses of a shape in a dtype, or raise a ValueError if they do not broadcast to it."""
     if weights is None:
         return None
     weights = _same_library(xp, "weights", weights, dtype)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
+from mithril_losses.backends.namespaces import Array, array_namespace, is_dask, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
 from mithril_losses.domains import (
     PROBABILITY,
@@ -197,6 +197,8 @@ class Elementwise(Template):
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few arrays."""
+        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+            return self.in_chunks(arguments, {**reduction, "wrt": wrt}, "gradient")
         if wrt is not None:
             return self._on_request(arguments, wrt, reduction)
         if reduction:
@@ -212,6 +214,9 @@ class Elementwise(Template):
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+            found: tuple[Array, Any] = self.in_chunks(arguments, {**reduction, "wrt": wrt}, "both")
+            return found
         if wrt is not None:
             own: Any = {name: x for name, x in reduction.items() if name in Reduction.__annotations__}
             return self.plain_value(*arguments, **own), self._on_request(arguments, wrt, reduction)

@@ -12,7 +12,7 @@ from functools import singledispatch
 from typing import Any, Literal, Unpack, get_args
 
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, namespace_of, require_library
+from mithril_losses.backends.namespaces import Array, is_dask, namespace_of, require_library
 from mithril_losses.domains import REAL, FeatureMaps, LargestNumber, Matrices, Parameters
 from mithril_losses.numerics.reduction import GradientReduction, plan
 from mithril_losses.numerics.trees import first_array, leaves, map_leaves
@@ -90,6 +90,7 @@ class ElementwiseSecond(Elementwise):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         self.require_known(reduction if wrt is None else {"wrt": wrt})
+        _refuse_chunks(self.name, arguments)
         if self.rows is not None:
             _refuse_classes(self.name, reduction)
         if self.has_value:
@@ -156,6 +157,7 @@ class UnreducedSecond(Unreduced):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         self.require_known(reduction if wrt is None else {"wrt": wrt})
+        _refuse_chunks(self.name, arguments)
         _refuse_classes(self.name, reduction)
         base, given = self._base, dict(zip(self.domain, arguments, strict=True))
         likes = {name: given[name] for name in self.wrt}
@@ -210,6 +212,11 @@ def _of_own(function: Callable[..., Any] | None, arrays: int, vectors: int) -> C
     if function is None:
         return None
     return lambda *given, **options: function(*given[:arrays], *given[arrays + vectors :], **options)
+
+
+def _refuse_chunks(name: str, arguments: tuple[Any, ...]) -> None:
+    if any(map(is_dask, arguments)):
+        raise ValueError(f"second derivatives of {name} are not computed by chunks of Dask arrays")
 
 
 def _refuse_classes(name: str, reduction: Mapping[str, Any]) -> None:

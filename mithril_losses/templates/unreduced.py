@@ -225,6 +225,10 @@ class Unreduced(Template):
         """
         xp = namespace_of(first_array(arguments[0]))
         library = "" if xp is None else library_name(xp)
+        if library == "dask":
+            return lambda method, reduction, returns: self.in_chunks(
+                arguments, {**reduction, **getattr(method, "keywords", {})}, returns
+            )
         if library == "jax":
             from mithril_losses.shards.explicit import are_explicit, on_automatic_axes
 
@@ -456,6 +460,7 @@ def reduced(
     pairwise: bool = False,
     by_numpy: bool = False,
     check: Callable[..., Any] | None = None,
+    mass: Callable[..., Any] | None = None,
     splits: tuple[str, ...] = (),
     **domain: Any,
 ) -> Callable[[Callable[..., Closed]], Reduced]:
@@ -463,7 +468,7 @@ def reduced(
 
     `splits` says whether the function takes shards of "rows" and of "classes".
     """
-    how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check}
+    how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check, "mass": mass}
 
     def declare(losses: Callable[..., Closed]) -> Reduced:
         template = Reduced(losses, domain, wrt, (), kinks, pairwise, **how)
