@@ -82,6 +82,7 @@ class Elementwise(Template):
         self.curvatures: dict[str, Callable[..., Any] | float] = {}
         self.steep_curvature = False
         self._others: tuple[Elementwise, ...] = ()
+        self._narrowing: tuple[str, bool, dict[str, Any]] | None = None
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
         self._remember()
 
@@ -109,14 +110,34 @@ class Elementwise(Template):
         completed._remember()
         return completed
 
+    def narrow(self, flag: str, value: bool, **domain: Any) -> None:
+        """Declare what arrays may be if a flag has this value, where that is less than they may be otherwise."""
+        self._narrowing = flag, value, domain
+        self.check = self._check_narrow
+
+    def _check_narrow(self, *arrays: Any, **options: Any) -> None:
+        if self._narrowing is not None and options[self._narrowing[0]] is self._narrowing[1]:
+            self._narrow.check_arrays(dict(zip(self.array_names, arrays, strict=False)))
+
+    @functools.cached_property
+    def _narrow(self) -> Elementwise:
+        """The same terms for calls with the flag that narrows the domains."""
+        narrow = copy.copy(self)
+        narrow.domain = self.domain | (self._narrowing or ("", True, {}))[2]
+        narrow._narrowing = None
+        narrow._remember()
+        return narrow
+
     def _remember(self) -> None:
         """Keep the domains that calls are held to, and the results of `settle` for numbers and a dtype of NumPy."""
-        self.__dict__.pop("_of_parts", None)
+        for name in ("_of_parts", "_narrow"):
+            self.__dict__.pop(name, None)
         self._enforced = enforced({name: self.domain[name] for name in self.array_names})
         self._held = [(self.array_names.index(name), name, domain.check) for name, domain in self._enforced.items()]
         self._settled = functools.lru_cache(maxsize=64)(
             lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
         )
+        self._is_plain = self.rows is None and len(self.outputs) == 1 and not self.steep
 
     @overload
     def curvature(self, function: F) -> F: ...
@@ -176,6 +197,8 @@ class Elementwise(Template):
 
     def loop(self, call: Call) -> Loop | None:
         """As in `Template`; None if each row has its own value."""
+        if self._narrowing is not None and call.options[self._narrowing[0]] is self._narrowing[1]:
+            return self._narrow.loop(call)
         dtype, options = self.door(call.arrays, call.options)
         if self.rows is not None and call.reduction.get("reduction") == "none":
             return None
@@ -222,6 +245,9 @@ class Elementwise(Template):
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
+            if self._is_plain and type(slopes) is not tuple:
+                closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
+                return closing.collect(xp, value, arguments[0]), closing.spread(xp, slopes, arguments[0])
             columns, reduction = self._columns(xp, reduction)
             value = self._unreduced(xp, value, arrays, columns)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
@@ -306,6 +332,10 @@ class Elementwise(Template):
         """Check all arguments, and return the namespace, the arrays in the dtype to compute in, and the options."""
         count = len(self.array_names)
         given, options = arguments[:count], arguments[count:]
+        if self._narrowing is not None:
+            flag, value, _ = self._narrowing
+            if options[self.option_names.index(flag)] is value:
+                return self._narrow.prepare(arguments)
         if self._is_usual(given, options):
             for position, name, check in self._held:
                 check(name, given[position])
