@@ -14,6 +14,7 @@ from mithril_losses import limits
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
+from mithril_losses.backends.namespaces.numpy import quiet as without_warnings
 from mithril_losses.domains import (
     PROBABILITY,
     ClipWidth,
@@ -133,11 +134,14 @@ class Elementwise(Template):
         for name in ("_of_parts", "_narrow"):
             self.__dict__.pop(name, None)
         self._enforced = enforced({name: self.domain[name] for name in self.array_names})
-        self._held = [(self.array_names.index(name), name, domain.check) for name, domain in self._enforced.items()]
+        labels = {name: self.domain[name] for name in self.array_names if isinstance(self.domain[name], Labels)}
+        held = (self._enforced | labels).items()
+        self._held = [(self.array_names.index(name), name, domain.check) for name, domain in held]
         self._settled = functools.lru_cache(maxsize=64)(
             lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
         )
         self._is_plain = self.rows is None and len(self.outputs) == 1 and not self.steep
+        self._known: dict[Any, tuple[list[Any], Plan]] = {}
 
     @overload
     def curvature(self, function: F) -> F: ...
@@ -242,12 +246,14 @@ class Elementwise(Template):
             self.require_known(reduction)
             if splits_classes(reduction) and self._has_rows:
                 return self._of_parts.both(*arguments, **reduction)
+        elif self._is_plain and (known := self._known_of(arguments)) is not None:
+            with without_warnings():
+                value, slopes = self.terms(_NUMPY, *arguments[: len(self.array_names)], *known[0])
+                if type(slopes) is not tuple:
+                    return known[1].close(value, slopes, arguments[0])
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
-            if self._is_plain and type(slopes) is not tuple:
-                closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
-                return closing.collect(xp, value, arguments[0]), closing.spread(xp, slopes, arguments[0])
             columns, reduction = self._columns(xp, reduction)
             value = self._unreduced(xp, value, arrays, columns)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
@@ -344,14 +350,36 @@ class Elementwise(Template):
         dtype, checked = self.door(arrays, dict(zip(self.option_names, options, strict=True)))
         return namespace_of(given[0]), self.convert(arrays, dtype), checked
 
+    def _known_of(self, arguments: tuple[Any, ...]) -> tuple[list[Any], Plan] | None:
+        """Return the options and the plan of a usual call; they are remembered for NumPy arrays of one kind.
+
+        All that is left to check are values.
+        """
+        count = len(self.array_names)
+        first, options = arguments[0], arguments[count:]
+        if not self._is_usual(arguments[:count], options) or self._narrowing is not None:
+            return None
+        for position, name, check in self._held:
+            check(name, arguments[position])
+        key = first.dtype, first.shape, options
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _KINDS:
+                self._known.clear()
+            known = self._known[key] = self._settled(first.dtype, options), plan(np, first.shape, first.dtype)
+        return known
+
     def _is_usual(self, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> bool:
         """Whether NumPy arrays and options are legal because they were checked before, at a third of the cost."""
         first = arrays[0]
-        if self._has_labels or type(first) is not np.ndarray or first.dtype not in _USUAL or not first.ndim:
+        if type(first) is not np.ndarray or first.dtype not in _USUAL:
             return False
-        for x in arrays:
-            if type(x) is not np.ndarray or x.dtype is not first.dtype or x.shape != first.shape:
+        dtype, shape = first.dtype, first.shape
+        for x in arrays[1:]:
+            if type(x) is not np.ndarray or x.dtype is not dtype or x.shape != shape:
                 return False
+        if not shape:
+            return False
         return not options or {*map(type, options)} <= _PLAIN
 
     def door(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
@@ -401,6 +429,8 @@ class Elementwise(Template):
 
 
 _PLAIN = {float, type(None)}
+_KINDS = 256  # of calls, that are remembered
+_NUMPY = for_elements(np)
 _USUAL = (np.dtype(np.float32), np.dtype(np.float64))
 
 
