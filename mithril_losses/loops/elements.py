@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any, Literal, NamedTuple
@@ -97,28 +97,67 @@ def run(
     Raises:
         NotFusable: the terms cannot be compiled.
     """
-    shape, dtype, size = gradients[0].shape, gradients[0].dtype, gradients[0].size
-    given = [*options, factor, *(() if weights is None else (weights,))]
-    operands = [Operand.of(x, shape, dtype) for x in given if not isinstance(x, bool)]
-    of_operands = (o.kind for o in operands)
-    kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
-    key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.type.__name__, bounded)
-    chunks = Chunks.of(size, 1, group)
-    partials = np.zeros((2, chunks.number))  # of the losses, and of the illegal labels
-    fixed = (
-        size,
-        *[x.reshape(-1) for x in arrays],
-        *[o.values for o in operands],
-        *[o.inner for o in operands if o.kind == "periodic"],
-        *[x.reshape(-1) for x in gradients],
-        *(() if values is None else (values.reshape(-1),)),
-        *partials,
-    )
-    given_arrays = types_of(*arrays, *[o.values for o in operands if o.kind != "scalar"])
-    kernel = _kernels(terms, key, given_arrays, lambda kernel: kernel(0, 0, *fixed))
-    chunks.share(lambda first, last: kernel(first, last, *fixed), threads)
-    total, illegal = np.add.reduce(partials, axis=1).tolist()
-    return total, not illegal
+    like = gradients[0]
+    loop = Prepared(terms, legal, options, weights, factor, like, len(gradients), values is not None, group, bounded)
+    return loop.run(arrays, values, gradients, threads)
+
+
+class Prepared:
+    """A loop for arrays of one shape and of the same types; all that is missing are the arrays.
+
+    Its arguments are those of `run`, with an array `like` the gradients in the place of arrays.
+    """
+
+    def __init__(
+        self,
+        terms: Callable[..., Any],
+        legal: list[Legal],
+        options: list[Any],
+        weights: np.ndarray[Any, Any] | None,
+        factor: Any,
+        like: np.ndarray[Any, Any],
+        slopes: int,
+        keeps_values: bool,
+        group: int,
+        bounded: tuple[bool, bool],
+    ) -> None:
+        dtype, self._size = like.dtype, like.size
+        given = [*options, factor, *(() if weights is None else (weights,))]
+        operands = [Operand.of(x, like.shape, dtype) for x in given if not isinstance(x, bool)]
+        of_operands = (o.kind for o in operands)
+        kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
+        self._terms = terms
+        self._key = (tuple(legal), kinds, slopes, weights is not None, keeps_values, dtype.type.__name__, bounded)
+        self._chunks = Chunks.of(self._size, 1, group)
+        self._varying = [o.values for o in operands if o.kind != "scalar"]
+        inner = [o.inner for o in operands if o.kind == "periodic"]
+        self._operands = (*[o.values for o in operands], *inner)
+        self._kernel: Any = None
+
+    def run(
+        self,
+        arrays: Sequence[np.ndarray[Any, Any]],
+        values: np.ndarray[Any, Any] | None,
+        gradients: Sequence[np.ndarray[Any, Any]],
+        threads: int,
+    ) -> tuple[float, bool]:
+        """Fill the gradients, and return the sum and whether all elements were legal, as `run` of this module does."""
+        partials = np.zeros((2, self._chunks.number))  # of the losses, and of the illegal elements
+        fixed = (
+            self._size,
+            *[x.reshape(-1) for x in arrays],
+            *self._operands,
+            *[x.reshape(-1) for x in gradients],
+            *(() if values is None else (values.reshape(-1),)),
+            *partials,
+        )
+        kernel = self._kernel
+        if kernel is None:
+            types = types_of(*arrays, *self._varying)
+            kernel = self._kernel = _kernels(self._terms, self._key, types, lambda kernel: kernel(0, 0, *fixed))
+        self._chunks.share(lambda first, last: kernel(first, last, *fixed), threads)
+        total, illegal = np.add.reduce(partials, axis=1).tolist()
+        return total, not illegal
 
 
 # --- writing and compiling the module -------------------------------------------------------------------------------

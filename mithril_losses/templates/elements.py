@@ -39,7 +39,7 @@ from mithril_losses.numerics.validation import (
 )
 from mithril_losses.shards import Shards, resolve, splits_classes
 from mithril_losses.templates.base import Template
-from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
+from mithril_losses.templates.loop import Arrays, Call, Loop, Repeated, over_blocks, rows_of
 
 Terms = Callable[..., tuple[Array, Any]]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -207,8 +207,10 @@ class Elementwise(Template):
         if self.rows is not None and call.reduction.get("reduction") == "none":
             return None
         loop = _ElementLoop(self, call, options, dtype)
-        compiled = loop.compiled if loop.can_be_compiled else None
-        return Loop(self.shape(loop.like), None, compiled, loop.blocked, dtype)
+        shape = self.shape(loop.like)
+        if not loop.can_be_compiled:
+            return Loop(shape, None, None, loop.blocked, dtype)
+        return Loop(shape, None, loop.compiled, loop.blocked, dtype, loop.repeated)
 
     def plain_value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss; arrays and options are given in the order of the terms."""
@@ -309,6 +311,13 @@ class Elementwise(Template):
             parts = columns.sum(xp.stack([total] if mass is None else [total, mass]))
             total, mass = parts[0, ...], None if mass is None else parts[1, ...]
         return total if mass is None else never_negative(xp, total, terms=terms, scale=mass)
+
+    def not_negative(self, total: float, arrays: Arrays, dtype: Any) -> float:
+        """Return the sum of the losses of NumPy arrays, with 0 in place of a negative sum that rounding explains."""
+        if self.row_mass is None or not total < 0.0:
+            return total
+        mass = np.sum(arrays[self.array_names.index(self.row_mass)])
+        return float(never_negative(np, np.asarray(total, dtype), terms=arrays[0].shape[-1], scale=mass))
 
     def spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
         """Return the gradient from the slopes, or a dict of gradients."""
@@ -502,33 +511,43 @@ class _ElementLoop:
 
     def compiled(self, weights: Any, factor: Any, values: Any, gradients: list[Any], threads: int) -> float:
         """As in `Loop`."""
-        from mithril_losses.loops import elements as fused
+        return self._prepared(weights, factor, values is not None)(self._arrays, values, gradients, threads)
 
-        terms = self._template
-        domains = [terms.domain[name] for name in terms.array_names]
-        self._check_rows()
-        total, legal = fused.run(
+    def repeated(self, factor: float) -> Repeated:
+        """As in `Loop`."""
+        run = self._prepared(None, factor, False)
+        return lambda arrays, gradients, threads: run(arrays, None, gradients, threads)
+
+    def _prepared(self, weights: Any, factor: Any, keeps_values: bool) -> Callable[..., float]:
+        """Return the loop as a function of arrays like those of this call, values, gradients and threads."""
+        from mithril_losses.loops.elements import Prepared
+
+        terms, like, dtype = self._template, self.like, self._dtype
+        loop = Prepared(
             terms.terms,
-            self._arrays,
-            [_legal(domain, x.dtype) for domain, x in zip(domains, self._arrays, strict=True)],
+            [_legal(terms.domain[n], x.dtype) for n, x in zip(terms.array_names, self._arrays, strict=True)],
             self._options,
             self._over_terms(weights),
             self._over_terms(factor),
-            values=values,
-            gradients=gradients,
-            threads=threads if gradients[0].size >= limits.current.shared else 1,
-            group=limits.current.group,
-            bounded=(terms.steep, terms.steep and not self._is_scaled),
+            like,
+            len(terms.outputs),
+            keeps_values,
+            limits.current.group,
+            (terms.steep, terms.steep and not self._is_scaled),
         )
-        if not legal:
-            terms.check_arrays(self._call.arrays)
-        return self._not_negative(total)
+        is_shared = like.size >= limits.current.shared
+        rows = [(i, n, d) for i, (n, d) in enumerate(terms.domain.items()) if isinstance(d, Distributions)]
 
-    def _check_rows(self) -> None:
-        """Check what the compiled loop does not see: that rows sum to 1."""
-        for name, domain in self._template.domain.items():
-            if isinstance(domain, Distributions) and not domain.sums_are_legal(x := self._call.arrays[name]):
-                domain.check(name, x)
+        def run(arrays: Arrays, values: Any, gradients: Arrays, threads: int) -> float:
+            for i, name, domain in rows:  # the loop does not see whether rows sum to 1
+                if not domain.sums_are_legal(arrays[i]):
+                    domain.check(name, arrays[i])
+            total, are_legal = loop.run(arrays, values, gradients, threads if is_shared else 1)
+            if not are_legal:
+                terms.check_arrays(dict(zip(terms.array_names, arrays, strict=True)))
+            return terms.not_negative(total, arrays, dtype)
+
+        return run
 
     def blocked(self, weights: Any, factor: Any, values: Any, gradients: list[Any], threads: int) -> float:
         """As in `Loop`."""
@@ -559,7 +578,7 @@ class _ElementLoop:
                     kept[rows] = value
                 return float(np.sum(value))
 
-        return self._not_negative(over_blocks(shape, work, threads))
+        return terms.not_negative(over_blocks(shape, work, threads), self._arrays, self._dtype)
 
     def _write(self, out: Any, slope: Any, factor: Any, weights: Any) -> None:
         """Write slope · factor · weight."""
@@ -579,11 +598,3 @@ class _ElementLoop:
         if self._template.rows is None or not isinstance(x, np.ndarray):
             return x
         return x.reshape(x.shape + (1,) * (self.like.ndim - len(self._template.shape(self.like))))
-
-    def _not_negative(self, total: float) -> float:
-        """Return the sum of all losses, with 0 in place of a negative sum that rounding explains."""
-        mass_name = self._template.row_mass
-        if mass_name is None or not total < 0.0:
-            return total
-        mass = np.sum(self._call.arrays[mass_name])
-        return float(never_negative(np, np.asarray(total, self._dtype), terms=self.like.shape[-1], scale=mass))
