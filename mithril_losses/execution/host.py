@@ -41,14 +41,16 @@ class _Known(NamedTuple):
         run: fills the gradients and returns the sum of the losses.
         reduction: of these.
         dtype: the dtype to compute in.
-        likes: for each gradient the position of the argument like it.
+        likes: the name of each gradient, with the position of the argument like it.
+        is_shared: whether threads may share the loop.
         under: the limits under which this was found.
     """
 
     run: Repeated
     reduction: Plan
     dtype: np.dtype[Any]
-    likes: tuple[int, ...]
+    likes: tuple[tuple[str, int], ...]
+    is_shared: bool
     under: limits.Limits
 
 
@@ -145,14 +147,15 @@ class OnHost:
         self, known: _Known, arguments: tuple[Any, ...], buffers: Mapping[str, Any]
     ) -> tuple[Any, Any]:
         """Return value and gradient of a call of a known kind."""
-        gradients = NamedArrays(
-            (name, buffers[name] if name in buffers else empty(x.shape, x.dtype))
-            for name, x in zip(self._outputs, [arguments[i] for i in known.likes], strict=True)
-        )
-        total = known.run(arguments, list(gradients.values()), thread_count(self._threads))
+        gradients: NamedArrays[Any] = NamedArrays()
+        for name, position in known.likes:
+            x = arguments[position]
+            gradients[name] = buffers[name] if name in buffers else empty(x.shape, x.dtype)
+        threads = thread_count(self._threads) if known.is_shared else 1
+        total = known.run(arguments, [*gradients.values()], threads)
         first = arguments[0]
         value = as_dtype(np, known.reduction.divide(np, known.dtype.type(total), first), first.dtype)
-        return value, gradients if len(self._outputs) > 1 else gradients.popitem()[1]
+        return value, gradients if len(gradients) > 1 else gradients[name]
 
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Call | None:
         """Return the call, or None if no fast path takes its arguments."""
@@ -210,8 +213,9 @@ class OnHost:
             return
         if len(self._known) >= _KINDS:
             self._known.clear()
-        likes = tuple(self._arrays.index(name) for name in self._outputs.values())
-        self._known[kind] = _Known(loop.repeated(reduction.factor), reduction, dtype, likes, limits.current)
+        likes = tuple((name, self._arrays.index(like)) for name, like in self._outputs.items())
+        is_shared = math.prod(kind[1]) >= min(limits.current.shared, limits.current.shared_rows)
+        self._known[kind] = _Known(loop.repeated(reduction.factor), reduction, dtype, likes, is_shared, limits.current)
 
     def _run(
         self,

@@ -155,7 +155,10 @@ class Prepared:
         if kernel is None:
             types = types_of(*arrays, *self._varying)
             kernel = self._kernel = _kernels(self._terms, self._key, types, lambda kernel: kernel(0, 0, *fixed))
-        self._chunks.share(lambda first, last: kernel(first, last, *fixed), threads)
+        if threads == 1:
+            kernel(0, self._chunks.number, *fixed)
+        else:
+            self._chunks.share(lambda first, last: kernel(first, last, *fixed), threads)
         total, illegal = np.add.reduce(partials, axis=1).tolist()
         return total, not illegal
 
