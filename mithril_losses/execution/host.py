@@ -143,9 +143,7 @@ class OnHost:
             found += name, type(option), option
         return tuple(found)
 
-    def _again(
-        self, known: _Known, arguments: tuple[Any, ...], buffers: Mapping[str, Any]
-    ) -> tuple[Any, Any]:
+    def _again(self, known: _Known, arguments: tuple[Any, ...], buffers: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return value and gradient of a call of a known kind."""
         gradients: NamedArrays[Any] = NamedArrays()
         for name, position in known.likes:

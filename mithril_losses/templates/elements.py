@@ -480,13 +480,13 @@ def elementwise(
 
 def _legal(domain: Any, dtype: Any) -> Any:
     """Return what the elements of an array of a dtype may be, for the compiled loop."""
-    from mithril_losses.loops.elements import Between
+    from mithril_losses.loops.elements import Between, Rows
 
     if isinstance(domain, Labels):
         return tuple(map(float, domain.values))
     if isinstance(domain, Elements) and domain.is_bounded:
         return Between(*domain.bounds(dtype))
-    return Between(*PROBABILITY.bounds(dtype)) if isinstance(domain, Distributions) else None
+    return Rows(*PROBABILITY.bounds(dtype), domain.near) if isinstance(domain, Distributions) else None
 
 
 class _ElementLoop:
@@ -536,12 +536,8 @@ class _ElementLoop:
             (terms.steep, terms.steep and not self._is_scaled),
         )
         is_shared = like.size >= limits.current.shared
-        rows = [(i, n, d) for i, (n, d) in enumerate(terms.domain.items()) if isinstance(d, Distributions)]
 
         def run(arrays: Arrays, values: Any, gradients: Arrays, threads: int) -> float:
-            for i, name, domain in rows:  # the loop does not see whether rows sum to 1
-                if not domain.sums_are_legal(arrays[i]):
-                    domain.check(name, arrays[i])
             total, are_legal = loop.run(arrays, values, gradients, threads if is_shared else 1)
             if not are_legal:
                 terms.check_arrays(dict(zip(terms.array_names, arrays, strict=True)))
