@@ -139,8 +139,8 @@ class Plan(NamedTuple):
     """The linear map L = Σ w ℓ / D over `axes` and its transpose, for unreduced losses of one shape.
 
     `divisor` is D and `factor` is u / D: plain floats, or arrays (`factor` has length 1 along each reduced axis).
-    `scaled` says whether u may differ from 1, and `over` lists the shards over which sums are completed. `is_usual` says
-    that the plan is for the mean of all losses of NumPy arrays.
+    `scaled` says whether u may differ from 1, and `over` lists the shards over which sums are completed. `is_usual`
+    says that the plan is for the mean of all losses of NumPy arrays.
     """
 
     axes: tuple[int, ...]

@@ -124,7 +124,7 @@ class Elementwise(Template):
     def _narrow(self) -> Elementwise:
         """The same terms for calls with the flag that narrows the domains."""
         narrow = copy.copy(self)
-        narrow.domain = self.domain | (self._narrowing or ("", True, {}))[2]
+        narrow.domain = {**self.domain, **(self._narrowing or ("", True, {}))[2]}
         narrow._narrowing = None
         narrow._remember()
         return narrow
