@@ -248,6 +248,11 @@ def _poisson(
     return value, slope
 
 
+_poisson.narrow(
+    "log_input", False, predictions=NON_NEGATIVE_REAL.suggesting("for the logarithms of rates, leave log_input=True")
+)
+
+
 def _poisson_information(
     xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
 ) -> Array:
@@ -293,7 +298,7 @@ def poisson_negative_log_likelihood(
         infinitely much for any other x.
 
     Raises:
-        ValueError: the shapes differ, or a reduction keyword does not fit.
+        ValueError: the shapes differ, a rate is negative, or a reduction keyword does not fit.
         TypeError: an argument is not an array, predictions are not floating point, or a flag is not a bool.
 
     Example:

@@ -17,6 +17,7 @@ import numpy as np
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, library_name, namespace_of
+from mithril_losses.backends.namespaces.numpy import quiet as without_warnings
 from mithril_losses.domains import ClassNumbers, PerClass, PointSets, array_names, checked, enforced
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import first_array, leaves, map_leaves
@@ -282,7 +283,7 @@ class Unreduced(Template):
         self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]
     ) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""
-        if reduction.get("across") is None:
+        if not reduction or reduction.get("across") is None:
             return self.losses, reduction
         if (at := self._at.get("pool_batch")) is not None and arguments[at]:
             raise ValueError(f"{self.name} with pool_batch=True cannot be split: each mask is one mask of all rows")
@@ -386,7 +387,7 @@ def by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> A
 def quiet_for(x: Any) -> Any:
     """Return a context without warnings for the library of an array, or of the first array of a nesting."""
     if type(x) is np.ndarray:  # the usual case
-        return np.errstate(all="ignore")
+        return without_warnings()
     return quiet(namespace_of(first_array(x)) or np)  # the loss refuses an object that is not an array, by its name
 
 
