@@ -68,7 +68,7 @@ def _check(logits: Array, targets: Array, **options: Any) -> None:
 _SHIFTED = given("translation_invariant", class_axis=(-1, 1), multilabel=False)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_with_logits(
     logits: Array,
     targets: Array,
@@ -168,7 +168,7 @@ def dice_loss_with_logits_gradient(
 dice_loss_with_logits_value_and_gradient = both_of(dice_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
 def _jaccard_with_logits(
     logits: Array,
     targets: Array,
@@ -268,7 +268,7 @@ def jaccard_loss_with_logits_gradient(
 jaccard_loss_with_logits_value_and_gradient = both_of(jaccard_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_LOGITS, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
 def _tversky_with_logits(
     logits: Array,
     targets: Array,
@@ -396,7 +396,7 @@ def tversky_loss_with_logits_gradient(
 tversky_loss_with_logits_value_and_gradient = both_of(tversky_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
 def _focal_tversky_with_logits(
     logits: Array,
     targets: Array,
@@ -533,6 +533,7 @@ focal_tversky_loss_with_logits_value_and_gradient = both_of(focal_tversky_loss_w
 
 
 @unreduced(
+    curved=True,
     check=_check,
     logits=ScoreMaps(),
     targets=LabelMaps(),
@@ -655,6 +656,7 @@ def _lovasz_softmax_with_logits_kinks(
 
 
 @unreduced(
+    curved=True,
     by_numpy=True,
     check=check_label_maps,
     kinks=_lovasz_softmax_with_logits_kinks,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.stable import product
 from mithril_losses.numerics.validation import as_dtype, require_one_number
-from mithril_losses.templates.masks import Masks, Probabilities, SecondOfRatio, Softmax
+from mithril_losses.templates.masks import Masks, SecondOfRatio, Softmax
 from mithril_losses.templates.unreduced import Losses
 
 
@@ -42,9 +42,7 @@ def overlap_losses(
     smooth = require_one_number(xp, "smooth", smooth, dtype)
     alpha, beta = require_one_number(xp, "alpha", alpha, dtype), require_one_number(xp, "beta", beta, dtype)
     ratio, at_zero, at_one, whole = _ratio(xp, masks.sums(), share, alpha, beta, smooth)
-    second = None
-    if type(masks.predicted) is Probabilities:
-        second = SecondOfRatio((at_zero, at_one), (alpha / whole, (share - alpha - beta) / whole))
+    second = SecondOfRatio((at_zero, at_one), (alpha / whole, (share - alpha - beta) / whole))
     if gamma is None:
         return masks.losses(ratio, at_zero, at_one, second)
     gamma = require_one_number(xp, "gamma", gamma, dtype)
@@ -54,8 +52,8 @@ def overlap_losses(
     # γ T^(γ−1) at T = 0 is 1 for γ = 1 and 0 for γ > 1; for γ < 1 there is no derivative, and 0 is used
     at_perfect = float(gamma == 1.0) if isinstance(gamma, float) else as_dtype(xp, gamma == 1.0, dtype)
     factor = xp.where(perfect, at_perfect, gamma * power / positive)
-    if second is not None:  # f″ = γ (γ − 1) T^(γ−2), which at T = 0 is taken as 0
-        second = second._replace(first=factor, second=xp.where(perfect, 0.0, (gamma - 1.0) * factor / positive))
+    # f″ = γ (γ − 1) T^(γ−2), which at T = 0 is taken as 0
+    second = second._replace(first=factor, second=xp.where(perfect, 0.0, (gamma - 1.0) * factor / positive))
     return masks.losses(power, factor * at_zero, factor * at_one, second)
 
 
@@ -76,9 +74,7 @@ def pooled_losses(masks: Masks, smooth: float) -> Losses:
     hits, false_positives, false_negatives = (xp.sum(weighted(x), axis=axis, keepdims=True) for x in sums)
     ratio, at_zero, at_one, whole = _ratio(xp, (hits, false_positives, false_negatives), 2.0, 1.0, 1.0, smooth)
     at_zero, at_one = weighted(at_zero), weighted(at_one)
-    second = None
-    if type(masks.predicted) is Probabilities:
-        second = SecondOfRatio((at_zero, at_one), (weighted(1.0 / whole), weighted(0.0 / whole)))
+    second = SecondOfRatio((at_zero, at_one), (weighted(1.0 / whole), weighted(0.0 / whole)))
     return masks.of_samples(ratio, at_zero, at_one, second)
 
 
