@@ -776,7 +776,7 @@ _COMPOUND: dict[str, Any] = {
 }
 
 
-@unreduced(check=_check, **_COMPOUND, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, **_COMPOUND, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_cross_entropy_with_logits(
     logits: Array,
     targets: Array,
@@ -910,7 +910,7 @@ def dice_cross_entropy_with_logits_gradient(
 dice_cross_entropy_with_logits_value_and_gradient = both_of(dice_cross_entropy_with_logits_gradient)
 
 
-@unreduced(check=_check, **_COMPOUND, gamma=NON_NEGATIVE, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, **_COMPOUND, gamma=NON_NEGATIVE, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_focal_with_logits(
     logits: Array,
     targets: Array,

@@ -260,7 +260,7 @@ class Softmax(Probabilities):
         """As in `Probabilities`: with d = J v, d_c (g_c − Σ p g) − p_c Σ d g."""
         xp = self.xp
         along = product(xp, slopes, moved)
-        return along - product(xp, self._sum(product(xp, slopes, self.p)), moved) - product(xp, self._sum(along), self.p)
+        return along - product(xp, self.total(product(xp, slopes, self.p)), moved) - product(xp, self.total(along), self.p)
 
     def turn_diagonal(self, slopes: Array) -> Array:
         """As in `Probabilities`."""
@@ -269,10 +269,11 @@ class Softmax(Probabilities):
     def pull_diagonal(self, diagonal: Array) -> Array:
         """As in `Probabilities`: Σ_c D_c p_c² p_k² + D_k p_k² ((1 − p_k)² − p_k²)."""
         xp, squares = self.xp, self.p * self.p
-        whole = self._sum(product(xp, diagonal, squares))
+        whole = self.total(product(xp, diagonal, squares))
         return product(xp, whole, squares) + product(xp, diagonal, squares * (self.q - self.p))
 
-    def _sum(self, x: Array) -> Array:
+    def total(self, x: Array) -> Array:
+        """Return the sums over the classes, whose axis stays with length 1."""
         return self.xp.sum(x, axis=self.axis, keepdims=True)
 
     def minus_log(self) -> Array:
@@ -396,7 +397,7 @@ class Masks(NamedTuple):
         If a loss is that of a whole sample, its own slopes are pulled back. If it is that of a class, a logit belongs to
         the losses of all classes: what is pulled back is stacked, and weighted before.
         """
-        second = _OfProbabilities.of(self, of, weights, summed)
+        second = OfProbabilities.of(self, of, weights, summed)
         predicted, name = self.predicted, self.name
         if type(predicted) is Probabilities:
             return Curvature(
@@ -440,7 +441,7 @@ class Masks(NamedTuple):
         )
 
 
-class _OfProbabilities(NamedTuple):
+class OfProbabilities(NamedTuple):
     """The Hessian of `SecondOfRatio` wrt the probabilities of masks."""
 
     xp: Any
@@ -451,23 +452,28 @@ class _OfProbabilities(NamedTuple):
     summed: tuple[int, ...]
 
     @staticmethod
-    def of(masks: Masks, of: SecondOfRatio, weights: Array | None, summed: tuple[int, ...]) -> _OfProbabilities:
+    def of(masks: Masks, of: SecondOfRatio, weights: Array | None, summed: tuple[int, ...]) -> OfProbabilities:
+        """Return the Hessian, times the weights of the losses."""
         first, second = of.first, of.second
         if weights is not None:
             first, second = (product(masks.xp, weights, x + 0.0 * weights) for x in (first, second))
-        return _OfProbabilities(masks.xp, masks.slopes(*of.slope), masks.slopes(*of.by_whole), first, second, summed)
+        return OfProbabilities(masks.xp, masks.slopes(*of.slope), masks.slopes(*of.by_whole), first, second, summed)
 
     def total(self, x: Array) -> Array:
+        """Return the sums of each loss; the axes stay with length 1."""
         return self.xp.sum(x, axis=self.summed, keepdims=True)
 
     def slope(self) -> Array:
+        """Return the slope of each loss wrt the probabilities."""
         return self.first * self.s
 
     def times(self, v: Array) -> Array:
+        """Return H v."""
         along = self.total(self.s * v)
         return self.second * (self.s * along) - self.first * (self.s * self.total(self.g * v) + self.g * along)
 
     def diagonal(self) -> Array:
+        """Return the diagonal of H."""
         return self.second * self.s * self.s - 2.0 * self.first * self.s * self.g
 
     def bound(self) -> Array:
@@ -477,10 +483,11 @@ class _OfProbabilities(NamedTuple):
         return abs(self.second) * s * whole + self.first * (s * self.total(g) + g * whole)
 
     def of_logits(self, predicted: Probabilities, v: Array) -> Array:
-        """J H J v, and what the change of J adds."""
+        """Return J H J v and what the change of J adds: the product wrt the logits."""
         moved = predicted.pull(v)
         return predicted.pull(self.times(moved)) + predicted.turn(self.slope(), moved)
 
     def diagonal_of_logits(self, predicted: Probabilities) -> Array:
+        """Return the diagonal of that matrix."""
         pulled = self._replace(s=predicted.pull(self.s), g=predicted.pull(self.g))
         return pulled.diagonal() + predicted.turn_diagonal(self.slope())
