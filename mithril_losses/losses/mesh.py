@@ -627,9 +627,7 @@ def _laplacian(vertices: Array, edges: Array, wanted: Wanted) -> Losses:
         lambda: {"vertices": 2.0 * xp.ones_like(points)},
         diagonal_pull=laplacian.transpose_squares,
     )
-    return Losses(
-        values, lambda: {"vertices": 2.0 * moved}, pull=laplacian.transpose, curvature=lambda: curvature
-    )
+    return Losses(values, lambda: {"vertices": 2.0 * moved}, pull=laplacian.transpose, curvature=lambda: curvature)
 
 
 def mesh_laplacian_loss(vertices: ArrayT, edges: Array, **reduction: Unpack[Reduction]) -> ArrayT:

@@ -353,9 +353,7 @@ def _cosine_curvature(xp: Any, far: Array, same: Array, margin: Array) -> tuple[
     return (0.0 * far,)
 
 
-_COSINE_EMBEDDING = VectorTerms(
-    _cosine_terms, pairs=((0, 1),), measure=cosine_distance, curvature=_cosine_curvature
-)
+_COSINE_EMBEDDING = VectorTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_distance, curvature=_cosine_curvature)
 
 
 def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:

@@ -486,7 +486,7 @@ def _affinity(xp: Any, x: Array, y: Array, band_width: Any) -> _Affinity:
     x_unit, x_inverse = _unit(xp, x - centre)
     y_unit, y_inverse = _unit(xp, y - centre)
     distances = xp.maximum(1.0 - x_unit @ xp.matrix_transpose(y_unit), 0.0)
-    # at an index, because compiled by XLA the derivative of a least number may be 0 / 0: it searches for an equal number
+    # at an index: XLA's derivative of a least number searches for an equal one, and may find none, 0 / 0
     nearest_at = xp.argmin(distances, axis=-1)
     nearest = xp.expand_dims(take_at(xp, distances, nearest_at, -1), axis=-1)
     scale = nearest + _EPSILON

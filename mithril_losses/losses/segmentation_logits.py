@@ -396,7 +396,9 @@ def tversky_loss_with_logits_gradient(
 tversky_loss_with_logits_value_and_gradient = both_of(tversky_loss_with_logits_gradient)
 
 
-@unreduced(curved=True, check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(
+    curved=True, check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **COSTS, **MASK_OPTIONS, multilabel=FLAG
+)
 def _focal_tversky_with_logits(
     logits: Array,
     targets: Array,

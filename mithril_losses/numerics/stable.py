@@ -171,7 +171,7 @@ def _norm_and_unit(xp: Any, x: Array, p: float, axis: int) -> tuple[Array, Array
 
 
 def _undifferentiated(xp: Any, largest: Array) -> Array:
-    """Return largest numbers without their derivative, which is 0 / 0 where XLA computes an element twice and unequal."""
+    """Return largest numbers without their derivative, which is 0 / 0 where XLA finds no equal element."""
     found: Array = sys.modules["jax"].lax.stop_gradient(largest) if library_name(xp) == "jax" else largest
     return found
 

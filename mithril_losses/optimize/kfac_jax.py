@@ -26,10 +26,10 @@ _KIND = Choice(KINDS)
 def register_loss(
     loss: str | Callable[..., Any], *arrays: Any, weight: float = 1.0, curvature: Kind = "fisher", **options: Any
 ) -> None:
-    """Register weight · Σ ℓ / batch size, the loss of the model that is being traced, as `register_squared_error_loss` does.
+    """Register weight · Σ ℓ / batch size as the loss of the model that is being traced.
 
     The matrices of kfac-jax, its Gauss–Newton matrix and for a likelihood its Fisher matrix, are then made of the
-    second derivatives that are written by hand.
+    second derivatives that are written by hand. It is called as `kfac_jax.register_squared_error_loss` is.
 
     Args:
         loss: a registered loss whose Hessian has a factor, its name or its gradient.
@@ -86,8 +86,9 @@ class _Loss(kfac_jax.LossFunction):  # type: ignore[misc]
     products: tuple[Callable[..., Any], ...]
 
     def __init__(self, *arrays: Any, weight: Any = 1.0, **named: Any) -> None:
-        *arrays, weight = arrays if len(arrays) > len(self.pair.array_arguments) else (*arrays, weight)
-        self._arrays = dict(zip(self.pair.array_arguments, arrays, strict=False)) | named
+        names = self.pair.array_arguments
+        self._arrays = dict(zip(names, arrays, strict=False)) | named
+        weight = arrays[len(names)] if len(arrays) > len(names) else weight
         super().__init__(weight)
 
     @property
@@ -145,4 +146,5 @@ class _Likelihood(_Loss, kfac_jax.NegativeLogProbLoss):  # type: ignore[misc]
     multiply_fisher_factor_replicated_one_hot_unweighted = _Loss.multiply_ggn_factor_replicated_one_hot_unweighted
 
     def sample(self, rng: Any) -> Any:
-        return self.pair.terms.sampled(Draw(jax.numpy, rng), **self._arrays, **self.options)
+        sampled: Any = self.pair.terms.sampled
+        return sampled(Draw(jax.numpy, rng), **self._arrays, **self.options)

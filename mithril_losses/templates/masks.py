@@ -259,8 +259,8 @@ class Softmax(Probabilities):
     def turn(self, slopes: Array, moved: Array) -> Array:
         """As in `Probabilities`: with d = J v, d_c (g_c − Σ p g) − p_c Σ d g."""
         xp = self.xp
-        along = product(xp, slopes, moved)
-        return along - product(xp, self.total(product(xp, slopes, self.p)), moved) - product(xp, self.total(along), self.p)
+        along, mean = product(xp, slopes, moved), self.total(product(xp, slopes, self.p))
+        return along - product(xp, mean, moved) - product(xp, self.total(along), self.p)
 
     def turn_diagonal(self, slopes: Array) -> Array:
         """As in `Probabilities`."""
@@ -394,8 +394,8 @@ class Masks(NamedTuple):
     ) -> Curvature:
         """Return the second derivatives wrt the predictions; see `SecondOfRatio`.
 
-        If a loss is that of a whole sample, its own slopes are pulled back. If it is that of a class, a logit belongs to
-        the losses of all classes: what is pulled back is stacked, and weighted before.
+        The slopes of a loss of a whole sample are pulled back by themselves. A logit belongs to the losses of all
+        classes, if there are such: what is pulled back is stacked, and weighted before.
         """
         second = OfProbabilities.of(self, of, weights, summed)
         predicted, name = self.predicted, self.name

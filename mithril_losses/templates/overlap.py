@@ -99,7 +99,7 @@ def _cross_entropy_of(masks: Masks, gamma: Any) -> _PixelTerm:
         axis, mass = masks.layout.classes, w * t
         if masks.weights is None:  # a pixel counts 1, whatever its masses are
             mass = xp.ones_like(t) / float(t.shape[axis]) + 0.0 * t
-        return _PixelTerm(*(product(xp, w * t, x) for x in (values, slopes, seconds)), mass)
+        return _PixelTerm._make((*(product(xp, w * t, x) for x in (values, slopes, seconds)), mass))
     p, q = masks.predicted.p, masks.predicted.q
     minus_log_p, minus_log_q = masks.predicted.minus_logs()
     values, slopes, seconds = _damped(xp, p, q, minus_log_p, gamma)
@@ -107,11 +107,14 @@ def _cross_entropy_of(masks: Masks, gamma: Any) -> _PixelTerm:
     pixels = product(xp, t, values) + product(xp, 1.0 - t, others)
     bends = t * (q * q * seconds - p * q * slopes) + (1.0 - t) * (p * p * other_seconds - p * q * other_slopes)
     by_logits = t * q * slopes - (1.0 - t) * p * other_slopes
-    return _PixelTerm(*(product(xp, w, x) for x in (pixels, by_logits, bends)), w + 0.0 * t)
+    return _PixelTerm._make((*(product(xp, w, x) for x in (pixels, by_logits, bends)), w + 0.0 * t))
 
 
 def _damped(xp: Any, p: Array, q: Array, minus_log: Array, gamma: Any) -> tuple[Array, Array, Array]:
-    """Return −q^γ log p and its derivatives wrt log p, −q^γ (1 − γ p log p / q) and γ q^γ p (2 + log p (1 − γ p) / q) / q."""
+    """Return −q^γ log p and its two derivatives wrt log p.
+
+    They are −q^γ (1 − γ p log p / q) and γ p q^(γ − 1) (2 + (1 − γ p) log p / q).
+    """
     if gamma is None:
         return minus_log, -xp.ones_like(p), xp.zeros_like(p)
     power = q**gamma
@@ -123,7 +126,9 @@ def _damped(xp: Any, p: Array, q: Array, minus_log: Array, gamma: Any) -> tuple[
     return power * minus_log, -power * (1.0 + gamma * p * ratio), second
 
 
-def _compound_curvature(masks: Masks, dice: SecondOfRatio, weights: Array, pixels: _PixelTerm, share: Array) -> Curvature:
+def _compound_curvature(
+    masks: Masks, dice: SecondOfRatio, weights: Array, pixels: _PixelTerm, share: Array
+) -> Curvature:
     """Return the second derivatives of the sum of Dice and the pixels' terms of a whole sample."""
     xp, predicted, name = masks.xp, masks.predicted, masks.name
     overlap = OfProbabilities.of(masks, dice, weights, masks.layout.mask)

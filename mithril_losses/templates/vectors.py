@@ -130,8 +130,8 @@ class VectorTerms:
         terms: `(xp, *measures, *labels, *options) → (value, slopes)`.
         pairs: the positions of the arrays that each measure compares.
         measure: `distance` or `cosine_distance`.
-        curvature: a function of the arguments of the terms that returns the second derivative by each measure; the mixed
-            ones must be 0.
+        curvature: a function of the arguments of the terms that returns the second derivative by each measure; those by
+            two of them must be 0.
     """
 
     terms: Callable[..., Any]
@@ -162,7 +162,12 @@ class VectorTerms:
         return Losses(value, scaled, scaled=scaled, curvature=None if self.curvature is None else curvature)
 
     def _curvature(
-        self, xp: Any, names: list[str], measures: list[SecondOfMeasure], slopes: Sequence[Array], second: Sequence[Array]
+        self,
+        xp: Any,
+        names: list[str],
+        measures: list[SecondOfMeasure],
+        slopes: Sequence[Array],
+        second: Sequence[Array],
     ) -> Curvature:
         """Return Σ f″ ∇d ∇dᵀ + f′ ∇²d over the measures d."""
         f_1, f_2 = ([xp.expand_dims(x, axis=-1) for x in each] for each in (slopes, second))

@@ -254,6 +254,21 @@ class LargeArrays(unittest.TestCase):
             size = float(np.abs(y).max(initial=0.0))
             np.testing.assert_allclose(x, y, rtol=LARGE[dtype], atol=LARGE[dtype] * size, err_msg=path)
 
+    @parameterized.expand([(300, "float32"), (1500, "float64")], name_func=label)
+    def test_rows_of_many_classes(self, classes: int, dtype: str) -> None:
+        """From 256 classes on, the loop over softmax rows is another; from 1024 on, its sums have parts."""
+        generator = np.random.default_rng(0)
+        logits, vector = generator.standard_normal((2, 5, classes)).astype(dtype)
+        labels, weights = generator.integers(0, classes, 5), np.array([1.0, 0.0, 2.0, 0.5, 3.0], dtype)
+        logits[1] = np.nan
+        for transform, more in ((ml.hessian_vector_product, {"vector": vector}), (ml.hessian_diagonal, {})):
+            call = transform(ml.cross_entropy_with_logits)
+            plain = call(logits, labels, weights=weights, **more)
+            with limits.changed(large=1):
+                found = call(logits, labels, weights=weights, **more)
+            np.testing.assert_allclose(found, plain, rtol=LARGE[dtype], atol=LARGE[dtype] * np.abs(plain).max())
+            self.assertFalse(found[1].any())
+
 
 class ExactNumbers(unittest.TestCase):
     @parameterized.expand([(pair.name,) for pair in CURVED], name_func=label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -81,9 +82,8 @@ def kronecker(register: Any, batch: Any, mode: str) -> np.ndarray:
         func_args=(parameters(), batch),
         batch_size=SAMPLES,
     )
-    return matrix(
-        lambda v: estimator.multiply(state, v, identity_weight=0.0, exact_power=True, use_cached=False, pmap_axis_name=None)
-    )
+    options = {"identity_weight": 0.0, "exact_power": True, "use_cached": False, "pmap_axis_name": None}
+    return matrix(lambda v: estimator.multiply(state, v, **options))
 
 
 KNOWN = {
@@ -102,9 +102,10 @@ def test_matrices_of_losses_that_it_knows(loss: str) -> None:
     kind, theirs = KNOWN[loss]
     with double_precision("jax"):
         batch = data(kind)
-        known = lambda outputs, targets: theirs(outputs, targets, weight=0.7)  # noqa: E731
+        known = functools.partial(theirs, weight=0.7)
         for which in ("multiply_ggn", "multiply_fisher"):
-            np.testing.assert_allclose(exact(ours(loss), batch, which), exact(known, batch, which), rtol=1e-9, atol=1e-12)
+            found, expected = (exact(register, batch, which) for register in (ours(loss), known))
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
         for mode in ("ggn_exact", "fisher_exact"):
             found, expected = (kronecker(register, batch, mode) for register in (ours(loss), known))
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
@@ -134,7 +135,8 @@ def test_gauss_newton_matrix_of_other_losses(loss: str, kind: str, options: Any)
         batch, params = data(kind), parameters()
         found = exact(ours(loss, **options), batch)
         outputs = np.asarray(batch[0] @ params["w"] + params["b"])
-        hessian = ml.hessian_diagonal(loss, curvature="fisher")(outputs, np.asarray(batch[1]), reduction="sum", **options)
+        diagonal = ml.hessian_diagonal(loss, curvature="fisher")
+        hessian = diagonal(outputs, np.asarray(batch[1]), reduction="sum", **options)
     unit, expected = np.eye(OUTPUTS), np.zeros_like(found)
     for row, h in zip(np.asarray(batch[0]), hessian, strict=True):
         jacobian = np.concatenate([unit, np.kron(row[None], unit)], axis=1)  # b, and W row by row
