@@ -86,9 +86,9 @@ def _triplet_curvature(xp: Any, near: Array, far: Array, margin: Array, squared:
 def _swapped_curvature(
     xp: Any, near: Array, far: Array, other: Array, margin: Array, squared: bool
 ) -> tuple[Array, Array, Array]:
-    swapped = other < far
-    of_near, of_far = _triplet_curvature(xp, near, xp.where(swapped, other, far), margin, squared)
-    return of_near, xp.where(swapped, 0.0, of_far), xp.where(swapped, of_far, 0.0)
+    is_other = far > other
+    of_near, of_far = _triplet_curvature(xp, near, xp.where(is_other, other, far), margin, squared)
+    return of_near, xp.where(is_other, 0.0, of_far), xp.where(is_other, of_far, 0.0)
 
 
 _TRIPLET = VectorTerms(_triplet_terms, pairs=((0, 1), (0, 2)), curvature=_triplet_curvature)
