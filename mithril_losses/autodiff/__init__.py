@@ -13,11 +13,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mithril_losses.autodiff.call import Differentiable, compute_by, multiply_by, plain_functions
+from mithril_losses.autodiff.call import (
+    Differentiable,
+    by_chunks,
+    compute_by,
+    compute_chunks_by,
+    multiply_by,
+    plain_functions,
+)
 from mithril_losses.backends.namespaces import library_name, namespace_of
 from mithril_losses.numerics.trees import first_array
 
-__all__ = ["Differentiable", "compute_by", "differentiable", "multiply_by", "plain_functions"]
+__all__ = [
+    "Differentiable",
+    "by_chunks",
+    "compute_by",
+    "compute_chunks_by",
+    "differentiable",
+    "multiply_by",
+    "plain_functions",
+]
 
 
 def differentiable(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
@@ -42,5 +57,9 @@ def _by_jax(template: Differentiable, arguments: tuple[Any, ...], reduction: Map
     return value(template, arguments, reduction)
 
 
+def _by_dask(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    return template.in_chunks(arguments, reduction, "value")
+
+
 # a framework is imported when the first of its arrays has come
-_FRAMEWORKS: dict[str, Callable[..., Any]] = {"torch": _by_torch, "jax": _by_jax}
+_FRAMEWORKS: dict[str, Callable[..., Any]] = {"torch": _by_torch, "jax": _by_jax, "dask": _by_dask}

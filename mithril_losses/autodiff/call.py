@@ -22,6 +22,9 @@ class Differentiable(Protocol):
     gradient: Callable[..., Any]
     both: Callable[..., Any]
 
+    def in_chunks(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str) -> Any:
+        """Return the "value", the "gradient" or "both" for arrays of Dask, in which nothing is computed yet."""
+
     def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
         """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""
 
@@ -55,6 +58,31 @@ def multiply_by(products: Products) -> None:
     If that is recorded, because it is differentiated in turn, it is computed by plain array code.
     """
     _products[:] = [products]
+
+
+# (template, arguments in the order of `domain`, keywords, "value", "gradient" or "both", the name of a part) → arrays
+ByChunks = Callable[[Any, tuple[Any, ...], Mapping[str, Any], str, str], Any]
+_by_chunks: list[ByChunks] = []
+
+
+def compute_chunks_by(way: ByChunks) -> None:
+    """Let `way` return what a call of a template returns for arrays of Dask, in which nothing is computed yet."""
+    _by_chunks[:] = [way]
+
+
+def by_chunks(
+    template: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str, part: str = ""
+) -> Any:
+    """Return the value, the gradient or both of a template for arrays of Dask, in which nothing is computed yet.
+
+    Args:
+        template: of the loss.
+        arguments: in the order of `domain`.
+        keywords: of the reduction, and `wrt`.
+        returns: "value", "gradient" or "both".
+        part: the name in the catalogue of the loss that adds up several templates, of which this is one.
+    """
+    return _by_chunks[0](template, arguments, keywords, returns, part)
 
 
 _PLACE: Any = object()

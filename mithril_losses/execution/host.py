@@ -118,8 +118,9 @@ class OnHost:
 
         These may be what the other shards run: whether arrays are large is no matter of all.
         """
-        self._pair.terms.require_known(reduction)
-        is_one_loop = self._pair.terms.has_loop and len(self._pair.terms.elements) < 2
+        terms = self._pair.terms
+        terms.require_known(reduction)
+        is_one_loop = terms.has_loop and len(terms.elements) < 2 and terms.has_value  # or there is no sum to make
         return is_one_loop and not splits_classes(reduction) and not options.get("pool_batch")
 
     def _part(self, template: Template, call: Call, buffers: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype, placement, require_library
+from mithril_losses.backends.namespaces import (
+    Array,
+    ArrayT,
+    array_namespace,
+    beside,
+    is_dtype,
+    placement,
+    require_library,
+)
 from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import (
     FRACTION,
@@ -55,7 +63,7 @@ _CHUNK_ROWS = Integer(1, example=2)
 # --- cross-entropy of a linear layer ----------------------------------------------------------------------------------
 
 
-def _door(hidden: Array, weight: Array, targets: Array, bias: Array | None) -> tuple[Any, Any]:
+def _checked(hidden: Array, weight: Array, targets: Array, bias: Array | None) -> tuple[Any, Any]:
     """Check libraries, types and shapes, and return the namespace and the dtype of computation."""
     given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
     xp = array_namespace(**given, targets=targets)
@@ -81,9 +89,23 @@ def _check_values(
     **_: Any,
 ) -> None:
     """Raise for illegal labels and class weights, where their values can be read."""
-    xp = _door(hidden, weight, targets, bias)[0]
+    xp = _checked(hidden, weight, targets, bias)[0]
     read_labels(xp, targets, weight.shape[0], ignore_index)
     read_class_weights(xp, class_weights, weight.shape[0], 1, weight)
+
+
+def _mass(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    *,
+    class_weights: Array | Sequence[float] | None,
+    ignore_index: int | None,
+    **_: Any,
+) -> Array | None:
+    xp, classes = array_namespace(weight=weight), weight.shape[0]
+    per_class = read_class_weights(xp, class_weights, classes, 1, weight)
+    return by_label(xp, weight, classes, *read_labels(xp, targets, classes, ignore_index), per_class, 0.0)[1]
 
 
 @reduced(
@@ -91,6 +113,7 @@ def _check_values(
     wrt=("hidden", "weight", "bias"),
     pairwise=True,
     check=_check_values,
+    mass=_mass,
     hidden=REAL,
     weight=PerClass(),
     targets=ClassIndices(),
@@ -116,7 +139,7 @@ def _linear_cross_entropy(
     reduction: Any,
     wanted: Wanted,
 ) -> Closed:
-    xp, dtype = _door(hidden, weight, targets, bias)
+    xp, dtype = _checked(hidden, weight, targets, bias)
     shape, count, (classes, features) = tuple(targets.shape), math.prod(targets.shape), weight.shape
     a = require_one_number(xp, "label_smoothing", label_smoothing, dtype)
     z_loss = require_one_number(xp, "z_loss", z_loss, dtype)
@@ -311,6 +334,7 @@ class _NextTokens(NamedTuple):
 
     @staticmethod
     def of(logits: Array, tokens: Array, ignore_index: int | None, reduction: Any) -> _NextTokens:
+        tokens = beside(logits, tokens)
         xp = array_namespace(logits=logits, tokens=tokens)
         shape = tuple(tokens.shape)
         if not shape or shape[-1] == 0 or tuple(logits.shape)[:-1] != shape:
@@ -331,7 +355,7 @@ class _NextTokens(NamedTuple):
         if not limits.min <= ignored <= limits.max:
             ignored = limits.min  # no token has this value
         nothing = xp.full((*shape[:-1], 1), ignored, dtype=tokens.dtype, **placement(tokens))
-        options = dict(reduction)
+        options = {name: beside(logits, x) for name, x in reduction.items()}
         name, axis, normalizer = options.get("reduction", "mean"), options.get("axis"), options.get("normalizer")
         axes = reduced_axes(len(shape), name, axis, normalizer)
         has_positions = len(shape) - 1 not in axes

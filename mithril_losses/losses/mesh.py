@@ -369,7 +369,7 @@ def mesh_normal_loss(pred_normals: ArrayT, target_normals: Array, **reduction: U
         0.5
 
     Source:
-        In the spirit of N. Wang et al., Pixel2Mesh: Generating 3D Mesh Models from Single RGB Images, 2018, §3.5, which
+        Related to N. Wang et al., Pixel2Mesh: Generating 3D Mesh Models from Single RGB Images, 2018, §3.5, which
         wants edges at right angles to the normals of the target. https://doi.org/10.1007/978-3-030-01252-6_4
     """
     return _normal.value(pred_normals, target_normals, **reduction)
@@ -464,11 +464,20 @@ def _shortest(vertices: Array, edges: Array) -> Array:
     return points.xp.min(points.xp.where(topology.real == 0, float("inf"), lengths), axis=-1)
 
 
+def _real_edges(pred_vertices: Array, target_vertices: Array, edges: Array) -> Array:
+    """Return 1 for an edge, and 0 for padding: what the losses of the edges of each mesh count in the divisor."""
+    (vertices,) = _Vertices.of(vertices=pred_vertices)
+    real = _Edges.of(vertices, edges).real
+    found: Array = vertices.xp.broadcast_to(real, (*vertices.at.shape[:-2], *real.shape[-1:]))
+    return found
+
+
 @unreduced(
     separable=False,  # the edges are shared by all meshes of a batch
     curved=True,
     has_fisher=True,
     kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
+    mass=_real_edges,
     pred_vertices=PointSets(4, 3),
     target_vertices=PointSets(4, 3),
     edges=Edges(4),

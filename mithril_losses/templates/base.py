@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mithril_losses.autodiff import differentiable
+from mithril_losses.autodiff import by_chunks, differentiable
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.domains import Choice, Labels, enforced
 from mithril_losses.elsewhere import no_such_option
@@ -118,6 +118,13 @@ class Template:
             return self.plain_value(*arguments, **reduction)
         return differentiable(self, arguments, reduction)
 
+    def in_chunks(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str) -> Any:
+        """Return the "value", the "gradient" or "both" for arrays of Dask, in which nothing is computed yet.
+
+        The keywords are those of the reduction, and `wrt`.
+        """
+        return by_chunks(self, arguments, keywords, returns)
+
     def likelihood(self, sampled: F) -> F:
         """Declare the loss as the negative log-likelihood of its targets: decorates a function that draws them.
 
@@ -145,7 +152,7 @@ class Template:
         if isinstance(across, Split) and across.classes is not None and not self.splits_classes:
             raise ValueError(f"{self.name} has no axis that Split(classes=…) could split: only its rows may be split")
         if not self.splits_rows and not (isinstance(across, Split) and across.rows is None):
-            raise ValueError(f"{self.name} cannot be split by rows: each of its losses depends on all of them")
+            raise ValueError(f"{self.name} cannot be split by rows: each of its losses depends on all rows")
 
     def requested(self, wrt: Any) -> tuple[str, ...]:
         """Check the names in `wrt`, a name or a tuple of names, and return them in the order of the arguments.

@@ -12,7 +12,7 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
+from mithril_losses.backends.namespaces import Array, array_namespace, is_dask, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
 from mithril_losses.domains import (
     PROBABILITY,
@@ -176,7 +176,7 @@ class Elementwise(Template):
 
     def loop(self, call: Call) -> Loop | None:
         """As in `Template`; None if each row has its own value."""
-        dtype, options = self.door(call.arrays, call.options)
+        dtype, options = self.dtype_and_options(call.arrays, call.options)
         if self.rows is not None and call.reduction.get("reduction") == "none":
             return None
         loop = _ElementLoop(self, call, options, dtype)
@@ -197,6 +197,8 @@ class Elementwise(Template):
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few arrays."""
+        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+            return self.in_chunks(arguments, {**reduction, "wrt": wrt}, "gradient")
         if wrt is not None:
             return self._on_request(arguments, wrt, reduction)
         if reduction:
@@ -212,6 +214,9 @@ class Elementwise(Template):
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+            found: tuple[Array, Any] = self.in_chunks(arguments, {**reduction, "wrt": wrt}, "both")
+            return found
         if wrt is not None:
             own: Any = {name: x for name, x in reduction.items() if name in Reduction.__annotations__}
             return self.plain_value(*arguments, **own), self._on_request(arguments, wrt, reduction)
@@ -311,7 +316,7 @@ class Elementwise(Template):
                 check(name, given[position])
             return np, [*given], self._settled(given[0].dtype, options)
         arrays = dict(zip(self.array_names, given, strict=True))
-        dtype, checked = self.door(arrays, dict(zip(self.option_names, options, strict=True)))
+        dtype, checked = self.dtype_and_options(arrays, dict(zip(self.option_names, options, strict=True)))
         return namespace_of(given[0]), self.convert(arrays, dtype), checked
 
     def _is_usual(self, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> bool:
@@ -324,7 +329,7 @@ class Elementwise(Template):
                 return False
         return not options or {*map(type, options)} <= _PLAIN
 
-    def door(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    def dtype_and_options(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         """Check everything but labels; return the dtype to compute in, and the options in the order of the terms."""
         xp = array_namespace(**arrays)
         require_same_shape(**arrays)

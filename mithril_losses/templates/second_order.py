@@ -12,11 +12,12 @@ from functools import singledispatch
 from typing import Any, Literal, Unpack, get_args
 
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, namespace_of, require_library
+from mithril_losses.backends.namespaces import Array, is_dask, namespace_of, require_library
 from mithril_losses.domains import REAL, FeatureMaps, LargestNumber, Matrices, Parameters
 from mithril_losses.numerics.reduction import GradientReduction, plan
 from mithril_losses.numerics.trees import first_array, leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
+from mithril_losses.shards import splits_classes
 from mithril_losses.templates.apart import Apart
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.elements import Elementwise
@@ -90,7 +91,9 @@ class ElementwiseSecond(Elementwise):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         self.require_known(reduction if wrt is None else {"wrt": wrt})
-        _refuse_shards(self.name, reduction)
+        _refuse_chunks(self.name, arguments)
+        if self.rows is not None:
+            _refuse_classes(self.name, reduction)
         if self.has_value:
             return super().both(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
@@ -155,15 +158,17 @@ class UnreducedSecond(Unreduced):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         self.require_known(reduction if wrt is None else {"wrt": wrt})
-        _refuse_shards(self.name, reduction)
+        _refuse_chunks(self.name, arguments)
+        _refuse_classes(self.name, reduction)
         base, given = self._base, dict(zip(self.domain, arguments, strict=True))
         likes = {name: given[name] for name in self.wrt}
         first = first_array(next(iter(likes.values())))
         with quiet_for(first):
             own = base.checked(tuple(given[name] for name in base.domain))
-            found = base.losses(*own, wanted=(Wanted if self.has_value else SlopesAlone)(self.wrt))
+            losses, of_rows = base.over_shards(own, reduction)
+            found = losses(*own, wanted=(Wanted if self.has_value else SlopesAlone)(self.wrt))
             xp: Any = namespace_of(found.values)
-            closing = plan_of(xp, found, reduction)
+            closing = plan_of(xp, found, of_rows)
             vectors = {
                 name: _vector(vector, given[vector], likes[name], found.values.dtype)
                 for name, vector in self.vectors.items()
@@ -218,9 +223,14 @@ def _of_own(function: Callable[..., Any] | None, arrays: int, vectors: int) -> C
     return lambda *given, **options: function(*given[:arrays], *given[arrays + vectors :], **options)
 
 
-def _refuse_shards(name: str, reduction: Mapping[str, Any]) -> None:
-    if reduction.get("across") is not None:
-        raise ValueError(f"second derivatives of {name} take no across: they are those of arrays that are not split")
+def _refuse_chunks(name: str, arguments: tuple[Any, ...]) -> None:
+    if any(map(is_dask, arguments)):
+        raise ValueError(f"second derivatives of {name} are not computed by chunks of Dask arrays")
+
+
+def _refuse_classes(name: str, reduction: Mapping[str, Any]) -> None:
+    if splits_classes(reduction):
+        raise ValueError(f"second derivatives of {name} take no Split(classes=…): only rows may be split, with across=")
 
 
 def _vector(name: str, vector: Any, like: Any, dtype: Any) -> Any:

@@ -209,14 +209,14 @@ class Unreduced(Template):
     def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
         first = first_array(arguments[0])
         with quiet_for(first):
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
             return plan_of(xp, found, reduction).collect(xp, found.values, first)
 
     def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
         with quiet_for(arguments[0]):
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, plan_of(xp, found, reduction), arguments, wrt)
@@ -225,7 +225,7 @@ class Unreduced(Template):
         first = first_array(arguments[0])
         with quiet_for(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = plan_of(xp, found, reduction)
@@ -239,6 +239,10 @@ class Unreduced(Template):
         """
         xp = namespace_of(first_array(arguments[0]))
         library = "" if xp is None else library_name(xp)
+        if library == "dask":
+            return lambda method, reduction, returns: self.in_chunks(
+                arguments, {**reduction, **getattr(method, "keywords", {})}, returns
+            )
         if library == "jax":
             from mithril_losses.shards.explicit import are_explicit, on_automatic_axes
 
@@ -288,14 +292,14 @@ class Unreduced(Template):
             self._settled = found
         return (*arguments[: self._arrays], *found)
 
-    def _split(
+    def over_shards(
         self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]
     ) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""
         if reduction.get("across") is None:
             return self.losses, reduction
         if (at := self._at.get("pool_batch")) is not None and arguments[at]:
-            raise ValueError(f"{self.name} with pool_batch=True cannot be split: each of its masks is that of all rows")
+            raise ValueError(f"{self.name} with pool_batch=True cannot be split: each mask is one mask of all rows")
         if not self.splits_classes:
             return self.losses, reduction
         split = resolve(namespace_of(first_array(arguments[0])), reduction["across"])
@@ -466,11 +470,11 @@ def unreduced(
 def reduced(
     *,
     wrt: str | tuple[str, ...] | None = None,
-    on_request: tuple[str, ...] = (),
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     pairwise: bool = False,
     by_numpy: bool = False,
     check: Callable[..., Any] | None = None,
+    mass: Callable[..., Any] | None = None,
     splits: tuple[str, ...] = (),
     **domain: Any,
 ) -> Callable[[Callable[..., Closed]], Reduced]:
@@ -478,10 +482,10 @@ def reduced(
 
     `splits` says whether the function takes shards of "rows" and of "classes".
     """
-    how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check}
+    how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check, "mass": mass}
 
     def declare(losses: Callable[..., Closed]) -> Reduced:
-        template = Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
+        template = Reduced(losses, domain, wrt, (), kinks, pairwise, **how)
         template.declare_splits(splits)
         return template
 
