@@ -128,5 +128,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 $(LOWEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip install uv
-	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[all,test]"
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[all,test,kfac-jax]"
 	touch "$@"

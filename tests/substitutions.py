@@ -1544,7 +1544,11 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/masks.py",
         "the Hessian of an overlap is not symmetric",
-        {"- first * (s * total(g * v) + g * along)": "- 2.0 * first * (s * total(g * v))"},
+        {
+            "- self.first * (self.s * self.total(self.g * v) + self.g * along)": (
+                "- 2.0 * self.first * (self.s * self.total(self.g * v))"
+            )
+        },
         tests="curvature",
         select="dice or tversky",
     ),

@@ -786,6 +786,11 @@ def _logistic_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
     return logistic_density(xp, targets * predictions)
 
 
+@_logistic.likelihood
+def _signs(draw: Draw, predictions: Array, **others: Any) -> Array:
+    return 2.0 * draw.bernoulli(1.0 / (1.0 + draw.xp.exp(-predictions))) - 1.0
+
+
 def logistic_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
     """Mean of log(1 + e^(−t p)), t ∈ {−1, +1}.
 

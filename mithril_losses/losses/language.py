@@ -34,6 +34,7 @@ from mithril_losses.domains import (
 )
 from mithril_losses.losses.classification import cross_entropy_with_logits, cross_entropy_with_logits_gradient
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, reduced_axes
+from mithril_losses.numerics.sampling import Draw
 from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
 from mithril_losses.shards import Split, resolve
 from mithril_losses.templates.classes import (
@@ -428,6 +429,14 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
 
 
 _NEXT_TOKEN = Composed(_compose_next_tokens, curved=True)
+
+
+@_NEXT_TOKEN.likelihood
+def _next_tokens(draw: Draw, logits: Array, tokens: Array, ignore_index: int | None = None, **others: Any) -> Array:
+    """Return the next tokens at all positions, each drawn by the given logits; those that are ignored stay."""
+    following = as_dtype(draw.xp, draw.classes(logits, -1)[..., :-1], tokens.dtype)
+    found = draw.xp.concat([tokens[..., :1], following], axis=-1)
+    return found if ignore_index is None else draw.xp.where(tokens == ignore_index, tokens, found)
 
 
 @gradient_of(

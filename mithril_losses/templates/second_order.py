@@ -22,6 +22,7 @@ from mithril_losses.templates.apart import Apart
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.elements import Elementwise
 from mithril_losses.templates.unreduced import (
+    Curvature,
     Losses,
     Named,
     SlopesAlone,
@@ -172,18 +173,22 @@ class UnreducedSecond(Unreduced):
                 name: _vector(vector, given[vector], likes[name], found.values.dtype)
                 for name, vector in self.vectors.items()
             }
-            slopes = dict(self._slopes(found, vectors))
+            curvature = self._curvature(found)
+            second = curvature.closing(found, vectors)
+            close = functools.partial(spread, xp, closing.root(xp) if self.is_factor else closing)
+            slopes = {name: (second, x) for name, x in self._slopes(curvature, vectors).items()}
             if self.has_value:
-                slopes = {**found.slopes(), **{HESSIAN.format(name): x for name, x in slopes.items()}}
-            close = functools.partial(spread, xp, closing.root(xp) if self.is_factor else closing, found)
+                slopes = {HESSIAN.format(name): x for name, x in slopes.items()}
+                slopes |= {name: (found, x) for name, x in found.slopes().items()}
             results: NamedArrays[Array] = NamedArrays(
-                (name, by_array(close, slopes[name], likes[like])) for name, like in self.outputs.items()
+                (name, by_array(functools.partial(close, slopes[name][0]), slopes[name][1], likes[like]))
+                for name, like in self.outputs.items()
             )
             value = closing.collect(xp, found.values, first) if self.has_value else 0.0
         return value, results if len(self.outputs) > 1 else results.popitem()[1]
 
-    def _slopes(self, found: Losses, vectors: Named) -> Named:
-        """Return what the order asks for of each unreduced loss."""
+    def _curvature(self, found: Losses) -> Curvature:
+        """Return the second derivatives of the kind that is asked for."""
         if found.curvature is None:
             raise ValueError(f"{self.name} has no curvature with these options")
         curvature = found.curvature()
@@ -194,6 +199,10 @@ class UnreducedSecond(Unreduced):
                 raise ValueError(f"no bound is known for the Hessian of {self.name}")
             xp = namespace_of(found.values)
             curvature = diagonal_curvature(xp, curvature.bound)
+        return curvature
+
+    def _slopes(self, curvature: Curvature, vectors: Named) -> Named:
+        """Return what the order asks for of each unreduced loss."""
         match self._order:
             case "product":
                 return curvature.product(vectors)

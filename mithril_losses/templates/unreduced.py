@@ -61,6 +61,9 @@ class Curvature(NamedTuple):
         factor: returns B w for a matrix with B Bᵀ = H; None if H has negative eigenvalues.
         transposed: returns Bᵀ v.
         fisher: the same for the Fisher information, if it differs from H.
+        pull: takes the vectors and weighted products back to the argument, if not as slopes are.
+        diagonal_pull: takes a weighted diagonal back to the argument, whose losses share elements.
+        stacked: whether the products and the diagonal have one more axis, the last one, for their pull.
     """
 
     product: Callable[[Named], Named]
@@ -69,6 +72,17 @@ class Curvature(NamedTuple):
     factor: Callable[[Named], Named] | None = None
     transposed: Callable[[Named], Named] | None = None
     fisher: Curvature | None = None
+    pull: Callable[[Named, Array], Array] | None = None
+    diagonal_pull: Callable[[Array], Array] | None = None
+    stacked: bool = False
+
+    def closing(self, found: Losses, vectors: Named) -> Losses:
+        """Return the losses, with what turns the second derivatives back into those of the argument."""
+        pull = self.diagonal_pull
+        if vectors:
+            pull = None if self.pull is None else functools.partial(self.pull, vectors)
+        axes = (*(found.summed or ()), -1) if self.stacked else found.summed
+        return found._replace(pull=pull or found.pull, summed=axes)
 
 
 class Losses(NamedTuple):
