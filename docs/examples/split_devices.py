@@ -36,10 +36,11 @@ def main(steps: int = 20) -> None:
     print(f"one device: cross-entropy {losses[0]:.4f}, after {steps} steps {losses[-1]:.4f}")
     mesh = jax.make_mesh((4, 2), ("rows", "classes"))
     layers = P(), P("classes")
-    given = {"mesh": mesh, "in_specs": (layers, P("rows"), P("rows")), "out_specs": (layers, P())}
-    split = jax.shard_map(partial(train, steps=steps, across=Split(rows="rows", classes="classes")), **given)
+    specs = layers, P("rows"), P("rows")
+    train_part = partial(train, steps=steps, across=Split(rows="rows", classes="classes"))
+    split = jax.shard_map(train_part, mesh=mesh, in_specs=specs, out_specs=(layers, P()))
     arrays = (hidden, classes), inputs, labels
-    placed = jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), arrays, given["in_specs"])
+    placed = jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), arrays, specs)
     found = jax.jit(split)(*placed)
     gaps = jax.tree.map(lambda x, y: float(abs(np.asarray(x) - np.asarray(y)).max()), found, (whole, losses))
     difference = max(jax.tree.leaves(gaps))

@@ -41,7 +41,8 @@ def work(rank, store, arrays, whole, steps, differences):
 
 
 def main(steps: int = 20) -> None:
-    arrays = [torch.tensor(x) for x in next_characters()]
+    inputs, labels, hidden, classes = (torch.tensor(x) for x in next_characters())
+    arrays = inputs, labels, hidden, classes
     whole = train(*arrays, steps)
     print(f"one process: cross-entropy {whole[2][0]:.4f}, after {steps} steps {whole[2][-1]:.4f}")
     differences = torch.full((4,), torch.inf, dtype=torch.float64).share_memory_()

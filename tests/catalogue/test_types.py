@@ -78,15 +78,15 @@ SETTINGS = f"""
 [mypy]
 strict = true
 follow_imports = silent
-# functions without annotations in packages that declare types: Tensor.backward, PartitionSpec
-untyped_calls_exclude = jax, torch
+# functions without annotations in packages that declare types: Tensor.backward, PartitionSpec, dask.compute
+untyped_calls_exclude = dask, jax, torch
 
 # no types
-[mypy-catboost.*,curvlinops.*,optax.*,scipy.*,sklearn.*]
+[mypy-catboost.*,curvlinops.*,kfac_jax.*,optax.*,scipy.*,sklearn.*]
 ignore_missing_imports = true
 
-# it does not export HashStore for type checkers
-[mypy-torch.distributed]
+# they do not export compute, HashStore and spawn for type checkers
+[mypy-dask,torch.distributed,torch.multiprocessing]
 implicit_reexport = true
 
 # terms take arrays of every library, so each annotation would be Any
