@@ -74,7 +74,7 @@ class _Call(NamedTuple):
         arrays: all arrays, by name.
         others: the options and keywords that are no arrays.
         wanted: the arguments that the gradient is taken with respect to.
-        shape: that of the unreduced losses; None if they do not follow the chunks, of which there is then one.
+        shape: that of the unreduced losses; None if they do not follow the chunks, which are then joined to one.
         axes: which of their axes are summed over.
         chunks: the chunks along each axis that is cut.
     """
@@ -108,7 +108,7 @@ class _Call(NamedTuple):
         axis = None if "axis" in template.domain else others.get("axis")  # which may be an option of the loss
         name = others.get("reduction", "mean")
         if shape is None:
-            _require_one_chunk(template, arrays, is_number=name != "none" and axis is None)
+            _require_one_task(template, arrays, is_number=name != "none" and axis is None)
             return _Call(template, arrays, others, wanted, None, (), {})
         axes = reduced_axes(len(shape), name, axis, arrays.get("normalizer", others.get("normalizer")))
         like = arrays[first]
@@ -415,14 +415,19 @@ def _whole_rows(x: Any) -> Any:
     if all(n == 1 for n in x.numblocks[1:]):
         return x
     row = max(x.dtype.itemsize * math.prod(x.shape[1:]), 1)
-    most = max(parse_bytes(dask.config.get("array.chunk-size")) // row, 1)
+    most = max(_largest_chunk() // row, 1)
     rows = tuple(min(most, n - start) for n in x.chunks[0] for start in range(0, max(n, 1), most))
     return x.rechunk((rows, *((n,) for n in x.shape[1:])))
 
 
-def _require_one_chunk(template: Template, arrays: Mapping[str, Any], is_number: bool) -> None:
-    """Raise a ValueError unless everything is in one chunk, and the loss is a number."""
-    if any(x.npartitions > 1 for x in arrays.values()):
+def _largest_chunk() -> int:
+    """Return the number of bytes up to which Dask's settings let arrays be joined."""
+    return int(parse_bytes(dask.config.get("array.chunk-size")))
+
+
+def _require_one_task(template: Template, arrays: Mapping[str, Any], is_number: bool) -> None:
+    """Raise a ValueError unless every array is one chunk, or may be joined to one, and the loss is a number."""
+    if any(x.npartitions > 1 and x.nbytes > _largest_chunk() for x in arrays.values()):
         raise ValueError(
             f"{template.name} of these arguments does not have a loss for each entry of axis 0 that depends on no "
             "other, so it is not computed by chunks: if the arrays fit in memory, rechunk(-1) each of them"

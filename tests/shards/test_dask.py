@@ -163,13 +163,28 @@ def test_half_precision_is_added_up_in_double() -> None:
 
 
 @pytest.mark.parametrize("name", RINGS)
-def test_losses_over_pairs_need_one_chunk(name: str) -> None:
+def test_losses_over_pairs_join_small_chunks(name: str) -> None:
     arguments = of_pairs(name)
     expected = ml.value_and_gradient(ml.find_loss(name))(**arguments)
-    one = {n: da.from_array(x) for n, x in arguments.items()}
-    same(dask.compute(*ml.value_and_gradient(ml.find_loss(name))(**one)), expected)
-    with pytest.raises(ValueError, match=r"not computed by chunks.*rechunk\(-1\)"):
-        ml.value_and_gradient(ml.find_loss(name))(**{n: x.rechunk(3) if x.ndim else x for n, x in one.items()})
+    cut = {n: da.from_array(x, chunks=3 if x.ndim else -1) for n, x in arguments.items()}
+    value, gradient = ml.value_and_gradient(ml.find_loss(name))(**cut)
+    by_name = gradient if isinstance(gradient, dict) else {ml.find_loss(name).wrt[0]: gradient}
+    for argument, slopes in by_name.items():
+        assert slopes.chunks == cut[argument].chunks
+    same(dask.compute(value, gradient), expected)
+    with dask.config.set({"array.chunk-size": "64B"}):
+        with pytest.raises(ValueError, match=r"not computed by chunks.*rechunk\(-1\)"):
+            ml.value_and_gradient(ml.find_loss(name))(**cut)
+        whole = {n: x.rechunk(-1) for n, x in cut.items()}
+        same(dask.compute(*ml.value_and_gradient(ml.find_loss(name))(**whole)), expected)
+
+
+def test_other_losses_without_rows_of_their_own_join_small_chunks() -> None:
+    labels = np.zeros(3, int)
+    same(ml.cross_entropy_with_logits(X, labels, class_axis=0).compute(), ml.cross_entropy_with_logits(P.T, labels))
+    gradient = ml.l1_regularization_gradient(X)
+    assert gradient.chunks == X.chunks
+    same(gradient.compute(), ml.l1_regularization_gradient(P))
 
 
 # --- what is computed, and when ---------------------------------------------------------------------------------------
@@ -256,12 +271,6 @@ REFUSALS: dict[str, tuple[Any, type[Exception], str]] = {
     "an option": (lambda: ml.huber_loss(X, X, delta=-1.0), ValueError, "delta must be > 0, got -1"),
     "integers": (lambda: ml.mse_loss(X.astype(int), X), TypeError, "must have a real floating dtype, got int64"),
     "a keyword": (lambda: ml.mse_loss(X, X, wieghts=1), TypeError, "did you mean 'weights'"),
-    "a class axis of rows": (
-        lambda: ml.cross_entropy_with_logits(X, da.zeros(3, dtype=int), class_axis=0),
-        ValueError,
-        r"for each entry of axis 0 that depends on no other, .* rechunk\(-1\)",
-    ),
-    "no reduction": (lambda: ml.l1_regularization(X), ValueError, "not computed by chunks"),
     "a nesting": (lambda: ml.l1_regularization({"w": X}), TypeError, "params must be an array of Dask, got dict"),
     "second derivatives": (lambda: ml.hessian_diagonal(ml.mse_loss)(X, X), ValueError, "not computed by chunks"),
     "out": (lambda: ml.value_and_gradient(ml.mse_loss)(X, X, out=P), TypeError, "nothing can be written into"),
