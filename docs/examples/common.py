@@ -54,7 +54,7 @@ def dense_learner(network, widths, backend, learning_rate=3e-3, **options):
 def panels(columns, height=4.5):
     """Return a figure and its axes, side by side and square."""
     figure = Figure(figsize=(columns * height, height), layout="constrained")
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
 def show_tiles(axes, images, title):

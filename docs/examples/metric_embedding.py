@@ -55,14 +55,15 @@ def nearest_neighbour(known, digits, asked):
 
 def main(backend: str = "numpy", steps: int = 1500, picture: Path = Path("metric_embedding.png")) -> None:
     figure, axes = panels(len(LOSSES), height=5.0)
+    drawn = []
     for axis, name in zip(axes, LOSSES, strict=True):
         known, digits, asked, truth = train(name, backend, steps)
         right = np.mean(nearest_neighbour(known, digits, asked) == truth)
         print(f"{name}: the nearest neighbour has the right digit for {right:.1%} of the test images")
         # the sphere as a map: longitude, and height, which keeps areas
-        points = axis.scatter(np.arctan2(asked[:, 1], asked[:, 0]), asked[:, 2], c=truth, cmap="tab10", s=12)
+        drawn.append(axis.scatter(np.arctan2(asked[:, 1], asked[:, 0]), asked[:, 2], c=truth, cmap="tab10", s=12))
         axis.set(title=f"{name}: {right:.1%} of neighbours are right", xlabel="longitude", ylabel="height")
-    axes[-1].legend(*points.legend_elements(num=10), fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes[-1].legend(*drawn[-1].legend_elements(num=10), fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(picture)
 
 

@@ -23,7 +23,8 @@ def extractor(xp, params, data):
         shifted = [wide[:, i : i + rows, j : j + columns] for i in range(REACH) for j in range(REACH)]
         found = xp.matmul(xp.concatenate(shifted, axis=-1), params["filters"])
         features[f"scale_{scale}"] = xp.where(found > 0.0, found, 0.0)
-        images = 0.25 * sum(images[:, i::2, j::2] for i in range(2) for j in range(2))
+        a, b, c, d = (images[:, i::2, j::2] for i in range(2) for j in range(2))
+        images = 0.25 * (a + b + c + d)
     return features
 
 

@@ -85,14 +85,13 @@ def to_numpy(result: tuple[Any, Any]) -> tuple[float, list[Array]]:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def _ours_numpy(case: Case, arrays: Arrays, setting: Setting, *, compile: bool | None = None) -> Call:
+def _ours(case: Case, arrays: Arrays, setting: Setting, *, compile: bool | None = None) -> Call:
     both: Any = value_and_gradient(find_loss(case.problem.loss).value, threads=setting.threads, compile=compile)
     return functools.partial(both, *arrays, **case.problem.options)
 
 
 def _ours_torch(case: Case, arrays: Arrays, setting: Setting, *, compile: bool | None = None) -> Call:
-    both: Any = value_and_gradient(find_loss(case.problem.loss).value, threads=setting.threads, compile=compile)
-    return functools.partial(both, *_tensors(arrays, setting), **case.problem.options)
+    return _ours(case, _tensors(arrays, setting), setting, compile=compile)
 
 
 def _ours_jax(case: Case, arrays: Arrays, setting: Setting) -> Call:
@@ -110,14 +109,14 @@ def _ours_jax(case: Case, arrays: Arrays, setting: Setting) -> Call:
 
 
 def _ours_backward(case: Case, arrays: Arrays, setting: Setting) -> Call:
-    return _backward(_own_loss(case), case, arrays, setting)
+    return _backward(own_loss(case), case, arrays, setting)
 
 
 def _ours_jax_grad(case: Case, arrays: Arrays, setting: Setting) -> Call:
-    return _jax_grad(_own_loss(case), case, arrays)
+    return _jax_grad(own_loss(case), case, arrays)
 
 
-def _own_loss(case: Case) -> Callable[..., Any]:
+def own_loss(case: Case) -> Callable[..., Any]:
     """Return the public function, as a framework differentiates it."""
     pair = find_loss(case.problem.loss)
     return lambda *arrays: pair.total_of(pair.value(*arrays, **case.problem.options))
@@ -277,9 +276,9 @@ def _in_tiers(case: Case) -> bool:
 
 CANDIDATES = (
     Candidate("copy", "bound", _copy, devices=("cpu", "cuda"), applies=_in_tiers),
-    Candidate("ours-numpy-fused", "ours", _ours_numpy, needs=("numba",), applies=_in_tiers),
-    Candidate("ours-numpy-blocked", "ours", functools.partial(_ours_numpy, compile=False), applies=_in_tiers),
-    Candidate("ours-numpy", "ours", _ours_numpy, applies=lambda case: not _in_tiers(case)),
+    Candidate("ours-numpy-fused", "ours", _ours, needs=("numba",), applies=_in_tiers),
+    Candidate("ours-numpy-blocked", "ours", functools.partial(_ours, compile=False), applies=_in_tiers),
+    Candidate("ours-numpy", "ours", _ours, applies=lambda case: not _in_tiers(case)),
     Candidate("ours-torch", "ours", _ours_torch, needs=("torch",), devices=("cpu", "cuda")),
     Candidate(
         "ours-torch-eager",

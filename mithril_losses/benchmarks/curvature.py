@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mithril_losses.benchmarks.candidates import Arrays, Call, Candidate, Setting
+from mithril_losses.benchmarks.candidates import Arrays, Call, Candidate, Setting, own_loss
 from mithril_losses.benchmarks.families import all_cases
 from mithril_losses.benchmarks.measuring import Timing, time_candidates
 from mithril_losses.benchmarks.problems import Case
@@ -127,11 +127,6 @@ def _jax(case: Case, arrays: Arrays, setting: Setting, *, loss: Callable[[Case],
     return lambda: (0.0, jax.block_until_ready(compiled(given[0], vector, *given[1:])))
 
 
-def _own(case: Case) -> Callable[..., Any]:
-    pair = find_loss(case.problem.loss)
-    return lambda *arrays: pair.value(*arrays, **case.problem.options)
-
-
 def _of_torch(case: Case) -> Callable[..., Any]:
     import torch
 
@@ -150,8 +145,8 @@ CANDIDATES = (
     Candidate("gradient", "bound", _gradient),
     Candidate("ours-numpy-fused", "ours", _ours, needs=("numba",)),
     Candidate("ours-numpy-blocked", "ours", functools.partial(_ours, compile=False)),
-    replace(_TORCH, name="ours-torch-backward", kind="ours", prepare=functools.partial(_torch, loss=_own)),
-    replace(_JAX, name="ours-jax-jit", kind="ours", prepare=functools.partial(_jax, loss=_own)),
+    replace(_TORCH, name="ours-torch-backward", kind="ours", prepare=functools.partial(_torch, loss=own_loss)),
+    replace(_JAX, name="ours-jax-jit", kind="ours", prepare=functools.partial(_jax, loss=own_loss)),
     _TORCH,
     _JAX,
 )

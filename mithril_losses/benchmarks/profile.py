@@ -87,7 +87,7 @@ def operations(loss: str, arrays: Iterable[Array]) -> tuple[list[tuple[str, floa
     terms = pair.terms.elements[pair.wrt[0]]
     block = [x.reshape(-1)[: Limits().block] for x in arrays]
     keep_freed_memory()
-    _, options = terms.door(
+    _, options = terms.dtype_and_options(
         dict(zip(terms.array_names, block, strict=True)), {n: pair.parameters[n].default for n in terms.option_names}
     )
 

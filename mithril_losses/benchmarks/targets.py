@@ -177,13 +177,11 @@ def time_over(where: Where, label: str, ours: Names, over: Names, *, most: float
     return Target(where, what, speed_up(over, ours), most=most, why_missed=why_missed)
 
 
-def memory_below(
-    where: Where, over: Names, others: str, *, times: float, beyond_gradients: bool = False, why_missed: str = ""
-) -> Target:
+def memory_below(where: Where, over: Names, others: str, *, times: float, beyond_gradients: bool = False) -> Target:
     """Return a target for how many times less extra memory than others the fastest of ours must take."""
     what = f"best of ours: times less memory{' beyond the gradients' if beyond_gradients else ''} than {others}"
     measure = saving(BEST, over, beyond_gradients=beyond_gradients)
-    return Target(where, what, measure, least=times, why_missed=why_missed)
+    return Target(where, what, measure, least=times)
 
 
 def on_many_points(*losses: str) -> Target:

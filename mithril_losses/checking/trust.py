@@ -91,15 +91,15 @@ class Evidence:
         return max(found.units for found in self.roundings if (found.library, found.dtype) == (backend, dtype))
 
 
-def examine(names: Iterable[str] = (), backends: Iterable[str] = BACKENDS) -> Iterator[Evidence]:
+def examine(names: Iterable[str] = ()) -> Iterator[Evidence]:
     """Yield the evidence for losses by name, all of them by default.
 
     Raises:
-        ValueError: there is no such loss or backend.
+        ValueError: there is no such loss.
     """
     from mithril_losses.backends import get_backend
 
-    libraries = {name: {dtype: get_backend(name, dtype=dtype) for dtype in DTYPES} for name in backends}
+    libraries = {name: {dtype: get_backend(name, dtype=dtype) for dtype in DTYPES} for name in BACKENDS}
     for pair in [find_loss(name) for name in names] or list(catalogue().values()):
         check = check_exact(pair)
         evidence = Evidence(pair.name, check.summary, _on_symbols(prove(pair)))

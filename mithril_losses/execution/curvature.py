@@ -38,7 +38,7 @@ def hessian_diagonal(
     Args:
         loss: a registered loss that has curvature, or its gradient.
         curvature: "exact"; "fisher", the Fisher information of a likelihood, or for other losses with a positive
-            semidefinite Hessian that; or "bound", a diagonal D ≥ 0 for which D − ∇²L has no negative eigenvalue.
+            semidefinite Hessian the Hessian; or "bound", a diagonal D ≥ 0 for which D − ∇²L has no negative eigenvalue.
         threads: see `value_and_gradient`.
         compile: see `value_and_gradient`.
 

@@ -77,7 +77,7 @@ def _additive_cosine(xp: Any, angle: _Angle, margin: Any) -> tuple[Array, Array]
     return angle.cosine - margin, angle.sine
 
 
-def _door(embeddings: Array, weight: Array, targets: Array) -> Any:
+def _checked(embeddings: Array, weight: Array, targets: Array) -> Any:
     """Check libraries, types and shapes, and return the namespace."""
     xp = array_namespace(embeddings=embeddings, weight=weight, targets=targets)
     widest_dtype(xp, embeddings=embeddings, weight=weight)
@@ -92,7 +92,7 @@ def _door(embeddings: Array, weight: Array, targets: Array) -> Any:
 
 def _check_values(embeddings: Array, weight: Array, targets: Array, **_: Any) -> None:
     """Raise for illegal labels, where their values can be read."""
-    read_labels(_door(embeddings, weight, targets), targets, weight.shape[0], None, may_ignore=False)
+    read_labels(_checked(embeddings, weight, targets), targets, weight.shape[0], None, may_ignore=False)
 
 
 def _angular(
@@ -106,7 +106,7 @@ def _angular(
     wanted: Wanted,
 ) -> Closed:
     """Return the reduced softmax cross-entropy of s t for the own class and s cos θ for the others, and gradients."""
-    own = _door(embeddings, weight, targets)
+    own = _checked(embeddings, weight, targets)
     dtype, shape, classes = (
         widest_dtype(own, embeddings=embeddings, weight=weight),
         tuple(targets.shape),
@@ -156,7 +156,7 @@ def _angular(
 
 def _kinks(embeddings: Array, weight: Array, targets: Array, margin: Any = None) -> tuple[Array, ...]:
     """Return what vanishes at zero vectors and, for an additive angle, at θ = π − m of the own class."""
-    xp = _door(embeddings, weight, targets)
+    xp = _checked(embeddings, weight, targets)
     dtype = widest_dtype(xp, embeddings=embeddings, weight=weight)
     norms, units = zip(*(norm_and_unit(xp, as_dtype(xp, x, dtype), 2.0) for x in (embeddings, weight)), strict=True)
     if margin is None:

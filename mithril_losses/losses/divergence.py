@@ -123,7 +123,7 @@ def kl_divergence(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduc
 
     Args:
         predictions: p, probabilities over the last axis; or a distribution object with a method `kl_divergence`
-            (distrax), or a torch distribution, of which type checkers do not know.
+            (distrax), or a torch distribution; type checkers accept arrays only.
         targets: q, the same shape; or a distribution of the same kind.
         **reduction: see `reduce_loss`; the unreduced losses are one per row.
 

@@ -54,7 +54,7 @@ _CHUNK_ROWS = Integer(1, example=2)
 # --- cross-entropy of a linear layer ----------------------------------------------------------------------------------
 
 
-def _door(hidden: Array, weight: Array, targets: Array, bias: Array | None) -> tuple[Any, Any]:
+def _checked(hidden: Array, weight: Array, targets: Array, bias: Array | None) -> tuple[Any, Any]:
     """Check libraries, types and shapes, and return the namespace and the dtype of computation."""
     given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
     xp = array_namespace(**given, targets=targets)
@@ -80,7 +80,7 @@ def _check_values(
     **_: Any,
 ) -> None:
     """Raise for illegal labels and class weights, where their values can be read."""
-    xp = _door(hidden, weight, targets, bias)[0]
+    xp = _checked(hidden, weight, targets, bias)[0]
     read_labels(xp, targets, weight.shape[0], ignore_index)
     read_class_weights(xp, class_weights, weight.shape[0], 1, weight)
 
@@ -115,7 +115,7 @@ def _linear_cross_entropy(
     reduction: Any,
     wanted: Wanted,
 ) -> Closed:
-    xp, dtype = _door(hidden, weight, targets, bias)
+    xp, dtype = _checked(hidden, weight, targets, bias)
     shape, count, (classes, features) = tuple(targets.shape), math.prod(targets.shape), weight.shape
     a = require_one_number(xp, "label_smoothing", label_smoothing, dtype)
     z_loss = require_one_number(xp, "z_loss", z_loss, dtype)

@@ -349,7 +349,7 @@ def mesh_normal_loss(pred_normals: ArrayT, target_normals: Array, **reduction: U
         0.5
 
     Source:
-        In the spirit of N. Wang et al., Pixel2Mesh: Generating 3D Mesh Models from Single RGB Images, 2018, §3.5, which
+        Related to N. Wang et al., Pixel2Mesh: Generating 3D Mesh Models from Single RGB Images, 2018, §3.5, which
         wants edges at right angles to the normals of the target. https://doi.org/10.1007/978-3-030-01252-6_4
     """
     return _normal.value(pred_normals, target_normals, **reduction)

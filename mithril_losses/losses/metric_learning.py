@@ -32,7 +32,8 @@ _SIGN = Labels((-1, 1), per_row=True)
 _COSINE = Interval(-1.0, 1.0, closed=True)
 
 
-def _open(**embeddings: Array) -> tuple[Any, dict[str, Array]]:
+def _checked(**embeddings: Array) -> tuple[Any, dict[str, Array]]:
+    """Check libraries, types and shapes; return the namespace, and the embeddings in the dtype to compute in."""
     xp = array_namespace(**embeddings)
     require_same_shape(**embeddings)
     if len(next(iter(embeddings.values())).shape) == 0:
@@ -41,11 +42,11 @@ def _open(**embeddings: Array) -> tuple[Any, dict[str, Array]]:
     return xp, {name: as_dtype(xp, x, dtype) for name, x in embeddings.items()}
 
 
-def _open_pair(
+def _checked_pair(
     embedding1: Array, embedding2: Array, labels: Array, domain: Labels
 ) -> tuple[Any, dict[str, Array], Array]:
-    """Return the result of `_open`, and the label of each row in the dtype of the embeddings; illegal labels as NaN."""
-    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    """Return the result of `_checked`, and the labels of the rows in the dtype of the embeddings: NaN if illegal."""
+    xp, embeddings = _checked(embedding1=embedding1, embedding2=embedding2)
     array_namespace(embedding1=embedding1, labels=labels)
     shape, dtype = tuple(embedding1.shape[:-1]), embeddings["embedding1"].dtype
     if tuple(labels.shape) != shape:
@@ -85,7 +86,7 @@ def _triplet_kinks(
     anchor: Array, positive: Array, negative: Array, margin: float, p: float, squared: bool, swap: bool
 ) -> tuple[Array, ...]:
     """Return what vanishes at the corner, at coincident points and at a tie of the two far distances."""
-    xp, embeddings = _open(anchor=anchor, positive=positive, negative=negative)
+    xp, embeddings = _checked(anchor=anchor, positive=positive, negative=negative)
     a, b, c = embeddings.values()
     near, far, other = (norm_and_unit(xp, x, p)[0] ** (2 if squared else 1) for x in (a - b, a - c, b - c))
     violation = near - (xp.minimum(far, other) if swap else far) + margin
@@ -99,7 +100,7 @@ def _triplet_rows(
     anchor: Any, positive: Any, negative: Any, margin: float, p: float, squared: bool, swap: bool
 ) -> Loop | None:
     """Check the arguments and return the loop over rows of NumPy arrays; None for other norms."""
-    _open(anchor=anchor, positive=positive, negative=negative)
+    _checked(anchor=anchor, positive=positive, negative=negative)
     terms = _SWAPPED if swap else _TRIPLET
     return terms.fused((anchor, positive, negative), (), (margin, squared)) if p == 2.0 else None
 
@@ -126,7 +127,7 @@ def _triplet(
     swap: bool,
     wanted: Wanted,
 ) -> Losses:
-    xp, embeddings = _open(anchor=anchor, positive=positive, negative=negative)
+    xp, embeddings = _checked(anchor=anchor, positive=positive, negative=negative)
     return (_SWAPPED if swap else _TRIPLET).losses(xp, embeddings, margin, squared, p=p)
 
 
@@ -224,14 +225,14 @@ _CONTRASTIVE = VectorTerms(_contrastive_terms, pairs=((0, 1),))
 
 def _contrastive_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
     """Return what vanishes at the corner and at coincident points."""
-    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    xp, embeddings = _checked(embedding1=embedding1, embedding2=embedding2)
     a, b = embeddings.values()
     distance, _ = norm_and_unit(xp, a - b, 2.0)
     return margin - distance, distance
 
 
 def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> Loop | None:
-    _open_pair(embedding1, embedding2, labels, _SAME)
+    _checked_pair(embedding1, embedding2, labels, _SAME)
     return _CONTRASTIVE.fused((embedding1, embedding2), (labels,), (margin,))
 
 
@@ -245,7 +246,7 @@ def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: flo
     margin=POSITIVE,
 )
 def _contrastive(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
-    xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SAME)
+    xp, embeddings, labels = _checked_pair(embedding1, embedding2, labels, _SAME)
     return _CONTRASTIVE.losses(xp, embeddings, labels, margin)
 
 
@@ -334,14 +335,14 @@ _COSINE_EMBEDDING = VectorTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_d
 
 def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
     """Return what vanishes at the corner and at zero vectors."""
-    xp, embeddings = _open(embedding1=embedding1, embedding2=embedding2)
+    xp, embeddings = _checked(embedding1=embedding1, embedding2=embedding2)
     a, b = embeddings.values()
     (u, u_norm), (v, v_norm) = unit_and_norm(xp, a), unit_and_norm(xp, b)
     return xp.sum(u * v, axis=-1) - margin, xp.squeeze(u_norm, axis=-1), xp.squeeze(v_norm, axis=-1)
 
 
 def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -> Loop | None:
-    _open_pair(embedding1, embedding2, labels, _SIGN)
+    _checked_pair(embedding1, embedding2, labels, _SIGN)
     return _COSINE_EMBEDDING.fused((embedding1, embedding2), (labels,), (margin,))
 
 
@@ -355,7 +356,7 @@ def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -
     margin=_COSINE,
 )
 def _cosine_embedding(embedding1: Array, embedding2: Array, labels: Array, margin: float, wanted: Wanted) -> Losses:
-    xp, embeddings, labels = _open_pair(embedding1, embedding2, labels, _SIGN)
+    xp, embeddings, labels = _checked_pair(embedding1, embedding2, labels, _SIGN)
     return _COSINE_EMBEDDING.losses(xp, embeddings, labels, margin)
 
 

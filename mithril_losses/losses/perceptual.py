@@ -420,7 +420,7 @@ def style_loss(
         L. A. Gatys, A. S. Ecker and M. Bethge, Image Style Transfer Using Convolutional Neural Networks, 2016.
         https://doi.org/10.1109/CVPR.2016.265. The Gram matrix over H W C: J. Johnson, A. Alahi and L. Fei-Fei,
         Perceptual Losses for Real-Time Style Transfer and Super-Resolution, 2016.
-        https://doi.org/10.1007/978-3-319-46475-6_43. The mean over its entries is of neither: both papers add the
+        https://doi.org/10.1007/978-3-319-46475-6_43. Neither paper takes the mean over its entries: both add the
         squares of the entries.
     """
     return _style.value(predictions, targets, weights, channels_first, **others)

@@ -273,7 +273,7 @@ def tukey_biweight_loss(
 ) -> ArrayT:
     """Mean of c²/6 (1 − (1 − (e/c)²)³) where |e| ≤ c and c²/6 elsewhere, e = predictions − targets, c = scale.
 
-    An error beyond c has no influence: its gradient is 0. So start from a fit that is not too far off.
+    An error beyond c has no influence: its gradient is 0. So start from a fit with most errors below c.
 
     Args:
         predictions: model outputs, any shape.
@@ -377,7 +377,7 @@ def general_robust_loss(
     Args:
         predictions: model outputs, any shape.
         targets: ground truth, the same shape.
-        alpha: α ≤ 2, the shape: the smaller it is, the less do large errors count.
+        alpha: α ≤ 2, the shape: the smaller α is, the less large errors count.
         scale: c > 0, in the unit of the error. Errors below c count quadratically.
         **reduction: see `reduce_loss`.
 

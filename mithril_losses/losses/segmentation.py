@@ -454,7 +454,7 @@ def focal_tversky_loss(
         TypeError: an argument is not an array, or predictions are not floating point.
 
     Example:
-        The Tversky loss of one mask is ⅓, as there.
+        The Tversky loss of the mask is ⅓, as in the example of `tversky_loss`; its square is 1/9.
 
         >>> import numpy as np
         >>> p, t = np.array([[1.0, 0.5, 0.5, 0.0]]), np.array([[1, 0, 0, 1]])

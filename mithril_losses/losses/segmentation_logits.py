@@ -54,7 +54,6 @@ __all__ = [
 
 
 _LOGITS: dict[str, Any] = {"logits": REAL, "targets": MASK_TARGETS}
-_MAPS: dict[str, Any] = {"logits": ScoreMaps(), "targets": LabelMaps()}
 
 
 def _check(logits: Array, targets: Array, **options: Any) -> None:
@@ -811,7 +810,8 @@ def dice_cross_entropy_with_logits(
     One softmax serves both terms. D_c is the `dice_loss` of class c.
 
     M is the number of pixels of a sample that are not ignored, or, with class weights, the sum of w_c t over them.
-    With p = σ(z), the second term is also that of 1 − t and 1 − p, and M is the number, or the weight, of the elements.
+    With p = σ(z), the second term also has this sum of 1 − t and 1 − p. M is then the number of elements, or their
+    weight.
 
     Args:
         logits: z, scores (batch, …, classes), samples on the first axis. An array of one axis beside the classes is one
@@ -948,7 +948,8 @@ def dice_focal_loss_with_logits(
     in `dice_cross_entropy_with_logits`.
 
     M is the number of pixels of a sample that are not ignored, or, with class weights, the sum of w_c t over them.
-    With p = σ(z), the second term is also that of 1 − t and 1 − p, and M is the number, or the weight, of the elements.
+    With p = σ(z), the second term also has this sum of 1 − t and 1 − p. M is then the number of elements, or their
+    weight.
 
     Args:
         logits: z, scores (batch, …, classes), samples on the first axis. An array of one axis beside the classes is one

@@ -325,7 +325,7 @@ def sinkhorn_divergence(
     converge. With C the largest cost, their number grows like e^(C/ε) at worst; from ε = C/20 to C/50 it often exceeds
     the default of `max_iterations`. Pairs are computed in tiles: memory grows with the number of points. If the
     iterations do not converge, there is a `SinkhornWarning`, except inside `jax.jit` and `torch.compile` and on an
-    accelerator, where values cannot be read: `sinkhorn_convergence` answers there.
+    accelerator, where values cannot be read: call `sinkhorn_convergence` there.
 
     Args:
         pred_points: x, (…, n, d); any leading axes are the batch.

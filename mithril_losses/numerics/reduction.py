@@ -41,9 +41,9 @@ class RowReduction(TypedDict, total=False):
         reduction: "mean" (default), "sum", "none", "weighted_mean" or "batch_sum".
         weights: multiply the unreduced losses; must broadcast to them without enlarging them.
         normalizer: replaces the divisor of "mean", "weighted_mean" and "batch_sum".
-        across: over what the arguments are split, if they are the local parts of larger arrays: the name of an axis of
-            a mesh inside `jax.shard_map`, a process group of PyTorch, or `Split`. Sums and divisors are then those of
-            all parts.
+        across: if the arguments are the local parts of larger arrays, the devices or processes that hold the parts: the
+            name of an axis of a mesh inside `jax.shard_map`, a process group of PyTorch, or `Split`. Sums and divisors
+            are then those of all parts.
     """
 
     reduction: ReductionName
@@ -100,8 +100,9 @@ def reduce_loss(
             NaN and infinity included.
         axis: the axes to reduce over; all by default.
         normalizer: D, a number or an array of the shape of the result, in place of the usual divisor.
-        across: over what `values` are split, if they are the local part of a larger array: the name of an axis of a
-            mesh inside `jax.shard_map`, a process group of PyTorch, or `Split`. Σ and D are then those of all parts.
+        across: if `values` are the local part of a larger array, the devices or processes that hold the parts: the name
+            of an axis of a mesh inside `jax.shard_map`, a process group of PyTorch, or `Split`. Σ and D are then those
+            of all parts.
 
     Returns:
         A scalar, or an array with the axes that remain. If nothing remains to average, the loss is 0.

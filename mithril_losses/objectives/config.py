@@ -6,7 +6,8 @@ import inspect
 import os
 import reprlib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,6 +42,15 @@ class Section(BaseModel):
 def problem(message: str, *at: str) -> PydanticCustomError:
     """Return the error to raise in a validator; `at` is the path of the key, below the table being validated."""
     return PydanticCustomError("problem", "{message}", {"message": message, "at": at})
+
+
+@contextmanager
+def problems(*at: str) -> Iterator[None]:
+    """Turn a TypeError or ValueError raised inside the block into the error of a validator."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise problem(str(error), *at) from error
 
 
 def check_keys(keys: Iterable[str], known: Iterable[str]) -> None:
@@ -150,15 +160,11 @@ class _Part(Section):
         self._at_most_one("weight", "schedule")
         if not self.loss and not self.losses:
             raise problem("give the name of a loss, or several losses to add up", "loss")
-        try:
+        with problems("losses"):
             pair = find_loss(self._loss())
-        except (TypeError, ValueError) as error:
-            raise problem(str(error), "losses") from error
         for option, value in self._options().items():
-            try:
+            with problems("options", option):
                 check_option(pair, option, value)
-            except (TypeError, ValueError) as error:
-                raise problem(str(error), "options", option) from error
         return self
 
     def _loss(self) -> Loss:
@@ -218,10 +224,8 @@ class TermConfig(_Part):
         self._at_most_one("target", "targets")
         if not self.output and not self.outputs:
             raise problem("give the model's output (or outputs) that the loss takes", "output")
-        try:
+        with problems():
             self.build()
-        except (TypeError, ValueError) as error:
-            raise problem(str(error)) from error
         return self
 
     def build(self) -> Term:
@@ -244,10 +248,8 @@ class RegularizerConfig(_Part):
 
     @model_validator(mode="after")
     def _check_regularizer(self) -> RegularizerConfig:
-        try:
+        with problems():
             self.build()
-        except (TypeError, ValueError) as error:
-            raise problem(str(error)) from error
         return self
 
     def build(self) -> Regularizer:

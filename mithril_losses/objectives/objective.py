@@ -136,8 +136,9 @@ class Objective:
             gradients: False computes the values only, and leaves both dicts of gradients empty.
             check_finite: whether a component that is NaN or infinite raises. The check reads values, so it waits for
                 an accelerator and does not work inside `jax.jit`.
-            across: over what outputs and data are split, as in `reduce_loss`. Every term is then the loss of all
-                parts. Parameters are not split: regularizers are the same on all shards.
+            across: if outputs and data are parts of larger arrays, the devices or processes that hold the parts, as in
+                `reduce_loss`. Every term is then the loss of all parts. Parameters are not split: regularizers are the
+                same on all of them.
 
         Raises:
             ValueError: an unknown output, a missing data entry, shapes that do not fit, regularizers without `params`

@@ -175,7 +175,7 @@ class Term(_ObjectivePart):
                     raise ValueError(f"{argument!r} is given twice: as a target and as an {kind}")
         missing = [name for name in self.pair.array_arguments if name not in self.output_of | self.entry_of]
         if missing:
-            raise ValueError(f"nothing feeds {', '.join(missing)} of {self.pair.name}")
+            raise ValueError(f"{self.pair.name} gets no {' and no '.join(missing)}: name an output or a target for it")
 
     def value(self, outputs: Mapping[str, Array], data: Mapping[str, Any], step: int = 0, across: Any = None) -> Array:
         """Return the unweighted loss; of all shards, if outputs and data are split across some."""

@@ -11,22 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from mithril_losses.backends.namespaces import Array, library_name
 
 
 @dataclass(frozen=True)
 class Split:
-    """Over what the arrays of a call are split: the names of mesh axes (JAX), or process groups (PyTorch).
+    """What splits the arrays of a call: the names of mesh axes (JAX), or process groups (PyTorch).
 
     The arguments of the call are the local parts. What is given as `across=` without `Split` splits the rows.
 
     Attributes:
-        rows: over what the first axis is split, the batch. JAX takes one name, or a tuple of names; PyTorch takes a
+        rows: what splits the first axis, the batch. JAX takes one name, or a tuple of names; PyTorch takes a
             `ProcessGroup` or a `DeviceMesh` of one dimension. None if each shard holds all rows.
-        classes: likewise, over what the axis of the classes is split. The parts follow each other in the order of the
-            ranks, so rank 0 holds the first classes.
+        classes: likewise, what splits the axis of the classes. The parts follow each other in the order of the ranks,
+            so rank 0 holds the first classes.
 
     Example:
         >>> Split(rows="data", classes="model")
@@ -104,12 +102,12 @@ def splits_classes(keywords: Mapping[str, Any]) -> bool:
 
 def joined(*shards: Shards | None) -> tuple[Shards, ...]:
     """Return what to sum over, one after the other: one collective for all mesh axes."""
-    from_axes = [x for x in shards if x is not None]
-    if len(from_axes) < 2 or not all(hasattr(x, "names") for x in from_axes):
-        return tuple(from_axes)
+    given = [x for x in shards if x is not None]
+    if len(given) < 2 or not all(hasattr(x, "names") for x in given):
+        return tuple(given)
     from mithril_losses.shards.axes import MeshAxes
 
-    return (MeshAxes(tuple(name for x in from_axes for name in x.names)),)  # type: ignore[attr-defined]
+    return (MeshAxes(tuple(name for x in given for name in x.names)),)  # type: ignore[attr-defined]
 
 
 def _shards(xp: Any, across: Any) -> Shards | None:
@@ -140,8 +138,3 @@ def _shards(xp: Any, across: Any) -> Shards | None:
 
 def _are_names(across: Any) -> bool:
     return isinstance(across, str) or (isinstance(across, tuple) and all(isinstance(name, str) for name in across))
-
-
-def rank_before(rank: int, steps: int, size: int) -> int:
-    """Return the rank whose block has arrived after some steps around the ring."""
-    return int(np.mod(rank - steps, size))

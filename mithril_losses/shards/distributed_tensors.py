@@ -33,7 +33,7 @@ def on_local_parts(
             sum that is still to be made; or `across` is given, too.
     """
     if keywords.get("across") is not None:
-        raise ValueError("a DTensor says itself over what it is split: leave across out")
+        raise ValueError("a DTensor knows how it is split: leave across out")
     distributed = {n: x for n, x in {**arguments, **keywords}.items() if isinstance(x, DTensor)}
     mesh = next(iter(distributed.values())).device_mesh
     roles: dict[int, str] = {}

@@ -145,7 +145,7 @@ class Template:
         if isinstance(across, Split) and across.classes is not None and not self.splits_classes:
             raise ValueError(f"{self.name} has no axis that Split(classes=…) could split: only its rows may be split")
         if not self.splits_rows and not (isinstance(across, Split) and across.rows is None):
-            raise ValueError(f"{self.name} cannot be split by rows: each of its losses depends on all of them")
+            raise ValueError(f"{self.name} cannot be split by rows: each of its losses depends on all rows")
 
     def requested(self, wrt: Any) -> tuple[str, ...]:
         """Check the names in `wrt`, a name or a tuple of names, and return them in the order of the arguments.

@@ -176,7 +176,7 @@ class Elementwise(Template):
 
     def loop(self, call: Call) -> Loop | None:
         """As in `Template`; None if each row has its own value."""
-        dtype, options = self.door(call.arrays, call.options)
+        dtype, options = self.dtype_and_options(call.arrays, call.options)
         if self.rows is not None and call.reduction.get("reduction") == "none":
             return None
         loop = _ElementLoop(self, call, options, dtype)
@@ -311,7 +311,7 @@ class Elementwise(Template):
                 check(name, given[position])
             return np, [*given], self._settled(given[0].dtype, options)
         arrays = dict(zip(self.array_names, given, strict=True))
-        dtype, checked = self.door(arrays, dict(zip(self.option_names, options, strict=True)))
+        dtype, checked = self.dtype_and_options(arrays, dict(zip(self.option_names, options, strict=True)))
         return namespace_of(given[0]), self.convert(arrays, dtype), checked
 
     def _is_usual(self, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> bool:
@@ -324,7 +324,7 @@ class Elementwise(Template):
                 return False
         return not options or {*map(type, options)} <= _PLAIN
 
-    def door(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    def dtype_and_options(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         """Check everything but labels; return the dtype to compute in, and the options in the order of the terms."""
         xp = array_namespace(**arrays)
         require_same_shape(**arrays)

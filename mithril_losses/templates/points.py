@@ -609,9 +609,9 @@ def _nearest_by_tree(
     if candidates is not None:
         kept = np.flatnonzero(candidates)
         return kept[_nearest_by_tree(x, y[kept], None)] if kept.size else np.zeros(len(x), dtype=np.intp)
-    limits = np.finfo(x.dtype)
-    reach = 1.0 + (x.shape[-1] + 2) * float(limits.eps)
-    underflow = 4.0 * math.sqrt(float(limits.smallest_normal))
+    info = np.finfo(x.dtype)
+    reach = 1.0 + (x.shape[-1] + 2) * float(info.eps)
+    underflow = 4.0 * math.sqrt(float(info.smallest_normal))
     tree = cKDTree(y, balanced_tree=False)  # a balanced tree costs more than it saves
     found = np.empty(len(x), dtype=np.intp)
     open_rows, asked = np.arange(len(x)), 2

@@ -211,7 +211,7 @@ def _of_own(function: Callable[..., Any] | None, arrays: int, vectors: int) -> C
 
 def _refuse_shards(name: str, reduction: Mapping[str, Any]) -> None:
     if reduction.get("across") is not None:
-        raise ValueError(f"second derivatives of {name} take no across: they are those of arrays that are not split")
+        raise ValueError(f"second derivatives of {name} take no across: their arrays cannot be split")
 
 
 def _vector(name: str, vector: Any, like: Any, dtype: Any) -> Any:

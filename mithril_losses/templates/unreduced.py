@@ -281,7 +281,7 @@ class Unreduced(Template):
         if reduction.get("across") is None:
             return self.losses, reduction
         if (at := self._at.get("pool_batch")) is not None and arguments[at]:
-            raise ValueError(f"{self.name} with pool_batch=True cannot be split: each of its masks is that of all rows")
+            raise ValueError(f"{self.name} with pool_batch=True cannot be split: each mask is one mask of all rows")
         if not self.splits_classes:
             return self.losses, reduction
         split = resolve(namespace_of(first_array(arguments[0])), reduction["across"])
@@ -452,7 +452,6 @@ def unreduced(
 def reduced(
     *,
     wrt: str | tuple[str, ...] | None = None,
-    on_request: tuple[str, ...] = (),
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     pairwise: bool = False,
     by_numpy: bool = False,
@@ -467,7 +466,7 @@ def reduced(
     how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check}
 
     def declare(losses: Callable[..., Closed]) -> Reduced:
-        template = Reduced(losses, domain, wrt, on_request, kinks, pairwise, **how)
+        template = Reduced(losses, domain, wrt, (), kinks, pairwise, **how)
         template.declare_splits(splits)
         return template
 

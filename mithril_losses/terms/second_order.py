@@ -13,13 +13,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from mithril_losses.terms.fission import function_of
 from mithril_losses.terms.reading import Terms, read_terms
 
 Order = Literal["diagonal", "all", "product", "factor", "transposed"]
-ORDERS: tuple[str, ...] = get_args(Order)
 
 
 class SecondOrder:

@@ -24,6 +24,7 @@ from mithril_losses.objectives.config import (
     check_keys,
     error_lines,
     problem,
+    problems,
     read_toml,
 )
 from mithril_losses.training.errors import UserError, user_error
@@ -127,10 +128,8 @@ class ModelConfig(Section):
             if key in self.model_fields_set:
                 whose = "a model from elsewhere (--model)" if self.outputs else "a perceptron, which needs outputs"
                 raise problem(f"this key belongs to {whose}", key)
-        try:
+        with problems("outputs"):
             self.build()
-        except ValueError as error:
-            raise problem(str(error), "outputs") from error
         return self
 
 

@@ -169,7 +169,7 @@ def _check_features(origin: str, features: list[str], targets: Collection[str]) 
         raise UserError(f"{origin}: no column is left that could be the input")
     for name in features:
         if name in targets:
-            raise UserError(f"data.features: {name!r} is a target of the objective, too, so the model would be told it")
+            raise UserError(f"data.features: {name!r} is also a target of the objective, so it cannot be an input")
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def _check_numbers(where: str, array: Array, dtype: str) -> None:
             first = (part[place], (start + place[0], *place[1:]))
         start, count = start + len(part), count + int(broken.sum())
     if first is not None:
-        raise UserError(f"{where} holds {first[0]} at {first[1]}, not a finite {dtype}; it is the first of {count}")
+        raise UserError(f"{where} holds {first[0]} at {first[1]}, not a finite {dtype}; there are {count} such values")
 
 
 def _hash(arrays: Mapping[str, Array], digest: Any) -> None:
@@ -283,7 +283,7 @@ def _learn(
         return preparation
     prepared = _prepare(config, train, preparation)
     if config.input_name not in prepared:
-        raise UserError(f"data.scale: nothing uses the input {config.input_name!r}, which would be scaled")
+        raise UserError(f"data.scale: the run does not use the input {config.input_name!r}, so nothing can be scaled")
     inputs = prepared[config.input_name]
     mean = sum(part.sum(axis=0, dtype=np.float64) for part in chunks(inputs)) / len(inputs)
     variance = sum(((part - mean) ** 2).sum(axis=0) for part in chunks(inputs)) / len(inputs)

@@ -10,13 +10,12 @@ from typing import Any, TextIO
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.training.arrays import open_arrays
 from mithril_losses.training.config import read_config
 from mithril_losses.training.data import Arrays, Preparation, load_dataset, load_examples
 from mithril_losses.training.errors import UserError
 from mithril_losses.training.experiment import Experiment
+from mithril_losses.training.programs import read_parameters
 from mithril_losses.training.run import CONFIG, PREPARATION, WEIGHTS
-from mithril_losses.training.trees import like_array
 
 
 class FinishedRun:
@@ -36,22 +35,7 @@ class FinishedRun:
         self._preparation = Preparation.from_json(folder / PREPARATION)
         self.experiment = Experiment(self._config, model)
         self.experiment.build(self._preparation.width)
-        self._params = self._load(folder / WEIGHTS)
-
-    def _load(self, path: Path) -> Any:
-        tree = self.experiment.tree
-        like = tree.named(self.experiment.program.params)
-        with open_arrays(path) as found:
-            for name in sorted(found.keys() ^ like.keys()):
-                raise UserError(f"{path}: parameter {name!r} is only {'there' if name in found else 'in the model'}")
-            arrays = {name: found[name] for name in like}
-        for name, x in like.items():
-            if arrays[name].shape != tuple(x.shape) or arrays[name].dtype.kind not in "fiub":
-                raise UserError(
-                    f"{path}: parameter {name!r} is {arrays[name].dtype} of shape {arrays[name].shape} there, and has "
-                    f"the shape {tuple(x.shape)} in the model"
-                )
-        return tree.nested({name: like_array(arrays[name], x, tree.backend) for name, x in like.items()})
+        self._params = read_parameters(folder / WEIGHTS, self.experiment.program.params)
 
     def evaluate(self, path: str | None = None) -> dict[str, float]:
         """Return losses and accuracies on a file, or on the test set of the run.
@@ -67,8 +51,8 @@ class FinishedRun:
         dataset = load_dataset(config.data, self.experiment.entries(), config.seed, self.experiment.dtype)
         if dataset.preparation.digest != self._preparation.digest:
             raise UserError(
-                f"{config.data.file}: the data have changed since the run, so that nobody knows which rows it was "
-                "trained on; name a file to evaluate"
+                f"{config.data.file}: the data have changed since the run, so its test set cannot be found again; "
+                "name a file to evaluate"
             )
         return dataset.sets["test"]
 

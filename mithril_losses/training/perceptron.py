@@ -38,7 +38,7 @@ class Perceptron:
 
     def __post_init__(self) -> None:
         if "hidden" in self.outputs:
-            raise ValueError("no output can be called 'hidden': the shared layers are")
+            raise ValueError("no output can be called 'hidden': that is the name of the shared layers")
 
     def initial_parameters(self, inputs: int, generator: np.random.Generator) -> dict[str, Array]:
         """Return weights of variance 1 / fan-in, which preserves the scale of tanh layers, and biases of zero."""

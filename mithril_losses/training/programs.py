@@ -15,7 +15,7 @@ import logging
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -189,7 +189,7 @@ def _adapted(name: str, model: Any, config: TrainingConfig) -> tuple[Backend, Co
 def _backend_for(library: str | None, chosen: str | None, dtype: str) -> Backend:
     """Return the backend of a library, unless the user chose another one; None is any library."""
     if library is not None and chosen not in (None, library):
-        raise ValueError(f"this is a model of {library}, which {chosen} does not compute; leave the backend out")
+        raise ValueError(f"this is a model of {library}, and {chosen} cannot compute it; do not name a backend")
     return get_backend(library or chosen, dtype=dtype)
 
 
@@ -206,17 +206,24 @@ def _starting_parameters(name: str, model: Any, given: Any, config: ModelConfig,
         )
     with user_error(f"--model {name}: parameters"):
         if given is None:
-            given = _nested(_arrays_of(str(config.parameters)))
+            with open_arrays(str(config.parameters)) as arrays:
+                given = _nested(arrays)
         tree = Tree(given)
         params = tree.nested({path: backend.array(x) for path, x in tree.named(given).items()})
-    return params if config.parameters is None else _from_file(config.parameters, params)
+    return params if config.parameters is None else read_parameters(config.parameters, params)
 
 
-def _from_file(path: str, params: Any) -> Any:
-    """Return parameters like these with the values of a file."""
-    tree, found = Tree(params), _arrays_of(path)
-    for each in sorted(set(tree.names) ^ set(found)):
-        raise UserError(f"{path}: parameter {each!r} is only {'in the file' if each in found else 'in the model'}")
+def read_parameters(path: str | Path, params: Any) -> Any:
+    """Return parameters like these with the values of an `.npz` file.
+
+    Raises:
+        UserError: the file cannot be read, or holds other parameters than these.
+    """
+    tree = Tree(params)
+    with open_arrays(path) as arrays:
+        for name in sorted(set(tree.names) ^ set(arrays)):
+            raise UserError(f"{path}: parameter {name!r} is only {'in the file' if name in arrays else 'in the model'}")
+        found = {name: arrays[name] for name in arrays}
     like = tree.named(params)
     for name, x in like.items():
         if tuple(x.shape) != found[name].shape or found[name].dtype.kind not in "fiub":
@@ -227,12 +234,7 @@ def _from_file(path: str, params: Any) -> Any:
     return tree.nested({name: like_array(found[name], x, tree.backend) for name, x in like.items()})
 
 
-def _arrays_of(path: str) -> dict[str, Array]:
-    with open_arrays(path) as found:
-        return {name: found[name] for name in found}
-
-
-def _nested(arrays: dict[str, Array]) -> dict[str, Any]:
+def _nested(arrays: Mapping[str, Array]) -> dict[str, Any]:
     """Return dicts within dicts for names such as `layer/weight`."""
     nested: dict[str, Any] = {}
     for name, array in arrays.items():
@@ -270,7 +272,7 @@ def _jax_program(path: str, config: ModelConfig, backend: str | None) -> Program
         model = adapter(exported, config.output_names)
         if config.parameters is None:
             raise ValueError("a program of JAX holds no parameters: name an .npz file of them in model.parameters")
-    return Program(model, _from_file(config.parameters, params), model.input_names, _digest(path))
+    return Program(model, read_parameters(config.parameters, params), model.input_names, _digest(path))
 
 
 def _torch_program(path: str, config: ModelConfig, backend: str | None) -> Program:
@@ -286,7 +288,7 @@ def _torch_program(path: str, config: ModelConfig, backend: str | None) -> Progr
         model = adapter(program, config.output_names)
     params = model.parameters()
     if config.parameters is not None:
-        params = _from_file(config.parameters, params)
+        params = read_parameters(config.parameters, params)
     return Program(model, params, model.input_names, _digest(path))
 
 

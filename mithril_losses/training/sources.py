@@ -183,5 +183,5 @@ def _common_length(arrays: Mapping[str, Array]) -> int:
             raise TypeError(f"data: {name!r} must be an array with a row for each example, got {type(array).__name__}")
         lengths[name] = int(array.shape[0])
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise ValueError(f"data: the arrays must have as many rows as one another, got {lengths or 'no array'}")
+        raise ValueError(f"data: all arrays must have the same number of rows, got {lengths or 'no array'}")
     return next(iter(lengths.values()))

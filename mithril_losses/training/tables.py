@@ -15,6 +15,8 @@ from mithril_losses.backends.namespaces import Array
 from mithril_losses.training.arrays import LARGEST_UNPACKED
 from mithril_losses.training.errors import UserError, user_error
 
+_CHUNK = 4096  # the rows of an array that are in memory at a time
+
 
 class Table(Mapping[str, Array]):
     """The columns of a table by name: numbers, or text; a column is converted when it is accessed."""
@@ -79,7 +81,7 @@ def read_table(path: str) -> Table:
                 unpacked = 8 * file.metadata.num_rows * file.metadata.num_columns
                 largest = max(os.path.getsize(path), LARGEST_UNPACKED)
                 if unpacked > largest:
-                    raise UserError(f"{path}: it unpacks to {unpacked:,} bytes, and may have {largest:,} bytes")
+                    raise UserError(f"{path}: it unpacks to {unpacked:,} bytes; the limit is {largest:,} bytes")
                 found = file.read(use_threads=False)
         else:
             options = csv.ReadOptions(use_threads=False)
@@ -169,7 +171,7 @@ def changed(array: Array | Rows, change: Callable[[Array], Array]) -> Array | Ro
     return array.changed(change) if isinstance(array, Rows) else change(array)
 
 
-def chunks(array: Array | Rows, size: int = 4096) -> Iterator[Array]:
+def chunks(array: Array | Rows) -> Iterator[Array]:
     """Yield an array in parts, so that one in a file is never in memory as a whole."""
-    for start in range(0, len(array), size):
-        yield np.asarray(array[start : start + size])
+    for start in range(0, len(array), _CHUNK):
+        yield np.asarray(array[start : start + _CHUNK])

@@ -403,7 +403,10 @@ class TestFinishedRuns(CommandLineTestCase):
         with np.load(path) as found:
             whole = dict(found)
         name = "hidden_1_weight"
-        for change, words in (({name: np.ones(3)}, "has the shape (3, 32)"), ({"w": np.ones(3)}, "'w' is only there")):
+        for change, words in (
+            ({name: np.ones(3)}, "has the shape (3, 32)"),
+            ({"w": np.ones(3)}, "'w' is only in the file"),
+        ):
             np.savez(path, **(whole | change))
             self.assert_fails(self.run_app("evaluate", self.output), str(path), words)
 

@@ -469,7 +469,7 @@ BAD_TERMS = [
     ("inf weight", {"weight": float("inf")}, "term 'size': weight must be a finite number"),
     ("bool weight", {"weight": True}, "term 'size': weight must be a finite number"),
     ("text weight", {"weight": "1"}, "term 'size': weight must be a finite number"),
-    ("no target", {"targets": None}, "term 'size': nothing feeds targets of huber_loss"),
+    ("no target", {"targets": None}, "term 'size': huber_loss gets no targets"),
     (
         "argument",
         {"outputs": {"prediction": "size"}},
@@ -514,7 +514,7 @@ BAD_TERMS = [
     (
         "missing argument",
         {"loss": "triplet_loss", "outputs": {"anchor": "a", "positive": "p"}, "targets": None},
-        "term 'size': nothing feeds negative of triplet_loss",
+        "term 'size': triplet_loss gets no negative",
     ),
     (
         "target of a loss without",

@@ -444,7 +444,7 @@ def distributed(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any], list[
     "cross_entropy_with_logits", "cross_entropy_loss", "linear_cross_entropy", "mse_loss", "clip_loss", "nt_xent_loss"
 )
 def distributed_tensors(name: str) -> None:
-    """A `DTensor` says itself over what it is split; its gradient is split alike."""
+    """A `DTensor` knows how it is split; its gradient is split alike."""
     pair, (arrays, options, splits) = ml.catalogue()[name], distributed(name)
     value, gradient = ml.value_and_gradient(pair)(**arrays, **options)
     expected = gradient if len(pair.wrt) > 1 else {pair.wrt[0]: gradient}
@@ -483,7 +483,7 @@ def distributed_tensors_by_rows_and_classes() -> None:
     refuses(
         lambda: ml.cross_entropy_with_logits(z, t, across=world()),
         ValueError,
-        "a DTensor says itself over what it is split",
+        "a DTensor knows how it is split",
     )
     wrong = distribute_tensor(torch.ones(4, 3, 5), init_device_mesh("cpu", (RANKS,)), [Shard(1)])
     refuses(

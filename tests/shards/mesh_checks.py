@@ -586,7 +586,7 @@ def refusals() -> None:
     refuses(
         lambda: ml.dice_loss(masks, masks, pool_batch=True, across="data"),
         ValueError,
-        "each of its masks is that of all rows",
+        "each mask is one mask of all rows",
     )
     unchecked = mapped(
         mesh_of(data=2), jax.grad(lambda p, t: ml.mse_loss(p, t, across="data")), P("data"), P("data"), check_vma=False

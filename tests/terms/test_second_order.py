@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import unittest
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from parameterized import parameterized
 
-from mithril_losses.terms.second_order import ORDERS, Order, SecondOrder, combined
+from mithril_losses.terms.second_order import Order, SecondOrder, combined
 
 H = [4.0, 2.0, 5.0]  # B = ((2, 0), (1, 2))
 
@@ -42,7 +42,7 @@ class Combined(unittest.TestCase):
 class Tree(unittest.TestCase):
     """What the tree computes for numbers is what the function computes."""
 
-    @parameterized.expand([(order, is_bound) for order in ORDERS for is_bound in (False, True)])
+    @parameterized.expand([(order, is_bound) for order in get_args(Order) for is_bound in (False, True)])
     def test_of(self, order: Order, is_bound: bool) -> None:
         function = SecondOrder(_terms, _curvature, order, 2, 2, is_bound, is_steep=True)
         vectors = [np.array(3.0), np.array(-1.0)] if function.vectors else []

@@ -423,7 +423,7 @@ class TestErrors(unittest.TestCase):
             ("an optimizer", {"optimizer": "adam"}, TypeError, "optimizer must be Sgd, Adam or AdamW"),
             ("optax", {"optimizer": optax.adam(0.1)}, TypeError, "moves parameters of JAX, not of numpy"),
             ("parameters", {"params": {"w": [1.0]}}, TypeError, "params must be arrays of one library"),
-            ("lengths", {"data": {"x": X, "y": Y[:3]}}, ValueError, "as many rows as one another"),
+            ("lengths", {"data": {"x": X, "y": Y[:3]}}, ValueError, "the same number of rows"),
             ("data", {"data": 3}, TypeError, "data must be a dict of arrays, an iterable of batches or a function"),
             ("names", {"data": [(X, Y)]}, ValueError, "a batch has 2 entries, and batch_names names"),
             ("used up", {"data": iter([{"x": X, "y": Y}])}, ValueError, "no batch in epoch 2; an iterator is used up"),

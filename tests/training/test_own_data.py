@@ -231,7 +231,7 @@ class TestMessages(DataTestCase):
     @parameterized.expand(
         [
             ("a column", {"features": ["widht"]}, {}, "unknown column 'widht'; did you mean 'width'"),
-            ("a target among the features", {"features": ["width", "kind"]}, {}, "'kind' is a target of the objective"),
+            ("a target among the features", {"features": ["width", "kind"]}, {}, "'kind' is also a target"),
             ("a gap", {}, {"width": [None, *COLUMNS["width"][1:]]}, "column 'width' has no value in row 0"),
             ("infinity", {}, {"width": [math.inf, *COLUMNS["width"][1:]]}, "column 'width' holds inf at"),
             ("dates", {}, {"width": np.array(["2020-01-01"] * 60, "M8[D]")}, "must hold numbers or text, got date32"),

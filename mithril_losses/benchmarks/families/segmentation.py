@@ -49,7 +49,7 @@ def _scores(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
 def _hinge_torch(torch: Any, z: Any, t: Any) -> Any:
     errors, order = torch.sort(1.0 - (2.0 * t - 1.0) * z, dim=1, descending=True)
     found = t.gather(1, order)
-    return _lovasz(torch.cat, torch.relu(errors), found, found.cumsum(1), (1.0 - found).cumsum(1))
+    return _lovasz(torch.cat, torch.relu(errors), found)
 
 
 def _hinge_jax(jax: Any, z: Any, t: Any) -> Any:
@@ -57,20 +57,14 @@ def _hinge_jax(jax: Any, z: Any, t: Any) -> Any:
     errors = 1.0 - (2.0 * t - 1.0) * z
     order = jnp.argsort(errors, axis=1, descending=True)
     errors, found = (jnp.take_along_axis(x, order, axis=1) for x in (errors, t))
-    return _lovasz(
-        lambda parts, axis: jnp.concatenate(parts, axis),
-        jax.nn.relu(errors),
-        found,
-        found.cumsum(1),
-        (1.0 - found).cumsum(1),
-    )
+    return _lovasz(jnp.concatenate, jax.nn.relu(errors), found)
 
 
 def _lovasz_torch(torch: Any, p: Any, labels: Any, classes: str) -> Any:
     foreground = torch.nn.functional.one_hot(labels, p.shape[-1]).to(p.dtype)
     errors, order = torch.sort((foreground - p).abs(), dim=1, descending=True)
     found = foreground.gather(1, order)
-    return _lovasz(torch.cat, errors, found, found.cumsum(1), (1.0 - found).cumsum(1))
+    return _lovasz(torch.cat, errors, found)
 
 
 def _lovasz_jax(jax: Any, p: Any, labels: Any, classes: str) -> Any:
@@ -79,14 +73,13 @@ def _lovasz_jax(jax: Any, p: Any, labels: Any, classes: str) -> Any:
     errors = jnp.abs(foreground - p)
     order = jnp.argsort(errors, axis=1, descending=True)
     errors, found = (jnp.take_along_axis(x, order, axis=1) for x in (errors, foreground))
-    return _lovasz(
-        lambda parts, axis: jnp.concatenate(parts, axis), errors, found, found.cumsum(1), (1.0 - found).cumsum(1)
-    )
+    return _lovasz(jnp.concatenate, errors, found)
 
 
-def _lovasz(join: Any, errors: Any, found: Any, hits: Any, others: Any) -> Any:
+def _lovasz(join: Any, errors: Any, found: Any) -> Any:
+    hits = found.cumsum(1)
     total = hits[:, -1:]
-    jaccard = 1.0 - (total - hits) / (total + others)
+    jaccard = 1.0 - (total - hits) / (total + (1.0 - found).cumsum(1))
     return (errors * join([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], 1)).sum(1).mean()
 
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -550,19 +551,8 @@ greater, greater_equal = _comparison(np.greater), _comparison(np.greater_equal)
 equal, not_equal = _comparison(np.equal), _comparison(np.not_equal)
 
 
-def logical_and(x: Any, y: Any, /) -> ExactArray:
-    """Whether both hold."""
-    return _of_integers(np.logical_and, x, y)
-
-
-def logical_or(x: Any, y: Any, /) -> ExactArray:
-    """Whether one of them holds."""
-    return _of_integers(np.logical_or, x, y)
-
-
-def logical_not(x: Any, /) -> ExactArray:
-    """Whether x does not hold."""
-    return _of_integers(np.logical_not, x)
+logical_and, logical_or = partial(_of_integers, np.logical_and), partial(_of_integers, np.logical_or)
+logical_not = partial(_of_integers, np.logical_not)
 
 
 def isnan(x: ExactArray, /) -> ExactArray:
@@ -753,54 +743,19 @@ def reshape(x: ExactArray, /, shape: Any, *, copy: bool | None = None) -> ExactA
     return _each(lambda a: a.reshape(shape), x)
 
 
-def permute_dims(x: ExactArray, /, axes: tuple[int, ...]) -> ExactArray:
-    """The axes in another order."""
-    return _each(lambda a: np.transpose(a, axes), x)
+def _rearrangement(function: Any) -> Callable[..., ExactArray]:
+    """Return NumPy's function, with its own arguments, of values and rates: it is linear in them."""
+    return lambda x, /, *arguments, **keywords: _each(lambda a: boxed(function(a, *arguments, **keywords)), x)
 
 
-def matrix_transpose(x: ExactArray, /) -> ExactArray:
-    """The last two axes exchanged."""
-    return _each(np.matrix_transpose, x)
-
-
-def moveaxis(x: ExactArray, source: Any, destination: Any, /) -> ExactArray:
-    """Axes moved to other positions."""
-    return _each(lambda a: np.moveaxis(a, source, destination), x)
+permute_dims, matrix_transpose = _rearrangement(np.transpose), _rearrangement(np.matrix_transpose)
+moveaxis, squeeze, broadcast_to = map(_rearrangement, (np.moveaxis, np.squeeze, np.broadcast_to))
+roll, flip, repeat, tile, diff = map(_rearrangement, (np.roll, np.flip, np.repeat, np.tile, np.diff))
 
 
 def expand_dims(x: ExactArray, /, *, axis: int = 0) -> ExactArray:
     """A new axis of length 1."""
     return _each(lambda a: np.expand_dims(a, axis), x)
-
-
-def squeeze(x: ExactArray, /, axis: Any) -> ExactArray:
-    """Axes of length 1 removed."""
-    return _each(lambda a: boxed(np.squeeze(a, axis=axis)), x)
-
-
-def broadcast_to(x: ExactArray, /, shape: Any) -> ExactArray:
-    """The elements repeated along axes."""
-    return _each(lambda a: np.broadcast_to(a, shape), x)
-
-
-def roll(x: ExactArray, /, shift: Any, *, axis: Any = None) -> ExactArray:
-    """The elements shifted cyclically along axes."""
-    return _each(lambda a: np.roll(a, shift, axis), x)
-
-
-def flip(x: ExactArray, /, *, axis: Any = None) -> ExactArray:
-    """The elements in reverse along axes."""
-    return _each(lambda a: np.flip(a, axis), x)
-
-
-def repeat(x: ExactArray, repeats: int, /, *, axis: int | None = None) -> ExactArray:
-    """Each element repeated."""
-    return _each(lambda a: np.repeat(a, repeats, axis=axis), x)
-
-
-def tile(x: ExactArray, repetitions: tuple[int, ...], /) -> ExactArray:
-    """The array repeated along each axis."""
-    return _each(lambda a: np.tile(a, repetitions), x)
 
 
 def tril(x: ExactArray, /, *, k: int = 0) -> ExactArray:
@@ -811,11 +766,6 @@ def tril(x: ExactArray, /, *, k: int = 0) -> ExactArray:
 def triu(x: ExactArray, /, *, k: int = 0) -> ExactArray:
     """The upper triangles of matrices, with zeros below them."""
     return where(ExactArray(~np.tri(x.shape[-2], x.shape[-1], k - 1, dtype=bool)), x, 0.0)
-
-
-def diff(x: ExactArray, /, *, axis: int = -1) -> ExactArray:
-    """The differences of neighbours along an axis."""
-    return _each(lambda a: np.diff(a, axis=axis), x)
 
 
 def take(x: ExactArray, indices: ExactArray, /, *, axis: int | None = None) -> ExactArray:
