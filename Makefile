@@ -73,6 +73,7 @@ examples: export OMP_NUM_THREADS := 1
 examples: export OPENBLAS_NUM_THREADS := 1
 examples: $(EVERYTHING)  ## train the models of the examples, and draw the pictures of their page anew
 	cd docs/examples && for name in vae beta_vae gan flow language metric_embedding point_cloud mesh_smoothing denoising texture; do ../../$(BIN)/python $$name.py --picture $$name.png; done
+	cd docs/examples && for name in split_processes split_devices; do ../../$(BIN)/python $$name.py; done
 	cd docs/pictures && for name in boosting gauss_newton optimize; do ../../$(BIN)/python $$name.py; done
 
 mutants: $(EVERYTHING)  ## break the library on purpose, see that the tests notice, and write docs/mutants.md
@@ -127,5 +128,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 $(LOWEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip install uv
-	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[all,test]"
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[all,test,kfac-jax]"
 	touch "$@"

@@ -222,7 +222,7 @@ SUBSTITUTIONS = [
     Substitution(
         "numerics/reduction.py",
         "the gradient is not returned in the dtype of the predictions",
-        {"gradient = as_dtype(xp, gradient, like.dtype)": "pass"},
+        {"as_dtype(xp, gradient, like.dtype), like)": "gradient, like)"},
         "dtype and mse_loss",
     ),
     Substitution(
@@ -296,7 +296,7 @@ SUBSTITUTIONS = [
         "a steep slope overflows",
         {
             "slope = bounded(xp, slope, slope.dtype)": "pass",
-            "if not self.scaled and (steep or gradient.dtype != like.dtype):": "if False:",
+            "        if not self.scaled:\n": "        if False:\n",
         },
         "Extremes and gaussian_negative_log_likelihood",
     ),
@@ -355,7 +355,7 @@ SUBSTITUTIONS = [
     Substitution(
         "domains.py",
         "illegal labels pass where they can be seen",
-        {"if seen is not None and not (legal": "if False and not (legal"},
+        {"if seen is None or sum(": "if True or sum("},
     ),
     Substitution(
         "domains.py",
@@ -422,7 +422,7 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/elements.py",
         "illegal labels pass the fused loop",
-        {"if not legal:": "if False:"},
+        {"if not are_legal:": "if False:"},
     ),
     Substitution(
         "catalogue.py",
@@ -709,8 +709,21 @@ SUBSTITUTIONS = [
     Substitution(
         "domains.py",
         "rows of any sum are distributions where they can be seen",
-        {"return bool(least >= 1.0 - _USUAL.total and largest <= 1.0 + _USUAL.total)": "return True"},
+        {"return bool(off.dot(off)": "return True or bool(off.dot(off)"},
         "can_be_seen_is_refused and kl_divergence",
+    ),
+    Substitution(
+        "loops/elements.py",
+        "a loop lets rows of any sum pass",
+        {"wrong += T(1) if abs(off) > near else T(0)": "wrong += T(0)"},
+        "in_a_large_array_is_refused and kl_divergence",
+    ),
+    Substitution(
+        "execution/host.py",
+        "a call is computed with the options of another",
+        {"found += name, type(option), option": "pass"},
+        tests="repeated_calls",
+        select="own_values",
     ),
     Substitution(
         "loops/elements.py",
@@ -1141,7 +1154,7 @@ SUBSTITUTIONS = [
     Substitution(
         "autodiff/torch.py",
         "the gradient that flows in is forgotten",
-        {"return gradients if factor == 1.0 else": "return gradients if True else"},
+        {"if factor == 1.0:": "if True:"},
         tests="differentiable",
         select="InTheGraph",
     ),
@@ -1169,7 +1182,7 @@ SUBSTITUTIONS = [
     Substitution(
         "autodiff/torch.py",
         "an option that is learned loses its derivative",
-        {"if call.wanted and call.covers(call.wanted):": "if call.wanted:"},
+        {"if call.wanted and (call.is_usual or call.covers(call.wanted)):": "if call.wanted:"},
         tests="differentiable",
         select="learned",
     ),
@@ -1183,7 +1196,7 @@ SUBSTITUTIONS = [
     Substitution(
         "autodiff/torch.py",
         "an infinite gradient that flows in meets elements of weight 0",
-        {"if not math.isfinite(factor):": "if False:"},
+        {"if math.isfinite(factor) else None": "if True else None"},
         tests="differentiable",
         select="masked_elements",
     ),
@@ -1531,7 +1544,11 @@ SUBSTITUTIONS = [
     Substitution(
         "templates/masks.py",
         "the Hessian of an overlap is not symmetric",
-        {"- first * (s * total(g * v) + g * along)": "- 2.0 * first * (s * total(g * v))"},
+        {
+            "- self.first * (self.s * self.total(self.g * v) + self.g * along)": (
+                "- 2.0 * self.first * (self.s * self.total(self.g * v))"
+            )
+        },
         tests="curvature",
         select="dice or tversky",
     ),

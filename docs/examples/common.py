@@ -1,6 +1,7 @@
-"""What the examples share: dense layers over an array namespace, parameters that Adam moves, pictures."""
+"""What the examples share: dense layers over an array namespace, parameters that Adam moves, pictures, characters."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -64,3 +65,20 @@ def show_tiles(axes, images, title):
     whole = images.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
     axes.imshow(whole, cmap="gray_r", vmin=0.0, vmax=1.0)
     axes.set(xticks=[], yticks=[], title=title)
+
+
+def next_characters(count=2000, context=8, width=32):
+    """Return what a model of the next character is trained on, and starts from, in an even number of characters.
+
+    These are windows of this repository's README as rows of 0 and 1, the characters that follow, and the weights of two
+    layers.
+    """
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")[: count + context]
+    characters = sorted(set(text))
+    numbers = np.array([characters.index(each) for each in text])
+    windows = np.lib.stride_tricks.sliding_window_view(numbers, context + 1)
+    generator, size = np.random.default_rng(0), len(characters) + len(characters) % 2
+    inputs = np.eye(size)[windows[:, :-1]].reshape(count, -1)
+    hidden = generator.standard_normal((context * size, width)) / math.sqrt(context)
+    classes = generator.standard_normal((size, width)) / math.sqrt(width)
+    return inputs, windows[:, -1].copy(), hidden, classes

@@ -10,28 +10,52 @@ the framework then differentiates the plain function.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mithril_losses.autodiff.call import Differentiable, compute_by, multiply_by, plain_functions
+from mithril_losses.autodiff.call import (
+    Differentiable,
+    by_chunks,
+    compute_by,
+    compute_chunks_by,
+    multiply_by,
+    plain_functions,
+)
 from mithril_losses.backends.namespaces import library_name, namespace_of
 from mithril_losses.numerics.trees import first_array
 
-__all__ = ["Differentiable", "compute_by", "differentiable", "multiply_by", "plain_functions"]
+__all__ = [
+    "Differentiable",
+    "by_chunks",
+    "compute_by",
+    "compute_chunks_by",
+    "differentiable",
+    "multiply_by",
+    "plain_functions",
+]
 
 
 def differentiable(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
     """Return the reduced loss; a framework that differentiates it gets the hand-derived gradient."""
-    template.require_known(reduction, gradient=False)
-    xp = namespace_of(first_array(arguments[0]))
-    by = None if xp is None else _FRAMEWORKS.get(library_name(xp))
+    if reduction:
+        template.require_known(reduction, gradient=False)
+    first: Any = type(arguments[0])
+    by = _BY_TYPE[first] if first in _BY_TYPE else _framework_of(arguments[0])
     return template.plain_value(*arguments, **reduction) if by is None else by(template, arguments, reduction)
+
+
+def _framework_of(x: Any) -> Callable[..., Any] | None:
+    """Return what computes losses of arrays like this one, or of a nesting of such; None for the plain function."""
+    xp = namespace_of(first_array(x))
+    return None if xp is None else _FRAMEWORKS.get(library_name(xp))
 
 
 def _by_torch(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
     from mithril_losses.autodiff.torch import value
 
     _FRAMEWORKS["torch"] = value
+    _BY_TYPE[sys.modules["torch"].Tensor] = value
     return value(template, arguments, reduction)
 
 
@@ -42,5 +66,10 @@ def _by_jax(template: Differentiable, arguments: tuple[Any, ...], reduction: Map
     return value(template, arguments, reduction)
 
 
+def _by_dask(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    return template.in_chunks(arguments, reduction, "value")
+
+
 # a framework is imported when the first of its arrays has come
-_FRAMEWORKS: dict[str, Callable[..., Any]] = {"torch": _by_torch, "jax": _by_jax}
+_FRAMEWORKS: dict[str, Callable[..., Any]] = {"torch": _by_torch, "jax": _by_jax, "dask": _by_dask}
+_BY_TYPE: dict[type, Callable[..., Any]] = {}  # the usual type of arrays, at a fifth of the cost

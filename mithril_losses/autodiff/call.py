@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.numerics.trees import leaves, map_leaves
@@ -21,6 +21,9 @@ class Differentiable(Protocol):
     plain_value: Callable[..., Any]
     gradient: Callable[..., Any]
     both: Callable[..., Any]
+
+    def in_chunks(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str) -> Any:
+        """Return the "value", the "gradient" or "both" for arrays of Dask, in which nothing is computed yet."""
 
     def require_known(self, keywords: Mapping[str, Any], gradient: bool = True) -> None:
         """Raise a TypeError for a keyword that neither the loss takes nor, where that is asked for, its gradient."""
@@ -57,6 +60,31 @@ def multiply_by(products: Products) -> None:
     _products[:] = [products]
 
 
+# (template, arguments in the order of `domain`, keywords, "value", "gradient" or "both", the name of a part) → arrays
+ByChunks = Callable[[Any, tuple[Any, ...], Mapping[str, Any], str, str], Any]
+_by_chunks: list[ByChunks] = []
+
+
+def compute_chunks_by(way: ByChunks) -> None:
+    """Let `way` return what a call of a template returns for arrays of Dask, in which nothing is computed yet."""
+    _by_chunks[:] = [way]
+
+
+def by_chunks(
+    template: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str, part: str = ""
+) -> Any:
+    """Return the value, the gradient or both of a template for arrays of Dask, in which nothing is computed yet.
+
+    Args:
+        template: of the loss.
+        arguments: in the order of `domain`.
+        keywords: of the reduction, and `wrt`.
+        returns: "value", "gradient" or "both".
+        part: the name in the catalogue of the loss that adds up several templates, of which this is one.
+    """
+    return _by_chunks[0](template, arguments, keywords, returns, part)
+
+
 _PLACE: Any = object()
 is_plain: ContextVar[bool] = ContextVar("is_plain", default=False)
 
@@ -83,6 +111,46 @@ def plain_functions() -> Iterator[None]:
         is_plain.reset(before)
 
 
+class Layout(NamedTuple):
+    """Where the arrays of a framework are in the calls of one kind, with the arguments before the keywords.
+
+    Attributes:
+        places: of the arrays.
+        names: of the argument, or of the keyword, at each place.
+        is_mixed: whether there are arrays of other libraries.
+        is_nested: whether there are nestings, whose content differs from call to call.
+    """
+
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    is_mixed: bool
+    is_nested: bool
+
+    @staticmethod
+    def of(names: tuple[str, ...], given: Sequence[Any], kind: type) -> Layout:
+        """Return the layout of a call; calls with arguments of the same names and types share one."""
+        key = kind, names, *map(type, given)
+        found = _layouts.get(key)
+        if found is None:
+            if len(_layouts) >= _LAYOUTS:
+                _layouts.clear()
+            found = _layouts[key] = Layout.read(names, given, kind)
+        return found
+
+    @staticmethod
+    def read(names: tuple[str, ...], given: Sequence[Any], kind: type) -> Layout:
+        """Return the layout of a call without a look at others, such as inside a trace of a compiler."""
+        places = tuple(i for i, x in enumerate(given) if isinstance(x, kind))
+        others = [x for name, x in zip(names, given, strict=True) if not isinstance(x, kind) and name != "across"]
+        is_nested = any(isinstance(x, (Mapping, list, tuple)) for x in others)
+        is_mixed = any(x is not None and type(x) is not float and namespace_of(x) is not None for x in others)
+        return Layout(places, tuple(names[i] for i in places), is_mixed, is_nested)
+
+
+_LAYOUTS = 1024  # how many are remembered
+_layouts: dict[Any, Layout] = {}
+
+
 class Call:
     """The arguments of one call with a place for each array of a framework, at any depth of the arguments.
 
@@ -96,44 +164,56 @@ class Call:
     """
 
     def __init__(
-        self, template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any], kind: type
+        self,
+        template: Differentiable,
+        arguments: tuple[Any, ...],
+        reduction: Mapping[str, Any],
+        kind: type,
+        is_traced: bool = False,
     ) -> None:
         self.template = template
         self._keywords = tuple(reduction)
         self._is_split = reduction.get("across") is not None
-        self._is_flat, self.is_mixed = True, False
-        self.arrays: list[Any] = []
-        self.names: list[str] = []
-        self._given: list[Any] = []
-        for name, x in zip((*template.domain, *reduction), (*arguments, *reduction.values()), strict=True):
-            if isinstance(x, kind):
-                self.arrays.append(x)
-                self.names.append(name)
-                self._given.append(_PLACE)
-            elif isinstance(x, (Mapping, list, tuple)):
-                found = [leaf for _, leaf in leaves(x) if isinstance(leaf, kind)]
-                self._is_flat = self._is_flat and not found
-                self.arrays += found
-                self.names += [name] * len(found)
-                self._given.append(map_leaves(lambda _, leaf: _PLACE if isinstance(leaf, kind) else leaf, x))
-            elif name == "across":  # no array, whatever it is
-                self._given.append(x)
-            else:
-                self.is_mixed |= x is not None and type(x) is not float and namespace_of(x) is not None
-                self._given.append(x)
+        names = (*template.domain, *reduction)
+        self._given = [*arguments, *reduction.values()]
+        layout = (Layout.read if is_traced else Layout.of)(names, self._given, kind)
+        self.names: Sequence[str] = layout.names
+        self.is_mixed, self._is_flat, self._places = layout.is_mixed, True, layout.places
+        if layout.is_nested:
+            self._read_nestings(names, kind)
+            return
+        self.arrays = [self._given[i] for i in layout.places]
+        for i in layout.places:
+            self._given[i] = _PLACE
+
+    def _read_nestings(self, names: tuple[str, ...], kind: type) -> None:
+        self.arrays, of_arrays = [], []
+        for i, (name, x) in enumerate(zip(names, self._given, strict=True)):
+            if name == "across":  # no array, whatever it is
+                continue
+            found = [leaf for _, leaf in leaves(x) if isinstance(leaf, kind)]
+            self._is_flat = self._is_flat and (not found or isinstance(x, kind))
+            self.arrays += found
+            of_arrays += [name] * len(found)
+            self._given[i] = map_leaves(lambda _, leaf: _PLACE if isinstance(leaf, kind) else leaf, x)
+        self.names = of_arrays
 
     def put(self, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments and the keywords of the reduction, with these arrays in their places."""
-        remaining = iter(arrays)
         if self._is_flat:
-            given = [next(remaining) if x is _PLACE else x for x in self._given]
+            given = self._given.copy()
+            for i, x in zip(self._places, arrays, strict=True):
+                given[i] = x
         else:
+            remaining = iter(arrays)
             given = [
                 map_leaves(lambda _, leaf: next(remaining) if leaf is _PLACE else leaf, x)
                 if x is _PLACE or isinstance(x, (Mapping, list, tuple))
                 else x
                 for x in self._given
             ]
+        if not self._keywords:
+            return tuple(given), {}
         count = len(given) - len(self._keywords)
         return tuple(given[:count]), dict(zip(self._keywords, given[count:], strict=True))
 
@@ -174,8 +254,11 @@ class Call:
 
     def by_array(self, gradient: Any, wrt: Mapping[str, Any]) -> list[Any]:
         """Return the gradient with respect to each array, None where there is none, from what the template returned."""
-        is_single = not wrt and len(self.template.wrt) == 1
-        by_name = {self.template.wrt[0]: gradient} if is_single else gradient
+        first, *others = self.template.wrt
+        is_single = not wrt and not others
+        if is_single and self._is_flat:
+            return [gradient if name == first else None for name in self.names]
+        by_name = {first: gradient} if is_single else gradient
         if self._is_flat:
             return [by_name.get(name) for name in self.names]
         remaining = {name: iter([leaf for _, leaf in leaves(by_name[name])]) for name in by_name}

@@ -22,7 +22,7 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
     step, is_traced = _step(reduction)
     if step is not None:
         call = _TorchCall(template, arguments, reduction, is_traced)
-        if call.wanted and call.covers(call.wanted):
+        if call.wanted and (call.is_usual or call.covers(call.wanted)):
             arrays, call.arrays = call.arrays, []  # the graph frees its own references after a backward pass
             return step(call, *arrays)
     return template.plain_value(*arguments, **reduction)
@@ -51,7 +51,7 @@ def _step(reduction: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, bool
     if torch.compiler.is_compiling():  # first, because the compiler does not know the other questions
         # an exported program has no place for a derivative of its own
         return None if torch.compiler.is_exporting() else HandDerived.apply, True
-    if is_plain.get() or torch.jit.is_tracing():
+    if is_plain.get() or torch._C._is_tracing():
         return None, False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         # in forward mode, every loss of an array would need a gradient of its own
@@ -65,22 +65,32 @@ class _TorchCall(Call):
 
     Attributes:
         wanted: the names of the arguments that are in a graph.
+        is_usual: whether the gradient is taken with respect to all these by default.
         ready: the gradients that were computed together with the value, until a backward pass takes them.
     """
 
     def __init__(
         self, template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any], is_traced: bool
     ) -> None:
-        super().__init__(template, arguments, reduction, torch.Tensor)
+        super().__init__(template, arguments, reduction, torch.Tensor, is_traced)
         self._is_traced = is_traced
-        self._keeps_gradient = not is_traced and is_reduced_to_a_number(reduction)
-        self.wanted = [name for name, x in zip(self.names, self.arrays, strict=True) if _is_in_graph(x, is_traced)]
+        self.wanted, self.is_usual, usual = [], True, template.wrt
+        is_wide, on_host = True, not self.is_mixed
+        for name, x in zip(self.names, self.arrays, strict=True):  # one loop, because small calls notice its cost
+            if x.requires_grad or (is_traced and _is_in_graph(x)):
+                self.wanted.append(name)
+                self.is_usual = self.is_usual and name in usual
+            if x.dtype not in _WIDE and x.is_floating_point():
+                is_wide, on_host = False, on_host and x.dtype is not torch.bfloat16
+            on_host = on_host and x.is_cpu and type(x) in _OWN_MEMORY
+        self._keeps_gradient = is_wide and not is_traced and is_reduced_to_a_number(reduction)
+        self._on_host = on_host
         self.ready: list[list[Any]] = []
 
     def evaluate(self, tensors: Sequence[Any]) -> Any:
         """Return the loss, and keep the gradient if it can be scaled later by the gradient that flows in."""
-        if self._keeps_gradient and all(x.dtype in _WIDE or not x.is_floating_point() for x in tensors):
-            wrt = self.wrt(self.wanted)
+        if self._keeps_gradient:
+            wrt = {} if self.is_usual else self.wrt(self.wanted)
             found, gradient = self._both(tensors, wrt)
             self.ready.append(self.by_array(gradient, wrt))
             return found
@@ -109,15 +119,17 @@ class _TorchCall(Call):
 
     def _both(self, tensors: Sequence[Any], keywords: dict[str, Any]) -> tuple[Any, Any]:
         """Return value and gradient, which are in no graph."""
-        on_host = not self.is_mixed and all(_is_on_host(x) and x.dtype is not torch.bfloat16 for x in tensors)
+        if not self._on_host:
+            arguments, reduction = self.put(tensors)
+            found: tuple[Any, Any] = fastest(self.template)(*arguments, **reduction, **keywords)
+            return found
         # NumPy's calls are cheaper, and so is its memory
-        arguments, reduction = self.put([x.numpy(force=True) for x in tensors] if on_host else tensors)
-        is_small = on_host and tensors[0].numel() < limits.current.large
-        both = self.template.both if is_small else fastest(self.template)
-        if on_host and isinstance(keywords.get("upstream"), torch.Tensor):
+        views = [x.numpy(force=True) for x in tensors]
+        arguments, reduction = self.put(views)
+        both = self.template.both if views[0].size < limits.current.large else fastest(self.template)
+        if isinstance(keywords.get("upstream"), torch.Tensor):
             keywords = keywords | {"upstream": keywords["upstream"].numpy()}
-        found = both(*arguments, **reduction, **keywords)
-        return as_tensors(found) if on_host else found
+        return as_tensors(both(*arguments, **reduction, **keywords))
 
 
 _OWN_MEMORY = (torch.Tensor, torch.nn.Parameter)  # other kinds of tensors may have none
@@ -138,11 +150,10 @@ def _is_batched(upstream: torch.Tensor) -> bool:
 _WIDE = (torch.float32, torch.float64)
 
 
-def _is_in_graph(x: torch.Tensor, is_traced: bool) -> bool:
-    """Whether a framework may ask for the derivative with respect to a tensor, at any level of its transforms."""
-    is_leaf_or_node: bool = x.requires_grad
-    if not is_traced or is_leaf_or_node or torch.compiler.is_compiling():
-        return is_leaf_or_node
+def _is_in_graph(x: torch.Tensor) -> bool:
+    """Whether a tensor without a graph of its own is in one of an outer level of PyTorch's transforms."""
+    if torch.compiler.is_compiling():
+        return False
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         if torch._C._functorch.is_gradtrackingtensor(x):
             return True
@@ -158,16 +169,12 @@ class HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has
     """
 
     @staticmethod
-    def forward(call: _TorchCall, *tensors: Any) -> Any:
-        """Return the loss."""
-        return call.evaluate(tensors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Keep the call, and the arguments as long as the graph keeps them."""
-        ctx.call, *tensors = inputs
+    def forward(ctx: Any, call: _TorchCall, *tensors: Any) -> Any:
+        """Return the loss. Keep the call, and the arguments as long as the graph keeps them."""
+        ctx.call = call
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
+        return call.evaluate(tensors)
 
     @staticmethod
     def backward(ctx: Any, upstream: Any) -> tuple[Any, ...]:
@@ -182,7 +189,7 @@ class HandDerived(torch.autograd.Function):  # type: ignore[misc]  # PyTorch has
             found = [next(given) if needs else None for needs in needed]
         if found is None:
             found = call.gradients(ctx.saved_tensors, upstream, needed)
-        return None, *(x if needs else None for x, needs in zip(found, needed, strict=True))
+        return None, *[x if needs else None for x, needs in zip(found, needed, strict=True)]
 
 
 class _Gradient(torch.autograd.Function):  # type: ignore[misc]  # likewise
@@ -229,9 +236,15 @@ class _Transformed(HandDerived):
     generate_vmap_rule = True
 
     @staticmethod
+    def forward(call: _TorchCall, *tensors: Any) -> Any:  # type: ignore[override]  # what `setup_context` asks for
+        return call.evaluate(tensors)
+
+    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        HandDerived.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[1:])
+        ctx.call, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def jvp(ctx: Any, _: Any, *tangents: Any) -> Any:
@@ -252,6 +265,6 @@ def _scaled(gradients: list[Any], upstream: Any) -> list[Any] | None:
     if not _is_on_host(upstream):
         return [x if x is None else x.mul_(upstream) for x in gradients]
     factor = upstream.item()
-    if not math.isfinite(factor):
-        return None
-    return gradients if factor == 1.0 else [x if x is None else x.mul_(factor) for x in gradients]
+    if factor == 1.0:
+        return gradients
+    return [x if x is None else x.mul_(factor) for x in gradients] if math.isfinite(factor) else None

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import numpy as np
 
 from mithril_losses import limits
-from mithril_losses.autodiff import compute_by
+from mithril_losses.autodiff import compute_by, compute_chunks_by
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import ArrayT, library_name, namespace_of
 from mithril_losses.backends.threads import asked, thread_count
@@ -266,4 +266,11 @@ def _by_position(pair: Pair) -> Callable[..., tuple[Any, Any]]:
     return both
 
 
+def _by_dask(*call: Any) -> Any:
+    from mithril_losses.execution.dask import by_dask  # when the first array of Dask has come
+
+    return by_dask(*call)
+
+
 compute_by(_fastest)
+compute_chunks_by(_by_dask)

@@ -180,7 +180,7 @@ def sample_gradient(
         xp = array_namespace(**{name: given[name] for name in pair.wrt})
         options = {name: x for name, x in given.items() if name in pair.parameters}
         with quiet(xp):
-            given["targets"] = sampled(Draw(xp, key), **options)
+            given[pair.array_arguments[-1]] = sampled(Draw(xp, key), **options)
         return both(**given)[1]
 
     return of_arguments

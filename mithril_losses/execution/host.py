@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,12 +21,37 @@ from mithril_losses.numerics.reduction import GradientReduction, Plan, plan
 from mithril_losses.numerics.validation import as_dtype, widest_dtype
 from mithril_losses.shards import splits_classes
 from mithril_losses.templates.base import Template
-from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
+from mithril_losses.templates.loop import Call, Loop, Repeated, over_blocks, rows_of
 
 # the most bytes of the temporary arrays of a block
 _KEPT = 1 << 24
 # how many kinds of rows have their shape remembered for a loss
 _ROW_SHAPES = 1024
+
+
+# how many kinds of calls are remembered
+_KINDS = 256
+_PLAIN = {bool, float, int, str, type(None)}
+
+
+class _Known(NamedTuple):
+    """What is known of the calls of one kind, which differ only in the values of their arrays.
+
+    Attributes:
+        run: fills the gradients and returns the sum of the losses.
+        reduction: of these.
+        dtype: the dtype to compute in.
+        likes: the name of each gradient, with the position of the argument like it.
+        is_shared: whether threads may share the loop.
+        under: the limits under which this was found.
+    """
+
+    run: Repeated
+    reduction: Plan
+    dtype: np.dtype[Any]
+    likes: tuple[tuple[str, int], ...]
+    is_shared: bool
+    under: limits.Limits
 
 
 class OnHost:
@@ -41,6 +66,7 @@ class OnHost:
         self._pair = pair
         self._plain = plain
         self._row_shapes: dict[Any, tuple[int, ...]] = pair.prepared.setdefault("row shapes", {})
+        self._known: dict[Any, _Known] = {}
         self._threads = threads
         self._compile = compile is not False
         self._arrays = pair.array_arguments
@@ -82,6 +108,10 @@ class OnHost:
             buffers: where to write the gradients, by argument; new arrays otherwise.
             **keywords: of the gradient.
         """
+        kind = self._kind(arguments, keywords)
+        known = self._known.get(kind)
+        if known is not None and known.under is limits.current:
+            return self._again(known, arguments, buffers)
         keep_freed_memory()
         call = self._call(arguments, keywords) if self._applies else None
         parts = None if call is None else self._pair.terms.parts(call)
@@ -90,13 +120,40 @@ class OnHost:
         total: Any = None
         gradients: NamedArrays[Any] = NamedArrays()
         for template, part in parts:
-            found = self._part(template, part, buffers)
+            found = self._part(template, part, buffers, kind)
             if found is None:
                 return None
             total = found[0] if total is None else total + found[0]
             gradients.update(found[1])
         value = as_dtype(np, total, call.arrays[self._pair.wrt[0]].dtype)
         return value, gradients if len(self._outputs) > 1 else gradients[next(iter(self._outputs))]
+
+    def _kind(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        """Return what the steps before a loop depend on, for a call with usual keywords; None for any other call."""
+        if len(arguments) != len(self._arrays):
+            return None
+        found: list[Any] = []
+        for x in arguments:
+            if type(x) is not np.ndarray:
+                return None
+            found += x.dtype, x.shape, x.flags.num
+        for name, option in keywords.items():
+            if type(option) not in _PLAIN or not (name in self._defaults or name == "reduction"):
+                return None
+            found += name, type(option), option
+        return tuple(found)
+
+    def _again(self, known: _Known, arguments: tuple[Any, ...], buffers: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return value and gradient of a call of a known kind."""
+        gradients: NamedArrays[Any] = NamedArrays()
+        for name, position in known.likes:
+            x = arguments[position]
+            gradients[name] = buffers[name] if name in buffers else empty(x.shape, x.dtype)
+        threads = thread_count(self._threads) if known.is_shared else 1
+        total = known.run(arguments, [*gradients.values()], threads)
+        first = arguments[0]
+        value = as_dtype(np, known.reduction.divide(np, known.dtype.type(total), first), first.dtype)
+        return value, gradients if len(gradients) > 1 else gradients[name]
 
     def _call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Call | None:
         """Return the call, or None if no fast path takes its arguments."""
@@ -118,11 +175,14 @@ class OnHost:
 
         These may be what the other shards run: whether arrays are large is no matter of all.
         """
-        self._pair.terms.require_known(reduction)
-        is_one_loop = self._pair.terms.has_loop and len(self._pair.terms.elements) < 2
+        terms = self._pair.terms
+        terms.require_known(reduction)
+        is_one_loop = terms.has_loop and len(terms.elements) < 2 and terms.has_value  # or there is no sum to make
         return is_one_loop and not splits_classes(reduction) and not options.get("pool_batch")
 
-    def _part(self, template: Template, call: Call, buffers: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def _part(
+        self, template: Template, call: Call, buffers: Mapping[str, Any], kind: Any
+    ) -> tuple[Any, dict[str, Any]] | None:
         """Return the value of one reduced loss and its gradients by name, or None if the plain functions must run."""
         loop = template.loop(call) or self._rows(call)
         if loop is None:
@@ -140,12 +200,31 @@ class OnHost:
         like = next(iter(wrt.values()))
         values = empty(loop.shape, like.dtype) if keeps_values else None
         gradients = {n: buffers[n] if n in buffers else empty(x.shape, x.dtype) for n, x in wrt.items()}
-        total = self._run(loop, call, reduction, values, gradients, template.is_factor)
+        is_repeated = kind is not None and template is self._pair.terms and not template.is_factor
+        remember = functools.partial(self._remember, kind, reduction, np.dtype(dtype)) if is_repeated else None
+        total = self._run(loop, call, reduction, values, gradients, template.is_factor, remember)
         value = reduction.divide(np, np.dtype(dtype).type(total), like) if values is None else values
         return value, gradients
 
+    def _remember(self, kind: Any, reduction: Plan, dtype: np.dtype[Any], loop: Loop) -> None:
+        """Keep what was found for calls of this kind, if its loop and its reduction depend on nothing else."""
+        if loop.repeated is None or loop.mass is not None or type(reduction.factor) is not float:
+            return
+        if len(self._known) >= _KINDS:
+            self._known.clear()
+        likes = tuple((name, self._arrays.index(like)) for name, like in self._outputs.items())
+        is_shared = math.prod(kind[1]) >= min(limits.current.shared, limits.current.shared_rows)
+        self._known[kind] = _Known(loop.repeated(reduction.factor), reduction, dtype, likes, is_shared, limits.current)
+
     def _run(
-        self, loop: Loop, call: Call, reduction: Plan, values: Any, gradients: dict[str, Any], is_factor: bool
+        self,
+        loop: Loop,
+        call: Call,
+        reduction: Plan,
+        values: Any,
+        gradients: dict[str, Any],
+        is_factor: bool,
+        remember: Callable[[Loop], None] | None,
     ) -> float:
         """Fill values and gradients, and return the sum of the weighted losses."""
         threads = thread_count(self._threads)
@@ -154,9 +233,13 @@ class OnHost:
         may_compile = self._may_compile and all(x.dtype in COMPILED for x in call.arrays.values())
         if loop.compiled is not None and may_compile:
             try:
-                return loop.compiled(*given)
+                total = loop.compiled(*given)
             except NotFusable:
                 pass
+            else:
+                if remember is not None and values is None:
+                    remember(loop)
+                return total
         if loop.blocked is not None:
             return loop.blocked(*given)
         try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any, Literal, NamedTuple
@@ -32,7 +32,15 @@ class Between(NamedTuple):
     high: float
 
 
-Legal = tuple[float, ...] | Between | None  # labels, an interval, or any number
+class Rows(NamedTuple):
+    """Rows along the last axis of numbers from `low` to `high`, whose sum differs from 1 by no more than `near`."""
+
+    low: float
+    high: float
+    near: float
+
+
+Legal = tuple[float, ...] | Between | Rows | None  # labels, an interval, rows of probabilities, or any number
 
 _FLAGS = {"True": True, "False": False}
 
@@ -97,28 +105,72 @@ def run(
     Raises:
         NotFusable: the terms cannot be compiled.
     """
-    shape, dtype, size = gradients[0].shape, gradients[0].dtype, gradients[0].size
-    given = [*options, factor, *(() if weights is None else (weights,))]
-    operands = [Operand.of(x, shape, dtype) for x in given if not isinstance(x, bool)]
-    of_operands = (o.kind for o in operands)
-    kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
-    key = (tuple(legal), kinds, len(gradients), weights is not None, values is not None, dtype.type.__name__, bounded)
-    chunks = Chunks.of(size, 1, group)
-    partials = np.zeros((2, chunks.number))  # of the losses, and of the illegal labels
-    fixed = (
-        size,
-        *[x.reshape(-1) for x in arrays],
-        *[o.values for o in operands],
-        *[o.inner for o in operands if o.kind == "periodic"],
-        *[x.reshape(-1) for x in gradients],
-        *(() if values is None else (values.reshape(-1),)),
-        *partials,
-    )
-    given_arrays = types_of(*arrays, *[o.values for o in operands if o.kind != "scalar"])
-    kernel = _kernels(terms, key, given_arrays, lambda kernel: kernel(0, 0, *fixed))
-    chunks.share(lambda first, last: kernel(first, last, *fixed), threads)
-    total, illegal = np.add.reduce(partials, axis=1).tolist()
-    return total, not illegal
+    like = gradients[0]
+    loop = Prepared(terms, legal, options, weights, factor, like, len(gradients), values is not None, group, bounded)
+    return loop.run(arrays, values, gradients, threads)
+
+
+class Prepared:
+    """A loop for arrays of one shape and of the same types; all that is missing are the arrays.
+
+    Its arguments are those of `run`, with an array `like` the gradients in the place of arrays.
+    """
+
+    def __init__(
+        self,
+        terms: Callable[..., Any],
+        legal: list[Legal],
+        options: list[Any],
+        weights: np.ndarray[Any, Any] | None,
+        factor: Any,
+        like: np.ndarray[Any, Any],
+        slopes: int,
+        keeps_values: bool,
+        group: int,
+        bounded: tuple[bool, bool],
+    ) -> None:
+        dtype, self._size = like.dtype, like.size
+        self._width = like.shape[-1] if like.ndim else 1
+        given = [*options, factor, *(() if weights is None else (weights,))]
+        operands = [Operand.of(x, like.shape, dtype) for x in given if not isinstance(x, bool)]
+        of_operands = (o.kind for o in operands)
+        kinds = tuple(str(x) if isinstance(x, bool) else next(of_operands) for x in given)
+        self._terms = terms
+        self._key = (tuple(legal), kinds, slopes, weights is not None, keeps_values, dtype.type.__name__, bounded)
+        self._chunks = Chunks.of(self._size, 1, group)
+        self._varying = [o.values for o in operands if o.kind != "scalar"]
+        inner = [o.inner for o in operands if o.kind == "periodic"]
+        self._operands = (*[o.values for o in operands], *inner)
+        self._kernel: Any = None
+
+    def run(
+        self,
+        arrays: Sequence[np.ndarray[Any, Any]],
+        values: np.ndarray[Any, Any] | None,
+        gradients: Sequence[np.ndarray[Any, Any]],
+        threads: int,
+    ) -> tuple[float, bool]:
+        """Fill the gradients, and return the sum and whether all elements were legal, as `run` of this module does."""
+        partials = np.zeros((2, self._chunks.number))  # of the losses, and of the illegal elements
+        fixed = (
+            self._size,
+            self._width,
+            *[x.reshape(-1) for x in arrays],
+            *self._operands,
+            *[x.reshape(-1) for x in gradients],
+            *(() if values is None else (values.reshape(-1),)),
+            *partials,
+        )
+        kernel = self._kernel
+        if kernel is None:
+            types = types_of(*arrays, *self._varying)
+            kernel = self._kernel = _kernels(self._terms, self._key, types, lambda kernel: kernel(0, 0, *fixed))
+        if threads == 1:
+            kernel(0, self._chunks.number, *fixed)
+        else:
+            self._chunks.share(lambda first, last: kernel(first, last, *fixed), threads)
+        total, illegal = np.add.reduce(partials, axis=1).tolist()
+        return total, not illegal
 
 
 # --- writing and compiling the module -------------------------------------------------------------------------------
@@ -165,13 +217,32 @@ $values
     return total, illegal
 
 
+@njit(nogil=True, error_model='numpy', fastmath=FAST)
+def wrong_sums(x, start, stop, width, near):
+    first, last = (start + width - 1) // width, (stop + width - 1) // width  # the rows that begin in this part
+    total, wrong = T(0), T(0)
+    for row in range(first, last):
+        off = T(-1)
+        for i in range(row * width, (row + 1) * width):
+            off += T(x[i])
+        total += off * off
+    if not total <= near * near:  # usually no sum is farther than all together
+        for row in range(first, last):
+            off = T(-1)
+            for i in range(row * width, (row + 1) * width):
+                off += T(x[i])
+            wrong += T(1) if abs(off) > near else T(0)
+    return wrong
+
+
 @kept
 @njit(nogil=True, error_model='numpy', fastmath=FAST)
-def kernel(first, last, size, $operands, $inner$outputs, partials, illegal):
+def kernel(first, last, size, width, $operands, $inner$outputs, partials, illegal):
     kept = np.empty($between * STRIP, T)
 $buffers
     for chunk in range(first, last):
         total, wrong = 0.0, T(0)
+$rows
         for start in range(chunk * CHUNK, min((chunk + 1) * CHUNK, size), STRIP):
             stop = min(start + STRIP, size)
 $fills
@@ -224,6 +295,7 @@ def _source(
         inner="".join(f"{name}_inner, " for name in periodic),
         between=len(between),
         buffers="\n".join(f"    {name}_buffer = np.empty(STRIP, T)" for name in periodic),
+        rows="\n".join(_rows(labels)),
         fills="\n".join(f"            fill({x}_buffer, {x}, {x}_inner, start, stop)" for x in periodic),
         strips=", ".join(_strip(name, kind.get(name, "full")) for name in [*names, *outputs]),
     )
@@ -278,15 +350,28 @@ def _labels(legal: Mapping[str, Legal]) -> str:
     """
     lines = []
     for name, labels in legal.items():
-        if isinstance(labels, Between):
+        if isinstance(labels, (Between, Rows)):
             sides = [
-                f"(T({name}[i]) {sign} T({x!r}))" for sign, x in zip("<>", labels, strict=True) if abs(x) < math.inf
+                f"(T({name}[i]) {sign} T({x!r}))" for sign, x in zip("<>", labels[:2], strict=True) if abs(x) < math.inf
             ]
             lines.append(f"        illegal += T(1) if {' | '.join(sides)} else T(0)")
         elif labels is not None:
             tests = " | ".join(f"(T({name}[i]) == T({label!r}))" for label in labels)
             lines.append(f"        illegal += T(0) if {tests} else T(1)")
     return "\n".join(lines)
+
+
+def _rows(legal: Mapping[str, Legal]) -> Iterator[str]:
+    """Yield the lines that count rows with a wrong sum, while they stay in the cache.
+
+    Example:
+        >>> print(*_rows({"a0": None, "a1": Rows(0.0, 1.0, 0.5)}))
+                wrong += wrong_sums(a1, chunk * CHUNK, min((chunk + 1) * CHUNK, size), width, T(0.5))
+    """
+    for name, rows in legal.items():
+        if isinstance(rows, Rows):
+            part = "chunk * CHUNK, min((chunk + 1) * CHUNK, size), width"
+            yield f"        wrong += wrong_sums({name}, {part}, T({rows.near!r}))"
 
 
 def _slopes(count: int) -> str:

@@ -25,9 +25,10 @@ from mithril_losses.domains import (
 )
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.sampling import Draw
-from mithril_losses.numerics.stable import log_softmax, logistic_density, one_hot
+from mithril_losses.numerics.stable import largest_number, log_softmax, logistic_density, one_hot
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_same_shape
-from mithril_losses.templates.classes import Classes, Given, classes_of
+from mithril_losses.shards import Shards
+from mithril_losses.templates.classes import ONE, Classes, Columns, Given, classes_of
 from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.loop import Loop
 from mithril_losses.templates.rows import (
@@ -362,18 +363,23 @@ def _list_net_second_loop(order: Any, kind: str) -> Callable[..., Loop | None] |
     scores=REAL,
     relevance=REAL,
 )
-def _list_net(scores: Array, relevance: Array, wanted: Wanted) -> Losses:
-    return softmax_losses(_list_net_rows(scores, relevance), "scores")
+def _list_net(scores: Array, relevance: Array, wanted: Wanted, shards: Shards | None = None) -> Losses:
+    return softmax_losses(_list_net_rows(scores, relevance, shards), "scores")
 
 
-def _list_net_rows(scores: Array, relevance: Array) -> Classes:
+def _list_net_rows(scores: Array, relevance: Array, shards: Shards | None = None) -> Classes:
     xp = array_namespace(scores=scores, relevance=relevance)
     require_same_shape(scores=scores, relevance=relevance)
     z = as_dtype(xp, scores, compute_dtype(xp, scores.dtype, "scores"))
     if len(z.shape) == 0 or z.shape[-1] == 0:
         raise ValueError(f"scores need a last axis of one item at least, got shape {tuple(z.shape)}")
-    _, q = log_softmax(xp, as_dtype(xp, relevance, z.dtype, "relevance"), -1)
-    return Classes(z, len(z.shape) - 1, Given(q), None)
+    r, axis = as_dtype(xp, relevance, z.dtype, "relevance"), len(z.shape) - 1
+    if shards is None:
+        return Classes(z, axis, Given(log_softmax(xp, r, axis)[1]), None)
+    Columns.of(shards, z.shape[axis], f"scores of {str(z.dtype).split('.')[-1]} in {tuple(z.shape[:-1])} lists")
+    exponentials = xp.exp(r - shards.largest(largest_number(xp, r, axis)))
+    q = exponentials / shards.sum(xp.sum(exponentials, axis=axis, keepdims=True))
+    return Classes(z, axis, Given(q), None, across=shards, whole=ONE)
 
 
 def list_net_loss(scores: ArrayT, relevance: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -778,6 +784,11 @@ def _logistic(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array
 @_logistic.curvature
 def _logistic_curvature(xp: Any, predictions: Array, targets: Array) -> Array:
     return logistic_density(xp, targets * predictions)
+
+
+@_logistic.likelihood
+def _signs(draw: Draw, predictions: Array, **others: Any) -> Array:
+    return 2.0 * draw.bernoulli(1.0 / (1.0 + draw.xp.exp(-predictions))) - 1.0
 
 
 def logistic_loss(predictions: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:

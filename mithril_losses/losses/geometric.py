@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, h
 from mithril_losses.catalogue import both_of, given, gradient_of
 from mithril_losses.domains import FLAG, PointMask, PointSets, PointWeights
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import norm_and_unit, product
+from mithril_losses.numerics.stable import floored, norm_and_unit, product
 from mithril_losses.numerics.validation import quiet
 from mithril_losses.templates.points import Sets, add_at, blanked, nearest, per_point, shares, take
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, no_curvature, unreduced
 
 __all__ = [
     "chamfer_distance",
@@ -45,6 +45,48 @@ def _to_nearest(
         distance, slope = norm_and_unit(xp, difference, 2.0)
     total = xp.sum(product(xp, share, distance), axis=-1)
     return total, product(xp, xp.expand_dims(share, axis=-1), slope), found
+
+
+class _Approach(NamedTuple):
+    """The second derivatives of Σᵢ shareᵢ d(xᵢ, nearest y) wrt xᵢ − y: ρᵢ (I − uᵢ uᵢᵀ), with u = 0 for squares."""
+
+    rate: Array  # ρ, (batch, n, 1)
+    unit: Array  # u, (batch, n, d)
+
+    @staticmethod
+    def of(xp: Any, difference: Array, share: Array, squared: bool) -> _Approach:
+        share = xp.expand_dims(share, axis=-1)
+        if squared:
+            return _Approach(2.0 * share, 0.0 * difference)
+        length, unit = norm_and_unit(xp, difference, 2.0)
+        length = xp.expand_dims(length, axis=-1)
+        return _Approach(xp.where(length == 0, 0.0, share / floored(xp, length, length.dtype)), unit)
+
+    def times(self, xp: Any, v: Array) -> Array:
+        return self.rate * (v - xp.sum(self.unit * v, axis=-1, keepdims=True) * self.unit)
+
+    def diagonal(self) -> Array:
+        return self.rate * (1.0 - self.unit * self.unit)
+
+
+def _chamfer_curvature(
+    sets: Sets, forward: tuple[Array, Array], backward: tuple[Array, Array], found_x: Array, squared: bool
+) -> Curvature:
+    """Return the second derivatives wrt x, from the differences x − y and y − x with their shares."""
+    xp, n = sets.xp, sets.x.shape[-2]
+    own, others = (_Approach.of(xp, *each, squared) for each in (forward, backward))
+
+    def named(of_x: Array, of_y: Array) -> Named:
+        return {"pred_points": sets.back("pred_points", of_x + add_at(xp, found_x, of_y, n))}
+
+    def times(vectors: Named) -> Named:
+        v = Sets.of(vector=vectors["pred_points"]).x
+        return named(own.times(xp, v), others.times(xp, take(xp, v, found_x)))
+
+    def bound() -> Named:  # I − u uᵀ is at most I
+        return named(own.rate + 0.0 * own.unit, others.rate + 0.0 * others.unit)
+
+    return Curvature(times, lambda: named(own.diagonal(), others.diagonal()), bound)
 
 
 def _chamfer_kinks(
@@ -92,6 +134,7 @@ def _means_apart(x: Array, y: Array) -> Array:
     separable=False,  # batch elements are independent, but the search is already divided into tiles that fit the cache
     by_numpy=True,
     on_request=("target_points",),
+    curved=True,
     kinks=_chamfer_kinks,
     pairwise=True,
     pred_points=PointSets(3, 3),
@@ -119,7 +162,7 @@ def _chamfer(
     x_weights = per_point(sets, "pred_weights", pred_weights, pred_points, "real floating")
     y_weights = per_point(sets, "target_weights", target_weights, target_points, "real floating")
     if 0 in (x.shape[-2], y.shape[-2]):
-        return sets.nothing(wanted)
+        return sets.nothing(wanted)._replace(curvature=lambda: no_curvature(xp, {"pred_points": pred_points}))
     x, y = blanked(xp, x, x_mask), blanked(xp, y, y_mask)
     x_share, y_share = shares(xp, x, x_weights, x_mask, y_mask), shares(xp, y, y_weights, y_mask, x_mask)
     forward, forward_slope, found_y = _to_nearest(xp, x, y, x_share, y_mask, squared)
@@ -129,7 +172,12 @@ def _chamfer(
         slopes["pred_points"] = forward_slope - add_at(xp, found_x, backward_slope, x.shape[-2])
     if "target_points" in wanted:
         slopes["target_points"] = backward_slope - add_at(xp, found_y, forward_slope, y.shape[-2])
-    return sets.losses(forward + backward, slopes)
+
+    def curvature() -> Curvature:
+        ahead, back = (x - take(xp, y, found_y), x_share), (y - take(xp, x, found_x), y_share)
+        return _chamfer_curvature(sets, ahead, back, found_x, squared)
+
+    return sets.losses(forward + backward, slopes)._replace(curvature=curvature)
 
 
 def chamfer_distance(
@@ -192,6 +240,7 @@ _EVERY_POINT: dict[str, Any] = {"pred_weights": None, "target_weights": None, "p
         given("symmetric", **_EVERY_POINT),
         "translation_invariant",
         given("zero_at_equality", **_EVERY_POINT),
+        "psd",
     ),
 )
 def chamfer_distance_gradient(

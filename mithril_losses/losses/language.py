@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, ArrayT, array_namespace, is_dtype, placement, require_library
+from mithril_losses.backends.namespaces import (
+    Array,
+    ArrayT,
+    array_namespace,
+    beside,
+    is_dtype,
+    placement,
+    require_library,
+)
 from mithril_losses.catalogue import gradient_of
 from mithril_losses.domains import (
     FRACTION,
@@ -26,6 +34,7 @@ from mithril_losses.domains import (
 )
 from mithril_losses.losses.classification import cross_entropy_with_logits, cross_entropy_with_logits_gradient
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan, reduced_axes
+from mithril_losses.numerics.sampling import Draw
 from mithril_losses.numerics.validation import as_dtype, require_integer, require_one_number, widest_dtype
 from mithril_losses.shards import Split, resolve
 from mithril_losses.templates.classes import (
@@ -85,11 +94,26 @@ def _check_values(
     read_class_weights(xp, class_weights, weight.shape[0], 1, weight)
 
 
+def _mass(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    *,
+    class_weights: Array | Sequence[float] | None,
+    ignore_index: int | None,
+    **_: Any,
+) -> Array | None:
+    xp, classes = array_namespace(weight=weight), weight.shape[0]
+    per_class = read_class_weights(xp, class_weights, classes, 1, weight)
+    return by_label(xp, weight, classes, *read_labels(xp, targets, classes, ignore_index), per_class, 0.0)[1]
+
+
 @reduced(
     splits=("rows", "classes"),
     wrt=("hidden", "weight", "bias"),
     pairwise=True,
     check=_check_values,
+    mass=_mass,
     hidden=REAL,
     weight=PerClass(),
     targets=ClassIndices(),
@@ -310,6 +334,7 @@ class _NextTokens(NamedTuple):
 
     @staticmethod
     def of(logits: Array, tokens: Array, ignore_index: int | None, reduction: Any) -> _NextTokens:
+        tokens = beside(logits, tokens)
         xp = array_namespace(logits=logits, tokens=tokens)
         shape = tuple(tokens.shape)
         if not shape or shape[-1] == 0 or tuple(logits.shape)[:-1] != shape:
@@ -330,7 +355,7 @@ class _NextTokens(NamedTuple):
         if not limits.min <= ignored <= limits.max:
             ignored = limits.min  # no token has this value
         nothing = xp.full((*shape[:-1], 1), ignored, dtype=tokens.dtype, **placement(tokens))
-        options = dict(reduction)
+        options = {name: beside(logits, x) for name, x in reduction.items()}
         name, axis, normalizer = options.get("reduction", "mean"), options.get("axis"), options.get("normalizer")
         axes = reduced_axes(len(shape), name, axis, normalizer)
         has_positions = len(shape) - 1 not in axes
@@ -404,6 +429,14 @@ def _compose_next_tokens(fast: Callable[..., Any]) -> Callable[..., tuple[Array,
 
 
 _NEXT_TOKEN = Composed(_compose_next_tokens, curved=True)
+
+
+@_NEXT_TOKEN.likelihood
+def _next_tokens(draw: Draw, logits: Array, tokens: Array, ignore_index: int | None = None, **others: Any) -> Array:
+    """Return the next tokens at all positions, each drawn by the given logits; those that are ignored stay."""
+    following = as_dtype(draw.xp, draw.classes(logits, -1)[..., :-1], tokens.dtype)
+    found = draw.xp.concat([tokens[..., :1], following], axis=-1)
+    return found if ignore_index is None else draw.xp.where(tokens == ignore_index, tokens, found)
 
 
 @gradient_of(

@@ -248,6 +248,11 @@ def _poisson(
     return value, slope
 
 
+_poisson.narrow(
+    "log_input", False, predictions=NON_NEGATIVE_REAL.suggesting("for the logarithms of rates, leave log_input=True")
+)
+
+
 def _poisson_information(
     xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
 ) -> Array:
@@ -293,7 +298,7 @@ def poisson_negative_log_likelihood(
         infinitely much for any other x.
 
     Raises:
-        ValueError: the shapes differ, or a reduction keyword does not fit.
+        ValueError: the shapes differ, a rate is negative, or a reduction keyword does not fit.
         TypeError: an argument is not an array, predictions are not floating point, or a flag is not a bool.
 
     Example:
@@ -347,6 +352,11 @@ def _gamma(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, Array]:
 @_gamma.curvature(fisher=1.0)
 def _gamma_curvature(xp: Any, log_mean: Array, targets: Array) -> Array:
     return product(xp, targets, xp.exp(-log_mean))
+
+
+@_gamma.likelihood
+def _exponential_targets(draw: Draw, log_mean: Array, **others: Any) -> Array:
+    return -draw.xp.exp(log_mean) * draw.xp.log1p(-draw.uniform(log_mean))
 
 
 def gamma_negative_log_likelihood(log_mean: ArrayT, targets: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -410,6 +420,16 @@ def _inverse_gaussian_information(xp: Any, log_mean: Array, targets: Array) -> A
 def _inverse_gaussian_curvature(xp: Any, log_mean: Array, targets: Array) -> Array:
     rate = xp.exp(-log_mean)
     return rate * (2.0 * product(xp, targets, rate) - 1.0)
+
+
+@_inverse_gaussian.likelihood
+def _inverse_gaussian_targets(draw: Draw, log_mean: Array, **others: Any) -> Array:
+    """Return a root of the equation of J. R. Michael, W. R. Schucany and R. W. Haas, 1976, for the shape 1."""
+    mean = draw.xp.exp(log_mean)
+    half = 0.5 * mean * draw.normal(log_mean) ** 2
+    root = 1.0 / (1.0 + half + draw.xp.sqrt(half * (2.0 + half)))  # the product of both is 1: nothing cancels
+    is_smaller = draw.uniform(log_mean) * (1.0 + root) < 1.0
+    return mean * draw.xp.where(is_smaller, root, 1.0 / root)
 
 
 def inverse_gaussian_negative_log_likelihood(
@@ -478,6 +498,16 @@ def _tweedie_information(xp: Any, log_mean: Array, targets: Array, power: float)
 def _tweedie_curvature(xp: Any, log_mean: Array, targets: Array, power: float) -> Array:
     below = product(xp, targets, xp.exp((1.0 - power) * log_mean))
     return (power - 1.0) * below + (2.0 - power) * xp.exp((2.0 - power) * log_mean)
+
+
+@_tweedie.likelihood
+def _tweedie_targets(draw: Draw, log_mean: Array, power: float = 1.5, **others: Any) -> Array:
+    """Return the sums of a Poisson number of gamma variables."""
+    xp = draw.xp
+    count = draw.poisson(xp.exp((2.0 - power) * log_mean) / (2.0 - power))
+    scale = (power - 1.0) * xp.exp((power - 1.0) * log_mean)
+    total = draw.gamma(xp.maximum(count, 1.0) * ((2.0 - power) / (power - 1.0)))
+    return xp.where(count > 0.0, scale * total, 0.0)
 
 
 def tweedie_negative_log_likelihood(

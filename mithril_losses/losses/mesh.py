@@ -27,7 +27,7 @@ from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import dot, first_axis, floored, last_axis, norm_and_unit
 from mithril_losses.numerics.validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.templates.points import add_at
-from mithril_losses.templates.unreduced import Losses, Wanted, unreduced
+from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
 
 __all__ = [
     "MeshLoss",
@@ -304,7 +304,12 @@ def _lengths(vectors: Array) -> Array:
     return norm_and_unit(xp, vectors, 2.0)[0]
 
 
-@unreduced(kinks=lambda pred_normals, target_normals: (_lengths(pred_normals),), pred_normals=REAL, target_normals=REAL)
+@unreduced(
+    curved=True,
+    kinks=lambda pred_normals, target_normals: (_lengths(pred_normals),),
+    pred_normals=REAL,
+    target_normals=REAL,
+)
 def _normal(pred_normals: Array, target_normals: Array, wanted: Wanted) -> Losses:
     xp = array_namespace(pred_normals=pred_normals, target_normals=target_normals)
     require_same_shape(pred_normals=pred_normals, target_normals=target_normals)
@@ -322,7 +327,22 @@ def _normal(pred_normals: Array, target_normals: Array, wanted: Wanted) -> Losse
         slope = xp.where(undirected, 0.0, (difference - along * unit) / floored(xp, norm, pred_normals.dtype))
         return {"pred_normals": last_axis(xp, slope)}
 
-    return Losses(values, slopes)
+    def curvature() -> Curvature:
+        """H = (t uᵀ + u tᵀ + c (I − 3 u uᵀ)) / ‖n‖², with the directions u, t and their cosine c."""
+        size = floored(xp, norm, pred_normals.dtype)
+        cosine = xp.sum(unit * target, axis=0)
+
+        def named(x: Array) -> Named:
+            return {"pred_normals": last_axis(xp, xp.where(undirected, 0.0, x / size / size))}
+
+        def times(vectors: Named) -> Named:
+            v = first_axis(xp, vectors["pred_normals"])
+            along, across = xp.sum(unit * v, axis=0), xp.sum(target * v, axis=0)
+            return named(target * along + unit * across + cosine * (v - 3.0 * along * unit))
+
+        return Curvature(times, lambda: named(2.0 * target * unit + cosine * (1.0 - 3.0 * unit * unit)))
+
+    return Losses(values, slopes, curvature=curvature)
 
 
 def mesh_normal_loss(pred_normals: ArrayT, target_normals: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -413,6 +433,10 @@ class _Edges(NamedTuple):
             return _times(self.signs.T, slope)
         return self.vertices.add_at(self.starts, slope) - self.vertices.add_at(self.ends, slope)
 
+    def pull_diagonal(self, diagonal: Array) -> Array:
+        """Return the diagonal of the second derivatives wrt the vertices from that wrt the differences."""
+        return self.vertices.add_at(self.starts, diagonal) + self.vertices.add_at(self.ends, diagonal)
+
 
 def _signs(edges: Any, vertices: Any) -> Any:
     from scipy.sparse import csr_array
@@ -440,9 +464,20 @@ def _shortest(vertices: Array, edges: Array) -> Array:
     return points.xp.min(points.xp.where(topology.real == 0, float("inf"), lengths), axis=-1)
 
 
+def _real_edges(pred_vertices: Array, target_vertices: Array, edges: Array) -> Array:
+    """Return 1 for an edge, and 0 for padding: what the losses of the edges of each mesh count in the divisor."""
+    (vertices,) = _Vertices.of(vertices=pred_vertices)
+    real = _Edges.of(vertices, edges).real
+    found: Array = vertices.xp.broadcast_to(real, (*vertices.at.shape[:-2], *real.shape[-1:]))
+    return found
+
+
 @unreduced(
     separable=False,  # the edges are shared by all meshes of a batch
+    curved=True,
+    has_fisher=True,
     kinks=lambda pred_vertices, target_vertices, edges: (_shortest(pred_vertices, edges),),
+    mass=_real_edges,
     pred_vertices=PointSets(4, 3),
     target_vertices=PointSets(4, 3),
     edges=Edges(4),
@@ -453,11 +488,32 @@ def _edge(pred_vertices: Array, target_vertices: Array, edges: Array, wanted: Wa
     length, unit = norm_and_unit(xp, topology.differences(vertices), 2.0)
     error = length - norm_and_unit(xp, topology.differences(targets), 2.0)[0]
     error = _or_nan(xp, error, topology.nowhere)
+
+    def second(ratio: Array) -> Curvature:
+        """H = 2 (u uᵀ + (e / ‖d‖) (I − u uᵀ)) of the difference d = ‖d‖ u, with the error e of its length."""
+        ratio = xp.expand_dims(ratio, axis=-1)
+
+        def times(vectors: Named) -> Named:
+            v = topology.differences(_Vertices(xp, vectors["pred_vertices"]))
+            along = xp.sum(unit * v, axis=-1, keepdims=True) * unit
+            return {"pred_vertices": 2.0 * (along + ratio * (v - along))}
+
+        def diagonal() -> Named:
+            squares = unit * unit
+            return {"pred_vertices": 2.0 * (squares + ratio * (1.0 - squares))}
+
+        return Curvature(times, diagonal, diagonal_pull=topology.pull_diagonal)
+
+    def curvature() -> Curvature:
+        ratio = xp.where(length == 0, 0.0, error / floored(xp, length, pred_vertices.dtype))
+        return second(ratio)._replace(fisher=second(0.0 * ratio))
+
     return Losses(
         error * error,
         lambda: {"pred_vertices": 2.0 * xp.expand_dims(error, axis=-1) * unit},
         mass=xp.broadcast_to(topology.real, tuple(error.shape)),
         pull=topology.pull,
+        curvature=curvature,
     )
 
 
@@ -544,10 +600,10 @@ class _Laplacian(NamedTuple):
             degrees = points.add_at(topology.starts, own) + points.add_at(topology.ends, own)
         return _Laplacian(topology, xp.where(degrees == 0, 0.0, 1.0 / xp.where(degrees == 0, 1.0, degrees)))
 
-    def apply(self) -> Array:
+    def apply(self, vertices: _Vertices) -> Array:
         """L v = −D⁻¹ Bᵀ B v, with the differences B v along the edges."""
         topology = self.topology
-        moved = -self.inverse_degrees * topology.pull(topology.differences(topology.vertices))
+        moved = -self.inverse_degrees * topology.pull(topology.differences(vertices))
         return _or_nan(topology.vertices.xp, moved, topology.nowhere)
 
     def transpose(self, x: Array) -> Array:
@@ -555,17 +611,32 @@ class _Laplacian(NamedTuple):
         topology = self.topology
         return -topology.pull(topology.differences(_Vertices(topology.vertices.xp, self.inverse_degrees * x)))
 
+    def transpose_squares(self, x: Array) -> Array:
+        """(L∘L)ᵀ x: 1 of the vertex itself, and 1 / deg² of its neighbours."""
+        topology, inverse = self.topology, self.inverse_degrees
+        weighted, real = _Vertices(topology.vertices.xp, inverse * inverse * x), topology.real[:, None]
+        found = topology.vertices.add_at(topology.starts, real * weighted.take(topology.ends))
+        found = found + topology.vertices.add_at(topology.ends, real * weighted.take(topology.starts))
+        return found + topology.vertices.xp.where(inverse > 0, x, 0.0)
+
 
 @unreduced(
     separable=False,  # the edges are shared by all meshes of a batch
+    curved=True,
     vertices=PointSets(4, 3),
     edges=Edges(4),
 )
 def _laplacian(vertices: Array, edges: Array, wanted: Wanted) -> Losses:
     laplacian = _Laplacian.of(vertices, edges)
-    moved = laplacian.apply()
-    values = dot(laplacian.topology.vertices.xp, moved, moved) if wanted.value else moved[..., 0]
-    return Losses(values, lambda: {"vertices": 2.0 * moved}, pull=laplacian.transpose)
+    xp, points = laplacian.topology.vertices
+    moved = laplacian.apply(laplacian.topology.vertices)
+    values = dot(xp, moved, moved) if wanted.value else moved[..., 0]
+    curvature = Curvature(
+        lambda vectors: {"vertices": 2.0 * laplacian.apply(_Vertices(xp, vectors["vertices"]))},
+        lambda: {"vertices": 2.0 * xp.ones_like(points)},
+        diagonal_pull=laplacian.transpose_squares,
+    )
+    return Losses(values, lambda: {"vertices": 2.0 * moved}, pull=laplacian.transpose, curvature=lambda: curvature)
 
 
 def mesh_laplacian_loss(vertices: ArrayT, edges: Array, **reduction: Unpack[Reduction]) -> ArrayT:
@@ -604,7 +675,7 @@ def mesh_laplacian_loss(vertices: ArrayT, edges: Array, **reduction: Unpack[Redu
 @gradient_of(
     mesh_laplacian_loss,
     terms=_laplacian,
-    properties=("convex", "non_negative", "translation_invariant"),
+    properties=("convex", "non_negative", "translation_invariant", "constant_curvature"),
 )
 def mesh_laplacian_loss_gradient(vertices: ArrayT, edges: Array, **reduction: Unpack[GradientReduction]) -> ArrayT:
     """2 LᵀL v / V: for vertex i, 2 (Σⱼ (Lv)ⱼ / deg j − (Lv)ᵢ) / V over its neighbours j.

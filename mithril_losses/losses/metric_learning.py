@@ -78,8 +78,22 @@ def _swapped_terms(
     return value, (near_slope, xp.where(swapped, 0.0, far_slope), xp.where(swapped, far_slope, 0.0))
 
 
-_TRIPLET = VectorTerms(_triplet_terms, pairs=((0, 1), (0, 2)))
-_SWAPPED = VectorTerms(_swapped_terms, pairs=((0, 1), (0, 2), (1, 2)))
+def _triplet_curvature(xp: Any, near: Array, far: Array, margin: Array, squared: bool) -> tuple[Array, Array]:
+    value, _ = _triplet_terms(xp, near, far, margin, squared)
+    second = xp.where(value > 0.0, 2.0 if squared else 0.0, 0.0 * value)
+    return second, -second
+
+
+def _swapped_curvature(
+    xp: Any, near: Array, far: Array, other: Array, margin: Array, squared: bool
+) -> tuple[Array, Array, Array]:
+    is_other = far > other
+    of_near, of_far = _triplet_curvature(xp, near, xp.where(is_other, other, far), margin, squared)
+    return of_near, xp.where(is_other, 0.0, of_far), xp.where(is_other, of_far, 0.0)
+
+
+_TRIPLET = VectorTerms(_triplet_terms, pairs=((0, 1), (0, 2)), curvature=_triplet_curvature)
+_SWAPPED = VectorTerms(_swapped_terms, pairs=((0, 1), (0, 2), (1, 2)), curvature=_swapped_curvature)
 
 
 def _triplet_kinks(
@@ -106,6 +120,7 @@ def _triplet_rows(
 
 
 @unreduced(
+    curved=True,
     loop=_triplet_rows,
     wrt=("anchor", "positive", "negative"),
     kinks=_triplet_kinks,
@@ -220,7 +235,11 @@ def _contrastive_terms(xp: Any, distance: Array, same: Array, margin: Array) -> 
     return value, (2.0 * (product(xp, same, distance) - (1.0 - same) * short),)
 
 
-_CONTRASTIVE = VectorTerms(_contrastive_terms, pairs=((0, 1),))
+def _contrastive_curvature(xp: Any, distance: Array, same: Array, margin: Array) -> tuple[Array]:
+    return (2.0 * (same + xp.where(distance < margin, 1.0 - same, 0.0)),)
+
+
+_CONTRASTIVE = VectorTerms(_contrastive_terms, pairs=((0, 1),), curvature=_contrastive_curvature)
 
 
 def _contrastive_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
@@ -237,6 +256,7 @@ def _contrastive_rows(embedding1: Any, embedding2: Any, labels: Any, margin: flo
 
 
 @unreduced(
+    curved=True,
     loop=_contrastive_rows,
     wrt=("embedding1", "embedding2"),
     kinks=_contrastive_kinks,
@@ -330,7 +350,11 @@ def _cosine_terms(xp: Any, far: Array, same: Array, margin: Array) -> tuple[Arra
     return xp.where(same == same, value, same), (xp.where(same == same, slope, same),)
 
 
-_COSINE_EMBEDDING = VectorTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_distance)
+def _cosine_curvature(xp: Any, far: Array, same: Array, margin: Array) -> tuple[Array]:
+    return (0.0 * far,)
+
+
+_COSINE_EMBEDDING = VectorTerms(_cosine_terms, pairs=((0, 1),), measure=cosine_distance, curvature=_cosine_curvature)
 
 
 def _cosine_kinks(embedding1: Array, embedding2: Array, labels: Array, margin: float) -> tuple[Array, ...]:
@@ -347,6 +371,7 @@ def _cosine_rows(embedding1: Any, embedding2: Any, labels: Any, margin: float) -
 
 
 @unreduced(
+    curved=True,
     loop=_cosine_rows,
     wrt=("embedding1", "embedding2"),
     kinks=_cosine_kinks,

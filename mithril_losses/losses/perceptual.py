@@ -15,7 +15,7 @@ from mithril_losses.backends.namespaces import Array, array_namespace, library_n
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import FLAG, POSITIVE, Count, FeatureMaps, Interval, LayerWeights
 from mithril_losses.numerics.reduction import NoOthers
-from mithril_losses.numerics.stable import log_softmax, norm_and_unit
+from mithril_losses.numerics.stable import log_softmax, norm_and_unit, take_at
 from mithril_losses.numerics.validation import (
     as_dtype,
     did_you_mean,
@@ -470,6 +470,7 @@ class _Affinity(NamedTuple):
     """The similarity of each position x_i of one image to each position y_j of another, with intermediate results."""
 
     distances: Array  # d_ij = 1 − cos(x_i − ȳ, y_j − ȳ)
+    nearest: Array  # argmin_k d_ik
     scale: Array  # min_k d_ik + ε
     shares: Array  # CX_ij
     x_unit: Array
@@ -485,12 +486,14 @@ def _affinity(xp: Any, x: Array, y: Array, band_width: Any) -> _Affinity:
     x_unit, x_inverse = _unit(xp, x - centre)
     y_unit, y_inverse = _unit(xp, y - centre)
     distances = xp.maximum(1.0 - x_unit @ xp.matrix_transpose(y_unit), 0.0)
-    nearest = xp.min(distances, axis=-1, keepdims=True)
+    # at an index: XLA's derivative of a least number searches for an equal one, and may find none, 0 / 0
+    nearest_at = xp.argmin(distances, axis=-1)
+    nearest = xp.expand_dims(take_at(xp, distances, nearest_at, -1), axis=-1)
     scale = nearest + _EPSILON
     # (1 − d / scale) / h minus its largest entry, which does not change a softmax
     weights = xp.exp((nearest - distances) / (scale * band_width))
     shares = weights / xp.sum(weights, axis=-1, keepdims=True)
-    return _Affinity(distances, scale, shares, x_unit, y_unit, x_inverse, y_inverse)
+    return _Affinity(distances, nearest_at, scale, shares, x_unit, y_unit, x_inverse, y_inverse)
 
 
 def _unit(xp: Any, x: Array) -> tuple[Array, Array]:
@@ -506,17 +509,18 @@ def _contextual_images(
 ) -> tuple[Array, dict[str, Array]]:
     """Return the losses of images given as positions × channels, and their slopes."""
     at = _affinity(xp, x, y, band_width)
-    total = xp.sum(xp.max(at.shares, axis=-2), axis=-1)
+    best_at = xp.argmax(at.shares, axis=-2)
+    total = xp.sum(take_at(xp, at.shares, best_at, -2), axis=-1)
     losses = xp.maximum(-xp.log(total / y.shape[-2]), 0.0)
     if not wanted:
         return losses, {}
-    best = xp.expand_dims(xp.argmax(at.shares, axis=-2), axis=-2)
+    best = xp.expand_dims(best_at, axis=-2)
     rows = xp.reshape(xp.arange(x.shape[-2], dtype=best.dtype, **placement(best)), (-1, 1))
     by_share = xp.where(best == rows, -at.shares / xp.reshape(total, (*total.shape, 1, 1)), 0.0)
     by_logit = by_share - at.shares * xp.sum(by_share, axis=-1, keepdims=True)
     by_relative = -by_logit / band_width  # wrt d_ij / scale_i
     by_scale = -xp.sum(by_relative * at.distances, axis=-1, keepdims=True) / at.scale**2
-    nearest = xp.expand_dims(xp.argmin(at.distances, axis=-1), axis=-1)
+    nearest = xp.expand_dims(at.nearest, axis=-1)
     columns = xp.arange(y.shape[-2], dtype=nearest.dtype, **placement(nearest))
     by_distance = by_relative / at.scale + xp.where(nearest == columns, by_scale, 0.0)
     by_x = _through_unit(xp, -(by_distance @ at.y_unit), at.x_unit, at.x_inverse)

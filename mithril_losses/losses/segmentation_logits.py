@@ -67,7 +67,7 @@ def _check(logits: Array, targets: Array, **options: Any) -> None:
 _SHIFTED = given("translation_invariant", class_axis=(-1, 1), multilabel=False)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_with_logits(
     logits: Array,
     targets: Array,
@@ -167,7 +167,7 @@ def dice_loss_with_logits_gradient(
 dice_loss_with_logits_value_and_gradient = both_of(dice_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_LOGITS, **MASK_OPTIONS, multilabel=FLAG)
 def _jaccard_with_logits(
     logits: Array,
     targets: Array,
@@ -267,7 +267,7 @@ def jaccard_loss_with_logits_gradient(
 jaccard_loss_with_logits_value_and_gradient = both_of(jaccard_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, mass=mask_masses, **_LOGITS, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
 def _tversky_with_logits(
     logits: Array,
     targets: Array,
@@ -395,7 +395,9 @@ def tversky_loss_with_logits_gradient(
 tversky_loss_with_logits_value_and_gradient = both_of(tversky_loss_with_logits_gradient)
 
 
-@unreduced(check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **COSTS, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(
+    curved=True, check=_check, mass=mask_masses, **_LOGITS, gamma=POSITIVE, **COSTS, **MASK_OPTIONS, multilabel=FLAG
+)
 def _focal_tversky_with_logits(
     logits: Array,
     targets: Array,
@@ -532,6 +534,7 @@ focal_tversky_loss_with_logits_value_and_gradient = both_of(focal_tversky_loss_w
 
 
 @unreduced(
+    curved=True,
     check=_check,
     logits=ScoreMaps(),
     targets=LabelMaps(),
@@ -654,6 +657,7 @@ def _lovasz_softmax_with_logits_kinks(
 
 
 @unreduced(
+    curved=True,
     by_numpy=True,
     check=check_label_maps,
     kinks=_lovasz_softmax_with_logits_kinks,
@@ -773,7 +777,7 @@ _COMPOUND: dict[str, Any] = {
 }
 
 
-@unreduced(check=_check, **_COMPOUND, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, **_COMPOUND, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_cross_entropy_with_logits(
     logits: Array,
     targets: Array,
@@ -908,7 +912,7 @@ def dice_cross_entropy_with_logits_gradient(
 dice_cross_entropy_with_logits_value_and_gradient = both_of(dice_cross_entropy_with_logits_gradient)
 
 
-@unreduced(check=_check, **_COMPOUND, gamma=NON_NEGATIVE, **MASK_OPTIONS, multilabel=FLAG)
+@unreduced(curved=True, check=_check, **_COMPOUND, gamma=NON_NEGATIVE, **MASK_OPTIONS, multilabel=FLAG)
 def _dice_focal_with_logits(
     logits: Array,
     targets: Array,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -154,15 +155,25 @@ def _norm_and_unit(xp: Any, x: Array, p: float, axis: int) -> tuple[Array, Array
     if p == math.inf:
         first = one_hot(xp, xp.argmax(magnitude, axis=axis), x.shape[axis], axis, x)
         return xp.squeeze(scale, axis=axis), first * xp.sign(x)
+    scale = _undifferentiated(xp, scale)  # neither result depends on it
     # XLA multiplies by the reciprocal, and replaces it by 0 if it is subnormal
     divisor = xp.where(scale == 0, 1.0, xp.minimum(scale, 1.0 / float(limits.smallest_normal)))
-    scaled = xp.minimum(magnitude, float(limits.max)) / divisor
-    power = xp.sum(scaled**p, axis=axis, keepdims=True)
+    largest = float(limits.max)
+    # squares need no absolute values, whose derivative at 0 JAX takes as 0
+    finite = xp.minimum(xp.maximum(x, -largest), largest) if p == 2 else xp.minimum(magnitude, largest)
+    scaled = finite / divisor
+    power = xp.sum(scaled * scaled if p == 2 else scaled**p, axis=axis, keepdims=True)
     positive = xp.where(power == 0, 1.0, power)
     root = positive ** (1.0 / p)
     norm = xp.where(power == 0, 0.0, xp.where(scale == math.inf, math.inf, divisor * root))
-    unit = xp.sign(x) * (scaled / root) ** (p - 1.0)
+    unit = scaled / root if p == 2 else xp.sign(x) * (scaled / root) ** (p - 1.0)
     return xp.squeeze(norm, axis=axis), xp.where(power == 0, 0.0, unit)
+
+
+def _undifferentiated(xp: Any, largest: Array) -> Array:
+    """Return largest numbers without their derivative, which is 0 / 0 where XLA finds no equal element."""
+    found: Array = sys.modules["jax"].lax.stop_gradient(largest) if library_name(xp) == "jax" else largest
+    return found
 
 
 def dot(xp: Any, x: Array, y: Array) -> Array:

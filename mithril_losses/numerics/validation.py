@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array, is_dtype, library_name, require_library
+from mithril_losses.backends.namespaces.numpy import quiet as without_warnings
 
 
 def compute_dtype(xp: Any, dtype: Any, name: str = "predictions") -> Any:
@@ -106,13 +107,13 @@ def normalize_axis(name: str, axis: Any, ndim: int) -> int:
     return index % ndim
 
 
-def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
+def quiet(xp: Any) -> Any:
     """Return a context without NumPy's floating-point warnings: infinities and NaNs are ordinary results here.
 
     NumPy also computes for tensors in main memory.
     """
     if xp is np:
-        return np.errstate(all="ignore")
+        return without_warnings()
     library = library_name(xp)
     if library == "torch":
         import torch

@@ -15,6 +15,7 @@ import numpy as np
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, fresh, namespace_of
 from mithril_losses.catalogue import Pair, find_loss
+from mithril_losses.domains import Matrices, Parameters
 from mithril_losses.execution import value_and_gradient
 from mithril_losses.numerics.trees import add_into, leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, did_you_mean, is_number, quiet
@@ -85,6 +86,12 @@ class _Part:
         """Return those arguments that this loss takes, by position and by name."""
         options = {name: x for name, x in given.items() if name in self.options and x is not _OWN}
         return [given[name] for name in self.arrays], options
+
+    def require_split(self) -> None:
+        """Raise a ValueError if arguments that are split would reach a loss that cannot tell; parameters are not."""
+        kinds = [self.pair.domain.get(name) for name in self.arrays]
+        if "across" not in self.options and not all(isinstance(kind, Parameters | Matrices) for kind in kinds):
+            raise ValueError(f"{self.name} takes no across=, so its arguments cannot be split")
 
     def asked(self, wrt: Sequence[str]) -> dict[str, Any] | None:
         """Return the keywords that ask the gradient for those of `wrt` that this loss takes; None if it takes none."""
@@ -207,6 +214,9 @@ class _Sum:
             if name in given:
                 raise TypeError(f"{self.name} got {name!r} twice")
             given[name] = option
+        if given.get("across") is not None:
+            for part in self._parts:
+                part.require_split()
         missing = [name for name in self._required if name not in given]
         if missing:
             raise TypeError(f"{self.name} needs {', '.join(sorted(missing))}")

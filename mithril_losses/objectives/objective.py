@@ -186,6 +186,7 @@ class Objective:
         parameter_directions: Mapping[str, Any] | None = None,
         curvature: Kind = "exact",
         step: int = 0,
+        across: Any = None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return ∇²L v of the outputs, and of the parameters that a regularizer selects, by name.
 
@@ -197,6 +198,7 @@ class Objective:
             parameter_directions: v by parameter, needed only for regularizers.
             curvature: see `hessian_diagonal`.
             step: as in `evaluate`.
+            across: as in `evaluate`; the products are those of the own rows.
 
         Raises:
             ValueError: a loss has no such curvature; or as in `evaluate`.
@@ -212,12 +214,13 @@ class Objective:
         by_parameter: dict[str, Any] = {}
         for term in self.terms:
             weight = term.weight_at(step)
-            for output, product in term.hessian_products(outputs, data, directions, curvature, weight, step):
+            products = term.hessian_products(outputs, data, directions, curvature, weight, step, across)
+            for output, product in products:
                 _add(by_output, output, product)
         for regularizer in self.regularizers:
             weight = regularizer.weight_at(step)
-            products = regularizer.hessian_products(params or {}, parameter_directions or {}, curvature, weight, step)
-            for parameter, product in products.items():
+            found = regularizer.hessian_products(params or {}, parameter_directions or {}, curvature, weight, step)
+            for parameter, product in found.items():
                 _add(by_parameter, parameter, product)
         return by_output, by_parameter
 

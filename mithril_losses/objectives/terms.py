@@ -214,6 +214,7 @@ class Term(_ObjectivePart):
         kind: Kind,
         weight: float,
         step: int = 0,
+        across: Any = None,
     ) -> list[tuple[str, Array]]:
         """Return (output name, weighted ∇²L v) for each differentiable argument, with v by output."""
         with self._naming:
@@ -224,7 +225,7 @@ class Term(_ObjectivePart):
             vectors = {argument: directions[output] for argument, output in self.output_of.items()}
             vector = vectors if len(vectors) > 1 else next(iter(vectors.values()))
             product = hessian_vector_product(self.pair.value, curvature=kind)
-            found = self.of_arguments(product, outputs, data, step, vector=vector, upstream=weight)
+            found = self.of_arguments(product, outputs, data, step, across, vector=vector, upstream=weight)
             by_argument = found if len(vectors) > 1 else {next(iter(vectors)): found}
             return [(output, by_argument[argument]) for argument, output in self.output_of.items()]
 
@@ -234,10 +235,11 @@ class Term(_ObjectivePart):
         outputs: Mapping[str, Array],
         data: Mapping[str, Any],
         step: int = 0,
+        across: Any = None,
         **more: Any,
     ) -> Any:
         """Return the result of a function that takes the arguments of the loss, and more keywords."""
-        positional, keywords = self._arguments(outputs, data, step)
+        positional, keywords = self._arguments(outputs, data, step, across)
         return function(*positional, **keywords, **more)
 
     def _arguments(

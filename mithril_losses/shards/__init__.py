@@ -25,14 +25,24 @@ class Split:
             `ProcessGroup` or a `DeviceMesh` of one dimension. None if each shard holds all rows.
         classes: likewise, what splits the axis of the classes. The parts follow each other in the order of the ranks,
             so rank 0 holds the first classes.
+        gather: whether contrastive losses gather the embeddings of all shards in each of them, which takes fewer steps
+            than a ring, and more memory. Other losses have nothing to gather.
+
+    Raises:
+        ValueError: `gather` without rows that are split.
 
     Example:
         >>> Split(rows="data", classes="model")
-        Split(rows='data', classes='model')
+        Split(rows='data', classes='model', gather=False)
     """
 
     rows: Any = None
     classes: Any = None
+    gather: bool = False
+
+    def __post_init__(self) -> None:
+        if self.gather and self.rows is None:
+            raise ValueError("gather is about rows that are split: name them, Split(rows=…, gather=True)")
 
 
 class Shards(Protocol):
@@ -72,6 +82,12 @@ class Shards(Protocol):
             length: how long the first axis of each block is that arrives; by default as long as what leaves.
         """
 
+    def gather(self, x: Array, lengths: Sequence[int]) -> Array:
+        """Return the arrays of all shards along one first axis, of which each shard has the given length."""
+
+    def scatter(self, x: Array, lengths: Sequence[int]) -> Array:
+        """Return the own part of the sum of the arrays of all shards: what belongs to the own array in `gather`."""
+
     def lengths(self, length: int, facts: str) -> tuple[int, ...]:
         """Return the given length of each shard, in the order of the ranks.
 
@@ -90,7 +106,7 @@ def resolve(xp: Any, across: Any) -> Split:
     if across is None:
         return Split()
     if isinstance(across, Split):
-        return Split(_shards(xp, across.rows), _shards(xp, across.classes))
+        return Split(_shards(xp, across.rows), _shards(xp, across.classes), across.gather)
     return Split(_shards(xp, across))
 
 

@@ -59,6 +59,14 @@ class MeshAxes(NamedTuple):
         around = [(i, (i + 1) % self.size) for i in range(self.size)]
         return [jax.lax.ppermute(x, self.names, around) for x in blocks]
 
+    def gather(self, x: Array, lengths: Sequence[int]) -> Array:
+        """As in `Shards`."""
+        return jax.lax.all_gather(x, self.names, tiled=True)
+
+    def scatter(self, x: Array, lengths: Sequence[int]) -> Array:
+        """As in `Shards`."""
+        return jax.lax.psum_scatter(x, self.names, tiled=True)
+
     def lengths(self, length: int, facts: str) -> tuple[int, ...]:
         """As in `Shards`."""
         return (length,) * self.size

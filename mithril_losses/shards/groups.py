@@ -96,6 +96,23 @@ class Group:
                 work.wait()
         return [x.numpy() if n else x for x, n in zip(arriving, are_numpy, strict=True)]
 
+    def gather(self, x: Array, lengths: Sequence[int]) -> Array:
+        """As in `Shards`."""
+        return _as_tensor(x, lambda tensor: self._all(tensor, lengths))
+
+    def _all(self, x: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        own = x.new_zeros((max(lengths), *x.shape[1:]))  # gloo takes parts of one size
+        own[: len(x)] = x.detach()
+        every = [torch.empty_like(own) for _ in lengths]
+        with self._naming(f"all_gather of {_described(own)}"):
+            dist.all_gather(every, own, group=self._group)
+        return torch.cat([part[:length] for part, length in zip(every, lengths, strict=True)])
+
+    def scatter(self, x: Array, lengths: Sequence[int]) -> Array:
+        """As in `Shards`."""
+        first = sum(lengths[: self._rank])
+        return self.sum(x)[first : first + lengths[self._rank]]
+
     def lengths(self, length: int, facts: str) -> tuple[int, ...]:
         """As in `Shards`."""
         own = torch.tensor([length, zlib.crc32(facts.encode())], dtype=torch.int64, device=self._device())
@@ -104,12 +121,18 @@ class Group:
             dist.all_gather(every, own, group=self._group)
             found = [x.tolist() for x in every]
             if len({code for _, code in found}) > 1:
-                said: list[Any] = [None] * self.size
-                dist.all_gather_object(said, facts, group=self._group)
+                said = self.gathered(facts)
                 kinds = {text: [rank for rank, other in enumerate(said) if other == text] for text in said}
                 listed = "; ".join(f"{text} on rank {', '.join(map(str, ranks))}" for text, ranks in kinds.items())
                 raise ValueError(f"the shards of this call do not fit together: {listed}")
         return tuple(int(n) for n, _ in found)
+
+    def gathered(self, x: Any) -> list[Any]:
+        """Return the objects of all processes, which are small, in the order of the ranks."""
+        every: list[Any] = [None] * self.size
+        with self._naming("exchange of facts"):
+            dist.all_gather_object(every, x, group=self._group)
+        return every
 
     def _device(self) -> str:
         """Return a device for small numbers that the host reads: the CPU, if the group can use it."""

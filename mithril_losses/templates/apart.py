@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
+from mithril_losses.autodiff import by_chunks
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, array_namespace
+from mithril_losses.backends.namespaces import Array, array_namespace, is_dask
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan
 from mithril_losses.numerics.validation import as_dtype, did_you_mean, quiet
 from mithril_losses.templates.base import Template
@@ -56,11 +59,34 @@ class Apart(Template):
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> NamedArrays[Array]:
         """Return the gradients of `value` wrt every array, by name."""
+        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+            found: NamedArrays[Array] = self.in_chunks(arguments, reduction, "gradient")
+            return found
         return self._close(arguments, reduction, value=False, slopes=True)[1]
 
     def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, NamedArrays[Array]]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+            found: tuple[Array, NamedArrays[Array]] = self.in_chunks(arguments, reduction, "both")
+            return found
         return self._close(arguments, reduction, value=True, slopes=True)
+
+    def in_chunks(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str) -> Any:
+        """As in `Template`; each array has chunks of its own."""
+        self.require_known(keywords, gradient=returns != "value")
+        given = dict(zip(self.domain, arguments, strict=True))
+        values: list[Array] = []
+        gradients: NamedArrays[Array] = NamedArrays()
+        for name, part, own in self.split(keywords):
+            of_part = tuple(given[argument] for argument in (*part.array_names, *part.option_names))
+            found = by_chunks(part, of_part, own, returns, self.name)
+            values += [] if returns == "gradient" else [found if returns == "value" else found[0]]
+            gradients[name] = None if returns == "value" else found if returns == "gradient" else found[1]
+        if returns == "gradient":
+            return gradients
+        self.require_addable({name: tuple(x.shape) for name, x in zip(self._parts, values, strict=True)})
+        total = functools.reduce(operator.add, values)
+        return total if returns == "value" else (total, gradients)
 
     def _close(
         self, arguments: tuple[Any, ...], reduction: Any, value: bool, slopes: bool

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mithril_losses.autodiff import differentiable
+from mithril_losses.autodiff import by_chunks, differentiable
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.domains import Choice, Labels, enforced
 from mithril_losses.elsewhere import no_such_option
@@ -117,6 +117,13 @@ class Template:
         if type(arguments[0]) is np.ndarray:
             return self.plain_value(*arguments, **reduction)
         return differentiable(self, arguments, reduction)
+
+    def in_chunks(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str) -> Any:
+        """Return the "value", the "gradient" or "both" for arrays of Dask, in which nothing is computed yet.
+
+        The keywords are those of the reduction, and `wrt`.
+        """
+        return by_chunks(self, arguments, keywords, returns)
 
     def likelihood(self, sampled: F) -> F:
         """Declare the loss as the negative log-likelihood of its targets: decorates a function that draws them.

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from mithril_losses.backends.memory import empty
-from mithril_losses.backends.namespaces import Array, array_namespace, host_values, namespace_of
+from mithril_losses.backends.namespaces import Array, array_namespace, host_values, is_dask, namespace_of
 from mithril_losses.domains import enforced
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
 from mithril_losses.numerics.stable import first_axis
@@ -41,11 +41,16 @@ class ByColumn(Template):
 
     def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
         """Return the gradient of `value` wrt the first array."""
+        if type(arrays[0]) is not np.ndarray and is_dask(arrays[0]):
+            return self.in_chunks(arrays, reduction, "gradient")
         self.require_known(reduction)
         return self.join(self.terms.gradient(*self.split(arrays).values(), **reduction))
 
     def both(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if type(arrays[0]) is not np.ndarray and is_dask(arrays[0]):
+            both: tuple[Array, Array] = self.in_chunks(arrays, reduction, "both")
+            return both
         self.require_known(reduction)
         value, gradients = self.terms.both(*self.split(arrays).values(), **reduction)
         return value, self.join(gradients)

@@ -12,8 +12,9 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, array_namespace, namespace_of, require_library
+from mithril_losses.backends.namespaces import Array, array_namespace, is_dask, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
+from mithril_losses.backends.namespaces.numpy import quiet as without_warnings
 from mithril_losses.domains import (
     PROBABILITY,
     ClipWidth,
@@ -38,7 +39,7 @@ from mithril_losses.numerics.validation import (
 )
 from mithril_losses.shards import Shards, resolve, splits_classes
 from mithril_losses.templates.base import Template
-from mithril_losses.templates.loop import Call, Loop, over_blocks, rows_of
+from mithril_losses.templates.loop import Arrays, Call, Loop, Repeated, over_blocks, rows_of
 
 Terms = Callable[..., tuple[Array, Any]]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,6 +83,7 @@ class Elementwise(Template):
         self.curvatures: dict[str, Callable[..., Any] | float] = {}
         self.steep_curvature = False
         self._others: tuple[Elementwise, ...] = ()
+        self._narrowing: tuple[str, bool, dict[str, Any]] | None = None
         self._has_labels = any(isinstance(d, Labels) for d in self.domain.values())
         self._remember()
 
@@ -109,14 +111,37 @@ class Elementwise(Template):
         completed._remember()
         return completed
 
+    def narrow(self, flag: str, value: bool, **domain: Any) -> None:
+        """Declare what arrays may be if a flag has this value, where that is less than they may be otherwise."""
+        self._narrowing = flag, value, domain
+        self.check = self._check_narrow
+
+    def _check_narrow(self, *arrays: Any, **options: Any) -> None:
+        if self._narrowing is not None and options[self._narrowing[0]] is self._narrowing[1]:
+            self._narrow.check_arrays(dict(zip(self.array_names, arrays, strict=False)))
+
+    @functools.cached_property
+    def _narrow(self) -> Elementwise:
+        """The same terms for calls with the flag that narrows the domains."""
+        narrow = copy.copy(self)
+        narrow.domain = {**self.domain, **(self._narrowing or ("", True, {}))[2]}
+        narrow._narrowing = None
+        narrow._remember()
+        return narrow
+
     def _remember(self) -> None:
         """Keep the domains that calls are held to, and the results of `settle` for numbers and a dtype of NumPy."""
-        self.__dict__.pop("_of_parts", None)
+        for name in ("_of_parts", "_narrow"):
+            self.__dict__.pop(name, None)
         self._enforced = enforced({name: self.domain[name] for name in self.array_names})
-        self._held = [(self.array_names.index(name), name, domain.check) for name, domain in self._enforced.items()]
+        labels = {name: self.domain[name] for name in self.array_names if isinstance(self.domain[name], Labels)}
+        held = (self._enforced | labels).items()
+        self._held = [(self.array_names.index(name), name, domain.check) for name, domain in held]
         self._settled = functools.lru_cache(maxsize=64)(
             lambda dtype, options: self.settle(np, options, np.empty(0, dtype), dtype)
         )
+        self._is_plain = self.rows is None and len(self.outputs) == 1 and not self.steep
+        self._known: dict[Any, tuple[list[Any], Plan]] = {}
 
     @overload
     def curvature(self, function: F) -> F: ...
@@ -176,12 +201,16 @@ class Elementwise(Template):
 
     def loop(self, call: Call) -> Loop | None:
         """As in `Template`; None if each row has its own value."""
+        if self._narrowing is not None and call.options[self._narrowing[0]] is self._narrowing[1]:
+            return self._narrow.loop(call)
         dtype, options = self.dtype_and_options(call.arrays, call.options)
         if self.rows is not None and call.reduction.get("reduction") == "none":
             return None
         loop = _ElementLoop(self, call, options, dtype)
-        compiled = loop.compiled if loop.can_be_compiled else None
-        return Loop(self.shape(loop.like), None, compiled, loop.blocked, dtype)
+        shape = self.shape(loop.like)
+        if not loop.can_be_compiled:
+            return Loop(shape, None, None, loop.blocked, dtype)
+        return Loop(shape, None, loop.compiled, loop.blocked, dtype, loop.repeated)
 
     def plain_value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss; arrays and options are given in the order of the terms."""
@@ -197,6 +226,8 @@ class Elementwise(Template):
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few arrays."""
+        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+            return self.in_chunks(arguments, {**reduction, "wrt": wrt}, "gradient")
         if wrt is not None:
             return self._on_request(arguments, wrt, reduction)
         if reduction:
@@ -212,6 +243,9 @@ class Elementwise(Template):
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
+        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+            found: tuple[Array, Any] = self.in_chunks(arguments, {**reduction, "wrt": wrt}, "both")
+            return found
         if wrt is not None:
             own: Any = {name: x for name, x in reduction.items() if name in Reduction.__annotations__}
             return self.plain_value(*arguments, **own), self._on_request(arguments, wrt, reduction)
@@ -219,6 +253,11 @@ class Elementwise(Template):
             self.require_known(reduction)
             if splits_classes(reduction) and self._has_rows:
                 return self._of_parts.both(*arguments, **reduction)
+        elif self._is_plain and (known := self._known_of(arguments)) is not None:
+            with without_warnings():
+                value, slopes = self.terms(_NUMPY, *arguments[: len(self.array_names)], *known[0])
+                if type(slopes) is not tuple:
+                    return known[1].close(value, slopes, arguments[0])
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
@@ -278,6 +317,13 @@ class Elementwise(Template):
             total, mass = parts[0, ...], None if mass is None else parts[1, ...]
         return total if mass is None else never_negative(xp, total, terms=terms, scale=mass)
 
+    def not_negative(self, total: float, arrays: Arrays, dtype: Any) -> float:
+        """Return the sum of the losses of NumPy arrays, with 0 in place of a negative sum that rounding explains."""
+        if self.row_mass is None or not total < 0.0:
+            return total
+        mass = np.sum(arrays[self.array_names.index(self.row_mass)])
+        return float(never_negative(np, np.asarray(total, dtype), terms=arrays[0].shape[-1], scale=mass))
+
     def spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
         """Return the gradient from the slopes, or a dict of gradients."""
         if len(self.outputs) == 1 and type(slopes) is not tuple:
@@ -306,6 +352,10 @@ class Elementwise(Template):
         """Check all arguments, and return the namespace, the arrays in the dtype to compute in, and the options."""
         count = len(self.array_names)
         given, options = arguments[:count], arguments[count:]
+        if self._narrowing is not None:
+            flag, value, _ = self._narrowing
+            if options[self.option_names.index(flag)] is value:
+                return self._narrow.prepare(arguments)
         if self._is_usual(given, options):
             for position, name, check in self._held:
                 check(name, given[position])
@@ -314,14 +364,36 @@ class Elementwise(Template):
         dtype, checked = self.dtype_and_options(arrays, dict(zip(self.option_names, options, strict=True)))
         return namespace_of(given[0]), self.convert(arrays, dtype), checked
 
+    def _known_of(self, arguments: tuple[Any, ...]) -> tuple[list[Any], Plan] | None:
+        """Return the options and the plan of a usual call; they are remembered for NumPy arrays of one kind.
+
+        All that is left to check are values.
+        """
+        count = len(self.array_names)
+        first, options = arguments[0], arguments[count:]
+        if not self._is_usual(arguments[:count], options) or self._narrowing is not None:
+            return None
+        for position, name, check in self._held:
+            check(name, arguments[position])
+        key = first.dtype, first.shape, options
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _KINDS:
+                self._known.clear()
+            known = self._known[key] = self._settled(first.dtype, options), plan(np, first.shape, first.dtype)
+        return known
+
     def _is_usual(self, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> bool:
         """Whether NumPy arrays and options are legal because they were checked before, at a third of the cost."""
         first = arrays[0]
-        if self._has_labels or type(first) is not np.ndarray or first.dtype not in _USUAL or not first.ndim:
+        if type(first) is not np.ndarray or first.dtype not in _USUAL:
             return False
-        for x in arrays:
-            if type(x) is not np.ndarray or x.dtype is not first.dtype or x.shape != first.shape:
+        dtype, shape = first.dtype, first.shape
+        for x in arrays[1:]:
+            if type(x) is not np.ndarray or x.dtype is not dtype or x.shape != shape:
                 return False
+        if not shape:
+            return False
         return not options or {*map(type, options)} <= _PLAIN
 
     def dtype_and_options(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
@@ -371,6 +443,8 @@ class Elementwise(Template):
 
 
 _PLAIN = {float, type(None)}
+_KINDS = 256  # of calls, that are remembered
+_NUMPY = for_elements(np)
 _USUAL = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -411,13 +485,13 @@ def elementwise(
 
 def _legal(domain: Any, dtype: Any) -> Any:
     """Return what the elements of an array of a dtype may be, for the compiled loop."""
-    from mithril_losses.loops.elements import Between
+    from mithril_losses.loops.elements import Between, Rows
 
     if isinstance(domain, Labels):
         return tuple(map(float, domain.values))
     if isinstance(domain, Elements) and domain.is_bounded:
         return Between(*domain.bounds(dtype))
-    return Between(*PROBABILITY.bounds(dtype)) if isinstance(domain, Distributions) else None
+    return Rows(*PROBABILITY.bounds(dtype), domain.near) if isinstance(domain, Distributions) else None
 
 
 class _ElementLoop:
@@ -442,33 +516,39 @@ class _ElementLoop:
 
     def compiled(self, weights: Any, factor: Any, values: Any, gradients: list[Any], threads: int) -> float:
         """As in `Loop`."""
-        from mithril_losses.loops import elements as fused
+        return self._prepared(weights, factor, values is not None)(self._arrays, values, gradients, threads)
 
-        terms = self._template
-        domains = [terms.domain[name] for name in terms.array_names]
-        self._check_rows()
-        total, legal = fused.run(
+    def repeated(self, factor: float) -> Repeated:
+        """As in `Loop`."""
+        run = self._prepared(None, factor, False)
+        return lambda arrays, gradients, threads: run(arrays, None, gradients, threads)
+
+    def _prepared(self, weights: Any, factor: Any, keeps_values: bool) -> Callable[..., float]:
+        """Return the loop as a function of arrays like those of this call, values, gradients and threads."""
+        from mithril_losses.loops.elements import Prepared
+
+        terms, like, dtype = self._template, self.like, self._dtype
+        loop = Prepared(
             terms.terms,
-            self._arrays,
-            [_legal(domain, x.dtype) for domain, x in zip(domains, self._arrays, strict=True)],
+            [_legal(terms.domain[n], x.dtype) for n, x in zip(terms.array_names, self._arrays, strict=True)],
             self._options,
             self._over_terms(weights),
             self._over_terms(factor),
-            values=values,
-            gradients=gradients,
-            threads=threads if gradients[0].size >= limits.current.shared else 1,
-            group=limits.current.group,
-            bounded=(terms.steep, terms.steep and not self._is_scaled),
+            like,
+            len(terms.outputs),
+            keeps_values,
+            limits.current.group,
+            (terms.steep, terms.steep and not self._is_scaled),
         )
-        if not legal:
-            terms.check_arrays(self._call.arrays)
-        return self._not_negative(total)
+        is_shared = like.size >= limits.current.shared
 
-    def _check_rows(self) -> None:
-        """Check what the compiled loop does not see: that rows sum to 1."""
-        for name, domain in self._template.domain.items():
-            if isinstance(domain, Distributions) and not domain.sums_are_legal(x := self._call.arrays[name]):
-                domain.check(name, x)
+        def run(arrays: Arrays, values: Any, gradients: Arrays, threads: int) -> float:
+            total, are_legal = loop.run(arrays, values, gradients, threads if is_shared else 1)
+            if not are_legal:
+                terms.check_arrays(dict(zip(terms.array_names, arrays, strict=True)))
+            return terms.not_negative(total, arrays, dtype)
+
+        return run
 
     def blocked(self, weights: Any, factor: Any, values: Any, gradients: list[Any], threads: int) -> float:
         """As in `Loop`."""
@@ -499,7 +579,7 @@ class _ElementLoop:
                     kept[rows] = value
                 return float(np.sum(value))
 
-        return self._not_negative(over_blocks(shape, work, threads))
+        return terms.not_negative(over_blocks(shape, work, threads), self._arrays, self._dtype)
 
     def _write(self, out: Any, slope: Any, factor: Any, weights: Any) -> None:
         """Write slope · factor · weight."""
@@ -519,11 +599,3 @@ class _ElementLoop:
         if self._template.rows is None or not isinstance(x, np.ndarray):
             return x
         return x.reshape(x.shape + (1,) * (self.like.ndim - len(self._template.shape(self.like))))
-
-    def _not_negative(self, total: float) -> float:
-        """Return the sum of all losses, with 0 in place of a negative sum that rounding explains."""
-        mass_name = self._template.row_mass
-        if mass_name is None or not total < 0.0:
-            return total
-        mass = np.sum(self._call.arrays[mass_name])
-        return float(never_negative(np, np.asarray(total, self._dtype), terms=self.like.shape[-1], scale=mass))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,10 @@ class Call(NamedTuple):
     reduction: dict[str, Any]
 
 
+Arrays = Sequence[np.ndarray[Any, Any]]
+Repeated = Callable[[Arrays, Arrays, int], float]
+
+
 class Loop(NamedTuple):
     """A loop over large NumPy arrays that computes value and gradient.
 
@@ -29,6 +33,9 @@ class Loop(NamedTuple):
             are not None) and returns the sum of the weighted losses. It may compile, and raises `NotFusable` if that is
             not possible. None if there is nothing to compile.
         blocked: the same without compiling; by default the plain functions compute blocks of rows.
+        repeated: `repeated(factor)` returns a function `(arrays, gradients, threads)` that does the same as `compiled`
+            without weights and values, for other arrays of the same shapes, dtypes and layouts. It keeps no array. None
+            if calls are not repeated.
         dtype: the dtype to compute in, if gradients may have a narrower dtype. By default the dtype of all
             differentiable arguments, which must be the same.
     """
@@ -38,6 +45,7 @@ class Loop(NamedTuple):
     compiled: Callable[..., float] | None = None
     blocked: Callable[..., float] | None = None
     dtype: Any = None
+    repeated: Callable[[float], Repeated] | None = None
 
 
 def over_blocks(shape: tuple[int, ...], work: Callable[[slice], float], threads: int) -> float:

@@ -15,7 +15,7 @@ from mithril_losses.numerics.stable import one_hot, put_back, stable_order, take
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, quiet
 from mithril_losses.templates.classes import read_class_weights, read_labels
 from mithril_losses.templates.masks import Layout, Probabilities
-from mithril_losses.templates.unreduced import Losses, no_curvature
+from mithril_losses.templates.unreduced import Curvature, Losses, no_curvature
 
 
 def jaccard_steps(xp: Any, errors: Array, foreground: Array) -> Array:
@@ -102,10 +102,6 @@ class Pixels(NamedTuple):
         kept = xp.expand_dims(self.kept, axis=1)
         return xp.where(kept, errors, 0.0), xp.where(kept, foreground, 0.0)
 
-    def pull(self, slopes: Array) -> Array:
-        """Return slopes wrt the predictions from slopes wrt the probabilities, which are 0 at ignored pixels."""
-        return self.predicted.pull(self.back(slopes))
-
 
 def _read_label_maps(
     xp: Any, shape: tuple[int, ...], targets: Array, axis: int, ignore_index: int | None, name: str
@@ -158,13 +154,20 @@ def lovasz_losses(pixels: Pixels, classes: str, name: str) -> Losses:
         steps = xp.where(xp.any(pixels.illegal, axis=-1)[:, None, None], float("nan"), steps)
     values = xp.sum(xp.sum(steps * errors, axis=-1), axis=-1)
 
-    def slopes() -> dict[str, Array]:
+    def of_probabilities() -> Array:
         # an error of 0 has the slope 0; so do ignored pixels, whose errors are 0
         signs = xp.where(errors == 0, 0.0, 1.0 - 2.0 * foreground) + 0.0 * errors  # a NaN stays
-        return {name: pixels.pull(steps * signs)}
+        return pixels.back(steps * signs)
+
+    def curvature() -> Curvature:
+        predicted = pixels.predicted
+        if type(predicted) is Probabilities:
+            return no_curvature(xp, {name: predicted.p})
+        return Curvature(  # only that of the probabilities
+            lambda vectors: {name: predicted.turn(of_probabilities(), predicted.pull(vectors[name]))},
+            lambda: {name: predicted.turn_diagonal(of_probabilities())},
+        )
 
     summed = tuple(axis for axis in range(len(pixels.shape)) if axis != layout.batch)
     values = xp.reshape(values, () if layout.batch is None else (values.shape[0],))
-    if type(pixels.predicted) is not Probabilities:
-        return Losses(values, slopes, summed)
-    return Losses(values, slopes, summed, curvature=lambda: no_curvature(xp, {name: pixels.predicted.p}))
+    return Losses(values, lambda: {name: pixels.predicted.pull(of_probabilities())}, summed, curvature=curvature)

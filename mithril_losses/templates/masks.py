@@ -167,8 +167,20 @@ class Probabilities:
         self.q: Array | None = None
 
     def pull(self, slopes: Array) -> Array:
-        """Return slopes wrt the predictions from slopes wrt p."""
+        """Return slopes wrt the predictions from slopes wrt p: J g, with the symmetric Jacobian J of p."""
         return slopes
+
+    def turn(self, slopes: Array, moved: Array) -> Array:
+        """Return the change of J g when p moves by J v, for given slopes g: of a linear function of p, this is H v."""
+        return 0.0 * slopes
+
+    def turn_diagonal(self, slopes: Array) -> Array:
+        """Return the diagonal of that H."""
+        return 0.0 * slopes
+
+    def pull_diagonal(self, diagonal: Array) -> Array:
+        """Return the diagonal of J D J for a diagonal matrix D."""
+        return diagonal
 
 
 class Sigmoid(Probabilities):
@@ -186,6 +198,18 @@ class Sigmoid(Probabilities):
     def pull(self, slopes: Array) -> Array:
         """As in `Probabilities`."""
         return product(self.xp, slopes, self.p * self.q)
+
+    def turn(self, slopes: Array, moved: Array) -> Array:
+        """As in `Probabilities`."""
+        return product(self.xp, slopes, (self.q - self.p) * moved)
+
+    def turn_diagonal(self, slopes: Array) -> Array:
+        """As in `Probabilities`."""
+        return product(self.xp, slopes, (self.q - self.p) * (self.p * self.q))
+
+    def pull_diagonal(self, diagonal: Array) -> Array:
+        """As in `Probabilities`."""
+        return product(self.xp, diagonal, (self.p * self.q) ** 2)
 
     def minus_logs(self) -> tuple[Array, Array]:
         """Return −log p and −log q."""
@@ -231,6 +255,26 @@ class Softmax(Probabilities):
         own = xp.sum(xp.where(self._top, slopes, 0.0), axis=self.axis, keepdims=True)
         rest = product(xp, own + others, self.p)
         return xp.where(self._top, product(xp, slopes, self.q) - product(xp, others, self.p), slopes - rest)
+
+    def turn(self, slopes: Array, moved: Array) -> Array:
+        """As in `Probabilities`: with d = J v, d_c (g_c − Σ p g) − p_c Σ d g."""
+        xp = self.xp
+        along, mean = product(xp, slopes, moved), self.total(product(xp, slopes, self.p))
+        return along - product(xp, mean, moved) - product(xp, self.total(along), self.p)
+
+    def turn_diagonal(self, slopes: Array) -> Array:
+        """As in `Probabilities`."""
+        return product(self.xp, self.pull(slopes), self.q - self.p)
+
+    def pull_diagonal(self, diagonal: Array) -> Array:
+        """As in `Probabilities`: Σ_c D_c p_c² p_k² + D_k p_k² ((1 − p_k)² − p_k²)."""
+        xp, squares = self.xp, self.p * self.p
+        whole = self.total(product(xp, diagonal, squares))
+        return product(xp, whole, squares) + product(xp, diagonal, squares * (self.q - self.p))
+
+    def total(self, x: Array) -> Array:
+        """Return the sums over the classes, whose axis stays with length 1."""
+        return self.xp.sum(x, axis=self.axis, keepdims=True)
 
     def minus_log(self) -> Array:
         """Return −log p."""
@@ -334,7 +378,7 @@ class Masks(NamedTuple):
         """Return one loss for each mask, times the weight of its class."""
         xp, w, summed = self.xp, self.weights, self.layout.mask
         mass = None
-        curvature = None if second is None else functools.partial(self._curvature, second, w, summed)
+        curvature = None if second is None else functools.partial(self._curvature, second, w, summed, False)
         if w is not None:
             values, at_zero, at_one = (product(xp, w, x) for x in (values, at_zero, at_one))
             mass = self.layout.masses(xp, w, tuple(values.shape))
@@ -345,38 +389,105 @@ class Masks(NamedTuple):
             values, lambda: {self.name: self.slopes(at_zero, at_one)}, summed, mass, pull=pull, curvature=curvature
         )
 
-    def _curvature(self, of: SecondOfRatio, weights: Array | None, summed: tuple[int, ...]) -> Curvature:
-        """Return the second derivatives wrt the probabilities; see `SecondOfRatio`."""
-        xp, s, g = self.xp, self.slopes(*of.slope), self.slopes(*of.by_whole)
-        first, second = of.first, of.second
-        if weights is not None:
-            first, second = product(xp, weights, first + 0.0 * weights), product(xp, weights, second + 0.0 * weights)
+    def _curvature(
+        self, of: SecondOfRatio, weights: Array | None, summed: tuple[int, ...], whole_rows: bool
+    ) -> Curvature:
+        """Return the second derivatives wrt the predictions; see `SecondOfRatio`.
 
-        def total(x: Array) -> Array:
-            return xp.sum(x, axis=summed, keepdims=True)
+        The slopes of a loss of a whole sample are pulled back by themselves. A logit belongs to the losses of all
+        classes, if there are such: what is pulled back is stacked, and weighted before.
+        """
+        second = OfProbabilities.of(self, of, weights, summed)
+        predicted, name = self.predicted, self.name
+        if type(predicted) is Probabilities:
+            return Curvature(
+                lambda vectors: {name: second.times(vectors[name])},
+                lambda: {name: second.diagonal()},
+                lambda: {name: second.bound()},
+            )
+        if whole_rows:
+            return Curvature(
+                lambda vectors: {name: second.of_logits(predicted, vectors[name])},
+                lambda: {name: second.diagonal_of_logits(predicted)},
+            )
+        xp = self.xp
 
-        def times(vectors: Named) -> dict[str, Array]:
-            v = vectors[self.name]
-            along = total(s * v)
-            return {self.name: second * (s * along) - first * (s * total(g * v) + g * along)}
+        def times(vectors: Named) -> Named:
+            moved = self.only_kept(predicted.pull(vectors[name]))
+            return {name: xp.stack([second.times(moved), second.slope()], axis=-1)}
 
-        def bound() -> dict[str, Array]:
-            """The sums of the rows of |H|, or more."""
-            s_size, g_size = xp.abs(s), xp.abs(g)
-            whole = total(s_size)
-            return {self.name: abs(second) * s_size * whole + first * (s_size * total(g_size) + g_size * whole)}
+        def pull(vectors: Named, x: Array) -> Array:
+            return predicted.pull(x[..., 0]) + predicted.turn(x[..., 1], predicted.pull(vectors[name]))
 
-        return Curvature(times, lambda: {self.name: second * s * s - 2.0 * first * s * g}, bound)
+        return Curvature(
+            times,
+            lambda: {name: xp.stack([second.diagonal(), second.slope()], axis=-1)},
+            pull=pull,
+            diagonal_pull=lambda x: predicted.pull_diagonal(x[..., 0]) + predicted.turn_diagonal(x[..., 1]),
+            stacked=True,
+        )
 
     def of_samples(self, values: Array, at_zero: Array, at_one: Array, second: SecondOfRatio | None = None) -> Losses:
         """Return one loss for each sample, from values whose axis of the classes has length 1."""
         classes = self.layout.classes
         summed = tuple(sorted((*self.layout.mask, *(() if classes is None else (classes,)))))
         values = self.xp.squeeze(values, axis=summed)
-        curvature = None if second is None else functools.partial(self._curvature, second, None, summed)
+        curvature = None if second is None else functools.partial(self._curvature, second, None, summed, True)
         return Losses(
             values,
             lambda: {self.name: self.predicted.pull(self.slopes(at_zero, at_one))},
             summed,
             curvature=curvature,
         )
+
+
+class OfProbabilities(NamedTuple):
+    """The Hessian of `SecondOfRatio` wrt the probabilities of masks."""
+
+    xp: Any
+    s: Array
+    g: Array
+    first: Any
+    second: Any
+    summed: tuple[int, ...]
+
+    @staticmethod
+    def of(masks: Masks, of: SecondOfRatio, weights: Array | None, summed: tuple[int, ...]) -> OfProbabilities:
+        """Return the Hessian, times the weights of the losses."""
+        first, second = of.first, of.second
+        if weights is not None:
+            first, second = (product(masks.xp, weights, x + 0.0 * weights) for x in (first, second))
+        return OfProbabilities(masks.xp, masks.slopes(*of.slope), masks.slopes(*of.by_whole), first, second, summed)
+
+    def total(self, x: Array) -> Array:
+        """Return the sums of each loss; the axes stay with length 1."""
+        return self.xp.sum(x, axis=self.summed, keepdims=True)
+
+    def slope(self) -> Array:
+        """Return the slope of each loss wrt the probabilities."""
+        return self.first * self.s
+
+    def times(self, v: Array) -> Array:
+        """Return H v."""
+        along = self.total(self.s * v)
+        return self.second * (self.s * along) - self.first * (self.s * self.total(self.g * v) + self.g * along)
+
+    def diagonal(self) -> Array:
+        """Return the diagonal of H."""
+        return self.second * self.s * self.s - 2.0 * self.first * self.s * self.g
+
+    def bound(self) -> Array:
+        """The sums of the rows of |H|, or more."""
+        s, g = self.xp.abs(self.s), self.xp.abs(self.g)
+        whole = self.total(s)
+        return abs(self.second) * s * whole + self.first * (s * self.total(g) + g * whole)
+
+    def of_logits(self, predicted: Probabilities, v: Array) -> Array:
+        """Return J H J v and what the change of J adds: the product wrt the logits."""
+        moved = predicted.pull(v)
+        return predicted.pull(self.times(moved)) + predicted.turn(self.slope(), moved)
+
+    def diagonal_of_logits(self, predicted: Probabilities) -> Array:
+        """Return the diagonal of that matrix."""
+        pulled = self._replace(s=predicted.pull(self.s), g=predicted.pull(self.g))
+        return pulled.diagonal() + predicted.turn_diagonal(self.slope())

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.numerics.stable import product
 from mithril_losses.numerics.validation import as_dtype, require_one_number
-from mithril_losses.templates.masks import Masks, Probabilities, SecondOfRatio, Softmax
-from mithril_losses.templates.unreduced import Losses
+from mithril_losses.templates.masks import Masks, OfProbabilities, SecondOfRatio, Softmax
+from mithril_losses.templates.unreduced import Curvature, Losses, Named
 
 
 def _ratio(
@@ -42,9 +42,7 @@ def overlap_losses(
     smooth = require_one_number(xp, "smooth", smooth, dtype)
     alpha, beta = require_one_number(xp, "alpha", alpha, dtype), require_one_number(xp, "beta", beta, dtype)
     ratio, at_zero, at_one, whole = _ratio(xp, masks.sums(), share, alpha, beta, smooth)
-    second = None
-    if type(masks.predicted) is Probabilities:
-        second = SecondOfRatio((at_zero, at_one), (alpha / whole, (share - alpha - beta) / whole))
+    second = SecondOfRatio((at_zero, at_one), (alpha / whole, (share - alpha - beta) / whole))
     if gamma is None:
         return masks.losses(ratio, at_zero, at_one, second)
     gamma = require_one_number(xp, "gamma", gamma, dtype)
@@ -54,8 +52,8 @@ def overlap_losses(
     # γ T^(γ−1) at T = 0 is 1 for γ = 1 and 0 for γ > 1; for γ < 1 there is no derivative, and 0 is used
     at_perfect = float(gamma == 1.0) if isinstance(gamma, float) else as_dtype(xp, gamma == 1.0, dtype)
     factor = xp.where(perfect, at_perfect, gamma * power / positive)
-    if second is not None:  # f″ = γ (γ − 1) T^(γ−2), which at T = 0 is taken as 0
-        second = second._replace(first=factor, second=xp.where(perfect, 0.0, (gamma - 1.0) * factor / positive))
+    # f″ = γ (γ − 1) T^(γ−2), which at T = 0 is taken as 0
+    second = second._replace(first=factor, second=xp.where(perfect, 0.0, (gamma - 1.0) * factor / positive))
     return masks.losses(power, factor * at_zero, factor * at_one, second)
 
 
@@ -76,9 +74,7 @@ def pooled_losses(masks: Masks, smooth: float) -> Losses:
     hits, false_positives, false_negatives = (xp.sum(weighted(x), axis=axis, keepdims=True) for x in sums)
     ratio, at_zero, at_one, whole = _ratio(xp, (hits, false_positives, false_negatives), 2.0, 1.0, 1.0, smooth)
     at_zero, at_one = weighted(at_zero), weighted(at_one)
-    second = None
-    if type(masks.predicted) is Probabilities:
-        second = SecondOfRatio((at_zero, at_one), (weighted(1.0 / whole), weighted(0.0 / whole)))
+    second = SecondOfRatio((at_zero, at_one), (weighted(1.0 / whole), weighted(0.0 / whole)))
     return masks.of_samples(ratio, at_zero, at_one, second)
 
 
@@ -86,10 +82,11 @@ def pooled_losses(masks: Masks, smooth: float) -> Losses:
 
 
 class _PixelTerm(NamedTuple):
-    """The cross-entropy of all elements, and its slopes: wrt log p of the softmax, or wrt the logits of σ."""
+    """The cross-entropy of all elements, with slopes and second derivatives wrt log p of the softmax or logits of σ."""
 
     values: Array
     slopes: Array
+    seconds: Array
     mass: Array  # what each element contributes to the divisor
 
 
@@ -98,30 +95,62 @@ def _cross_entropy_of(masks: Masks, gamma: Any) -> _PixelTerm:
     xp, t = masks.xp, masks.targets
     w = xp.ones_like(t) if masks.weights is None else xp.broadcast_to(masks.weights, tuple(t.shape))
     if isinstance(masks.predicted, Softmax):
-        values, slopes = _damped(xp, masks.predicted.p, masks.predicted.q, masks.predicted.minus_log(), gamma)
+        values, slopes, seconds = _damped(xp, masks.predicted.p, masks.predicted.q, masks.predicted.minus_log(), gamma)
         axis, mass = masks.layout.classes, w * t
         if masks.weights is None:  # a pixel counts 1, whatever its masses are
             mass = xp.ones_like(t) / float(t.shape[axis]) + 0.0 * t
-        return _PixelTerm(product(xp, w * t, values), product(xp, w * t, slopes), mass)
+        return _PixelTerm._make((*(product(xp, w * t, x) for x in (values, slopes, seconds)), mass))
     p, q = masks.predicted.p, masks.predicted.q
     minus_log_p, minus_log_q = masks.predicted.minus_logs()
-    values, slopes = _damped(xp, p, q, minus_log_p, gamma)
-    others, other_slopes = _damped(xp, q, p, minus_log_q, gamma)
+    values, slopes, seconds = _damped(xp, p, q, minus_log_p, gamma)
+    others, other_slopes, other_seconds = _damped(xp, q, p, minus_log_q, gamma)
     pixels = product(xp, t, values) + product(xp, 1.0 - t, others)
-    return _PixelTerm(
-        product(xp, w, pixels), product(xp, w, t * q * slopes - (1.0 - t) * p * other_slopes), w + 0.0 * t
-    )
+    bends = t * (q * q * seconds - p * q * slopes) + (1.0 - t) * (p * p * other_seconds - p * q * other_slopes)
+    by_logits = t * q * slopes - (1.0 - t) * p * other_slopes
+    return _PixelTerm._make((*(product(xp, w, x) for x in (pixels, by_logits, bends)), w + 0.0 * t))
 
 
-def _damped(xp: Any, p: Array, q: Array, minus_log: Array, gamma: Any) -> tuple[Array, Array]:
-    """Return −q^γ log p, and its derivative wrt log p, −q^γ (1 − γ p log p / q)."""
+def _damped(xp: Any, p: Array, q: Array, minus_log: Array, gamma: Any) -> tuple[Array, Array, Array]:
+    """Return −q^γ log p and its two derivatives wrt log p.
+
+    They are −q^γ (1 − γ p log p / q) and γ p q^(γ − 1) (2 + (1 − γ p) log p / q).
+    """
     if gamma is None:
-        return minus_log, -xp.ones_like(p)
+        return minus_log, -xp.ones_like(p), xp.zeros_like(p)
     power = q**gamma
     certain = q == 0
+    divisor = xp.where(certain, 1.0, q)
     # −log p / q goes to 1; beyond 1000, p has underflowed to 0
-    ratio = xp.where(certain, 1.0, xp.minimum(minus_log, 1000.0) / xp.where(certain, 1.0, q))
-    return power * minus_log, -power * (1.0 + gamma * p * ratio)
+    ratio = xp.where(certain, 1.0, xp.minimum(minus_log, 1000.0) / divisor)
+    second = gamma * p * xp.where(certain, 0.0, power / divisor) * (2.0 - (1.0 - gamma * p) * ratio)
+    return power * minus_log, -power * (1.0 + gamma * p * ratio), second
+
+
+def _compound_curvature(
+    masks: Masks, dice: SecondOfRatio, weights: Array, pixels: _PixelTerm, share: Array
+) -> Curvature:
+    """Return the second derivatives of the sum of Dice and the pixels' terms of a whole sample."""
+    xp, predicted, name = masks.xp, masks.predicted, masks.name
+    overlap = OfProbabilities.of(masks, dice, weights, masks.layout.mask)
+    slopes, seconds = (masks.only_kept(share * x) for x in (pixels.slopes, pixels.seconds))
+
+    def times(vectors: Named) -> Named:
+        v = vectors[name]
+        found = overlap.of_logits(predicted, v)
+        if not isinstance(predicted, Softmax):
+            return {name: found + product(xp, seconds, v)}
+        moved = product(xp, seconds, v - predicted.total(predicted.p * v))
+        return {name: found + predicted.pull_logs(moved) - product(xp, predicted.total(slopes), predicted.pull(v))}
+
+    def diagonal() -> Named:
+        found = predicted.pull_diagonal(overlap.diagonal()) + predicted.turn_diagonal(overlap.slope())
+        if not isinstance(predicted, Softmax):
+            return {name: found + seconds}
+        p, q = predicted.p, predicted.q
+        whole = product(xp, predicted.total(seconds), p * p) - product(xp, predicted.total(slopes), p * q)
+        return {name: found + product(xp, seconds, q - p) + whole}
+
+    return Curvature(times, diagonal)
 
 
 def compound_losses(masks: Masks, smooth: Any, dice_weight: Any, pixel_weight: Any, gamma: Any = None) -> Losses:
@@ -133,7 +162,8 @@ def compound_losses(masks: Masks, smooth: Any, dice_weight: Any, pixel_weight: A
         for name, x in (("dice_weight", dice_weight), ("pixel_weight", pixel_weight))
     )
     gamma = None if gamma is None else require_one_number(xp, "gamma", gamma, dtype)
-    ratio, at_zero, at_one, _ = _ratio(xp, masks.sums(), 2.0, 1.0, 1.0, smooth)
+    ratio, at_zero, at_one, whole = _ratio(xp, masks.sums(), 2.0, 1.0, 1.0, smooth)
+    second = SecondOfRatio((at_zero, at_one), (1.0 / whole, 0.0 / whole))
     pixels = _cross_entropy_of(masks, gamma)
     axes = layout.mask if layout.classes is None else tuple(sorted((*layout.mask, layout.classes)))
     mass = xp.sum(masks.only_kept(pixels.mass), axis=axes, keepdims=True)
@@ -154,4 +184,7 @@ def compound_losses(masks: Masks, smooth: Any, dice_weight: Any, pixel_weight: A
             return {masks.name: masks.predicted.pull_logs(product(xp, overlap, masks.predicted.p) + pointwise)}
         return {masks.name: masks.predicted.pull(overlap) + pointwise}
 
-    return Losses(xp.squeeze(dice + values, axis=axes), slopes, axes)
+    def curvature() -> Curvature:
+        return _compound_curvature(masks, second, w, pixels, share)
+
+    return Losses(xp.squeeze(dice + values, axis=axes), slopes, axes, curvature=curvature)

@@ -344,6 +344,7 @@ class Embeddings(NamedTuple):
         plan: the reduction of the losses.
         scale: ∂L/∂ℓ of each row, (batch, n), None if no gradient is wanted.
         split: the shards over which the first axis of the embeddings is split; None if it is not.
+        gathers: whether each shard gathers the columns of all others.
     """
 
     xp: Any
@@ -355,6 +356,7 @@ class Embeddings(NamedTuple):
     plan: Plan
     scale: Array | None
     split: Shards | None = None
+    gathers: bool = False
 
     @property
     def ring(self) -> Shards | None:
@@ -402,7 +404,8 @@ def embeddings_of(
     shape, flat = tuple(first.shape[:-1]) if shape is None else shape, tuple(x.shape[:2])
     reducing = plan(own, shape, dtype, **reduction)
     norms = scale = None
-    split = resolve(own, reduction.get("across")).rows
+    over = resolve(own, reduction.get("across"))
+    split: Shards | None = over.rows
     if reducing.weights is not None:  # embeddings on which only losses of weight 0 depend may hold anything
         alive = sets.bring(own.reshape(own.broadcast_to(reducing.weights != 0, shape), (*flat, 1)))
         some = xp.any(alive, axis=1, keepdims=True)
@@ -415,4 +418,4 @@ def embeddings_of(
     if normalize:
         (x, x_norm), (y, y_norm) = unit_and_norm(xp, x), unit_and_norm(xp, y)
         norms = x_norm, y_norm
-    return Embeddings(xp, sets, x, y, norms, shape, reducing, scale, split)
+    return Embeddings(xp, sets, x, y, norms, shape, reducing, scale, split, over.gather)

@@ -121,8 +121,12 @@ class Sets:
         values = self.xp.zeros_like(self.x[:, 0, 0]) if values is None else values
         return Losses(
             self._return(values, next(iter(given.values())), self.shape),
-            lambda: {name: self._return(x, given[name], tuple(given[name].shape)) for name, x in slopes.items()},
+            lambda: {name: self.back(name, x) for name, x in slopes.items()},
         )
+
+    def back(self, name: str, x: Array) -> Array:
+        """Return numbers for each coordinate of a set in the library and the shape of the argument."""
+        return self._return(x, self.given[name], tuple(self.given[name].shape))
 
     def nothing(self, wanted: Wanted) -> Losses:
         """Return the losses of empty sets: 0."""

@@ -4,6 +4,8 @@ Each shard keeps its rows, and sees the columns of all shards one block after th
 the statistics of its rows, block by block. In a second round it computes the slopes. The derivative wrt the columns of
 a block travels with the block, and arrives at home when all shards have added their part. So no shard ever holds the
 points of all others, and only the logits of some of its rows with one block are in memory.
+
+For small batches, each shard may gather the columns of all others instead: that is one step in place of many.
 """
 
 from __future__ import annotations
@@ -45,14 +47,15 @@ class Ring(NamedTuple):
     lengths: tuple[int, ...]
 
     @staticmethod
-    def of(shards: Shards, columns: Array) -> Ring:
+    def of(shards: Shards, columns: Array, gathers: bool = False) -> Ring:
         """Return the ring of the shards of columns (m, d).
 
         Raises:
-            ValueError: columns of different shards differ in their dtype or in d.
+            ValueError: columns of different shards differ in their dtype or in d, or one shard alone gathers them.
         """
         m, d = columns.shape
-        return Ring(shards, shards.lengths(m, f"{d} coordinates of {str(columns.dtype).split('.')[-1]}"))
+        facts = f"{d} coordinates of {str(columns.dtype).split('.')[-1]}" + ", gathered" * gathers
+        return Ring(shards, shards.lengths(m, facts))
 
     def shifted(self, blocks: Sequence[Array], steps: int) -> list[Array]:
         """Return the blocks of the shard before this one, which have then made so many steps."""
@@ -77,14 +80,21 @@ _Slopes = Callable[[Any, Array, _Rows, PairColumns, bool], Array]
 def pair_losses(
     p: Embeddings, x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumns = _NO_COLUMNS
 ) -> Found:
-    """Return the results of a rule for embeddings: of one device, or of all shards around a ring."""
+    """Return the results of a rule for embeddings: of one device, or of all shards."""
     if p.ring is None:
         return row_losses(p.xp, x, y, rule, rows, columns)
-    return ring_losses(p.xp, p.ring, x, y, rule, rows, columns)
+    return ring_losses(p.xp, p.ring, x, y, rule, rows, columns, p.gathers)
 
 
 def ring_losses(
-    xp: Any, shards: Shards, x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumns = _NO_COLUMNS
+    xp: Any,
+    shards: Shards,
+    x: Array,
+    y: Array,
+    rule: Rule,
+    rows: PairRows,
+    columns: PairColumns = _NO_COLUMNS,
+    gathers: bool = False,
 ) -> Found:
     """Return what `pairs.row_losses` does for the points of all shards: the results for the own rows and columns.
 
@@ -96,6 +106,7 @@ def ring_losses(
         rule: one of the rules of `pairs`.
         rows: what the rule needs for each row, (1, n).
         columns: what the rule needs for each column, (1, m).
+        gathers: whether each shard gathers the columns of all shards, instead of a ring.
 
     Raises:
         ValueError: PyTorch would differentiate the loss through the ring.
@@ -105,13 +116,32 @@ def ring_losses(
             "a loss over pairs of shards can be differentiated once, with respect to its embeddings and their scale: "
             "neither the gradient nor weights nor the temperature may be differentiated"
         )
-    ring = Ring.of(shards, y[0])
+    ring = Ring.of(shards, y[0], gathers)
+    if gathers:
+        return _gathered(xp, ring, x, y, rule, rows, columns)
     own, others = PairRows(*map(_first, rows)), PairColumns(*map(_first, columns))
     if rule is sigmoid:
         found = _sigmoid(xp, ring, x[0], y[0], own)
     else:
         found = _softmax(xp, ring, x[0], y[0], rule, own, others)
     return Found(*(None if part is None else part[None] for part in found))
+
+
+def _gathered(xp: Any, ring: Ring, x: Array, y: Array, rule: Rule, rows: PairRows, columns: PairColumns) -> Found:
+    """Return the results from the columns of all shards, which each shard holds for a while."""
+    shards, lengths = ring
+    rank = shards.rank()
+    before = sum(lengths[:rank]) if isinstance(rank, int) else rank * lengths[0]
+
+    def every(part: Array | None) -> Array | None:
+        return None if part is None else shards.gather(part[0], lengths)[None]
+
+    def placed(columns: Array | None) -> Array | None:
+        return None if columns is None else columns + before
+
+    rows = rows._replace(target=placed(rows.target), itself=placed(rows.itself))
+    found = row_losses(xp, x, every(y), rule, rows, PairColumns(*map(every, columns)))
+    return found if found.by_y is None else found._replace(by_y=shards.scatter(found.by_y[0], lengths)[None])
 
 
 def _first(x: Array | None) -> Array | None:

@@ -9,6 +9,7 @@ follow. These functions are the only implementation of this loss; whole arrays, 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from mithril_losses.numerics.stable import dot, largest_number, with_axis, witho
 from mithril_losses.numerics.validation import require_same_shape
 from mithril_losses.shards import Shards
 from mithril_losses.templates.classes import CLASS_MASSES, ONE, Classes, Shares, classes_of, times
-from mithril_losses.templates.loop import Loop
+from mithril_losses.templates.loop import Arrays, Loop, Repeated
 from mithril_losses.templates.unreduced import Curvature, Losses, Named
 from mithril_losses.templates.vectors import by_row
 from mithril_losses.terms.second_order import Order
@@ -219,7 +220,20 @@ def _curvature(xp: Any, classes: Classes, exponentials: Array, finished: Finishe
 def softmax_loop(logits: Any, targets: Any, **options: Any) -> Loop | None:
     """Return the loop over NumPy logits for the targets of a classification; see `whole_rows_loop`."""
     classes = classes_of(logits, targets, **options, name="logits", trusted=True)
-    return whole_rows_loop(logits, classes, lambda: CLASS_MASSES.check("targets", targets))
+    loop = whole_rows_loop(logits, classes, lambda: CLASS_MASSES.check("targets", targets))
+    return None if loop is None else loop._replace(repeated=functools.partial(_repeated, options))
+
+
+def _repeated(options: Mapping[str, Any], factor: float) -> Repeated:
+    """Return what `Loop.repeated` returns, with a check of the labels of each call."""
+
+    def run(arrays: Arrays, gradients: Arrays, threads: int) -> float:
+        loop = softmax_loop(*arrays, **options)
+        if loop is None or loop.compiled is None:
+            raise RuntimeError("arrays of the same layout have no loop")
+        return loop.compiled(None, factor, None, gradients, threads)
+
+    return run
 
 
 def whole_rows_loop(logits: Any, classes: Classes, check: Callable[[], None] = lambda: None) -> Loop | None:

@@ -12,15 +12,17 @@ from functools import singledispatch
 from typing import Any, Literal, Unpack, get_args
 
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, namespace_of, require_library
+from mithril_losses.backends.namespaces import Array, is_dask, namespace_of, require_library
 from mithril_losses.domains import REAL, FeatureMaps, LargestNumber, Matrices, Parameters
 from mithril_losses.numerics.reduction import GradientReduction, plan
 from mithril_losses.numerics.trees import first_array, leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, quiet
+from mithril_losses.shards import splits_classes
 from mithril_losses.templates.apart import Apart
 from mithril_losses.templates.base import Template
 from mithril_losses.templates.elements import Elementwise
 from mithril_losses.templates.unreduced import (
+    Curvature,
     Losses,
     Named,
     SlopesAlone,
@@ -89,7 +91,9 @@ class ElementwiseSecond(Elementwise):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         self.require_known(reduction if wrt is None else {"wrt": wrt})
-        _refuse_shards(self.name, reduction)
+        _refuse_chunks(self.name, arguments)
+        if self.rows is not None:
+            _refuse_classes(self.name, reduction)
         if self.has_value:
             return super().both(*arguments, **reduction)
         xp, arrays, options = self.prepare(arguments)
@@ -154,31 +158,37 @@ class UnreducedSecond(Unreduced):
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Any, Any]:
         """Return the value, or 0 if the order needs none, and what the order asks for."""
         self.require_known(reduction if wrt is None else {"wrt": wrt})
-        _refuse_shards(self.name, reduction)
+        _refuse_chunks(self.name, arguments)
+        _refuse_classes(self.name, reduction)
         base, given = self._base, dict(zip(self.domain, arguments, strict=True))
         likes = {name: given[name] for name in self.wrt}
         first = first_array(next(iter(likes.values())))
         with quiet_for(first):
             own = base.checked(tuple(given[name] for name in base.domain))
-            found = base.losses(*own, wanted=(Wanted if self.has_value else SlopesAlone)(self.wrt))
+            losses, of_rows = base.over_shards(own, reduction)
+            found = losses(*own, wanted=(Wanted if self.has_value else SlopesAlone)(self.wrt))
             xp: Any = namespace_of(found.values)
-            closing = plan_of(xp, found, reduction)
+            closing = plan_of(xp, found, of_rows)
             vectors = {
                 name: _vector(vector, given[vector], likes[name], found.values.dtype)
                 for name, vector in self.vectors.items()
             }
-            slopes = dict(self._slopes(found, vectors))
+            curvature = self._curvature(found)
+            second = curvature.closing(found, vectors)
+            close = functools.partial(spread, xp, closing.root(xp) if self.is_factor else closing)
+            slopes = {name: (second, x) for name, x in self._slopes(curvature, vectors).items()}
             if self.has_value:
-                slopes = {**found.slopes(), **{HESSIAN.format(name): x for name, x in slopes.items()}}
-            close = functools.partial(spread, xp, closing.root(xp) if self.is_factor else closing, found)
+                slopes = {HESSIAN.format(name): x for name, x in slopes.items()}
+                slopes |= {name: (found, x) for name, x in found.slopes().items()}
             results: NamedArrays[Array] = NamedArrays(
-                (name, by_array(close, slopes[name], likes[like])) for name, like in self.outputs.items()
+                (name, by_array(functools.partial(close, slopes[name][0]), slopes[name][1], likes[like]))
+                for name, like in self.outputs.items()
             )
             value = closing.collect(xp, found.values, first) if self.has_value else 0.0
         return value, results if len(self.outputs) > 1 else results.popitem()[1]
 
-    def _slopes(self, found: Losses, vectors: Named) -> Named:
-        """Return what the order asks for of each unreduced loss."""
+    def _curvature(self, found: Losses) -> Curvature:
+        """Return the second derivatives of the kind that is asked for."""
         if found.curvature is None:
             raise ValueError(f"{self.name} has no curvature with these options")
         curvature = found.curvature()
@@ -189,6 +199,10 @@ class UnreducedSecond(Unreduced):
                 raise ValueError(f"no bound is known for the Hessian of {self.name}")
             xp = namespace_of(found.values)
             curvature = diagonal_curvature(xp, curvature.bound)
+        return curvature
+
+    def _slopes(self, curvature: Curvature, vectors: Named) -> Named:
+        """Return what the order asks for of each unreduced loss."""
         match self._order:
             case "product":
                 return curvature.product(vectors)
@@ -209,9 +223,14 @@ def _of_own(function: Callable[..., Any] | None, arrays: int, vectors: int) -> C
     return lambda *given, **options: function(*given[:arrays], *given[arrays + vectors :], **options)
 
 
-def _refuse_shards(name: str, reduction: Mapping[str, Any]) -> None:
-    if reduction.get("across") is not None:
-        raise ValueError(f"second derivatives of {name} take no across: their arrays cannot be split")
+def _refuse_chunks(name: str, arguments: tuple[Any, ...]) -> None:
+    if any(map(is_dask, arguments)):
+        raise ValueError(f"second derivatives of {name} are not computed by chunks of Dask arrays")
+
+
+def _refuse_classes(name: str, reduction: Mapping[str, Any]) -> None:
+    if splits_classes(reduction):
+        raise ValueError(f"second derivatives of {name} take no Split(classes=…): only rows may be split, with across=")
 
 
 def _vector(name: str, vector: Any, like: Any, dtype: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, library_name, namespace_of
+from mithril_losses.backends.namespaces.numpy import quiet as without_warnings
 from mithril_losses.domains import ClassNumbers, PerClass, PointSets, array_names, checked, enforced
 from mithril_losses.numerics.reduction import Plan, plan
 from mithril_losses.numerics.trees import first_array, leaves, map_leaves
@@ -60,6 +61,9 @@ class Curvature(NamedTuple):
         factor: returns B w for a matrix with B Bᵀ = H; None if H has negative eigenvalues.
         transposed: returns Bᵀ v.
         fisher: the same for the Fisher information, if it differs from H.
+        pull: takes the vectors and weighted products back to the argument, if not as slopes are.
+        diagonal_pull: takes a weighted diagonal back to the argument, whose losses share elements.
+        stacked: whether the products and the diagonal have one more axis, the last one, for their pull.
     """
 
     product: Callable[[Named], Named]
@@ -68,6 +72,17 @@ class Curvature(NamedTuple):
     factor: Callable[[Named], Named] | None = None
     transposed: Callable[[Named], Named] | None = None
     fisher: Curvature | None = None
+    pull: Callable[[Named, Array], Array] | None = None
+    diagonal_pull: Callable[[Array], Array] | None = None
+    stacked: bool = False
+
+    def closing(self, found: Losses, vectors: Named) -> Losses:
+        """Return the losses, with what turns the second derivatives back into those of the argument."""
+        pull = self.diagonal_pull
+        if vectors:
+            pull = None if self.pull is None else functools.partial(self.pull, vectors)
+        axes = (*(found.summed or ()), -1) if self.stacked else found.summed
+        return found._replace(pull=pull or found.pull, summed=axes)
 
 
 class Losses(NamedTuple):
@@ -195,14 +210,14 @@ class Unreduced(Template):
     def _value(self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Array:
         first = first_array(arguments[0])
         with quiet_for(first):
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=_NOTHING)
             xp: Any = namespace_of(found.values)
             return plan_of(xp, found, reduction).collect(xp, found.values, first)
 
     def _gradient(self, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
         with quiet_for(arguments[0]):
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=SlopesAlone(self.requested(wrt)))
             xp: Any = namespace_of(found.values)
             return self._spread(xp, found, plan_of(xp, found, reduction), arguments, wrt)
@@ -211,7 +226,7 @@ class Unreduced(Template):
         first = first_array(arguments[0])
         with quiet_for(first):
             wanted = self._all if wrt is None else Wanted(self.requested(wrt))
-            losses, reduction = self._split(arguments, reduction)
+            losses, reduction = self.over_shards(arguments, reduction)
             found = losses(*self.checked(arguments), wanted=wanted)
             xp: Any = namespace_of(found.values)
             closing = plan_of(xp, found, reduction)
@@ -225,6 +240,10 @@ class Unreduced(Template):
         """
         xp = namespace_of(first_array(arguments[0]))
         library = "" if xp is None else library_name(xp)
+        if library == "dask":
+            return lambda method, reduction, returns: self.in_chunks(
+                arguments, {**reduction, **getattr(method, "keywords", {})}, returns
+            )
         if library == "jax":
             from mithril_losses.shards.explicit import are_explicit, on_automatic_axes
 
@@ -274,11 +293,11 @@ class Unreduced(Template):
             self._settled = found
         return (*arguments[: self._arrays], *found)
 
-    def _split(
+    def over_shards(
         self, arguments: tuple[Any, ...], reduction: Mapping[str, Any]
     ) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """Return the function of unreduced losses, for the shards of the classes, and the keywords for their rows."""
-        if reduction.get("across") is None:
+        if not reduction or reduction.get("across") is None:
             return self.losses, reduction
         if (at := self._at.get("pool_batch")) is not None and arguments[at]:
             raise ValueError(f"{self.name} with pool_batch=True cannot be split: each mask is one mask of all rows")
@@ -382,7 +401,7 @@ def by_array(close: Callable[[Array, Array], Array], slope: Any, like: Any) -> A
 def quiet_for(x: Any) -> Any:
     """Return a context without warnings for the library of an array, or of the first array of a nesting."""
     if type(x) is np.ndarray:  # the usual case
-        return np.errstate(all="ignore")
+        return without_warnings()
     return quiet(namespace_of(first_array(x)) or np)  # the loss refuses an object that is not an array, by its name
 
 
@@ -456,6 +475,7 @@ def reduced(
     pairwise: bool = False,
     by_numpy: bool = False,
     check: Callable[..., Any] | None = None,
+    mass: Callable[..., Any] | None = None,
     splits: tuple[str, ...] = (),
     **domain: Any,
 ) -> Callable[[Callable[..., Closed]], Reduced]:
@@ -463,7 +483,7 @@ def reduced(
 
     `splits` says whether the function takes shards of "rows" and of "classes".
     """
-    how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check}
+    how: dict[str, Any] = {"separable": False, "by_numpy": by_numpy, "check": check, "mass": mass}
 
     def declare(losses: Callable[..., Closed]) -> Reduced:
         template = Reduced(losses, domain, wrt, (), kinks, pairwise, **how)

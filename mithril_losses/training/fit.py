@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mithril_losses.training.errors import UserError
 from mithril_losses.training.interruption import interruptions
 from mithril_losses.training.loop import Loop, Metric, Monitor, Progress, Record, State
 from mithril_losses.training.printing import PrintedProgress
+from mithril_losses.training.ranks import Ranks
 from mithril_losses.training.sources import Data, Order, Source
 from mithril_losses.training.trees import Tree
 
@@ -110,6 +111,7 @@ def fit(
     on_resume: Callable[[list[Record]], object] | None = None,
     on_batch: Callable[[Progress], object] | None = None,
     progress: bool = False,
+    across: Any = None,
 ) -> FitResult:
     """Return the parameters that gradient descent finds for an objective, and the history of the run.
 
@@ -155,12 +157,15 @@ def fit(
         on_resume: a function of the history in the checkpoint, called before a resumed run goes on.
         on_batch: a function of `Progress`, called after each batch.
         progress: whether to print a line for each epoch on stderr, and a counter of batches on a terminal.
+        across: the process group over whose processes batches are split. All of them call `fit`, each with its own part
+            of the data; `batch_size` counts the own examples. Losses and metrics are then those of all parts.
 
     Raises:
         UserError: there is a run in the checkpoint already, or one that does not fit, or its folder cannot be written.
         DivergedError: a loss is no longer finite, or out of all proportion to what it was at the start.
         FitInterrupted: Ctrl-C, at the end of a batch. Its `result` is the run up to the last complete epoch.
-        ValueError: an argument has an impossible value, or the parts do not fit together.
+        ValueError: an argument has an impossible value, or the parts do not fit together; also if processes of a group
+            differ in their starting parameters or in the number of their batches.
         TypeError: data or optimizer are of a kind that `fit` does not know.
 
     Example:
@@ -183,23 +188,31 @@ def fit(
         clip_norm, epochs=epochs, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size,
         steps_per_epoch=steps_per_epoch, patience=patience,
     )  # fmt: skip
-    tree = Tree(params)
-    named = {name: fresh(x) for name, x in tree.named(params).items()}
-    sets = {
-        name: Source(found, tree.backend, Order(evaluation_batch_size, shuffle=False), batch_names)
-        for name, found in (evaluate_on or {}).items()
-    }
-    source = Source(data, tree.backend, Order(batch_size, shuffle, seed), batch_names, steps_per_epoch)
-    column = monitor or f"{next(iter(sets), 'train')}_loss"
-    facts = {"seed": seed, "batch_size": batch_size, "shuffle": shuffle} if fingerprint is None else fingerprint
-    loop = Loop(
-        model, objective, tree, named, source, optimizer, sets, metrics or {}, inputs, schedule, clip_norm,
-        Monitor(column, maximize), facts,
-    )  # fmt: skip
-    if column not in loop.columns[1:]:
-        raise ValueError(unknown("column to monitor", column, loop.columns[1:]))
+    ranks = Ranks(across)
+    facts = {"seed": seed, "batch_size": batch_size, "shuffle": shuffle} if fingerprint is None else dict(fingerprint)
+    facts |= {} if ranks.size == 1 else {"ranks": ranks.size}
+
+    def parts() -> Loop:
+        tree = Tree(params)
+        ranks.require(tree.library)
+        named = {name: fresh(x) for name, x in tree.named(params).items()}
+        sets = {
+            name: Source(found, tree.backend, Order(evaluation_batch_size, shuffle=False), batch_names)
+            for name, found in (evaluate_on or {}).items()
+        }
+        source = Source(data, tree.backend, Order(batch_size, shuffle, seed), batch_names, steps_per_epoch)
+        column = monitor or f"{next(iter(sets), 'train')}_loss"
+        loop = Loop(
+            model, objective, tree, named, source, optimizer, sets, metrics or {}, inputs, schedule, clip_norm,
+            Monitor(column, maximize), facts, ranks,
+        )  # fmt: skip
+        if column not in loop.columns[1:]:
+            raise ValueError(unknown("column to monitor", column, loop.columns[1:]))
+        return loop
+
+    loop = ranks.agreed(parts)
     storage = CheckpointFile(Path(checkpoint)) if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
-    printed = PrintedProgress() if progress else None
+    printed = PrintedProgress() if progress and ranks.rank == 0 else None
     run = _Run(
         loop, epochs, patience, storage,
         callbacks=[*callbacks, lambda epoch: printed.record(epoch.record)] if printed else callbacks,
@@ -231,7 +244,11 @@ class _Run:
 
     def __call__(self, resume: bool, overwrite: bool) -> FitResult:
         state = None
-        with interruptions() as interruption, self._owned():
+        ranks = self.loop.ranks
+        with interruptions() as interruption, ExitStack() as stack:
+            if self.storage is not None:
+                owned = self.storage.owned
+                ranks.agreed(lambda: stack.enter_context(owned()) if ranks.rank == 0 else None)
 
             def on_batch(progress: Progress) -> None:
                 for call in self.on_batch:
@@ -240,6 +257,7 @@ class _Run:
 
             try:
                 state = self._begin(resume, overwrite)
+                self._compare(state)
                 stopped = self._impatience(state) if state.epoch else ""
                 while not stopped and state.epoch < self.epochs:
                     state = self.loop.run_epoch(state, on_batch, self.epochs)
@@ -249,28 +267,38 @@ class _Run:
                 raise FitInterrupted(self._result(state, "") if state and state.epoch else None) from error
         return self._result(state, stopped or "epochs")
 
-    def _owned(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.storage is None else self.storage.owned()
-
     def _begin(self, resume: bool, overwrite: bool) -> State:
-        if self.storage is None or not os.path.lexists(self.storage.path):
-            return self.loop.start()
-        if resume:
-            state = self.loop.resume(self.storage.path, self.epochs)
+        state = self.loop.ranks.agreed(lambda: self._found(resume, overwrite))
+        if state.epoch:
             self._save(state)  # files beside the checkpoint may be missing
             for call in self.on_resume:
                 call(state.history)
-            return state
+        return state
+
+    def _found(self, resume: bool, overwrite: bool) -> State:
+        """Return the state in the checkpoint if there is one, and otherwise that before the first epoch."""
+        if self.storage is None or not os.path.lexists(self.storage.path):
+            return self.loop.start()
+        if resume:
+            return self.loop.resume(self.storage.path, self.epochs)
         if not overwrite:
             raise UserError(f"{self.storage.path} holds a run already: resume it, or overwrite it")
         return self.loop.start()
+
+    def _compare(self, state: State) -> None:
+        """Raise on all ranks unless they are about to make the same steps."""
+        ranks = self.loop.ranks
+        if ranks.size > 1:
+            kept = "no checkpoint" if self.storage is None else "a checkpoint"
+            facts = f"{self.epochs} epochs after epoch {state.epoch}, patience {self.patience}, {kept}"
+            ranks.compare(f"{facts}, {', '.join(self.loop.columns)}", self._numpy(state.params))
 
     def _report(self, state: State) -> str:
         """Call the callbacks, and return why the run ends with this epoch, or an empty text."""
         best = self.loop.monitor.best_epoch(state.history)
         epoch = Epoch(state.history[-1], self.loop.tree.nested(state.params), best == state.epoch)
         answers = [callback(epoch) for callback in self.callbacks]
-        if any(answer is True for answer in answers):
+        if any(self.loop.ranks.gathered(any(answer is True for answer in answers))):
             return "callback"
         return self._impatience(state)
 
@@ -279,8 +307,10 @@ class _Run:
         return "patience" if self.patience is not None and state.epoch - best >= self.patience else ""
 
     def _save(self, state: State) -> None:
-        if self.storage is not None:
-            self.storage.save(self.loop.checkpoint(state), self._numpy(state.best))
+        storage, ranks = self.storage, self.loop.ranks
+        if storage is not None:
+            found, best = self.loop.checkpoint(state), self._numpy(state.best)
+            ranks.agreed(lambda: storage.save(found, best) if ranks.rank == 0 else None)
 
     def _numpy(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         return {name: self.loop.tree.backend.to_numpy(x) for name, x in arrays.items()}

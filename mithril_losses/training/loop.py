@@ -17,6 +17,7 @@ from mithril_losses.objectives import Objective, Schedule
 from mithril_losses.training.checkpoints import Checkpoint, load_checkpoint
 from mithril_losses.training.errors import DivergedError, UserError
 from mithril_losses.training.moving import mover_of
+from mithril_losses.training.ranks import Ranks
 from mithril_losses.training.sources import Batch, Source, size_of
 from mithril_losses.training.trees import Tree, like_array
 
@@ -91,6 +92,7 @@ class Loop:
         clip_norm: see `mover_of`.
         monitor: compares epochs.
         fingerprint: what must be equal in all parts of a resumed run.
+        ranks: the processes that train together.
     """
 
     model: CompiledModel
@@ -106,6 +108,7 @@ class Loop:
     clip_norm: float | None
     monitor: Monitor
     fingerprint: Mapping[str, Any]
+    ranks: Ranks
 
     def __post_init__(self) -> None:
         self.mover = mover_of(self.optimizer, self.tree, self.clip_norm)
@@ -131,13 +134,13 @@ class Loop:
         total = self.data.batches_per_epoch
         values, sizes = [], []
         with mode(self.model, training=True):
-            for batch in self.data.epoch(epoch):
+            for batch, size in self.ranks.batches(self.data.epoch(epoch), f"epoch {epoch}"):
                 batch_values, gradients = self.gradients(params, batch, step)
                 factor = 1.0 if self.schedule is None else float(self.schedule(step))
                 step += 1
                 params, optimizer = self.mover.move(params, gradients, optimizer, step, factor)
                 values.append(batch_values)
-                sizes.append(size_of(batch))
+                sizes.append(size)
                 on_batch(Progress(step, None if total is None else epochs * total))
         if self.tree.library == "torch":  # whose optimizers go on writing into these tensors
             params = {name: fresh(x) for name, x in params.items()}
@@ -155,16 +158,19 @@ class Loop:
         """Return the losses on a batch, and the gradients: through the model's outputs, and of the regularizers."""
         nested = self.tree.nested(params)
         outputs, pullback = outputs_and_pullback(self.model, nested, inputs_of(batch, self.inputs))
-        result = self.objective.evaluate(outputs, batch, _params_for(self.objective, nested), step)
-        gradients = pullback(result.output_gradients)
-        if result.parameter_gradients:
-            gradients = self._added(gradients, result.parameter_gradients)
-        return {"loss": result.loss} | result.components, self.tree.named(gradients)
+        params = _params_for(self.objective, nested)
+        result = self.objective.evaluate(outputs, batch, params, step, across=self.ranks.across)
+        found = self.ranks.summed(self.tree.named(pullback(result.output_gradients)))
+        if result.parameter_gradients:  # which are those of all ranks already
+            found = self.tree.named(self._added(self.tree.nested(found), result.parameter_gradients))
+        return {"loss": result.loss} | result.components, found
 
     def evaluate(self, params: Mapping[str, Array], source: Source, step: int) -> dict[str, float]:
         """Return the losses and metrics on a set; see `evaluated`."""
         nested = self.tree.nested(params)
-        return evaluated(self.model, self.objective, nested, source, step, self.inputs, self.metrics)
+        return evaluated(
+            self.model, self.objective, nested, source, step, self.inputs, self.metrics, ranks=self.ranks
+        )  # fmt: skip
 
     def _added(self, gradients: Any, others: Mapping[str, Any]) -> Any:
         missing = {name: part for name, part in gradients.items() if name not in others}
@@ -178,10 +184,11 @@ class Loop:
         """Return all that the run needs to continue after this state."""
         arrays = {f"parameters/{name}": x for name, x in state.params.items()}
         arrays |= {f"optimizer/{name}": x for name, x in self.mover.arrays(state.optimizer).items()}
-        arrays |= {f"model/{name}": x for name, x in _state_of(self.model).items()}
         if self.monitor.best_epoch(state.history) != state.epoch:
             arrays |= {f"best/{name}": x for name, x in state.best.items()}
-        values = {name: self.tree.backend.to_numpy(x) for name, x in arrays.items()} | self._random_states()
+        values = {name: self.tree.backend.to_numpy(x) for name, x in arrays.items()}
+        for rank, own in enumerate(self.ranks.gathered(self._own_states())):
+            values |= {_of_rank(rank, name): x for name, x in own.items()}
         return Checkpoint(state.epoch, values, state.history, self.fingerprint, state.step)
 
     def resume(self, path: Path, epochs: int) -> State:
@@ -192,8 +199,9 @@ class Loop:
         """
         like = {f"parameters/{name}": x for name, x in self.initial.items()}
         like |= {f"optimizer/{name}": x for name, x in self.mover.slots(self.initial).items()}
-        like |= {f"model/{name}": x for name, x in _state_of(self.model).items()}
-        arrays = {name: self.tree.backend.to_numpy(x) for name, x in like.items()} | self._random_states()
+        arrays = {name: self.tree.backend.to_numpy(x) for name, x in like.items()}
+        for name, x in self._own_states().items():
+            arrays |= {_of_rank(rank, name): x for rank in range(self.ranks.size)}
         best = {f"best/{name}": arrays[f"parameters/{name}"] for name in self.initial}
         found = load_checkpoint(path, self.fingerprint, arrays, self.columns, best)
         if found.epoch > epochs:
@@ -204,17 +212,21 @@ class Loop:
         kept = _below("best/", found.arrays)
         best = {name: like_array(x, self.initial[name], backend) for name, x in kept.items()} or params
         for name, buffer in _state_of(self.model).items():
-            buffer.copy_(like_array(found.arrays[f"model/{name}"], buffer, backend))
+            values = found.arrays[_of_rank(self.ranks.rank, f"model/{name}")]
+            buffer.copy_(like_array(values, buffer, backend))
         self._set_random_states(found.arrays)
         self.data.skip(found.epoch)
         return State(found.epoch, found.steps, params, self.mover.restored(params, slots), found.history, best)
 
-    def _random_states(self) -> dict[str, Array]:
-        return {f"random/{name}": state.numpy() for name, state, _ in self._generators()}
+    def _own_states(self) -> dict[str, Array]:
+        """Return what differs between ranks: buffers of the model, and random numbers."""
+        found = {f"model/{name}": self.tree.backend.to_numpy(x) for name, x in _state_of(self.model).items()}
+        return found | {f"random/{name}": state.numpy() for name, state, _ in self._generators()}
 
     def _set_random_states(self, arrays: Mapping[str, Array]) -> None:
         for name, state, restore in self._generators():
-            restore(state.copy_(like_array(arrays[f"random/{name}"], state, self.tree.backend)))
+            values = arrays[_of_rank(self.ranks.rank, f"random/{name}")]
+            restore(state.copy_(like_array(values, state, self.tree.backend)))
 
     def _generators(self) -> Iterator[tuple[str, Any, Callable[[Any], None]]]:
         """Yield name, state and setter of each generator of PyTorch that draws dropout or the order of the data."""
@@ -269,19 +281,31 @@ def evaluated(
     inputs: Mapping[str, str] | None = None,
     metrics: Mapping[str, Metric] | None = None,
     check_finite: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """Return losses and metrics on a set: means over its batches, weighted by the numbers of examples."""
-    values, sizes = [], []
+    values, sizes, ranks = [], [], ranks or Ranks()
+    params_of_objective = _params_for(objective, params)
     with mode(model, training=False):
-        for batch in source.epoch(1):
+        for batch, size in ranks.batches(source.epoch(1), "a set to evaluate on"):
             outputs = model.evaluate(params, inputs_of(batch, inputs))
             result = objective.evaluate(
-                outputs, batch, _params_for(objective, params), step, gradients=False, check_finite=check_finite
-            )
+                outputs, batch, params_of_objective, step, gradients=False, check_finite=check_finite,
+                across=ranks.across,
+            )  # fmt: skip
             found = {name: metric(outputs, batch) for name, metric in (metrics or {}).items()}
+            if ranks.size > 1 and found:  # a metric sees the own examples only
+                own = {name: float(x) for name, x in found.items()}
+                parts = [part for part in ranks.gathered((own, size_of(batch))) if part[1]]
+                found = weighted_means(*zip(*parts, strict=True))
             values.append({"loss": result.loss} | result.components | found)
-            sizes.append(size_of(batch))
+            sizes.append(size)
     return weighted_means(values, sizes)
+
+
+def _of_rank(rank: int, name: str) -> str:
+    """Return the name in a checkpoint of what each rank has of its own."""
+    return f"rank{rank}/{name}" if rank else name
 
 
 def inputs_of(batch: Mapping[str, Array], inputs: Mapping[str, str] | None) -> dict[str, Array]:

@@ -930,7 +930,7 @@ class OtherLibraries(unittest.TestCase):
 
     def test_nothing_is_compiled_for_small_calls(self) -> None:
         with (
-            mock.patch.object(element_loops, "run", side_effect=AssertionError),
+            mock.patch.object(element_loops.Prepared, "run", side_effect=AssertionError),
             mock.patch.object(fused_softmax, "run", side_effect=AssertionError),
         ):
             value_and_gradient(ml.huber_loss)(np.zeros((32, 10)), np.ones((32, 10)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -22,9 +24,11 @@ from mithril_losses import (
     gamma_negative_log_likelihood,
     gaussian_negative_log_likelihood,
     gaussian_negative_log_likelihood_gradient,
+    hessian_diagonal,
     inverse_gaussian_negative_log_likelihood,
     laplace_negative_log_likelihood,
     laplace_negative_log_likelihood_gradient,
+    limits,
     poisson_negative_log_likelihood,
     poisson_negative_log_likelihood_gradient,
     tweedie_negative_log_likelihood,
@@ -365,3 +369,26 @@ def test_what_a_flow_refuses(z: Any, log_det: Any, options: Any, message: str) -
     for function in (flow_negative_log_likelihood, flow_negative_log_likelihood_gradient, both):
         with pytest.raises(ValueError, match=message):
             function(z, log_det, **options)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray, torch.tensor], ids=["numpy", "jax", "torch"])
+def test_a_negative_rate_is_refused_and_a_negative_logarithm_is_not(convert: Any) -> None:
+    rates, counts = np.ones((5, 3)), np.ones((5, 3))
+    rates[4, 1] = -2.0
+    loss, gradient = poisson_negative_log_likelihood, poisson_negative_log_likelihood_gradient
+    message = r"predictions must be ≥ 0, got -2 at index \(4, 1\); for the logarithms of rates, leave log_input=True"
+    faces = loss, gradient, value_and_gradient(loss), value_and_gradient(loss, compile=False), hessian_diagonal(loss)
+    for large in (1, 1 << 20):
+        with limits.changed(large=large):
+            for face in faces:
+                with pytest.raises(ValueError, match=message):
+                    face(convert(rates), convert(counts), log_input=False)
+                face(convert(rates), convert(counts))
+
+
+def test_a_negative_rate_in_a_trace_is_nan() -> None:
+    rates, counts = jnp.asarray([1.0, -2.0]), jnp.asarray([1.0, 0.0])
+    both = jax.jit(lambda *x: value_and_gradient(poisson_negative_log_likelihood)(*x, log_input=False))
+    value, gradient = both(rates, counts)
+    assert np.isnan(value)
+    np.testing.assert_array_equal(np.isnan(gradient), [False, True])

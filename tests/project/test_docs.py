@@ -20,7 +20,7 @@ from mithril_losses import catalogue, unregister
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-CONSUMERS = {"catboost", "curvlinops", "lightgbm", "xgboost"}
+CONSUMERS = {"catboost", "curvlinops", "kfac_jax", "lightgbm", "xgboost"}
 PROMISE = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
 
 

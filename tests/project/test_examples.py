@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +28,7 @@ FEW: dict[str, dict[str, Any]] = {  # options that make a run short
     "denoising": {"steps": 1},
     "texture": {"steps": 2},
 }
+SPLIT = ("split_processes", "split_devices")  # which compare two runs, and draw nothing
 SHORTER = {"beta_vae": {"BETAS": (4.0,)}, "gan": {"TYPES": ("standard", "wgan")}, "texture": {"REACH": 2, "SCALES": 2}}
 
 
@@ -53,13 +57,23 @@ def test_every_example_runs_on_every_library(load: Any, tmp_path: Path, name: st
 
 def test_every_example_is_short_and_tested_and_on_the_page_with_its_picture() -> None:
     scripts = {path.stem: path for path in EXAMPLES.glob("*.py") if path.stem != "common"}
-    assert scripts.keys() == FEW.keys()
+    assert scripts.keys() == {*FEW, *SPLIT}
     page = (EXAMPLES / "index.md").read_text(encoding="utf-8")
     for name, path in scripts.items():
         assert len(path.read_text(encoding="utf-8").splitlines()) < 80
         assert f"]({name}.py)" in page
-        assert f"]({name}.png)" in page
-        assert (EXAMPLES / f"{name}.png").exists()
+        assert name in SPLIT or (f"]({name}.png)" in page and (EXAMPLES / f"{name}.png").exists())
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", SPLIT)
+def test_a_model_that_is_split_is_that_of_one_process(name: str) -> None:
+    """The scripts fail if weights or losses differ by more than 1e-6 after twenty steps."""
+    path = os.pathsep.join([str(EXAMPLES.parents[1]), os.environ.get("PYTHONPATH", "")])
+    given = {"env": os.environ | {"PYTHONPATH": path}, "capture_output": True, "text": True, "timeout": 500}
+    done = subprocess.run([sys.executable, str(EXAMPLES / f"{name}.py")], check=False, **given)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) <= 1e-6
 
 
 def test_the_autoencoder_reaches_the_same_bound_on_every_library(load: Any) -> None:

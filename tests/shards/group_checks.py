@@ -7,9 +7,11 @@ import os
 import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from problems import (
@@ -30,6 +32,10 @@ from running import Gone, run
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
 import mithril_losses as ml
+from mithril_losses import fit, limits
+from mithril_losses.models import CallableModel, TorchModel
+from mithril_losses.training import Adam, UserError
+from mithril_losses.training.ranks import Ranks
 
 CHECKS: dict[str, Callable[[], None]] = {}
 RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("RANKS", 1))
@@ -126,6 +132,42 @@ def second_derivatives() -> None:
     (first,) = torch.autograd.grad(ml.log_cosh_loss(mine, t[at], across=world()), mine, create_graph=True)
     (own_second,) = torch.autograd.grad((first**2).sum(), mine)
     same(own_second, second[at])
+
+
+@check("log_cosh_loss", "kl_divergence", "cross_entropy_with_logits", "wasserstein_discriminator_loss")
+def hessians(name: str) -> None:
+    """Diagonals, and products with a vector, of the own rows; large arrays go the same way as small ones."""
+    whole = batched(ROWS[name], 6)
+    part, at, pair = whole.cut(own(6)), own(6), whole.pair
+    vectors = {n: np.cos(np.arange(1.0, whole.arrays[n].size + 1)).reshape(whole.arrays[n].shape) for n in pair.wrt}
+
+    def vector(rows: Any) -> Any:
+        found = {n: x[rows] for n, x in vectors.items()}
+        return {"vector": found if len(found) > 1 else next(iter(found.values()))}
+
+    def of_rows(x: Any) -> Any:
+        return {n: g[at] for n, g in x.items()} if isinstance(x, dict) else x[at]
+
+    product, all_three = ml.hessian_vector_product(pair.value), ml.value_gradient_and_hessian(pair.value)
+    expected = of_rows(product(*whole.arrays.values(), **vector(slice(None)), **whole.options))
+    three = all_three(*whole.arrays.values(), **whole.options)
+    given = {**part.options, "across": world()}
+    for size in (limits.current.large, 1):
+        with limits.changed(large=size if RANK else limits.current.large):
+            same(product(*part.arrays.values(), **vector(at), **given), expected)
+            same(all_three(*part.arrays.values(), **given), (three[0], of_rows(three[1]), of_rows(three[2])))
+
+
+@check()
+def hessians_of_classes_are_refused() -> None:
+    z, p = torch.ones(2, 3), torch.full((2, 3), 1 / 3)
+    across = ml.Split(classes=world())
+    for loss, x, t in ((ml.cross_entropy_with_logits, z, p), (ml.kl_divergence, p, p)):
+        refuses(
+            lambda loss=loss, x=x, t=t: ml.hessian_diagonal(loss)(x, t, across=across),
+            ValueError,
+            "take no Split(classes=…): only rows may be split",
+        )
 
 
 @check()
@@ -280,6 +322,20 @@ def angular_margins(name: str) -> None:
         same({n: tensors[n].grad for n in gradient}, expected, rtol=1e-11)
 
 
+@check("list_net_loss", "focal_loss_with_logits", "hinge_loss")
+def other_losses_of_classes(name: str) -> None:
+    """Lists of items that are split; sums of element-wise losses over the classes."""
+    scores, _, q, _ = of_classes()
+    q = 3.0 * q if name == "list_net_loss" else 2.0 * (q > 0.1) - 1.0 if name == "hinge_loss" else 1.0 * (q > 0.1)
+    at, pair, across = own_classes(8), ml.catalogue()[name], ml.Split(classes=world())
+    for given in ({}, {"reduction": "batch_sum"}):
+        value, gradient = ml.value_and_gradient(pair)(scores, q, **given)
+        same(ml.value_and_gradient(pair)(scores[:, at], q[:, at], **given, across=across), (value, gradient[:, at]))
+        mine = torch.tensor(scores[:, at], requires_grad=True)
+        pair.value(mine, torch.tensor(q[:, at]), **given, across=across).backward()
+        same(mine.grad, gradient[:, at])
+
+
 @check()
 def divergences_of_classes_that_are_split() -> None:
     _, _, p, _ = of_classes(1)
@@ -347,6 +403,12 @@ def objectives() -> None:
     same(found.parameter_gradients, whole.parameter_gradients)
     alone = objective.evaluate({"out": p[at]}, {"true": t[at]}, params, gradients=False, across=world())
     same(alone.components, whole.components)
+    penalties = params, {"w": np.ones(3)}
+    products = objective.hessian_products({"out": p}, {"true": t}, {"out": t}, *penalties)
+    own_products = objective.hessian_products(
+        {"out": p[at]}, {"true": t[at]}, {"out": t[at]}, *penalties, across=world()
+    )
+    same(own_products, ({"out": products[0]["out"][at]}, products[1]))
     style = ml.Objective([ml.Term("bound", "vae_loss", {"recon_x": "r", "mu": "m", "logvar": "v"}, {"x": "x"})])
     x = np.full((2, 2), 0.5)
     refuses(
@@ -356,12 +418,147 @@ def objectives() -> None:
     )
 
 
+@check()
+def composed_losses() -> None:
+    """Each loss of a sum is that of all rows; a penalty of parameters counts once."""
+    p, t = batched(ROWS["huber_loss"], 6).arrays.values()
+    at, params = own(6), {"w": np.arange(3.0)}
+    penalty = functools.partial(ml.l2_regularization, lambda_reg=0.1)
+    loss = ml.CompositeLoss([ml.WeightedLoss(ml.huber_loss, 0.5), ml.mse_loss, penalty], return_components=True)
+    whole = ml.value_and_gradient(loss)(p, t, params=params)
+    expected = {"predictions": whole[1]["predictions"][at], "params": whole[1]["params"]}
+    same(ml.value_and_gradient(loss)(p[at], t[at], params=params, across=world()), (whole[0], expected))
+    same(loss(p[at], t[at], params=params, across=world()), whole[0])
+    same(loss.gradient(p[at], t[at], params=params, across=world()), expected)
+    mine = torch.tensor(p[at], requires_grad=True)
+    total = ml.CompositeLoss([ml.mse_loss, ml.ScheduledLoss(ml.huber_loss, lambda step: 0.5 * step)])
+    total(mine, torch.tensor(t[at]), step=1, across=world()).backward()
+    same(mine.grad, expected["predictions"])
+    term = ml.Objective([ml.Term("sum", total, "out", "true")])
+    found = term.evaluate({"out": p[at]}, {"true": t[at]}, step=1, across=world())
+    same(found.output_gradients["out"], expected["predictions"])
+    x = np.full((2, 2), 0.5)
+    mixed = ml.CompositeLoss([ml.mse_loss, ml.vae_loss])
+    refuses(lambda: mixed(x, x, x, x, x, x, across=world()), ValueError, "vae_loss takes no across=")
+
+
+# --- fit --------------------------------------------------------------------------------------------------------------
+
+BATCHES = np.random.default_rng(2).standard_normal((3, 9, 4))  # of 9 rows with 3 inputs and a target
+
+
+def parts_of(batches: Any, split: bool) -> list[dict[str, np.ndarray]]:
+    """Return batches by name: those of this process, of uneven lengths, or whole ones."""
+    rows = np.array_split(np.arange(9), RANKS)[RANK] if split else slice(None)
+    return [{"x": batch[rows, :3], "y": batch[rows, 3:]} for batch in batches]
+
+
+def fitted(library: str, group: Any, dropout: float = 0.0, **changes: Any) -> Any:
+    """Fit a small network to the own rows of each batch, or to all of them if there is no group."""
+    objective = ml.Objective(
+        [ml.Term("error", "mse_loss", output="y", target="y")], [ml.Regularizer("l2_regularization", weight=0.01)]
+    )
+    model: Any = CallableModel(
+        forward=lambda params, data: {"y": data["x"] @ params["w"]},
+        vjp=lambda params, data, gradients: {"w": data["x"].T @ gradients["y"]},
+    )
+    params: Any = {"w": np.zeros((3, 1))}
+    if library == "torch":
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5, momentum=0.1), torch.nn.Dropout(dropout)
+        network = torch.nn.Sequential(*(layers if dropout else layers[:1]), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+        model = TorchModel(network.double(), output_names=["y"])
+        params = model.parameters()
+        torch.manual_seed(RANK)
+    given: dict[str, Any] = {
+        "optimizer": Adam(0.05), "epochs": 4, "clip_norm": 1.0, "across": group,
+        "inputs": {"input": "x"} if library == "torch" else None,
+        "evaluate_on": {"validation": parts_of(-BATCHES, group is not None)},
+        "metrics": {"mae": lambda outputs, batch: abs(outputs["y"] - batch["y"]).mean()},
+    }  # fmt: skip
+    return fit(model, objective, params, parts_of(BATCHES, group is not None), **(given | changes))
+
+
+@check("torch", "numpy")
+def fits(library: str) -> None:
+    """The history is that of one process with whole batches, on all ranks; so are the parameters."""
+    whole, found = fitted(library, None), fitted(library, world())
+    histories: list[Any] = [None] * RANKS
+    dist.all_gather_object(histories, found.history)
+    assert all(history == found.history for history in histories)
+    for own, expected in zip(found.history, whole.history, strict=True):
+        assert own == pytest.approx(expected, rel=1e-10), (own, expected)
+    for name, x in whole.params.items():
+        same(found.params[name], x, rtol=1e-10)
+
+
+@check()
+def a_fit_that_is_resumed() -> None:
+    """Random numbers and buffers of each process are kept; the first process alone writes."""
+    folder = Path(os.environ["STORE"]).parent
+    whole = fitted("torch", world(), dropout=0.3, checkpoint=folder / "whole.npz", overwrite=True)
+    part = {"checkpoint": folder / "part.npz", "optimizer": functools.partial(torch.optim.Adam, lr=0.05)}
+    fitted("torch", world(), dropout=0.3, **part, epochs=2)
+    found = fitted("torch", world(), dropout=0.3, **part, resume=True)
+    expected = fitted("torch", world(), dropout=0.3, **(part | {"checkpoint": None}))
+    assert found.history == expected.history
+    assert whole.steps == found.steps
+    refuses(lambda: fitted("torch", world(), dropout=0.3, **part), UserError, "holds a run already")
+    if not RANK:
+        refuses(lambda: fitted("torch", None, dropout=0.3, **part, resume=True), UserError, f"with ranks = {RANKS}")
+    dist.barrier()
+    broken = {"checkpoint": folder / "part.npz" / "run.npz"}  # below a file
+    refuses(lambda: fitted("numpy", world(), **broken), UserError, "rank 0 cannot go on" if RANK else "cannot write")
+
+
+@check()
+def fits_that_end_together() -> None:
+    """A callback of any process, and patience."""
+    stopped = fitted("numpy", world(), callbacks=[lambda epoch: RANK == RANKS - 1 and epoch.record["epoch"] == 2])
+    assert (stopped.stopped, len(stopped.history)) == ("callback", 2)
+    patient = {"patience": 1, "monitor": "validation_mae", "maximize": True}
+    assert fitted("numpy", world(), **patient).history == fitted("numpy", world(), **patient).history
+    assert fitted("numpy", world(), **patient).stopped == fitted("numpy", None, **patient).stopped
+
+
+@check()
+def fits_that_do_not_fit_together() -> None:
+    refuses(
+        lambda: fitted("numpy", world(), epochs=2 + RANK), ValueError, "do not fit together: 2 epochs after epoch 0"
+    )
+    own = parts_of(BATCHES, True)
+    objective = ml.Objective([ml.Term("error", "mse_loss", output="y", target="y")])
+    model = CallableModel(
+        forward=lambda params, data: {"y": data["x"] @ params["w"]},
+        vjp=lambda params, data, gradients: {"w": data["x"].T @ gradients["y"]},
+    )
+
+    def run(data: Any, start: float = 0.0, across: Any = None) -> Any:
+        params = {"w": np.full((3, 1), start)}
+        return fit(model, objective, params, data, optimizer=Adam(0.1), epochs=1, across=across or world())
+
+    refuses(lambda: run(own[: 2 + (RANK > 0)]), ValueError, "2 batches in epoch 1 on rank 0; more than 2 batches")
+    refuses(lambda: run(own, start=float(RANK)), ValueError, "parameters with the checksum")
+    refuses(
+        lambda: run(3 if RANK else own), *((TypeError, "data must be") if RANK else (UserError, "rank 1 cannot go on"))
+    )
+    refuses(lambda: run(own, across=ml.Split(classes=world())), ValueError, "fit splits batches, and not classes")
+    refuses(lambda: run(own, across="data"), ValueError, "take a process group")
+    refuses(lambda: Ranks(world()).require("jax"), ValueError, "across is for parameters of PyTorch and NumPy")
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
 @check(*RINGS)
-def ring(name: str) -> None:
+def gathered(name: str) -> None:
+    ring(name, ml.Split(rows=world(), gather=True))
+
+
+@check(*RINGS)
+def ring(name: str, across: Any = None) -> None:
     """Contrastive losses of embeddings that are split unevenly: by value, gradient and `backward()`."""
+    across = across or world()
     pair, arrays = ml.catalogue()[name], of_pairs(name)
     weights, at = np.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 0.0, 3.0]), own(8)
     for given in ({}, {"weights": weights, "reduction": "weighted_mean"}):
@@ -371,13 +568,13 @@ def ring(name: str) -> None:
         expected = {n: g[at] if g.ndim else g for n, g in apart.items()}
         mine = given | ({"weights": weights[at]} if given else {})
         both = expected if len(expected) > 1 else next(iter(expected.values()))
-        found = ml.value_and_gradient(pair)(*parts.values(), **mine, across=world())
+        found = ml.value_and_gradient(pair)(*parts.values(), **mine, across=across)
         same(found, (value, both))
         tensors = {n: torch.tensor(x) for n, x in parts.items()}
         for argument in pair.wrt:
             tensors[argument].requires_grad_()
         mine = {n: torch.tensor(x) if isinstance(x, np.ndarray) else x for n, x in mine.items()}
-        loss = pair.value(*tensors.values(), **mine, across=world())
+        loss = pair.value(*tensors.values(), **mine, across=across)
         loss.backward()
         same(loss.detach(), value)
         same({n: tensors[n].grad for n in expected}, expected)
@@ -416,6 +613,8 @@ def a_ring_is_differentiated_once() -> None:
 def embeddings_that_do_not_fit_each_other() -> None:
     x = torch.ones(2, 3 + RANK)
     refuses(lambda: ml.info_nce_loss(x, x, across=world()), ValueError, "3 coordinates of float32 on rank 0")
+    x, across = torch.ones(2, 3), ml.Split(rows=world(), gather=True) if RANK else world()
+    refuses(lambda: ml.info_nce_loss(x, x, across=across), ValueError, "float32, gathered on rank 1")
 
 
 # --- distributed tensors ----------------------------------------------------------------------------------------------
@@ -545,16 +744,21 @@ def no_group() -> None:
     group = world()
     dist.destroy_process_group()
     refuses(lambda: ml.mse_loss(torch.ones(3), torch.ones(3), across=group), ValueError, "init_process_group first")
+    refuses(lambda: fitted("numpy", group), ValueError, "init_process_group first")
 
 
-LONG = ("a process that dies", "memory of a ring", "a compiled step")
+LONG = ("a process that dies", "memory of a ring", "a compiled step", "a fit that is resumed")
 USUAL = [name for name in CHECKS if ":" not in name and name not in LONG]
 USUAL = [
     *(f"rows: {name}" for name in ("huber_loss", "cross_entropy_with_logits", "wasserstein_discriminator_loss")),
     *(f"reductions: {name}" for name in ("weighted_mean", "none")),
     *(f"ring: {name}" for name in RINGS),
+    *(f"gathered: {name}" for name in RINGS),
     "angular margins: arcface_loss",
+    "fits: numpy",
+    "hessians: cross_entropy_with_logits",
     "distributed tensors: cross_entropy_with_logits",
+    "other losses of classes: list_net_loss",
     *(f"classes: {name}" for name in CLASS_OPTIONS),
     *(f"a layer: {name}" for name in LAYER_OPTIONS),
     *USUAL,

@@ -29,6 +29,8 @@ from problems import (
 from running import run
 
 import mithril_losses as ml
+from mithril_losses.models import JaxModel
+from mithril_losses.training import Adam
 
 CHECKS: dict[str, Callable[[], None]] = {}
 
@@ -174,6 +176,21 @@ def forward_mode_and_second_derivatives() -> None:
     loss = mapped(mesh_of(data=4), lambda p, t: ml.log_cosh_loss(p, t, across="data"), P("data"), P())
     same(jax.jvp(lambda p: loss(p, t), (p,), (t,)), jax.jvp(lambda p: ml.log_cosh_loss(p, t), (p,), (t,)))
     same(jax.hessian(lambda p: loss(p, t))(p), jax.hessian(lambda p: ml.log_cosh_loss(p, t))(p))
+
+
+@check("log_cosh_loss", "cross_entropy_with_logits")
+def hessians(name: str) -> None:
+    """Products of a Hessian with a vector, and its diagonal, of the own rows."""
+    case = batched(ROWS[name], 8)
+    pair, arguments = case.pair, case.arguments("jax")
+    product, diagonal = ml.hessian_vector_product(pair.value), ml.hessian_diagonal(pair.value)
+
+    def both(v: Any, *own: Any, **given: Any) -> Any:
+        return product(*own, vector=v, **case.options, **given), diagonal(*own, **case.options, **given)
+
+    v, rows = jnp.cos(arguments[0]), (P("data"),) * (len(arguments) + 1)
+    found = mapped(mesh_of(data=4), functools.partial(both, across="data"), rows, (P("data"), P("data")))
+    same(found(v, *arguments), both(v, *arguments))
 
 
 @check()
@@ -323,6 +340,21 @@ def next_tokens() -> None:
     refuses(lambda: ml.next_token_cross_entropy(z[0], tokens[0], across="data"), ValueError, "of one sequence")
 
 
+@check("list_net_loss", "focal_loss_with_logits", "hinge_loss")
+def other_losses_of_classes(name: str) -> None:
+    """Lists of items that are split; sums of element-wise losses over the classes."""
+    scores, _, q, _ = map(jnp.asarray, of_classes())
+    q = 3.0 * q if name == "list_net_loss" else 2.0 * (q > 0.1) - 1.0 if name == "hinge_loss" else 1.0 * (q > 0.1)
+    both, across = ml.value_and_gradient(ml.catalogue()[name]), ml.Split(classes="model")
+    own = P(None, "model")
+    function = mapped(mesh_of(model=4), functools.partial(both, across=across), (own, own), (P(), own))
+    same(function(scores, q), both(scores, q))
+    found = collectives(function, scores, q)
+    assert found == {"all-reduce": 3 if name == "list_net_loss" else 1}, found
+    loss = functools.partial(ml.catalogue()[name].value, across=across)
+    same(mapped(mesh_of(model=4), jax.grad(loss), (own, own), own)(scores, q), both(scores, q)[1])
+
+
 @check()
 def two_collectives_for_a_vocabulary() -> None:
     """No logits travel, and nothing in the backward pass: the largest logit of a row, and two sums for each."""
@@ -411,11 +443,61 @@ def training() -> None:
     same(split(arrays["hidden"], arrays["classes"], *data), whole, rtol=1e-10)
 
 
+@check()
+def composed_losses() -> None:
+    """Each loss of a sum is that of all rows, also for `jax.grad`; a penalty of parameters counts once."""
+    p, t = batched(ROWS["huber_loss"], 16).arguments("jax")
+    params = {"w": jnp.arange(3.0)}
+    penalty = functools.partial(ml.l2_regularization, lambda_reg=0.1)
+    loss = ml.CompositeLoss([ml.WeightedLoss(ml.huber_loss, 0.5), ml.mse_loss, penalty])
+    whole = ml.value_and_gradient(loss)(p, t, params=params)
+    both = ml.value_and_gradient(loss)
+    specs = (P("data"), P("data"), P()), (P(), {"predictions": P("data"), "params": P()})
+    mesh = mesh_of(data=4)
+    found = mapped(mesh, lambda p, t, w: both(p, t, params=w, across="data"), *specs)(p, t, params)
+    same(found, whole)
+    slopes = mapped(
+        mesh, jax.grad(lambda p, t, w: loss(p, t, params=w, across="data"), (0, 2)), specs[0], (P("data"), P())
+    )
+    same(slopes(p, t, params), (whole[1]["predictions"], whole[1]["params"]))
+
+
+@check()
+def fits_of_sharded_arrays() -> None:
+    """Arrays that are sharded over a mesh say so themselves, in batches and as a whole."""
+    x = np.random.default_rng(0).standard_normal((16, 4))
+    objective = ml.Objective([ml.Term("error", "huber_loss", output="y", target="y")])
+    model = JaxModel(lambda params, data: {"y": jnp.tanh(data["x"] @ params["w"]) @ params["v"]})
+    params = {"w": jnp.ones((3, 2)), "v": jnp.ones((2, 1))}
+
+    def fitted(mesh: Any, **options: Any) -> Any:
+        def place(array: Any, spec: Any = P("data")) -> Any:  # noqa: B008
+            return jnp.asarray(array) if mesh is None else jax.device_put(array, NamedSharding(mesh, spec))
+
+        on_mesh = jax.tree.map(lambda w: place(w, P()), params)
+        data: Any = {"x": place(x[:, :3]), "y": place(x[:, 3:])}
+        data = data if options else [data]
+        given = {"optimizer": Adam(0.05), "epochs": 3, "evaluate_on": {"again": data}} | options
+        return ml.fit(model, objective, on_mesh, data, **given)
+
+    for options, kind in (({}, AxisType.Explicit), ({"batch_size": 8}, AxisType.Auto)):
+        whole, found = fitted(None, **options), fitted(mesh_of(kind, data=8), **options)
+        for own, expected in zip(found.history, whole.history, strict=True):
+            same(own, expected, rtol=1e-10)
+        same(found.params, whole.params, rtol=1e-10)
+    refuses(lambda: fitted(None, across="data"), ValueError, "say so themselves, so leave across out")
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
 @check(*RINGS)
-def ring(name: str) -> None:
+def gathered(name: str) -> None:
+    ring(name, ml.Split(rows="data", gather=True))
+
+
+@check(*RINGS)
+def ring(name: str, across: Any = "data") -> None:
     """Contrastive losses of embeddings that are split: the value, the gradient, weights, and `jax.grad`."""
     pair, arrays = ml.catalogue()[name], {n: jnp.asarray(x) for n, x in of_pairs(name).items()}
     weights = jnp.asarray([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 0.0, 3.0])
@@ -431,10 +513,10 @@ def ring(name: str) -> None:
 
         def both(w: Any, *own: Any, given: Any = given) -> Any:
             more = given | ({"weights": w} if given else {})
-            return ml.value_and_gradient(pair)(*own, **more, across="data")
+            return ml.value_and_gradient(pair)(*own, **more, across=across)
 
         def loss(w: Any, *own: Any, given: Any = given) -> Any:
-            return pair.value(*own, **given | ({"weights": w} if given else {}), across="data")
+            return pair.value(*own, **given | ({"weights": w} if given else {}), across=across)
 
         mesh, ins = mesh_of(data=size), (P("data"), *specs)
         found = mapped(mesh, both, ins, (P(), shape))(weights, *arrays.values())
@@ -484,6 +566,20 @@ def embeddings_are_never_gathered() -> None:
         )
         found = collectives(together, *arguments)
         assert found == {"all-reduce": 1, "collective-permute": both}, found
+
+
+@check()
+def embeddings_are_gathered_if_asked() -> None:
+    """Those of the columns once, and their derivatives go home at once. CLIP gathers both sides, and two numbers."""
+    for name, gathers in (("siglip_loss", 1), ("clip_loss", 4)):
+        arguments = [jnp.asarray(x) for x in of_pairs(name).values()]
+        specs = tuple(P("data") if x.ndim else P() for x in arguments)
+        outs = P(), dict(zip(of_pairs(name), specs, strict=True))
+        both, across = ml.value_and_gradient(ml.catalogue()[name]), ml.Split(rows="data", gather=True)
+        function = mapped(mesh_of(data=8), functools.partial(both, across=across), specs, outs)
+        found = collectives(function, *arguments)
+        assert found == {"all-reduce": 1, "all-gather": gathers, "reduce-scatter": 1}, found
+    refuses(lambda: ml.Split(classes="model", gather=True), ValueError, "gather is about rows")
 
 
 # --- arrays that are sharded, without a map ---------------------------------------------------------------------------
@@ -602,6 +698,7 @@ USUAL = (
     "two collectives for a vocabulary",
     "a label that no shard has is nan",
     "refusals",
+    "fits of sharded arrays",
     "embeddings are never gathered",
     "rows: huber_loss",
     "rows: cross_entropy_with_logits",

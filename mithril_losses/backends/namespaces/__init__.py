@@ -44,6 +44,8 @@ def _find_namespace(x: Any) -> Any | None:
         from mithril_losses.backends.namespaces import torch as namespace
     elif _is_jax(x):
         from mithril_losses.backends.namespaces import jax as namespace
+    elif is_dask(x):
+        from array_api_compat.dask import array as namespace  # type: ignore[no-redef]
     elif hasattr(x, "__array_namespace__"):
         namespace = x.__array_namespace__()
     else:
@@ -98,6 +100,7 @@ def library_name(xp: Any) -> str:
 
 
 _LIBRARIES = {  # namespaces that do not have the name of their library
+    "array_api_compat.dask.array": "dask",
     "array_api_compat.numpy": "numpy",
     "array_api_compat.torch": "torch",
     "mithril_losses.backends.namespaces.jax": "jax",
@@ -119,7 +122,8 @@ def is_dtype(xp: Any, dtype: Any, kind: str | tuple[str, ...]) -> bool:
 def host_values(x: Any) -> np.ndarray[Any, Any] | None:
     """Return the values of `x` as a NumPy view, or None if reading them is impossible or would stall an accelerator.
 
-    The result is None for a tracer (`jax.jit`, `torch.compile`, `vmap`) and for an array on an accelerator.
+    The result is None for a tracer (`jax.jit`, `torch.compile`, `vmap`), for an array on an accelerator, and for an
+    array of Dask, which has no values yet.
     """
     if type(x) is np.ndarray:  # the usual case
         return x
@@ -142,12 +146,17 @@ def host_values(x: Any) -> np.ndarray[Any, Any] | None:
         with torch._C._DisableFuncTorch():  # inside torch.func.grad, even the view of a constant would be wrapped
             values: np.ndarray[Any, Any] = (x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True)
         return values
+    if library == "dask":
+        return None
     return np.from_dlpack(x)
 
 
 def placement(x: Any) -> dict[str, Any]:
-    """Return the keyword arguments that create an array on the device of `x` (JAX places uncommitted arrays itself)."""
-    return {} if library_name(namespace_of(x)) in ("numpy", "jax") else {"device": x.device}
+    """Return the keyword arguments that create an array on the device of `x`; Dask has none.
+
+    JAX places uncommitted arrays itself.
+    """
+    return {} if library_name(namespace_of(x)) in ("numpy", "jax", "dask") else {"device": x.device}
 
 
 def in_c_order(x: Any) -> Any:
@@ -161,6 +170,17 @@ def fresh(array: Array) -> Array:
     """Return a writable copy of `array` that shares memory with nothing and hangs on no autodiff graph."""
     xp: Any = namespace_of(array)
     return array.detach().clone() if library_name(xp) == "torch" else xp.asarray(array, copy=True)
+
+
+def is_dask(x: Any) -> bool:
+    """Whether `x` is an array of Dask."""
+    dask = sys.modules.get("dask.array")
+    return dask is not None and isinstance(x, getattr(dask, "Array", ()))
+
+
+def beside(like: Any, x: Any) -> Any:
+    """Return an array of NumPy as one of Dask if `like` is one; everything else as it is."""
+    return _find_namespace(like).asarray(x) if is_dask(like) and isinstance(x, np.ndarray) else x  # type: ignore[union-attr]
 
 
 def _is_no_plain_array(x: Any) -> bool:

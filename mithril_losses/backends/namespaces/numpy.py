@@ -7,6 +7,7 @@ three times slower with a number than with an array filled with it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -29,6 +30,37 @@ def __getattr__(name: str) -> Any:
 def for_elements(xp: Any) -> Any:
     """Return the namespace for element-wise formulas: this module for NumPy, any other namespace unchanged."""
     return sys.modules[__name__] if xp is np else xp
+
+
+class Quiet:
+    """A context without NumPy's warnings about infinities and NaNs: `np.errstate(all="ignore")` at half the cost.
+
+    A small call notices the difference. An object serves one `with` block.
+
+    Example:
+        >>> with Quiet():
+        ...     print(np.float64(1.0) / np.float64(0.0))
+        inf
+    """
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = _handling.set(_IGNORED)
+
+    def __exit__(self, *_: object) -> None:
+        _handling.reset(self._before)
+
+
+try:
+    from numpy._core.umath import _extobj_contextvar as _handling
+    from numpy._core.umath import _make_extobj
+
+    _IGNORED = _make_extobj(all="ignore")
+except ImportError:  # a version of NumPy that keeps it elsewhere
+    quiet: Any = functools.partial(np.errstate, all="ignore")
+else:
+    quiet = Quiet
 
 
 _FROM = 1 << 12  # elements below which one slow call is cheaper than several fast ones

@@ -195,12 +195,15 @@ def check_exact_curvature(loss: str | Callable[..., Any]) -> ExactCheck:
             found.failures.append(f"{point}: {type(error).__name__}: {error}")
             continue
         pieces.add(piece)
-        found.digits[ARITHMETIC] = min(found.digits.get(ARITHMETIC, DIGITS), digits)
-        if digits < PROVED:
+        limit = _limit(point) if digits < PROVED else None  # most limits are those of a value
+        reason, least = (ARITHMETIC, PROVED) if limit is None else (limit.reason, limit.digits)
+        found.digits[reason] = min(found.digits.get(reason, DIGITS), digits)
+        if digits < least:
             found.failures.append(
                 f"{point}: H · direction agrees with the derivative of the gradient to {digits} digits"
             )
     found.pieces = len(pieces)
+    found.digits = dict(sorted(found.digits.items(), key=lambda item: item[0] != ARITHMETIC))
     return found
 
 

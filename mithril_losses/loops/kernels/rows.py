@@ -26,18 +26,11 @@ def softmax_terms(start, stop, every_z, every_out, maxima, totals, logs):
     """
     z, out = every_z[start:stop], every_out[start:stop]
     rows, classes = z.shape
-    for r in range(rows):
-        row, largest = z[r], T(-np.inf)
-        for c in range(classes):
-            largest = larger(largest, row[c])  # any score if the row has a NaN: the whole row becomes NaN
-        maxima[r] = xp.minimum(largest, LARGEST)
+    largest_scores(z, maxima)
     if classes < WIDE:
-        for r in range(rows):
-            row, shifted, m = z[r], out[r], maxima[r]
-            for c in range(classes):
-                shifted[c] = xp.minimum(row[c], LARGEST) - m
         next_rows = slice(stop, min(stop + rows, len(every_z)))
-        exponentials(out.reshape(-1), every_z[next_rows].reshape(-1), every_out[next_rows].reshape(-1))
+        next_z = every_z[next_rows].reshape(-1)
+        narrow_exponentials(z, maxima, out, next_z, every_out[next_rows].reshape(-1), next_z[:0])
         for r in range(rows):
             totals[r] = total_of(out[r])
     else:
@@ -48,6 +41,25 @@ def softmax_terms(start, stop, every_z, every_out, maxima, totals, logs):
             totals[r] = total
     for r in range(rows):
         logs[r] = xp.log(totals[r])
+
+
+@njit(**OPTIONS)
+def largest_scores(z, maxima):
+    for r in range(z.shape[0]):
+        row, largest = z[r], T(-np.inf)
+        for c in range(row.size):
+            largest = larger(largest, row[c])  # any score if the row has a NaN: the whole row becomes NaN
+        maxima[r] = xp.minimum(largest, LARGEST)
+
+
+@njit(**OPTIONS)
+def narrow_exponentials(z, maxima, out, next_z, next_out, next_v):
+    """Out = e^(z - m) of short rows, in one loop over all of them."""
+    for r in range(z.shape[0]):
+        row, shifted, m = z[r], out[r], maxima[r]
+        for c in range(row.size):
+            shifted[c] = xp.minimum(row[c], LARGEST) - m
+    exponentials(out.reshape(-1), next_z, next_out, next_v)
 
 
 @njit(**OPTIONS)
@@ -62,12 +74,14 @@ def shifted_exponentials(z, m, out):
 
 
 @njit(**OPTIONS)
-def exponentials(x, next_z, next_out):
+def exponentials(x, next_z, next_out, next_v):
     """x = e^x, while the memory of the next rows is prefetched."""
     for start in range(0, x.size, STEP):
         for i in range(start, min(start + STEP, next_z.size), LINE):
             prefetch_to_read(next_z, i)
             prefetch_to_write(next_out, i)
+        for i in range(start, min(start + STEP, next_v.size), LINE):
+            prefetch_to_read(next_v, i)
         part = x[start : start + STEP]
         for i in range(part.size):
             part[i] = xp.exp(part[i])
@@ -262,26 +276,59 @@ def by_probability(
 
 
 @njit(**OPTIONS)
-def dot_of(x, y):
-    total = 0.0
-    for start in range(0, x.size, STRIP):
-        total += strip_of_dot(x[start : start + STRIP], y[start : start + STRIP])
-    return total
-
-
-@njit(**OPTIONS)
-def strip_of_dot(x, y):
-    total = T(0)
-    for i in range(x.size):
-        total += x[i] * y[i]
-    return total
-
-
-@njit(**OPTIONS)
-def times_centred(e, v, scale, mean):
-    """e = scale e (v - mean)."""
+def sums_of(e, v):
+    """Σ e and Σ e v."""
+    total, dot = T(0), T(0)
     for c in range(e.size):
-        e[c] = scale * e[c] * (v[c] - mean)
+        total += e[c]
+        dot += e[c] * v[c]
+    return total, dot
+
+
+@njit(**OPTIONS)
+def shifted_sums(z, m, v, out):
+    """out = e^(z - m), its sum, and that of its products with v."""
+    total, dot = T(0), T(0)
+    for c in range(z.size):
+        e = xp.exp(xp.minimum(z[c], LARGEST) - m)
+        out[c] = e
+        total += e
+        dot += e * v[c]
+    return total, dot
+
+
+@njit(**OPTIONS)
+def softmax_means(start, stop, every_z, every_v, every_out, maxima, totals, means):
+    """For each row: out = e^(z - m), its sum S, and the mean of v with the probabilities e^(z - m) / S."""
+    z, v, out = every_z[start:stop], every_v[start:stop], every_out[start:stop]
+    rows, classes = z.shape
+    largest_scores(z, maxima)
+    if classes < WIDE:
+        next_rows = slice(stop, min(stop + rows, len(every_z)))
+        next_arrays = every_z[next_rows], every_out[next_rows], every_v[next_rows]
+        narrow_exponentials(
+            z, maxima, out, next_arrays[0].reshape(-1), next_arrays[1].reshape(-1), next_arrays[2].reshape(-1)
+        )
+        for r in range(rows):
+            total, dot = sums_of(out[r], v[r])
+            totals[r], means[r] = total, dot / total
+        return
+    for r in range(rows):
+        total, dot = 0.0, 0.0
+        for c in range(0, classes, STRIP):
+            part = slice(c, c + STRIP)
+            found = shifted_sums(z[r, part], maxima[r], v[r, part], out[r, part])
+            total, dot = total + found[0], dot + found[1]
+        totals[r], means[r] = total, dot / total
+
+
+@njit(**OPTIONS)
+def times_centred(every_e, every_v, scales, means):
+    """e = scale e (v - mean) in each row."""
+    for r in range(every_e.shape[0]):
+        e, v, scale, mean = every_e[r], every_v[r], scales[r], means[r]
+        for c in range(e.size):
+            e[c] = scale * e[c] * (v[c] - mean)
 
 
 @njit(**OPTIONS)
@@ -296,19 +343,25 @@ def variances(e, scale, total):
 def second_order(first, last, per_chunk, z, vectors, masses, mass, weights, factors, factor, out):
     """Q (p v - p (p . v)) of each row with its vector, or, without vectors, the diagonal Q p (1 - p)."""
     rows = z.shape[0]
-    room = np.empty((3, per_chunk), T)
-    maxima, totals, logs = room[0], room[1], room[2]
+    room = np.empty((4, per_chunk), T)
+    maxima, totals, means, scales = room[0], room[1], room[2], room[3]
     for chunk in range(first, last):
         start, stop = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
-        softmax_terms(start, stop, z, out, maxima, totals, logs)
+        if len(vectors):
+            softmax_means(start, stop, z, vectors, out, maxima, totals, means)
+        else:
+            softmax_terms(start, stop, z, out, maxima, totals, means)  # the logarithms are not used
         for r in range(start, stop):
-            total = totals[r - start]
             omega = weights[r] if weights.size else T(1)
-            f = (factors[r] if factors.size else factor) * (masses[r] if masses.size else mass) * omega
-            if omega == T(0):
-                out[r, :] = T(0)
-            elif len(vectors):
-                mean = T(dot_of(out[r], vectors[r])) / total
-                times_centred(out[r], vectors[r], f / total, mean)
-            else:
-                variances(out[r], f, total)
+            scales[r - start] = (factors[r] if factors.size else factor) * (masses[r] if masses.size else mass) * omega
+        if len(vectors):
+            for i in range(stop - start):
+                scales[i] /= totals[i]
+            times_centred(out[start:stop], vectors[start:stop], scales, means)
+        else:
+            for r in range(start, stop):
+                variances(out[r], scales[r - start], totals[r - start])
+        if weights.size:
+            for r in range(start, stop):
+                if weights[r] == T(0):
+                    out[r, :] = T(0)
