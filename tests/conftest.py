@@ -25,12 +25,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         is_eager = "_jax" in item.name and "_jax_jit" not in item.name
         is_of_a_loss = item.path.parent.name == "losses" and "tiles" not in item.name
-        is_eager_or_read = is_eager or "_torch_compile" in item.name
-        if (is_of_a_loss and is_eager_or_read) or (is_eager and _without_number(item) in compiled) or any(
+        is_marked = any(
             f"_{mark.kwargs.get('named', '')}" in item.name
             and not (mark.kwargs.get("variants", False) and "-drawn" in item.name)
             for mark in item.iter_markers("exhaustive_for")
-        ):
+        )
+        is_twice = is_eager and _without_number(item) in compiled
+        if is_marked or is_twice or (is_of_a_loss and (is_eager or "_torch_compile" in item.name)):
             item.add_marker("exhaustive")
 
 
