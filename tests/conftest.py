@@ -17,17 +17,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     These are the ones that the mark `exhaustive_for` describes. Eager JAX compiles each operation by itself. So where a
     test runs on compiled JAX as well, those on eager JAX belong to them; and so do those of single losses, because that
-    JAX computes the numbers of NumPy is a law of every loss. What JAX does in tiles stays.
+    JAX computes the numbers of NumPy is a law of every loss. What JAX does in tiles stays. Tests of single losses under
+    `torch.compile`, which reads all that is called for seconds, belong to them, too: what it reads is the same for all
+    losses of a template, and laws hold it for one of each.
     """
     compiled = {_without_number(item).replace("_jax_jit", "_jax") for item in items if "_jax_jit" in item.name}
     for item in items:
         is_eager = "_jax" in item.name and "_jax_jit" not in item.name
         is_of_a_loss = item.path.parent.name == "losses" and "tiles" not in item.name
-        if (is_eager and (is_of_a_loss or _without_number(item) in compiled)) or any(
-            f"_{mark.kwargs.get('library', '')}" in item.name
+        is_marked = any(
+            f"_{mark.kwargs.get('named', '')}" in item.name
             and not (mark.kwargs.get("variants", False) and "-drawn" in item.name)
             for mark in item.iter_markers("exhaustive_for")
-        ):
+        )
+        is_twice = is_eager and _without_number(item) in compiled
+        if is_marked or is_twice or (is_of_a_loss and (is_eager or "_torch_compile" in item.name)):
             item.add_marker("exhaustive")
 
 

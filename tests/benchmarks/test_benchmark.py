@@ -50,13 +50,17 @@ def comparisons() -> list[tuple[str, Candidate, Case]]:
     return [("_".join(key).replace("-", "_"), *rest) for key, rest in found.items()]
 
 
-COMPILED_BY_JAX = ("mse_loss", "cross_entropy_with_logits", "chamfer_distance")
+COMPILED = ("mse_loss", "cross_entropy_with_logits", "chamfer_distance")
 
 
 def tier(candidate: Candidate, case: Case) -> list[pytest.MarkDecorator]:
-    """Leave to the exhaustive tier what JAX compiles of our own functions: the laws compare that with NumPy, too."""
-    is_compiled = candidate.name in ("ours-jax", "ours-jax-grad", "jax-jit")
-    return [pytest.mark.exhaustive] if is_compiled and case.problem.loss not in COMPILED_BY_JAX else []
+    """Leave to the exhaustive tier what is compiled of our own functions: other tests compare that with NumPy, too."""
+    is_compiled = candidate.name in ("ours-jax", "ours-jax-grad", "jax-jit", "ours-numpy-fused", "torch-compile")
+    return compiles(case.problem.loss) if is_compiled else []
+
+
+def compiles(loss: str) -> list[pytest.MarkDecorator]:
+    return [] if loss in COMPILED else [pytest.mark.exhaustive]
 
 
 class TestCandidates:
@@ -114,7 +118,10 @@ class TestCandidates:
         _, (second,) = to_numpy(call())
         np.testing.assert_array_equal(second, first)
 
-    @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.streams], ids=lambda p: p.loss)
+    @pytest.mark.parametrize(
+        "problem",
+        [pytest.param(p, id=p.loss, marks=compiles(p.loss)) for p in PROBLEMS if p.streams],
+    )
     @pytest.mark.parametrize("name", ["ours-numpy-fused", "ours-numpy-blocked"])
     def test_tiers_are_the_ones_asked_for(self, name: str, problem: Problem) -> None:
         if BY_NAME[name].missing:

@@ -827,9 +827,8 @@ class OtherLibraries(unittest.TestCase):
         [(x,) for x in REDUCED_DRAWN if (x.pair.name in IN_LOOPS or x.pair.terms.by_numpy)], name_func=label
     )
     def test_large_jax_arrays_on_the_cpu_are_computed_as_those_of_numpy(self, case: Case) -> None:
-        for more in variations(case):
-            if "axis" in more:
-                continue  # no loop reduces along some axes only
+        chosen = [more for more in variations(case) if "axis" not in more]  # no loop reduces along some axes only
+        for more in chosen if len(chosen) == 2 else chosen[::5]:  # all of them are NumPy's, above
             with self.subTest(more=more), small_limits(), double_precision("jax"):
                 own = {k: v for k, v in more.items() if k != "upstream"}
                 arguments, keywords = case.arguments("jax"), case.keywords("jax", **more)

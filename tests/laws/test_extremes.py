@@ -60,7 +60,7 @@ class Extremes(unittest.TestCase):
                 )
 
     @parameterized.expand(list(product(REDUCED_DRAWN, ("numpy", "jax", "torch"))), name_func=label)
-    @pytest.mark.exhaustive_for(library="jax")  # narrow types, above, see most of what is JAX's own at the ends
+    @pytest.mark.exhaustive_for(named="jax")  # narrow types, above, see most of what is JAX's own at the ends
     def test_ends_of_the_domain(self, case: Case, library: str) -> None:
         generator = np.random.default_rng(11)
         # what compares whole sets of points may subtract one overflow from another

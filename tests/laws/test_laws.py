@@ -132,7 +132,7 @@ class Pairing(unittest.TestCase):
         self.assertEqual(set(pair.domain), set(pair.parameters), "every argument has a domain")
 
     @parameterized.expand([(case, library) for case in CASES for library in LIBRARIES], name_func=label)
-    @pytest.mark.exhaustive_for(library="jax", variants=True)
+    @pytest.mark.exhaustive_for(named="jax", variants=True)
     def test_value_and_gradient_equals_the_two(self, case: Case, library: str) -> None:
         more = {"weights": case.weights, "normalizer": 3.0} if case.pair.takes_reduction else {}
         with double_precision(library):
@@ -204,7 +204,7 @@ class Reductions(unittest.TestCase):
         self.assertAlmostEqual(total, float(case.value(normalizer=count)), 12)
 
     @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
-    @pytest.mark.exhaustive_for(library="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
+    @pytest.mark.exhaustive_for(named="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
     def test_nothing_left_is_zero(self, case: Case, library: str) -> None:
         with double_precision(library):
             nothing = np.zeros(case.rows)
@@ -221,7 +221,7 @@ class Reductions(unittest.TestCase):
                 self.assertFalse(np.any(to_numpy(gradient)))
 
     @parameterized.expand([(case, library) for case in REDUCED_DRAWN for library in LIBRARIES], name_func=label)
-    @pytest.mark.exhaustive_for(library="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
+    @pytest.mark.exhaustive_for(named="jax")  # compiled, it is a part of `test_one_function_compiled_by_jax`
     def test_weight_zero_removes_nan(self, case: Case, library: str) -> None:
         weights = np.ones(case.rows)
         weights[0] = 0.0
@@ -270,7 +270,7 @@ class Contract(unittest.TestCase):
         ],
         name_func=label,
     )
-    @pytest.mark.exhaustive_for(library="jax")  # by default JAX is compiled: see `test_one_function_compiled_by_jax`
+    @pytest.mark.exhaustive_for(named="jax")  # by default JAX is compiled: see `test_one_function_compiled_by_jax`
     def test_shape_dtype_and_library_are_kept(self, case: Case, library: str, dtype: str) -> None:
         with double_precision(library):
             arguments = case.arguments(library, dtype)
@@ -472,8 +472,16 @@ class Transforms(unittest.TestCase):
                 for path, a, b in matched(found, expected):
                     np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15, err_msg=path)
 
-    @parameterized.expand([(case,) for case in REDUCED_DRAWN], name_func=label)
+    @parameterized.expand([(case,) for case in REDUCED_DRAWN if case in ONE_OF_EACH_TEMPLATE], name_func=label)
     def test_jax_vmap(self, case: Case) -> None:
+        self._vectorize_by_jax(case)
+
+    @parameterized.expand([(case,) for case in REDUCED_DRAWN if case not in ONE_OF_EACH_TEMPLATE], name_func=label)
+    @pytest.mark.exhaustive  # JAX batches the operations that are compiled above, one by one
+    def test_jax_vmap_others(self, case: Case) -> None:
+        self._vectorize_by_jax(case)
+
+    def _vectorize_by_jax(self, case: Case) -> None:
         case = _with_batches_of_one_image(case)
         rows, axes = self._rows_and_axes(case)
         with double_precision("jax"):

@@ -44,7 +44,7 @@ class Invariance(unittest.TestCase):
                 check_digits(drawn(loss, "small"), invariance, amount, way)
 
     @parameterized.expand(
-        list(product((maximum_mean_discrepancy, energy_distance), ((700, 500, 2), (60, 50, 8)), (1e4, 1e5)))
+        list(product((maximum_mean_discrepancy, energy_distance), ((700, 500, 2), (60, 50, 8)), (1e5,)))
     )
     def test_of_far_off_sets_of_points(self, loss: Any, sizes: tuple[int, int, int], offset: float) -> None:
         """The frames of two sets must be one to the last digit, however often XLA computes their centre."""

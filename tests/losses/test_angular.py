@@ -175,8 +175,8 @@ class Labels(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, f"label {bad} is outside the 6 classes 0 … 5"):
                 function(*arguments)
 
-    @parameterized.expand([(arcface_loss, TRACED[0], -1), (cosface_loss, TRACED[1], 6), (arcface_loss, TRACED[1], -1)])
-    def test_nan_where_it_is_not(self, loss: Any, mode: str, bad: int) -> None:
+    @parameterized.expand([(TRACED[0], arcface_loss, -1), (TRACED[1], cosface_loss, 6), (TRACED[1], arcface_loss, -1)])
+    def test_nan_where_it_is_not(self, mode: str, loss: Any, bad: int) -> None:
         targets = TARGETS.copy()
         targets[1] = bad
         losses = evaluate(mode, loss, EMBEDDINGS, WEIGHT, targets, reduction="none")

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from cases import label
 from modes import EAGER, MODES, evaluate, evaluate_pair
@@ -256,6 +257,7 @@ class TotalVariationOfLargeImages(unittest.TestCase):
     """Compiled loops and bands of rows give what the plain functions give."""
 
     @parameterized.expand(product(NORMS, (True, False), (None, False)), name_func=label)
+    @pytest.mark.exhaustive_for(named="True_None")  # the loops have one order of axes, and compile for some seconds
     def test_equals_the_plain_functions(self, norm: str, channels_first: bool, compile: bool | None) -> None:
         generator = np.random.default_rng(2)
         for shape, dtype in (((3, 2, 41, 37), "float32"), ((2, 1, 70, 300), "float64"), ((5, 3, 1, 9), "float32")):

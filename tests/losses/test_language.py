@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from cases import LIBRARIES, convert, double_precision, to_numpy
-from modes import MODES, evaluate_pair
+from modes import MODES, TRACED, evaluate_pair
 from parameterized import parameterized
 
 from mithril_losses import (
@@ -284,8 +284,9 @@ class Rows(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, f"label {label} is outside the 7 classes"):
                 function(**given, ignore_index=IGNORED)
 
-    @parameterized.expand([(library, chunk) for library in ("jax", "torch") for chunk in (None, 5)])
-    def test_label_that_cannot_be_seen_gives_nan_for_its_row(self, library: str, chunk: int | None) -> None:
+    @parameterized.expand([(mode, chunk) for mode in TRACED for chunk in (None, 5)])
+    def test_label_that_cannot_be_seen_gives_nan_for_its_row(self, mode: str, chunk: int | None) -> None:
+        library = mode.partition(".")[0]
         arrays = drawn()
         arrays["targets"][1, 2], arrays["targets"][0, 0] = CLASSES, IGNORED
         options = {"reduction": "none", "ignore_index": IGNORED, "chunk_rows": chunk, "class_weights": CLASS_WEIGHTS}
@@ -298,7 +299,7 @@ class Rows(unittest.TestCase):
             )
 
         torch._dynamo.reset()
-        transform = jax.jit if library == "jax" else lambda f: torch.compile(f, fullgraph=True, backend="eager")
+        transform = jax.jit if mode == "jax.jit" else lambda f: torch.compile(f, fullgraph=True, backend="eager")
         given = [convert(x, library, "float32") for x in (*arrays.values(), CLASS_WEIGHTS)]
         losses, gradient = map(to_numpy, transform(both)(*given))
         wrong = arrays["targets"] == CLASSES
