@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 import torch
 
 import mithril_losses as ml
@@ -91,6 +92,7 @@ def _of_distributed_tensors(logits: torch.Tensor, labels: torch.Tensor) -> str:
     return ""
 
 
+@pytest.mark.exhaustive  # the processes import for long; by default those of `tests/shards` compute as much
 class TwoProcesses(unittest.TestCase):
     found: dict[int, dict[str, Any]]
 
