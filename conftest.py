@@ -1,6 +1,7 @@
 """Settings of every test run, and the choice of `--loss`: what a change to one loss, or to one family, has to pass."""
 
 import gc
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 collect_ignore = ["backends"]  # a link to mithril_losses/backends, whose tests would run twice
+if importlib.util.find_spec("kfac_jax") is None:  # which no JAX of the extra `test` can have
+    collect_ignore.append("mithril_losses/optimize/kfac_jax.py")
 
 # tests of every loss of the catalogue: of these, `--loss` selects by the name of the loss
 LAWS = (

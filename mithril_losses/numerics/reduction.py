@@ -210,9 +210,9 @@ class Plan(NamedTuple):
         `upstream` is left as infinity, because mixed-precision training tests for it.
         """
         factor, weights = self.factor, self.weights
-        if weights is None and type(factor) is float and not steep and slope.dtype == like.dtype:
-            gradient = xp.zeros_like(slope) if self.divisor is EMPTY else slope * factor
-            return self._in_memory(xp, gradient, like)
+        is_plain = weights is None and type(factor) is float and self.divisor is not EMPTY and not steep
+        if is_plain and slope.dtype == like.dtype:
+            return self._in_memory(xp, slope * factor, like)
         if steep:
             slope = bounded(xp, slope, slope.dtype)
         if summed:

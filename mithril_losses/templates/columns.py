@@ -62,7 +62,8 @@ class ByColumn(Template):
         if found is None:
             return None
         own = [empty(columns[name].shape, columns[name].dtype) for name in self.terms.wrt]
-        return found._replace(compiled=_joining(found.compiled, own), blocked=_joining(found.blocked, own))
+        joined = [_joining(run, own) for run in (found.compiled, found.blocked)]
+        return found._replace(compiled=joined[0], blocked=joined[1], repeated=None)
 
     def split(self, arrays: Iterable[Array]) -> dict[str, Array]:
         """Return the columns by the names of the arguments of the terms.

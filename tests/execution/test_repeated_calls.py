@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import REDUCED_DRAWN, matched
 
 import mithril_losses as ml
 from mithril_losses import limits, value_and_gradient
+from mithril_losses.catalogue import Pair
+from mithril_losses.checking import draw_arguments
 
 GENERATOR = np.random.default_rng(3)
 SHAPE = (6, 7)
@@ -83,6 +86,36 @@ def test_values_of_a_later_call_are_checked(kind: str, position: int, wrong: flo
         with pytest.raises(ValueError, match=message):
             both(*arrays)
     assert np.isfinite(both(*draw())[0])
+
+
+# the losses of one template are computed by one loop, with other terms
+ONE_OF_EACH_LOOP = (
+    "iou_loss",
+    "hinge_discriminator_loss",
+    "triplet_loss",
+    "total_variation_loss",
+    "next_token_cross_entropy",
+)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        pytest.param(
+            case.pair, id=case.pair.name, marks=[] if case.pair.name in ONE_OF_EACH_LOOP else pytest.mark.exhaustive
+        )
+        for case in REDUCED_DRAWN
+    ],
+)
+def test_each_call_of_every_loss_is_of_its_own_values(pair: Pair) -> None:
+    both = value_and_gradient(pair)
+    for seed in range(3):
+        arrays, options = draw_arguments(pair, np.random.default_rng(seed), (6, 5))
+        value, gradient = both(*arrays.values(), **options)
+        expected, slopes = pair.plain(*arrays.values(), **options)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        for path, found, slope in matched(gradient, slopes):
+            np.testing.assert_allclose(found, slope, rtol=1e-12, atol=1e-12, err_msg=path)
 
 
 def test_rows_that_were_rounded_or_are_padding_or_nan_are_not_refused() -> None:

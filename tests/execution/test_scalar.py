@@ -181,7 +181,7 @@ class TestTerms:
         value, slope = (np.empty_like(x) for _ in range(2))
         options = map(np.float32, (*options, 1.0))
         # the function as Python: machine code from the cache would leave nothing to look at
-        module.kernel.py_func(0, 1, x.size, x, y, *options, slope, value, np.empty(1), np.empty(1))
+        module.kernel.py_func(0, 1, x.size, 1, x, y, *options, slope, value, np.empty(1), np.empty(1))
         # subnormal results keep fewer digits
         np.testing.assert_allclose(value, expected[0].astype(np.float32), rtol=rtol, atol=1e-44)
         np.testing.assert_allclose(slope, expected[1].astype(np.float32), rtol=rtol, atol=1e-44)

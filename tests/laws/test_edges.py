@@ -167,6 +167,9 @@ class Faults(unittest.TestCase):
         self.assertEqual(list(found), ["scale = 0"])
 
 
+CURVATURE = r"^(–|[56]\d digits on \d+ pieces?(; (identity|exact points), \d+ pieces?|; \d\d digits, limited by .*)?)$"
+
+
 class Report(unittest.TestCase):
     def test_every_loss_is_in_the_report_and_none_has_a_fault(self) -> None:
         rows = [line.split(" | ") for line in REPORT.read_text().splitlines() if line.startswith("| `")]
@@ -174,7 +177,7 @@ class Report(unittest.TestCase):
         for row in rows:
             name, exact, _, curvature, *cells = row
             self.assertEqual(curvature == "–", not has_curvature(name.strip("| `")))
-            self.assertRegex(curvature, r"^(–|[56]\d digits on \d+ pieces?(; (identity|exact points), \d+ pieces?)?)$")
+            self.assertRegex(curvature, CURVATURE)
             self.assertRegex(exact, r"^\d\d digits on \d+ pieces?(, limited by .*)?(; \d\d digits, limited by .*)?$")
             rounding, edges = cells[: len(trust.BACKENDS)], cells[len(trust.BACKENDS) :]
             for cell in rounding:
