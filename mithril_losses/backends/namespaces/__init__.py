@@ -5,6 +5,7 @@ Nothing here imports jax or torch: an array of one of them can only exist if its
 
 from __future__ import annotations
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -114,9 +115,12 @@ def is_dtype(xp: Any, dtype: Any, kind: str | tuple[str, ...]) -> bool:
 
     NumPy's own `isdtype` raises for dtypes without a kind: records, text of any length, types of other packages.
     """
-    if library_name(xp) == "numpy" and not issubclass(dtype.type, (np.number, np.bool_)):
-        return False
-    return bool(xp.isdtype(dtype, kind))
+    return _is_numpys(dtype, kind) if library_name(xp) == "numpy" else bool(xp.isdtype(dtype, kind))
+
+
+@functools.lru_cache(maxsize=256)
+def _is_numpys(dtype: np.dtype[Any], kind: str | tuple[str, ...]) -> bool:
+    return issubclass(dtype.type, (np.number, np.bool_)) and np.isdtype(dtype, kind)
 
 
 def host_values(x: Any) -> np.ndarray[Any, Any] | None:
