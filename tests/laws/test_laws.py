@@ -47,6 +47,7 @@ class Proof(unittest.TestCase):
     """The gradient is the derivative of the value: by autodiff, central differences and the Taylor remainder."""
 
     @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive_for(variants=True)  # exact numbers take every option
     def test_gradient_by_central_differences(self, case: Case) -> None:
         check = check_gradient(case.pair.value, *case.arguments("numpy"), **case.options)
         self.assertGreater(check.compared, 0.8 * (check.compared + check.left_out))
@@ -440,7 +441,9 @@ class Transforms(unittest.TestCase):
         self._assert_is_derivative(case, gradient, derivative)
         with self.subTest("a weight of zero removes NaN"):
             self._assert_equal(compiled(_poisoned(case), weights)[:2], (value, gradient))
-        for name, nothing in (("all weights are zero", case), ("no rows", case.cut(slice(0, 0)))):
+        # arrays of no rows are compiled once more, and what is compiled is the code of the template
+        without_rows = [("no rows", case.cut(slice(0, 0)))] if case in ONE_OF_EACH_TEMPLATE else []
+        for name, nothing in (("all weights are zero", case), *without_rows):
             with self.subTest(name):
                 value, gradient, _ = compiled(nothing, np.zeros(nothing.rows))
                 self.assertEqual(value, 0.0)

@@ -11,6 +11,7 @@ import fuzz
 import fuzz_numbers
 import kinds
 import numpy as np
+import pytest
 from parameterized import parameterized
 
 from mithril_losses.objectives import config
@@ -19,6 +20,7 @@ from mithril_losses.training import printing, run
 
 class TestFuzzOfNumbers(unittest.TestCase):
     @parameterized.expand([(kind,) for kind in fuzz_numbers.KINDS])
+    @pytest.mark.exhaustive  # by default, `tests/laws` try the same kinds on every loss
     def test_no_case_fails(self, kind: str) -> None:
         self.assertEqual(fuzz_numbers.failures(kind, range(12)), [])
 
