@@ -45,7 +45,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return load
 
 
-@pytest.mark.parametrize(  # on the others, the autoencoder below stands for all: the examples differ in their losses alone
+@pytest.mark.parametrize(  # on others, the autoencoder below stands for all: the examples differ in their losses alone
     "library", [pytest.param(name, marks=[] if name == "numpy" else [pytest.mark.exhaustive]) for name in LIBRARIES]
 )
 @pytest.mark.parametrize("name", FEW)
