@@ -113,11 +113,11 @@ def examples(*, loops: bool) -> str:
     return "".join(block for block in blocks("README.md", "python") if loops or block not in in_loops)
 
 
-def installs(message: str) -> list[str]:
-    """Return the command with which an error says what to install."""
-    found = re.search(r"pip install '([^']+)'", message)
+def installs(message: str, wheel: Path) -> list[str]:
+    """Return the command with which an error says what to install from a wheel."""
+    found = re.search(r"pip install '[^']+' in a clone, or 'FILE\.whl(\[\w+\])'", message)
     require(found is not None, f"no command in: {message}")
-    return ["pip", "install", "--quiet", found[1]]
+    return ["pip", "install", "--quiet", f"{wheel.resolve()}{found[1]}"]
 
 
 def check_wheel(wheel: Path, python: str | Path, folder: Path, *, with_frameworks: bool) -> None:
@@ -140,11 +140,11 @@ def check_wheel(wheel: Path, python: str | Path, folder: Path, *, with_framework
     imported = environment.run("python", "-c", "import mithril_losses; print(mithril_losses.__file__)")
     require(str(folder / "environment") in imported, f"imported from {imported}")
 
-    environment.run(*installs(environment.run("python", "readme.py", fails=True)))
+    environment.run(*installs(environment.run("python", "readme.py", fails=True), wheel))
     require(environment.installed() == {*NEEDED, "autograd"}, f"installed are {environment.installed()}")
     environment.run("python", "readme.py")
 
-    environment.run(*installs(environment.run("mithril-losses", "list", fails=True)))
+    environment.run(*installs(environment.run("mithril-losses", "list", fails=True), wheel))
     checked = environment.run("mithril-losses", "check")
     require(re.search(r"\b(\d+) of \1 gradients are right", checked) is not None, checked)
     [first_run] = blocks("docs/command-line.md", "sh", "A first run")

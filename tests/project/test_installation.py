@@ -54,7 +54,7 @@ def test_what_is_built_holds_the_package_and_no_tests(built: tuple[Path, Path]) 
     wheel, source = built
     package = ROOT / "mithril_losses"
     expected = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
-    expected |= {"mithril_losses/py.typed", "mithril_losses/training/digits.toml"}
+    expected |= {"mithril_losses/py.typed", "mithril_losses/training/digits.toml", "mithril_losses_command.py"}
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         [metadata] = [Parser().parsestr(archive.read(n).decode()) for n in names if n.endswith("dist-info/METADATA")]
