@@ -98,7 +98,8 @@ def main() -> None:
         last = np.load(files.folder / f"{chunks - 1}.npy", mmap_mode="r")[-1].tolist()
     finally:
         shutil.rmtree(folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # `getrusage` would give that of the process that started this one, if it was larger
+    peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 2**20
     print(json.dumps({"loss": loss, "seconds": seconds, "peak_gigabytes": peak, "chunks": chunks, "last": last[:3]}))
 
 
