@@ -138,7 +138,7 @@ class Jax(unittest.TestCase):
         with double_precision("jax"):
             loss, at = by_jax(case)
             along = jax.tree.map(lambda x: jnp.asarray(generator.standard_normal(x.shape)), at)
-            several = jax.tree.map(lambda x: jnp.stack([x, jnp.flip(x)]), at)
+            several = jax.tree.map(lambda x: jnp.stack([x, jnp.flip(x, 0) if x.ndim else x]), at)
 
             def every(loss: Callable[..., Any]) -> dict[str, Any]:
                 slope = jax.grad(loss)

@@ -6,7 +6,7 @@ import inspect
 import re
 import unittest
 from itertools import product
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import jax
 import numpy as np
@@ -110,10 +110,9 @@ class Pairing(unittest.TestCase):
                 [(p.name, p.kind, p.default) for p in found], [(p.name, p.kind, p.default) for p in expected]
             )
             hints, value_hints = get_type_hints(function), get_type_hints(pair.value)
-            # an array that decides the type of the result is `ArrayT`, which it need not be in both
+            # what decides the type of the result, an array or a nesting, is a variable, which it need not be in both
             own = [p.name for p in found if not isinstance(p, PassedOn)]
-            arrays = (ArrayT, ArrayT | None)
-            named = [n for n in own if hints[n] not in arrays and value_hints[n] not in arrays]
+            named = [n for n in own if not (_is_variable(hints[n]) or _is_variable(value_hints[n]))]
             self.assertEqual({n: hints[n] for n in named}, {n: value_hints[n] for n in named})
 
     @parameterized.expand([(pair.name,) for pair in PAIRS])
@@ -536,6 +535,10 @@ class Transforms(unittest.TestCase):
         for found, expected in zip(both(*arguments), (case.value(), case.gradient()), strict=True):
             for path, a, b in matched(found, expected):
                 np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-12, atol=1e-15, err_msg=path)
+
+
+def _is_variable(hint: Any) -> bool:
+    return isinstance(hint, TypeVar) or hint == ArrayT | None
 
 
 def _map(function: Any, tree: Any) -> Any:
