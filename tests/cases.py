@@ -248,3 +248,22 @@ def _to_layout(pair: Pair, arrays: dict[str, Any], options: dict[str, Any], gene
             if arrays[name].ndim == arrays[scores].ndim:
                 arrays[name] = np.moveaxis(arrays[name], -1, 1)
     return arrays
+
+
+# losses that libraries of second-order methods have no matrices of, with what their targets are, and options
+WITHOUT_A_FACTOR: list[tuple[str, str, dict[str, Any]]] = [
+    ("huber_loss", "real", {"delta": 0.7}),
+    ("log_cosh_loss", "real", {}),
+    ("pseudo_huber_loss", "real", {"delta": 0.5}),
+    ("fair_loss", "real", {}),
+    ("charbonnier_loss", "real", {"epsilon": 0.3}),
+    ("expectile_loss", "real", {"expectile": 0.8}),
+    ("smooth_l1_loss", "real", {}),
+    ("mspe_loss", "positive", {}),
+    ("squared_hinge_loss", "sign", {}),
+    ("logistic_loss", "sign", {}),
+    ("exponential_loss", "sign", {}),
+    ("poisson_negative_log_likelihood", "positive", {}),
+    ("gamma_negative_log_likelihood", "positive", {}),
+    ("tweedie_negative_log_likelihood", "positive", {}),
+]

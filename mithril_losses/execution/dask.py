@@ -339,8 +339,9 @@ class _Masses(NamedTuple):
         template = _template(self.loss, self.part)
         named = {**self.others, **dict(zip(self.names, given, strict=True))}
         named |= {n: np.broadcast_to(np.zeros((), dtype), (rows, *row)) for n, (row, dtype) in self.likes.items()}
+        assert template.mass is not None  # or there would be no task
         try:
-            mass = template.mass(*_of_call(template, named, "arrays"), **_of_call(template, named, "options"))  # type: ignore[misc]
+            mass = template.mass(*_of_call(template, named, "arrays"), **_of_call(template, named, "options"))
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{_where(bounds)}{error}") from None
@@ -443,7 +444,8 @@ def _unreduced_shape(
     first = next(iter(arrays.values()))
     if template.elements:
         require_same_shape(**{name: x for name, x in arrays.items() if _is_of_rows(template, name)})
-        return template.elements[template.wrt[0]].shape(first)  # type: ignore[no-any-return]
+        shape: tuple[int, ...] = template.elements[template.wrt[0]].shape(first)
+        return shape
     is_set = isinstance(next(iter(template.domain.values())), PointSets)
     shares_a_layer = any(isinstance(x, PerClass) for x in template.domain.values())
     may_be_apart = template.separable or (is_set and first.ndim > 2) or shares_a_layer

@@ -78,7 +78,7 @@ def _class_of(name: str, kind: Kind, options: tuple[tuple[str, Any], ...]) -> ty
     return found
 
 
-class _Loss(kfac_jax.LossFunction):  # type: ignore[misc]
+class _Loss(kfac_jax.LossFunction):  # type: ignore[misc]  # kfac-jax has no types where it is not installed
     """A loss with one factor for all samples; the vectors of two arguments of a loss stand side by side."""
 
     pair: Pair
@@ -136,7 +136,7 @@ class _Loss(kfac_jax.LossFunction):  # type: ignore[misc]
         return self.multiply_ggn_factor_unweighted(unit)
 
 
-class _Likelihood(_Loss, kfac_jax.NegativeLogProbLoss):  # type: ignore[misc]
+class _Likelihood(_Loss, kfac_jax.NegativeLogProbLoss):  # type: ignore[misc]  # likewise
     """A loss that draws targets from the model, too: its Fisher matrix is the matrix above."""
 
     fisher_factor_inner_shape = _Loss.ggn_factor_inner_shape

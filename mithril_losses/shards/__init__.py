@@ -123,7 +123,7 @@ def joined(*shards: Shards | None) -> tuple[Shards, ...]:
         return tuple(given)
     from mithril_losses.shards.axes import MeshAxes
 
-    return (MeshAxes(tuple(name for x in given for name in x.names)),)  # type: ignore[attr-defined]
+    return (MeshAxes(tuple(name for x in given for name in x.names)),)  # type: ignore[attr-defined]  # asked above
 
 
 def _shards(xp: Any, across: Any) -> Shards | None:

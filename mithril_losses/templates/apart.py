@@ -59,14 +59,14 @@ class Apart(Template):
 
     def gradient(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> NamedArrays[Array]:
         """Return the gradients of `value` wrt every array, by name."""
-        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+        if is_dask(arguments[0]):
             found: NamedArrays[Array] = self.in_chunks(arguments, reduction, "gradient")
             return found
         return self._close(arguments, reduction, value=False, slopes=True)[1]
 
     def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, NamedArrays[Array]]:
         """Return `value` and `gradient` from one evaluation of the terms."""
-        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+        if is_dask(arguments[0]):
             found: tuple[Array, NamedArrays[Array]] = self.in_chunks(arguments, reduction, "both")
             return found
         return self._close(arguments, reduction, value=True, slopes=True)

@@ -41,14 +41,14 @@ class ByColumn(Template):
 
     def gradient(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> Array:
         """Return the gradient of `value` wrt the first array."""
-        if type(arrays[0]) is not np.ndarray and is_dask(arrays[0]):
+        if is_dask(arrays[0]):
             return self.in_chunks(arrays, reduction, "gradient")
         self.require_known(reduction)
         return self.join(self.terms.gradient(*self.split(arrays).values(), **reduction))
 
     def both(self, *arrays: Array, **reduction: Unpack[GradientReduction]) -> tuple[Array, Array]:
         """Return `value` and `gradient` from one evaluation of the terms."""
-        if type(arrays[0]) is not np.ndarray and is_dask(arrays[0]):
+        if is_dask(arrays[0]):
             both: tuple[Array, Array] = self.in_chunks(arrays, reduction, "both")
             return both
         self.require_known(reduction)

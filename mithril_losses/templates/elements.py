@@ -226,7 +226,7 @@ class Elementwise(Template):
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
         """Return the gradient of `value` wrt the first array, or a dict of gradients wrt the first few arrays."""
-        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+        if is_dask(arguments[0]):
             return self.in_chunks(arguments, {**reduction, "wrt": wrt}, "gradient")
         if wrt is not None:
             return self._on_request(arguments, wrt, reduction)
@@ -243,7 +243,7 @@ class Elementwise(Template):
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation of the terms."""
-        if type(arguments[0]) is not np.ndarray and is_dask(arguments[0]):
+        if is_dask(arguments[0]):
             found: tuple[Array, Any] = self.in_chunks(arguments, {**reduction, "wrt": wrt}, "both")
             return found
         if wrt is not None:

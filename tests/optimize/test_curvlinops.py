@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import WITHOUT_A_FACTOR
 
 import mithril_losses as ml
 
 curvlinops = pytest.importorskip("curvlinops", reason="the extra curvlinops is not installed")
-from mithril_losses.optimize.curvlinops import KFACOperator, TorchLoss  # noqa: E402
+from mithril_losses.optimize.curvlinops import KFACOperator, TorchLoss  # noqa: E402  # it cannot be imported without
 
 # by PyTorch's forward mode itself
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
@@ -71,25 +72,7 @@ def test_matrices_of_losses_that_it_knows(loss: str, theirs: Any, kind: str, red
         np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=1e-12)
 
 
-REFUSED = [
-    ("huber_loss", "real", {"delta": 0.7}),
-    ("log_cosh_loss", "real", {}),
-    ("pseudo_huber_loss", "real", {"delta": 0.5}),
-    ("fair_loss", "real", {}),
-    ("charbonnier_loss", "real", {"epsilon": 0.3}),
-    ("expectile_loss", "real", {"expectile": 0.8}),
-    ("smooth_l1_loss", "real", {}),
-    ("mspe_loss", "positive", {}),
-    ("squared_hinge_loss", "sign", {}),
-    ("logistic_loss", "sign", {}),
-    ("exponential_loss", "sign", {}),
-    ("poisson_negative_log_likelihood", "positive", {}),
-    ("gamma_negative_log_likelihood", "positive", {}),
-    ("tweedie_negative_log_likelihood", "positive", {}),
-]
-
-
-@pytest.mark.parametrize(("loss", "kind", "options"), REFUSED, ids=[name for name, *_ in REFUSED])
+@pytest.mark.parametrize(("loss", "kind", "options"), WITHOUT_A_FACTOR, ids=[name for name, *_ in WITHOUT_A_FACTOR])
 def test_factors_of_losses_that_it_refuses_are_exact_for_one_layer_and_sample(
     loss: str, kind: str, options: Any
 ) -> None:
@@ -109,7 +92,9 @@ def test_factors_of_losses_that_it_refuses_are_exact_for_one_layer_and_sample(
     np.testing.assert_allclose(found, jacobian.T @ (hessian.numpy().ravel()[:, None] * jacobian), rtol=1e-9, atol=1e-13)
 
 
-@pytest.mark.parametrize(("loss", "kind", "options"), REFUSED[:4], ids=[name for name, *_ in REFUSED[:4]])
+@pytest.mark.parametrize(
+    ("loss", "kind", "options"), WITHOUT_A_FACTOR[:4], ids=[name for name, *_ in WITHOUT_A_FACTOR[:4]]
+)
 def test_gauss_newton_matrix_is_made_of_our_second_derivatives(loss: str, kind: str, options: Any) -> None:
     model, (x, targets) = network(4, OUTPUTS), data(kind)
     arguments = (model, TorchLoss(loss, **options), list(model.parameters()), [(x, targets)])

@@ -471,7 +471,7 @@ def fits_of_sharded_arrays() -> None:
     params = {"w": jnp.ones((3, 2)), "v": jnp.ones((2, 1))}
 
     def fitted(mesh: Any, **options: Any) -> Any:
-        def place(array: Any, spec: Any = P("data")) -> Any:  # noqa: B008
+        def place(array: Any, spec: Any = P("data")) -> Any:  # noqa: B008  # which nothing changes
             return jnp.asarray(array) if mesh is None else jax.device_put(array, NamedSharding(mesh, spec))
 
         on_mesh = jax.tree.map(lambda w: place(w, P()), params)

@@ -46,7 +46,7 @@ def _find_namespace(x: Any) -> Any | None:
     elif _is_jax(x):
         from mithril_losses.backends.namespaces import jax as namespace
     elif is_dask(x):
-        from array_api_compat.dask import array as namespace  # type: ignore[no-redef]
+        from array_api_compat.dask import array as namespace  # type: ignore[no-redef]  # one of several modules
     elif hasattr(x, "__array_namespace__"):
         namespace = x.__array_namespace__()
     else:
@@ -184,7 +184,8 @@ def is_dask(x: Any) -> bool:
 
 def beside(like: Any, x: Any) -> Any:
     """Return an array of NumPy as one of Dask if `like` is one; everything else as it is."""
-    return _find_namespace(like).asarray(x) if is_dask(like) and isinstance(x, np.ndarray) else x  # type: ignore[union-attr]
+    xp: Any = namespace_of(like)
+    return xp.asarray(x) if is_dask(like) and isinstance(x, np.ndarray) else x
 
 
 def _is_no_plain_array(x: Any) -> bool:
