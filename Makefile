@@ -13,6 +13,7 @@ FAULTS ?= --seconds 15
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+KFAC_JAX := .venv-kfac-jax
 
 # An environment with everything in it serves the demo as well; otherwise the demo installs only what it needs.
 EVERYTHING := $(VENV)/.installed-all,docs,test
@@ -20,7 +21,7 @@ DEMO := $(firstword $(wildcard $(EVERYTHING)) $(VENV)/.installed-cli)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-quick test-exhaustive test-lowest lint docs check serve-docs examples mutants trust fuzz faults bench bench-device constraints clean
+.PHONY: help demo test test-quick test-exhaustive test-lowest test-kfac-jax lint docs check serve-docs examples mutants trust fuzz faults bench bench-device constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do printf '  make %-15s %s\n' "$$target" "$$what"; done
@@ -31,9 +32,9 @@ demo: $(DEMO)  ## train on the handwritten digits with NumPy: table, checkpoints
 # One thread per library and worker: the workers share the cores among themselves. A worker takes neighbouring tests,
 # which use what it has compiled before.
 PYTEST := $(BIN)/python -m pytest --dist worksteal
-test test-quick test-exhaustive test-lowest: export OMP_NUM_THREADS := 1
-test test-quick test-exhaustive test-lowest: export OPENBLAS_NUM_THREADS := 1
-test test-quick test-exhaustive test-lowest: export MKL_NUM_THREADS := 1
+test test-quick test-exhaustive test-lowest test-kfac-jax: export OMP_NUM_THREADS := 1
+test test-quick test-exhaustive test-lowest test-kfac-jax: export OPENBLAS_NUM_THREADS := 1
+test test-quick test-exhaustive test-lowest test-kfac-jax: export MKL_NUM_THREADS := 1
 
 # Most tests run what XLA compiles once. Left unoptimised, it is compiled in half the time and has the same meaning; what
 # XLA's optimisations may break, such as NaN in a fused reduction, is marked `optimized_xla` and tested as users run it.
@@ -56,6 +57,9 @@ test-exhaustive: $(EVERYTHING)  ## run the tests that `make test` leaves out
 test-lowest: $(LOWEST)/.installed  ## run the tests on the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest --dist worksteal -n $(WORKERS) -m "not exhaustive" -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
 
+test-kfac-jax: $(KFAC_JAX)/.installed  ## run the tests with kfac-jax, which needs an older JAX than the others have
+	$(KFAC_JAX)/bin/python -m pytest -n 0 tests/optimize/test_kfac_jax.py "tests/project/test_docs.py::test_python_on_page_runs_and_prints_what_it_says[kfac-jax.md]" mithril_losses/optimize/kfac_jax.py
+
 lint: $(EVERYTHING)  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -64,7 +68,7 @@ lint: $(EVERYTHING)  ## ruff and mypy
 docs: $(EVERYTHING)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: lint docs test test-exhaustive  ## everything that a change must pass: lint, docs, all tests
+check: lint docs test test-exhaustive test-kfac-jax  ## everything that a change must pass: lint, docs, all tests
 
 serve-docs: $(EVERYTHING)  ## show the documentation in a browser, rebuilt as it is edited
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
@@ -110,7 +114,7 @@ constraints:  ## pin the newest versions that pyproject.toml allows
 	cp .venv-constraints/constraints.txt constraints.txt
 
 clean:  ## remove the environment and everything that was built (runs/ stays)
-	rm -rf $(VENV) $(LOWEST) .venv-constraints build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(KFAC_JAX) .venv-constraints build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that venv puts in place, so an interrupted creation is started again.
@@ -129,4 +133,9 @@ $(LOWEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip install uv
 	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[all,test,kfac-jax]"
+	touch "$@"
+
+$(KFAC_JAX)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(KFAC_JAX)
+	$(KFAC_JAX)/bin/pip install -c <(grep -v '^jax' constraints.txt) -e ".[all,test,kfac-jax]"
 	touch "$@"

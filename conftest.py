@@ -76,11 +76,26 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forget_what_jax_compiled() -> Iterator[None]:
-    """The next module needs little of it, and every look for garbage passes over all of it."""
+def keep_what_jax_compiled() -> Iterator[None]:
+    """The next module needs some of it, above all single operations; but looks for garbage must not pass over it.
+
+    It is forgotten whenever it has grown by two gigabytes.
+    """
     yield
     if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+        if _resident_bytes() > _LIMIT["next"]:
+            sys.modules["jax"].clear_caches()
+            _LIMIT["next"] = _resident_bytes() + _GROWTH
+        gc.freeze()
+
+
+_GROWTH = 2_000_000_000
+_LIMIT = {"next": 2 * _GROWTH}
+
+
+def _resident_bytes() -> int:
+    statm = Path("/proc/self/statm")  # elsewhere than on Linux, nothing is forgotten
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 def losses_of(name: str | None) -> dict[str, str]:

@@ -650,10 +650,12 @@ class Labels:
     def check(self, name: str, labels: Array) -> None:
         """Raise a ValueError if a label is illegal and its value can be read (not inside a trace)."""
         seen = host_values(labels)
-        if seen is None or sum([np.count_nonzero(seen == value) for value in self.values]) == seen.size:
+        if seen is None or not seen.size:
             return
-        if not (legal := self._legal(seen)).all():
-            index = tuple(map(int, np.unravel_index(int(legal.argmin()), legal.shape)))
+        legal = self._legal(seen)
+        first = int(legal.argmin())
+        if not legal.item(first):
+            index = tuple(map(int, np.unravel_index(first, legal.shape)))
             where, instead = f" at index {index}" if index else "", "; " * bool(self.instead) + self.instead
             raise ValueError(f"{name} must be {self}, got {seen[index]}{where}{instead}")
 
@@ -662,6 +664,8 @@ class Labels:
         return xp.where(self._legal(labels), labels, math.nan) if host_values(labels) is None else labels
 
     def _legal(self, labels: Array) -> Array:
+        if self.values == (-1, 1):
+            return abs(labels) == 1  # one comparison in place of two
         legal = labels == self.values[0]
         for value in self.values[1:]:
             legal = legal | (labels == value)
@@ -708,7 +712,8 @@ class Distributions(_Fixed, Enforced):
 
     def sums_are_legal(self, x: np.ndarray[Any, Any]) -> bool:
         """Whether all sums over the last axis are seen to be 1, up to rounding, at the least cost."""
-        off = x.reshape(-1, x.shape[-1]).dot(_ones(x.shape[-1], x.dtype))
+        # not a matrix product: with few columns, that of some BLAS warns of numbers which it only keeps beside the rows
+        off = np.vecdot(x.reshape(-1, x.shape[-1]), _ones(x.shape[-1], x.dtype))
         off -= 1.0
         # no number is larger than the root of the sum of all squares, which costs half as much as the largest number
         return bool(off.dot(off) <= _USUAL.total**2 or np.maximum.reduce(abs(off)) <= _USUAL.total)

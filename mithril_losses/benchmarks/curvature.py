@@ -15,16 +15,7 @@ from mithril_losses.benchmarks.measuring import Timing, time_candidates
 from mithril_losses.benchmarks.problems import Case
 from mithril_losses.catalogue import find_loss
 from mithril_losses.execution import value_and_gradient
-from mithril_losses.execution.curvature import hessian_vector_product
-
-LOSSES = (
-    "mse_loss",
-    "huber_loss",
-    "binary_cross_entropy_with_logits",
-    "focal_loss_with_logits",
-    "poisson_negative_log_likelihood",
-    "cross_entropy_with_logits",
-)
+from mithril_losses.execution.curvature import has_curvature, hessian_vector_product
 
 Times = dict[str, Timing | str]
 
@@ -49,8 +40,14 @@ same loss. Arrays are float32. A candidate counts only where its product agrees 
 
 
 def cases() -> list[Case]:
-    """Return the medium cases of the losses that are measured."""
-    return [case for case in all_cases() if case.problem.loss in LOSSES and case.size == "medium"]
+    """Return the cases of medium size of all losses of one array that have a curvature, and large softmax losses."""
+    return [
+        case
+        for case in all_cases()
+        if case.wrt == (0,)
+        and has_curvature(find_loss(case.problem.loss))
+        and (case.size == "medium" or (case.size == "large" and case.problem.loss == "cross_entropy_with_logits"))
+    ]
 
 
 def measure(setting: Setting, seconds: float) -> Iterator[tuple[Case, Times]]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mithril_losses.benchmarks.page import table
-from mithril_losses.catalogue import Pair, catalogue
+from mithril_losses.catalogue import Pair, catalogue, find_loss
 from mithril_losses.checking.drawing import draw_arguments
 from mithril_losses.domains import Boxes, Distributions, Elements, Labels
 from mithril_losses.execution import value_and_gradient
@@ -58,8 +58,7 @@ def cost(pair: Pair, shape: tuple[int, ...], rounds: int = _ROUNDS) -> Cost:
     arrays, options = draw_arguments(pair, np.random.default_rng(0), shape)
     arrays = {name: map_leaves(lambda _, x: _narrow(x), x) for name, x in arrays.items()}
     both = value_and_gradient(pair)
-    is_large = shape == LARGE
-    in_loop = is_large and pair.terms.has_loop and has_numba()
+    in_loop = shape == LARGE and has_numba() and all(part.terms.has_loop for part in _parts(pair, arrays, options))
     checks = [*_checks(pair, arrays, in_loop)]
 
     def check() -> None:
@@ -67,6 +66,20 @@ def cost(pair: Pair, shape: tuple[int, ...], rounds: int = _ROUNDS) -> Cost:
             each()
 
     return Cost(_best(lambda: both(*arrays.values(), **options), rounds), _best(check, rounds) if checks else 0.0)
+
+
+def _parts(pair: Pair, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> list[Pair]:
+    """Return the losses that a loss is composed of, or itself."""
+    if pair.terms.compose is None:
+        return [pair]
+    found: list[Pair] = []
+
+    def fast(loss: Callable[..., Any]) -> Callable[..., Any]:
+        found.append(find_loss(loss))
+        return value_and_gradient(loss)
+
+    pair.terms.compose(fast)(*arrays.values(), **options)
+    return found
 
 
 def _checks(pair: Pair, arrays: Mapping[str, Any], in_loop: bool) -> Iterator[Callable[[], Any]]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
+from typing import NoReturn
 
 from mithril_losses.backends.extras import missing
 from mithril_losses.training.interruption import interruptions
+
+
+_INTERRUPTED = 130  # the exit code of what Ctrl-C has ended
 
 
 def main() -> None:
@@ -16,12 +22,24 @@ def main() -> None:
             run()
     except KeyboardInterrupt:  # before a command began
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave_at_once()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            _leave_at_once()
+        raise
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "mithril_losses":
             raise
         print(f"error: {missing('the command line', error.name, 'cli')}", file=sys.stderr)
         sys.exit(2)
+
+
+def _leave_at_once() -> NoReturn:
+    """End the process: a library that was interrupted while it was loading may crash where Python ends as usual."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads any more
+            stream.flush()
+    os._exit(_INTERRUPTED)
 
 
 def run() -> None:

@@ -559,4 +559,8 @@ class Curvature(unittest.TestCase):
         self.assertEqual(row.count("("), len(times) - 1)  # a ratio for each but the gradient itself
 
     def test_cases_are_of_losses_with_curvature(self) -> None:
-        self.assertEqual({case.problem.loss for case in curvature.cases()}, set(curvature.LOSSES))
+        names = [case.name for case in curvature.cases()]
+        for name in ("huber_loss 1,000,000", "cross_entropy_with_logits 512×32,000", "logistic_loss 1,000,000"):
+            self.assertIn(name, names)
+        for name in ("wasserstein_distance 10,000×100", "gaussian_negative_log_likelihood 1,000,000"):
+            self.assertNotIn(name, names)  # without curvature; of two arrays

@@ -26,6 +26,7 @@ def test_a_check_is_a_small_part_of_a_call() -> None:
 def test_a_loop_checks_elements_and_rows_itself() -> None:
     assert cost(catalogue()["binary_cross_entropy"], LARGE, rounds=1).check == 0.0
     assert cost(catalogue()["kl_divergence"], LARGE, rounds=1).check == 0.0  # sums of rows included
+    assert cost(catalogue()["vae_loss"], LARGE, rounds=1).check == 0.0  # of two losses, each with its loop
     assert cost(catalogue()["iou_loss"], LARGE, rounds=1).check > 0.0
 
 
