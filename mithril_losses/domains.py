@@ -542,6 +542,8 @@ def enforced(domain: Mapping[str, Any]) -> dict[str, Enforced]:
     return {name: x for name, x in held.items() if not x.held_by_loss}
 
 
+_FEW_ROWS = 200  # so many are added one by one in the time that it takes to turn off warnings
+
 # as unsigned integers of the same bits, numbers that are not negative keep their order, and all others are larger
 _BITS: dict[Any, Any] = {np.dtype(np.float32): np.dtype(np.uint32), np.dtype(np.float64): np.dtype(np.uint64)}
 
@@ -712,8 +714,12 @@ class Distributions(_Fixed, Enforced):
 
     def sums_are_legal(self, x: np.ndarray[Any, Any]) -> bool:
         """Whether all sums over the last axis are seen to be 1, up to rounding, at the least cost."""
-        # not a matrix product: with few columns, that of some BLAS warns of numbers which it only keeps beside the rows
-        off = np.vecdot(x.reshape(-1, x.shape[-1]), _ones(x.shape[-1], x.dtype))
+        rows, ones = x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), _ones(x.shape[-1], x.dtype)
+        if len(rows) <= _FEW_ROWS:
+            off = np.vecdot(rows, ones)
+        else:  # with few columns, some BLAS compute with numbers beside the rows, too, and drop the results
+            with np.errstate(invalid="ignore"):
+                off = rows.dot(ones)
         off -= 1.0
         # no number is larger than the root of the sum of all squares, which costs half as much as the largest number
         return bool(off.dot(off) <= _USUAL.total**2 or np.maximum.reduce(abs(off)) <= _USUAL.total)

@@ -220,17 +220,18 @@ $values
 @njit(nogil=True, error_model='numpy', fastmath=FAST)
 def wrong_sums(x, start, stop, width, near):
     first, last = (start + width - 1) // width, (stop + width - 1) // width  # the rows that begin in this part
+    rows = x[first * width : last * width].reshape(last - first, width)  # as one array, they are added in vectors
     total, wrong = T(0), T(0)
-    for row in range(first, last):
+    for row in range(rows.shape[0]):
         off = T(-1)
-        for i in range(row * width, (row + 1) * width):
-            off += T(x[i])
+        for i in range(rows.shape[1]):
+            off += T(rows[row, i])
         total += off * off
     if not total <= near * near:  # usually no sum is farther than all together
-        for row in range(first, last):
+        for row in range(rows.shape[0]):
             off = T(-1)
-            for i in range(row * width, (row + 1) * width):
-                off += T(x[i])
+            for i in range(rows.shape[1]):
+                off += T(rows[row, i])
             wrong += T(1) if abs(off) > near else T(0)
     return wrong
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
@@ -491,7 +492,9 @@ def _legal(domain: Any, dtype: Any) -> Any:
         return tuple(map(float, domain.values))
     if isinstance(domain, Elements) and domain.is_bounded:
         return Between(*domain.bounds(dtype))
-    return Rows(*PROBABILITY.bounds(dtype), domain.near) if isinstance(domain, Distributions) else None
+    if isinstance(domain, Distributions):
+        return Rows(PROBABILITY.bounds(dtype)[0], math.inf, domain.near)  # the sum of a row bounds them from above
+    return None
 
 
 class _ElementLoop:
