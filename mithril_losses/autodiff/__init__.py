@@ -14,13 +14,18 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from mithril_losses.autodiff.call import (
     Differentiable,
     by_chunks,
     compute_by,
     compute_chunks_by,
+    fastest,
     multiply_by,
     plain_functions,
+    takes_loop,
+    value_on_host,
 )
 from mithril_losses.backends.namespaces import library_name, namespace_of
 from mithril_losses.numerics.trees import first_array
@@ -31,8 +36,10 @@ __all__ = [
     "compute_by",
     "compute_chunks_by",
     "differentiable",
+    "large_gradient",
     "multiply_by",
     "plain_functions",
+    "value_on_host",
 ]
 
 
@@ -43,6 +50,22 @@ def differentiable(template: Differentiable, arguments: tuple[Any, ...], reducti
     first: Any = type(arguments[0])
     by = _BY_TYPE[first] if first in _BY_TYPE else _framework_of(arguments[0])
     return template.plain_value(*arguments, **reduction) if by is None else by(template, arguments, reduction)
+
+
+def large_gradient(template: Any, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
+    """Return the gradient of large arrays on the host from the loop that also computes the value; None for others."""
+    first: Any = arguments[0]
+    if wrt is not None:
+        return None
+    if type(first) is np.ndarray:
+        found = takes_loop(template, first.size, reduction)
+        return fastest(template)(*arguments, **reduction)[1] if found else None
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(first, torch.Tensor) or torch.compiler.is_compiling():
+        return None
+    from mithril_losses.autodiff.torch import gradient
+
+    return gradient(template, arguments, reduction) if takes_loop(template, first.numel(), reduction) else None
 
 
 def _framework_of(x: Any) -> Callable[..., Any] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
+from mithril_losses import limits
 from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.numerics.trees import leaves, map_leaves
 
@@ -18,6 +19,7 @@ class Differentiable(Protocol):
     curved: bool
     wrt: tuple[str, ...]
     on_request: tuple[str, ...]
+    has_loop: bool
     plain_value: Callable[..., Any]
     gradient: Callable[..., Any]
     both: Callable[..., Any]
@@ -44,6 +46,24 @@ def compute_by(way: Callable[[Any], Both]) -> None:
 def fastest(template: Differentiable) -> Both:
     """Return the fastest function of the template's arguments and keywords that returns value and gradient."""
     return _ways[0](template)
+
+
+def value_on_host(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the reduced loss of NumPy arrays.
+
+    The loop over large arrays writes a gradient, too. It takes less time than the plain function, which writes an array
+    at each of its steps.
+    """
+    if is_reduced_to_a_number(reduction) and takes_loop(template, arguments[0].size, reduction):
+        template.require_known(reduction, gradient=False)
+        return fastest(template)(*arguments, **reduction)[0]
+    return template.plain_value(*arguments, **reduction)
+
+
+def takes_loop(template: Differentiable, size: int, reduction: Mapping[str, Any]) -> bool:
+    """Whether a value alone, or a gradient alone, of arrays on the host comes from the loop that computes both."""
+    is_large = template.has_loop and size >= limits.current.large
+    return is_large and reduction.get("across") is None and not is_plain.get()
 
 
 # (template, whether it is differentiated in turn) → a function of the arguments by name, the vectors by the argument

@@ -10,8 +10,8 @@ import torch
 from torch.autograd import forward_ad
 
 from mithril_losses import limits
-from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain, is_reduced_to_a_number
-from mithril_losses.numerics.torch_views import as_tensors
+from mithril_losses.autodiff.call import Call, Differentiable, fastest, is_plain, is_reduced_to_a_number, value_on_host
+from mithril_losses.numerics.torch_views import as_tensor, as_tensors, numpy_views
 from mithril_losses.numerics.trees import first_array
 
 
@@ -22,10 +22,25 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
     step, is_traced = _step(reduction)
     if step is not None:
         call = _TorchCall(template, arguments, reduction, is_traced)
-        if call.wanted and (call.is_usual or call.covers(call.wanted)):
+        if not call.wanted or not (is_traced or torch.is_grad_enabled()):
+            return call.value()
+        if call.is_usual or call.covers(call.wanted):
             arrays, call.arrays = call.arrays, []  # the graph frees its own references after a backward pass
             return step(call, *arrays)
     return template.plain_value(*arguments, **reduction)
+
+
+def gradient(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the gradient of large tensors on the host, or None where it belongs into a graph or a trace."""
+    views = numpy_views(arguments, reduction)
+    given = (*arguments, *reduction.values())
+    if views is None or (torch.is_grad_enabled() and any(_requires_grad(x) for x in given)):
+        return None
+    return as_tensors(fastest(template)(*views[0], **views[1]))[1]
+
+
+def _requires_grad(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.requires_grad
 
 
 def _device_of(x: Any) -> str:
@@ -57,7 +72,7 @@ def _step(reduction: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, bool
         # in forward mode, every loss of an array would need a gradient of its own
         is_forward = forward_ad._current_level >= 0 and not is_reduced_to_a_number(reduction)
         return None if is_forward else _Transformed.apply, True
-    return _apply if torch.is_grad_enabled() else None, False
+    return _apply, False
 
 
 class _TorchCall(Call):
@@ -84,8 +99,16 @@ class _TorchCall(Call):
                 is_wide, on_host = False, on_host and x.dtype is not torch.bfloat16
             on_host = on_host and x.is_cpu and type(x) in _OWN_MEMORY
         self._keeps_gradient = is_wide and not is_traced and is_reduced_to_a_number(reduction)
-        self._on_host = on_host
+        self._on_host = on_host and not is_traced
         self.ready: list[list[Any]] = []
+
+    def value(self) -> Any:
+        """Return the loss alone, which is in no graph."""
+        if self._on_host:
+            arguments, reduction = self.put([x.numpy(force=True) for x in self.arrays])
+            return as_tensor(value_on_host(self.template, arguments, reduction))
+        arguments, reduction = self.put(self.arrays)
+        return self.template.plain_value(*arguments, **reduction)
 
     def evaluate(self, tensors: Sequence[Any]) -> Any:
         """Return the loss, and keep the gradient if it can be scaled later by the gradient that flows in."""

@@ -11,7 +11,6 @@ from typing import NoReturn
 from mithril_losses.backends.extras import missing
 from mithril_losses.training.interruption import interruptions
 
-
 _INTERRUPTED = 130  # the exit code of what Ctrl-C has ended
 
 

@@ -49,9 +49,7 @@ def bench(
     csv: Annotated[Path | None, typer.Option("--csv", help="write every number here, as they come")] = None,
     chart: Annotated[Path | None, typer.Option("--chart", help="draw the times into this PNG file")] = None,
     page: Annotated[Path | None, typer.Option("--report", help="write a page of Markdown here")] = None,
-    curvature: Annotated[
-        bool, typer.Option("--curvature", help="time Hessian-vector products instead")
-    ] = False,
+    curvature: Annotated[bool, typer.Option("--curvature", help="time Hessian-vector products instead")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be measured")] = False,
     as_json: Json = False,
 ) -> None:

@@ -31,6 +31,11 @@ def numpy_views(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tupl
     return views, named
 
 
+def as_tensor(x: Any) -> Any:
+    """Return an array or a number of NumPy as a tensor that shares its memory."""
+    return sys.modules["torch"].from_numpy(np.asarray(x))
+
+
 def as_tensors(found: tuple[Any, Any]) -> tuple[Any, Any]:
     """Return NumPy's value and gradient as tensors that share their memory."""
     from_numpy = sys.modules["torch"].from_numpy

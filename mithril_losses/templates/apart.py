@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from mithril_losses.autodiff import by_chunks
+from mithril_losses.autodiff import by_chunks, large_gradient
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, array_namespace, is_dask
 from mithril_losses.numerics.reduction import GradientReduction, Reduction, plan
@@ -62,7 +62,8 @@ class Apart(Template):
         if is_dask(arguments[0]):
             found: NamedArrays[Array] = self.in_chunks(arguments, reduction, "gradient")
             return found
-        return self._close(arguments, reduction, value=False, slopes=True)[1]
+        found = large_gradient(self, arguments, None, reduction)
+        return self._close(arguments, reduction, value=False, slopes=True)[1] if found is None else found
 
     def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, NamedArrays[Array]]:
         """Return `value` and `gradient` from one evaluation of the terms."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mithril_losses.autodiff import by_chunks, differentiable
+from mithril_losses.autodiff import by_chunks, differentiable, value_on_host
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.domains import Choice, Labels, enforced
 from mithril_losses.elsewhere import no_such_option
@@ -115,7 +115,7 @@ class Template:
         PyTorch and JAX differentiate it by `gradient`.
         """
         if type(arguments[0]) is np.ndarray:
-            return self.plain_value(*arguments, **reduction)
+            return value_on_host(self, arguments, reduction)
         return differentiable(self, arguments, reduction)
 
     def in_chunks(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], returns: str) -> Any:

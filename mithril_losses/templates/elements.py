@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Unpack, overload
 import numpy as np
 
 from mithril_losses import limits
+from mithril_losses.autodiff import large_gradient
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, array_namespace, is_dask, namespace_of, require_library
 from mithril_losses.backends.namespaces.numpy import for_elements
@@ -235,6 +236,9 @@ class Elementwise(Template):
             self.require_known(reduction)
             if splits_classes(reduction) and self._has_rows:
                 return self._of_parts.gradient(*arguments, **reduction)
+        found = large_gradient(self, arguments, wrt, reduction)
+        if found is not None:
+            return found
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             _, slopes = self.evaluate(xp, *arrays, *options)

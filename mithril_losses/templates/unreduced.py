@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mithril_losses.autodiff import large_gradient
 from mithril_losses.autodiff.on_demand import differentiable_on_demand
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, library_name, namespace_of
@@ -195,7 +196,8 @@ class Unreduced(Template):
         around = None if type(arguments[0]) is np.ndarray else self._around(arguments)
         if around is not None:
             return around(functools.partial(self.gradient, wrt=wrt), reduction, "gradient")
-        return self._gradient(arguments, wrt, reduction)
+        found = large_gradient(self, arguments, wrt, reduction)
+        return self._gradient(arguments, wrt, reduction) if found is None else found
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
         """Return `value` and `gradient` from one evaluation."""

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import tracemalloc
 import unittest
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -25,6 +26,7 @@ from parameterized import parameterized
 
 import mithril_losses as ml
 from mithril_losses import catalogue, limits, value_and_gradient
+from mithril_losses.autodiff import plain_functions
 from mithril_losses.backends import threads
 from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.backends.namespaces import numpy as numpy_namespace
@@ -64,6 +66,13 @@ SPECIAL = {
 }
 TIERS = (("fused", True), ("blocked", False))
 ELEMENTWISE = [pair.name for pair in catalogue().values() if isinstance(pair.terms, Elementwise)]
+
+
+@pytest.fixture(autouse=True)
+def functions_called_by_name_are_plain() -> Iterator[None]:
+    """What `value_and_gradient` returns is compared with them."""
+    with plain_functions():
+        yield
 
 
 def small_limits() -> Any:
@@ -227,7 +236,6 @@ class AgainstThePlainFunctions(unittest.TestCase):
             with self.assertRaisesRegex(TypeError, "targets must hold real numbers|class indices must be integers"):
                 both(arrays[0], arrays[1] + 1j)
 
-    @pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")  # by torch's forward mode itself
     def test_derivatives_that_torch_takes_of_the_value(self) -> None:
         both = value_and_gradient(ml.mse_loss)
         x, y = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0])

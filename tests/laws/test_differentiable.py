@@ -494,7 +494,6 @@ class Transforms(unittest.TestCase):
     """`torch.func` and forward mode."""
 
     @parameterized.expand(SOME, name_func=label)
-    @pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")  # by torch's forward mode itself
     def test_every_transform(self, case: Case) -> None:
         names = [name for name in case.arrays if name in case.pair.wrt]
         at = {name: x for name, x in zip(case.arrays, case.arguments("torch"), strict=True) if name in names}

@@ -16,7 +16,6 @@ curvlinops = pytest.importorskip("curvlinops", reason="the extra curvlinops is n
 from mithril_losses.optimize.curvlinops import KFACOperator, TorchLoss  # noqa: E402  # it cannot be imported without
 
 # by PyTorch's forward mode itself
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
 
 SAMPLES, OUTPUTS = 6, 3
 

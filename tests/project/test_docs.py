@@ -42,7 +42,6 @@ def quick_compiler(monkeypatch):
 
 @pytest.mark.usefixtures("own_catalogue", "quick_compiler")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by PyTorch's compiler itself
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")  # by PyTorch's forward mode itself
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
 def test_python_on_page_runs_and_prints_what_it_says(page: Path) -> None:
     text = page.read_text()

@@ -52,7 +52,6 @@ def of_optax(logits: Any, labels: Any, ignore_index: int = -100, normalizer: Any
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by PyTorch's compiler itself
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")  # by PyTorch's forward mode itself
 @pytest.mark.parametrize(("page", "own"), [("pytorch.md", of_torch), ("jax.md", of_optax)])
 def test_every_number_on_the_page_is_that_of_the_framework_s_own_loss(
     page: str, own: Callable[..., Any], monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,6 @@ def test_robust_fit_by_levenberg_and_marquardt(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")  # by forward mode itself
 def test_gauss_newton_matrix_and_its_factors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("curvlinops")
     exact, factors = load("gauss_newton", monkeypatch).main(tmp_path / "picture.png")
