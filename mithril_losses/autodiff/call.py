@@ -54,7 +54,7 @@ def value_on_host(template: Differentiable, arguments: tuple[Any, ...], reductio
     The loop over large arrays writes a gradient, too. It takes less time than the plain function, which writes an array
     at each of its steps.
     """
-    if is_reduced_to_a_number(reduction) and takes_loop(template, arguments[0].size, reduction):
+    if takes_loop(template, arguments[0].size, reduction) and is_reduced_to_a_number(reduction):
         template.require_known(reduction, gradient=False)
         return fastest(template)(*arguments, **reduction)[0]
     return template.plain_value(*arguments, **reduction)
@@ -62,8 +62,9 @@ def value_on_host(template: Differentiable, arguments: tuple[Any, ...], reductio
 
 def takes_loop(template: Differentiable, size: int, reduction: Mapping[str, Any]) -> bool:
     """Whether a value alone, or a gradient alone, of arrays on the host comes from the loop that computes both."""
-    is_large = template.has_loop and size >= limits.current.large
-    return is_large and reduction.get("across") is None and not is_plain.get()
+    if size < limits.current.large:  # first, because small calls notice the cost
+        return False
+    return template.has_loop and reduction.get("across") is None and not is_plain.get()
 
 
 # (template, whether it is differentiated in turn) → a function of the arguments by name, the vectors by the argument
