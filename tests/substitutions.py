@@ -1182,9 +1182,30 @@ SUBSTITUTIONS = [
     Substitution(
         "autodiff/torch.py",
         "an option that is learned loses its derivative",
-        {"if call.wanted and (call.is_usual or call.covers(call.wanted)):": "if call.wanted:"},
+        {"if call.is_usual or call.covers(call.wanted):": "if True:"},
         tests="differentiable",
         select="learned",
+    ),
+    Substitution(
+        "autodiff/torch.py",
+        "the gradient of large tensors in a graph leaves it",
+        {"any(x.requires_grad for x in tensors)": "False"},
+        tests="values",
+        select="in_a_graph",
+    ),
+    Substitution(
+        "autodiff/__init__.py",
+        "a large gradient wrt another argument is the usual one",
+        {"if wrt is not None:\n        return None\n": ""},
+        tests="values",
+        select="another_argument",
+    ),
+    Substitution(
+        "autodiff/call.py",
+        "the value alone of large arrays takes what belongs to the gradient",
+        {"        template.require_known(reduction, gradient=False)\n": ""},
+        tests="values",
+        select="errors",
     ),
     Substitution(
         "autodiff/torch.py",

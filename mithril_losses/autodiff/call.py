@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from mithril_losses import limits
 from mithril_losses.backends.namespaces import namespace_of
 from mithril_losses.numerics.trees import leaves, map_leaves
@@ -54,7 +56,8 @@ def value_on_host(template: Differentiable, arguments: tuple[Any, ...], reductio
     The loop over large arrays writes a gradient, too. It takes less time than the plain function, which writes an array
     at each of its steps.
     """
-    if takes_loop(template, arguments[0].size, reduction) and is_reduced_to_a_number(reduction):
+    first: Any = arguments[0]  # an array, or a nesting of arrays
+    if type(first) is np.ndarray and takes_loop(template, first.size, reduction) and is_reduced_to_a_number(reduction):
         template.require_known(reduction, gradient=False)
         return fastest(template)(*arguments, **reduction)[0]
     return template.plain_value(*arguments, **reduction)

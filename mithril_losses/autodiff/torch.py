@@ -32,15 +32,11 @@ def value(template: Differentiable, arguments: tuple[Any, ...], reduction: Mappi
 
 def gradient(template: Differentiable, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
     """Return the gradient of large tensors on the host, or None where it belongs into a graph or a trace."""
-    views = numpy_views(arguments, reduction)
-    given = (*arguments, *reduction.values())
-    if views is None or (torch.is_grad_enabled() and any(_requires_grad(x) for x in given)):
+    tensors = [x for x in (*arguments, *reduction.values()) if isinstance(x, torch.Tensor)]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return None
-    return as_tensors(fastest(template)(*views[0], **views[1]))[1]
-
-
-def _requires_grad(x: Any) -> bool:
-    return isinstance(x, torch.Tensor) and x.requires_grad
+    views = None if any(map(_is_batched, tensors)) else numpy_views(arguments, reduction)
+    return None if views is None else as_tensors(fastest(template)(*views[0], **views[1]))[1]
 
 
 def _device_of(x: Any) -> str:
@@ -104,7 +100,7 @@ class _TorchCall(Call):
 
     def value(self) -> Any:
         """Return the loss alone, which is in no graph."""
-        if self._on_host:
+        if self._on_host and self._is_flat:  # `value_and_gradient` leaves nestings to PyTorch, too
             arguments, reduction = self.put([x.numpy(force=True) for x in self.arrays])
             return as_tensor(value_on_host(self.template, arguments, reduction))
         arguments, reduction = self.put(self.arrays)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mithril_losses.autodiff import plain_functions
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.backends.threads import share
 from mithril_losses.benchmarks.problems import Case
@@ -124,7 +125,12 @@ def own_loss(case: Case) -> Callable[..., Any]:
 
 def _numpy_plain(case: Case, arrays: Arrays, setting: Setting) -> Call:
     pair, options = find_loss(case.problem.loss), case.problem.options
-    return lambda: (pair.value(*arrays, **options), pair.gradient(*arrays, **options))
+
+    def call() -> tuple[Any, Any]:
+        with plain_functions():
+            return pair.value(*arrays, **options), pair.gradient(*arrays, **options)
+
+    return call
 
 
 # --- peers ------------------------------------------------------------------------------------------------------------

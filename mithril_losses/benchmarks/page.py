@@ -42,7 +42,7 @@ _CANDIDATES = {
     ("ours-jax-grad",): (
         "`jax.jit(jax.value_and_grad(loss))` with a loss of this package. JAX gets the hand-derived gradient from it."
     ),
-    ("numpy-plain",): "the loss and its gradient, one after the other.",
+    ("numpy-plain",): "the plain loss and its plain gradient, one after the other.",
     ("torch-eager",): (
         "`loss(z).backward()` with the loss in `torch.nn.functional`, or the textbook expression where it has none."
     ),
