@@ -36,7 +36,7 @@ same loss. Arrays are float32. A candidate counts only where its product agrees 
 | case | {names} |
 |---|{right}|
 {rows}
-"""
+{reasons}"""
 
 
 def cases() -> list[Case]:
@@ -60,20 +60,25 @@ def measure(setting: Setting, seconds: float) -> Iterator[tuple[Case, Times]]:
 def page(found: list[tuple[Case, Times]], setting: Setting) -> str:
     """Return the page in Markdown."""
     names = [candidate.name for candidate in CANDIDATES]
-    rows = []
+    rows, reasons = [], []
     for case, times in found:
         unit = times["gradient"]
         cells = []
         for name in names:
             time = times[name]
             if isinstance(time, str):
-                cells.append(time)
+                cells.append("–")
+                reasons.append(f"* {case.name}, `{name}`: {time}")
             else:
                 ratio = f" ({time.median / unit.median:.2f})" if isinstance(unit, Timing) and name != "gradient" else ""
                 cells.append(f"{1e3 * time.median:.3g}{ratio}")
         rows.append(" | ".join([f"| {case.name}", *cells]) + " |")
     return _PAGE.format(
-        threads=setting.threads, names=" | ".join(names), right="|".join(["---:"] * len(names)), rows="\n".join(rows)
+        threads=setting.threads,
+        names=" | ".join(names),
+        right="|".join(["---:"] * len(names)),
+        rows="\n".join(rows),
+        reasons="\n".join(["", "Not measured:", "", *reasons, ""]) if reasons else "",
     )
 
 
