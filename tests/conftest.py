@@ -20,6 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     JAX computes the numbers of NumPy is a law of every loss. What JAX does in tiles stays. Tests of single losses under
     `torch.compile`, which reads all that is called for seconds, belong to them, too: what it reads is the same for all
     losses of a template, and laws hold it for one of each.
+
+    What pages and the documents of a user say is run on NumPy: the laws compare the libraries.
     """
     compiled = {_without_number(item).replace("_jax_jit", "_jax") for item in items if "_jax_jit" in item.name}
     for item in items:
@@ -31,7 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for mark in item.iter_markers("exhaustive_for")
         )
         is_twice = is_eager and _without_number(item) in compiled
-        if is_marked or is_twice or (is_of_a_loss and (is_eager or "_torch_compile" in item.name)):
+        is_text = item.path.name.startswith(("test_seed_", "test_docs"))
+        is_of_text = is_text and re.search(r"\[(jax|torch|(?!README|quickstart)[\w-]+\.md)\]", item.name)
+        if is_marked or is_twice or is_of_text or (is_of_a_loss and (is_eager or "_torch_compile" in item.name)):
             item.add_marker("exhaustive")
 
 

@@ -132,7 +132,7 @@ class Pairing(unittest.TestCase):
         self.assertEqual(set(pair.domain), set(pair.parameters), "every argument has a domain")
 
     @parameterized.expand([(case, library) for case in CASES for library in LIBRARIES], name_func=label)
-    @pytest.mark.exhaustive_for(named="jax", variants=True)
+    @pytest.mark.exhaustive_for(named="jax")  # where `test_one_function_compiled_by_jax` compares compiled numbers
     def test_value_and_gradient_equals_the_two(self, case: Case, library: str) -> None:
         more = {"weights": case.weights, "normalizer": 3.0} if case.pair.takes_reduction else {}
         with double_precision(library):

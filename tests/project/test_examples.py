@@ -76,6 +76,7 @@ def test_a_model_that_is_split_is_that_of_one_process(name: str) -> None:
     assert float(done.stdout.split()[-1]) <= 1e-6
 
 
+@pytest.mark.exhaustive
 def test_the_autoencoder_reaches_the_same_bound_on_every_library(load: Any) -> None:
     train = load("vae").train
     bounds = {library: float(train(library, 100)[-1].loss) for library in LIBRARIES}
@@ -93,6 +94,7 @@ def test_the_flow_is_inverted_by_its_inverse(load: Any) -> None:
     np.testing.assert_allclose(flow.inverse(learner.numpy_params(), z), points, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("loss", ["supervised contrastive", "ArcFace"])
 def test_neighbours_on_the_sphere_have_one_digit(load: Any, loss: str) -> None:
     example = load("metric_embedding")
@@ -104,11 +106,13 @@ def test_neighbours_on_the_sphere_have_one_digit(load: Any, loss: str) -> None:
     assert right[500] > 0.85
 
 
+@pytest.mark.exhaustive
 def test_the_earth_mover_takes_points_where_the_chamfer_distance_does_not(load: Any) -> None:
     _, _, off = load("point_cloud").train(steps=150, count=100)
     assert off["earth mover"] < 0.5 * off["chamfer"] < 0.5 * off["start"]
 
 
+@pytest.mark.exhaustive
 def test_smoothing_brings_vertices_and_normals_closer_to_the_truth(load: Any) -> None:
     example = load("mesh_smoothing")
     truth, faces = example.torus(24, 12)
@@ -118,6 +122,7 @@ def test_smoothing_brings_vertices_and_normals_closer_to_the_truth(load: Any) ->
     assert example.roughness(smoothed, truth, faces) < 0.4 * example.roughness(noisy, truth, faces)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("closeness", ["squared error", "structural similarity"])
 def test_denoising_brings_the_photograph_closer_to_the_truth(load: Any, closeness: str) -> None:
     example = load("denoising")
@@ -127,6 +132,7 @@ def test_denoising_brings_the_photograph_closer_to_the_truth(load: Any, closenes
     assert np.mean((found - truth) ** 2) < 0.5 * np.mean((noisy - truth) ** 2)
 
 
+@pytest.mark.exhaustive
 def test_the_texture_is_approached_on_libraries_alike(load: Any) -> None:
     example = load("texture")
     content, texture = (image[:, :32, :32] for image in example.photographs())

@@ -107,6 +107,7 @@ def play(run: Run, folder: Path) -> None:
     assert right > 900
 
 
+@pytest.mark.exhaustive  # for six seconds, through commands that have tests of their own
 def test_a_newcomer_with_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     in_a_process = command(os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), tmp_path)

@@ -449,6 +449,7 @@ class Memory(unittest.TestCase):
         ],
     )
     @pytest.mark.filterwarnings("ignore::mithril_losses.SinkhornWarning")  # one iteration takes as much memory as many
+    @pytest.mark.exhaustive  # nine million pairs, eight times; by default, `test_clustered_points_take_no_more`
     def test_peak_at_three_thousand_points(self, loss: Any, d: int) -> None:
         x, y = points(1, 3000, d), points(1, 3000, d, seed=1)
         both = value_and_gradient(loss)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from parameterized import parameterized
 
 from mithril_losses.training.config import TrainingConfig, read_config
@@ -155,6 +156,7 @@ class TestTrainer(RunTestCase):
 
 
 class TestDemo(RunTestCase):
+    @pytest.mark.exhaustive  # it trains for six seconds; `make demo` runs the same file
     def test_the_demonstration_reads_digits(self) -> None:
         config = read_config(DEMO, [f"run.output={self.folder}"], backend="numpy")
         result = train(config)
