@@ -505,6 +505,8 @@ SUBSTITUTIONS = [
                 "2.0 * xp.maximum(xp.sign(predictions) * xp.sign(targets), 0.0) * (magnitude"
             )
         },
+        tests="kinks",
+        select="smape_loss",
     ),
     Substitution(
         "losses/regression.py",
@@ -580,31 +582,37 @@ SUBSTITUTIONS = [
         "boosting/scored.py",
         "the weights of several outputs weigh the outputs",
         {"if self.has_classes or scores.ndim == 1 else found[:, None]": "if True else found"},
+        tests="boosting",
     ),
     Substitution(
         "boosting/scored.py",
         "negative weights pass",
         {"if not (found >= 0.0).all():": "if False:"},
+        tests="boosting",
     ),
     Substitution(
         "boosting/scored.py",
         "a metric forgets the weights",
         {'reduction="none", **given, **own)': 'reduction="none", **own)'},
+        tests="boosting",
     ),
     Substitution(
         "boosting/catboost.py",
         "CatBoost descends",
         {"return (-gradient).tolist(), (-hessian).tolist()": "return gradient.tolist(), (-hessian).tolist()"},
+        tests="boosting",
     ),
     Substitution(
         "boosting/links.py",
         "the exponential loss has the link of the logistic one",
         {"expit(2.0 * np.asarray(scores))": "expit(np.asarray(scores))"},
+        tests="boosting",
     ),
     Substitution(
         "boosting/start.py",
         "a slope that has vanished is an optimum",
         {"if last == bound == 0.0:": "if False:"},
+        tests="boosting",
     ),
     Substitution(
         "optimize/scipy.py",
@@ -629,6 +637,7 @@ SUBSTITUTIONS = [
         "models/torch.py",
         "the derivative of the outputs is along other parameters",
         {"[directions[name] for name in leaves]": "[directions[name] for name in reversed(leaves)]"},
+        tests="scipy",
     ),
     # classification
     Substitution(
@@ -717,6 +726,8 @@ SUBSTITUTIONS = [
         "a loop lets rows of any sum pass",
         {"wrong += T(1) if abs(off) > near else T(0)": "wrong += T(0)"},
         "in_a_large_array_is_refused and kl_divergence",
+        tests="domains",
+        select="in_a_large_array_is_refused and kl_divergence",
     ),
     Substitution(
         "execution/host.py",
@@ -730,6 +741,8 @@ SUBSTITUTIONS = [
         "a loop lets elements outside of an interval pass",
         {"illegal += T(1) if {' | '.join(sides)} else T(0)": "illegal += T(0)"},
         "in_a_large_array_is_refused and binary_cross_entropy",
+        tests="domains",
+        select="in_a_large_array_is_refused and binary_cross_entropy",
     ),
     Substitution(
         "losses/classification.py",
@@ -1066,6 +1079,8 @@ SUBSTITUTIONS = [
         "a class of infinite size leaves the loss finite",
         {"return weights * x if masks.weights": "return product(xp, weights, x) if masks.weights"},
         "SpecialNumbers and generalized_dice_loss",
+        tests="special_numbers",
+        select="generalized_dice_loss",
     ),
     Substitution(
         "templates/lovasz.py",
