@@ -1075,14 +1075,6 @@ SUBSTITUTIONS = [
         select="other_libraries",
     ),
     Substitution(
-        "templates/overlap.py",
-        "a class of infinite size leaves the loss finite",
-        {"return weights * x if masks.weights": "return product(xp, weights, x) if masks.weights"},
-        "SpecialNumbers and generalized_dice_loss",
-        tests="special_numbers",
-        select="generalized_dice_loss",
-    ),
-    Substitution(
         "templates/lovasz.py",
         "class weights do not count in a Lovász extension",
         {"counted = counted * pixels.weights": "counted = 1.0 * counted"},
@@ -1211,7 +1203,7 @@ SUBSTITUTIONS = [
     Substitution(
         "autodiff/__init__.py",
         "a large gradient wrt another argument is the usual one",
-        {"if wrt is not None:\n        return None\n": ""},
+        {"    if wrt is not None:\n        return None": "    if False:\n        return None"},
         tests="values",
         select="another_argument",
     ),
@@ -1227,7 +1219,7 @@ SUBSTITUTIONS = [
         "what a transform wraps is not differentiated",
         {"        if torch._C._functorch.is_gradtrackingtensor(x):\n            return True\n": ""},
         tests="differentiable",
-        select="learned_in_a_batch",
+        select="in_a_batch_too",
     ),
     Substitution(
         "autodiff/torch.py",

@@ -537,6 +537,16 @@ class Transforms(unittest.TestCase):
             expected = torch.func.grad(total)(torch.tensor(0.7, dtype=torch.float64))
         torch.testing.assert_close(found, expected)
 
+    def test_the_slope_at_a_kink_is_ours_in_a_batch_too(self) -> None:
+        scores, signs = torch.tensor([[1.0, 0.5], [2.0, 1.0]]), torch.ones(2)
+
+        def total(scores: torch.Tensor) -> torch.Tensor:
+            return torch.func.vmap(lambda row: ml.hinge_loss(row, signs, reduction="sum"))(scores).sum()
+
+        self.assertEqual(torch.func.grad(total)(scores).tolist(), [[0.0, -1.0], [0.0, 0.0]])
+        with plain_functions():
+            self.assertEqual(torch.func.grad(total)(scores).tolist(), [[-0.5, -1.0], [0.0, -0.5]])
+
     def test_second_derivatives_are_derivatives(self) -> None:
         z = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
         labels = torch.tensor([0, 1, 2, 3])
