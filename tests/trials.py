@@ -578,6 +578,9 @@ def odd_memory(folder: Path, draw: random.Random) -> Tries:
     losses = [ml.huber_loss, ml.charbonnier_loss, ml.binary_cross_entropy_with_logits]
     rows = [ml.cross_entropy_with_logits, ml.kl_divergence]
 
+    def softmax(x: np.ndarray) -> np.ndarray:
+        return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
     def judged(loss: Any, how: str, p: np.ndarray, t: np.ndarray) -> str:
         before = p.tobytes(), t.tobytes()
         plain = p.astype(p.dtype.newbyteorder("="), "C").copy(), t.astype(t.dtype.newbyteorder("="), "C").copy()
@@ -601,8 +604,8 @@ def odd_memory(folder: Path, draw: random.Random) -> Tries:
             both = zip(layouts(p), [*layouts(t)], strict=True)
         else:
             loss, p = draw.choice(rows), p.reshape(-1, 4)
-            t = numbers("i4", len(p), 3) if loss is ml.cross_entropy_with_logits else np.exp(p[::-1])
-            p = np.exp(p) if loss is ml.kl_divergence else p
+            t = numbers("i4", len(p), 3) if loss is ml.cross_entropy_with_logits else softmax(p[::-1])
+            p = softmax(p) if loss is ml.kl_divergence else p
             both = zip(layouts(p), itertools.repeat(("", t)))
         for (how, a), (_, b) in both:
             if len(b.shape) < len(a.shape) or a.shape == b.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -100,9 +101,10 @@ class _TorchCall(Call):
 
     def value(self) -> Any:
         """Return the loss alone, which is in no graph."""
-        if self._on_host and self._is_flat:  # `value_and_gradient` leaves nestings to PyTorch, too
+        if self._on_host and self.template.has_loop:
             arguments, reduction = self.put([x.numpy(force=True) for x in self.arrays])
-            return as_tensor(value_on_host(self.template, arguments, reduction))
+            with contextlib.suppress(TypeError, ValueError):  # the plain function tells an error in PyTorch's words
+                return as_tensor(value_on_host(self.template, arguments, reduction))
         arguments, reduction = self.put(self.arrays)
         return self.template.plain_value(*arguments, **reduction)
 
