@@ -36,6 +36,9 @@ test test-quick test-exhaustive test-lowest test-kfac-jax: export OMP_NUM_THREAD
 test test-quick test-exhaustive test-lowest test-kfac-jax: export OPENBLAS_NUM_THREADS := 1
 test test-quick test-exhaustive test-lowest test-kfac-jax: export MKL_NUM_THREADS := 1
 
+# Python keeps what it compiles, whatever the caller has set: the tests start some hundred processes.
+test test-quick test-exhaustive test-lowest test-kfac-jax: export PYTHONDONTWRITEBYTECODE :=
+
 # Most tests run what XLA compiles once. Left unoptimised, it is compiled in half the time and has the same meaning; what
 # XLA's optimisations may break, such as NaN in a fused reduction, is marked `optimized_xla` and tested as users run it.
 # One thread compiles: the workers keep the cores busy.
@@ -58,7 +61,7 @@ test-lowest: $(LOWEST)/.installed  ## run the tests on the lowest versions that 
 	$(LOWEST)/bin/python -m pytest --dist worksteal -n $(WORKERS) -m "not exhaustive" -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
 
 test-kfac-jax: $(KFAC_JAX)/.installed  ## run the tests with kfac-jax, which needs an older JAX than the others have
-	$(KFAC_JAX)/bin/python -m pytest -n 0 tests/optimize/test_kfac_jax.py "tests/project/test_docs.py::test_python_on_page_runs_and_prints_what_it_says[kfac-jax.md]" mithril_losses/optimize/kfac_jax.py
+	$(KFAC_JAX)/bin/python -m pytest tests/optimize/test_kfac_jax.py "tests/project/test_docs.py::test_python_on_page_runs_and_prints_what_it_says[kfac-jax.md]" mithril_losses/optimize/kfac_jax.py
 
 lint: $(EVERYTHING)  ## ruff and mypy
 	$(BIN)/ruff check
@@ -135,7 +138,8 @@ $(LOWEST)/.installed: pyproject.toml
 	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[all,test,kfac-jax]"
 	touch "$@"
 
+# Only what these tests import: with all of the extras, pip searches for minutes.
 $(KFAC_JAX)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(KFAC_JAX)
-	$(KFAC_JAX)/bin/pip install -c <(grep -v '^jax' constraints.txt) -e ".[all,test,kfac-jax]"
+	$(KFAC_JAX)/bin/pip install -c <(grep -v '^jax' constraints.txt) -e ".[torch,kfac-jax]" pytest parameterized array-api-strict
 	touch "$@"

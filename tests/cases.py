@@ -143,6 +143,7 @@ def cases() -> list[Case]:
 
 CASES = cases()
 DRAWN = [case for case in CASES if case.name == "drawn"]
+ONE_OF_EACH_TEMPLATE = list({type(case.pair.terms): case for case in reversed(DRAWN)}.values())
 REDUCED = [case for case in CASES if case.pair.takes_reduction]
 REDUCED_DRAWN = [case for case in REDUCED if case.name == "drawn"]
 

@@ -161,15 +161,21 @@ def check_wheel(wheel: Path, python: str | Path, folder: Path, *, with_framework
             )
 
 
-def check_installation_from_clone(folder: Path) -> None:
-    """Run what the README says of a clone: both ways to install, then `make demo` and the commands after it."""
+def check_installation_from_clone(folder: Path, *, with_frameworks: bool) -> None:
+    """Run what the README says of a clone: both ways to install, then `make demo` and the commands after it.
+
+    Args:
+        folder: an empty one, for a copy of the repository and the environments.
+        with_frameworks: whether to run the commands that install JAX and PyTorch and use them, too.
+    """
     repository = copy_of_repository(folder)
     for way, block in enumerate(blocks("README.md", "sh", "Install")):
         environment = Environment(sys.executable, folder / f"environment {way}", repository)
         environment.run("bash", "-e", "-c", block)
         require(environment.installed() == {*NEEDED, "autograd"}, f"installed are {environment.installed()}")
     run(repository, "make", "demo", f"PYTHON={sys.executable}")
-    run(repository, "bash", "-e", "-c", "".join(blocks("README.md", "sh", "From the command line")))
+    commands, of_frameworks = blocks("README.md", "sh", "From the command line")
+    run(repository, "bash", "-e", "-c", commands + of_frameworks * with_frameworks)
 
 
 def main() -> None:
@@ -185,7 +191,7 @@ def main() -> None:
             check_wheel(wheel, python, folder / version, with_frameworks=is_running(version))
             print(f"Python {version}: the wheel installs, and the README runs")
         (folder / "clone").mkdir()
-        check_installation_from_clone(folder / "clone")
+        check_installation_from_clone(folder / "clone", with_frameworks=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from mithril_losses.checking.exact.precision import DTYPES, MOST, Rounding, Trut
 from mithril_losses.checking.proof import KINDS, Piece, prove, prove_curvature
 from mithril_losses.execution.curvature import has_curvature
 
-__all__ = ["BACKENDS", "Evidence", "examine", "page", "structure"]
+__all__ = ["BACKENDS", "Evidence", "examine", "page", "row", "structure"]
 
 BACKENDS = ("numpy", "jax", "torch")
 
@@ -134,6 +134,14 @@ def _on_symbols(pieces: list[Piece]) -> str:
     return f"{kind}, {len(kinds)} piece{'s' * (len(kinds) > 1)}"
 
 
+def row(evidence: Evidence) -> str:
+    """Return the row of one loss in the report."""
+    units = [" / ".join(f"{evidence.units(name, dtype):.1f}" for dtype in DTYPES) for name in evidence.run]
+    edges = [f"{evidence.passed[name]} / {run}" for name, run in evidence.run.items()]
+    kinds = [evidence.exact, evidence.symbols or "–", evidence.curvature or "–"]
+    return " | ".join([f"| `{evidence.loss}`", *kinds, *units, *edges]) + " |"
+
+
 def page(found: list[Evidence]) -> str:
     """Return the report in Markdown."""
     backends = list(found[0].run)
@@ -147,28 +155,12 @@ def page(found: list[Evidence]) -> str:
         f"exact numbers, {passed} of {run} edge cases passed, "
         f"{sum(evidence.is_right for evidence in found)} without a fault. The worst rounding is that of the {worst}."
     )
-    rows = []
-    for evidence in found:
-        units = [" / ".join(f"{evidence.units(name, dtype):.1f}" for dtype in DTYPES) for name in backends]
-        edges = [f"{evidence.passed[name]} / {evidence.run[name]}" for name in backends]
-        rows.append(
-            " | ".join(
-                [
-                    f"| `{evidence.loss}`",
-                    evidence.exact,
-                    *(x or "–" for x in (evidence.symbols, evidence.curvature)),
-                    *units,
-                    *edges,
-                ]
-            )
-            + " |"
-        )
     return _PAGE.format(
         summary=summary,
         rounding=" | ".join(f"rounding, {name}" for name in backends),
         edges=" | ".join(f"edge cases, {name}" for name in backends),
         right="|".join(["---:"] * 2 * len(backends)),
-        rows="\n".join(rows),
+        rows="\n".join(map(row, found)),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from cases import LIBRARIES, convert
+from cases import convert
 from parameterized import parameterized
 
 from mithril_losses import catalogue
@@ -172,21 +172,13 @@ class Mistakes(unittest.TestCase):
 class Rounding(unittest.TestCase):
     """Results in float32 and float64 lie within a few units in the last place of the true ones."""
 
-    def within(self, loss: str, libraries: tuple[str, ...], count: int) -> None:
-        for point, dtype in product(first_points(catalogue()[loss], count), DTYPES):
-            truth = Truth(point, dtype)
-            for library in libraries:
-                for found in truth.roundings(library, lambda x, library=library: convert(x, library, str(x.dtype))):
-                    self.assertLessEqual(found.units, MOST, str(found))
-
     @parameterized.expand(LOSSES)
     def test_eager(self, loss: str) -> None:
-        self.within(loss, ("numpy", "torch", "array_api_strict"), 1)
-
-    @parameterized.expand(LOSSES)
-    @pytest.mark.exhaustive
-    def test_everywhere(self, loss: str) -> None:
-        self.within(loss, LIBRARIES, 3)
+        for point, dtype in product(first_points(catalogue()[loss], 1), DTYPES):
+            truth = Truth(point, dtype)
+            for library in ("numpy", "torch", "array_api_strict"):
+                for found in truth.roundings(library, lambda x, library=library: convert(x, library, str(x.dtype))):
+                    self.assertLessEqual(found.units, MOST, str(found))
 
     def test_a_rounded_result_is_told_from_a_wrong_one(self) -> None:
         pair = catalogue()["mse_loss"]

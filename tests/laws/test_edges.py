@@ -5,7 +5,6 @@ from __future__ import annotations
 import unittest
 import warnings
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,15 @@ from mithril_losses.domains import BINARY, POSITIVE, REAL, ClassIndices
 REPORT = Path(__file__).parents[2] / "docs/trust.md"
 
 
-def faults(pair: Pair, backend: str = "numpy") -> dict[str, str]:
+def faults(pair: Pair) -> dict[str, str]:
     """Return the edge cases that fail, with what they say."""
-    return {edge: fault for edge, fault in failures(pair, get_backend(backend, dtype="float64")) if fault}
+    return {edge: fault for edge, fault in failures(pair, get_backend("numpy", dtype="float64")) if fault}
 
 
 class Catalogue(unittest.TestCase):
     @parameterized.expand([(loss,) for loss in catalogue()])
     def test_edge_cases(self, loss: str) -> None:
         self.assertEqual(faults(catalogue()[loss]), {})
-
-    @parameterized.expand(list(product(catalogue(), ("jax", "torch"))))
-    @pytest.mark.exhaustive
-    def test_edge_cases_elsewhere(self, loss: str, backend: str) -> None:
-        self.assertEqual(faults(catalogue()[loss], backend), {})
 
     @parameterized.expand([(loss,) for loss in sorted(SIGNED)])
     def test_losses_that_may_be_negative_are(self, loss: str) -> None:
@@ -193,7 +187,14 @@ class Report(unittest.TestCase):
         for fact, other in (("3 / 4", "4 / 4"), ("60", "59"), ("1 piece", "2 pieces")):
             self.assertNotEqual(trust.structure(row), trust.structure(row.replace(fact, other)))
 
+    @parameterized.expand([(loss,) for loss in catalogue()])
     @pytest.mark.exhaustive
-    def test_report_is_what_is_found_now(self) -> None:
-        found = list(trust.examine())
-        self.assertEqual(trust.structure(REPORT.read_text()), trust.structure(trust.page(found)))
+    def test_a_row_is_what_is_found_now(self, loss: str) -> None:
+        """Exact numbers, rounding and edge cases hold on every backend."""
+        [evidence] = trust.examine([loss])
+        self.assertFalse(any(evidence.failed.values()), evidence.failed)
+        report = REPORT.read_text()
+        [row] = [line for line in report.splitlines() if line.startswith(f"| `{loss}`")]
+        self.assertEqual(trust.structure(row), trust.structure(trust.row(evidence)))
+        text, *_ = trust.page([evidence]).partition("\n1 losses")
+        self.assertTrue(report.startswith(text))

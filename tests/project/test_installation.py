@@ -1,4 +1,7 @@
-"""What is released installs and runs where nothing else is: see `tests/installation.py`."""
+"""What is released installs and runs where nothing else is: see `tests/installation.py`.
+
+JAX and PyTorch, which are downloaded and installed for minutes, are left to that script, which a release runs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ from installation import (
     build,
     check_installation_from_clone,
     check_wheel,
-    is_running,
     supported_pythons,
 )
 
@@ -41,12 +43,12 @@ def test_the_wheel_runs_in_a_bare_environment(built: tuple[Path, Path], tmp_path
     python = supported_pythons().get(version)
     if python is None:
         pytest.skip(f"Python {version} is not on this machine")
-    check_wheel(built[0], python, tmp_path, with_frameworks=is_running(version))
+    check_wheel(built[0], python, tmp_path, with_frameworks=False)
 
 
 @pytest.mark.exhaustive
 def test_a_clone_installs_and_runs_as_the_readme_says(tmp_path: Path) -> None:
-    check_installation_from_clone(tmp_path)
+    check_installation_from_clone(tmp_path, with_frameworks=False)
 
 
 @pytest.mark.exhaustive

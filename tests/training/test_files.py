@@ -652,7 +652,7 @@ class TestKilledProcesses(KilledTestCase):
     @pytest.mark.exhaustive  # each process takes seconds to start
     def test_at_random_moments(self) -> None:
         draw = random.Random(0)
-        for _ in range(25):
+        for _ in range(10):
             shutil.rmtree(self.output, ignore_errors=True)
             process = self.start()
             time.sleep(draw.uniform(0.0, 0.3))
