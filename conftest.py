@@ -20,6 +20,8 @@ os.environ.pop("COLUMNS", None)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# without the lines of Python that each operation comes from, JAX lowers in three quarters of the time
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 collect_ignore = ["backends"]  # a link to mithril_losses/backends, whose tests would run twice
 if importlib.util.find_spec("kfac_jax") is None:  # which no JAX of the extra `test` can have

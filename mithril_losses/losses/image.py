@@ -19,7 +19,7 @@ from mithril_losses.templates.stencil import (
     apply_stencil,
     cut,
     differences,
-    each_plane,
+    each_group,
     over_planes,
     second_of_stencil,
     stencil_rows,
@@ -375,6 +375,9 @@ def _compare(
     return xp, x, y, _Comparison(window, (rows, columns), c1, c2)
 
 
+_COMPARED = 1 << 15  # elements that are compared at a time, so that all maps of them fit into the second-level cache
+
+
 def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> Loop | None:
     """Check the arguments; return the loop over the planes of NumPy images, or None where it does not apply."""
     channels_first = options["channels_first"]
@@ -384,18 +387,20 @@ def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> Loop | N
     per_image = x.shape[-3] if channels_first else 1
     plane = x.shape[-2:] if channels_first else x.shape[-3:]
     planes, others = x.reshape(-1, *plane), y.reshape(-1, *plane)
+    inside = tuple(range(1, planes.ndim))
 
     def losses_of(scales: Any, gradient: Any, threads: int) -> Any:
         out, losses = gradient.reshape(planes.shape), np.empty(len(planes))
 
-        def work(i: int) -> None:
+        def work(group: slice) -> None:
             with quiet(np):
-                at = comparison.similarity(np, planes[i], others[i])
-                losses[i] = np.mean(at.distance) / per_image
-                count = float(at.luminance.size * per_image)
-                np.multiply(comparison.pull(np, at, *(by / count for by in at.slopes)), scales[i], out=out[i])
+                at = comparison.similarity(np, planes[group], others[group])
+                losses[group] = np.mean(at.distance, axis=inside) / per_image
+                count = float(math.prod(at.luminance.shape[1:]) * per_image)
+                by_plane = scales[group].reshape(-1, *(1 for _ in plane))
+                np.multiply(comparison.pull(np, at, *(by / count for by in at.slopes)), by_plane, out=out[group])
 
-        each_plane(work, planes, threads)
+        each_group(work, planes, _COMPARED, threads)
         return losses
 
     batch = tuple(x.shape[:-3])

@@ -194,6 +194,8 @@ def _compiled_band(terms: Terms, planes: Any, start: int, stop: int, scales: Any
     return sums
 
 
-def each_plane(work: Callable[[int], None], planes: Any, threads: int) -> None:
-    """Call `work` for the index of each plane, in several threads if the planes are large."""
-    share(len(planes), work, threads if planes.size >= limits.current.shared_bands else 1)
+def each_group(work: Callable[[slice], None], planes: Any, most: int, threads: int) -> None:
+    """Call `work` for each group of planes, of at most so many elements, in several threads if there are many."""
+    step = max(1, most * len(planes) // planes.size)
+    shared = threads if planes.size >= limits.current.shared_bands else 1
+    share(-(-len(planes) // step), lambda i: work(slice(i * step, (i + 1) * step)), shared)

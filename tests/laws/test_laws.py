@@ -53,6 +53,7 @@ class Proof(unittest.TestCase):
         self.assertGreater(check.compared, 0.8 * (check.compared + check.left_out))
 
     @parameterized.expand([(case,) for case in CASES], name_func=label)
+    @pytest.mark.exhaustive_for(variants=True)  # exact numbers take every option
     def test_gradient_by_autodiff(self, case: Case) -> None:
         for name, reduction in list(reductions(case))[:: 1 if case.name == "drawn" else 6]:
             with self.subTest(name):
@@ -246,18 +247,15 @@ def _halves(case: Case) -> list[Case]:
 class Contract(unittest.TestCase):
     """The gradient contract: shape, dtype, fresh and writable results, arguments untouched, libraries agree."""
 
-    @parameterized.expand(
-        [
-            (case, library, dtype)
-            for case in CASES
-            for library in LIBRARIES
-            for dtype in DTYPES[library]
-            if (library, dtype) != ("jax", "float64")  # `test_one_function_compiled_by_jax`
-        ],
-        name_func=label,
-    )
+    @parameterized.expand([(case, library) for case in CASES for library in LIBRARIES], name_func=label)
     @pytest.mark.exhaustive_for(named="jax")  # by default JAX is compiled: see `test_one_function_compiled_by_jax`
-    def test_shape_dtype_and_library_are_kept(self, case: Case, library: str, dtype: str) -> None:
+    def test_shape_dtype_and_library_are_kept(self, case: Case, library: str) -> None:
+        for dtype in DTYPES[library]:
+            if (library, dtype) != ("jax", "float64"):  # compiled, it is that of `test_one_function_compiled_by_jax`
+                with self.subTest(dtype):
+                    self._assert_kept(case, library, dtype)
+
+    def _assert_kept(self, case: Case, library: str, dtype: str) -> None:
         with double_precision(library):
             arguments = case.arguments(library, dtype)
             keywords = case.keywords(library, dtype)
@@ -501,16 +499,9 @@ class Transforms(unittest.TestCase):
         for path, a, b in matched(found, expected[case.pair.wrt[0]] if len(case.pair.wrt) > 1 else expected):
             np.testing.assert_allclose(to_numpy(a), b, rtol=1e-12, atol=1e-15, err_msg=path)
 
-    @parameterized.expand([(case,) for case in CASES if case in ONE_OF_EACH_TEMPLATE], name_func=label)
+    @parameterized.expand([(case,) for case in DRAWN], name_func=label)
+    @pytest.mark.exhaustive  # by default, test_differentiable.py compiles some
     def test_torch_compile(self, case: Case) -> None:
-        self._compile_by_torch(case)
-
-    @parameterized.expand([(case,) for case in DRAWN if case not in ONE_OF_EACH_TEMPLATE], name_func=label)
-    @pytest.mark.exhaustive  # as much the same to the compiler of graphs as they are to us
-    def test_torch_compile_others(self, case: Case) -> None:
-        self._compile_by_torch(case)
-
-    def _compile_by_torch(self, case: Case) -> None:
         torch._dynamo.reset()
         pair, arguments, keywords = case.pair, case.arguments("torch"), case.keywords("torch")
 

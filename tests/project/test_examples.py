@@ -45,9 +45,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return load
 
 
-@pytest.mark.parametrize(  # on others, the autoencoder below stands for all: the examples differ in their losses alone
-    "library", [pytest.param(name, marks=[] if name == "numpy" else [pytest.mark.exhaustive]) for name in LIBRARIES]
-)
+@pytest.mark.exhaustive  # the autoencoder below stands for all: the examples differ in their losses alone
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", FEW)
 def test_every_example_runs_on_every_library(load: Any, tmp_path: Path, name: str, library: str) -> None:
     picture = tmp_path / "picture.png"
