@@ -27,6 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         is_eager = "_jax" in item.name and "_jax_jit" not in item.name
         is_of_a_loss = item.path.parent.name == "losses" and "tiles" not in item.name
+        is_compiled_by_torch = re.search(r"torch[._]compile", item.name)
         is_marked = any(
             f"_{mark.kwargs.get('named', '')}" in item.name
             and not (mark.kwargs.get("variants", False) and "-drawn" in item.name)
@@ -35,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_twice = is_eager and _without_number(item) in compiled
         is_text = item.path.name.startswith(("test_seed_", "test_docs"))
         is_of_text = is_text and re.search(r"\[(jax|torch|(?!README|quickstart)[\w-]+\.md)\]", item.name)
-        if is_marked or is_twice or is_of_text or (is_of_a_loss and (is_eager or "_torch_compile" in item.name)):
+        if is_marked or is_twice or is_of_text or (is_of_a_loss and (is_eager or is_compiled_by_torch)):
             item.add_marker("exhaustive")
 
 

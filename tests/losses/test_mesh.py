@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import torch
 from cases import convert, double_precision, to_numpy
 from modes import EAGER, MODES, TRACED, evaluate, evaluate_pair
@@ -290,6 +291,7 @@ class Together(unittest.TestCase):
                 to_numpy(doubled["vertices"]), 2 * to_numpy(gradient(arguments)["vertices"]), rtol=1e-13
             )
 
+    @pytest.mark.exhaustive  # each loss of the sum is traced by the laws
     def test_traced_with_its_faces(self) -> None:
         expected = MeshLoss().value_and_gradient((self.v, self.faces, self.n), (self.target, self.faces, self.m))
         with double_precision("jax"):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import torch
 from parameterized import parameterized
 from torch.utils.data import DataLoader, TensorDataset
@@ -179,6 +180,7 @@ class TestJax(FolderTestCase):
         for found, expected in zip(jax.tree.leaves(result.params), jax.tree.leaves(params), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-10)
 
+    @pytest.mark.exhaustive  # importing equinox and tracing its model takes seconds
     def test_an_equinox_model(self) -> None:
         import equinox as eqx
 
