@@ -54,7 +54,8 @@ test-quick: $(EVERYTHING)  ## LOSS=huber_loss: the laws of a loss (or a family),
 	XLA_FLAGS="$(UNOPTIMIZED_XLA)" $(PYTEST) -m "not exhaustive and not optimized_xla" --loss "$(LOSS)"
 
 test-exhaustive: $(EVERYTHING)  ## run the tests that `make test` leaves out
-	XLA_FLAGS="$(OPTIMIZED_XLA)" $(PYTEST) -n $(WORKERS) -m exhaustive
+	XLA_FLAGS="$(UNOPTIMIZED_XLA)" $(PYTEST) -n $(WORKERS) -m "exhaustive and not optimized_xla"
+	XLA_FLAGS="$(OPTIMIZED_XLA)" $(PYTEST) -n $(WORKERS) -m "exhaustive and optimized_xla" $(AS_USERS_COMPILE)
 
 # Old versions of these libraries call what newer versions of others deprecate: only those warnings are no errors here.
 test-lowest: $(LOWEST)/.installed  ## run the tests on the lowest versions that pyproject.toml allows

@@ -1127,6 +1127,18 @@ SUBSTITUTIONS = [
         tests="image",
     ),
     Substitution(
+        "losses/image.py",
+        "images that are compared together share the weight of the first",
+        {"by_plane = scales[group].reshape(": "by_plane = np.full_like(scales[group], scales[group][0]).reshape("},
+        tests="image",
+    ),
+    Substitution(
+        "templates/stencil.py",
+        "the images that fill no group are left out",
+        {"share(-(-len(planes) // step), lambda i": "share(len(planes) // step, lambda i"},
+        tests="image",
+    ),
+    Substitution(
         "templates/points.py",
         "distances that cancel are kept",
         {"        squared[batch, i, j] = np.vecdot(difference, difference)\n": ""},

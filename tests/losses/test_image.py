@@ -173,6 +173,25 @@ class StructuralSimilarity(unittest.TestCase):
         scale = np.abs(gradient).max()
         np.testing.assert_allclose(gradient, ml.ssim_loss_gradient(x, y, k2=1e-4), atol=0.01 * scale)
 
+    @parameterized.expand([(False,), (True,)])
+    def test_many_small_images(self, channels_first: bool) -> None:
+        """Several are compared at a time; each has the loss and the gradient that it has alone, NaN or not."""
+        generator = np.random.default_rng(6)
+        x, y = generator.random((2, 500, 2, 13, 12) if channels_first else (2, 500, 13, 12, 2))
+        weights = generator.random(len(x))
+        x[3].flat[7], weights[5] = np.nan, 0.0
+        options = {"channels_first": channels_first, "window_size": 5}
+        value, gradient = value_and_gradient(ml.ssim_loss, compile=False)(
+            x, y, weights=weights, reduction="none", **options
+        )
+        with plain_functions():
+            alone = np.array([ml.ssim_loss(x[i], y[i], **options) for i in range(len(x))])
+            slopes = np.stack([ml.ssim_loss_gradient(x[i], y[i], **options) for i in range(len(x))])
+        np.testing.assert_allclose(value, np.where(weights == 0, 0.0, weights * alone), rtol=1e-12)
+        factors = weights.reshape(-1, 1, 1, 1)
+        np.testing.assert_allclose(gradient, np.where(factors == 0, 0.0, factors * slopes), rtol=1e-10, atol=1e-16)
+        self.assertEqual(np.flatnonzero(np.isnan(value)).tolist(), [3])
+
     def test_equal_and_flat_images(self) -> None:
         x, _ = _pictures(3)
         for image in (x, np.zeros_like(x), np.full_like(x, 0.7), 255.0 * x.astype(np.float32)):
