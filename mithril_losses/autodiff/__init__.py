@@ -52,11 +52,9 @@ def differentiable(template: Differentiable, arguments: tuple[Any, ...], reducti
     return template.plain_value(*arguments, **reduction) if by is None else by(template, arguments, reduction)
 
 
-def large_gradient(template: Any, arguments: tuple[Any, ...], wrt: Any, reduction: Mapping[str, Any]) -> Any:
-    """Return the gradient of large arrays on the host from the loop that also computes the value; None for others."""
+def large_gradient(template: Any, arguments: tuple[Any, ...], reduction: Mapping[str, Any]) -> Any:
+    """Return the usual gradient of large arrays on the host from the loop of value and gradient; None for others."""
     first: Any = arguments[0]
-    if wrt is not None:
-        return None
     if type(first) is np.ndarray:
         found = takes_loop(template, first.size, reduction)
         return fastest(template)(*arguments, **reduction)[1] if found else None

@@ -62,7 +62,7 @@ class Apart(Template):
         if is_dask(arguments[0]):
             found: NamedArrays[Array] = self.in_chunks(arguments, reduction, "gradient")
             return found
-        found = large_gradient(self, arguments, None, reduction)
+        found = large_gradient(self, arguments, reduction)
         return self._close(arguments, reduction, value=False, slopes=True)[1] if found is None else found
 
     def both(self, *arguments: Any, **reduction: Unpack[GradientReduction]) -> tuple[Array, NamedArrays[Array]]:

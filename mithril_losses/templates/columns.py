@@ -45,7 +45,7 @@ class ByColumn(Template):
         if is_dask(arrays[0]):
             return self.in_chunks(arrays, reduction, "gradient")
         self.require_known(reduction)
-        found: Array | None = large_gradient(self, arrays, None, reduction)
+        found: Array | None = large_gradient(self, arrays, reduction)
         if found is not None:
             return found
         return self.join(self.terms.gradient(*self.split(arrays).values(), **reduction))

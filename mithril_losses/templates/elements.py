@@ -236,7 +236,7 @@ class Elementwise(Template):
             self.require_known(reduction)
             if splits_classes(reduction) and self._has_rows:
                 return self._of_parts.gradient(*arguments, **reduction)
-        found = large_gradient(self, arguments, wrt, reduction)
+        found = large_gradient(self, arguments, reduction)
         if found is not None:
             return found
         xp, arrays, options = self.prepare(arguments)

@@ -196,7 +196,7 @@ class Unreduced(Template):
         around = None if type(arguments[0]) is np.ndarray else self._around(arguments)
         if around is not None:
             return around(functools.partial(self.gradient, wrt=wrt), reduction, "gradient")
-        found = large_gradient(self, arguments, wrt, reduction)
+        found = large_gradient(self, arguments, reduction) if wrt is None else None
         return self._gradient(arguments, wrt, reduction) if found is None else found
 
     def both(self, *arguments: Any, wrt: Any = None, **reduction: Any) -> tuple[Array, Any]:
