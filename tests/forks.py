@@ -20,6 +20,8 @@ import pytest
 
 LIBRARIES = ("jax", "jax.numpy", "numba", "scipy.special", "scipy.spatial", "scipy.optimize", "sympy", "torch._dynamo")
 
+ENDING = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+
 
 class Failures:
     """A plugin that writes down which tests failed."""
@@ -39,6 +41,8 @@ class Failures:
 def run(tree: str, arguments: list[str], environment: dict[str, str], answer: int, output: int) -> None:
     """Run pytest in this process, write exit code and failures into the file `answer`, and end the process."""
     os.setsid()  # so that processes that tests start can be ended with this one
+    for number, handler in ENDING.items():
+        signal.signal(number, handler)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(tree)
@@ -63,9 +67,12 @@ def answer_to(request: dict[str, Any]) -> dict[str, Any]:
             finally:
                 os._exit(1)
         os.close(writing)
-        in_time, _, _ = select.select([reading], [], [], request["seconds"])
-        if not in_time:
-            os.killpg(child, signal.SIGKILL)
+        in_time = False
+        try:  # standard input ends when the process that asks has gone
+            in_time = reading in select.select([reading, sys.stdin], [], [], request["seconds"])[0]
+        finally:
+            if not in_time:
+                os.killpg(child, signal.SIGKILL)
         with os.fdopen(reading) as answer:
             found = answer.read()  # nothing from a process that has crashed
         _, status = os.waitpid(child, 0)
@@ -78,6 +85,8 @@ def answer_to(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     for library in LIBRARIES:
         __import__(library)
+    for number in ENDING:
+        signal.signal(number, lambda *_: sys.exit(1))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin:

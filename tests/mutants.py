@@ -266,7 +266,7 @@ class Workshop:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._server.kill()
+        self._server.terminate()  # with what it runs
         self._server.communicate()
         self._folder.cleanup()
 
