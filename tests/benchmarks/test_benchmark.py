@@ -50,7 +50,7 @@ def comparisons() -> list[tuple[str, Candidate, Case]]:
     return [("_".join(key).replace("-", "_"), *rest) for key, rest in found.items()]
 
 
-COMPILED = ("mse_loss", "cross_entropy_with_logits", "chamfer_distance")
+COMPILED = ("mse_loss", "cross_entropy_with_logits")
 
 
 def tier(candidate: Candidate, case: Case) -> list[pytest.MarkDecorator]:

@@ -117,6 +117,7 @@ def test_every_loss_has_its_formulas_with_its_own_arguments(name: str) -> None:
         assert passes_on or named == taken | more
 
 
+@pytest.mark.exhaustive_for(variants=True)  # the test below takes every option
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_formulas_as_written_under_every_reduction(case: Case) -> None:
     for _, reduction in reductions(case):

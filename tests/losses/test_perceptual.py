@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from cases import convert, to_numpy
 from modes import EAGER, MODES, evaluate, evaluate_pair
@@ -37,6 +38,7 @@ class Layers(unittest.TestCase):
     losses = (ml.feature_reconstruction_loss, ml.style_loss, ml.contextual_loss)
 
     @parameterized.expand(product(losses, MODES), name_func=lambda f, i, p: f"{f.__name__}_{i}_{p.args[0].__name__}")
+    @pytest.mark.exhaustive_for(named="contextual_loss")  # the sum is that of the other two
     def test_a_sum_over_layers_in_every_structure(self, loss: Any, mode: str) -> None:
         x, y = features(0), features(1)
         one_by_one = {name: evaluate_pair("numpy", loss, x[name], y[name]) for name in x}
