@@ -375,7 +375,7 @@ def _compare(
     return xp, x, y, _Comparison(window, (rows, columns), c1, c2)
 
 
-_COMPARED = 1 << 15  # elements that are compared at a time, so that all maps of them fit into the second-level cache
+_COMPARED = 1 << 15  # elements that are compared at a time: with fewer, NumPy's calls take longer than their arithmetic
 
 
 def _similarity_rows(predictions: Any, targets: Any, **options: Any) -> Loop | None:

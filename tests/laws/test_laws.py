@@ -41,7 +41,7 @@ from mithril_losses.numerics.trees import map_leaves
 from mithril_losses.templates.apart import Apart
 
 PAIRS = list(catalogue().values())
-# eager JAX compiles each operation by itself: variants of a case are the same operations
+# eager JAX compiles each operation by itself, for seconds a case: `test_jax_jit` has the variants
 BY_LIBRARY = [(x, library) for x in CASES for library in LIBRARIES if library != "jax" or x in DRAWN]
 
 

@@ -58,7 +58,7 @@ class SpecialNumbers(unittest.TestCase):
         [
             *product(LOSSES, ["large"], ["numpy", "torch"]),
             *product(LOSSES, ["small"], ["numpy in blocks", "jax.jit", "jax", "jax compiled"]),
-            *product(LOSSES, ["large"], ["jax compiled"]),  # one operation at a time, a large array is as a small one
+            *product(LOSSES, ["large"], ["jax compiled"]),  # eager JAX takes the operations of small arrays
         ]
     )
     @pytest.mark.exhaustive

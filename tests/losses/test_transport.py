@@ -301,7 +301,7 @@ class Sinkhorn(unittest.TestCase):
     @parameterized.expand(
         [("numpy", 3, 8), ("numpy", 6, 40), ("torch", 3, 40), ("jax", 3, 8), ("array_api_strict", 3, 40)]
     )
-    @pytest.mark.exhaustive_for(named="jax")  # JAX iterates on all points of the set at once in most other tests
+    @pytest.mark.exhaustive_for(named="jax")  # eager JAX iterates for seconds; test_points.py has its tiles
     def test_tiles_of_any_size_agree(self, library: str, d: int, tile: int) -> None:
         generator = np.random.default_rng(7)
         x, y = generator.standard_normal((2, 11, d)), generator.standard_normal((2, 9, d))

@@ -51,7 +51,7 @@ def of_optax(logits: Any, labels: Any, ignore_index: int = -100, normalizer: Any
     return jnp.sum(losses * kept) / (jnp.sum(kept) if normalizer is None else normalizer)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive  # both pages run their loops, one of them compiled by PyTorch
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by PyTorch's compiler itself
 @pytest.mark.parametrize(("page", "own"), [("pytorch.md", of_torch), ("jax.md", of_optax)])
 def test_every_number_on_the_page_is_that_of_the_framework_s_own_loss(

@@ -243,7 +243,7 @@ class Gradients(unittest.TestCase):
         self.assertEqual(float(chamfer_distance(x, y, pred_weights=np.array([0.0, 1.0]))), 16.0 + 1.0)
 
     @parameterized.expand(LIBRARIES)
-    @pytest.mark.exhaustive_for(named="jax")
+    @pytest.mark.exhaustive_for(named="jax")  # `test_tiles_of_any_size_agree` has what JAX does of its own
     def test_an_empty_set_counts_nothing(self, library: str) -> None:
         x, y = (convert(points(2, n, 3, seed=n), library, "float32") for n in (4, 3))
         mask = convert(np.array([[True, False, True], [False, False, False]]), library)
@@ -329,7 +329,7 @@ class Exactness(unittest.TestCase):
         self.assertFalse(np.any(gradient[0, :, 1:]))
 
     @parameterized.expand(LIBRARIES)
-    @pytest.mark.exhaustive_for(named="jax")
+    @pytest.mark.exhaustive_for(named="jax")  # `test_tiles_of_any_size_agree` has what JAX does of its own
     def test_first_of_several_nearest_points(self, library: str) -> None:
         # both y are at distance 1 from x, both x at distance 1 from y
         x = convert(np.array([[[0.0]]]), library, "float32")
