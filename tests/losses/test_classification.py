@@ -746,6 +746,24 @@ class BinaryLabels(unittest.TestCase):
                 found = evaluate(mode, function, scores, np.array(right).astype(dtype))
                 np.testing.assert_allclose(found, expected, rtol=1e-14)
 
+    @parameterized.expand([(size, dtype) for size in (2, 3000) for dtype in ("float16", "float32", "float64")])
+    def test_near_a_label_is_no_label(self, size: int, dtype: str) -> None:
+        one = np.ones((), dtype)
+        beside = (np.nextafter(one, 2 * one), np.nextafter(one, 0 * one), np.inf, -np.inf)
+        tiny = np.nextafter(0 * one, one)
+        for loss, wrong in ((hinge_loss, (*beside, tiny, 0.0)), (focal_loss, (*beside, tiny, -tiny, -1.0))):
+            predictions, targets = np.full(size, 0.3, dtype), np.ones(size, dtype)
+            for label in wrong:
+                targets[1] = label
+                with self.assertRaisesRegex(ValueError, r"at index \(1,\)"):
+                    value_and_gradient(loss)(predictions, targets)
+
+    def test_a_negative_zero_is_the_label_zero(self) -> None:
+        predictions = np.array([0.3, 0.6], np.float32)
+        expected = focal_loss_gradient(predictions, np.array([0.0, 1.0], np.float32))
+        found = focal_loss_gradient(predictions, np.array([-0.0, 1.0], np.float32))
+        np.testing.assert_array_equal(found, expected)
+
     def test_unsigned_labels_are_no_signs(self) -> None:
         for library, label in product(EAGER, (0, 255)):  # 255 is −1 in eight bits
             with self.assertRaisesRegex(ValueError, f"got {label}"):
