@@ -678,7 +678,7 @@ class Labels:
             nearest = labels.astype(np.bool_).astype(labels.dtype)
         else:
             return False
-        return nearest.tobytes() == labels.tobytes()
+        return bool(nearest.tobytes() == labels.tobytes())
 
     def _legal(self, labels: Array) -> Array:
         if self.values == (-1, 1):

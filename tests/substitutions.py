@@ -365,7 +365,7 @@ SUBSTITUTIONS = [
     Substitution(
         "domains.py",
         "few labels pass unread",
-        {"return nearest.tobytes() == labels.tobytes()": "return True"},
+        {"return bool(nearest.tobytes() == labels.tobytes())": "return True"},
     ),
     Substitution("domains.py", "0 is a sign", {"SIGN = Labels((-1, 1))": "SIGN = Labels((-1, 0, 1))"}),
     Substitution(
