@@ -658,7 +658,7 @@ def hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack
     return _hinge.gradient(predictions, targets, **reduction)
 
 
-@elementwise(predictions=REAL, targets=SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
+@elementwise(predictions=REAL, targets=_SIGN, kinks=lambda predictions, targets: (1.0 - targets * predictions,))
 def _squared_hinge(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     violation = xp.maximum(1.0 - targets * predictions, 0.0)
     return violation * violation, -2.0 * targets * violation
@@ -713,7 +713,7 @@ def squared_hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction
 
 @elementwise(
     predictions=REAL,
-    targets=SIGN,
+    targets=_SIGN,
     kinks=lambda predictions, targets: (1.0 - targets * predictions, 1.0 + targets * predictions),
 )
 def _modified_huber(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
@@ -773,7 +773,7 @@ def modified_huber_loss_gradient(predictions: ArrayT, targets: Array, **reductio
 # --- margins without a corner -----------------------------------------------------------------------------------
 
 
-@elementwise(predictions=REAL, targets=SIGN)
+@elementwise(predictions=REAL, targets=_SIGN)
 def _logistic(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     margin = targets * predictions
     tail = xp.exp(-xp.abs(margin))
@@ -837,7 +837,7 @@ def logistic_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unp
     return _logistic.gradient(predictions, targets, **reduction)
 
 
-@elementwise(predictions=REAL, targets=SIGN)
+@elementwise(predictions=REAL, targets=_SIGN)
 def _exponential(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     value = xp.exp(-targets * predictions)
     return value, -targets * value

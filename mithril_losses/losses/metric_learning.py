@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 _NORM_ORDER = Interval(1.0, closed=True, infinite=True, static=True)
-_SAME = Labels((0, 1), per_row=True)
-_SIGN = Labels((-1, 1), per_row=True)
+_SAME = Labels((0, 1), per_row=True, instead="for labels −1 and +1, pass (labels + 1) / 2")
+_SIGN = Labels((-1, 1), per_row=True, instead="for labels 0 and 1, pass 2 * labels - 1")
 _COSINE = Interval(-1.0, 1.0, closed=True)
 
 

@@ -343,12 +343,12 @@ class Arguments(unittest.TestCase):
     def test_labels_that_are_none(self, wrong: float) -> None:
         labels = np.array([1, 0, wrong])
         for library, function in product(EAGER, (contrastive_loss, contrastive_loss_gradient)):
-            with self.assertRaisesRegex(ValueError, rf"labels must be in \{{0, 1\}}, got {wrong}"):
+            with self.assertRaisesRegex(ValueError, rf"labels must be in \{{0, 1\}}, got {wrong}.*; for labels −1 "):
                 evaluate(library, function, ANCHOR[:3], POSITIVE[:3], labels)
 
     def test_zero_is_no_label_of_a_cosine(self) -> None:
         for function in (cosine_embedding_loss, cosine_embedding_loss_gradient):
-            with self.assertRaisesRegex(ValueError, r"labels must be in \{-1, \+1\}, got 0"):
+            with self.assertRaisesRegex(ValueError, r"labels must be in \{-1, \+1\}, got 0.*; for labels 0 "):
                 function(ANCHOR[:2], POSITIVE[:2], np.array([1, 0]))
 
     @parameterized.expand([(mode,) for mode in TRACED])
