@@ -514,7 +514,12 @@ def binary_cross_entropy_gradient(
     return _binary_cross_entropy.gradient(predictions, targets, epsilon, **reduction)
 
 
-@elementwise(logits=REAL, targets=PROBABILITY.suggesting(_SIGNS), pos_weight=Interval(0.0, closed=True, for_none=1.0))
+@elementwise(
+    logits=REAL,
+    targets=PROBABILITY.suggesting(_SIGNS),
+    pos_weight=Interval(0.0, closed=True, for_none=1.0),
+    written_out=True,
+)
 def _binary_cross_entropy_with_logits(xp: Any, logits: Array, targets: Array, pos_weight: float) -> tuple[Array, Array]:
     magnitude = xp.abs(logits)
     tail = xp.exp(-magnitude)
@@ -715,6 +720,7 @@ def squared_hinge_loss_gradient(predictions: ArrayT, targets: Array, **reduction
     predictions=REAL,
     targets=_SIGN,
     kinks=lambda predictions, targets: (1.0 - targets * predictions, 1.0 + targets * predictions),
+    written_out=True,
 )
 def _modified_huber(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     violation = xp.maximum(1.0 - targets * predictions, 0.0)

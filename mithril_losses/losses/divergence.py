@@ -254,6 +254,7 @@ def reverse_kl_divergence_gradient(
     smallest=SmallestNormal(computed=True),
     rows=-1,
     row_mass="predictions",
+    written_out=True,
 )
 def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
     total, smaller = predictions + targets, xp.minimum(predictions, targets)

@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-@elementwise(mean=REAL, logvar=REAL, targets=REAL, full=FLAG, slopes=2, steep=True)
+@elementwise(mean=REAL, logvar=REAL, targets=REAL, full=FLAG, slopes=2, steep=True, written_out=True)
 def _gaussian(xp: Any, mean: Array, logvar: Array, targets: Array, full: bool) -> tuple[Array, Any]:
     root = xp.exp(-0.5 * logvar)  # of the precision: squares of both factors would overflow sooner than their product
     score = product(xp, mean - targets, root)
@@ -231,6 +231,7 @@ _COUNTS = NON_NEGATIVE_REAL.suggesting("for any real numbers there are gaussian_
     full=FLAG,
     smallest=SmallestNormal(),
     steep=True,
+    written_out=True,
 )
 def _poisson(
     xp: Any, predictions: Array, targets: Array, log_input: bool, full: bool, smallest: float
@@ -405,7 +406,7 @@ def gamma_negative_log_likelihood_gradient(
     return _gamma.gradient(log_mean, targets, **reduction)
 
 
-@elementwise(log_mean=REAL, targets=NON_NEGATIVE_REAL, steep=True)
+@elementwise(log_mean=REAL, targets=NON_NEGATIVE_REAL, steep=True, written_out=True)
 def _inverse_gaussian(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, Array]:
     rate = xp.exp(-log_mean)
     ratio = product(xp, targets, rate)

@@ -185,6 +185,7 @@ def mae_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[G
     targets=REAL,
     delta=POSITIVE,
     kinks=lambda predictions, targets, delta: (abs(predictions - targets) - delta,),  # the second derivative jumps
+    written_out=True,
 )
 def _huber(xp: Any, predictions: Array, targets: Array, delta: float) -> tuple[Array, Array]:
     error = predictions - targets
@@ -410,6 +411,7 @@ def charbonnier_loss_gradient(
     targets=REAL,
     beta=SCALE,
     kinks=lambda predictions, targets, beta: (abs(predictions - targets) - beta,),  # the second derivative jumps
+    written_out=True,
 )
 def _smooth_l1(xp: Any, predictions: Array, targets: Array, beta: float) -> tuple[Array, Array]:
     error = predictions - targets
@@ -478,6 +480,7 @@ def smooth_l1_loss_gradient(
     targets=REAL,
     quantile=_LEVEL,
     kinks=lambda predictions, targets, quantile: (predictions - targets,),
+    written_out=True,
 )
 def _pinball(xp: Any, predictions: Array, targets: Array, quantile: float) -> tuple[Array, Array]:
     error = predictions - targets
@@ -558,6 +561,7 @@ def pinball_loss_gradient(
     targets=REAL,
     expectile=_LEVEL,
     kinks=lambda predictions, targets, expectile: (predictions - targets,),  # the second derivative jumps
+    written_out=True,
 )
 def _expectile(xp: Any, predictions: Array, targets: Array, expectile: float) -> tuple[Array, Array]:
     error = predictions - targets
@@ -688,6 +692,7 @@ def msle_loss_gradient(predictions: ArrayT, targets: Array, **reduction: Unpack[
     targets=REAL,
     epsilon=SCALE,
     kinks=lambda predictions, targets, epsilon: (predictions - targets,),
+    written_out=True,
 )
 def _absolute_percentage(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
     error, size = predictions - targets, xp.maximum(xp.abs(targets), epsilon)
@@ -820,6 +825,7 @@ def mspe_loss_gradient(
         predictions,
         abs(predictions) + abs(targets) - epsilon,
     ),
+    written_out=True,
 )
 def _symmetric_percentage(xp: Any, predictions: Array, targets: Array, epsilon: float) -> tuple[Array, Array]:
     error, magnitude = predictions - targets, xp.abs(targets)

@@ -244,7 +244,7 @@ def cauchy_loss_gradient(
     return _cauchy.gradient(predictions, targets, scale, **reduction)
 
 
-@elementwise(predictions=REAL, targets=REAL, scale=SCALE)
+@elementwise(predictions=REAL, targets=REAL, scale=SCALE, written_out=True)
 def _tukey_biweight(xp: Any, predictions: Array, targets: Array, scale: float) -> tuple[Array, Array]:
     clipped = xp.minimum(xp.maximum(predictions - targets, -scale), scale)
     ratio = clipped / scale

@@ -14,7 +14,14 @@ import numpy as np
 from mithril_losses import limits
 from mithril_losses.autodiff import large_gradient
 from mithril_losses.backends.named import NamedArrays
-from mithril_losses.backends.namespaces import Array, array_namespace, is_dask, namespace_of, require_library
+from mithril_losses.backends.namespaces import (
+    Array,
+    array_namespace,
+    is_dask,
+    library_name,
+    namespace_of,
+    require_library,
+)
 from mithril_losses.backends.namespaces.numpy import for_elements
 from mithril_losses.backends.namespaces.numpy import quiet as without_warnings
 from mithril_losses.domains import (
@@ -67,12 +74,14 @@ class Elementwise(Template):
         rows: int | None = None,
         row_mass: str | None = None,
         steep: bool = False,
+        written_out: bool = False,
     ) -> None:
         self.terms = terms
         self.kinks = kinks
         self.rows = rows
         self.row_mass = row_mass
         self.steep = steep
+        self.written_out = written_out
         names = list(inspect.signature(terms).parameters)[1:]
         if names != list(domain):
             raise TypeError(f"{terms.__name__} takes {names}, but domains are declared for {list(domain)}")
@@ -284,7 +293,8 @@ class Elementwise(Template):
 
     def evaluate(self, xp: Any, *operands: Any) -> tuple[Array, Any]:
         """Return the value and the slopes of each element, from arrays and options as `prepare` returns them."""
-        return self.terms(for_elements(xp), *operands)
+        value, slopes = self.terms(for_elements(xp), *operands)
+        return xp.written_out(value) if self.written_out and library_name(xp) == "jax" else value, slopes
 
     def shape(self, x: Array) -> tuple[int, ...]:
         """Return the shape of the unreduced losses of arrays like `x`."""
@@ -460,6 +470,7 @@ def elementwise(
     rows: int | None = None,
     row_mass: str | None = None,
     steep: bool = False,
+    written_out: bool = False,
     **domain: Any,
 ) -> Callable[[Terms], Elementwise]:
     """Declare the domains of the arguments of element-wise terms, arrays first, and their kinks.
@@ -473,6 +484,8 @@ def elementwise(
         row_mass: the array whose sum over a row scales the rounding of the row's loss. If a loss that cannot be
             negative is negative by no more than this rounding, it becomes 0.
         steep: whether a slope may overflow although the loss is finite. Such a slope becomes the largest finite number.
+        written_out: whether programs of XLA are to write the values out before they add them up. They take less time
+            so if the value is a product of results that XLA would write out otherwise. Measure both.
         **domain: what each argument of the terms may be, in their order.
 
     Example:
@@ -485,7 +498,7 @@ def elementwise(
         >>> float(_scaled.value(np.array([3.0]), np.array([1.0]), 0.5))
         2.0
     """
-    return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass, steep)
+    return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass, steep, written_out)
 
 
 def _legal(domain: Any, dtype: Any) -> Any:

@@ -58,6 +58,15 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     return x if max is None else minimum(x, max)
 
 
+def written_out(x: Any) -> Any:
+    """Return values that a compiled program writes out before it adds them up.
+
+    XLA for the CPU makes a product part of the sum over it, and writes out every factor in place of the product. A
+    selection it leaves outside.
+    """
+    return jnp.where(x == x, x, math.nan) if isinstance(x, jax.core.Tracer) else x
+
+
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Return the largest element over the axes, or NaN where one of them is NaN."""
     return _reduced(jnp.max, x, axis, keepdims)
