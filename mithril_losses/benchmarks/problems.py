@@ -8,6 +8,7 @@ which is differentiated automatically.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -93,7 +94,7 @@ class Case:
     shape: Shape
     ours_alone: bool = False
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The loss and the shape."""
         return f"{self.problem.loss} {'×'.join(f'{n:,}' for n in self.shape)}"

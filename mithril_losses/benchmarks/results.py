@@ -48,9 +48,11 @@ class Row:
 
 @dataclass
 class Results:
-    """All rows so far, with the comparisons that tables and targets need."""
+    """All rows so far, with the comparisons that tables and targets need. Rows are added at the end."""
 
     rows: list[Row] = field(default_factory=list)
+    _by_case: dict[tuple[str, Memory], list[Row]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _sorted: int = field(default=0, init=False, repr=False, compare=False)  # how many of the rows are in there
 
     @property
     def cases(self) -> list[Case]:
@@ -68,7 +70,10 @@ class Results:
 
     def of(self, case: Case, memory: Memory = "fresh") -> list[Row]:
         """Return the rows of a case."""
-        return [row for row in self.rows if row.case.name == case.name and row.memory == memory]
+        for row in self.rows[self._sorted :]:
+            self._by_case.setdefault((row.case.name, row.memory), []).append(row)
+        self._sorted = len(self.rows)
+        return self._by_case.get((case.name, memory), [])
 
     def row(self, case: Case, candidate: str, memory: Memory = "fresh") -> Row | None:
         """Return the row of a candidate by name."""
