@@ -484,8 +484,8 @@ def elementwise(
         row_mass: the array whose sum over a row scales the rounding of the row's loss. If a loss that cannot be
             negative is negative by no more than this rounding, it becomes 0.
         steep: whether a slope may overflow although the loss is finite. Such a slope becomes the largest finite number.
-        written_out: whether programs of XLA are to write the values out before they add them up. They take less time
-            so if the value is a product of results that XLA would write out otherwise. Measure both.
+        written_out: whether a program of XLA is to write the values out before it adds them up. If the value is a
+            product of results that XLA would write out otherwise, this may take less time. Measure both.
         **domain: what each argument of the terms may be, in their order.
 
     Example:

@@ -838,6 +838,11 @@ class OtherLibraries(unittest.TestCase):
         compiled = jax.jit(jax.value_and_grad(catalogue()[name].value)).lower(x, x).compile()
         self.assertLess(compiled.memory_analysis().temp_size_in_bytes, 1.1 * 4 * x.size)
 
+    def test_a_nan_stays_in_the_derivative_by_an_option(self) -> None:
+        x = jax.numpy.zeros(10_000).at[7].set(np.nan)
+        by_level = jax.jit(jax.jacfwd(lambda level: ml.expectile_loss(x, 0.0 * x, expectile=level)))
+        self.assertTrue(np.isnan(by_level(0.3)))
+
     @parameterized.expand(
         [(x,) for x in REDUCED_DRAWN if (x.pair.name in IN_LOOPS or x.pair.terms.by_numpy)], name_func=label
     )

@@ -59,12 +59,13 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
 
 
 def written_out(x: Any) -> Any:
-    """Return values that a compiled program writes out before it adds them up.
+    """Return the same values, which a compiled program writes out before it adds them up.
 
     XLA for the CPU makes a product part of the sum over it, and writes out every factor in place of the product. A
     selection it leaves outside.
     """
-    return jnp.where(x == x, x, math.nan) if isinstance(x, jax.core.Tracer) else x
+    # −NaN is NaN, and so is its derivative, which a constant in its place would lose
+    return jnp.where(x == x, x, -x) if isinstance(x, jax.core.Tracer) else x
 
 
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
