@@ -13,7 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from mithril_losses import limits
 from mithril_losses.backends.namespaces import Array, host_values, is_dtype, namespace_of
+from mithril_losses.numerics.stable import smallest_number
 from mithril_losses.numerics.validation import did_you_mean, is_number, require_integer
 
 
@@ -655,14 +657,11 @@ class Labels:
         if type(labels) is np.ndarray and labels.size <= _FEW_LABELS and self._are_nearest(labels):
             return
         seen = host_values(labels)
-        if seen is None or not seen.size:
+        if seen is None or not seen.size or self._all_legal(seen):
             return
-        legal = self._legal(seen)
-        first = int(legal.argmin())
-        if not legal.item(first):
-            index = tuple(map(int, np.unravel_index(first, legal.shape)))
-            where, instead = f" at index {index}" if index else "", "; " * bool(self.instead) + self.instead
-            raise ValueError(f"{name} must be {self}, got {seen[index]}{where}{instead}")
+        index = tuple(map(int, np.unravel_index(int(self._legal(seen).argmin()), seen.shape)))
+        where, instead = f" at index {index}" if index else "", "; " * bool(self.instead) + self.instead
+        raise ValueError(f"{name} must be {self}, got {seen[index]}{where}{instead}")
 
     def or_nan(self, xp: Any, labels: Array, given: Array | None = None) -> Array:
         """Return the labels with NaN in place of illegal ones, for traces, where values cannot be read."""
@@ -680,6 +679,14 @@ class Labels:
             return False
         return bool(nearest.tobytes() == labels.tobytes())
 
+    def _all_legal(self, labels: np.ndarray[Any, Any]) -> bool:
+        """Whether all labels are legal. Many are compared in blocks: temporary arrays stay in the cache."""
+        step = limits.current.block
+        if labels.size <= step or not labels.flags.c_contiguous:
+            return _holds(self._legal(labels))
+        flat = labels.reshape(-1)
+        return all(_holds(self._legal(flat[i : i + step])) for i in range(0, len(flat), step))
+
     def _legal(self, labels: Array) -> Array:
         if self.values == (-1, 1):
             return abs(labels) == 1  # one comparison in place of two
@@ -687,6 +694,11 @@ class Labels:
         for value in self.values[1:]:
             legal = legal | (labels == value)
         return legal
+
+
+def _holds(conditions: Array) -> bool:
+    """Whether all conditions hold, at half the cost of `all` for a few."""
+    return bool(conditions.item(int(conditions.argmin())))
 
 
 class Distributions(_Fixed, Enforced):
@@ -746,8 +758,8 @@ class Distributions(_Fixed, Enforced):
         rounding = Rounding.of(given.dtype)
         totals = xp.sum(x, axis=axis, keepdims=True)
         wrong = (abs(totals - 1.0) > rounding.total) & (totals != 0.0)  # NaN is not wrong, and stays where it is
-        negative = xp.any(x < -rounding.element, axis=axis, keepdims=True)
-        return xp.where(wrong | negative, math.nan, x)
+        wrong = wrong | (smallest_number(xp, x, axis) < -rounding.element)
+        return xp.where(wrong, math.nan, x)
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw strictly positive rows that sum to one."""

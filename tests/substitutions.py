@@ -355,7 +355,12 @@ SUBSTITUTIONS = [
     Substitution(
         "domains.py",
         "illegal labels pass where they can be seen",
-        {"if seen is None or not seen.size:": "if True:"},
+        {"not seen.size or self._all_legal(seen):": "True:"},
+    ),
+    Substitution(
+        "domains.py",
+        "the last of many labels pass unread",
+        {"for i in range(0, len(flat), step)": "for i in range(0, len(flat) - step, step)"},
     ),
     Substitution(
         "domains.py",
@@ -522,15 +527,14 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/robust.py",
         "the pseudo-Huber loss cancels for small errors",
-        {"near = clipped * (clipped / (1.0 + root))": "near = delta * (delta * (root - 1.0))"},
+        {"value = clipped * (clipped / (1.0 + root))": "value = delta * (delta * (root - 1.0))"},
     ),
     Substitution(
         "losses/robust.py",
         "the Cauchy loss squares errors that overflow",
         {
-            "log = 2.0 * xp.log(xp.maximum(magnitude / scale, 1.0)) + xp.log1p(ratio * ratio)": (
-                "log = xp.log1p((magnitude / scale) ** 2)"
-            )
+            "log = xp.log1p(xp.where(is_far, ratio - 1.0, square))": "log = xp.log1p(ratio**2)",
+            "is_far, 2.0 * log, ": "False, ",
         },
     ),
     Substitution(

@@ -403,6 +403,7 @@ class _Replaying(_Deciding):
 # definitions of primitives that are computed by approximations or by a function of a library
 _DEFINITIONS: dict[str, Callable[..., Any]] = {
     "exponential_remainder": lambda xp, x: xp.expm1(x) - x,
+    "small_exponential_remainder": lambda xp, x: xp.expm1(x) - x,
     "log_gamma": lambda xp, x: xp.log_gamma(x),
 }
 

@@ -779,7 +779,7 @@ def modified_huber_loss_gradient(predictions: ArrayT, targets: Array, **reductio
 # --- margins without a corner -----------------------------------------------------------------------------------
 
 
-@elementwise(predictions=REAL, targets=_SIGN)
+@elementwise(predictions=REAL, targets=_SIGN, written_out=True)
 def _logistic(xp: Any, predictions: Array, targets: Array) -> tuple[Array, Array]:
     margin = targets * predictions
     tail = xp.exp(-xp.abs(margin))

@@ -84,7 +84,7 @@ _ROWS_OF_KL = _ROWS.suggesting(f"{_ROWS.instead}; what torch and optax call KL i
     targets=_ROWS,
     log_smallest=SmallestNormal(logarithm=True),
     rows=-1,
-    row_mass="predictions",
+    never_negative=True,
 )
 def _kl(xp: Any, predictions: Array, targets: Array, log_smallest: float) -> tuple[Array, Array]:
     log_p, log_q = xp.log(predictions), xp.log(targets)
@@ -98,7 +98,7 @@ def _kl_curvature(xp: Any, predictions: Array, targets: Array, log_smallest: flo
     return xp.minimum(1.0 / xp.abs(predictions), steepest)  # abs: 1 / −0 is −∞
 
 
-@elementwise(predictions=_ROWS, targets=_ROWS, smallest=SmallestNormal(), rows=-1, row_mass="targets")
+@elementwise(predictions=_ROWS, targets=_ROWS, smallest=SmallestNormal(), rows=-1, never_negative=True)
 def _reverse_kl(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:
     value = xp.where(targets == 0.0, 0.0, targets * (xp.log(targets) - xp.log(predictions)))
     return value, -targets / xp.maximum(predictions, smallest)
@@ -253,7 +253,7 @@ def reverse_kl_divergence_gradient(
     targets=_ROWS,
     smallest=SmallestNormal(computed=True),
     rows=-1,
-    row_mass="predictions",
+    never_negative=True,
     written_out=True,
 )
 def _js(xp: Any, predictions: Array, targets: Array, smallest: float) -> tuple[Array, Array]:

@@ -342,7 +342,7 @@ def poisson_negative_log_likelihood_gradient(
 # --- positive numbers, by the logarithm of their mean -----------------------------------------------------------------
 
 
-@elementwise(log_mean=REAL, targets=NON_NEGATIVE_REAL)
+@elementwise(log_mean=REAL, targets=NON_NEGATIVE_REAL, written_out=True)
 def _gamma(xp: Any, log_mean: Array, targets: Array) -> tuple[Array, Array]:
     ratio = product(xp, targets, xp.exp(-log_mean))
     # where the ratio overflows (in any case below −1000) its infinity is the loss: nothing is added

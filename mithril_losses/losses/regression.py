@@ -11,7 +11,7 @@ from mithril_losses.domains import NON_NEGATIVE_REAL, POSITIVE, REAL, SCALE, Axe
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import GradientReduction, GradientRowReduction, Reduction, RowReduction
 from mithril_losses.numerics.sampling import Draw
-from mithril_losses.numerics.stable import bounded, logistic_density, norm_and_unit
+from mithril_losses.numerics.stable import bounded, logistic_density, norm_and_unit, positive_power
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, require_one_number, require_same_shape
 from mithril_losses.templates.elements import elementwise
 from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
@@ -319,7 +319,7 @@ def _charbonnier(
     larger = xp.maximum(xp.maximum(magnitude, epsilon), smallest)  # ε itself may round to 0
     ratio = xp.minimum(magnitude, epsilon) / larger  # squares of the errors themselves could overflow
     root = larger * xp.sqrt(1.0 + ratio * ratio)
-    power = xp.exp((alpha - 1.0) * xp.log(root))  # root^(α − 1), exactly 1 for α = 1
+    power = positive_power(xp, root, alpha - 1.0)
     return xp.where(root == 2.0 * root, root, root * power), alpha * power * (error / root)  # ∞ stays ∞
 
 
@@ -331,7 +331,7 @@ def _charbonnier_curvature(
     larger = xp.maximum(xp.maximum(magnitude, epsilon), smallest)
     ratio = xp.minimum(magnitude, epsilon) / larger
     root = larger * xp.sqrt(1.0 + ratio * ratio)
-    power = xp.exp((alpha - 1.0) * xp.log(root))
+    power = positive_power(xp, root, alpha - 1.0)
     near = epsilon / root  # 1 − (e / root)² is its square
     return alpha * (power / root) * ((2.0 - alpha) * near * near + (alpha - 1.0))
 

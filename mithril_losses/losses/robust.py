@@ -9,7 +9,7 @@ from mithril_losses.backends.namespaces import Array, ArrayT
 from mithril_losses.catalogue import given, gradient_of
 from mithril_losses.domains import REAL, SCALE, Interval
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import exponential_remainder, product
+from mithril_losses.numerics.stable import product, small_exponential_remainder
 from mithril_losses.templates.elements import elementwise
 
 __all__ = [
@@ -29,11 +29,14 @@ __all__ = [
 @elementwise(predictions=REAL, targets=REAL, delta=SCALE)
 def _pseudo_huber(xp: Any, predictions: Array, targets: Array, delta: float) -> tuple[Array, Array]:
     error = predictions - targets
-    magnitude, clipped = xp.abs(error), xp.minimum(xp.maximum(error, -delta), delta)
-    ratio = xp.minimum(magnitude, delta) / xp.maximum(magnitude, delta)  # squares of the errors could overflow
-    root = xp.sqrt(1.0 + ratio * ratio)
-    near = clipped * (clipped / (1.0 + root))  # δ²(r − 1) = e² / (1 + r), which does not cancel
-    return xp.where(magnitude < delta, near, delta * (magnitude * root - delta)), clipped / root
+    magnitude = xp.abs(error)
+    ratio = magnitude / delta
+    is_far = ratio >= 1e18  # where squares could overflow, and r = |e|/δ but for rounding
+    near = xp.where(is_far, 0.0, ratio)
+    root = xp.sqrt(1.0 + near * near)
+    clipped = xp.where(is_far, xp.minimum(xp.maximum(error, -delta), delta), error)
+    value = clipped * (clipped / (1.0 + root))  # δ²(r − 1) = e² / (1 + r), which does not cancel
+    return xp.where(is_far, delta * (magnitude - delta), value), clipped / root
 
 
 @_pseudo_huber.curvature
@@ -101,11 +104,11 @@ def pseudo_huber_loss_gradient(
 def _fair(xp: Any, predictions: Array, targets: Array, scale: float) -> tuple[Array, Array]:
     error = predictions - targets
     magnitude = xp.abs(error)
-    smaller, larger = xp.minimum(magnitude, scale), xp.maximum(magnitude, scale)
-    near = scale * exponential_remainder(xp, xp.log1p(smaller / scale))  # x − log(1 + x) = e^y − 1 − y, y = log(1 + x)
-    far = magnitude - scale * xp.minimum(xp.log1p(larger / scale), 1000.0)  # ∞ − ∞ is NaN
-    slope = xp.minimum(xp.maximum(error, -scale), scale) / (1.0 + smaller / larger)
-    return scale * xp.where(magnitude < scale, near, far), slope
+    log = xp.minimum(xp.log1p(magnitude / scale), 1000.0)  # ∞ − ∞ is NaN
+    near = scale * small_exponential_remainder(xp, log)  # x − log(1 + x) = e^y − 1 − y, y = log(1 + x)
+    value = scale * xp.where(magnitude < scale, near, magnitude - scale * log)
+    ratio = xp.minimum(magnitude, scale) / xp.maximum(magnitude, scale)
+    return value, xp.minimum(xp.maximum(error, -scale), scale) / (1.0 + ratio)
 
 
 @_fair.curvature
@@ -168,10 +171,14 @@ def fair_loss_gradient(
 @elementwise(predictions=REAL, targets=REAL, scale=SCALE)
 def _cauchy(xp: Any, predictions: Array, targets: Array, scale: float) -> tuple[Array, Array]:
     error = predictions - targets
-    magnitude, clipped = xp.abs(error), xp.minimum(xp.maximum(error, -scale), scale)
-    ratio = xp.minimum(magnitude, scale) / xp.maximum(magnitude, scale)
-    log = 2.0 * xp.log(xp.maximum(magnitude / scale, 1.0)) + xp.log1p(ratio * ratio)  # squares could overflow
-    return 0.5 * scale * (scale * log), xp.where(magnitude < scale, clipped, ratio * clipped) / (1.0 + ratio * ratio)
+    ratio = xp.abs(error) / scale
+    is_far = ratio >= 1e18  # where squares could overflow, and 1 + r² = r² but for rounding
+    near = xp.where(is_far, 1.0, ratio)
+    square = near * near
+    log = xp.log1p(xp.where(is_far, ratio - 1.0, square))
+    clipped = xp.where(is_far, xp.minimum(xp.maximum(error, -scale), scale), error)
+    slope = clipped / xp.where(is_far, ratio, 1.0 + square)
+    return 0.5 * scale * (scale * xp.where(is_far, 2.0 * log, log)), slope
 
 
 def _cauchy_weight(xp: Any, predictions: Array, targets: Array, scale: float) -> Array:

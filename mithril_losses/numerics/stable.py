@@ -34,6 +34,12 @@ def floored(xp: Any, x: Array, dtype: Any) -> Array:
 
 def exponential_remainder(xp: Any, x: Array) -> Array:
     """Return eˣ − 1 − x, never negative, to full relative precision also near 0. The derivative is eˣ − 1."""
+    near = small_exponential_remainder(xp, x)
+    return xp.where(xp.abs(x) < 0.8, near, xp.expm1(x) - xp.minimum(x, 1000.0))  # ∞ − ∞ is NaN
+
+
+def small_exponential_remainder(xp: Any, x: Array) -> Array:
+    """Return `exponential_remainder` of the number nearest to x in [−0.8, 0.8], without an exponential."""
     near = xp.minimum(xp.maximum(x, -0.8), 0.8)
     half = 0.5 * near
     square = half * half
@@ -41,7 +47,7 @@ def exponential_remainder(xp: Any, x: Array) -> Array:
     n = square * (45045.0 + square * (2772.0 + 27.0 * square))
     d = 135135.0 + square * (17325.0 + square * (378.0 + square))
     rest = half * d - n
-    return xp.where(xp.abs(x) < 0.8, near * rest / (d - rest), xp.expm1(x) - xp.minimum(x, 1000.0))  # ∞ − ∞ is NaN
+    return near * rest / (d - rest)
 
 
 def log_gamma(xp: Any, x: Array) -> Array:
@@ -60,6 +66,11 @@ def log_gamma(xp: Any, x: Array) -> Array:
     from scipy.special import gammaln
 
     return xp.asarray(gammaln(np.asarray(x)), dtype=x.dtype)
+
+
+def positive_power(xp: Any, base: Array, exponent: Any) -> Array:
+    """Return base^exponent of positive finite numbers, at no cost if the exponent is the number 0."""
+    return base**exponent
 
 
 def bounded(xp: Any, x: Array, dtype: Any) -> Array:
@@ -89,6 +100,15 @@ def largest_number(xp: Any, x: Array, axis: int) -> Array:
 
         return jax.numpy.max(x, axis=axis, keepdims=True)
     return xp.max(x, axis=axis, keepdims=True)
+
+
+def smallest_number(xp: Any, x: Array, axis: int) -> Array:
+    """Return the minimum over an axis, which is kept. If an element is NaN, the result may or may not be NaN."""
+    if library_name(xp) == "jax":  # see `largest_number`
+        import jax
+
+        return jax.numpy.min(x, axis=axis, keepdims=True)
+    return xp.min(x, axis=axis, keepdims=True)
 
 
 def log_softmax(xp: Any, logits: Array, axis: int) -> tuple[Array, Array]:

@@ -72,14 +72,14 @@ class Elementwise(Template):
         kinks: Callable[..., tuple[Any, ...]] | None = None,
         slopes: int = 1,
         rows: int | None = None,
-        row_mass: str | None = None,
+        never_negative: bool = False,
         steep: bool = False,
         written_out: bool = False,
     ) -> None:
         self.terms = terms
         self.kinks = kinks
         self.rows = rows
-        self.row_mass = row_mass
+        self.never_negative = never_negative
         self.steep = steep
         self.written_out = written_out
         names = list(inspect.signature(terms).parameters)[1:]
@@ -106,7 +106,6 @@ class Elementwise(Template):
         renamed.option_names = [names.get(name, name) for name in self.option_names]
         renamed.wrt = tuple(renamed.array_names[: len(self.wrt)])
         renamed.outputs = {name: name for name in renamed.wrt}
-        renamed.row_mass = names.get(str(self.row_mass), self.row_mass)
         renamed._remember()
         return renamed
 
@@ -232,7 +231,7 @@ class Elementwise(Template):
         xp, arrays, options = self.prepare(arguments)
         with quiet(xp):
             columns, reduction = self._columns(xp, reduction)
-            value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], arrays, columns)
+            value = self._unreduced(xp, self.evaluate(xp, *arrays, *options)[0], columns)
             return plan(xp, tuple(value.shape), value.dtype, **reduction).collect(xp, value, arguments[0])
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:
@@ -276,7 +275,7 @@ class Elementwise(Template):
         with quiet(xp):
             value, slopes = self.evaluate(xp, *arrays, *options)
             columns, reduction = self._columns(xp, reduction)
-            value = self._unreduced(xp, value, arrays, columns)
+            value = self._unreduced(xp, value, columns)
             closing = plan(xp, tuple(value.shape), value.dtype, **reduction)
             return closing.collect(xp, value, arguments[0]), self.spread(xp, closing, slopes, arguments)
 
@@ -319,25 +318,22 @@ class Elementwise(Template):
         split = resolve(xp, reduction["across"])
         return split.classes, reduction | {"across": split.rows}
 
-    def _unreduced(self, xp: Any, value: Array, arrays: list[Array], columns: Shards | None) -> Array:
+    def _unreduced(self, xp: Any, value: Array, columns: Shards | None) -> Array:
         summed = self._summed(value)
         if not summed:
             return value
-        total = xp.sum(value, axis=summed)
-        mass = None if self.row_mass is None else xp.sum(arrays[self.array_names.index(self.row_mass)], axis=summed)
-        terms = value.shape[-1]
+        total, terms = xp.sum(value, axis=summed), value.shape[-1]
         if columns is not None:
             terms = sum(columns.lengths(terms, f"{total.dtype} losses of shape {tuple(total.shape)}"))
-            parts = columns.sum(xp.stack([total] if mass is None else [total, mass]))
-            total, mass = parts[0, ...], None if mass is None else parts[1, ...]
-        return total if mass is None else never_negative(xp, total, terms=terms, scale=mass)
+            total = columns.sum(total)
+        return never_negative(xp, total, terms=terms, scale=1.0) if self.never_negative else total
 
-    def not_negative(self, total: float, arrays: Arrays, dtype: Any) -> float:
+    def not_negative(self, total: float, shape: tuple[int, ...], dtype: Any) -> float:
         """Return the sum of the losses of NumPy arrays, with 0 in place of a negative sum that rounding explains."""
-        if self.row_mass is None or not total < 0.0:
+        if not self.never_negative or not total < 0.0:
             return total
-        mass = np.sum(arrays[self.array_names.index(self.row_mass)])
-        return float(never_negative(np, np.asarray(total, dtype), terms=arrays[0].shape[-1], scale=mass))
+        *rows, terms = shape
+        return float(never_negative(np, np.asarray(total, dtype), terms=terms, scale=float(math.prod(rows))))
 
     def spread(self, xp: Any, closing: Plan, slopes: Any, arguments: tuple[Any, ...]) -> Any:
         """Return the gradient from the slopes, or a dict of gradients."""
@@ -468,7 +464,7 @@ def elementwise(
     kinks: Callable[..., tuple[Any, ...]] | None = None,
     slopes: int = 1,
     rows: int | None = None,
-    row_mass: str | None = None,
+    never_negative: bool = False,
     steep: bool = False,
     written_out: bool = False,
     **domain: Any,
@@ -481,8 +477,8 @@ def elementwise(
             the terms return a tuple of slopes, and the gradient is a dict by argument name.
         rows: the unreduced losses have the shape `shape[:rows]`, because the terms are summed over all later axes:
             -1 for rows along the last axis, 1 for one loss per entry of the first axis. None sums nothing.
-        row_mass: the array whose sum over a row scales the rounding of the row's loss. If a loss that cannot be
-            negative is negative by no more than this rounding, it becomes 0.
+        never_negative: whether the loss of a row of probabilities cannot be negative. If it is negative by no more than
+            rounding, it becomes 0.
         steep: whether a slope may overflow although the loss is finite. Such a slope becomes the largest finite number.
         written_out: whether a program of XLA is to write the values out before it adds them up. If the value is a
             product of results that XLA would write out otherwise, this may take less time. Measure both.
@@ -498,7 +494,7 @@ def elementwise(
         >>> float(_scaled.value(np.array([3.0]), np.array([1.0]), 0.5))
         2.0
     """
-    return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, row_mass, steep, written_out)
+    return lambda terms: Elementwise(terms, domain, kinks, slopes, rows, never_negative, steep, written_out)
 
 
 def _legal(domain: Any, dtype: Any) -> Any:
@@ -566,7 +562,7 @@ class _ElementLoop:
             total, are_legal = loop.run(arrays, values, gradients, threads if is_shared else 1)
             if not are_legal:
                 terms.check_arrays(dict(zip(terms.array_names, arrays, strict=True)))
-            return terms.not_negative(total, arrays, dtype)
+            return terms.not_negative(total, like.shape, dtype)
 
         return run
 
@@ -599,7 +595,7 @@ class _ElementLoop:
                     kept[rows] = value
                 return float(np.sum(value))
 
-        return terms.not_negative(over_blocks(shape, work, threads), self._arrays, self._dtype)
+        return terms.not_negative(over_blocks(shape, work, threads), self.like.shape, self._dtype)
 
     def _write(self, out: Any, slope: Any, factor: Any, weights: Any) -> None:
         """Write slope · factor · weight."""

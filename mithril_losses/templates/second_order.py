@@ -81,7 +81,7 @@ class ElementwiseSecond(Elementwise):
         self.on_request = ()
         self.has_value = order == "all"
         self.steep = base.steep and self.has_value
-        self.row_mass = base.row_mass if self.has_value else None
+        self.never_negative = base.never_negative and self.has_value
         self._remember()
 
     def gradient(self, *arguments: Any, wrt: Any = None, **reduction: Unpack[GradientReduction]) -> Any:

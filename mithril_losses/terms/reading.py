@@ -19,11 +19,14 @@ from mithril_losses.terms.fission import Stage, function_of, stages_of
 
 VOCABULARY = frozenset(
     {"abs", "atan2", "exp", "expm1", "log", "log1p", "log_gamma", "maximum", "minimum"}
-    | {"ones_like", "sign", "sqrt", "tanh", "where", "zeros_like"}
+    | {"ones_like", "positive_power", "sign", "sqrt", "tanh", "where", "zeros_like"}
 )
-EXPENSIVE = frozenset({"exp", "expm1", "log", "log1p", "tanh"})  # each takes as long as a dozen operations
+EXPENSIVE = frozenset(
+    {"exp", "expm1", "log", "log1p", "positive_power", "tanh"}
+)  # each takes as long as a dozen operations
 
-_PRIMITIVES = ("log_gamma",)  # in the vocabulary, but called as functions with the namespace as argument
+# in the vocabulary, but called as functions with the namespace as argument
+_PRIMITIVES = ("log_gamma", "positive_power")
 _NODES = (
     *(ast.Assign, ast.AugAssign, ast.Return, ast.If),
     *(ast.Name, ast.Constant, ast.Tuple, ast.Subscript, ast.Attribute, ast.Call, ast.IfExp),

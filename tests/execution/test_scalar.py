@@ -153,6 +153,19 @@ class TestBothTypes:
 
 
 @pytest.mark.parametrize("xp", [float32, float64])
+def test_powers_of_positive_numbers(xp):
+    power, dtype = xp.positive_power, np.dtype(xp.__name__[-7:])
+    rng = np.random.default_rng(3)
+    bases, exponents = (x.astype(dtype) for x in (np.exp(rng.normal(0.0, 5.0, 1000)), rng.uniform(-2.0, 2.0, 1000)))
+    exponents[:3] = 0.0, 1.0, -1.0
+    expected = bases.astype(np.float64) ** exponents.astype(np.float64)
+    # the exponential multiplies the rounding of its argument
+    rounding = np.finfo(dtype).eps * (2.0 + abs(np.log(expected)))
+    assert np.all(abs(applied(power, bases, exponents) - expected) <= 2.0 * rounding * expected)
+    assert applied(power, bases, exponents)[0] == 1.0
+
+
+@pytest.mark.parametrize("xp", [float32, float64])
 def test_the_vocabulary_of_terms_is_complete(xp):
     assert xp.__all__ == sorted(VOCABULARY)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import tracemalloc
 import unittest
 import weakref
@@ -44,6 +45,17 @@ FEW = {
 QUICK = {"cross_entropy_with_logits", "huber_loss", "kl_divergence", "non_saturating_discriminator_loss"}
 SOME = [(case,) for case in DRAWN if case.pair.name in FEW]
 REST = [(case,) for case in DRAWN if case.pair.name not in FEW]
+# one of each form of terms for which XLA would otherwise write several arrays
+WRITTEN_ONCE = (
+    "huber_loss",
+    "smooth_l1_loss",
+    "modified_huber_loss",
+    "logistic_loss",
+    "gamma_negative_log_likelihood",
+    "fair_loss",
+    "cauchy_loss",
+    "charbonnier_loss",
+)
 SMOOTH = [(case,) for case in DRAWN if case.pair.name not in IMPLICIT]
 
 
@@ -239,6 +251,22 @@ def test_a_wrong_gradient_is_what_autodiff_gives_and_the_check_rejects(library: 
             check_gradient("_wrong_loss", x, y, differences=False)
     finally:
         unregister("_wrong_loss")
+
+
+@pytest.mark.parametrize("name", WRITTEN_ONCE)
+@pytest.mark.optimized_xla
+def test_a_compiled_gradient_holds_one_array_of_values(name: str) -> None:
+    x = jax.ShapeDtypeStruct((1_000_000,), "float32")
+    compiled = jax.jit(jax.value_and_grad(find_loss(name).value)).lower(x, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.1 * 4 * x.size
+
+
+@pytest.mark.parametrize(("alpha", "has_power"), [(1.0, False), (0.5, True)])
+def test_a_power_of_zero_is_compiled_away(alpha: float, has_power: bool) -> None:
+    x = jax.ShapeDtypeStruct((1_000_000,), "float32")
+    loss = functools.partial(ml.charbonnier_loss, alpha=alpha)
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(x, x).compile().as_text()
+    assert bool(re.search(r"(power|exponential)\(", compiled)) == has_power
 
 
 class InTheGraph(unittest.TestCase):

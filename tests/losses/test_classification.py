@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import tracemalloc
 import unittest
 from itertools import product
 from typing import Any
@@ -41,6 +43,8 @@ from mithril_losses import (
     squared_hinge_loss,
     value_and_gradient,
 )
+from mithril_losses.domains import SIGN
+from mithril_losses.limits import current
 
 INF, NAN = math.inf, math.nan
 GENERATOR = np.random.default_rng(11)
@@ -757,6 +761,24 @@ class BinaryLabels(unittest.TestCase):
                 targets[1] = label
                 with self.assertRaisesRegex(ValueError, r"at index \(1,\)"):
                     value_and_gradient(loss)(predictions, targets)
+
+    def test_one_illegal_label_among_many(self) -> None:
+        rows = 2 * current.block // 100 + 1  # the last block is not full
+        for library, last in product(EAGER, ((0, 3), (rows - 1, 99))):
+            targets = np.ones((rows, 100))
+            targets[last] = 0.5
+            for given, where in ((targets, last), (np.asfortranarray(targets), last), (targets.reshape(-1), None)):
+                index = where or (100 * last[0] + last[1],)
+                with self.assertRaisesRegex(ValueError, re.escape(f"got 0.5 at index {index}")):
+                    evaluate(library, hinge_loss, np.zeros(given.shape), given)
+
+    def test_many_labels_are_checked_in_little_memory(self) -> None:
+        labels = np.ones(1_000_000, np.float32)
+        tracemalloc.start()
+        SIGN.check("targets", labels)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        self.assertLess(peak, labels.nbytes / 5)
 
     def test_a_negative_zero_is_the_label_zero(self) -> None:
         predictions = np.array([0.3, 0.6], np.float32)

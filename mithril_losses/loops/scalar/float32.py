@@ -28,6 +28,7 @@ __all__ = [
     "maximum",
     "minimum",
     "ones_like",
+    "positive_power",
     "sign",
     "sqrt",
     "tanh",
@@ -193,3 +194,9 @@ def log1p(x: Scalar) -> Scalar:
     exponent = _exponent(x + _ONE)
     power = _HALF * _from_bits(_TWO_BITS - exponent)  # 2⁻ᵉ; halved here because 2⁻¹²⁸ is no normal number
     return _at_the_ends(x, -_ONE, _logarithm(_from_bits(_bits(x) - exponent) + (power - _ONE), exponent))
+
+
+@inlined
+def positive_power(base: Scalar, exponent: Scalar) -> Scalar:
+    """Base^exponent of a positive finite number."""
+    return exp(exponent * log(base))

@@ -18,6 +18,7 @@ __all__ = [
     "maximum",
     "minimum",
     "ones_like",
+    "positive_power",
     "sign",
     "sqrt",
     "tanh",
@@ -72,3 +73,9 @@ def log1p(x: Scalar) -> Scalar:
 def tanh(x: Scalar) -> Scalar:
     """tanh x."""
     return math.tanh(x)
+
+
+@inlined
+def positive_power(base: Scalar, exponent: Scalar) -> Scalar:
+    """Base^exponent of a positive finite number."""
+    return math.pow(base, exponent)
