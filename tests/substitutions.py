@@ -533,8 +533,8 @@ SUBSTITUTIONS = [
         "losses/robust.py",
         "the Cauchy loss squares errors that overflow",
         {
-            "log = xp.log1p(xp.where(is_far, ratio - 1.0, square))": "log = xp.log1p(ratio**2)",
-            "is_far, 2.0 * log, ": "False, ",
+            "log = xp.log1p(xp.where(is_far, ratio - 1.0, square))": "log = xp.log1p(ratio * ratio)",
+            "xp.where(is_far, 2.0 * log, log)": "log",
         },
     ),
     Substitution(
@@ -729,6 +729,12 @@ SUBSTITUTIONS = [
         "rows of any sum are distributions where they can be seen",
         {"return bool(off.dot(off)": "return True or bool(off.dot(off)"},
         "can_be_seen_is_refused and kl_divergence",
+    ),
+    Substitution(
+        "domains.py",
+        "negative entries of distributions pass where they cannot be seen",
+        {"wrong = wrong | (smallest_number(xp, x, axis) < -rounding.element)": "pass"},
+        "negative_entry",
     ),
     Substitution(
         "loops/elements.py",

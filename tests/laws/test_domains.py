@@ -12,7 +12,7 @@ import torch
 from calling import arguments_of, faces, told
 from cases import DRAWN, Case, flat
 
-from mithril_losses import limits, value_and_gradient
+from mithril_losses import find_loss, limits, value_and_gradient
 from mithril_losses.domains import Boxes, ClassTargets, Distributions, Elements, Labels
 
 
@@ -109,3 +109,21 @@ def test_a_value_inside_a_trace_makes_value_and_gradient_nan(found: Outside) -> 
     options = case.keywords("torch", "float32")
     both = torch.vmap(lambda *x: case.pair.total_of(case.pair.value(*x, **options)))
     assert both(*(torch.stack([x] * 2) for x in arguments_of(case, "torch"))).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["kl_divergence", "js_divergence"])
+@pytest.mark.parametrize("n", [2, 200_000])
+def test_a_negative_entry_is_seen_though_the_row_sums_to_one(name: str, n: int) -> None:
+    both = value_and_gradient(find_loss(name).value)
+    targets = np.full((n, 2), 0.5, np.float32)
+    predictions = targets.copy()
+    predictions[-1] = -0.25, 1.25
+    for arguments, argument in (((predictions, targets), "predictions"), ((targets, predictions), "targets")):
+        with pytest.raises(ValueError, match=rf"{argument} must be distributions.* got -0.25 at index \({n - 1}, 0\)"):
+            both(*arguments)
+        value, gradient = jax.jit(both)(*map(jax.numpy.asarray, arguments))
+        assert np.isnan(value)
+        np.testing.assert_array_equal(np.isnan(gradient).any(axis=1), np.arange(n) == n - 1)
+        assert np.isnan(gradient[-1]).all()
+        value = torch.vmap(find_loss(name).value)(*(torch.from_numpy(x[None]) for x in arguments))
+        assert value.isnan().all()
