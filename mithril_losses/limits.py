@@ -36,7 +36,7 @@ class Limits:
         shared_bands: elements of images from which a second thread gains more than waking it costs.
         sparse_edges: edges from which one sparse product is faster than taking and adding at indices.
         positions: pairs of positions of feature maps that are computed at a time.
-        compiled: whether loops over pairs are compiled, if numba is installed.
+        compiled: whether the loops that plain functions use are compiled, if numba is installed.
     """
 
     large: int = 1 << 15

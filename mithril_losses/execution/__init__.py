@@ -94,8 +94,8 @@ def value_and_gradient(
         compile: None compiles what is large or on an accelerator: loops on the CPU, with the extra `fast`, and the
             functions of tensors on an accelerator, by `torch.compile` where that finds a compiler. False compiles
             neither: blocks are computed instead, and JAX compiles for its own arrays. Losses over pairs of points
-            compile their tiles in any case. True has `torch.compile` compile also for the CPU what NumPy cannot
-            compute: tensors in bfloat16.
+            and the L1 and L2 regularization compile their loops in any case. True has `torch.compile` compile also
+            for the CPU what NumPy cannot compute: tensors in bfloat16.
         donate: whether JAX may reuse the memory of the differentiable arguments, which must not be used after the call.
             JAX then always computes the call itself.
 

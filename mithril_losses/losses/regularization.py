@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, Unpack
 
+import numpy as np
+
+from mithril_losses import limits
+from mithril_losses.backends.memory import empty
 from mithril_losses.backends.namespaces import Array, array_namespace, placement
+from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import both_of, gradient_of
-from mithril_losses.domains import NON_NEGATIVE, Axis, Matrices, Parameters, Predicate
+from mithril_losses.domains import NON_NEGATIVE, REAL, Axis, Matrices, Parameters, Predicate
+from mithril_losses.loops.compiling import NotFusable, has_numba
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import NoOthers
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_one_number
+from mithril_losses.templates.elements import Elementwise, elementwise
+from mithril_losses.templates.loop import Call
 from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
@@ -34,8 +43,9 @@ _DOMAIN: dict[str, Any] = {"params": Parameters(), "lambda_reg": NON_NEGATIVE, "
 
 Select = Callable[[str, Any], bool]
 ParamsT = TypeVar("ParamsT")  # the gradient is a nesting like that of the parameters
-# (namespace, path, array in the dtype to compute in) → the penalty, and what returns its derivative
-Rule = Callable[[Any, str, Array], tuple[Array, Callable[[], Array]]]
+# (namespace, path, array in the dtype to compute in, λ) → the penalty, and a function of a number that returns its
+# derivative times λ and this number
+Rule = Callable[[Any, str, Array, Any], tuple[Array, Callable[[float], Array]]]
 
 
 class _Second(NamedTuple):
@@ -59,13 +69,13 @@ def _over_leaves(rule: Rule, params: Any, lambda_reg: Any, second: SecondRule | 
     xp = array_namespace(**arrays)
     strength = require_one_number(xp, "lambda_reg", lambda_reg, getattr(lambda_reg, "dtype", None))
     computed = {path: as_dtype(xp, w, compute_dtype(xp, w.dtype, path)) for path, w in arrays.items()}
-    found = {path: rule(xp, path, w) for path, w in computed.items()}
+    found = {path: rule(xp, path, w, strength) for path, w in computed.items()}
     total, *others = (penalty for penalty, _ in found.values())
     for penalty in others:
         total = total + penalty
 
     def scaled(factor: float) -> dict[str, Any]:
-        return {"params": map_leaves(lambda path, _: found[path][1]() * (strength * factor), params)}
+        return {"params": map_leaves(lambda path, _: found[path][1](factor), params)}
 
     if second is None:
         return Losses(strength * total, lambda: scaled(1.0), scaled=scaled)
@@ -91,20 +101,24 @@ def _over_leaves(rule: Rule, params: Any, lambda_reg: Any, second: SecondRule | 
 
 
 def _over_elements(
-    penalty: Callable[[Any, Array], Array],
-    slope: Callable[[Any, Array], Array],
+    terms: Elementwise,
     second: float,
     params: Any,
     lambda_reg: Any,
     select: Select | None,
 ) -> Losses:
-    """Return λ Σ penalty(w) over the elements of the selected arrays; the slope of all other elements is 0."""
+    """Return λ times the sum of the terms over the selected arrays; the slope of all other elements is 0."""
     given = {} if select is None else dict(leaves(params))
 
-    def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
-        if select is None or select(path, given[path]):
-            return xp.sum(penalty(xp, w)), lambda: slope(xp, w)
-        return xp.zeros((), dtype=w.dtype, **placement(w)), lambda: xp.zeros_like(w)
+    def rule(xp: Any, path: str, w: Array, strength: Any) -> tuple[Array, Callable[[float], Array]]:
+        if select is not None and not select(path, given[path]):
+            return xp.zeros((), dtype=w.dtype, **placement(w)), lambda factor: xp.zeros_like(w)
+        is_large = xp is np and w.size >= limits.current.large and type(strength) is float
+        if is_large and w.flags.c_contiguous:
+            total, gradient = _by_loop(terms, w, strength)
+            return total, lambda u: gradient if u == 1.0 else _by_loop(terms, w, strength * u)[1]
+        penalties, slopes = terms.terms(xp, w)
+        return xp.sum(penalties), lambda factor: slopes * (strength * factor)
 
     def second_rule(xp: Any, path: str, w: Array) -> _Second:
         chosen = select is None or select(path, given[path])
@@ -114,14 +128,37 @@ def _over_elements(
     return _over_leaves(rule, params, lambda_reg, second_rule)
 
 
+def _by_loop(terms: Elementwise, w: np.ndarray[Any, Any], factor: float) -> tuple[Any, np.ndarray[Any, Any]]:
+    """Return the sum of the terms of a large array, and the slopes times a number, from one pass over the array."""
+    gradient = empty(w.shape, w.dtype)
+    loop = terms.loop(Call({"w": w}, {}, {"reduction": "sum"}))
+    assert loop is not None
+    assert loop.blocked is not None
+    given = (None, factor, None, [gradient], thread_count())
+    if loop.compiled is not None and limits.current.compiled and has_numba():
+        with contextlib.suppress(NotFusable):
+            return w.dtype.type(loop.compiled(*given)), gradient
+    return w.dtype.type(loop.blocked(*given)), gradient
+
+
+@elementwise(w=REAL)
+def _magnitude(xp: Any, w: Array) -> tuple[Array, Array]:
+    return xp.abs(w), xp.sign(w)
+
+
+@elementwise(w=REAL)
+def _half_square(xp: Any, w: Array) -> tuple[Array, Array]:
+    return 0.5 * w * w, w
+
+
 @unreduced(curved=True, kinks=lambda params, lambda_reg, select=None: tuple(w for _, w in leaves(params)), **_DOMAIN)
 def _l1(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> Losses:
-    return _over_elements(lambda xp, w: xp.abs(w), lambda xp, w: xp.sign(w), 0.0, params, lambda_reg, select)
+    return _over_elements(_magnitude, 0.0, params, lambda_reg, select)
 
 
 @unreduced(curved=True, **_DOMAIN)
 def _l2(params: Any, lambda_reg: Any, select: Select | None, wanted: Wanted) -> Losses:
-    return _over_elements(lambda xp, w: 0.5 * w * w, lambda xp, w: w, 1.0, params, lambda_reg, select)
+    return _over_elements(_half_square, 1.0, params, lambda_reg, select)
 
 
 def l1_regularization(
@@ -258,10 +295,10 @@ def _over_matrices(
         rows = normalize_axis("output_axis", output_axis, len(shape))
         return Flattening.along(tuple(i for i in range(len(shape)) if i != rows), shape)
 
-    def rule(xp: Any, path: str, w: Array) -> tuple[Array, Callable[[], Array]]:
+    def rule(xp: Any, path: str, w: Array, strength: Any) -> tuple[Array, Callable[[float], Array]]:
         view = view_of(path, w)
         penalty, slope = matrix_rule(xp, view.of(xp, w), bool(wanted))
-        return penalty, lambda: view.back(xp, slope)
+        return penalty, lambda factor: view.back(xp, slope) * (strength * factor)
 
     def second_rule(xp: Any, path: str, w: Array) -> _Second:
         assert second is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import unittest
 from collections import OrderedDict
 from typing import Any, ClassVar, NamedTuple
@@ -23,6 +24,7 @@ from mithril_losses import (
     l1_regularization_gradient,
     l2_regularization,
     l2_regularization_gradient,
+    limits,
     orthogonal_regularization,
     orthogonal_regularization_gradient,
     spectral_norm_regularization,
@@ -40,6 +42,70 @@ BOTH = [(l1_regularization, l1_regularization_gradient), (l2_regularization, l2_
 class Layer(NamedTuple):
     weight: Any
     bias: Any
+
+
+class LargeArrays(unittest.TestCase):
+    """Large arrays go through a loop of their own, compiled or in blocks."""
+
+    @parameterized.expand(
+        [
+            (loss.__name__, loss, compiled, dtype)
+            for loss, _ in BOTH
+            for compiled in (True, False)
+            for dtype in ("float64", "float32", "float16")
+        ]
+    )
+    def test_agree_with_small_ones(self, name: str, loss: Any, compiled: bool, dtype: str) -> None:
+        large = np.random.default_rng(5).standard_normal((3, 100_003)).astype(dtype)
+        large[0, 0], large[2, -1] = 0.0, -0.0
+        params = {"large": large, "others": [large[:, :10].copy(), large[:, ::2]]}
+        options: dict[str, Any] = {"lambda_reg": 0.3, "select": lambda path, w: w.shape[1] != 10}
+        both = value_and_gradient(loss)
+        with limits.changed(large=1 << 30):
+            small, slopes = both(params, **options, upstream=-2.0)
+        with limits.changed(compiled=compiled):
+            value, gradient = both(params, **options, upstream=-2.0)
+            alone = find_loss(loss).gradient(params, **options, upstream=-2.0)
+            unscaled = both(params, **options)[1]
+        np.testing.assert_allclose(value, small, rtol=1e-3 if dtype == "float16" else 1e-6)
+        self.assertEqual(loss(params, **options), value)
+        for found, other, half, expected in zip(
+            *(jax.tree.leaves(x) for x in (gradient, alone, unscaled, slopes)), strict=True
+        ):
+            self.assertEqual(found.dtype, dtype)
+            np.testing.assert_array_equal(found, other)
+            np.testing.assert_allclose(found, expected, rtol=np.finfo(dtype).eps)
+            # in half precision, twice a rounded number is rounded to another subnormal one
+            unit = float(np.finfo(dtype).smallest_subnormal)
+            np.testing.assert_allclose(-2.0 * half, found, rtol=1e-15, atol=2.0 * unit if dtype == "float16" else 0.0)
+
+    @parameterized.expand([(loss.__name__, loss, compiled) for loss, _ in BOTH for compiled in (True, False)])
+    def test_nan_and_infinity(self, name: str, loss: Any, compiled: bool) -> None:
+        for wrong, total in ((math.nan, math.nan), (-math.inf, math.inf)):
+            w = np.ones(200_000, np.float32)
+            w[123_456] = wrong
+            with limits.changed(compiled=compiled):
+                value, gradient = value_and_gradient(loss)(w, lambda_reg=0.5)
+            np.testing.assert_equal(float(value), total)
+            slope = np.sign(wrong) if loss is l1_regularization else wrong
+            np.testing.assert_array_equal(np.unique(gradient), sorted({0.5, 0.5 * slope}))
+
+    def test_in_the_graph(self) -> None:
+        w = torch.linspace(-3.0, 2.0, 100_000, requires_grad=True)
+        for loss, slope in ((l1_regularization, torch.sign), (l2_regularization, lambda x: x)):
+            w.grad = None
+            (3.0 * loss({"w": w}, lambda_reg=0.5)).backward()
+            torch.testing.assert_close(w.grad, 1.5 * slope(w.detach()), rtol=1e-6, atol=0.0)
+
+    def test_in_little_memory(self) -> None:
+        w = np.ones(4_000_000, np.float32)
+        both = value_and_gradient(l2_regularization)
+        both(w)
+        tracemalloc.start()
+        both(w)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        self.assertLess(peak, 1.05 * w.nbytes)
 
 
 class Nestings(unittest.TestCase):
