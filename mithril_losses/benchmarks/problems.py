@@ -19,7 +19,7 @@ from mithril_losses.autodiff import plain_functions
 from mithril_losses.backends.namespaces import Array
 from mithril_losses.catalogue import Pair, find_loss
 from mithril_losses.checking import draw_arguments
-from mithril_losses.domains import ArrayDomain
+from mithril_losses.domains import ArrayDomain, Matrices, Parameters
 
 Size = Literal["small", "medium", "large"]
 Shape = tuple[int, ...]
@@ -52,7 +52,7 @@ class Problem:
         options: keywords of the loss, which the expressions also get.
         streams: whether, at best, each input is read once and the gradient written once, so that a copy is the bound.
         ours_alone: further shapes, at which candidates that hold all pairs at once run out of memory.
-        drawn: whether the problem comes from `drawn_problem` and not from a family.
+        drawn: whether the expressions are the plain function of the loss itself.
     """
 
     loss: str
@@ -71,18 +71,28 @@ class Problem:
 
 def drawn_problem(pair: Pair) -> Problem | None:
     """Return a small problem for a loss that has no other, or None if its arguments are not arrays."""
-    if not all(isinstance(pair.domain.get(name), ArrayDomain) for name in pair.array_arguments):
+    domains = [pair.domain.get(name) for name in pair.array_arguments]
+    if not all(isinstance(x, ArrayDomain) and not isinstance(x, Parameters | Matrices) for x in domains):
         return None
 
     def draw(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
         arrays = draw_arguments(pair, random, shape)[0].values()
         return tuple(x.astype(np.float32) if x.dtype == np.float64 else x for x in arrays)
 
+    return compared_with_itself(pair.name, draw, (32, 10))
+
+
+def compared_with_itself(
+    loss: str, draw: Callable[[np.random.Generator, Shape], tuple[Array, ...]], shape: Shape
+) -> Problem:
+    """Return a small problem for a loss without a textbook expression: its plain function takes the place of one."""
+
     def own(_: Any, *arrays: Array) -> Array:
+        pair = find_loss(loss)
         with plain_functions():
             return pair.total_of(pair.value(*arrays))
 
-    return Problem(pair.name, draw, {"small": ((32, 10),)}, own, own, streams=False, drawn=True)
+    return Problem(loss, draw, {"small": (shape,)}, own, own, streams=False, drawn=True)
 
 
 @dataclass(frozen=True)

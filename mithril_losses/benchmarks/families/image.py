@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.benchmarks.problems import Problem, Shape
+from mithril_losses.benchmarks.problems import Problem, Shape, compared_with_itself
 from mithril_losses.benchmarks.targets import BEST, BLOCKED, COMPILE, EAGER, faster, large
 
 
@@ -90,6 +90,7 @@ PROBLEMS = [
             (False, ((4, 32, 32, 3), (8, 1024, 1024, 3))),
         )
     ),
+    compared_with_itself("multi_scale_ssim_loss", _two_batches, (1, 176, 176, 1)),
 ]
 
 _VARIATION = large("total variation, 8×3×1,024×1,024, channels first and last", "total_variation_loss")

@@ -1,4 +1,4 @@
-"""Regularization of matrices."""
+"""Regularization."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mithril_losses.backends.namespaces import Array
-from mithril_losses.benchmarks.problems import Problem, Shape, normal
+from mithril_losses.benchmarks.problems import ELEMENTS, Problem, Shape, normal
 
 
 def _matrix(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
@@ -22,7 +22,27 @@ def _spectral_norm(norm: Any, w: Any) -> Any:
     return 0.005 * norm(w, ord=2) ** 2
 
 
+def _array(random: np.random.Generator, shape: Shape) -> tuple[Array, ...]:
+    return (normal(random, *shape),)
+
+
 PROBLEMS = [
+    Problem(
+        loss="l1_regularization",
+        draw=_array,
+        shapes=ELEMENTS,
+        torch=lambda torch, w: 0.01 * w.abs().sum(),
+        jax=lambda jax, w: 0.01 * abs(w).sum(),
+        streams=False,  # a loop that has no other form in blocks
+    ),
+    Problem(
+        loss="l2_regularization",
+        draw=_array,
+        shapes=ELEMENTS,
+        torch=lambda torch, w: 0.005 * (w * w).sum(),
+        jax=lambda jax, w: 0.005 * (w * w).sum(),
+        streams=False,
+    ),
     Problem(
         loss="orthogonal_regularization",
         draw=_matrix,
