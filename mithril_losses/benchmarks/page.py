@@ -67,13 +67,16 @@ above its level before the call, results included.""",
 }
 
 
-def markdown(results: Results, setting: Setting, seconds: float, chart: str | None = None) -> str:
-    """Return the page; `chart` is the path of the picture."""
+def markdown(
+    results: Results, setting: Setting, seconds: float, chart: str | None = None, last: Sequence[Case] = ()
+) -> str:
+    """Return the page; `chart` is the path of the picture, `last` what the last of several runs measured."""
     on_cpu = setting.device == "cpu"
     sections = [
         "# Benchmarks" if on_cpu else "# Benchmarks on a GPU",
         "Written by `mithril-losses bench`.",
         "\n".join(f"* {line}" for line in [*_machine(setting), f"{seconds:g} s per case"]),
+        *_of_last_run(last),
         *_left_out(results),
         "## How it is measured",
         _HOW,
@@ -127,6 +130,12 @@ def _candidates(results: Results) -> str:
     measured = {row.candidate.name for row in results.rows}
     kept = {tuple(name for name in names if name in measured): what for names, what in _CANDIDATES.items()}
     return "\n".join(f"* {', '.join(f'`{name}`' for name in names)}: {what}" for names, what in kept.items() if names)
+
+
+def _of_last_run(cases: Sequence[Case]) -> Iterator[str]:
+    if cases:
+        losses = ", ".join(dict.fromkeys(case.problem.loss for case in cases))
+        yield f"The cases come from more than one run. The last run measured cases of: {losses}."
 
 
 def _left_out(results: Results) -> Iterator[str]:

@@ -96,6 +96,32 @@ class Results:
         """Return the time of a candidate divided by the time of a copy of the same bytes."""
         return ratio(row, self.row(row.case, "copy", row.memory))
 
+    @staticmethod
+    def read_csv(path: Path, cases: Iterable[Case]) -> Results:
+        """Return the rows of these cases that `write_csv` wrote, in its order.
+
+        Raises:
+            ValueError: the file is no such table.
+        """
+        known: dict[tuple[str, ...], Case] = {(case.problem.loss, case.size, _shape(case)): case for case in cases}
+        candidates = {candidate.name: candidate for candidate in CANDIDATES}
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != _COLUMNS:
+                raise ValueError("it has other columns than the file of a benchmark")
+            records = list(reader)
+        results = Results()
+        for record in records:
+            case = known.get((record["loss"], record["size"], record["shape"]))
+            candidate = candidates.get(record["candidate"])
+            if case is not None and candidate is not None:
+                results.rows.append(_read(case, candidate, record))
+        return results
+
+    def in_order(self, cases: Iterable[Case]) -> Results:
+        """Return the same rows in the order of these cases."""
+        return Results([row for case in cases for row in self.rows if row.case.name == case.name])
+
     def write_csv(self, path: Path) -> None:
         """Write all rows, with full precision."""
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -112,7 +138,7 @@ class Results:
         cells = (
             row.case.problem.loss,
             row.case.size,
-            "x".join(map(str, row.case.shape)),
+            _shape(row.case),
             row.candidate.name,
             row.candidate.kind,
             row.memory,
@@ -144,6 +170,24 @@ _COLUMNS = (
     "extra_gradients",
     "note",
 )
+
+
+def _shape(case: Case) -> str:
+    return "x".join(map(str, case.shape))
+
+
+def _read(case: Case, candidate: Candidate, record: Mapping[str, str]) -> Row:
+    """Return a row from what was written of it."""
+    memory: Any = record["memory"]
+    row = Row(case, candidate, memory, note=record["note"])
+    if record["extra_bytes"]:
+        row.extra_bytes = int(record["extra_bytes"])
+    if record["median_seconds"]:
+        seconds = float(record["median_seconds"]), float(record["tenth_percentile_seconds"])
+        gradients = float(record["extra_gradients"] or 0.0)
+        size = round(row.extra_bytes / gradients) if row.extra_bytes and gradients else 0
+        row.timing = Timing(*seconds, int(record["calls"]), size)
+    return row
 
 
 def ratio(row: Row | None, other: Row | None) -> float | None:

@@ -49,6 +49,10 @@ def bench(
     csv: Annotated[Path | None, typer.Option("--csv", help="write every number here, as they come")] = None,
     chart: Annotated[Path | None, typer.Option("--chart", help="draw the times into this PNG file")] = None,
     page: Annotated[Path | None, typer.Option("--report", help="write a page of Markdown here")] = None,
+    update: Annotated[
+        Path | None,
+        typer.Option("--update", help="take all cases that are not asked for from this file, which --csv wrote"),
+    ] = None,
     curvature: Annotated[bool, typer.Option("--curvature", help="time Hessian-vector products instead")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be measured")] = False,
     as_json: Json = False,
@@ -64,12 +68,17 @@ def bench(
         return
     for path in filter(None, (csv, chart, page)):
         require_writable(path)
-    results = Results()
+    kept = _kept(update, plan)
+    results = Results(list(kept.rows))
     interrupted = _measure(plan, results, csv, console)
+    measured = Results(results.rows[len(kept.rows) :])
+    results = results.in_order(all_cases())
+    if csv is not None:
+        results.write_csv(csv)
     if as_json:
-        print_json(results.records())
+        print_json(measured.records())
     else:
-        for table in tables(results):
+        for table in tables(measured):
             print_table(table)
     if interrupted:
         raise Interrupted(f"what was measured is kept in {printable(csv)}" if csv else "nothing is kept without --csv")
@@ -79,10 +88,20 @@ def bench(
         draw_chart(results).savefig(chart)
     if page is not None:
         place = None if chart is None else Path(os.path.relpath(chart, page.parent)).as_posix()
-        page.write_text(markdown(results, plan.setting, plan.seconds, place), encoding="utf-8")
+        last = measured.cases if kept.rows else ()
+        page.write_text(markdown(results, plan.setting, plan.seconds, place, last), encoding="utf-8")
     written = ", ".join(printable(path) for path in (csv, chart, page) if path is not None)
     if written and not as_json:
         typer.echo(f"written: {written}")
+
+
+def _kept(path: Path | None, plan: Plan) -> Results:
+    """Return what an earlier run measured of the cases that this plan does not measure."""
+    if path is None:
+        return Results()
+    asked = {case.name for case in plan.cases}
+    with user_error(f"--update {printable(path)}"):
+        return Results.read_csv(path, [case for case in all_cases() if case.name not in asked])
 
 
 def _time_products(plan: Plan, page: Path | None, console: Console) -> None:

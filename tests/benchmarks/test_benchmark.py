@@ -461,6 +461,40 @@ class TestCommand(unittest.TestCase):
         self.assertEqual([line.split(",")[0] for line in path.read_text().splitlines()], ["loss", "mse_loss"])
         self.assertFalse((self.folder / "b.md").exists())
 
+    def test_an_update_keeps_all_other_cases(self) -> None:
+        asked: list[str] = []
+
+        def measured(case: Case, candidates: list[Candidate], *_: Any) -> dict[str, Timing | str]:
+            asked.append(case.problem.loss)
+            first, second = (candidate.name for candidate in candidates)
+            return {first: Timing(len(asked) / 64, 1 / 256, 7, 24), second: "is broken"}
+
+        self.replace(time_apart=measured, memory_apart=lambda case, candidates, _: {x.name: 48 for x in candidates})
+        path, page = self.folder / "bench.csv", self.folder / "bench.md"
+        options = ("--size", "medium", "--candidate", "ours-jax", "--candidate", "jax-jit", "--csv", path)
+        self.bench("--loss", "mae_loss", "--loss", "mse_loss", *options)
+        before = path.read_text(encoding="utf-8").splitlines()
+        result = self.bench("--loss", "mse_loss", *options, "--update", path, "--report", page)
+        self.assertEqual(result.exit_code, 0, result.output)
+        self.assertEqual(asked, ["mse_loss", "mae_loss", "mse_loss"])
+        after = path.read_text(encoding="utf-8").splitlines()
+        self.assertEqual(after[0], before[0])
+        self.assertEqual(after[1:], [before[1].replace("0.015625,", "0.046875,", 1), *before[2:]])
+        self.assertNotIn("mae_loss", result.stdout)
+        text = page.read_text(encoding="utf-8")
+        self.assertIn("The last run measured cases of: mse_loss.", text)
+        self.assertIn("| mae_loss 1,000,000 | 31.2 ms |", text)
+        self.assertIn("is broken (mse_loss 1,000,000, mae_loss 1,000,000)", text)
+        self.assertIn("| mae_loss 1,000,000 | 4.58e-05 (2.00) |", text)
+
+    def test_an_update_needs_the_file_of_a_benchmark(self) -> None:
+        path = self.folder / "other.csv"
+        path.write_text("loss,size\n", encoding="utf-8")
+        result = self.bench("--loss", "mse_loss", "--update", path)
+        self.assertEqual(result.exit_code, 2, result.output)
+        self.assertIn("it has other columns than the file of a benchmark", result.stderr)
+        self.assertEqual(self.bench("--loss", "mse_loss", "--update", self.folder / "none.csv").exit_code, 2)
+
     def test_memory_is_measured_where_arrays_are_not_small(self) -> None:
         tiny = dataclasses.replace(MSE, shapes={"small": ((3, 2),), "medium": ((6, 4),)})
         asked = []
