@@ -975,7 +975,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/regularization.py",
         "the gradient forgets the strength",
-        {"found[path][1]() * (strength * factor)": "found[path][1]() * factor"},
+        {"slopes * (strength * factor)": "slopes * factor"},
     ),
     Substitution(
         "losses/regularization.py",
@@ -990,7 +990,28 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/regularization.py",
         "the gradient of a matrix comes back as another one",
-        {"lambda: view.back(xp, slope)": "lambda: view.back(xp, slope[::-1, ...])"},
+        {"lambda factor: view.back(xp, slope) *": "lambda factor: view.back(xp, slope[::-1, ...]) *"},
+    ),
+    Substitution(
+        "losses/regularization.py",
+        "the gradient of a large array forgets what flows in",
+        {"gradient if factor == 1.0 else gradient * factor": "gradient"},
+        tests="regularization",
+        select="LargeArrays",
+    ),
+    Substitution(
+        "numerics/stable.py",
+        "the norm of a vector with NaN and infinity is infinite",
+        {" & (power == power)": ""},
+        tests="stable",
+        select="norm",
+    ),
+    Substitution(
+        "numerics/stable.py",
+        "the last of few entries is not added in a trace",
+        {"for i in range(x.shape[axis])))": "for i in range(max(x.shape[axis] - 1, 1))))"},
+        tests="stable",
+        select="norm",
     ),
     # the checker itself
     Substitution(

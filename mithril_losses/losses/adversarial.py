@@ -238,7 +238,7 @@ def vanilla_discriminator_loss_gradient(
 # --- non-saturating: logits ---------------------------------------------------------------------------------------
 
 
-@elementwise(fake_scores=REAL)
+@elementwise(fake_scores=REAL, written_out=True)
 def _non_saturating_generator(xp: Any, fake_scores: Array) -> tuple[Array, Array]:
     tail = xp.exp(-xp.abs(fake_scores))
     # σ(−x) = t / (1 + t) for x ≥ 0 and 1 / (1 + t) for x < 0, t = e^(−|x|)
@@ -251,7 +251,7 @@ def _non_saturating_generator_curvature(xp: Any, fake_scores: Array) -> Array:
     return logistic_density(xp, fake_scores)
 
 
-@elementwise(real_scores=REAL, label_smoothing=FRACTION)
+@elementwise(real_scores=REAL, label_smoothing=FRACTION, written_out=True)
 def _non_saturating_real(xp: Any, real_scores: Array, label_smoothing: float) -> tuple[Array, Array]:
     tail = xp.exp(-xp.abs(real_scores))
     # (1 − s) softplus(−x) + s softplus(x) = softplus(−x) + s x
@@ -266,7 +266,7 @@ def _non_saturating_real_curvature(xp: Any, real_scores: Array, label_smoothing:
     return logistic_density(xp, real_scores)
 
 
-@elementwise(fake_scores=REAL)
+@elementwise(fake_scores=REAL, written_out=True)
 def _non_saturating_fake(xp: Any, fake_scores: Array) -> tuple[Array, Array]:
     tail = xp.exp(-xp.abs(fake_scores))
     slope = xp.where(fake_scores > 0.0, 1.0, tail) / (1.0 + tail)

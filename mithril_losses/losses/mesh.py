@@ -24,7 +24,7 @@ from mithril_losses.domains import NON_NEGATIVE, REAL, Edges, PointSets
 from mithril_losses.execution import value_and_gradient
 from mithril_losses.losses.regression import mse_loss
 from mithril_losses.numerics.reduction import GradientReduction, Reduction
-from mithril_losses.numerics.stable import dot, first_axis, floored, last_axis, norm_and_unit
+from mithril_losses.numerics.stable import dot, first_axis, floored, last_axis, norm_and_unit, sum_of_few
 from mithril_losses.numerics.validation import as_dtype, quiet, require_same_shape, widest_dtype
 from mithril_losses.templates.points import add_at
 from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, unreduced
@@ -320,10 +320,12 @@ def _normal(pred_normals: Array, target_normals: Array, wanted: Wanted) -> Losse
     (norm, unit), (target_norm, target) = norm_and_unit(xp, x, 2.0, axis=0), norm_and_unit(xp, t, 2.0, axis=0)
     difference = unit - target
     undirected = (norm == 0) | (target_norm == 0)
-    values = xp.where(undirected, 1.0, 0.5 * xp.sum(difference * difference, axis=0)) if wanted.value else norm
+    values = (
+        xp.where(undirected, 1.0, 0.5 * sum_of_few(xp, difference * difference, 0)[0, ...]) if wanted.value else norm
+    )
 
     def slopes() -> dict[str, Array]:
-        along = xp.sum(difference * unit, axis=0)
+        along = sum_of_few(xp, difference * unit, 0)
         slope = xp.where(undirected, 0.0, (difference - along * unit) / floored(xp, norm, pred_normals.dtype))
         return {"pred_normals": last_axis(xp, slope)}
 

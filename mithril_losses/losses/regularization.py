@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, Unpack
 
-import numpy as np
-
-from mithril_losses import limits
-from mithril_losses.backends.memory import empty
 from mithril_losses.backends.namespaces import Array, array_namespace, placement
-from mithril_losses.backends.threads import thread_count
 from mithril_losses.catalogue import both_of, gradient_of
 from mithril_losses.domains import NON_NEGATIVE, REAL, Axis, Matrices, Parameters, Predicate
-from mithril_losses.loops.compiling import NotFusable, has_numba
 from mithril_losses.numerics.flattening import Flattening
 from mithril_losses.numerics.reduction import NoOthers
 from mithril_losses.numerics.trees import leaves, map_leaves
 from mithril_losses.numerics.validation import as_dtype, compute_dtype, normalize_axis, require_one_number
 from mithril_losses.templates.elements import Elementwise, elementwise
-from mithril_losses.templates.loop import Call
 from mithril_losses.templates.unreduced import Curvature, Losses, Named, Wanted, diagonal_curvature, unreduced
 
 __all__ = [
@@ -113,10 +105,10 @@ def _over_elements(
     def rule(xp: Any, path: str, w: Array, strength: Any) -> tuple[Array, Callable[[float], Array]]:
         if select is not None and not select(path, given[path]):
             return xp.zeros((), dtype=w.dtype, **placement(w)), lambda factor: xp.zeros_like(w)
-        is_large = xp is np and w.size >= limits.current.large and type(strength) is float
-        if is_large and w.flags.c_contiguous:
-            total, gradient = _by_loop(terms, w, strength)
-            return total, lambda u: gradient if u == 1.0 else _by_loop(terms, w, strength * u)[1]
+        found = terms.in_one_pass(w, strength) if type(strength) is float else None
+        if found is not None:
+            total, gradient = found
+            return total, lambda factor: gradient if factor == 1.0 else gradient * factor
         penalties, slopes = terms.terms(xp, w)
         return xp.sum(penalties), lambda factor: slopes * (strength * factor)
 
@@ -126,19 +118,6 @@ def _over_elements(
         return _Second(lambda v: second * bound * v, lambda: second * bound, lambda: bound, is_diagonal=True)
 
     return _over_leaves(rule, params, lambda_reg, second_rule)
-
-
-def _by_loop(terms: Elementwise, w: np.ndarray[Any, Any], factor: float) -> tuple[Any, np.ndarray[Any, Any]]:
-    """Return the sum of the terms of a large array, and the slopes times a number, from one pass over the array."""
-    gradient = empty(w.shape, w.dtype)
-    loop = terms.loop(Call({"w": w}, {}, {"reduction": "sum"}))
-    assert loop is not None
-    assert loop.blocked is not None
-    given = (None, factor, None, [gradient], thread_count())
-    if loop.compiled is not None and limits.current.compiled and has_numba():
-        with contextlib.suppress(NotFusable):
-            return w.dtype.type(loop.compiled(*given)), gradient
-    return w.dtype.type(loop.blocked(*given)), gradient
 
 
 @elementwise(w=REAL)

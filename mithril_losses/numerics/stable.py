@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -171,21 +173,23 @@ def _norm_and_unit(xp: Any, x: Array, p: float, axis: int) -> tuple[Array, Array
     limits, magnitude = xp.finfo(x.dtype), xp.abs(x)
     if p == 1 or x.shape[axis] == 0:
         return xp.sum(magnitude, axis=axis), xp.sign(x)
-    scale = xp.max(magnitude, axis=axis, keepdims=True)
     if p == math.inf:
+        scale = xp.max(magnitude, axis=axis, keepdims=True)
         first = one_hot(xp, xp.argmax(magnitude, axis=axis), x.shape[axis], axis, x)
         return xp.squeeze(scale, axis=axis), first * xp.sign(x)
-    scale = _undifferentiated(xp, scale)  # neither result depends on it
+    # neither result depends on the scale
+    scale = _undifferentiated(xp, _over_few(xp, largest_number, xp.maximum, magnitude, axis))
     # XLA multiplies by the reciprocal, and replaces it by 0 if it is subnormal
     divisor = xp.where(scale == 0, 1.0, xp.minimum(scale, 1.0 / float(limits.smallest_normal)))
     largest = float(limits.max)
     # squares need no absolute values, whose derivative at 0 JAX takes as 0
     finite = xp.minimum(xp.maximum(x, -largest), largest) if p == 2 else xp.minimum(magnitude, largest)
     scaled = finite / divisor
-    power = xp.sum(scaled * scaled if p == 2 else scaled**p, axis=axis, keepdims=True)
+    power = sum_of_few(xp, scaled * scaled if p == 2 else scaled**p, axis)
     positive = xp.where(power == 0, 1.0, power)
-    root = positive ** (1.0 / p)
-    norm = xp.where(power == 0, 0.0, xp.where(scale == math.inf, math.inf, divisor * root))
+    root = xp.sqrt(positive) if p == 2 else positive ** (1.0 / p)
+    is_infinite = (scale == math.inf) & (power == power)  # beside NaN, the norm is NaN
+    norm = xp.where(power == 0, 0.0, xp.where(is_infinite, math.inf, divisor * root))
     unit = scaled / root if p == 2 else xp.sign(x) * (scaled / root) ** (p - 1.0)
     return xp.squeeze(norm, axis=axis), xp.where(power == 0, 0.0, unit)
 
@@ -194,6 +198,25 @@ def _undifferentiated(xp: Any, largest: Array) -> Array:
     """Return largest numbers without their derivative, which is 0 / 0 where XLA finds no equal element."""
     found: Array = sys.modules["jax"].lax.stop_gradient(largest) if library_name(xp) == "jax" else largest
     return found
+
+
+def sum_of_few(xp: Any, x: Array, axis: int) -> Array:
+    """Return the sum over an axis, which is kept and which is meant to be short, such as that of coordinates."""
+    return _over_few(xp, lambda xp, x, axis: xp.sum(x, axis=axis, keepdims=True), operator.add, x, axis)
+
+
+def _over_few(
+    xp: Any, reduction: Callable[..., Array], combine: Callable[[Array, Array], Array], x: Array, axis: int
+) -> Array:
+    """Return a reduction over an axis, which is kept; inside a trace of XLA, few entries are combined one by one.
+
+    XLA for the CPU takes several times as long to reduce them.
+    """
+    is_traced = library_name(xp) == "jax" and isinstance(x, sys.modules["jax"].core.Tracer)
+    if not is_traced or not 0 < x.shape[axis] <= _FEW:
+        return reduction(xp, x, axis)
+    before = (slice(None),) * axis
+    return functools.reduce(combine, (x[(*before, slice(i, i + 1))] for i in range(x.shape[axis])))
 
 
 def dot(xp: Any, x: Array, y: Array) -> Array:

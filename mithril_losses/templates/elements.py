@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -13,6 +14,7 @@ import numpy as np
 
 from mithril_losses import limits
 from mithril_losses.autodiff import large_gradient
+from mithril_losses.backends.memory import empty
 from mithril_losses.backends.named import NamedArrays
 from mithril_losses.backends.namespaces import (
     Array,
@@ -24,6 +26,7 @@ from mithril_losses.backends.namespaces import (
 )
 from mithril_losses.backends.namespaces.numpy import for_elements
 from mithril_losses.backends.namespaces.numpy import quiet as without_warnings
+from mithril_losses.backends.threads import thread_count
 from mithril_losses.domains import (
     PROBABILITY,
     ClipWidth,
@@ -36,6 +39,7 @@ from mithril_losses.domains import (
     array_names,
     enforced,
 )
+from mithril_losses.loops.compiling import NotFusable, has_numba
 from mithril_losses.numerics.reduction import GradientReduction, Plan, Reduction, plan
 from mithril_losses.numerics.stable import bounded, never_negative
 from mithril_losses.numerics.validation import (
@@ -221,6 +225,18 @@ class Elementwise(Template):
         if not loop.can_be_compiled:
             return Loop(shape, None, None, loop.blocked, dtype)
         return Loop(shape, None, loop.compiled, loop.blocked, dtype, loop.repeated)
+
+    def in_one_pass(self, x: Any, factor: float) -> tuple[Any, np.ndarray[Any, Any]] | None:
+        """Return the sum of the terms of one array, and the slopes times a number; None if no loop takes the array."""
+        if type(x) is not np.ndarray or x.size < limits.current.large or not x.flags.c_contiguous:
+            return None
+        loop = _ElementLoop(self, Call({self.array_names[0]: x}, {}, {}), [], x.dtype)
+        gradient = empty(x.shape, x.dtype)
+        given = (None, factor, None, [gradient], thread_count())
+        if limits.current.compiled and has_numba():
+            with contextlib.suppress(NotFusable):
+                return x.dtype.type(loop.compiled(*given)), gradient
+        return x.dtype.type(loop.blocked(*given)), gradient
 
     def plain_value(self, *arguments: Any, **reduction: Unpack[Reduction]) -> Array:
         """Return the reduced loss; arrays and options are given in the order of the terms."""
