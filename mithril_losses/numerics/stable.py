@@ -215,7 +215,7 @@ def _over_few(
     is_traced = library_name(xp) == "jax" and isinstance(x, sys.modules["jax"].core.Tracer)
     if not is_traced or not 0 < x.shape[axis] <= _FEW:
         return reduction(xp, x, axis)
-    before = (slice(None),) * axis
+    before = (slice(None),) * (axis % len(x.shape))
     return functools.reduce(combine, (x[(*before, slice(i, i + 1))] for i in range(x.shape[axis])))
 
 

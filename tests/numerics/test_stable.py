@@ -51,7 +51,7 @@ def test_norms_of_nan_and_infinity(mode: str, p: float) -> None:
             assert np.isnan(unit[1:3]).any(axis=1).all()
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_few_entries_are_summed_in_a_trace_as_outside(axis: int) -> None:
     x = np.arange(24.0, dtype=np.float32).reshape(2, 3, 4)
     found = jax.jit(lambda x: sum_of_few(namespace_of(x), x, axis))(x)
