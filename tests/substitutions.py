@@ -527,7 +527,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/robust.py",
         "the pseudo-Huber loss cancels for small errors",
-        {"value = clipped * (clipped / (1.0 + root))": "value = delta * (delta * (root - 1.0))"},
+        {"near = clipped * (clipped / (1.0 + root))": "near = delta * (delta * (root - 1.0))"},
     ),
     Substitution(
         "losses/robust.py",

@@ -29,14 +29,11 @@ __all__ = [
 @elementwise(predictions=REAL, targets=REAL, delta=SCALE)
 def _pseudo_huber(xp: Any, predictions: Array, targets: Array, delta: float) -> tuple[Array, Array]:
     error = predictions - targets
-    magnitude = xp.abs(error)
-    ratio = magnitude / delta
-    is_far = ratio >= 1e18  # where squares could overflow, and r = |e|/δ but for rounding
-    near = xp.where(is_far, 0.0, ratio)
-    root = xp.sqrt(1.0 + near * near)
-    clipped = xp.where(is_far, xp.minimum(xp.maximum(error, -delta), delta), error)
-    value = clipped * (clipped / (1.0 + root))  # δ²(r − 1) = e² / (1 + r), which does not cancel
-    return xp.where(is_far, delta * (magnitude - delta), value), clipped / root
+    magnitude, clipped = xp.abs(error), xp.minimum(xp.maximum(error, -delta), delta)
+    ratio = xp.minimum(magnitude, delta) / xp.maximum(magnitude, delta)  # squares of the errors could overflow
+    root = xp.sqrt(1.0 + ratio * ratio)
+    near = clipped * (clipped / (1.0 + root))  # δ²(r − 1) = e² / (1 + r), which does not cancel
+    return xp.where(magnitude < delta, near, delta * (magnitude * root - delta)), clipped / root
 
 
 @_pseudo_huber.curvature
