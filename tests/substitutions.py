@@ -995,7 +995,7 @@ SUBSTITUTIONS = [
     Substitution(
         "losses/regularization.py",
         "the gradient of a large array forgets what flows in",
-        {"gradient if factor == 1.0 else gradient * factor": "gradient"},
+        {"gradient if u == 1.0 else terms.terms(xp, w)[1] * (strength * u)": "gradient"},
         tests="regularization",
         select="LargeArrays",
     ),

@@ -108,7 +108,8 @@ def _over_elements(
         found = terms.in_one_pass(w, strength) if type(strength) is float else None
         if found is not None:
             total, gradient = found
-            return total, lambda factor: gradient if factor == 1.0 else gradient * factor
+            # both numbers together, because the gradient alone may vanish or overflow
+            return total, lambda u: gradient if u == 1.0 else terms.terms(xp, w)[1] * (strength * u)
         penalties, slopes = terms.terms(xp, w)
         return xp.sum(penalties), lambda factor: slopes * (strength * factor)
 

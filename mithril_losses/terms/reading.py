@@ -21,9 +21,8 @@ VOCABULARY = frozenset(
     {"abs", "atan2", "exp", "expm1", "log", "log1p", "log_gamma", "maximum", "minimum"}
     | {"ones_like", "positive_power", "sign", "sqrt", "tanh", "where", "zeros_like"}
 )
-EXPENSIVE = frozenset(
-    {"exp", "expm1", "log", "log1p", "positive_power", "tanh"}
-)  # each takes as long as a dozen operations
+# each takes as long as a dozen operations
+EXPENSIVE = frozenset({"exp", "expm1", "log", "log1p", "positive_power", "tanh"})
 
 # in the vocabulary, but called as functions with the namespace as argument
 _PRIMITIVES = ("log_gamma", "positive_power")

@@ -90,6 +90,13 @@ class LargeArrays(unittest.TestCase):
             slope = np.sign(wrong) if loss is l1_regularization else wrong
             np.testing.assert_array_equal(np.unique(gradient), sorted({0.5, 0.5 * slope}))
 
+    @parameterized.expand([(loss.__name__, loss, size) for loss, _ in BOTH for size in (10, 100_000)])
+    def test_what_flows_in_may_be_as_large_as_lambda_is_small(self, name: str, loss: Any, size: int) -> None:
+        w = np.full(size, 0.5, np.float32)
+        gradient = find_loss(loss).gradient(w, lambda_reg=1e-46, upstream=1e30)
+        slope = 1.0 if loss is l1_regularization else 0.5
+        np.testing.assert_allclose(gradient, 1e-16 * slope, rtol=1e-6)
+
     def test_in_the_graph(self) -> None:
         w = torch.linspace(-3.0, 2.0, 100_000, requires_grad=True)
         for loss, slope in ((l1_regularization, torch.sign), (l2_regularization, lambda x: x)):
